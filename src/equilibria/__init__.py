@@ -1,0 +1,30 @@
+"""equilibria: deep equilibrium models that converge, stay causal and say so when they do not."""
+
+from equilibria.fixed_point import DEQ, fixed_point
+from equilibria.gradients import Implicit, Phantom, Unrolled
+from equilibria.solvers import (
+    GMRES,
+    Anderson,
+    Broyden,
+    ConvergenceError,
+    ConvergenceWarning,
+    Picard,
+    Solution,
+    Status,
+)
+
+__all__ = [
+    "DEQ",
+    "GMRES",
+    "Anderson",
+    "Broyden",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "Implicit",
+    "Phantom",
+    "Picard",
+    "Solution",
+    "Status",
+    "Unrolled",
+    "fixed_point",
+]

@@ -1,0 +1,7 @@
+"""Cells: one map `z_next = f(z; context)` each, and what of it does not depend on `z`."""
+
+from equilibria.cells.base import Cell, Memory
+from equilibria.cells.contractive import ContractiveCell
+from equilibria.cells.post_norm import PostNormCell
+
+__all__ = ["Cell", "ContractiveCell", "Memory", "PostNormCell"]

@@ -1,0 +1,39 @@
+"""The depth of a deep equilibrium model: until nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from equilibria.depths.base import Reached
+from equilibria.fixed_point import fixed_point
+from equilibria.gradients import Gradient, Phantom
+from equilibria.solvers import Anderson, Picard, Solver
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """Solve for the fixed point. What did not converge is reported in the solution, not raised.
+
+    The default solvers are causal: their scope is `"prefix"`.
+
+    Args:
+        solver: how to solve in training.
+        gradient: how to differentiate in training.
+        eval_solver: how to solve in evaluation.
+    """
+
+    solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=6, scope="prefix"))
+    gradient: Gradient = field(default_factory=lambda: Phantom(steps=6))
+    eval_solver: Solver = field(
+        default_factory=lambda: Anderson(tol=1e-2, max_evaluations=24, scope="prefix")
+    )
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        """Solve `z = f(z)` from `z0`."""
+        solver = self.solver if training else self.eval_solver
+        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore")  # type: ignore[arg-type]
+        assert isinstance(solution.value, Tensor)
+        return Reached(solution.value, solution)

@@ -1,0 +1,36 @@
+"""The depth of an explicit weight-tied network: a fixed number of applications, ordinary backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+from equilibria.depths.base import Reached
+
+
+@dataclass(frozen=True)
+class UnrolledDepth:
+    """Apply the cell a fixed number of times. There is no solution to report.
+
+    Args:
+        applications: how often, at least 1.
+        checkpoint: keep only the state between applications and recompute the rest in the backward pass.
+    """
+
+    applications: int = 18
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.applications < 1:
+            raise ValueError(f"applications must be at least 1, found {self.applications}")
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        """`f` applied `applications` times to `z0`."""
+        z = z0
+        for _ in range(self.applications):
+            z = recompute(f, z, use_reentrant=False) if self.checkpoint and training else f(z)
+        assert isinstance(z, Tensor)
+        return Reached(z, None)

@@ -1,0 +1,8 @@
+"""The one error for what a person can mend: an input, a recipe, a file or a flag."""
+
+
+class UserError(ValueError):
+    """Something a user can put right; the message says what is wrong, what was found and how to mend it.
+
+    The command line prints it as one line and exits with code 2.
+    """

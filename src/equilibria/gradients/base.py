@@ -1,0 +1,70 @@
+"""What every way of differentiating a solution has in common: solve, then build a `Solution` that carries a graph."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from equilibria.solvers import Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers.residual import relative_residual
+from equilibria.solvers.solution import worst
+from equilibria.solvers.state import Packing, detach
+
+
+class Gradient(Protocol):
+    """A way of taking the backward pass; a frozen object without state."""
+
+    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
+        """Solve `z = f(z)` from `z0` and return the solution with its graph."""
+        ...
+
+
+def solution_from(iterate: Iterate, value: State) -> Solution:
+    """The `Solution` of a solve whose returned value is numerically the iterate's."""
+    return Solution(
+        value=value,
+        status=iterate.status,
+        residual=iterate.residual,
+        tolerance=iterate.tolerance,
+        evaluations=iterate.evaluations,
+        trace=iterate.trace,
+        group_evaluations=iterate.group_evaluations,
+    )
+
+
+def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None, tracked: int) -> Solution:
+    """The `Solution` for a value that moved on from the solve's by `tracked` evaluations: it is measured again.
+
+    Args:
+        iterate: the free solve before, None where there was none.
+        tracked: evaluations between the iterate and `value`.
+    """
+    packing = Packing.of(value, solver.scope)
+    with torch.no_grad():
+        here = detach(value)
+        residual = relative_residual(packing.pack(f(here)), packing.pack(here))
+    before = iterate.evaluations if iterate is not None else 0
+    evaluations = before + tracked + 1
+    converged = residual <= solver.tol
+    if bool(converged.all()):
+        status = Status.CONVERGED
+    elif not bool(torch.isfinite(residual).all()):
+        status = Status.NON_FINITE
+    else:
+        status = Status.MAX_EVALUATIONS
+        if iterate is not None and iterate.status is not Status.CONVERGED:
+            status = iterate.status
+    settled = torch.full_like(residual, evaluations, dtype=torch.int32)
+    if iterate is not None:
+        free = iterate.group_evaluations
+        settled = torch.where(converged & (iterate.residual <= solver.tol), free, settled)
+    return Solution(
+        value=value,
+        status=status,
+        residual=residual,
+        tolerance=solver.tol,
+        evaluations=evaluations,
+        trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
+        group_evaluations=settled,
+    )

@@ -1,0 +1,42 @@
+"""The phantom gradient (Geng et al. 2021, arXiv:2111.05177): differentiate a few damped evaluations after the solve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+from equilibria.gradients.base import solution_after
+from equilibria.gradients.unrolled import track
+from equilibria.solvers import Map, Solution, Solver, State
+from equilibria.solvers.picard import check_damping
+from equilibria.solvers.state import Packing
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """Unroll `z ← (1 − λ) z + λ f(z)` from the solve's last proposal, with gradients.
+
+    Approximates the implicit gradient near a solution, and stays a true gradient of a truncated computation far from
+    one. The value is that of the last evaluation; its residual is measured by one evaluation more.
+
+    Args:
+        steps: tracked evaluations, at least 1.
+        damping: `λ`, `0 < λ ≤ 1`.
+        checkpoint: keep only the state between tracked evaluations and recompute the rest in the backward pass.
+    """
+
+    steps: int = 5
+    damping: float = 1.0
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, found {self.steps}")
+
+    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
+        """Solve without gradients, then unroll with them."""
+        iterate = solver.solve(f, z0)
+        start = Packing.of(z0, solver.scope).unpack(iterate.proposal)
+        value = track(f, start, self.steps, self.damping, self.checkpoint)
+        return solution_after(f, value, solver, iterate, tracked=self.steps)

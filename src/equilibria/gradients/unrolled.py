@@ -1,0 +1,46 @@
+"""The unrolled gradient: ordinary backpropagation through plain iteration. The oracle for every other gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.checkpoint import checkpoint as recompute
+
+from equilibria.gradients.base import solution_after
+from equilibria.solvers import Map, Solution, Solver, State
+from equilibria.solvers.state import leaves, rebuild
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Apply the map `steps` times from `z0` with gradients; of the solver only `tol` and `scope` are used, to measure.
+
+    Args:
+        steps: evaluations, at least 1.
+        checkpoint: keep only the state between evaluations and recompute the rest in the backward pass.
+    """
+
+    steps: int = 18
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, found {self.steps}")
+
+    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
+        """Iterate with gradients and measure the residual of the result."""
+        value = track(f, z0, self.steps, 1.0, self.checkpoint)
+        return solution_after(f, value, solver, None, tracked=self.steps)
+
+
+def track(f: Map, z: State, steps: int, damping: float, checkpoint: bool) -> State:
+    """`steps` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request."""
+    with torch.enable_grad():
+        for _ in range(steps):
+            value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
+            if damping < 1.0:
+                mixed = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), leaves(value), strict=True))
+                value = rebuild(z, mixed)
+            z = value
+    return z

@@ -1,0 +1,17 @@
+"""Building blocks that know nothing of equilibria."""
+
+from equilibria.nn.attention import RotaryAttention, causal_mask
+from equilibria.nn.dropout import dropout_mask, masked
+from equilibria.nn.feed_forward import FeedForward
+from equilibria.nn.positions import Rotation, distance_embedding, relative_shift
+
+__all__ = [
+    "FeedForward",
+    "RotaryAttention",
+    "Rotation",
+    "causal_mask",
+    "distance_embedding",
+    "dropout_mask",
+    "masked",
+    "relative_shift",
+]

@@ -1,0 +1,33 @@
+"""Root finding on tensors: methods, the one solve loop, and what a solve returns. Imports torch only."""
+
+from equilibria.solvers.anderson import Anderson
+from equilibria.solvers.base import Map, Solver
+from equilibria.solvers.broyden import Broyden
+from equilibria.solvers.krylov import GMRES
+from equilibria.solvers.picard import Picard
+from equilibria.solvers.solution import (
+    AdjointReport,
+    ConvergenceError,
+    ConvergenceWarning,
+    Iterate,
+    Solution,
+    Status,
+)
+from equilibria.solvers.state import Scope, State
+
+__all__ = [
+    "GMRES",
+    "AdjointReport",
+    "Anderson",
+    "Broyden",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "Iterate",
+    "Map",
+    "Picard",
+    "Scope",
+    "Solution",
+    "Solver",
+    "State",
+    "Status",
+]

@@ -1,0 +1,100 @@
+"""Broyden's good method (Broyden 1965) with bounded history, per group, in compact form.
+
+For `g(z) = f(z) − z` started from the Jacobian `−I`, the pairs `sᵢ = Δz`, `yᵢ = Δg` of the last steps give the inverse
+(Byrd, Nocedal and Schnabel 1994) `−I + (Y + S) K⁻¹ Sᵀ` with `Kᵢⱼ = ⟨sᵢ, yⱼ⟩ + [i > j] ⟨sᵢ, sⱼ⟩`. As `Y + S` are the
+differences `ΔF` of the map's values, the quasi-Newton step is `f(z) − ΔF K⁻¹ Sᵀ g(z)`. In this form the oldest pair
+can be dropped exactly, and in scope `"prefix"` every inner product runs over a token and its predecessors, so that no
+token sees a later one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.base import Solver
+from equilibria.solvers.residual import Groups
+
+
+@dataclass
+class _Pairs:
+    """The last steps, newest last, the differences of values they caused, and the matrix `K` by rows."""
+
+    steps: list[Tensor] = field(default_factory=list)
+    value_differences: list[Tensor] = field(default_factory=list)
+    matrix: list[list[Tensor]] = field(default_factory=list)
+    z: Tensor | None = None
+    value: Tensor | None = None
+
+    def push(self, z: Tensor, value: Tensor, limit: int, groups: Groups) -> None:
+        """Take in the latest iterate and value, dropping the oldest pair beyond `limit`."""
+        if self.z is not None and self.value is not None:
+            if len(self.steps) == limit:
+                self.steps.pop(0)
+                self.value_differences.pop(0)
+                self.matrix = [row[1:] for row in self.matrix[1:]]
+            step, difference = z - self.z, value - self.value
+            change = difference - step
+            for row, other in zip(self.matrix, self.steps, strict=True):
+                row.append(groups.dot(other, change))
+            # Below the diagonal ⟨s, y⟩ + ⟨s, s⟩ is one product, with the difference of values.
+            self.matrix.append(
+                [*(groups.dot(step, other) for other in self.value_differences), groups.dot(step, change)]
+            )
+            self.steps.append(step)
+            self.value_differences.append(difference)
+        self.z, self.value = z, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broyden(Solver):
+    """Broyden's good method. Reaches fixed points of maps that do not contract, at a higher cost per evaluation.
+
+    Args:
+        history: pairs kept; the oldest is dropped, at least 1.
+    """
+
+    history: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history < 1:
+            raise ValueError(f"history must be at least 1, found {self.history}")
+
+    def init(self, z: Tensor, groups: Groups) -> _Pairs:
+        """No pairs: the first step is plain iteration."""
+        return _Pairs()
+
+    def step(self, memory: _Pairs, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, _Pairs]:
+        """A full quasi-Newton step with the latest pairs."""
+        memory.push(z, f_z, self.history, groups)
+        if not memory.steps:
+            return f_z, memory
+        residual = f_z - z
+        target = torch.stack([groups.dot(step, residual) for step in memory.steps], dim=-1)
+        matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
+        gamma = _solve(matrix, target).to(f_z.dtype)
+        proposal = f_z
+        for weight, difference in zip(gamma.unbind(-1), memory.value_differences, strict=True):
+            proposal = torch.addcmul(proposal, weight.unsqueeze(-1), difference, value=-1.0)
+        return proposal, memory
+
+
+def _solve(matrix: Tensor, target: Tensor) -> Tensor:
+    """`K⁻¹ target` per group in float64; zero (plain iteration) where `K` is singular to working precision.
+
+    Rows are scaled to unit size first. A row of zeros belongs to a step of zero length (a frozen group): it is taken out.
+    """
+    matrix, target = matrix.double(), target.double()
+    size = matrix.abs().amax(dim=-1)
+    empty = size <= torch.finfo(torch.float32).tiny
+    scale = torch.where(empty, 1.0, size).reciprocal()
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    keep = ~(empty.unsqueeze(-1) | empty.unsqueeze(-2))
+    matrix = torch.where(keep, matrix * scale.unsqueeze(-1), identity)
+    target = torch.where(empty, 0.0, target * scale)
+    gamma, information = torch.linalg.solve_ex(matrix, target)
+    usable = (information == 0) & torch.isfinite(gamma).all(dim=-1)
+    return torch.where(usable.unsqueeze(-1), gamma, 0.0)

@@ -1,0 +1,39 @@
+"""Picard iteration, damped on request: `z ← (1 − β) z + β f(z)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.base import Solver
+from equilibria.solvers.residual import Groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picard(Solver):
+    """Plain iteration of the map. Converges where it contracts; nothing is cheaper per evaluation.
+
+    Args:
+        damping: the share `β` of the new value, `0 < β ≤ 1`; the residual is always that of the undamped map.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_damping(self.damping)
+
+    def init(self, z: Tensor, groups: Groups) -> None:
+        """Picard iteration remembers nothing."""
+
+    def step(self, memory: None, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, None]:
+        """The damped average of the iterate and the map's value."""
+        return (f_z if self.damping == 1.0 else torch.lerp(z, f_z, self.damping)), None
+
+
+def check_damping(damping: float) -> None:
+    """Raise ValueError unless `0 < damping <= 1`."""
+    if not 0 < damping <= 1:
+        raise ValueError(f"damping must be above 0 and at most 1, found {damping}")

@@ -1,0 +1,130 @@
+"""What a solve returns: the iterate, how it ended and what it cost. Failure is a value, never silence."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.state import State
+
+
+class Status(enum.Enum):
+    """How a solve ended; the value of each member is the sentence that explains it."""
+
+    CONVERGED = "every group reached the tolerance"
+    MAX_EVALUATIONS = (
+        "the budget of evaluations ran out while the residual was still falling; "
+        "raise max_evaluations, loosen tol or use a faster solver"
+    )
+    STALLED = (
+        "the residual stopped falling above the tolerance; "
+        "the map may not contract, or its precision may not allow this tol"
+    )
+    DIVERGED = "the iterates grow without bound; the map may have no fixed point, or needs damping below 1"
+    NON_FINITE = "the map returned NaN or infinity; the last finite iterate with the least residual was kept"
+
+    @property
+    def sentence(self) -> str:
+        """The explanation, for messages."""
+        return self.value
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ConvergenceError(RuntimeError):
+    """A solve did not converge and the caller asked for `on_failure="raise"`. Carries the `solution`."""
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class ConvergenceWarning(UserWarning):
+    """A solve did not converge and the caller asked for `on_failure="warn"`."""
+
+
+@dataclass
+class Iterate:
+    """The outcome of the solve loop, in packed form: what gradients build a `Solution` from.
+
+    Attributes:
+        value: the returned iterate, `(*groups, features)`.
+        proposal: the iterate the method would have evaluated next; equal to `value` where a group converged.
+        residual: residual of `value`, float32, `(*groups,)`.
+        tolerance: the tolerance that was asked for.
+        evaluations: how often the map was applied.
+        trace: residual of the worst group after each evaluation.
+        group_evaluations: evaluations after which each group had converged, the total where it had not.
+        status: how the solve ended.
+    """
+
+    value: Tensor
+    proposal: Tensor
+    residual: Tensor
+    tolerance: float
+    evaluations: int
+    trace: list[float]
+    group_evaluations: Tensor
+    status: Status
+
+
+@dataclass
+class AdjointReport:
+    """How the backward solve of an implicit gradient ended; empty until `backward` has run."""
+
+    status: Status | None = None
+    residual: Tensor | None = None
+    evaluations: int = 0
+
+
+@dataclass
+class Solution:
+    """A solution of `z = f(z)` and its statistics.
+
+    Attributes:
+        value: same structure as `z0`; differentiable with respect to everything the map closes over.
+        status: how the solve ended.
+        residual: `‖f(value) − value‖ / (‖f(value)‖ + ε)`, float32, one number per group.
+        tolerance: the tolerance that was asked for.
+        evaluations: how often the map was applied, tracked and measuring evaluations included.
+        trace: residual of the worst group after each evaluation.
+        group_evaluations: evaluations after which each group had converged, the total where it had not.
+        adjoint: how the backward solve ended, for gradients that have one.
+    """
+
+    value: State
+    status: Status
+    residual: Tensor
+    tolerance: float
+    evaluations: int
+    trace: list[float]
+    group_evaluations: Tensor
+    adjoint: AdjointReport = field(default_factory=AdjointReport)
+
+    @property
+    def converged(self) -> Tensor:
+        """Boolean, one per group."""
+        return self.residual <= self.tolerance
+
+    def explain(self) -> str:
+        """One line: status, residual, evaluations and what to do."""
+        worst = float(self.residual.max()) if self.residual.numel() else 0.0
+        share = float((~self.converged).float().mean()) if self.residual.numel() else 0.0
+        return (
+            f"{self.status.name} after {self.evaluations} evaluations: worst residual {worst:.2e} against tol "
+            f"{self.tolerance:.2e}, {share:.1%} of the groups unconverged; {self.status.sentence}"
+        )
+
+
+def worst(residual: Tensor) -> float:
+    """The largest residual as a number (one host synchronisation); 0.0 for no groups."""
+    return float(residual.max()) if residual.numel() else 0.0
+
+
+def no_groups_like(value: Tensor) -> Tensor:
+    """An integer zero per group of a packed `value`."""
+    return torch.zeros(value.shape[:-1], dtype=torch.int32, device=value.device)

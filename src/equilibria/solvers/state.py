@@ -1,0 +1,111 @@
+"""States are tensors or nested tuples, lists and dicts of them; solvers see one packed tensor `(*groups, features)`.
+
+Packing a single floating tensor whose features are already last is a view, so the common case copies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = "Tensor | tuple[State, ...] | list[State] | dict[str, State]"
+Scope = Literal["sample", "token", "prefix"]
+
+
+def leaves(state: State) -> Iterator[Tensor]:
+    """The tensors of a state, in a fixed order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, tuple | list):
+        for part in state:
+            yield from leaves(part)
+    elif isinstance(state, dict):
+        for part in state.values():
+            yield from leaves(part)
+    else:
+        raise TypeError(
+            f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}"
+        )
+
+
+def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
+    """A state of the structure of `like` from tensors in the order of `leaves`."""
+    if isinstance(like, Tensor):
+        return next(tensors)
+    if isinstance(like, dict):
+        return {key: rebuild(part, tensors) for key, part in like.items()}
+    parts = [rebuild(part, tensors) for part in like]
+    if isinstance(like, list):
+        return parts
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+
+
+def detach(state: State) -> State:
+    """The same state, cut from the graph."""
+    return rebuild(state, (leaf.detach() for leaf in leaves(state)))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a state becomes one tensor `(*groups, features)` in the solver's arithmetic, and back.
+
+    Half-precision states are solved in float32; float64 stays float64.
+    """
+
+    like: State
+    group_dimensions: int
+
+    @classmethod
+    def of(cls, state: State, scope: Scope) -> Packing:
+        """The packing of `state` for groups of `scope`; raises ValueError where the shapes do not allow it."""
+        dimensions = 1 if scope == "sample" else 2
+        tensors = list(leaves(state))
+        if not tensors:
+            raise ValueError("the state holds no tensor; pass at least one to z0")
+        leading = tensors[0].shape[:dimensions]
+        for leaf in tensors:
+            if not leaf.is_floating_point():
+                raise ValueError(f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}")
+            if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
+                raise ValueError(
+                    f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
+                    f"found shapes {[tuple(t.shape) for t in tensors]}"
+                )
+        return cls(state, dimensions)
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The dtype the solver computes in."""
+        widest = torch.float32
+        for leaf in leaves(self.like):
+            widest = torch.promote_types(widest, leaf.dtype)
+        return widest
+
+    def pack(self, state: State) -> Tensor:
+        """`(*groups, features)`; raises ValueError where the map's result does not look like its argument."""
+        like, found = list(leaves(self.like)), list(leaves(state))
+        if [leaf.shape for leaf in like] != [leaf.shape for leaf in found]:
+            raise ValueError(
+                f"the map must return the shapes it is given: expected {[tuple(t.shape) for t in like]}, "
+                f"found {[tuple(t.shape) for t in found]}"
+            )
+        groups = like[0].shape[: self.group_dimensions]
+        # An explicit feature count, since -1 is ambiguous for an empty batch.
+        flat = [
+            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic) for leaf in found
+        ]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+
+    def unpack(self, packed: Tensor) -> State:
+        """The state, in the dtypes of the original."""
+        like = list(leaves(self.like))
+        sizes = [leaf.shape[self.group_dimensions :].numel() for leaf in like]
+        parts = packed.split(sizes, dim=-1) if len(like) > 1 else (packed,)
+        return rebuild(
+            self.like,
+            (part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, like, strict=True)),
+        )
