@@ -1,5 +1,12 @@
 """equilibria: deep equilibrium models that converge, stay causal and say so when they do not."""
 
+from equilibria.diagnostics import (
+    audit_batch_invariance,
+    audit_causality,
+    gradient_error,
+    jacobian_penalty,
+    spectral_radius,
+)
 from equilibria.fixed_point import DEQ, fixed_point
 from equilibria.gradients import Implicit, Phantom, Unrolled
 from equilibria.solvers import (
@@ -26,5 +33,10 @@ __all__ = [
     "Solution",
     "Status",
     "Unrolled",
+    "audit_batch_invariance",
+    "audit_causality",
     "fixed_point",
+    "gradient_error",
+    "jacobian_penalty",
+    "spectral_radius",
 ]

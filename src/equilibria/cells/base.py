@@ -42,8 +42,9 @@ class Memory:
         """The last `limit` tokens of the old memory followed by the new states; None for a limit of 0."""
         if limit == 0:
             return None
-        before = old.states if old is not None else tuple(state[:, :0] for state in new)
-        joined = (torch.cat([a, b.detach()], dim=1) for a, b in zip(before, new, strict=True))
+        latest = tuple(state.detach() for state in new)
+        before = old.states if old is not None else tuple(state[:, :0] for state in latest)
+        joined = (torch.cat(pair, dim=1) for pair in zip(before, latest, strict=True))
         # A copy, so that a long segment is not kept alive by a view of its end.
         return Memory(tuple(state[:, -limit:].contiguous() for state in joined))
 

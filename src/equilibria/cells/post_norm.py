@@ -1,8 +1,8 @@
 """The published DEQ-Transformer cell (Bai, Kolter and Koltun 2019, arXiv:1909.01377), post-norm.
 
-    [q, k, v] = W_qkv [memory; z] + u,     u = injection of the embedded inputs, at memory positions too
-    scores    = ((q + r_w)·k + (q + r_r)·W_r R(distance)) / √E
-    a = LN(z + W_o attention),  f(z; x) = LN(a + W₂ relu(W₁ a)),   layer norms without affine parameters
+[q, k, v] = W_qkv [memory; z] + u,     u = injection of the embedded inputs, at memory positions too
+scores    = ((q + r_w)·k + (q + r_r)·W_r R(distance)) / √E
+a = LN(z + W_o attention),  f(z; x) = LN(a + W₂ relu(W₁ a)),   layer norms without affine parameters
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class PostNormCell(Cell[PostNormContext]):
     def __init__(self, d_model: int = 128, heads: int = 4, inner: int = 512, dropout: float = 0.0) -> None:
         super().__init__()
         if d_model % heads or d_model % 2:
-            raise ValueError(f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads")
+            raise ValueError(
+                f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads"
+            )
         self.d_model, self.heads, self.dropout = d_model, heads, dropout
         head_size = d_model // heads
         self.inject = nn.Linear(d_model, 3 * d_model)
@@ -65,9 +67,7 @@ class PostNormCell(Cell[PostNormContext]):
         if memory is not None and past:
             states, inputs = memory.states
             keys_values = F.linear(states, self.queries_keys_values.weight[self.d_model :])
-            injected = F.linear(
-                inputs, self.inject.weight[self.d_model :], self.inject.bias[self.d_model :]
-            )
+            injected = F.linear(inputs, self.inject.weight[self.d_model :], self.inject.bias[self.d_model :])
             keys, values = self._heads(keys_values + injected, 2)
             remembered = KeysValues(keys, values)
         distances = self.distances(distance_embedding(past + length, self.d_model, inputs_BLD))

@@ -80,7 +80,9 @@ class LanguageModel(nn.Module):
         self.memory_length = memory_length
         self.dropout = dropout
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(
+        self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None
+    ) -> Output:
         """One segment.
 
         Args:

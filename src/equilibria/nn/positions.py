@@ -18,17 +18,18 @@ class Rotation:
     turn: Tensor
 
     @classmethod
-    def of(cls, positions: Tensor, head_size: int) -> Rotation:
-        """The rotation of integer `positions` `(length,)` for heads of even size."""
+    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
+        """The rotation of integer `positions` `(length,)` for heads of even size, in float64 or else float32."""
         if head_size % 2:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
-        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
-        angle = positions.float().unsqueeze(-1) * _BASE**-exponent
+        real = torch.promote_types(dtype, torch.float32)
+        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=real) / head_size
+        angle = positions.to(real).unsqueeze(-1) * _BASE**-exponent
         return cls(torch.polar(torch.ones_like(angle), angle))
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate `(…, length, heads, head_size)` by position."""
-        pairs = torch.view_as_complex(x_BLHE.float().unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(x_BLHE.to(self.turn.dtype.to_real()).unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self.turn.unsqueeze(-2)).flatten(-2).to(x_BLHE.dtype)
 
 

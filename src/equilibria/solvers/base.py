@@ -68,8 +68,8 @@ class Solver(ABC):
         memory = self.init(progress.z, progress.groups)
         while True:
             f_z = progress.measure(packing.pack(f(packing.unpack(progress.z))))
-            proposal, memory = (progress.z, memory) if progress.done else self.step(
-                memory, progress.z, f_z, progress.groups
+            proposal, memory = (
+                (progress.z, memory) if progress.done else self.step(memory, progress.z, f_z, progress.groups)
             )
             if progress.advance(proposal):
                 break

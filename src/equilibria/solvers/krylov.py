@@ -104,7 +104,9 @@ class GMRES:
             relative = torch.nan_to_num(estimate / (torch.linalg.vector_norm(f_z, dim=-1) + EPSILON), nan=0.0)
             trace.append(worst(relative.float()))
             basis.append(
-                torch.where((length > EPSILON).unsqueeze(-1), w / length.clamp(min=EPSILON).unsqueeze(-1), 0.0)
+                torch.where(
+                    (length > EPSILON).unsqueeze(-1), w / length.clamp(min=EPSILON).unsqueeze(-1), 0.0
+                )
             )
             # Half the tolerance leaves room for the estimate's own rounding.
             if trace[-1] <= 0.5 * self.tol:
@@ -131,7 +133,7 @@ def _least_squares(hessenberg: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = torch.diagonal(r, dim1=-2, dim2=-1)
     floor = torch.finfo(r.dtype).eps * diagonal.abs().amax(dim=-1, keepdim=True).clamp(min=EPSILON)
     diagonal.copy_(torch.where(diagonal.abs() > floor, diagonal, floor))
-    projected = (q.mT @ target.unsqueeze(-1))
+    projected = q.mT @ target.unsqueeze(-1)
     y = torch.linalg.solve_triangular(r, projected, upper=True)
     remainder = target.unsqueeze(-1) - hessenberg @ y
     return y.squeeze(-1), torch.linalg.vector_norm(remainder.squeeze(-1), dim=-1)

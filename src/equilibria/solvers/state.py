@@ -69,7 +69,9 @@ class Packing:
         leading = tensors[0].shape[:dimensions]
         for leaf in tensors:
             if not leaf.is_floating_point():
-                raise ValueError(f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}")
+                raise ValueError(
+                    f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}"
+                )
             if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
                 raise ValueError(
                     f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
@@ -96,7 +98,8 @@ class Packing:
         groups = like[0].shape[: self.group_dimensions]
         # An explicit feature count, since -1 is ambiguous for an empty batch.
         flat = [
-            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic) for leaf in found
+            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic)
+            for leaf in found
         ]
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 

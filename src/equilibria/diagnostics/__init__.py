@@ -1,0 +1,15 @@
+"""Measurements that tell whether an equilibrium model keeps its promises."""
+
+from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_causality
+from equilibria.diagnostics.gradient_error import GradientError, gradient_error
+from equilibria.diagnostics.jacobian import jacobian_penalty, spectral_radius
+
+__all__ = [
+    "Audit",
+    "GradientError",
+    "audit_batch_invariance",
+    "audit_causality",
+    "gradient_error",
+    "jacobian_penalty",
+    "spectral_radius",
+]

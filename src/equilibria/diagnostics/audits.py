@@ -1,0 +1,115 @@
+"""Does a language model's output depend on what it must not see? Later tokens, or its neighbours in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class HasLogits(Protocol):
+    """What a language model returns."""
+
+    @property
+    def logits(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The largest absolute change of a logit that must not change, and where it was found.
+
+    Attributes:
+        leak: 0.0 where the promise holds.
+        position: the cut (causality) or the row (batch invariance) of the largest change.
+    """
+
+    leak: float
+    position: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing leaked, exactly."""
+        return self.leak == 0.0
+
+
+@torch.no_grad()
+def audit_causality(
+    model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None = None, seed: int = 0
+) -> Audit:
+    """Replace every token from a cut on and compare the logits before it.
+
+    Args:
+        model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
+        tokens: token ids `(B, L)`, `L ≥ 2`.
+        cuts: first replaced positions, each from 1 to `L − 1`; by default the quarters and the last.
+        seed: of the replacements.
+
+    Returns:
+        The largest change; exactly 0.0 for a causal model.
+    """
+    length = tokens.shape[1]
+    if length < 2:
+        raise ValueError(f"causality needs at least 2 tokens, found {length}")
+    if cuts is None:
+        cuts = sorted({max(1, length // 4), length // 2, max(1, 3 * length // 4), length - 1} - {0})
+    generator = torch.Generator(device=tokens.device).manual_seed(seed)
+    with _evaluating(model):
+        reference = model(tokens).logits
+        changes = []
+        for cut in cuts:
+            if not 1 <= cut < length:
+                raise ValueError(f"cuts lie between 1 and {length - 1}, found {cut}")
+            changed = tokens.clone()
+            changed[:, cut:] = _others(tokens[:, cut:], reference.shape[-1], generator)
+            changes.append((_largest(model(changed).logits[:, :cut], reference[:, :cut]), cut))
+    return Audit(*max(changes))
+
+
+@torch.no_grad()
+def audit_batch_invariance(model: nn.Module, tokens: Tensor, seed: int = 0) -> Audit:
+    """Replace every other row of the batch and compare the logits of the row that stayed, for each row.
+
+    Args:
+        model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
+        tokens: token ids `(B, L)`, `B ≥ 2`.
+        seed: of the replacements.
+    """
+    if tokens.shape[0] < 2:
+        raise ValueError(f"batch invariance needs at least 2 rows, found {tokens.shape[0]}")
+    generator = torch.Generator(device=tokens.device).manual_seed(seed)
+    with _evaluating(model):
+        reference = model(tokens).logits
+        changes = []
+        for row in range(tokens.shape[0]):
+            changed = _others(tokens, reference.shape[-1], generator)
+            changed[row] = tokens[row]
+            changes.append((_largest(model(changed).logits[row], reference[row]), row))
+    return Audit(*max(changes))
+
+
+def _others(tokens: Tensor, vocabulary_size: int, generator: torch.Generator) -> Tensor:
+    """Tokens that all differ from the given ones."""
+    shift = torch.randint(1, max(vocabulary_size, 2), tokens.shape, generator=generator, device=tokens.device)
+    return (tokens + shift) % vocabulary_size
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference; infinite where one side is not a number and the other is."""
+    difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+    return float(torch.nan_to_num(difference, nan=torch.inf).max())
+
+
+class _evaluating:
+    """Evaluation mode for the length of a block."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.was_training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.was_training)

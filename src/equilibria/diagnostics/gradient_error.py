@@ -1,0 +1,85 @@
+"""How far a gradient is from the gradient of the exact solution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equilibria.fixed_point import fixed_point
+from equilibria.gradients import Gradient, Implicit
+from equilibria.solvers import GMRES, Anderson, Map, Solver, State
+from equilibria.solvers.state import leaves
+
+
+@dataclass(frozen=True)
+class GradientError:
+    """Agreement of one tensor's gradient with the converged implicit one.
+
+    Attributes:
+        cosine: of the angle between them; 1 is agreement.
+        relative_norm: norm of the gradient over that of the reference.
+        relative_error: norm of the difference over that of the reference.
+    """
+
+    cosine: float
+    relative_norm: float
+    relative_error: float
+
+
+def gradient_error(
+    f: Map,
+    z0: State,
+    solver: Solver,
+    gradient: Gradient,
+    parameters: Mapping[str, Tensor],
+    reference_solver: Solver | None = None,
+    seed: int = 0,
+) -> dict[str, GradientError]:
+    """Compare `gradient` with the implicit gradient at a tightly converged solution, tensor by tensor.
+
+    The loss is a fixed random linear functional of the solution, the same for both.
+
+    Args:
+        f: the map; it closes over `parameters`.
+        z0: where both solves start.
+        solver: the solver to be judged.
+        gradient: the gradient to be judged.
+        parameters: tensors that require grad, by name.
+        reference_solver: how the reference is solved; tight Anderson with long history when None.
+        seed: of the functional.
+
+    Raises:
+        ConvergenceError: the reference did not converge, so there is nothing to compare with.
+    """
+    if reference_solver is None:
+        reference_solver = Anderson(tol=1e-6, max_evaluations=500, history=8, scope=solver.scope)
+    tight = Implicit(GMRES(tol=1e-7, max_evaluations=400, restart=50))
+    tensors = list(parameters.values())
+    judged = fixed_point(f, z0, solver, gradient, on_failure="ignore").value
+    exact = fixed_point(f, z0, reference_solver, tight, on_failure="raise").value
+    found = torch.autograd.grad(_functional(judged, seed), tensors, materialize_grads=True)
+    wanted = torch.autograd.grad(_functional(exact, seed), tensors, materialize_grads=True)
+    return {name: _compare(a, b) for name, a, b in zip(parameters, found, wanted, strict=True)}
+
+
+def _functional(value: State, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    terms = [
+        (leaf * torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)).sum()
+        for leaf in leaves(value)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _compare(found: Tensor, wanted: Tensor) -> GradientError:
+    found, wanted = found.flatten().double(), wanted.flatten().double()
+    norm, reference = torch.linalg.vector_norm(found), torch.linalg.vector_norm(wanted)
+    safe = reference.clamp(min=1e-300)
+    return GradientError(
+        cosine=float(torch.dot(found, wanted) / (norm * safe).clamp(min=1e-300)),
+        relative_norm=float(norm / safe),
+        relative_error=float(torch.linalg.vector_norm(found - wanted) / safe),
+    )

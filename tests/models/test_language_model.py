@@ -1,0 +1,173 @@
+"""The language model: promises end to end, loss, memory, generation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import equilibria as eq
+from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.models import LanguageModel
+from equilibria.nn import RotaryAttention
+
+CELLS = {
+    "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
+    "two blocks": lambda: ContractiveCell(d_model=16, heads=2, inner=24, blocks=2),
+    "post norm": lambda: PostNormCell(d_model=16, heads=2, inner=24),
+}
+
+
+def model(cell=CELLS["contractive"], depth=None, memory_length=0) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(29, cell(), depth, memory_length)
+
+
+def some_tokens(batch: int = 3, length: int = 20) -> torch.Tensor:
+    return torch.randint(0, 29, (batch, length), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+@pytest.mark.parametrize("method", [eq.Picard, eq.Anderson, eq.Broyden])
+@pytest.mark.parametrize("budget", [1, 3, 6, 12])
+def test_audits_find_exactly_zero(cell, method, budget):
+    audited = model(cell, Equilibrium(eval_solver=method(tol=1e-3, max_evaluations=budget, scope="prefix")))
+    assert eq.audit_causality(audited, some_tokens()).leak == 0.0
+    assert eq.audit_batch_invariance(audited, some_tokens()).leak == 0.0
+
+
+def test_the_audit_sees_a_leak():
+    leaking = model(depth=Equilibrium(eval_solver=eq.Anderson(tol=1e-3, max_evaluations=6, scope="sample")))
+    audit = eq.audit_causality(leaking, some_tokens())
+    assert audit.leak > 0.0
+    assert not audit.holds
+
+
+@pytest.mark.parametrize("memory_length", [0, 7])
+def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
+    calls = 0
+    original = RotaryAttention.remember
+
+    def counted(self, *arguments):
+        nonlocal calls
+        calls += 1
+        return original(self, *arguments)
+
+    monkeypatch.setattr(RotaryAttention, "remember", counted)
+    for budget in (2, 9):
+        calls = 0
+        deep = model(
+            depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length
+        )
+        first = deep(some_tokens())
+        deep(some_tokens(), memory=first.memory)
+        assert calls == (1 if memory_length else 0)
+
+
+def test_loss_is_the_mean_over_targets_that_exist():
+    small, tokens = model(), some_tokens()
+    targets = some_tokens().roll(-1, dims=1)
+    targets[:, 15:] = -100
+    output = small(tokens, targets)
+    log_probabilities = output.logits.log_softmax(-1)[:, :15]
+    picked = log_probabilities.gather(-1, targets[:, :15].unsqueeze(-1))
+    torch.testing.assert_close(output.loss, -picked.mean())
+    assert abs(output.loss.item() - math.log(29)) < 1.0
+
+
+def test_segments_with_memory_equal_one_long_segment_at_the_equilibrium():
+    tight = Equilibrium(eval_solver=eq.Anderson(tol=1e-6, max_evaluations=200, scope="prefix"))
+    whole = model(depth=tight, memory_length=40).eval()
+    tokens = some_tokens()
+    with torch.no_grad():
+        expected = whole(tokens).logits.log_softmax(-1)
+        memory, parts = None, []
+        for part in tokens.split(7, dim=1):
+            output = whole(part, memory=memory)
+            memory = output.memory
+            parts.append(output.logits.log_softmax(-1))
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_unrolled_depth_is_backpropagation_through_a_tied_stack():
+    twin, tokens = model(depth=UnrolledDepth(5)), some_tokens()
+    output = twin(tokens, tokens)
+    assert output.solution is None
+    inputs = F.embedding(tokens, twin.embedding.weight) * 4.0
+    context = twin.cell.context(inputs, None)
+    z = torch.zeros_like(inputs)
+    for _ in range(5):
+        z = twin.cell(z, context)
+    torch.testing.assert_close(output.hidden, z)
+    again = model(depth=UnrolledDepth(5, checkpoint=True))
+    output.loss.backward()
+    again(tokens, tokens).loss.backward()
+    for one, two in zip(twin.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.mark.parametrize("gradient", [eq.Phantom(steps=2), eq.Implicit()])
+def test_every_parameter_gets_a_gradient(gradient):
+    trained, tokens = model(depth=Equilibrium(gradient=gradient)), some_tokens()
+    trained(tokens, tokens).loss.backward()
+    for name, parameter in trained.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+def test_the_implicit_gradient_of_the_model_is_that_of_unrolling():
+    tokens, grads = some_tokens(), []
+    tight = eq.Anderson(tol=1e-9, max_evaluations=300, scope="prefix")
+    ways = [eq.Implicit(eq.GMRES(tol=1e-9, max_evaluations=200, restart=60)), eq.Unrolled(steps=400)]
+    for gradient in ways:
+        trained = model(depth=Equilibrium(solver=tight, gradient=gradient)).double()
+        output = trained(tokens, tokens)
+        assert float(output.solution.residual.max()) < 1e-7
+        output.loss.backward()
+        grads.append([parameter.grad for parameter in trained.parameters()])
+    for one, two in zip(*grads, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_generation_is_repeatable_and_keeps_the_prompt():
+    small, prompt = model().train(), some_tokens(2, 5)
+    seen: list[torch.Tensor] = []
+    one = small.generate(prompt, 6, temperature=0.8, top_k=10, top_p=0.9, seed=1, on_token=seen.append)
+    two = small.generate(prompt, 6, temperature=0.8, top_k=10, top_p=0.9, seed=1)
+    assert torch.equal(one, two)
+    assert torch.equal(one[:, :5], prompt)
+    assert torch.equal(torch.stack(seen, 1), one[:, 5:])
+    assert small.training
+    assert not torch.equal(one, small.generate(prompt, 6, temperature=0.8, seed=2))
+
+
+def test_greedy_generation_takes_the_most_likely_token():
+    small, prompt = model(), some_tokens(1, 5)
+    out = small.generate(prompt, 3, temperature=0.0)
+    small.eval()
+    for t in range(5, 8):
+        assert out[0, t] == small(out[:, :t]).logits[0, -1].argmax()
+
+
+@pytest.mark.parametrize(("bad", "found"), [(29, "29"), (-1, "-1")])
+def test_a_token_outside_the_vocabulary_is_named(bad, found):
+    with pytest.raises(ValueError, match=f"token id {found} is outside the vocabulary of 29"):
+        model()(torch.full((1, 2), bad))
+
+
+@pytest.mark.parametrize("option", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_impossible_sampling_options_are_named(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        model().generate(some_tokens(1, 2), 1, **option)
+
+
+def test_a_model_is_a_module_with_a_tied_softmax():
+    small = model()
+    assert isinstance(small, nn.Module)
+    names = {name for name, _ in small.named_parameters()}
+    assert "embedding.weight" in names
+    assert not any("head" in name or "softmax" in name for name in names)

@@ -1,0 +1,68 @@
+"""Attention and positions against plain loops in float64."""
+
+from __future__ import annotations
+
+import torch
+
+from equilibria.nn import RotaryAttention, Rotation, causal_mask, relative_shift
+from equilibria.nn.positions import distance_embedding
+
+
+def attention_by_loops(module: RotaryAttention, states: torch.Tensor, queries_from: int) -> torch.Tensor:
+    """Rotary causal attention of the rows from `queries_from` on, written from the formulas."""
+    heads, size = module.heads, module.head_size
+    batch, total, width = states.shape
+    qkv = states @ module.queries_keys_values.weight.mT
+    out = torch.zeros(batch, total - queries_from, width, dtype=states.dtype)
+
+    def turned(x: torch.Tensor, position: int) -> torch.Tensor:
+        y = x.clone()
+        for i in range(size // 2):
+            angle = torch.tensor(position * 10_000.0 ** (-2 * i / size), dtype=states.dtype)
+            a, b = x[2 * i], x[2 * i + 1]
+            y[2 * i], y[2 * i + 1] = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
+        return y
+
+    for b in range(batch):
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            q, k, v = (qkv[b, :, c * width : (c + 1) * width][:, part] for c in range(3))
+            for t in range(queries_from, total):
+                scores = torch.stack([turned(q[t], t) @ turned(k[s], s) / size**0.5 for s in range(t + 1)])
+                out[b, t - queries_from, part] = scores.softmax(0) @ v[: t + 1]
+    return out @ module.output.weight.mT
+
+
+def test_attention_with_memory_equals_plain_loops():
+    torch.manual_seed(0)
+    module = RotaryAttention(8, 2).double()
+    states = torch.randn(2, 7, 8, dtype=torch.float64)
+    before, here = (Rotation.of(p, 4, torch.float64) for p in torch.arange(7).split((3, 4)))
+    memory = module.remember(states[:, :3], before)
+    mask = causal_mask(4, 3, states.device)
+    found = module(states[:, 3:], here, memory, mask)
+    torch.testing.assert_close(found, attention_by_loops(module, states, 3))
+
+
+def test_attention_without_memory_equals_plain_loops():
+    torch.manual_seed(0)
+    module = RotaryAttention(8, 2).double()
+    states = torch.randn(2, 5, 8, dtype=torch.float64)
+    found = module(states, Rotation.of(torch.arange(5), 4, torch.float64), None, None)
+    torch.testing.assert_close(found, attention_by_loops(module, states, 0))
+
+
+def test_relative_shift_moves_scores_by_distance_to_their_keys():
+    length, total = 3, 5
+    by_distance = torch.arange(total - 1, -1, -1.0).expand(1, 1, length, total)
+    shifted = relative_shift(by_distance.contiguous())[0, 0]
+    for i in range(length):
+        for j in range(total - length + i + 1):
+            assert shifted[i, j] == total - length + i - j
+
+
+def test_distance_embedding_counts_down_to_zero():
+    table = distance_embedding(4, 6, torch.zeros(1))
+    assert table.shape == (4, 6)
+    torch.testing.assert_close(table[-1], torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(table[0, 0], torch.sin(torch.tensor(3.0)))

@@ -1,0 +1,62 @@
+"""`fixed_point`: what happens on failure, and what it returns without gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import affine, without_fixed_point
+
+import equilibria as eq
+
+
+def test_raises_by_default_and_hands_over_the_solution():
+    with pytest.raises(eq.ConvergenceError, match="worst residual") as caught:
+        eq.fixed_point(without_fixed_point, torch.zeros(2, 2))
+    assert caught.value.solution.status is not eq.Status.CONVERGED
+
+
+def test_warns_on_request():
+    with pytest.warns(eq.ConvergenceWarning, match="evaluations"):
+        eq.fixed_point(without_fixed_point, torch.zeros(2, 2), on_failure="warn")
+
+
+def test_ignores_on_request_and_still_reports():
+    solution = eq.fixed_point(without_fixed_point, torch.zeros(2, 2), on_failure="ignore")
+    assert solution.status is not eq.Status.CONVERGED
+    assert not bool(solution.converged.any())
+
+
+def test_an_unknown_reaction_is_an_error():
+    with pytest.raises(ValueError, match="on_failure"):
+        eq.fixed_point(without_fixed_point, torch.zeros(2, 2), on_failure="retry")  # type: ignore[arg-type]
+
+
+def test_without_gradients_only_the_solver_runs():
+    f = affine(radius=0.5)
+    calls = 0
+
+    def counted(z):
+        nonlocal calls
+        calls += 1
+        return f(z)
+
+    with torch.no_grad():
+        solution = eq.fixed_point(counted, f.start, eq.Picard(tol=1e-6))
+    assert calls == solution.evaluations == len(solution.trace)
+    assert not solution.value.requires_grad
+    torch.testing.assert_close(solution.value, f.answer, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluations_count_every_application_of_the_map():
+    f = affine(radius=0.5)
+    calls = 0
+
+    def counted(z):
+        nonlocal calls
+        calls += 1
+        return f(z)
+
+    solution = eq.fixed_point(
+        counted, f.start, eq.Picard(tol=0.0, max_evaluations=4), eq.Phantom(3), "ignore"
+    )
+    assert calls == solution.evaluations == 4 + 3 + 1
