@@ -221,8 +221,8 @@ def test_solver_memory_does_not_grow_with_the_budget(method):
     seen: list[int] = []
 
     class Watched(method):
-        def step(self, memory, z, f_z, groups):
-            proposal, memory = super().step(memory, z, f_z, groups)
+        def step(self, memory, point, groups):
+            proposal, memory = super().step(memory, point, groups)
             held = [t for part in vars(memory or object).values() if isinstance(part, list) for t in part]
             seen.append(sum(t.numel() for t in held if isinstance(t, torch.Tensor)))
             return proposal, memory

@@ -21,4 +21,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(…, d_model) → (…, d_model)`."""
-        return self.contract(F.relu(self.expand(x)))
+        return self.contract(F.relu(self.expand(x), inplace=True))

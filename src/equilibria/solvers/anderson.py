@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Solver
+from equilibria.solvers.base import Point, Solver
 from equilibria.solvers.picard import check_damping
 from equilibria.solvers.residual import Groups
 
@@ -71,20 +71,24 @@ class Anderson(Solver):
         """An empty history."""
         return _History()
 
-    def step(self, memory: _History, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, _History]:
+    def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
         """The accelerated iterate; plain (damped) iteration while the history is empty."""
-        residual = f_z - z
-        memory.push(residual, f_z, self.history, groups)
-        target = [groups.dot(difference, residual) for difference in memory.residual_differences]
+        memory.push(point.difference, point.value, self.history, groups)
+        target = [groups.dot(difference, point.difference) for difference in memory.residual_differences]
         gamma = solve_gram(memory.gram, target, self.ridge)
-        proposal = f_z
-        for weight, difference in zip(gamma, memory.value_differences, strict=True):
-            proposal = torch.addcmul(proposal, weight.unsqueeze(-1), difference, value=-1.0)
+        proposal = combine(point.value, gamma, memory.value_differences)
         if self.damping < 1.0:
-            for weight, difference in zip(gamma, memory.residual_differences, strict=True):
-                residual = torch.addcmul(residual, weight.unsqueeze(-1), difference, value=-1.0)
-            proposal = proposal - (1.0 - self.damping) * residual
+            accelerated = combine(point.difference, gamma, memory.residual_differences)
+            proposal = proposal.sub_(accelerated, alpha=1.0 - self.damping)
         return proposal, memory
+
+
+def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> Tensor:
+    """`start − Σ weightᵢ differenceᵢ` in a new tensor, one weight per group."""
+    result = start.clone()
+    for weight, difference in zip(weights, differences, strict=True):
+        result.addcmul_(weight.unsqueeze(-1), difference, value=-1.0)
+    return result
 
 
 def solve_gram(gram: list[list[Tensor]], target: list[Tensor], ridge: float) -> list[Tensor]:

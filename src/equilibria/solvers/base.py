@@ -16,11 +16,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from equilibria.solvers.residual import Groups, relative_residual
+from equilibria.solvers.residual import Groups, norm, relative
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, Scope, State
 
-Map = Callable[[State], State]
+Map = Callable[[Any], Any]
+"""A map from states to states of the same structure; its author knows the structure, the solver need not."""
 
 # A group has stalled when its best residual has not fallen by 2 % in this many evaluations.
 _PATIENCE, _IMPROVEMENT = 10, 0.98
@@ -57,8 +58,8 @@ class Solver(ABC):
         """The method's memory before the first step, for iterates like `z`, `(*groups, features)`."""
 
     @abstractmethod
-    def step(self, memory: Any, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, Any]:
-        """The next iterate and memory, from the latest iterate and the map's value there."""
+    def step(self, memory: Any, point: Point, groups: Groups) -> tuple[Tensor, Any]:
+        """The next iterate, in a tensor of its own, and memory, from the latest measured point."""
 
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
@@ -67,19 +68,37 @@ class Solver(ABC):
         progress = _Progress(self, packing.pack(z0))
         memory = self.init(progress.z, progress.groups)
         while True:
-            f_z = progress.measure(packing.pack(f(packing.unpack(progress.z))))
-            proposal, memory = (
-                (progress.z, memory) if progress.done else self.step(memory, progress.z, f_z, progress.groups)
-            )
+            point = progress.measure(packing.pack(f(packing.unpack(progress.z))))
+            if progress.done:
+                break
+            proposal, memory = self.step(memory, point, progress.groups)
             if progress.advance(proposal):
                 break
-        if progress.needs_remeasuring:
+        if progress.settle():
             progress.measure(packing.pack(f(packing.unpack(progress.z))))
         return progress.iterate()
 
 
+@dataclass(frozen=True)
+class Point:
+    """A measured iterate, `(*groups, features)`. Methods may keep these tensors but not change them.
+
+    Attributes:
+        z: the iterate.
+        value: `f(z)`; in groups where that is not finite, `z`.
+        difference: `value − z`, the undamped residual vector.
+    """
+
+    z: Tensor
+    value: Tensor
+    difference: Tensor
+
+
 class _Progress:
-    """The state of one solve: the current and best iterate of every group, and the bookkeeping of its status."""
+    """The state of one solve: the current and best iterate of every group, and the bookkeeping of its status.
+
+    Each evaluation synchronises with the device once, for a handful of flags.
+    """
 
     def __init__(self, solver: Solver, z: Tensor) -> None:
         self.solver, self.groups, self.z = solver, Groups(solver.scope), z
@@ -90,64 +109,71 @@ class _Progress:
         self.broken = self.converged
         self.converged_at = no_groups_like(z)
         self.improved_at = no_groups_like(z)
-        self.first_norm = torch.linalg.vector_norm(z, dim=-1).clamp(min=1.0)
-        self.norm = self.first_norm
+        self.first_norm = norm(z).clamp(min=1.0)
+        self.value_norm = self.first_norm
         self.trace: list[float] = []
-        self.needs_remeasuring = False
+        self.done = self.some_converged = False
+        self.all_finite = True
 
-    @property
-    def done(self) -> bool:
-        """Whether every group has converged at the latest measurement."""
-        return bool(self.converged.all())
-
-    def measure(self, f_z: Tensor) -> Tensor:
-        """Record the map's value at the current iterate; returns it with non-finite groups replaced by the iterate."""
+    def measure(self, f_z: Tensor) -> Point:
+        """Record the map's value at the current iterate."""
         count = len(self.trace) + 1
-        self.residual = relative_residual(f_z, self.z)
+        difference = f_z - self.z
+        self.value_norm = norm(f_z)
+        self.residual = relative(norm(difference), self.value_norm)
         finite = torch.isfinite(self.residual)
-        if not bool(finite.all()):
+        converged = self.residual <= self.solver.tol
+        better = self.residual < self.best_residual
+        flags = torch.stack([converged.all(), converged.any(), finite.all(), better.all()])
+        self.done, self.some_converged, self.all_finite, all_better = flags.tolist()
+        if not self.all_finite:
             self.broken = self.broken | ~finite
             f_z = torch.where(finite.unsqueeze(-1), f_z, self.z)
-        self.norm = torch.linalg.vector_norm(f_z, dim=-1)
-        converged = self.residual <= self.solver.tol
+            difference = torch.where(finite.unsqueeze(-1), difference, 0.0)
         self.converged_at = torch.where(converged & ~self.converged, count, self.converged_at)
         self.converged = converged
         self.improved_at = torch.where(
             self.residual < _IMPROVEMENT * self.best_residual, count, self.improved_at
         )
-        better = self.residual < self.best_residual
-        if bool(better.all()):
+        if all_better:
             self.best, self.best_residual = self.z, self.residual
         else:
             self.best = torch.where(better.unsqueeze(-1), self.z, self.best)
             self.best_residual = torch.minimum(self.residual, self.best_residual)
         self.trace.append(worst(self.residual))
-        return f_z
+        self.proposal = self.z
+        return Point(self.z, f_z, difference)
 
     def advance(self, proposal: Tensor) -> bool:
-        """Move the groups that have not converged; returns whether the solve has ended."""
-        finite = torch.isfinite(proposal).all(dim=-1) & torch.isfinite(self.residual)
-        proposal = torch.where(finite.unsqueeze(-1), proposal, self.best)
-        self.proposal = torch.where(self.converged.unsqueeze(-1), self.z, proposal)
-        if self.done or len(self.trace) >= self.solver.max_evaluations:
-            self._choose()
+        """Move the groups that have not converged; returns whether the budget is spent."""
+        usable = torch.isfinite(norm(proposal)) & torch.isfinite(self.residual)
+        if not bool(usable.all()):
+            proposal = torch.where(usable.unsqueeze(-1), proposal, self.best)
+        if self.some_converged:
+            proposal = torch.where(self.converged.unsqueeze(-1), self.z, proposal)
+        self.proposal = proposal
+        if len(self.trace) >= self.solver.max_evaluations:
             return True
-        self.z = self.proposal
+        self.z = proposal
         if self.groups.coupled and len(self.trace) == self.solver.max_evaluations - 1:
             # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
             astray = ~self.converged & (self.residual > _WORSE * self.best_residual)
             self.z = torch.where(astray.unsqueeze(-1), self.best, self.z)
         return False
 
-    def _choose(self) -> None:
-        """Settle on the returned iterate: the best of each sample, the last of coupled groups unless it is broken."""
-        if not self.groups.coupled:
-            better = (self.best_residual < self.residual) & ~self.converged
-            self.z = torch.where(better.unsqueeze(-1), self.best, self.z)
-            self.residual = torch.where(better, self.best_residual, self.residual)
-        elif not bool(torch.isfinite(self.residual).all()):
-            self.z = torch.where(torch.isfinite(self.residual).unsqueeze(-1), self.z, self.best)
-            self.needs_remeasuring = True
+    def settle(self) -> bool:
+        """Choose the returned iterate: the best of each sample; of coupled groups the last, unless it is broken.
+
+        Returns whether the choice has to be measured again.
+        """
+        if self.groups.coupled:
+            if not self.all_finite:
+                self.z = torch.where(torch.isfinite(self.residual).unsqueeze(-1), self.z, self.best)
+            return not self.all_finite
+        better = (self.best_residual < self.residual) & ~self.converged
+        self.z = torch.where(better.unsqueeze(-1), self.best, self.z)
+        self.residual = torch.where(better, self.best_residual, self.residual)
+        return False
 
     def _status(self) -> Status:
         unconverged = ~self.converged
@@ -155,7 +181,7 @@ class _Progress:
             return Status.CONVERGED
         if bool((self.broken & unconverged).any()):
             return Status.NON_FINITE
-        if bool((unconverged & (self.norm > _GROWTH * self.first_norm)).any()):
+        if bool((unconverged & (self.value_norm > _GROWTH * self.first_norm)).any()):
             return Status.DIVERGED
         if bool((unconverged & (len(self.trace) - self.improved_at >= _PATIENCE)).any()):
             return Status.STALLED

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Solver
+from equilibria.solvers.anderson import combine
+from equilibria.solvers.base import Point, Solver
 from equilibria.solvers.residual import Groups
 
 
@@ -67,19 +68,15 @@ class Broyden(Solver):
         """No pairs: the first step is plain iteration."""
         return _Pairs()
 
-    def step(self, memory: _Pairs, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, _Pairs]:
+    def step(self, memory: _Pairs, point: Point, groups: Groups) -> tuple[Tensor, _Pairs]:
         """A full quasi-Newton step with the latest pairs."""
-        memory.push(z, f_z, self.history, groups)
+        memory.push(point.z, point.value, self.history, groups)
         if not memory.steps:
-            return f_z, memory
-        residual = f_z - z
-        target = torch.stack([groups.dot(step, residual) for step in memory.steps], dim=-1)
+            return point.value, memory
+        target = torch.stack([groups.dot(step, point.difference) for step in memory.steps], dim=-1)
         matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
-        gamma = _solve(matrix, target).to(f_z.dtype)
-        proposal = f_z
-        for weight, difference in zip(gamma.unbind(-1), memory.value_differences, strict=True):
-            proposal = torch.addcmul(proposal, weight.unsqueeze(-1), difference, value=-1.0)
-        return proposal, memory
+        gamma = _solve(matrix, target).to(point.value.dtype)
+        return combine(point.value, list(gamma.unbind(-1)), memory.value_differences), memory
 
 
 def _solve(matrix: Tensor, target: Tensor) -> Tensor:

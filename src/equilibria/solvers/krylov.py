@@ -6,6 +6,7 @@ method can have after as many evaluations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,7 @@ class GMRES:
         )
 
     def _cycle(
-        self, apply: Map, f_z: Tensor, z: Tensor, budget: int, trace: list[float]
+        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, budget: int, trace: list[float]
     ) -> tuple[Tensor, int]:
         """One Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`; returns the correction and the vectors used."""
         rhs = f_z - z

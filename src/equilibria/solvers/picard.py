@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Solver
+from equilibria.solvers.base import Point, Solver
 from equilibria.solvers.residual import Groups
 
 
@@ -28,9 +28,11 @@ class Picard(Solver):
     def init(self, z: Tensor, groups: Groups) -> None:
         """Picard iteration remembers nothing."""
 
-    def step(self, memory: None, z: Tensor, f_z: Tensor, groups: Groups) -> tuple[Tensor, None]:
+    def step(self, memory: None, point: Point, groups: Groups) -> tuple[Tensor, None]:
         """The damped average of the iterate and the map's value."""
-        return (f_z if self.damping == 1.0 else torch.lerp(z, f_z, self.damping)), None
+        if self.damping == 1.0:
+            return point.value, None
+        return torch.lerp(point.z, point.value, self.damping), None
 
 
 def check_damping(damping: float) -> None:

@@ -38,10 +38,9 @@ def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
         return next(tensors)
     if isinstance(like, dict):
         return {key: rebuild(part, tensors) for key, part in like.items()}
-    parts = [rebuild(part, tensors) for part in like]
     if isinstance(like, list):
-        return parts
-    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+        return [rebuild(part, tensors) for part in like]
+    return tuple(rebuild(part, tensors) for part in like)
 
 
 def detach(state: State) -> State:

@@ -1,0 +1,39 @@
+"""Text for language models: sources, tokenizers, encoded corpora, batches, and n-gram yardsticks."""
+
+from equilibria.data.batching import EvaluationStream, Segment, TrainingStream, check_tokens
+from equilibria.data.corpus import EmbeddedText, Source, Split, TextFiles, TextFolder
+from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
+from equilibria.data.prepared import Corpus, EncodedSplit, prepare
+from equilibria.data.tokenizers import (
+    BytePairTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    TokenizerSpec,
+    WordTokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+__all__ = [
+    "BytePairTokenizer",
+    "ByteTokenizer",
+    "Corpus",
+    "EmbeddedText",
+    "EncodedSplit",
+    "EvaluationStream",
+    "Segment",
+    "Source",
+    "Split",
+    "TextFiles",
+    "TextFolder",
+    "Tokenizer",
+    "TokenizerSpec",
+    "TrainingStream",
+    "WordTokenizer",
+    "check_tokens",
+    "load_tokenizer",
+    "prepare",
+    "train_tokenizer",
+    "trigram_perplexity",
+    "unigram_perplexity",
+]

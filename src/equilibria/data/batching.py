@@ -1,0 +1,154 @@
+"""A text as segments of a batch: each row reads on, without a gap, from one segment to the next."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equilibria.errors import UserError
+
+NO_TARGET = -100  # what `torch.nn.functional.cross_entropy` ignores by default
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: its multiples spread evenly over 64 bits
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One step's tokens.
+
+    Attributes:
+        inputs: (B, L) int64.
+        targets: (B, L) int64, the token after each input; -100 where there is none to predict.
+        starts: whether a pass over the text begins here, so that memory of the last segment must be dropped.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    starts: bool
+
+
+class TrainingStream:
+    """An endless stream of segments, a pure function of their index: resuming needs the index alone.
+
+    The text is cut into `batch_size` rows that are read side by side. Every pass shifts where the rows begin,
+    so that segments fall differently and the few tokens left over at the ends differ.
+
+    Args:
+        tokens: (N,) integer ids.
+        batch_size: rows.
+        segment_length: tokens per row and segment.
+
+    Raises:
+        UserError: a size below 1, or fewer than `batch_size * segment_length + 1` tokens.
+    """
+
+    def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
+        _check_sizes(batch_size, segment_length)
+        needed = batch_size * segment_length + 1
+        if len(tokens) < needed:
+            raise UserError(
+                f"{len(tokens)} tokens are too few for batch_size {batch_size} times segment_length "
+                f"{segment_length} ({needed} needed); make one of them smaller or give more text"
+            )
+        self._tokens = tokens
+        self._batch_size = batch_size
+        self._segment_length = segment_length
+        # One segment's length is left free where the text allows it, so that there is room to shift.
+        self._segments = max(1, (len(tokens) - segment_length) // (batch_size * segment_length))
+
+    def __len__(self) -> int:
+        """Segments in a pass."""
+        return self._segments
+
+    def at(self, index: int) -> Segment:
+        """The segment of that index, counted from 0 over all passes.
+
+        Raises:
+            IndexError: the index is negative.
+        """
+        if index < 0:
+            raise IndexError(f"segment {index}: segments count from 0")
+        number, place = divmod(index, self._segments)
+        row_length = self._segments * self._segment_length
+        room = len(self._tokens) - self._batch_size * row_length  # offsets that leave a last target
+        offset = ((number * _GOLDEN) % 2**64 * room) >> 64
+        starts = offset + place * self._segment_length + row_length * np.arange(self._batch_size)
+        inputs, targets = _gather(self._tokens, starts, self._segment_length)
+        return Segment(inputs, targets, starts=place == 0)
+
+
+class EvaluationStream:
+    """One pass over a text in which every token but the first is a target exactly once.
+
+    The targets are dealt to the rows in contiguous runs whose lengths differ by at most one. A row's first
+    token has no context: `batch_size` 1 gives every token all that precedes it. The last segment is as long
+    as it needs to be; a text of fewer targets than `batch_size` has fewer rows.
+
+    Args:
+        tokens: (N,) integer ids, at least 2.
+        batch_size: rows at most.
+        segment_length: tokens per row and segment at most.
+
+    Raises:
+        UserError: a size below 1, or fewer than 2 tokens.
+    """
+
+    def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
+        _check_sizes(batch_size, segment_length)
+        if len(tokens) < 2:
+            raise UserError(f"a text of {len(tokens)} tokens has nothing to predict; give 2 tokens or more")
+        self._tokens = tokens
+        self._segment_length = segment_length
+        rows = min(batch_size, self.targets)
+        edges = np.arange(rows + 1) * self.targets // rows
+        self._starts = edges[:-1]
+        self._lengths = np.diff(edges)
+
+    @property
+    def targets(self) -> int:
+        """How many targets a pass has: one less than there are tokens."""
+        return len(self._tokens) - 1
+
+    def __len__(self) -> int:
+        """Segments in the pass."""
+        return -(-int(self._lengths.max()) // self._segment_length)
+
+    def __iter__(self) -> Iterator[Segment]:
+        longest = int(self._lengths.max())
+        for begin in range(0, longest, self._segment_length):
+            length = min(self._segment_length, longest - begin)
+            inputs, targets = _gather(self._tokens, self._starts + begin, length)
+            # A shorter row's spare input is that row's last target: a true token, with nothing to predict.
+            spare = torch.from_numpy(begin + np.arange(length) >= self._lengths[:, None])
+            yield Segment(inputs, targets.masked_fill(spare, NO_TARGET), starts=begin == 0)
+
+
+def check_tokens(tokens: np.ndarray, vocabulary_size: int) -> None:
+    """Checks that every id lies in [0, vocabulary_size).
+
+    Raises:
+        UserError: names the first id outside and its position.
+    """
+    if len(tokens) == 0 or (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary_size):
+        return
+    position = int(np.argmax((tokens < 0) | (tokens >= vocabulary_size)))
+    raise UserError(
+        f"token id {int(tokens[position])} at position {position} is outside the vocabulary of "
+        f"{vocabulary_size}; the text must be encoded by the model's own tokenizer"
+    )
+
+
+def _check_sizes(batch_size: int, segment_length: int) -> None:
+    for name, size in (("batch_size", batch_size), ("segment_length", segment_length)):
+        if size < 1:
+            raise UserError(f"{name} is {size}; give 1 or more")
+
+
+def _gather(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (rows, length), int64, of the runs that begin at `starts`."""
+    # A shorter row of an evaluation reaches one past the text where it is the last; that target is masked.
+    places = np.minimum(starts[:, None] + np.arange(length + 1), len(tokens) - 1)
+    run = torch.from_numpy(tokens[places].astype(np.int64))
+    return run[:, :-1].contiguous(), run[:, 1:].contiguous()

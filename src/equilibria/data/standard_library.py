@@ -1,0 +1,146 @@
+"""The English documentation every Python carries, as prose; sources are parsed, never imported."""
+
+import ast
+import gc
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from equilibria.data.reading import file_digest, text_digest
+from equilibria.errors import UserError
+
+_NOT_DOCUMENTATION = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+)
+_TOPICS = Path("pydoc_data", "topics.py")
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Document(NamedTuple):
+    """The passages of one language-reference topic or of one module, in the order of the text."""
+
+    name: str
+    passages: tuple[str, ...]
+
+
+@cache
+def documents() -> tuple[Document, ...]:
+    """All documents of the running Python; a passage that several of them contain stays in the first alone.
+
+    A passage is a paragraph of prose on one line. Parsing takes seconds, once per process.
+
+    Raises:
+        UserError: this Python was installed without the source of its standard library.
+    """
+    seen: set[str] = set()
+    found = []
+    with _garbage_collection_paused():
+        for name, texts in _raw_documents():
+            passages = []
+            for passage in (passage for text in texts for passage in _prose(text)):
+                if passage not in seen:
+                    seen.add(passage)
+                    passages.append(passage)
+            if passages:
+                found.append(Document(name, tuple(passages)))
+    return tuple(found)
+
+
+def fingerprint() -> str:
+    """The digest of the names and bytes of every file `documents` reads."""
+    folder = _folder()
+    return text_digest(
+        part for path in _source_files() for part in (path.relative_to(folder).as_posix(), file_digest(path))
+    )
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    # Syntax trees are many objects without cycles: looking for some doubles the time parsing takes.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _folder() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def _source_files() -> list[Path]:
+    folder = _folder()
+    paths = sorted(
+        path
+        for path in folder.rglob("*.py")
+        if _NOT_DOCUMENTATION.isdisjoint(path.relative_to(folder).parts[:-1]) and path.is_file()
+    )
+    if not paths:
+        raise UserError(
+            f"this Python has no standard library sources in {folder}; "
+            "train on your own text (data.source 'folder' or 'files')"
+        )
+    return paths
+
+
+def _raw_documents() -> Iterator[tuple[str, list[str]]]:
+    """Name and texts of each topic of the language reference, then of each module."""
+    folder = _folder()
+    paths = _source_files()
+    topics = folder / _TOPICS
+    if topics in paths:
+        for name, text in _topics(topics).items():
+            yield f"topic {name}", [text]
+    for path in paths:
+        if (tree := _parse(path)) is not None:
+            docstrings = (ast.get_docstring(node) for node in _documented(tree))
+            yield f"module {path.relative_to(folder).as_posix()}", [text for text in docstrings if text]
+
+
+def _parse(path: Path) -> ast.Module | None:
+    """The syntax tree of a file; None for the few deliberately broken ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return None
+
+
+def _topics(path: Path) -> dict[str, str]:
+    tree = _parse(path)
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
+            return ast.literal_eval(statement.value)
+    return {}
+
+
+def _documented(node: ast.AST) -> Iterator[_Documented]:
+    """The nodes that can carry a docstring, in the order of the text.
+
+    Only bodies are visited: walking through every expression takes several times as long.
+    """
+    if isinstance(node, _Documented):
+        yield node
+    for child in getattr(node, "body", ()):
+        yield from _documented(child)
+
+
+def _prose(text: str) -> Iterator[str]:
+    """The paragraphs of `text` that read as English, each on one line.
+
+    Left out: interactive examples, titles' underlines and what is less than 85 % letters and spaces (code).
+    """
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = (line.strip() for line in paragraph.splitlines())
+        passage = " ".join(" ".join(line for line in lines if any(map(str.isalnum, line))).split())
+        letters = sum(character.isalpha() or character == " " for character in passage)
+        if passage and ">>>" not in passage and letters >= 0.85 * len(passage):
+            yield passage.encode("utf-8", "ignore").decode("utf-8")

@@ -1,0 +1,292 @@
+"""Text to token ids and back: words, byte pairs or bytes.
+
+Every tokenizer has an `eos` id that ends a passage and that decodes to a newline.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, repeat
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import tokenizers as rust
+
+from equilibria.errors import UserError
+
+UNKNOWN = "<unk>"
+END = "<eos>"
+_DEFAULT_BYTE_PAIRS = 8000
+
+
+class Tokenizer(Protocol):
+    """A fixed map between text and ids in [0, vocabulary_size)."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are, `eos` included."""
+        ...
+
+    @property
+    def eos(self) -> int:
+        """The id that ends a passage."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without a final `eos`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, each `eos` a newline.
+
+        Raises:
+            UserError: an id is outside the vocabulary.
+        """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes one JSON file that `load_tokenizer` reads back."""
+        ...
+
+
+class WordTokenizer:
+    """Whitespace-separated words; a word outside the vocabulary becomes `<unk>`.
+
+    Decoding joins words by single spaces, so other white space is lost.
+
+    Args:
+        words: the vocabulary, a word's place its id; contains `<unk>` and `<eos>`.
+
+    Raises:
+        UserError: a word appears twice, or `<unk>` or `<eos>` is missing.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+        if len(self._ids) < len(self.words):
+            word, count = Counter(self.words).most_common(1)[0]
+            raise UserError(f"the vocabulary lists {word!r} {count} times; a word may appear once")
+        for special in (UNKNOWN, END):
+            if special not in self._ids:
+                raise UserError(f"the vocabulary lacks {special}; train the tokenizer again")
+
+    @classmethod
+    def train(
+        cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int
+    ) -> "WordTokenizer":
+        """Builds the vocabulary from text: most frequent first, ties in alphabetical order.
+
+        `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
+
+        Args:
+            passages: the text.
+            vocabulary_size: how many words to keep at most, `<unk>` and `<eos>` included; None keeps all.
+            minimum_count: words seen less often are left out.
+        """
+        counts: Counter[str] = Counter()
+        ends = 0
+        for passage in passages:
+            counts.update(passage.split())
+            ends += 1
+        unknown = counts.pop(UNKNOWN, 0)
+        ends += counts.pop(END, 0)
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        limit = len(ranked) if vocabulary_size is None else vocabulary_size - 2
+        kept = [item for item in ranked[:limit] if item[1] >= minimum_count]
+        unknown += counts.total() - sum(count for _, count in kept)
+        kept = sorted([*kept, (UNKNOWN, unknown), (END, ends)], key=lambda item: (-item[1], item[0]))
+        return cls([word for word, _ in kept])
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.words)
+
+    @property
+    def eos(self) -> int:
+        return self._ids[END]
+
+    @property
+    def unknown(self) -> int:
+        """The id of `<unk>`."""
+        return self._ids[UNKNOWN]
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(self._ids.get, text.split(), repeat(self.unknown)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self.vocabulary_size)
+        words = ("\n" if index == self.eos else self.words[index] for index in ids)
+        return " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
+
+    def save(self, path: Path) -> None:
+        _save_json(path, {"kind": "word", "words": self.words})
+
+
+class BytePairTokenizer:
+    """Byte-level byte-pair encoding: any text encodes, and decodes to exactly itself.
+
+    No text maps to `eos`, which is the last id: a passage may contain the characters `<eos>`.
+
+    Args:
+        inner: a byte-level tokenizer of the `tokenizers` package.
+    """
+
+    def __init__(self, inner: rust.Tokenizer) -> None:
+        self._inner = inner
+        self._merged = inner.get_vocab_size()
+
+    @classmethod
+    def train(
+        cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int
+    ) -> "BytePairTokenizer":
+        """Merges the most frequent pairs until the vocabulary is full or the pairs are used up.
+
+        Args:
+            passages: the text.
+            vocabulary_size: the most ids wanted, the 256 bytes and `eos` included; None is 8000.
+            minimum_count: pairs seen less often are not merged, nor are pairs seen once.
+        """
+        inner = rust.Tokenizer(rust.models.BPE())
+        inner.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = rust.decoders.ByteLevel()
+        trainer = rust.trainers.BpeTrainer(
+            vocab_size=(vocabulary_size or _DEFAULT_BYTE_PAIRS) - 1,
+            min_frequency=max(2, minimum_count),
+            show_progress=False,
+            initial_alphabet=rust.pre_tokenizers.ByteLevel.alphabet(),
+        )
+        inner.train_from_iterator(passages, trainer)
+        return cls(inner)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._merged + 1
+
+    @property
+    def eos(self) -> int:
+        return self._merged
+
+    def encode(self, text: str) -> list[int]:
+        return self._inner.encode(text).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self.vocabulary_size)
+        runs = groupby(ids, key=lambda index: index == self.eos)
+        return "".join("\n" * len(list(run)) if end else self._inner.decode(list(run)) for end, run in runs)
+
+    def save(self, path: Path) -> None:
+        _save_json(path, {"kind": "bpe", "tokenizer": json.loads(self._inner.to_str())})
+
+
+class ByteTokenizer:
+    """The 256 bytes of UTF-8; the newline byte ends a passage."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 256
+
+    @property
+    def eos(self) -> int:
+        return 10
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", "replace"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self.vocabulary_size)
+        return bytes(ids).decode("utf-8", "replace")
+
+    def save(self, path: Path) -> None:
+        _save_json(path, {"kind": "bytes"})
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Which tokenizer to build.
+
+    Args:
+        kind: `"word"`, `"bpe"` or `"bytes"`.
+        vocabulary_size: ids at most, special ones included. None: all words for `"word"`, 8000 for `"bpe"`.
+        minimum_count: how often a word (a pair, for `"bpe"`) must be seen to be kept.
+
+    Raises:
+        UserError: a size or count that the kind cannot have.
+    """
+
+    kind: Literal["word", "bpe", "bytes"]
+    vocabulary_size: int | None = None
+    minimum_count: int = 1
+
+    def __post_init__(self) -> None:
+        smallest = {"word": 3, "bpe": 257, "bytes": 256}.get(self.kind)
+        if smallest is None:
+            raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe' or 'bytes'")
+        if self.vocabulary_size is not None and self.vocabulary_size < smallest:
+            raise UserError(
+                f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; "
+                f"give {smallest} or more"
+            )
+        if self.kind == "bytes" and self.vocabulary_size not in (None, 256):
+            raise UserError(
+                f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; leave vocabulary_size out"
+            )
+        if self.minimum_count < 1:
+            raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
+
+
+def train_tokenizer(spec: TokenizerSpec, passages: Iterable[str]) -> Tokenizer:
+    """Builds the tokenizer of `spec` from text (the training split alone); bytes need none."""
+    match spec.kind:
+        case "word":
+            return WordTokenizer.train(passages, spec.vocabulary_size, spec.minimum_count)
+        case "bpe":
+            return BytePairTokenizer.train(passages, spec.vocabulary_size, spec.minimum_count)
+        case "bytes":
+            return ByteTokenizer()
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged or not of this format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a whole JSON file ({error}); prepare the text again") from error
+    try:
+        return _from_json(content)
+    except Exception as error:  # the tokenizers package raises bare Exception
+        raise UserError(
+            f"{path} is not a tokenizer of equilibria ({error}); prepare the text again"
+        ) from error
+
+
+def _from_json(content: Any) -> Tokenizer:
+    match content:
+        case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
+            return WordTokenizer(words)
+        case {"kind": "bpe", "tokenizer": dict(inner)}:
+            return BytePairTokenizer(rust.Tokenizer.from_str(json.dumps(inner)))
+        case {"kind": "bytes"}:
+            return ByteTokenizer()
+    raise UserError("no known kind with its vocabulary inside")
+
+
+def _save_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _check_ids(ids: Iterable[int], vocabulary_size: int) -> None:
+    outside: Iterator[int] = (index for index in ids if not 0 <= index < vocabulary_size)
+    if (index := next(outside, None)) is not None:
+        raise UserError(
+            f"token id {index} is outside the vocabulary of {vocabulary_size}; use its own tokenizer"
+        )

@@ -1,0 +1,209 @@
+"""Prepared text: encoded once, counted as documented, and encoded anew when the cache is damaged."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equilibria.data import prepared
+from equilibria.data.corpus import Split, TextFolder
+from equilibria.data.prepared import Corpus, prepare
+from equilibria.data.tokenizers import TokenizerSpec
+from equilibria.errors import UserError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+TRAIN = "the cat sat\n\n on the café mat\n"
+VALID = "the dog sat\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> TextFolder:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "train.txt").write_text(TRAIN, encoding="utf-8")
+    (folder / "valid.txt").write_text(VALID, encoding="utf-8")
+    return TextFolder(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "caches" / "cache"
+
+
+class Unreadable(TextFolder):
+    """A source whose fingerprint can be taken but whose text must not be read."""
+
+    def passages(self, split: Split) -> Iterator[str]:
+        raise AssertionError(f"the {split} split was read again")
+
+
+class Wordless(TextFolder):
+    """A source whose passages are all missing."""
+
+    def passages(self, split: Split) -> Iterator[str]:
+        return iter(())
+
+
+def test_tokens_are_the_passages_each_ended(source: TextFolder, cache: Path) -> None:
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    end = corpus.tokenizer.eos
+    expected = [
+        *corpus.tokenizer.encode("the cat sat"),
+        end,
+        end,
+        *corpus.tokenizer.encode("on the café mat"),
+        end,
+    ]
+    train, valid = corpus.split("train"), corpus.split("valid")
+    assert train.tokens.tolist() == expected
+    assert (train.words, train.bytes) == (10, len(TRAIN.encode()))
+    assert isinstance(train.tokens, np.memmap)
+    assert train.tokens.dtype == np.uint16
+    assert not train.tokens.flags.writeable
+    assert (
+        corpus.tokenizer.decode(valid.tokens.tolist()) == "the <unk> sat\n"
+    )  # the vocabulary is of train alone
+    assert (corpus.name, corpus.directory) == ("text", cache / corpus.fingerprint)
+
+
+def test_bytes_are_the_file_itself(source: TextFolder, cache: Path) -> None:
+    split = prepare(source, TokenizerSpec("bytes"), cache).split("train")
+    assert bytes(split.tokens.tolist()).decode() == TRAIN
+    assert split.bytes == len(split.tokens)
+
+
+def test_chunks_do_not_change_what_is_written(
+    source: TextFolder, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare(source, TokenizerSpec("bytes"), cache).split("train")
+    monkeypatch.setattr(prepared, "_CHUNK", 3)
+    pieces = prepare(source, TokenizerSpec("bytes"), tmp_path / "other").split("train")
+    assert pieces.tokens.tolist() == whole.tokens.tolist()
+    assert (pieces.words, pieces.bytes) == (whole.words, whole.bytes)
+
+
+def test_large_vocabularies_take_wider_ids(source: TextFolder, cache: Path) -> None:
+    words = " ".join(f"w{number}" for number in range(70_000))
+    (source.path / "train.txt").write_text(words)
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    tokens = corpus.split("train").tokens
+    assert tokens.dtype == np.int32
+    assert corpus.tokenizer.decode(tokens.tolist()) == words + "\n"
+
+
+def test_a_second_call_does_not_read_the_text(source: TextFolder, cache: Path) -> None:
+    stages: list[str] = []
+    first = prepare(source, TokenizerSpec("bpe", 270), cache, stages.append)
+    assert len(stages) == 3
+    second = prepare(Unreadable(source.path), TokenizerSpec("bpe", 270), cache, stages.append)
+    assert len(stages) == 3
+    assert second.fingerprint == first.fingerprint
+    assert second.split("train").tokens.tolist() == first.split("train").tokens.tolist()
+    with pytest.raises(AssertionError, match="read again"):
+        prepare(Unreadable(source.path), TokenizerSpec("bpe", 271), cache)
+
+
+def test_another_text_or_tokenizer_has_another_folder(source: TextFolder, cache: Path) -> None:
+    directories = {
+        prepare(source, spec, cache).directory
+        for spec in (TokenizerSpec("word"), TokenizerSpec("word", minimum_count=2), TokenizerSpec("bytes"))
+    }
+    (source.path / "valid.txt").write_text("other words")
+    directories.add(prepare(source, TokenizerSpec("word"), cache).directory)
+    assert len(directories) == 4
+    assert {path.name for path in cache.iterdir()} == {
+        path.name for path in directories
+    }  # nothing temporary left
+
+
+def truncate_tokens(directory: Path) -> None:
+    path = directory / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def flip_a_token(directory: Path) -> None:
+    path = directory / "valid.bin"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+def remove_the_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+
+
+def truncate_the_manifest(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def empty_the_manifest(directory: Path) -> None:
+    (directory / "manifest.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate_tokens, flip_a_token, remove_the_tokenizer, truncate_the_manifest, empty_the_manifest],
+)
+def test_a_damaged_cache_is_encoded_anew(source: TextFolder, cache: Path, damage) -> None:
+    first = prepare(source, TokenizerSpec("word"), cache)
+    expected = {split: first.split(split).tokens.tolist() for split in ("train", "valid")}
+    damage(first.directory)
+    stages: list[str] = []
+    again = prepare(source, TokenizerSpec("word"), cache, stages.append)
+    assert stages
+    assert {split: again.split(split).tokens.tolist() for split in ("train", "valid")} == expected
+
+
+def test_a_split_that_is_missing_is_named(source: TextFolder, cache: Path) -> None:
+    corpus = prepare(source, TokenizerSpec("bytes"), cache)
+    with pytest.raises(UserError, match="text has no test split; it has train, valid"):
+        corpus.split("test")
+    with pytest.raises(UserError, match="no longer a prepared text"):
+        Corpus("text", corpus.tokenizer, cache / "elsewhere", "0").split("train")
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "bytes"])
+@pytest.mark.parametrize("file", ["train.txt", "valid.txt"])
+def test_an_empty_text_is_named_and_leaves_nothing(source: TextFolder, cache: Path, kind, file: str) -> None:
+    (source.path / file).write_text("\n\n")
+    with pytest.raises(UserError, match=f"{file} holds no text"):
+        prepare(source, TokenizerSpec(kind), cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_source_without_passages_is_an_error(source: TextFolder, cache: Path) -> None:
+    with pytest.raises(UserError, match="text: the train split is empty"):
+        prepare(Wordless(source.path), TokenizerSpec("bytes"), cache)
+
+
+def test_a_cache_that_cannot_be_written_is_named(source: TextFolder, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"the cache .*taken cannot be written .*choose another data\.cache"):
+        prepare(source, TokenizerSpec("bytes"), tmp_path / "taken")
+
+
+def test_the_first_of_two_processes_wins(
+    source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = prepare(source, TokenizerSpec("bytes"), cache).directory
+    written = cache / "written"
+    written.mkdir()
+    (written / "other file").touch()
+    monkeypatch.setattr(
+        prepared.shutil, "rmtree", lambda path: None
+    )  # as if `other` appeared after the check
+    prepared._put_in_place(written, other)
+    assert json.loads((other / "manifest.json").read_text())["name"] == "text"
+
+
+@pytest.mark.skipif(not (SHARED / "english-4m").is_dir(), reason="../shared/data/english-4m is absent")
+def test_english_4m_has_its_documented_size(cache: Path) -> None:
+    corpus = prepare(TextFolder(SHARED / "english-4m"), TokenizerSpec("word"), cache)
+    assert corpus.tokenizer.vocabulary_size == 41_302  # 41,300 words, <unk> and <eos>
+    train, valid = corpus.split("train"), corpus.split("valid")
+    assert round(len(train.tokens) / 1e6, 1) == 3.7
+    assert round(len(valid.tokens) / 1e6, 2) == 0.21
+    assert train.words == len(train.tokens)

@@ -1,0 +1,71 @@
+"""Lines of text files, and hashes that must never change."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equilibria.data.reading import file_digest, read_lines, stable_fraction, text_digest
+from equilibria.errors import UserError
+
+
+def test_lines_lose_their_ends_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff a \r\n\nb\u2028c\x0cd\te".encode())
+    assert list(read_lines(path)) == [" a ", "", "b\u2028c\x0cd\te"]
+
+
+def test_compressed_lines_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress("eins\nzwölf\n".encode()))
+    assert list(read_lines(path)) == ["eins", "zwölf"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.txt does not exist"):
+        list(read_lines(tmp_path / "gone.txt"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        list(read_lines(tmp_path))
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
+        list(read_lines(latin))
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(bytes(range(10, 120)) * 50)
+    for name, content in {
+        "plain": b"plain text",
+        "short": whole[:-20],
+        "flipped": whole[:-6] + b"??" + whole[-4:],
+        "torn": whole[:20] + b"\xff\xff" + whole[22:],
+    }.items():
+        path = tmp_path / f"{name}.txt.gz"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}\.txt\.gz is a damaged gzip file"):
+            list(read_lines(path))
+
+
+def test_hashes_are_what_they_were_in_the_first_release() -> None:
+    assert text_digest(["a", "b"]) == "6a93c5780b9861cdd8d2761a748d9591"
+    assert stable_fraction("topic assert") == 0.4097041049011634
+
+
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_digest_tells_lists_of_strings_apart(one: list[str], other: list[str]) -> None:
+    assert (text_digest(one) == text_digest(other)) == (one == other)
+
+
+@given(st.text())
+def test_fraction_is_in_the_half_open_unit_interval(key: str) -> None:
+    assert 0 <= stable_fraction(key) < 1
+
+
+def test_file_digest_follows_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = file_digest(path)
+    path.write_bytes(b"two")
+    assert file_digest(path) != before

@@ -1,0 +1,186 @@
+"""Tokenizers: round trips, vocabularies as documented, files that read back equal or say why not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equilibria.data.tokenizers import (
+    BytePairTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    TokenizerSpec,
+    WordTokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+from equilibria.errors import UserError
+
+PASSAGES = ["the cat sat on the mat", "the dog <unk> the cat", "", "a café of cats"]
+SPECS = [TokenizerSpec("word"), TokenizerSpec("bpe", 300), TokenizerSpec("bytes")]
+BYTE_PAIRS = BytePairTokenizer.train(PASSAGES * 3, 300, 1)
+
+
+@pytest.fixture(params=SPECS, ids=lambda spec: spec.kind)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return train_tokenizer(request.param, PASSAGES)
+
+
+def test_words_are_sorted_by_frequency_with_the_special_ones_among_them() -> None:
+    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=None, minimum_count=1)
+    assert tokenizer.words[:4] == (
+        "<eos>",
+        "the",
+        "cat",
+        "<unk>",
+    )  # 4 passages; 4, 2 and 1 times; ties by letter
+    assert tokenizer.words[4:] == tuple(sorted(["a", "café", "cats", "dog", "mat", "of", "on", "sat"]))
+    assert tokenizer.decode([tokenizer.eos]) == "\n"
+
+
+def test_rare_words_count_as_unknown() -> None:
+    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=None, minimum_count=2)
+    assert tokenizer.words == (
+        "<unk>",
+        "<eos>",
+        "the",
+        "cat",
+    )  # nine unknown: eight left out and one that was so
+    assert tokenizer.encode("the zebra  sat\n") == [2, 0, 0]
+
+
+def test_vocabulary_size_counts_the_special_words() -> None:
+    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=3, minimum_count=1)
+    assert set(tokenizer.words) == {"<unk>", "<eos>", "the"}
+
+
+def test_word_decoding_puts_each_passage_on_a_line() -> None:
+    tokenizer = WordTokenizer.train(PASSAGES, None, 1)
+    end = tokenizer.eos
+    ids = [*tokenizer.encode("the cat"), end, end, *tokenizer.encode("a dog"), end]
+    assert tokenizer.decode(ids) == "the cat\n\na dog\n"
+
+
+@given(st.lists(st.sampled_from(["the", "cat", "dog", "of", "<unk>"])))
+def test_known_words_survive_a_round_trip(words: list[str]) -> None:
+    tokenizer = WordTokenizer.train(PASSAGES, None, 1)
+    assert tokenizer.decode(tokenizer.encode("  ".join(words))) == " ".join(words)
+
+
+@given(st.text())
+def test_byte_pairs_and_bytes_are_lossless(text: str) -> None:
+    for tokenizer in (BYTE_PAIRS, ByteTokenizer()):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(0 <= index < tokenizer.vocabulary_size for index in ids)
+
+
+@given(st.lists(st.sampled_from(["<eos>", "<unk>", " the cat", "\n", "é"])))
+def test_no_text_becomes_the_end_of_a_byte_pair_passage(pieces: list[str]) -> None:
+    ids = BYTE_PAIRS.encode("".join(pieces))
+    assert BYTE_PAIRS.eos not in ids
+    assert BYTE_PAIRS.decode([*ids, BYTE_PAIRS.eos, *ids]) == "\n".join(["".join(pieces)] * 2)
+
+
+def test_byte_pairs_merge_and_end_in_the_last_id() -> None:
+    assert BYTE_PAIRS.eos == BYTE_PAIRS.vocabulary_size - 1 < 300
+    assert len(BYTE_PAIRS.encode("the cat sat")) < len("the cat sat")
+    assert BytePairTokenizer.train([], 300, 1).encode("the") == ByteOrder.of("the")
+
+
+class ByteOrder:
+    """Ids of single characters in a byte-pair vocabulary without merges."""
+
+    @staticmethod
+    def of(text: str) -> list[int]:
+        tokenizer = BytePairTokenizer.train([], 257, 1)
+        return [index for character in text for index in tokenizer.encode(character)]
+
+
+def test_byte_pair_training_is_deterministic(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        train_tokenizer(TokenizerSpec("bpe", 320), PASSAGES * 5).save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_bytes_end_in_the_newline() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.vocabulary_size == 256
+    assert tokenizer.decode([104, 105, tokenizer.eos]) == "hi\n"
+    assert tokenizer.decode([0xC3]) == "\ufffd"  # half a character
+
+
+def test_an_error_of_the_text_passes_through_byte_pair_training() -> None:
+    def passages():
+        yield "some text"
+        raise UserError("the file is damaged")
+
+    with pytest.raises(UserError, match="the file is damaged"):
+        train_tokenizer(TokenizerSpec("bpe", 300), passages())
+
+
+def test_saved_tokenizers_read_back_equal(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.vocabulary_size, loaded.eos) == (tokenizer.vocabulary_size, tokenizer.eos)
+    for text in [*PASSAGES, "unheard-of — words"]:
+        assert loaded.encode(text) == tokenizer.encode(text)
+
+
+def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    content = path.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 20)):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"tokenizer\.json is not a whole JSON file"):
+            load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "not a tokenizer of equilibria"),
+        ({"kind": "letters"}, "not a tokenizer of equilibria"),
+        ({"kind": "word", "words": ["a", 3]}, "not a tokenizer of equilibria"),
+        ({"kind": "word", "words": ["a", "b"]}, "lacks <unk>"),
+        ({"kind": "word", "words": ["<unk>", "<eos>", "b", "b"]}, "lists 'b' 2 times"),
+        ({"kind": "bpe", "tokenizer": {"model": 1}}, "not a tokenizer of equilibria"),
+    ],
+)
+def test_a_file_of_another_format_is_an_error(content: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(path)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("offset", [0, 7, -1_000_000])
+def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int) -> None:
+    index = tokenizer.vocabulary_size + offset if offset >= 0 else -1
+    with pytest.raises(UserError, match=f"token id {index} is outside the vocabulary"):
+        tokenizer.decode([0, index])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("word", 2), "too small"),
+        (("bpe", 256), "give 257 or more"),
+        (("bytes", 300), "has 256 ids"),
+        (("word", None, 0), "minimum_count is 0"),
+        (("letters",), "no tokenizer is called 'letters'"),
+    ],
+)
+def test_impossible_specifications_are_errors(arguments: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TokenizerSpec(*arguments)
