@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import affine, without_fixed_point
 
 import equilibria as eq
+from problems import affine, without_fixed_point
 
 
 def test_raises_by_default_and_hands_over_the_solution():

@@ -5,10 +5,12 @@ from equilibria.diagnostics import (
     audit_causality,
     gradient_error,
     jacobian_penalty,
+    saved_bytes,
     spectral_radius,
 )
 from equilibria.fixed_point import DEQ, fixed_point
 from equilibria.gradients import Implicit, Phantom, Unrolled
+from equilibria.inference import load
 from equilibria.solvers import (
     GMRES,
     Anderson,
@@ -38,5 +40,7 @@ __all__ = [
     "fixed_point",
     "gradient_error",
     "jacobian_penalty",
+    "load",
+    "saved_bytes",
     "spectral_radius",
 ]

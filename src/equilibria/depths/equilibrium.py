@@ -34,6 +34,6 @@ class Equilibrium:
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Solve `z = f(z)` from `z0`."""
         solver = self.solver if training else self.eval_solver
-        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore")  # type: ignore[arg-type]
+        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore")
         assert isinstance(solution.value, Tensor)
         return Reached(solution.value, solution)

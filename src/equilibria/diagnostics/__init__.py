@@ -3,6 +3,7 @@
 from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_causality
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
 from equilibria.diagnostics.jacobian import jacobian_penalty, spectral_radius
+from equilibria.diagnostics.memory import saved_bytes
 
 __all__ = [
     "Audit",
@@ -11,5 +12,6 @@ __all__ = [
     "audit_causality",
     "gradient_error",
     "jacobian_penalty",
+    "saved_bytes",
     "spectral_radius",
 ]

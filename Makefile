@@ -1,0 +1,39 @@
+# Everything a user or CI needs; `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+# One thread per process: the tests run two processes on two cores.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1
+.DEFAULT_GOAL := help
+.PHONY: demo test lint format clean help
+
+demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
+	$(BIN)/equilibria demo recipes/demo.toml
+
+test: lint  ## everything that CI runs: lint, formatting, types, tests
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
+
+lint: $(STAMP)  ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(STAMP)  ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove the environment, caches and build results (runs are kept)
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis dist
+
+help:
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch is asked for by its exact version: the plain wheel suffices, extras of other builds are not wanted.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,plot]'
+	@touch $@

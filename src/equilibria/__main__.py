@@ -1,0 +1,7 @@
+"""`python -m equilibria` is `equilibria`."""
+
+import sys
+
+from equilibria.cli.app import main
+
+sys.exit(main())

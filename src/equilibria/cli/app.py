@@ -1,0 +1,61 @@
+"""The command `equilibria`. A command's module is imported when that command runs, so that help is quick."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cyclopts import App, CycloptsError, Parameter
+
+from equilibria.errors import UserError
+
+
+def _version() -> str:
+    try:
+        return version("equilibria")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+app = App(
+    name="equilibria",
+    help="Deep equilibrium language models: train, evaluate, write text, report.",
+    version=_version,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative=()),
+)
+app.command("equilibria.cli.train:command", name="train", help="Train the model of a recipe.")
+app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on its text.")
+app.command("equilibria.cli.generate:command", name="generate", help="Write text with a run's model.")
+app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
+app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
+app.command(
+    "equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: those of the command line, by default this process's.
+
+    Returns:
+        The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n.
+    """
+    try:
+        return app(arguments, exit_on_error=False, print_error=False) or 0
+    except CycloptsError as problem:
+        from equilibria.configuration.explanation import explain
+
+        return _fail(explain(problem))
+    except UserError as problem:
+        return _fail(str(problem))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

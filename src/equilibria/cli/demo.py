@@ -1,0 +1,96 @@
+"""`equilibria demo`."""
+
+import json as json_format
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from equilibria.cli.checkout import in_checkout
+from equilibria.cli.eval import Reading, evaluate_reading, run_corpus
+from equilibria.cli.generate import Draw, write_sample
+from equilibria.cli.train import exit_code, run_training
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.data import trigram_perplexity, unigram_perplexity
+from equilibria.inference.loading import load_run
+from equilibria.report import write_report
+
+command = App(name="demo")
+
+_DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
+
+
+@command.default
+def demo(
+    recipe: Path | None = None,
+    /,
+    *flags: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    json: bool = False,
+) -> int:
+    """Train a small model on the documentation that Python carries, evaluate it, write text and a report.
+
+    Args:
+        recipe: the TOML file, if not the demo's own; the name of its run gets a number.
+        flags: flags of `equilibria train`, after the recipe.
+        json: print the figures as one JSON object on stdout; progress goes to stderr.
+    """
+    console = Console(stderr=json)
+    settings = _numbered(read_recipe(recipe or in_checkout("recipes", "demo.toml"), flags))
+    result = run_training(settings, False, console)
+    if result.interrupted is not None:
+        return exit_code(result)
+    figures = _figures(result.folder, console) | {"training_tokens_per_second": result.tokens_per_second}
+    if json:
+        print(json_format.dumps(figures))
+    else:
+        console.print(_summary(figures))
+    return 0
+
+
+def _numbered(recipe: Recipe) -> Recipe:
+    """The recipe with the first number behind the run's name that no run has yet."""
+    runs = (replace(recipe.run, name=f"{recipe.run.name}-{number}") for number in count(1))
+    return replace(recipe, run=next(run for run in runs if not run.folder.exists()))
+
+
+def _figures(folder: Path, console: Console) -> dict[str, object]:
+    """Evaluates the trained model and the n-gram models of its text, writes a sample and the report."""
+    loaded = load_run(folder)
+    corpus = run_corpus(loaded, folder, console)
+    console.print("evaluating on all validation text")
+    evaluation = evaluate_reading(loaded, corpus, folder, Reading())
+    train, valid = corpus.split("train").tokens, corpus.split("valid").tokens
+    vocabulary_size = corpus.tokenizer.vocabulary_size
+    sample = write_sample(loaded, folder, _DRAW, lambda _: None)
+    return {
+        "run": str(folder),
+        "report": str(write_report(folder)),
+        "perplexity": evaluation.perplexity,
+        "unigram_perplexity": unigram_perplexity(train, valid, vocabulary_size),
+        "trigram_perplexity": trigram_perplexity(train, valid, vocabulary_size),
+        "evaluations_per_solve": evaluation.evaluations_per_solve,
+        "residual": evaluation.residual.mean,
+        "sample": sample,
+    }
+
+
+def _summary(figures: dict[str, object]) -> Table:
+    rows = {
+        "validation perplexity": "{perplexity:.1f}",
+        "of a unigram and a trigram model": "{unigram_perplexity:.1f} and {trigram_perplexity:.1f}",
+        "evaluations per solve": "{evaluations_per_solve:.1f}",
+        "residual reached": "{residual:.1e} (mean over tokens)",
+        "training speed": "{training_tokens_per_second:,.0f} tokens per second",
+        "sample": "{sample}",
+        "run folder": "{run}",
+        "report": "{report}",
+    }
+    table = Table(title="demo", show_header=False, show_lines=True)
+    for name, template in rows.items():
+        table.add_row(name, Text(template.format_map(figures)))
+    return table

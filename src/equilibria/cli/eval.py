@@ -1,0 +1,152 @@
+"""`equilibria eval`."""
+
+import json as json_format
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.table import Table
+
+from equilibria.configuration import build_corpus
+from equilibria.data import Corpus
+from equilibria.depths import Equilibrium
+from equilibria.errors import UserError
+from equilibria.inference.evaluation import Evaluation, Spread, evaluate
+from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.models import LanguageModel
+
+command = App(name="eval")
+
+Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a text is read when a model is evaluated."""
+
+    split: Literal["valid", "test", "train"] = "valid"
+    """Which part of the run's text."""
+    segment_length: Count = None
+    """Tokens of each row per solve; left out: as in training."""
+    batch_size: Count = None
+    """Rows of text read side by side; left out: as in training."""
+    memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None
+    """Equilibria of the segment before that a segment sees; left out: as in training."""
+    max_evaluations: Count = None
+    """Evaluations of the cell per solve, at most; left out: as the recipe's eval_solver says."""
+    tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+    """Residual at which a token has converged; left out: as the recipe's eval_solver says."""
+
+
+@command.default
+def evaluate_run(
+    run: Path,
+    /,
+    *,
+    reading: Annotated[Reading | None, Parameter(name="*")] = None,
+    checkpoint: str = "best",
+    json: bool = False,
+) -> int:
+    """Evaluate a run on its text, each token predicted once; the run's evaluation.json keeps the figures.
+
+    Args:
+        run: the run folder.
+        reading: how the text is read.
+        checkpoint: "best" by validation loss, "last" or "step-N".
+        json: print the figures as one JSON object and nothing else.
+    """
+    loaded, reading = load_run(run, checkpoint), reading or Reading()
+    corpus = run_corpus(loaded, run, Console(stderr=True))
+    result = evaluate_reading(loaded, corpus, run, reading)
+    if json:
+        print((run / "evaluation.json").read_text(encoding="utf-8"), end="")
+    else:
+        Console().print(_table(f"{run}, {loaded.checkpoint.name}, {reading.split}", result))
+    return 0
+
+
+def run_corpus(loaded: LoadedRun, folder: Path, console: Console) -> Corpus:
+    """The text that a run was trained on.
+
+    Raises:
+        UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
+    """
+    corpus = build_corpus(loaded.recipe, console.out)
+    if (corpus.directory / "tokenizer.json").read_bytes() != (folder / "tokenizer.json").read_bytes():
+        raise UserError(f"{corpus.name} has changed since {folder} was trained: it gives another tokenizer")
+    return corpus
+
+
+def evaluate_reading(loaded: LoadedRun, corpus: Corpus, folder: Path, reading: Reading) -> Evaluation:
+    """Evaluates a run's model and keeps the figures in the folder's evaluation.json.
+
+    Raises:
+        UserError: the text has no such split, or the model has no solver to limit.
+    """
+    training, model = loaded.recipe.training, loaded.model
+    limit_solver(model, reading)
+    segment_length = reading.segment_length or training.segment_length
+    memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
+    batch_size = reading.batch_size or training.batch_size
+    result = evaluate(model, corpus.split(reading.split), batch_size, segment_length, memory_length)
+    settings = {
+        "split": reading.split,
+        "step": loaded.step,
+        "segment_length": segment_length,
+        "memory_length": memory_length,
+    }
+    figures = json_format.dumps({**settings, **result.to_json()})
+    (folder / "evaluation.json").write_text(figures + "\n", encoding="utf-8")
+    return result
+
+
+def limit_solver(model: LanguageModel, reading: Reading) -> None:
+    """Gives the model's solver for evaluation the limits that a reading sets.
+
+    Raises:
+        UserError: it sets one, and the model has no solver.
+    """
+    if reading.max_evaluations is None and reading.tolerance is None:
+        return
+    if not isinstance(model.depth, Equilibrium):
+        raise UserError(
+            "--max-evaluations and --tolerance limit a solver; this model has a fixed depth instead"
+        )
+    solver = model.depth.eval_solver
+    limits = {
+        "max_evaluations": reading.max_evaluations or solver.max_evaluations,
+        "tol": reading.tolerance or solver.tol,
+    }
+    model.depth = replace(model.depth, eval_solver=replace(solver, **limits))
+
+
+def _table(title: str, result: Evaluation) -> Table:
+    unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
+    rows = {
+        "loss": f"{result.loss:.4f} nats per token",
+        "perplexity": f"{result.perplexity:,.2f} per token, {result.word_perplexity:,.2f} per word",
+        "bits per byte": f"{result.bits_per_byte:.4f}",
+        "counted": f"{result.tokens:,} tokens, {result.words:,} words, {result.bytes:,} bytes",
+        "residual per token": _spread(result.residual),
+        "evaluations per token": _spread(result.evaluations),
+        "evaluations per solve": _number(result.evaluations_per_solve),
+        "solves not converged": unconverged,
+        "speed": f"{result.tokens_per_second:,.0f} tokens per second",
+    }
+    table = Table(title=title, show_header=False)
+    for row in rows.items():
+        table.add_row(*row)
+    return table
+
+
+def _spread(spread: Spread) -> str:
+    return (
+        f"mean {_number(spread.mean)}, 95th percentile {_number(spread.p95)}, worst {_number(spread.worst)}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

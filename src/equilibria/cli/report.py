@@ -1,0 +1,23 @@
+"""`equilibria report`."""
+
+import json as json_format
+from pathlib import Path
+
+from cyclopts import App
+
+from equilibria.report import write_report
+
+command = App(name="report")
+
+
+@command.default
+def report(run: Path, /, *, json: bool = False) -> int:
+    """Write a run's report, one HTML page with all it needs inside.
+
+    Args:
+        run: the run folder.
+        json: print the page's path as a JSON object.
+    """
+    page = write_report(run)
+    print(json_format.dumps({"report": str(page)}) if json else page)
+    return 0

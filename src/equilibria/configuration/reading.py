@@ -1,0 +1,119 @@
+"""Recipes from TOML and the command line, and back to TOML."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CoercionError, CycloptsError, Parameter
+from cyclopts.argument import ArgumentCollection, update_argument_collection
+
+from equilibria.configuration.explanation import explain
+from equilibria.configuration.recipe import Recipe, problems
+from equilibria.errors import UserError
+
+Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
+"""A recipe as a parameter of a command: each of its fields is a flag."""
+
+
+def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Takes from a recipe file what the flags leave open.
+
+    It is the `config` of a command whose first argument is that file.
+
+    Raises:
+        UserError: the file is missing or no TOML.
+        CycloptsError: a key is unknown, or a section is not a table.
+    """
+    del app, commands
+    given = arguments[0].tokens
+    settings = ArgumentCollection(argument for argument in arguments if argument.keys)
+    if given:
+        path = Path(given[0].value)
+        update_argument_collection(_load(path), str(path), settings, root_keys=(), allow_unknown=False)
+    for argument in settings:
+        if is_dataclass(argument.hint) and argument.tokens:
+            raise CoercionError(argument=argument, token=argument.tokens[0])
+
+
+def check_recipe(recipe: Recipe, path: Path) -> None:
+    """Raises a UserError that names `path`, where the recipe came from, if its values do not go together."""
+    for problem in problems(recipe):
+        raise UserError(f"{path}: {problem}")
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file.
+
+    Args:
+        path: the file.
+        overrides: flags that have the last word, as on the command line: `["--training.steps", "10"]`.
+
+    Raises:
+        UserError: one line that names the file or flag, the key, what was expected and the nearest right one.
+    """
+    try:
+        recipe = _reader([str(path), *overrides], exit_on_error=False, print_error=False)
+    except CycloptsError as problem:
+        raise UserError(explain(problem)) from problem
+    check_recipe(recipe, path)
+    return recipe
+
+
+_reader = App(
+    config=fill_from_file,
+    default_parameter=Parameter(negative=()),
+    help_flags=[],
+    version_flags=[],
+    result_action="return_value",
+)
+
+
+@_reader.default
+def _read(file: Path, /, *, recipe: Settings) -> Recipe:
+    del file
+    return recipe
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe."""
+    path.write_text("\n".join(_table(recipe, ())).lstrip() + "\n", encoding="utf-8")
+
+
+def _table(section: object, keys: tuple[str, ...]) -> Iterator[str]:
+    """Lines of a section: its own values first, as TOML demands, then its subsections."""
+    assert is_dataclass(section)
+    values = {entry.name: getattr(section, entry.name) for entry in fields(section)}
+    own = {name: value for name, value in values.items() if not is_dataclass(value) and value is not None}
+    if own:
+        yield from ("", f"[{'.'.join(keys)}]")
+    for name, value in own.items():
+        yield f"{name} = {_literal(value)}"
+    for name, value in values.items():
+        if is_dataclass(value):
+            yield from _table(value, (*keys, name))
+
+
+def _literal(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            # A JSON string is a TOML string, but for one control character that JSON leaves as it is.
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case tuple():
+            return f"[{', '.join(map(_literal, value))}]"
+    raise TypeError(f"no TOML for {value!r}")
+
+
+def _load(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise UserError(f"{path}: no such recipe; give the path of a TOML file") from problem
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read as TOML: {problem}") from problem

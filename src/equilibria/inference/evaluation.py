@@ -1,0 +1,202 @@
+"""How well a model predicts a text, and how well its solves converged while doing so."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equilibria.data.batching import NO_TARGET, EvaluationStream
+from equilibria.data.prepared import EncodedSplit
+from equilibria.errors import UserError
+from equilibria.models.language_model import LanguageModel
+from equilibria.solvers import Solution, Status
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, 95th percentile and worst of a figure; None where there is none or it is not finite."""
+
+    mean: float | None
+    p95: float | None
+    worst: float | None
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Spread":
+        """The spread of a one-dimensional array of any length."""
+        if values.size == 0:
+            return cls(None, None, None)
+        figures = (values.mean(dtype=np.float64), np.quantile(values, 0.95), values.max())
+        return cls(*(float(figure) if math.isfinite(figure) else None for figure in figures))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of evaluating a model on a text.
+
+    Attributes:
+        loss: mean negative log-likelihood per token, in nats.
+        perplexity: `exp(loss)`, per token.
+        word_perplexity: perplexity per whitespace-separated word, the end of a passage counted as one.
+        bits_per_byte: negative log-likelihood in bits per byte of UTF-8 text.
+        tokens: tokens predicted, each once: all but the first.
+        words, bytes: those of the text, in the proportion of its tokens that were predicted.
+        residual: over predicted tokens; of the state that the prediction was made from.
+        evaluations: over predicted tokens: evaluations after which a token's state had converged, or all
+            that were spent where it had not.
+        evaluations_per_solve: evaluations of the cell per solve of a batch of segments, mean; None for
+            explicit depths.
+        solves: how many solves there were; 0 for explicit depths.
+        unconverged: the fraction of solves that did not converge everywhere; None for explicit depths.
+        seconds: wall-clock time.
+        tokens_per_second: `tokens / seconds`.
+    """
+
+    loss: float
+    perplexity: float
+    word_perplexity: float
+    bits_per_byte: float
+    tokens: int
+    words: int
+    bytes: int
+    residual: Spread
+    evaluations: Spread
+    evaluations_per_solve: float | None
+    solves: int
+    unconverged: float | None
+    seconds: float
+    tokens_per_second: float
+
+    def to_json(self) -> dict[str, object]:
+        """The figures as nested dictionaries that the json module writes; what is not finite becomes None."""
+        figures = asdict(self)
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in figures.items()
+        }
+
+
+def perplexity(loss: float) -> float:
+    """`exp(loss)`, infinite where that is too large for a float."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def evaluate(
+    model: LanguageModel,
+    split: EncodedSplit,
+    batch_size: int,
+    segment_length: int,
+    memory_length: int | None = None,
+    max_tokens: int | None = None,
+) -> Evaluation:
+    """Predicts every token of a text but its first, exactly once, and measures loss and convergence.
+
+    The model is left as it was found (mode and memory length), and no random number is drawn.
+
+    Args:
+        model: on any device.
+        split: the encoded text.
+        batch_size: rows that are read side by side; each row is a contiguous part of the text.
+        segment_length: tokens per row and solve.
+        memory_length: equilibria handed from one segment to the next; None keeps the model's own.
+        max_tokens: read only so many tokens, from the start of the text; None reads all of it.
+
+    Raises:
+        UserError: a size is not positive, or there is no token to predict.
+    """
+    tokens = split.tokens if max_tokens is None else split.tokens[:max_tokens]
+    tally = _Tally()
+    start = time.perf_counter()
+    stream = EvaluationStream(tokens, batch_size, segment_length)
+    with _evaluating(model, memory_length), torch.no_grad():
+        _read(model, stream, tally)
+    return tally.evaluation(split, time.perf_counter() - start)
+
+
+def _read(model: LanguageModel, stream: EvaluationStream, tally: "_Tally") -> None:
+    device = next(model.parameters()).device
+    memory = None
+    for segment in stream:
+        memory = None if segment.starts else memory
+        output = model(segment.inputs.to(device), segment.targets.to(device), memory)
+        memory = output.memory
+        tally.add(output.loss, output.solution, segment.targets != NO_TARGET)
+
+
+@contextmanager
+def _evaluating(model: LanguageModel, memory_length: int | None) -> Iterator[None]:
+    """Evaluation mode and the memory length asked for, both put back afterwards."""
+    training, own_length = model.training, model.memory_length
+    model.eval()
+    if memory_length is not None:
+        if memory_length < 0:
+            raise UserError(f"the memory length must be at least 0, found {memory_length}")
+        model.memory_length = memory_length
+    try:
+        yield
+    finally:
+        model.memory_length = own_length
+        model.train(training)
+
+
+class _Tally:
+    """Running sums of an evaluation."""
+
+    def __init__(self) -> None:
+        self.nats = 0.0
+        self.tokens = 0
+        self.residuals: list[np.ndarray] = []
+        self.group_evaluations: list[np.ndarray] = []
+        self.evaluations = 0
+        self.solves = 0
+        self.unconverged = 0
+
+    def add(self, loss: Tensor | None, solution: Solution | None, predicted: Tensor) -> None:
+        """Counts one segment; `predicted` (B, L) on the CPU marks the tokens that are targets."""
+        count = int(predicted.sum())
+        if count and loss is not None:
+            self.nats += float(loss) * count
+        self.tokens += count
+        if solution is None:
+            return
+        self.evaluations += solution.evaluations
+        self.solves += 1
+        self.unconverged += solution.status is not Status.CONVERGED
+        self.residuals.append(_per_token(solution.residual, predicted))
+        self.group_evaluations.append(_per_token(solution.group_evaluations, predicted))
+
+    def evaluation(self, split: EncodedSplit, seconds: float) -> Evaluation:
+        """The figures of everything counted."""
+        loss = self.nats / self.tokens
+        share = self.tokens / len(split.tokens)
+        words, size = split.words * share, split.bytes * share
+        return Evaluation(
+            loss=loss,
+            perplexity=perplexity(loss),
+            word_perplexity=perplexity(self.nats / words),
+            bits_per_byte=self.nats / math.log(2) / size,
+            tokens=self.tokens,
+            words=round(words),
+            bytes=round(size),
+            residual=Spread.of(_joined(self.residuals)),
+            evaluations=Spread.of(_joined(self.group_evaluations)),
+            evaluations_per_solve=self.evaluations / self.solves if self.solves else None,
+            solves=self.solves,
+            unconverged=self.unconverged / self.solves if self.solves else None,
+            seconds=seconds,
+            tokens_per_second=self.tokens / seconds,
+        )
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _per_token(groups: Tensor, predicted: Tensor) -> np.ndarray:
+    """A figure per group (B,) or (B, L) as one value per predicted token, on the CPU."""
+    per_token = groups.detach().cpu().float().reshape(len(predicted), -1).expand(predicted.shape)
+    return per_token[predicted].numpy()

@@ -1,0 +1,70 @@
+"""From a run folder back to a model that evaluates and writes text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from equilibria.configuration.building import build_model
+from equilibria.configuration.reading import read_recipe
+from equilibria.configuration.recipe import Recipe
+from equilibria.data.tokenizers import Tokenizer, load_tokenizer
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.weights import load_weights
+from equilibria.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model in evaluation mode, with what belongs to it.
+
+    Attributes:
+        model: the weights of the chosen checkpoint, on the CPU.
+        tokenizer: turns text into the model's tokens and back.
+        recipe: the recipe as it was run.
+        checkpoint: the folder or file the weights came from.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    recipe: Recipe
+    checkpoint: Path
+
+    @property
+    def step(self) -> int | None:
+        """The optimizer step after which the weights were saved; None where the path does not say."""
+        number = self.checkpoint.name.removeprefix("step-")
+        return int(number) if number.isdecimal() else None
+
+
+def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
+    """Loads a trained model.
+
+    Args:
+        path: a run folder, or a `.safetensors` file with its `config.toml` and `tokenizer.json` beside it.
+        checkpoint: for a run folder `"best"` (by validation loss; the last one before the first evaluation),
+            `"last"` or `"step-N"`.
+
+    Raises:
+        UserError: something is missing, damaged or of another shape.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        folder, source, weights = RunFolder(path.parent), path, path
+    else:
+        folder = RunFolder(path)
+        source = folder.checkpoint(checkpoint)
+        weights = source / "model.safetensors"
+    for file in (folder.config, folder.tokenizer):
+        if not file.is_file():
+            raise UserError(f"{file} is missing; a model is loaded with its config.toml and tokenizer.json")
+    recipe = read_recipe(folder.config, [])
+    tokenizer = load_tokenizer(folder.tokenizer)
+    model = build_model(recipe, tokenizer.vocabulary_size)
+    load_weights(model, weights)
+    model.eval()
+    return LoadedRun(model, tokenizer, recipe, source)
+
+
+def load(path: Path | str) -> LanguageModel:
+    """The best model of a run, in evaluation mode; see `load_run`."""
+    return load_run(path).model

@@ -1,0 +1,92 @@
+"""The layout of a run folder: the one place that knows its file names."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from equilibria.errors import UserError
+
+
+@dataclass(frozen=True)
+class CheckpointIndex:
+    """Which checkpoints a run holds, by their folders; `best` is None before the first evaluation."""
+
+    last: str
+    best: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder, and the reading of its checkpoint index."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The recipe as it was run."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line: training, validation and events."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, copied here so that the run does not depend on the data cache."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of `step-N` folders and `index.json`."""
+        return self.path / "checkpoints"
+
+    @property
+    def index_file(self) -> Path:
+        """The file that says which checkpoint is the last and which the best."""
+        return self.checkpoints / "index.json"
+
+    def index(self) -> CheckpointIndex | None:
+        """What the index file says; None where nothing has been saved yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.index_file.exists():
+            return None
+        try:
+            entries = json.loads(self.index_file.read_text(encoding="utf-8"))
+            last, best = entries["last"], entries.get("best")
+            if not isinstance(last, str) or not isinstance(best, str | None):
+                raise TypeError("names of checkpoints must be strings")
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise UserError(
+                f"{self.index_file} is damaged ({problem}); write it anew as "
+                f'{{"last": "step-N", "best": "step-M"}} with the folders that are beside it'
+            ) from problem
+        return CheckpointIndex(last, best)
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of a checkpoint.
+
+        Args:
+            name: `"last"`, `"best"` (the last one before the first evaluation) or `"step-N"`.
+
+        Raises:
+            UserError: there is no such run, or no such checkpoint in it.
+        """
+        if not self.path.is_dir():
+            raise UserError(
+                f"there is no run folder {self.path}; give the path of one that `equilibria train` made"
+            )
+        index = self.index()
+        if index is None:
+            raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
+        named = {"last": index.last, "best": index.best or index.last}
+        folder = self.checkpoints / named.get(name, name)
+        if not folder.is_dir():
+            present = ", ".join(sorted(entry.name for entry in self.checkpoints.glob("step-*"))) or "none"
+            raise UserError(
+                f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})"
+            )
+        return folder

@@ -1,0 +1,174 @@
+"""Plots as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from equilibria.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Dash = Literal["-", "--", ":"]
+Role = Literal["train", "valid"]
+
+_SIZE_INCHES = (4.7, 2.9)  # near the width of a phone, so that text is not scaled down there
+_AXIS = "#7d8590"
+_LABEL = "#7d8591"
+_COLOURS = {"train": "#2f6fd0", "valid": "#d2601a", "reference": "#7d8592"}
+_VARIABLES = {
+    _AXIS: "--axis",
+    _LABEL: "--muted",
+    _COLOURS["train"]: "--train",
+    _COLOURS["valid"]: "--valid",
+    _COLOURS["reference"]: "--muted",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot.
+
+    Attributes:
+        label: in the legend.
+        x, y: points; those that are not finite are left out.
+        role: gives the colour.
+        dash: gives the kind of line.
+        markers: whether each point is marked.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    role: Role
+    dash: Dash = "-"
+    markers: bool = False
+
+    def finite(self, positive: bool) -> tuple[list[float], list[float]]:
+        """The points that can be drawn, on a logarithmic axis if `positive`."""
+        points = [
+            (x, y)
+            for x, y in zip(self.x, self.y, strict=True)
+            if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)
+        ]
+        return [x for x, _ in points], [y for _, y in points]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot.
+
+    Attributes:
+        name: unlike any other on the page; its ids are made from it.
+        title: also what a screen reader says.
+        x_label, y_label: with units.
+        curves: at least one with a point.
+        references: horizontal lines, by label.
+        logarithmic: whether the vertical axis is.
+        whole: whether the vertical axis begins at 0 and counts.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+    references: Sequence[tuple[str, float]] = ()
+    logarithmic: bool = False
+    whole: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(curve.finite(self.logarithmic)[0] for curve in self.curves)
+
+
+def draw(plot: Plot) -> str:
+    """The plot as an `<svg>` element without colours of its own.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as problem:
+        raise UserError(
+            'a report needs matplotlib, which is not installed; pip install "equilibria[plot]"'
+        ) from problem
+    style = {"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9, "axes.titlesize": 10}
+    with rc_context(style):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        _draw_curves(axes, plot)
+        _draw_axes(axes, plot)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return _for_page(buffer.getvalue(), plot)
+
+
+def _draw_curves(axes: "Axes", plot: Plot) -> None:
+    for curve in plot.curves:
+        x, y = curve.finite(plot.logarithmic)
+        if not x:
+            continue
+        marked = curve.markers and len(x) <= 60
+        axes.plot(
+            x,
+            y,
+            curve.dash,
+            label=curve.label,
+            color=_COLOURS[curve.role],
+            linewidth=1.6,
+            marker="o" if marked or len(x) == 1 else None,
+            markersize=3.5,
+        )
+    for label, height in plot.references:
+        axes.axhline(height, color=_COLOURS["reference"], linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate(
+            label,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=_LABEL,
+            fontsize=8,
+        )
+
+
+def _draw_axes(axes: "Axes", plot: Plot) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.set_title(plot.title, loc="left", color=_LABEL)
+    axes.set_xlabel(plot.x_label, color=_LABEL)
+    axes.set_ylabel(plot.y_label, color=_LABEL)
+    axes.tick_params(colors=_AXIS, labelcolor=_LABEL, length=3, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_AXIS)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(axis="y", color=_AXIS, alpha=0.25, linewidth=0.6)
+    if plot.logarithmic:
+        axes.set_yscale("log")
+    if plot.whole:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(plot.curves) > 1:
+        axes.legend(frameon=False, labelcolor=_LABEL, fontsize=8, handlelength=2.2)
+
+
+def _for_page(svg: str, plot: Plot) -> str:
+    """The bare element: no prologue, no metadata, no ids that another plot has too, colours from the page."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{plot.title}"', svg, count=1)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg

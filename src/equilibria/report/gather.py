@@ -1,0 +1,137 @@
+"""Reading a run folder as far as it goes: what is missing or damaged is listed, never an error."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import RunFolder
+from equilibria.training.metrics import read_metrics
+
+Figures = Mapping[str, object]
+Part = TypeVar("Part")
+
+
+@dataclass
+class RunRecord:
+    """What a run folder holds.
+
+    Attributes:
+        folder: the run folder.
+        config: config.toml as it stands, or None.
+        recipe: the same, read, or None.
+        metrics: the lines of metrics.jsonl.
+        evaluation: evaluation.json, or None.
+        baselines: baselines.json, or None.
+        sample: sample.json, or None.
+        missing: a sentence for everything that is not there, and how to get it.
+    """
+
+    folder: RunFolder
+    config: str | None = None
+    recipe: Recipe | None = None
+    metrics: Sequence[Figures] = ()
+    evaluation: Figures | None = None
+    baselines: Figures | None = None
+    sample: Figures | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the depth is explicit, so that nothing is solved."""
+        return self.recipe is not None and self.recipe.model.depth.kind == "unrolled"
+
+    def lines(self, kind: str) -> list[Figures]:
+        """The lines of metrics of one kind: `"train"`, `"valid"` or `"event"`."""
+        return [line for line in self.metrics if line.get("kind") == kind]
+
+    def best_validation(self) -> Figures | None:
+        """The validation line with the least loss, as the best checkpoint is chosen; None before the first."""
+        measured = [line for line in self.lines("valid") if number(line, "loss") is not None]
+        return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
+
+    def attempt(self, read: Callable[[], Part]) -> Part | None:
+        """What `read` returns, or None with its `UserError` noted as missing."""
+        try:
+            return read()
+        except UserError as problem:
+            self.missing.append(str(problem))
+            return None
+
+
+def gather(path: Path) -> RunRecord:
+    """Reads a run folder.
+
+    Raises:
+        UserError: there is no such folder, or it is no run's.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise UserError(f"there is no run folder {path}; give the path of one that `equilibria train` made")
+    if not folder.config.exists() and not folder.metrics.exists():
+        raise UserError(f"{path} is not a run folder: it has neither config.toml nor metrics.jsonl")
+    run = RunRecord(folder)
+    run.config = run.attempt(lambda: _text(folder.config, "the recipe cannot be shown"))
+    if run.config is not None:
+        run.recipe = run.attempt(lambda: read_recipe(folder.config, []))
+    run.metrics = run.attempt(lambda: _metrics(folder.metrics)) or ()
+    if run.metrics:
+        _note_missing_lines(run)
+    run.evaluation = run.attempt(lambda: _object(path / "evaluation.json", f"`equilibria eval {path}` writes it"))
+    run.baselines = run.attempt(
+        lambda: _object(path / "baselines.json", "perplexity cannot be put beside n-gram models")
+    )
+    run.sample = run.attempt(lambda: _object(path / "sample.json", f"`equilibria generate {path}` writes it"))
+    return run
+
+
+def number(figures: Figures | None, name: str) -> float | None:
+    """A finite number of that name, or None."""
+    value = figures.get(name) if figures is not None else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def nested(figures: Figures | None, name: str) -> Figures | None:
+    """The object of that name inside another, or None."""
+    value = figures.get(name) if figures is not None else None
+    return value if isinstance(value, Mapping) else None
+
+
+def _note_missing_lines(run: RunRecord) -> None:
+    for kind, means in (("train", "training curves"), ("valid", "validation figures")):
+        if not run.lines(kind):
+            run.missing.append(f"{run.folder.metrics} has no {kind!r} line yet, so there are no {means}")
+
+
+def _text(path: Path, otherwise: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as problem:
+        raise UserError(f"{path} is missing: {otherwise}") from problem
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} cannot be read ({problem})") from problem
+
+
+def _metrics(path: Path) -> list[dict[str, object]]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: there are no curves")
+    lines = read_metrics(path)
+    if not lines:
+        raise UserError(f"{path} is empty: there are no curves yet")
+    return lines
+
+
+def _object(path: Path, otherwise: str) -> Figures:
+    try:
+        content = json.loads(_text(path, otherwise))
+    except json.JSONDecodeError as problem:
+        raise UserError(f"{path} is damaged ({problem}): {otherwise}") from problem
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object): {otherwise}")
+    return content

@@ -1,0 +1,197 @@
+"""What a report measures itself: two short readings of validation text by the run's best model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equilibria.configuration import build_corpus
+from equilibria.data import EvaluationStream, Tokenizer
+from equilibria.depths import Equilibrium
+from equilibria.depths.base import Reached
+from equilibria.errors import UserError
+from equilibria.inference.loading import LoadedRun
+from equilibria.inference.run_folder import RunFolder
+from equilibria.models import LanguageModel
+from equilibria.solvers import Solver
+from equilibria.solvers.residual import relative_residual
+
+_PASSAGE_TOKENS = 512
+_CONVERGENCE_TOKENS = 4096
+_CONVERGENCE_EVALUATIONS = 64
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
+_LONGEST_CHARACTER = 4  # in tokens, each at least a byte
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of one token, or of several where a character is spread over them.
+
+    Attributes:
+        text: as decoded, white space included.
+        evaluations: after which its state had converged, or all that were spent.
+        residual: of its state.
+        nll: how unexpected it was given the text before it, in nats; None for the first token.
+        converged: whether the residual is within the tolerance.
+    """
+
+    text: str
+    evaluations: int
+    residual: float
+    nll: float | None
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Residuals over tokens at evaluation 1, 2, … of one solve with nothing stopped at the tolerance.
+
+    Attributes:
+        mean, p95, worst: one number per evaluation; infinite where a state was not finite.
+        tolerance: of the recipe.
+        tokens: how many the figures are taken over.
+    """
+
+    mean: list[float]
+    p95: list[float]
+    worst: list[float]
+    tolerance: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SolveFigures:
+    """A passage read with the recipe's solver, and one solve followed evaluation by evaluation."""
+
+    passage: list[Piece]
+    convergence: Convergence
+
+
+def measure_solves(loaded: LoadedRun, folder: RunFolder) -> SolveFigures | None:
+    """Reads the beginning of the run's validation text; None for explicit depths.
+
+    Raises:
+        UserError: the text cannot be read, or is no longer the one the model was trained on.
+    """
+    depth = loaded.model.depth
+    if not isinstance(depth, Equilibrium):
+        return None
+    tokens = _validation_tokens(loaded, folder)
+    training = loaded.recipe.training
+    passage = read_passage(
+        loaded.model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length
+    )
+    rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
+    segment = next(iter(EvaluationStream(tokens, rows, training.segment_length)))
+    return SolveFigures(passage, follow_solve(loaded.model, segment.inputs, depth.eval_solver))
+
+
+def read_passage(
+    model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int
+) -> list[Piece]:
+    """A text with what each token cost, in segments as in evaluation; the last token is only a target.
+
+    Args:
+        model: with an equilibrium depth, in evaluation mode, on the CPU.
+        tokenizer: the model's.
+        tokens: (N,) ids, at least 2.
+        segment_length: tokens per solve; memory is handed on as the model does.
+    """
+    evaluations, residuals, losses, converged = [], [], [], []
+    memory = None
+    for segment in EvaluationStream(tokens, 1, segment_length):
+        with torch.no_grad():
+            output = model(segment.inputs, memory=memory)
+        memory = output.memory
+        assert output.solution is not None
+        shape = segment.inputs.shape
+        evaluations += _per_token(output.solution.group_evaluations, shape).int().tolist()
+        residuals += _per_token(output.solution.residual, shape).tolist()
+        converged += _per_token(output.solution.converged, shape).bool().tolist()
+        losses += F.cross_entropy(output.logits[0], segment.targets[0], reduction="none").tolist()
+    pieces = []
+    for text, place in _pieces(tokenizer, [int(token) for token in tokens[:-1]]):
+        pieces.append(
+            Piece(
+                text=text,
+                evaluations=max(evaluations[place]),
+                residual=max(residuals[place]),
+                # the loss at a position is that of the token after it
+                nll=sum(losses[place.start - 1 : place.stop - 1]) if place.start else None,
+                converged=all(converged[place]),
+            )
+        )
+    return pieces
+
+
+def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Convergence:
+    """The residual of every token at each evaluation, without stopping at the tolerance.
+
+    Args:
+        model: in evaluation mode; left as it was found.
+        inputs_BL: token ids.
+        solver: its tolerance is reported; at most 64 of its evaluations are made.
+    """
+    budget = min(solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
+    recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget))
+    depth, model.depth = model.depth, recorder
+    try:
+        with torch.no_grad():
+            model(inputs_BL)
+    finally:
+        model.depth = depth
+    per_evaluation = [residual.flatten().double().numpy() for residual in recorder.residuals]
+    return Convergence(
+        mean=[float(residual.mean()) for residual in per_evaluation],
+        p95=[float(np.quantile(residual, 0.95, method="lower")) for residual in per_evaluation],
+        worst=[float(residual.max()) for residual in per_evaluation],
+        tolerance=solver.tol,
+        tokens=inputs_BL.numel(),
+    )
+
+
+class _Recorder:
+    """A depth that solves and keeps the residual of every token at every evaluation."""
+
+    def __init__(self, solver: Solver) -> None:
+        self._solver = solver
+        self.residuals: list[Tensor] = []
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        def observed(z: Tensor) -> Tensor:
+            f_z = f(z)
+            self.residuals.append(relative_residual(f_z, z))
+            return f_z
+
+        value = self._solver.solve(observed, z0).value  # type: ignore[arg-type]
+        return Reached(value.to(z0.dtype), None)
+
+
+def _validation_tokens(loaded: LoadedRun, folder: RunFolder) -> np.ndarray:
+    corpus = build_corpus(loaded.recipe)
+    if (corpus.directory / "tokenizer.json").read_bytes() != folder.tokenizer.read_bytes():
+        raise UserError(
+            f"{corpus.name} has changed since {folder.path} was trained on it, so no passage of it is shown"
+        )
+    return corpus.split("valid").tokens
+
+
+def _per_token(groups: Tensor, shape: torch.Size) -> Tensor:
+    """A figure per group (1,) or (1, L) as one value per token (L,)."""
+    return groups.reshape(shape[0], -1).expand(shape)[0]
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, slice]]:
+    """The text in pieces that end where characters end, each with the tokens it came from."""
+    pieces: list[tuple[str, slice]] = []
+    start, said = 0, 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end])
+        unfinished = text.endswith(_INCOMPLETE) and end - start < _LONGEST_CHARACTER and end < len(ids)
+        if not unfinished:
+            pieces.append((text[said:], slice(start, end)))
+            start, said = end, len(text)
+    return pieces

@@ -1,0 +1,157 @@
+"""The page: sections of HTML put together, everything that was read escaped."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+from equilibria.report import passage
+from equilibria.report.curves import convergence_plot, loss_plots, solve_plots
+from equilibria.report.figures import Plot, draw
+from equilibria.report.gather import RunRecord, number
+from equilibria.report.headline import Card
+from equilibria.report.measurement import SolveFigures
+from equilibria.report.style import STYLE, shades
+
+# The page may load nothing, whatever a text in it says.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything a page shows.
+
+    Attributes:
+        run: what the run folder holds.
+        cards: the headline figures.
+        solves: what was measured for the report; None for explicit depths or where it could not be.
+        written: when.
+    """
+
+    run: RunRecord
+    cards: Sequence[Card]
+    solves: SolveFigures | None
+    written: datetime
+
+
+def page(contents: Contents) -> str:
+    """The whole document.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    run = contents.run
+    name = escape(run.folder.path.resolve().name)
+    sections = [
+        _header(name, contents),
+        _cards(contents.cards),
+        _missing(run.missing),
+        _plots("Loss", list(loss_plots(run)), _loss_note(run)),
+        *([] if run.explicit else _solve_sections(contents)),
+        _sample(run),
+        _recipe(run),
+        _events(run),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name}</title>\n<style>{STYLE}{shades(passage.LEVELS)}</style>\n</head>\n"
+        f"<body>\n<main>\n{chr(10).join(filter(None, sections))}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(name: str, contents: Contents) -> str:
+    run = contents.run
+    steps = max((number(line, "step") or 0.0 for line in run.metrics), default=0.0)
+    parts = [f"{steps:,.0f} steps" if run.recipe is None else f"{steps:,.0f} of {run.recipe.training.steps:,} steps"]
+    if run.recipe is not None:
+        depth = run.recipe.model.depth
+        how = f"{depth.applications} applications" if run.explicit else f"solved by {depth.eval_solver.method}"
+        parts.append(f"{run.recipe.model.cell.kind} cell, {how}".replace("_", " "))
+    parts.append(f"written {contents.written:%Y-%m-%d %H:%M} UTC")
+    return f'<h1>{name}</h1>\n<p class="quiet">{escape(" · ".join(parts))}</p>'
+
+
+def _cards(cards: Sequence[Card]) -> str:
+    items = (
+        f'<dl class="card"><dt>{escape(card.name)}</dt><dd class="value">{escape(card.value)}</dd>'
+        + "".join(f'<dd class="detail">{escape(detail)}</dd>' for detail in card.details)
+        + "</dl>"
+        for card in cards
+    )
+    return f'<div class="cards">{"".join(items)}</div>'
+
+
+def _missing(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="missing"><p>Missing from this report:</p><ul>{items}</ul></div>'
+
+
+def _plots(heading: str, plots: Sequence[Plot], note: str) -> str:
+    drawn = [f"<figure>{draw(plot)}</figure>" for plot in plots if not plot.empty]
+    if not drawn:
+        return ""
+    return f'<h2>{heading}</h2>\n<p class="quiet">{note}</p>\n<div class="plots">{"".join(drawn)}</div>'
+
+
+def _loss_note(run: RunRecord) -> str:
+    count = len(run.lines("train"))
+    return (
+        "Mean negative log-likelihood of the next token. Training time leaves out evaluations and saving. "
+        f"{count:,} training lines, thinned to means of equal stretches where there are many."
+    )
+
+
+def _solve_sections(contents: Contents) -> Iterator[str]:
+    yield _plots(
+        "The solves over training",
+        list(solve_plots(contents.run)),
+        "An evaluation is one application of the cell. The residual is ‖f(z) − z‖ / ‖f(z)‖ per token, "
+        "of the state that the prediction is made from.",
+    )
+    solves = contents.solves
+    if solves is None:
+        return
+    convergence = solves.convergence
+    yield _plots(
+        "One validation solve",
+        [convergence_plot(convergence)],
+        f"{convergence.tokens:,} tokens from the beginning of the validation text, with the solver of evaluation but "
+        "without stopping at its tolerance, the dotted line: in use, a token stops there.",
+    )
+    yield (
+        "<h2>Evaluations per token</h2>\n"
+        '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
+        "token’s state had converged. Point at a token for its figures.</p>\n"
+        f"{passage.legend(solves.passage)}\n{passage.coloured(solves.passage)}"
+    )
+
+
+def _sample(run: RunRecord) -> str:
+    if run.sample is None:
+        return ""
+    prompt, text = run.sample.get("prompt") or "", run.sample.get("text") or ""
+    settings = (f"{key} {value}" for key, value in run.sample.items() if key not in ("prompt", "text") and value is not None)
+    note = escape(", ".join(settings).replace("_", " "))
+    shown = f'<span class="prompt">{escape(str(prompt))}</span>{escape(str(text))}'
+    return f'<h2>Generated text</h2>\n<p class="quiet">{note}</p>\n<pre class="text">{shown}</pre>'
+
+
+def _recipe(run: RunRecord) -> str:
+    if run.config is None:
+        return ""
+    return f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
+
+
+def _events(run: RunRecord) -> str:
+    lines = run.lines("event")
+    if not lines:
+        return "<h2>Events</h2>\n<p>The run was neither interrupted nor resumed.</p>" if run.metrics else ""
+    return f'<h2>Events</h2>\n<ul class="events">{"".join(map(_event, lines))}</ul>'
+
+
+def _event(line: object) -> str:
+    raise NotImplementedError

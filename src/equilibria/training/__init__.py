@@ -1,0 +1,7 @@
+"""Training a language model: the loop, what it saves, what it shows."""
+
+from equilibria.training.loop import TrainingLoop
+from equilibria.training.randomness import seed_everything
+from equilibria.training.trainer import Trainer, TrainingResult
+
+__all__ = ["Trainer", "TrainingLoop", "TrainingResult", "seed_everything"]

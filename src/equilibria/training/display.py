@@ -1,0 +1,170 @@
+"""What training shows: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Figures = Mapping[str, object]
+
+
+class Display(Protocol):
+    """What the trainer tells a person. `train` and `valid` take the figures of the metrics lines."""
+
+    def __enter__(self) -> "Display": ...
+
+    def __exit__(self, *problem: object) -> None: ...
+
+    def advance(self, step: int) -> None:
+        """A step is finished; called for every one."""
+
+    def train(self, step: int, figures: Figures) -> None:
+        """Means of the last steps."""
+
+    def valid(self, step: int, figures: Figures) -> None:
+        """An evaluation on validation text."""
+
+    def say(self, message: str) -> None:
+        """A sentence."""
+
+
+def display(console: Console, name: str, steps: int, done: int) -> Display:
+    """The display that suits the console.
+
+    Args:
+        console: where to show; a live table if it is a terminal.
+        name: of the run.
+        steps: of the whole run.
+        done: steps finished before this process started.
+    """
+    pace = Pace(steps, done)
+    return LiveDisplay(console, name, pace) if console.is_terminal else PlainDisplay(console, pace)
+
+
+@dataclass
+class Pace:
+    """How far training is and how long it will take, by the wall clock: evaluations and saving included.
+
+    Attributes:
+        steps: of the whole run.
+        first: steps finished before this process started.
+        done: steps finished.
+        started: when the first step of this process began, on the monotonic clock in seconds.
+    """
+
+    steps: int
+    first: int
+    done: int = field(init=False)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.done = self.first
+
+    def time_left(self) -> str:
+        """As `h:mm:ss`; a question mark before the first step."""
+        taken = self.done - self.first
+        if taken == 0:
+            return "?"
+        seconds = round((time.monotonic() - self.started) / taken * (self.steps - self.done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+class PlainDisplay:
+    """One line per figure; what suits a log file."""
+
+    def __init__(self, console: Console, pace: Pace) -> None:
+        self._console = console
+        self._pace = pace
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        return None
+
+    def advance(self, step: int) -> None:
+        self._pace.done = step
+
+    def train(self, step: int, figures: Figures) -> None:
+        self.say(
+            f"step {step}/{self._pace.steps}  loss {_number(figures['loss'], '.4f')}  "
+            f"perplexity {_number(figures['perplexity'], '.2f')}  "
+            f"evaluations {_number(figures['evaluations'], '.1f')}  "
+            f"residual {_number(figures['residual'], '.1e')}  "
+            f"{_number(figures['tokens_per_second'], ',.0f')} tokens/s  {self._pace.time_left()} left"
+        )
+
+    def valid(self, step: int, figures: Figures) -> None:
+        self.say(validation_line(step, figures))
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveDisplay:
+    """A table that is kept up to date; validations and sentences scroll above it."""
+
+    def __init__(self, console: Console, name: str, pace: Pace) -> None:
+        self._name = name
+        self._pace = pace
+        self._figures: Figures = {}
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+
+    def __enter__(self) -> "LiveDisplay":
+        self._live.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._live.stop()
+
+    def advance(self, step: int) -> None:
+        self._pace.done = step
+
+    def train(self, step: int, figures: Figures) -> None:
+        self._figures = figures
+
+    def valid(self, step: int, figures: Figures) -> None:
+        self.say(validation_line(step, figures))
+
+    def say(self, message: str) -> None:
+        self._live.console.print(message, markup=False, highlight=False)
+
+    def _render(self) -> Group:
+        columns = {
+            "step": f"{self._pace.done}/{self._pace.steps}",
+            "loss": _number(self._figures.get("loss"), ".4f"),
+            "perplexity": _number(self._figures.get("perplexity"), ".2f"),
+            "evaluations": _number(self._figures.get("evaluations"), ".1f"),
+            "residual": _number(self._figures.get("residual"), ".1e"),
+            "tokens/s": _number(self._figures.get("tokens_per_second"), ",.0f"),
+            "time left": self._pace.time_left(),
+        }
+        table = Table(title=Text(self._name), title_justify="left")
+        for heading in columns:
+            table.add_column(heading, justify="right")
+        table.add_row(*columns.values())
+        return Group(table, ProgressBar(total=self._pace.steps, completed=self._pace.done, width=60))
+
+
+def validation_line(step: int, figures: Figures) -> str:
+    """The figures of an evaluation in a line."""
+    return (
+        f"step {step}  validation: loss {_number(figures['loss'], '.4f')}  "
+        f"perplexity {_number(figures['perplexity'], '.2f')}  "
+        f"evaluations {_number(figures['evaluations'], '.1f')}  "
+        f"residual {_number(figures['residual'], '.1e')} "
+        f"(95% {_number(figures['residual_p95'], '.1e')}, "
+        f"worst {_number(figures['residual_worst'], '.1e')})  "
+        f"unconverged solves {_number(figures['unconverged'], '.0%')}"
+    )
+
+
+def _number(value: object, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return format(value, form) if isinstance(value, int | float) else "-"

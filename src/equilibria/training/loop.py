@@ -1,0 +1,183 @@
+"""The core of training: one optimizer step after another, and the state that makes the next one what it is.
+
+It knows nothing of run folders, displays and signals, so that a benchmark can step two of them in turn.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equilibria.cells import Memory
+from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.data.batching import NO_TARGET, TrainingStream
+from equilibria.errors import UserError
+from equilibria.inference.weights import distinct_state, fill
+from equilibria.models.language_model import LanguageModel
+from equilibria.training.checkpoint import Checkpoint
+from equilibria.training.optimizers import adamw
+from equilibria.training.randomness import random_state, restore_random_state
+from equilibria.training.schedules import warmup_cosine
+from equilibria.training.statistics import StepStatistics
+
+
+class TrainingLoop:
+    """Trains a model on a stream of tokens.
+
+    A step reads `accumulation` slots of `batch_size` rows each and averages their gradients: the same step
+    as one of `accumulation * batch_size` rows taken at once. Every slot has its own segment memory.
+
+    Args:
+        model: on the device it shall be trained on.
+        recipe: sizes, rates and limits.
+        tokens: the training text (1-D, integer).
+
+    Attributes:
+        done: optimizer steps finished; also the index of the next segment of the stream.
+        statistics: figures of the steps since its last reset.
+    """
+
+    def __init__(self, model: LanguageModel, recipe: TrainingRecipe, tokens: np.ndarray) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.device = next(model.parameters()).device
+        self.done = 0
+        self.statistics = StepStatistics(self.device)
+        self._stream = TrainingStream(tokens, recipe.batch_size * recipe.accumulation, recipe.segment_length)
+        self._memories: list[Memory | None] = [None] * recipe.accumulation
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = adamw(model, recipe)
+        self._schedule = self._new_schedule()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self) -> Tensor:
+        """Takes one optimizer step.
+
+        Returns:
+            The loss before the step, in nats per token, on the model's device; reading it waits for that.
+        """
+        segment = self._stream.at(self.done)
+        if segment.starts:
+            self._memories = [None] * self.recipe.accumulation
+        self.model.train()
+        total = max(1, int((segment.targets != NO_TARGET).sum()))
+        slots = zip(
+            *(part.chunk(self.recipe.accumulation) for part in (segment.inputs, segment.targets)), strict=True
+        )
+        loss = torch.zeros((), device=self.device)
+        for slot, (inputs, targets) in enumerate(slots):
+            share = int((targets != NO_TARGET).sum()) / total
+            if share:
+                loss += self._backward(slot, inputs, targets, share)
+        gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        self.done += 1
+        self.statistics.add_step(loss, gradient_norm, total)
+        return loss
+
+    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
+        """Adds the gradient of a slot, weighted by its share of the targets; returns its weighted loss."""
+        output = self.model(inputs.to(self.device), targets.to(self.device), self._memories[slot])
+        self._memories[slot] = output.memory
+        assert output.loss is not None  # there are targets
+        weighted = output.loss * share
+        weighted.backward()
+        if output.solution is not None:
+            self.statistics.add_solve(output.solution)
+        return weighted.detach()
+
+    def _new_schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
+        recipe = self.recipe
+        return warmup_cosine(self._optimizer, recipe.steps, recipe.warmup_steps, recipe.final_rate, self.done)
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that later steps depend on. Tensors are not copied: save before the next step."""
+        trainer = {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
+        trainer |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
+        trainer |= self._optimizer_state()
+        for slot, memory in enumerate(self._memories):
+            parts = [] if memory is None else memory.flatten()
+            trainer |= {f"memory.{slot}.{number:04d}": part for number, part in enumerate(parts)}
+        return Checkpoint(distinct_state(self.model), trainer, {"step": self.done})
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Goes on from a checkpoint: the steps that follow are those that would have followed it.
+
+        Args:
+            checkpoint: what `checkpoint` returned, read back.
+            path: its folder, for messages.
+
+        Raises:
+            UserError: it belongs to another model or is incomplete.
+        """
+        step = checkpoint.scalars.get("step")
+        if not isinstance(step, int):
+            raise UserError(f"{path / 'trainer.json'} has no step; it is damaged, restore it")
+        fill(distinct_state(self.model), checkpoint.model, path / "model.safetensors")
+        parts = _by_prefix(checkpoint.trainer)
+        try:
+            self._restore_optimizer(parts.get("optimizer", {}))
+            self.statistics.restore(parts["statistics"])
+            self._memories = self._restored_memories(parts.get("memory", {}))
+            restore_random_state(parts["random"], self.device)
+        except (KeyError, RuntimeError, ValueError) as problem:
+            raise UserError(
+                f"{path / 'trainer.safetensors'} does not belong to this model or is incomplete "
+                f"({type(problem).__name__}: {problem}); use the recipe it was trained with"
+            ) from problem
+        self.done = step
+        self._schedule = self._new_schedule()
+
+    def _names(self) -> list[str]:
+        """Names of the parameters in the order in which the optimizer counts them."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [
+            names[id(parameter)] for group in self._optimizer.param_groups for parameter in group["params"]
+        ]
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        state = self._optimizer.state_dict()["state"]
+        return {
+            f"optimizer.{key}.{name}": tensor
+            for number, name in enumerate(self._names())
+            for key, tensor in state.get(number, {}).items()
+        }
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        # the recipe's rates and decay stand; only what the optimizer has learned is taken over
+        parameters = dict(self.model.named_parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for number, name in enumerate(self._names()):
+            if f"step.{name}" not in tensors:  # a parameter that has had no gradient yet
+                continue
+            step, mean, square = (tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq"))
+            expected = tuple(parameters[name].shape)
+            for moment in (mean, square):
+                if moment.shape != expected:
+                    raise ValueError(f"moments of {name} are {tuple(moment.shape)}, expected {expected}")
+            state[number] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _restored_memories(self, tensors: Mapping[str, Tensor]) -> list[Memory | None]:
+        slots: list[list[Tensor]] = [[] for _ in range(self.recipe.accumulation)]
+        for name in sorted(tensors):
+            slots[int(name.partition(".")[0])].append(tensors[name].to(self.device))
+        return [Memory.unflatten(parts) if parts else None for parts in slots]
+
+
+def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """`{"a.b": t}` as `{"a": {"b": t}}`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, _, rest = name.partition(".")
+        parts.setdefault(prefix, {})[rest] = tensor
+    return parts

@@ -1,0 +1,87 @@
+"""The run's log: one JSON object per line, written as it happens."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from equilibria.errors import UserError
+
+
+class MetricsWriter:
+    """Appends lines to `metrics.jsonl`; each is on the disk's cache when `write` returns.
+
+    Args:
+        path: the file; its folder exists.
+        step: the step training goes on from. Lines of later steps, left by a run that was killed after its
+            last checkpoint, and a last line that was cut short are removed.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        _cut(path, step)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Appends one line.
+
+        Args:
+            kind: `"train"`, `"valid"` or `"event"`.
+            step: optimizer steps finished.
+            figures: what else the line holds; numbers are finite or None.
+
+        Raises:
+            UserError: the disk is full or the file cannot be written.
+        """
+        line = {"kind": kind, "step": step, **figures, "time": time.time()}
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise UserError(
+                f"{self._path} cannot be written ({problem}); free some space and resume"
+            ) from problem
+
+    def close(self) -> None:
+        """Closes the file."""
+        try:
+            self._file.close()
+        except OSError:  # the line that could not be written has been reported by `write`
+            return
+
+
+def read_metrics(path: Path) -> list[dict[str, object]]:
+    """The complete lines of a metrics file; a last line that was cut short is left out.
+
+    Raises:
+        UserError: a line is not a JSON object.
+    """
+    lines: list[dict[str, object]] = []
+    text = path.read_text(encoding="utf-8")
+    complete, _, _ = text.rpartition("\n")
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                raise ValueError("not an object with a step")
+        except ValueError as problem:
+            raise UserError(f"{path}, line {number} is damaged ({problem}); delete that line") from problem
+        lines.append(entry)
+    return lines
+
+
+def _cut(path: Path, step: int) -> None:
+    """Rewrites the file without what came after `step`, in one go, so that nothing older can be lost."""
+    if not path.exists():
+        return
+    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if _step(line) <= step]
+    replacement = path.with_name(path.name + ".partial")
+    replacement.write_text("".join(kept), encoding="utf-8")
+    os.replace(replacement, path)
+
+
+def _step(line: Mapping[str, object]) -> int:
+    step = line["step"]
+    return step if isinstance(step, int) else 0

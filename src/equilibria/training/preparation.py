@@ -1,0 +1,101 @@
+"""Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from equilibria.configuration.reading import read_recipe, write_recipe
+from equilibria.configuration.recipe import Recipe
+from equilibria.data.prepared import Corpus
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import RunFolder
+
+_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed")
+
+
+def create_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
+    """Makes the folder with the recipe and the tokenizer.
+
+    Raises:
+        UserError: it exists already and is not empty, or cannot be written.
+    """
+    if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+        raise UserError(
+            f"the run folder {folder.path} exists already; continue it with --resume, "
+            f"choose another --run.name or remove it"
+        )
+    furnish_run(folder, recipe, corpus)
+
+
+def furnish_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
+    """Writes what a run has before its first step: the recipe and the tokenizer.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        record_recipe(folder, recipe)
+        corpus.tokenizer.save(folder.tokenizer)
+    except OSError as problem:
+        raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
+
+
+def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
+    """Checks that a run can go on with this recipe.
+
+    The model, the batch and the seed must be those of the run; lengths, rates and intervals may change.
+
+    Raises:
+        UserError: there is no such run, or what must not change has changed: the first such key is named.
+    """
+    if not folder.config.is_file():
+        raise UserError(f"there is no run to resume in {folder.path}; start one without --resume")
+    earlier = read_recipe(folder.config, [])
+    difference = _first_difference(_fixed(earlier), _fixed(recipe))
+    if difference is not None:
+        key, before, now = difference
+        raise UserError(
+            f"the run in {folder.path} has {key} = {before}, the recipe {now}; "
+            f"resume with the same, or start a new run"
+        )
+
+
+def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    """Writes the recipe into the folder, in one go.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    replacement = folder.path / ".config.toml.partial"
+    try:
+        write_recipe(recipe, replacement)
+        replacement.replace(folder.config)
+    except OSError as problem:
+        raise UserError(f"{folder.config} cannot be written ({problem})") from problem
+
+
+def _fixed(recipe: Recipe) -> dict[str, object]:
+    """What a run may not change while it is continued, with dotted keys."""
+    fixed = _flat("model", asdict(recipe.model))
+    training = asdict(recipe.training)
+    return fixed | {f"training.{name}": training[name] for name in _FIXED_TRAINING}
+
+
+def _flat(prefix: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        key: leaf for name, part in value.items() for key, leaf in _flat(f"{prefix}.{name}", part).items()
+    }
+
+
+def _first_difference(before: dict[str, object], now: dict[str, object]) -> tuple[str, object, object] | None:
+    for key, value in before.items():
+        if now.get(key) != value:
+            return key, _shown(value), _shown(now.get(key))
+    return None
+
+
+def _shown(value: object) -> str:
+    return json.dumps(str(value) if isinstance(value, Path) else value, default=str)

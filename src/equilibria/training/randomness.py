@@ -1,0 +1,29 @@
+"""Seeds, and the state of the random number generators that training draws from."""
+
+import torch
+from torch import Tensor
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every generator that initialisation and training draw from; call it before the model is built."""
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators, on the CPU and, where the model is on one, on its accelerator."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Puts the generators where `random_state` found them.
+
+    Raises:
+        KeyError: the state has no generator of the CPU.
+        RuntimeError: a state is of another length.
+    """
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

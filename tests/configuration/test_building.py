@@ -1,0 +1,99 @@
+"""From the names in a recipe to objects."""
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.configuration import (
+    CellRecipe,
+    DataRecipe,
+    DepthRecipe,
+    GradientRecipe,
+    ModelRecipe,
+    Recipe,
+    RunRecipe,
+    SolverRecipe,
+    build_corpus,
+    build_gradient,
+    build_model,
+    build_solver,
+)
+from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.errors import UserError
+from equilibria.gradients import Implicit, Phantom, Unrolled
+from equilibria.solvers import GMRES, Anderson, Broyden, Picard
+
+
+def recipe(model: ModelRecipe | None = None, data: DataRecipe | None = None) -> Recipe:
+    return Recipe(run=RunRecipe(name="x"), model=model or ModelRecipe(), data=data or DataRecipe())
+
+
+def test_solvers_take_what_is_given_and_keep_their_defaults() -> None:
+    limits = {"tol": 1e-4, "max_evaluations": 9}
+    picard = SolverRecipe(method="picard", damping=0.5, scope="token", **limits)
+    assert build_solver(picard) == Picard(damping=0.5, scope="token", **limits)
+    anderson = SolverRecipe(method="anderson", ridge=0.0, **limits)
+    assert build_solver(anderson) == Anderson(ridge=0.0, scope="prefix", **limits)
+    broyden = SolverRecipe(method="broyden", history=5, scope="sample", **limits)
+    assert build_solver(broyden) == Broyden(history=5, **limits)
+
+
+def test_gradients_take_what_is_given_and_keep_their_defaults() -> None:
+    assert build_gradient(GradientRecipe(method="phantom", steps=3)) == Phantom(steps=3)
+    assert build_gradient(GradientRecipe(method="unrolled", checkpoint=True)) == Unrolled(checkpoint=True)
+    assert build_gradient(GradientRecipe(method="implicit")) == Implicit()
+    gradient = build_gradient(GradientRecipe(method="implicit", tol=1e-2))
+    assert isinstance(gradient, Implicit)
+    default = Implicit().solver
+    assert isinstance(default, GMRES)
+    assert gradient.solver == GMRES(
+        tol=1e-2, max_evaluations=default.max_evaluations, restart=default.restart
+    )
+
+
+def test_the_model_has_the_cell_and_the_depth() -> None:
+    cell = CellRecipe(d_model=16, heads=2, inner=24, blocks=2, dropout=0.25)
+    model = build_model(recipe(ModelRecipe(cell=cell, memory_length=5)), 11)
+    assert isinstance(model.cell, ContractiveCell)
+    assert isinstance(model.depth, Equilibrium)
+    assert (model.cell.d_model, len(model.cell.blocks), model.cell.dropout) == (16, 2, 0.25)
+    assert (model.memory_length, model.dropout, model.vocabulary_size) == (5, 0.25, 11)
+    depth = DepthRecipe(kind="unrolled", applications=3)
+    other = build_model(recipe(ModelRecipe(cell=CellRecipe(kind="post_norm"), depth=depth)), 11)
+    assert isinstance(other.cell, PostNormCell)
+    assert other.depth == UnrolledDepth(applications=3)
+
+
+def test_training_and_evaluation_have_their_own_solver() -> None:
+    solver = SolverRecipe(method="picard", tol=0.1, max_evaluations=2)
+    eval_solver = SolverRecipe(method="broyden", tol=0.2, max_evaluations=3)
+    depth = build_model(
+        recipe(ModelRecipe(depth=DepthRecipe(solver=solver, eval_solver=eval_solver))), 5
+    ).depth
+    assert isinstance(depth, Equilibrium)
+    assert (depth.solver.max_evaluations, depth.eval_solver.max_evaluations) == (2, 3)
+    assert isinstance(depth.eval_solver, Broyden)
+
+
+@pytest.mark.parametrize("source", ["folder", "files"])
+def test_the_corpus_comes_from_the_source(tmp_path: Path, source: str) -> None:
+    folder = tiny.write_text(tmp_path / "text")
+    data = (
+        DataRecipe(source="folder", path=folder, tokenizer="bytes", cache=tmp_path / "cache")
+        if source == "folder"
+        else DataRecipe(
+            source="files", files=(folder / "train.txt",), tokenizer="word", cache=tmp_path / "cache"
+        )
+    )
+    said: list[str] = []
+    corpus = build_corpus(recipe(data=data), said.append)
+    assert said
+    assert (corpus.tokenizer.vocabulary_size == 256) == (source == "folder")
+    assert corpus.split("train").words > corpus.split("valid").words > 0
+
+
+def test_an_incomplete_source_is_an_error() -> None:
+    with pytest.raises(UserError, match="data.path"):
+        build_corpus(recipe(data=DataRecipe(source="folder")))

@@ -1,0 +1,201 @@
+"""Recipes from files and flags: what is read, and what is said about what cannot be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equilibria.configuration import (
+    CellRecipe,
+    DataRecipe,
+    DepthRecipe,
+    GradientRecipe,
+    ModelRecipe,
+    Recipe,
+    RunRecipe,
+    SolverRecipe,
+    TrainingRecipe,
+    read_recipe,
+    write_recipe,
+)
+from equilibria.errors import UserError
+
+NAMED = '[run]\nname = "x"\n'
+PICARD = '[model.depth.solver]\nmethod = "picard"\ntol = 0.1\nmax_evaluations = 3\n'
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(NAMED + "[training]\nsteps = 7\n" + PICARD, encoding="utf-8")
+    return path
+
+
+def test_a_file_gives_its_values_and_defaults_for_the_rest(recipe: Path) -> None:
+    found = read_recipe(recipe)
+    assert (found.run.name, found.training.steps, found.model.depth.solver.tol) == ("x", 7, 0.1)
+    assert found.training.batch_size == TrainingRecipe().batch_size
+    assert found.run.folder == Path("runs/x")
+
+
+def test_a_flag_has_the_last_word(recipe: Path) -> None:
+    found = read_recipe(recipe, ["--training.steps", "8", "--model.depth.solver.tol=0.5", "--run.name", "y"])
+    assert (found.training.steps, found.model.depth.solver.tol, found.run.name) == (8, 0.5, "y")
+    assert found.model.depth.solver.max_evaluations == 3
+
+
+def test_a_list_and_a_switch_as_flags(recipe: Path) -> None:
+    flags = ["--data.source", "files", "--data.files", "a b", "--data.files", "c"]
+    gradient = ["--model.depth.gradient.method=phantom", "--model.depth.gradient.checkpoint"]
+    found = read_recipe(recipe, flags + gradient)
+    assert found.data.files == (Path("a b"), Path("c"))
+    assert found.model.depth.gradient.checkpoint is True
+    assert (
+        read_recipe(recipe, [*gradient[:1], f"{gradient[1]}=false"]).model.depth.gradient.checkpoint is False
+    )
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+paths = texts.filter(lambda text: "\0" not in text).map(Path)
+rates = st.floats(1e-300, 1e300)
+counts = st.integers(1, 2**63 - 1)
+names = texts.filter(lambda text: "/" not in text and "\0" not in text and text not in (".", ".."))
+
+
+@given(
+    run=st.builds(RunRecipe, name=names, directory=paths),
+    data=st.builds(
+        DataRecipe,
+        source=st.just("files"),
+        files=st.lists(paths, min_size=1, max_size=3).map(tuple),
+        vocabulary_size=st.none() | counts,
+        cache=paths,
+    ),
+    training=st.builds(TrainingRecipe, steps=counts, learning_rate=rates, threads=st.none() | counts),
+    solver=st.builds(
+        SolverRecipe,
+        method=st.just("anderson"),
+        tol=rates,
+        max_evaluations=counts,
+        ridge=st.none() | st.just(0.0) | rates,
+    ),
+    gradient=st.builds(
+        GradientRecipe,
+        method=st.just("phantom"),
+        steps=st.none() | counts,
+        checkpoint=st.none() | st.booleans(),
+    ),
+)
+def test_what_is_written_reads_back_equal(
+    tmp_path_factory: pytest.TempPathFactory,
+    run: RunRecipe,
+    data: DataRecipe,
+    training: TrainingRecipe,
+    solver: SolverRecipe,
+    gradient: GradientRecipe,
+) -> None:
+    depth = DepthRecipe(kind="unrolled", eval_solver=solver, gradient=gradient)
+    recipe = Recipe(run=run, data=data, model=ModelRecipe(cell=CellRecipe(), depth=depth), training=training)
+    path = tmp_path_factory.getbasetemp() / "written.toml"
+    write_recipe(recipe, path)
+    assert read_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nstepz = 1", "FILE: training.stepz: no such key; the nearest is training.steps"),
+        ("[trainig]\nsteps = 1", "FILE: trainig.steps: no such key; the nearest is training.steps"),
+        ("[training]\nsteps = {a = 1}", "FILE: training.steps.a: no such key; the nearest is training.steps"),
+        ('[training]\nsteps = "many"', 'FILE: training.steps = "many": expected an integer'),
+        ("[training]\nsteps = 3.5", 'FILE: training.steps = "3.5": expected an integer'),
+        ("[training]\nsteps = true", 'FILE: training.steps = "True": expected an integer'),
+        ("[training]\nsteps = [1]", 'FILE: training.steps = "[1]": expected an integer'),
+        ("[training]\nsteps = 0", 'FILE: training.steps = "0": expected an integer >= 1'),
+        ("[training]\nclip = -1.0", 'FILE: training.clip = "-1.0": expected a number > 0'),
+        ("[model.cell]\ndropout = 1.0", 'FILE: model.cell.dropout = "1.0": expected a number < 1'),
+        (
+            '[model.cell]\nkind = "contractiv"',
+            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm"; '
+            'did you mean "contractive"?',
+        ),
+        ("[model.cell]\nd_model = 100", "FILE: model.cell.d_model = 100: expected a multiple of twice"),
+        (
+            '[model.cell]\nkind = "post_norm"\nblocks = 2',
+            'FILE: model.cell.blocks = 2: expected 1, the only number that kind "post_norm" has',
+        ),
+        (
+            PICARD + "history = 3",
+            'FILE: model.depth.solver.history: method "picard" has no such option; it takes damping',
+        ),
+        (
+            '[model.depth.gradient]\nmethod = "implicit"\nsteps = 3',
+            'FILE: model.depth.gradient.steps: method "implicit" has no such option; it takes tol, max_evaluations',
+        ),
+        (
+            '[model.depth.solver]\nmethod = "picard"\ntol = 1',
+            "model.depth.solver.max_evaluations is missing; give it in the recipe or as --model",
+        ),
+        ('[data]\nsource = "folder"', 'FILE: data.path is missing: data.source = "folder" needs it'),
+        ('[data]\npath = "p"', 'FILE: data.path is for data.source = "folder", which is "embedded" here'),
+        ("x = ", "FILE: cannot be read as TOML: "),
+    ],
+)
+def test_what_is_wrong_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(NAMED + text, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_recipe(path)
+    assert str(raised.value).startswith(message.replace("FILE", str(path)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "line", ['data = "folder"', "data = 3", "model = []", "resume = true", 'recipe = "x"']
+)
+def test_a_key_outside_the_sections(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"{line}\n{NAMED}", encoding="utf-8")
+    key = line.split()[0]
+    with pytest.raises(
+        UserError, match=rf"recipe.toml: {key}( = .*: expected a section, \[{key}\]|: no such key)"
+    ):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--training.stepz", "3"], "--training.stepz: no such option; the nearest is --training.steps"),
+        (["--training.stepz=3"], "--training.stepz: no such option; the nearest is --training.steps"),
+        (["--training.steps", "a"], '--training.steps = "a": expected an integer'),
+        (["--training.steps"], "--training.steps has no value: expected an integer"),
+        (["--model.depth.solver.tol", "nan"], '--model.depth.solver.tol = "nan": expected a number'),
+        (["--data", "folder"], '--data = "folder": expected a section, [data] with its keys'),
+        (["more"], "more: unexpected argument"),
+        (["--run.name", "a/b"], 'FILE: run.name = "a/b": expected a name without slashes'),
+    ],
+)
+def test_what_is_wrong_with_a_flag(recipe: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        read_recipe(recipe, flags)
+    assert str(raised.value).startswith(message.replace("FILE", str(recipe)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recipe_without_a_name_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").touch()
+    with pytest.raises(UserError, match=r"^run\.name is missing; give it in the recipe or as --run\.name$"):
+        read_recipe(tmp_path / "empty.toml")
+    with pytest.raises(UserError, match=r"absent\.toml: no such recipe"):
+        read_recipe(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="cannot be read as TOML"):
+        read_recipe(tmp_path)
+
+
+def test_recipes_are_values() -> None:
+    recipe = Recipe(run=RunRecipe(name="x"))
+    assert recipe == Recipe(run=RunRecipe(name="x"))
+    assert recipe != replace(recipe, training=TrainingRecipe(steps=1))

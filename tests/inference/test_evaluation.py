@@ -1,0 +1,141 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from equilibria.cells import ContractiveCell
+from equilibria.data.prepared import EncodedSplit
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.errors import UserError
+from equilibria.gradients import Phantom
+from equilibria.inference.evaluation import Spread, evaluate, perplexity
+from equilibria.models import LanguageModel
+from equilibria.solvers import Picard
+
+
+def model(depth: Depth | None = None, memory_length: int = 0, tol: float = 1e-4) -> LanguageModel:
+    torch.manual_seed(0)
+    solver = Picard(tol=tol, max_evaluations=60, scope="prefix")
+    depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
+    cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=0.3)
+    return LanguageModel(vocabulary_size=19, cell=cell, depth=depth, memory_length=memory_length, dropout=0.3)
+
+
+def text(length: int) -> EncodedSplit:
+    tokens = np.random.default_rng(length).integers(0, 19, length).astype(np.uint16)
+    return EncodedSplit(tokens, words=length // 2, bytes=length * 4)
+
+
+MODEL = model()
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(2, 60), st.integers(1, 5), st.integers(1, 17))
+def test_every_token_but_the_first_counts_once(length: int, batch: int, segment: int) -> None:
+    found = evaluate(MODEL, text(length), batch, segment)
+    assert found.tokens == length - 1
+
+
+def test_loss_is_the_mean_over_tokens_of_a_direct_computation() -> None:
+    split = text(41)
+    found = evaluate(MODEL, split, batch_size=1, segment_length=64)
+    tokens = torch.from_numpy(split.tokens.astype(np.int64))[None]
+    with torch.no_grad():
+        logits = MODEL.eval()(tokens[:, :-1]).logits
+    expected = float(F.cross_entropy(logits[0], tokens[0, 1:]))
+    assert found.loss == pytest.approx(expected, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
+    nats = expected * 40  # words and bytes in the proportion of the tokens that were predicted, 40 of 41
+    assert found.word_perplexity == pytest.approx(math.exp(nats / (20 * 40 / 41)), rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / (164 * 40 / 41), rel=1e-4)
+
+
+def test_segments_of_unequal_length_are_weighted_by_their_tokens() -> None:
+    # each token of a segment of length 1 is predicted from the token before it alone
+    split = text(30)
+    found = evaluate(MODEL, split, batch_size=4, segment_length=1)
+    tokens = torch.from_numpy(split.tokens.astype(np.int64))
+    with torch.no_grad():
+        logits = MODEL.eval()(tokens[:-1, None]).logits[:, 0]
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits, tokens[1:])), rel=1e-5)
+
+
+def test_memory_gives_a_segment_what_came_before() -> None:
+    remembering, split = model(memory_length=8), text(33)
+    whole = evaluate(remembering, split, 1, 4)
+    assert whole.loss == evaluate(remembering, split, 1, 4, memory_length=8).loss
+    forgetful = evaluate(remembering, split, 1, 4, memory_length=0)
+    assert forgetful.loss != whole.loss
+    assert forgetful.loss == pytest.approx(evaluate(model(), split, 1, 4).loss, rel=1e-6)
+    assert remembering.memory_length == 8
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
+    trained = model().train()
+    state = torch.get_rng_state()
+    evaluate(trained, text(20), 2, 8)
+    assert trained.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in trained.parameters())
+
+
+def test_convergence_is_reported_over_tokens() -> None:
+    found = evaluate(model(tol=0.1), text(50), 2, 8)
+    assert found.unconverged == 0.0
+    assert found.solves == 4
+    mean, tail, worst = found.residual.mean, found.residual.p95, found.residual.worst
+    assert 0 < (mean or 0) <= (tail or 0) <= (worst or 0) <= 0.1
+    spent, most, per_solve = found.evaluations.mean, found.evaluations.worst, found.evaluations_per_solve
+    assert 1 < (spent or 0) <= (per_solve or 0) <= (most or 0) <= 60
+    short = Picard(tol=1e-9, max_evaluations=2, scope="prefix")
+    hasty = model(Equilibrium(solver=short, eval_solver=short, gradient=Phantom(steps=2)))
+    assert evaluate(hasty, text(50), 2, 8).unconverged == 1.0
+
+
+def test_masked_positions_do_not_count_as_tokens() -> None:
+    seen = evaluate(MODEL, text(8), batch_size=2, segment_length=16)  # rows of 3 and 4 targets
+    assert seen.tokens == 7
+
+
+def test_explicit_depths_have_no_residual() -> None:
+    found = evaluate(model(UnrolledDepth(applications=3)), text(30), 2, 8)
+    assert (found.evaluations_per_solve, found.unconverged, found.solves) == (None, None, 0)
+    assert found.residual == Spread(None, None, None)
+    assert found.loss > 0
+
+
+def test_max_tokens_reads_the_beginning() -> None:
+    split = text(60)
+    found = evaluate(MODEL, split, 1, 8, max_tokens=21)
+    beginning = evaluate(MODEL, replace(split, tokens=split.tokens[:21]), 1, 8)
+    assert (found.tokens, found.loss) == (20, beginning.loss)
+    assert found.bytes == round(240 * 20 / 60)
+
+
+def test_json_has_plain_finite_numbers() -> None:
+    figures = evaluate(MODEL, text(30), 2, 8).to_json()
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert isinstance(figures["residual"], dict)
+    assert figures["residual"].keys() == {"mean", "p95", "worst"}
+
+
+@pytest.mark.parametrize(("batch", "segment", "memory"), [(0, 4, None), (1, 0, None), (1, 4, -1)])
+def test_impossible_sizes_are_named(batch: int, segment: int, memory: int | None) -> None:
+    with pytest.raises(UserError, match=r"(batch_size|segment_length|memory length).* (0|-1)"):
+        evaluate(MODEL, text(10), batch, segment, memory)
+
+
+def test_a_text_without_anything_to_predict_is_an_error() -> None:
+    with pytest.raises(UserError, match="1 tokens"):
+        evaluate(MODEL, text(1), 1, 4)
+
+
+def test_perplexity_of_a_hopeless_loss_is_infinite() -> None:
+    assert perplexity(1e4) == math.inf
+    assert perplexity(0.0) == 1.0

@@ -1,0 +1,80 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_recipe, tiny_trainer, wider
+
+from equilibria.configuration.reading import write_recipe
+from equilibria.errors import UserError
+from equilibria.inference.loading import load, load_run
+from equilibria.inference.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = tiny_recipe(tmp_path_factory.mktemp("run"))
+    tiny_trainer(recipe).run()
+    return recipe.run.folder
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> RunFolder:
+    shutil.copytree(run, tmp_path / "copy")
+    return RunFolder(tmp_path / "copy")
+
+
+def test_a_trained_model_comes_back(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    trainer = tiny_trainer(recipe)
+    trainer.run()
+    found = load_run(recipe.run.folder, "last")
+    assert found.step == 12
+    assert found.recipe == recipe
+    assert not found.model.training
+    tokens = torch.tensor([found.tokenizer.encode("the moon and the mat")])
+    with torch.no_grad():
+        assert torch.equal(found.model(tokens).logits, trainer.model.eval()(tokens).logits)
+
+
+def test_load_takes_the_best(run: Path) -> None:
+    best, model = load_run(run).model.state_dict(), load(str(run)).state_dict()
+    assert all(torch.equal(best[name], model[name]) for name in best)
+    assert load_run(run).checkpoint == RunFolder(run).checkpoint("best")
+
+
+def test_weights_with_their_config_beside_them(run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(run)
+    for file in (folder.config, folder.tokenizer, folder.checkpoint("last") / "model.safetensors"):
+        shutil.copy(file, tmp_path)
+    found = load_run(tmp_path / "model.safetensors")
+    assert found.step is None
+    expected = load_run(run, "last").model.state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in found.model.state_dict().items())
+
+
+def test_what_is_not_there_is_named(copy: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run folder .*elsewhere"):
+        load_run(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"no checkpoint step-5 .*present: .*step-12"):
+        load_run(copy.path, "step-5")
+    copy.tokenizer.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
+        load_run(copy.path)
+    copy.index_file.unlink()
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        load_run(copy.path)
+
+
+def test_a_checkpoint_of_another_shape_is_named(copy: RunFolder) -> None:
+    write_recipe(wider(load_run(copy.path).recipe), copy.config)
+    with pytest.raises(UserError, match=r"of another shape: \S+ is \(.*\) in the file, \(.*\) in the model"):
+        load_run(copy.path)
+
+
+def test_a_truncated_checkpoint_is_named(copy: RunFolder) -> None:
+    path = copy.checkpoint("best") / "model.safetensors"
+    os.truncate(path, path.stat().st_size - 7)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or truncated"):
+        load_run(copy.path)

@@ -1,0 +1,71 @@
+"""SIGKILL between two checkpoints, in a real process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tiny import TRAINING, tiny_recipe, tiny_trainer
+
+from equilibria.configuration.reading import write_recipe
+from equilibria.configuration.recipe import Recipe
+from equilibria.inference.run_folder import RunFolder
+from equilibria.training.metrics import read_metrics
+
+SOURCE = Path(__file__).parents[2] / "src"
+STEPS, CHECKPOINT, KILL = 120, 40, 45
+
+
+def start(path: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "equilibria", "train", str(path), *flags]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and any(line["step"] == step for line in read_metrics(metrics))):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run did not reach the step in two minutes"
+        time.sleep(0.002)
+
+
+def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
+
+
+def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(tmp_path: Path) -> None:
+    training = replace(TRAINING, steps=STEPS, checkpoint_every=CHECKPOINT, evaluate_every=STEPS, log_every=1)
+    killed = tiny_recipe(tmp_path, training, name="killed")
+    whole = tiny_recipe(tmp_path, training, name="whole")
+    path = tmp_path / "recipe.toml"
+    write_recipe(killed, path)
+    folder = RunFolder(killed.run.folder)
+
+    process = start(path)
+    wait_for_step(process, folder.metrics, KILL)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    index = folder.index()
+    assert index is not None
+    assert index.last == f"step-{CHECKPOINT}", "the kill came too late to fall between these checkpoints"
+
+    process = start(path, "--resume")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert f"resuming from step {CHECKPOINT}" in output
+
+    tiny_trainer(whole).run()
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "train"]
+    assert steps == list(range(1, STEPS + 1))

@@ -1,0 +1,248 @@
+import io
+import os
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
+
+from equilibria.configuration.reading import read_recipe
+from equilibria.configuration.recipe import Recipe
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import RunFolder
+from equilibria.training.metrics import read_metrics
+from equilibria.training.trainer import Trainer
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def last_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
+
+
+def interrupt_after(trainer: Trainer, step: int, number: signal.Signals) -> None:
+    """Sends the signal to this process while that step is taken."""
+    take = trainer.loop.step
+
+    def taking() -> torch.Tensor:
+        if trainer.loop.done == step - 1:
+            signal.raise_signal(number)
+        return take()
+
+    trainer.loop.step = taking
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    stream = io.StringIO()
+    result = tiny_trainer(recipe, Console(file=stream, width=200)).run()
+    folder = RunFolder(recipe.run.folder)
+    assert (result.step, result.interrupted, result.folder) == (12, None, recipe.run.folder)
+    assert result.validation is not None
+    assert result.best_loss is not None
+    assert result.tokens_per_second > 0
+    assert read_recipe(folder.config) == recipe
+    lines = read_metrics(folder.metrics)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 12]
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [6, 12]
+    index = folder.index()
+    assert index is not None
+    assert index.last == "step-12"
+    present = {entry.name for entry in folder.checkpoints.iterdir()}
+    assert present == {"index.json", index.last, index.best}
+    assert "step 12/12" in stream.getvalue()
+    assert "validation" in stream.getvalue()
+
+
+def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    lines = read_metrics(RunFolder(recipe.run.folder).metrics)
+    train = next(line for line in lines if line["kind"] == "train")
+    valid = next(line for line in lines if line["kind"] == "valid")
+    both = {
+        "kind",
+        "step",
+        "loss",
+        "perplexity",
+        "evaluations",
+        "residual",
+        "residual_worst",
+        "seconds",
+        "time",
+    }
+    assert train.keys() == both | {"tokens_per_second", "learning_rate", "gradient_norm"}
+    assert valid.keys() == both | {"residual_p95", "unconverged", "evaluation_seconds"}
+    assert all(value is not None for line in (train, valid) for value in line.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    undisturbed, recipe = tiny_recipe(tmp_path, name="whole"), tiny_recipe(tmp_path)
+    tiny_trainer(undisturbed).run()
+    stream = io.StringIO()
+    trainer = tiny_trainer(recipe, Console(file=stream, width=200))
+    interrupt_after(trainer, 5, number)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    result = trainer.run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert (result.step, result.interrupted) == (5, number)
+    assert f"stopped by {number.name} after step 5; saved" in stream.getvalue()
+    assert tiny_trainer(recipe).run(resume=True).step == 12
+    expected, found = last_weights(undisturbed), last_weights(recipe)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+    def losses(of: Recipe) -> list[tuple[object, ...]]:
+        lines = read_metrics(RunFolder(of.run.folder).metrics)
+        return [(line["kind"], line["step"], line["loss"]) for line in lines if line["kind"] != "event"]
+
+    assert losses(recipe) == losses(undisturbed)
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    before = files(recipe.run.folder)
+    with pytest.raises(UserError, match=r"exists already; continue it with --resume"):
+        tiny_trainer(recipe).run()
+    assert files(recipe.run.folder) == before
+
+
+def test_resuming_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run to resume"):
+        tiny_trainer(tiny_recipe(tmp_path)).run(resume=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_resuming_with_another_model_or_batch_names_the_key(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    before = files(recipe.run.folder)
+    with pytest.raises(UserError, match=r"model\.cell\.d_model = 16, the recipe 24"):
+        tiny_trainer(wider(recipe)).run(resume=True)
+    with pytest.raises(UserError, match=r"training\.batch_size = 2, the recipe 3"):
+        tiny_trainer(replace(recipe, training=replace(TRAINING, batch_size=3))).run(resume=True)
+    assert files(recipe.run.folder) == before
+
+
+def test_resuming_with_another_text_is_an_error(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    before = files(recipe.run.folder)
+    text = write_text(tmp_path / "other")
+    (text / "train.txt").write_text("something else entirely\n" * 50)
+    other = replace(recipe, data=replace(recipe.data, path=text))
+    with pytest.raises(UserError, match="the text or its tokenizer is not the one"):
+        tiny_trainer(other).run(resume=True)
+    assert files(recipe.run.folder) == before
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    assert tiny_trainer(recipe).run(resume=True).step == 12
+    longer = replace(recipe, training=replace(TRAINING, steps=15))
+    assert tiny_trainer(longer).run(resume=True).step == 15
+    assert read_recipe(RunFolder(recipe.run.folder).config).training.steps == 15
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    undisturbed, recipe = tiny_recipe(tmp_path, name="whole"), tiny_recipe(tmp_path)
+    tiny_trainer(undisturbed).run()
+    trainer = tiny_trainer(recipe)
+
+    def die() -> torch.Tensor:
+        raise RuntimeError("killed")
+
+    trainer.loop.step = die
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.run()
+    tiny_trainer(recipe).run(resume=True)
+    expected, found = last_weights(undisturbed), last_weights(recipe)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer.safetensors", "trainer.json"])
+def test_a_truncated_checkpoint_is_an_error_and_nothing_is_overwritten(tmp_path: Path, file: str) -> None:
+    recipe = tiny_recipe(tmp_path)
+    tiny_trainer(recipe).run()
+    path = RunFolder(recipe.run.folder).checkpoint("last") / file
+    os.truncate(path, path.stat().st_size // 2)
+    before = files(recipe.run.folder)
+    longer = replace(recipe, training=replace(TRAINING, steps=15))
+    with pytest.raises(UserError, match=file):
+        tiny_trainer(longer).run(resume=True)
+    assert files(recipe.run.folder) == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    trainer = tiny_trainer(recipe)
+    take = trainer.loop.step
+
+    def diverging() -> torch.Tensor:
+        if trainer.loop.done == 6:
+            with torch.no_grad():
+                trainer.model.embedding.weight.fill_(float("nan"))
+        return take()
+
+    trainer.loop.step = diverging
+    with pytest.raises(
+        UserError, match=r"infinite or NaN by step .*lower training\.learning_rate.*step 6 stays"
+    ):
+        trainer.run()
+    assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
+    assert RunFolder(recipe.run.folder).checkpoint("last").name == "step-6"
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    undisturbed = tiny_recipe(tmp_path, name="whole")
+    tiny_trainer(undisturbed).run()
+    trainer = tiny_trainer(recipe)
+    take = trainer.loop.step
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling() -> torch.Tensor:
+        if trainer.loop.done == 7:  # from here on no file may grow beyond 8 kB, less than a checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+        return take()
+
+    trainer.loop.step = filling
+    try:
+        with pytest.raises(UserError, match=r"step 8 cannot be saved .*step-6 stays"):
+            trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {entry.name for entry in (recipe.run.folder / "checkpoints").iterdir()} == {"index.json", "step-6"}
+    tiny_trainer(recipe).run(resume=True)
+    expected, found = last_weights(undisturbed), last_weights(recipe)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    trainer = tiny_trainer(recipe)
+    trainer.model.embedding = torch.nn.Embedding(40, 16)
+    with pytest.raises(UserError, match=r"token id \d+ at position"):
+        Trainer(trainer.model, recipe, trainer.corpus, recipe.run.folder, Console(quiet=True))
+    assert not recipe.run.folder.exists()
+
+
+@pytest.mark.parametrize("text", ["", "short\n"])
+def test_a_text_that_is_empty_or_too_short_makes_no_run(tmp_path: Path, text: str) -> None:
+    recipe = tiny_recipe(tmp_path)
+    (tmp_path / "text" / "train.txt").write_text(text)
+    with pytest.raises(UserError, match=r"empty|too few"):
+        tiny_trainer(recipe).run()
+    assert not recipe.run.folder.exists()
