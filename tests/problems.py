@@ -104,9 +104,7 @@ class CausalAttention:
         return torch.tanh(self.gain * (mixed + 0.5 * z) + self.injection.to(z))
 
 
-def causal_attention(
-    gain: float = 0.6, batch: int = 2, length: int = 12, features: int = 6
-) -> CausalAttention:
+def causal_attention(gain: float = 0.6, batch: int = 2, length: int = 12, features: int = 6) -> CausalAttention:
     """A seeded `CausalAttention`."""
     generator = torch.Generator().manual_seed(11)
 

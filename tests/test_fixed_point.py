@@ -56,7 +56,5 @@ def test_evaluations_count_every_application_of_the_map():
         calls += 1
         return f(z)
 
-    solution = eq.fixed_point(
-        counted, f.start, eq.Picard(tol=0.0, max_evaluations=4), eq.Phantom(3), "ignore"
-    )
+    solution = eq.fixed_point(counted, f.start, eq.Picard(tol=0.0, max_evaluations=4), eq.Phantom(3), "ignore")
     assert calls == solution.evaluations == 4 + 3 + 1

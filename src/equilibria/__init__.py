@@ -5,6 +5,7 @@ from equilibria.diagnostics import (
     audit_causality,
     gradient_error,
     jacobian_penalty,
+    residual_penalty,
     saved_bytes,
     spectral_radius,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "gradient_error",
     "jacobian_penalty",
     "load",
+    "residual_penalty",
     "saved_bytes",
     "spectral_radius",
 ]

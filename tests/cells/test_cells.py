@@ -58,9 +58,7 @@ def test_post_norm_cell_equals_the_published_equations():
     z, inputs = torch.randn(2, 4, 8, dtype=torch.float64), torch.randn(2, 4, 8, dtype=torch.float64)
     memory = Memory((torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)))
     found = cell(z, cell.context(inputs, memory))
-    torch.testing.assert_close(
-        found, post_norm_by_loops(cell, z, inputs, *memory.states), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(found, post_norm_by_loops(cell, z, inputs, *memory.states), rtol=1e-5, atol=1e-6)
 
 
 def test_contractive_cell_equals_its_equations():

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equilibria.configuration import (
@@ -48,13 +48,11 @@ def test_a_flag_has_the_last_word(recipe: Path) -> None:
 
 def test_a_list_and_a_switch_as_flags(recipe: Path) -> None:
     flags = ["--data.source", "files", "--data.files", "a b", "--data.files", "c"]
-    gradient = ["--model.depth.gradient.method=phantom", "--model.depth.gradient.checkpoint"]
-    found = read_recipe(recipe, flags + gradient)
+    method, switch = "--model.depth.gradient.method=phantom", "--model.depth.gradient.checkpoint"
+    found = read_recipe(recipe, [*flags, method, switch])
     assert found.data.files == (Path("a b"), Path("c"))
     assert found.model.depth.gradient.checkpoint is True
-    assert (
-        read_recipe(recipe, [*gradient[:1], f"{gradient[1]}=false"]).model.depth.gradient.checkpoint is False
-    )
+    assert read_recipe(recipe, [method, f"{switch}=false"]).model.depth.gradient.checkpoint is False
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -64,6 +62,7 @@ counts = st.integers(1, 2**63 - 1)
 names = texts.filter(lambda text: "/" not in text and "\0" not in text and text not in (".", ".."))
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     run=st.builds(RunRecipe, name=names, directory=paths),
     data=st.builds(
@@ -132,7 +131,7 @@ def test_what_is_written_reads_back_equal(
         ),
         (
             '[model.depth.gradient]\nmethod = "implicit"\nsteps = 3',
-            'FILE: model.depth.gradient.steps: method "implicit" has no such option; it takes tol, max_evaluations',
+            'FILE: model.depth.gradient.steps: method "implicit" has no such option; it takes tol',
         ),
         (
             '[model.depth.solver]\nmethod = "picard"\ntol = 1',
@@ -152,16 +151,13 @@ def test_what_is_wrong_in_a_file(tmp_path: Path, text: str, message: str) -> Non
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "line", ['data = "folder"', "data = 3", "model = []", "resume = true", 'recipe = "x"']
-)
+@pytest.mark.parametrize("line", ['data = "folder"', "data = 3", "model = [1]", "resume = true", 'file = "x"'])
 def test_a_key_outside_the_sections(tmp_path: Path, line: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(f"{line}\n{NAMED}", encoding="utf-8")
     key = line.split()[0]
-    with pytest.raises(
-        UserError, match=rf"recipe.toml: {key}( = .*: expected a section, \[{key}\]|: no such key)"
-    ):
+    expected = rf"recipe.toml: {key}( = .*: expected a section, \[{key}\]|: no such key)"
+    with pytest.raises(UserError, match=expected):
         read_recipe(path)
 
 

@@ -56,9 +56,7 @@ def test_evaluation_with_one_row_gives_every_token_all_its_context() -> None:
 
 
 @given(training_sizes, st.integers(0, 500))
-def test_training_targets_follow_their_inputs_and_rows_read_on(
-    size: tuple[int, int, int], index: int
-) -> None:
+def test_training_targets_follow_their_inputs_and_rows_read_on(size: tuple[int, int, int], index: int) -> None:
     count, batch_size, segment_length = size
     stream = TrainingStream(positions(count), batch_size, segment_length)
     segment = stream.at(index)
@@ -87,9 +85,7 @@ def test_a_pass_reads_no_token_twice_and_leaves_out_few(size: tuple[int, int, in
     count, batch_size, segment_length = size
     stream = TrainingStream(positions(count), batch_size, segment_length)
     for number in range(3):
-        read = torch.cat(
-            [stream.at(number * len(stream) + place).inputs for place in range(len(stream))]
-        ).flatten()
+        read = torch.cat([stream.at(number * len(stream) + place).inputs for place in range(len(stream))]).flatten()
         assert len(read.unique()) == len(read)
         assert count - len(read) < batch_size * segment_length + segment_length + 1
 

@@ -130,9 +130,7 @@ def test_files_errors_name_what_is_wrong(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.floats(0.01, 0.4), st.floats(0, 0.4))
-def test_a_key_belongs_to_one_split_and_stays_when_fractions_grow(
-    key: str, valid: float, test: float
-) -> None:
+def test_a_key_belongs_to_one_split_and_stays_when_fractions_grow(key: str, valid: float, test: float) -> None:
     split = _assigned(key, valid, test)
     assert split == _assigned(key, valid, test)
     if split == "valid":

@@ -28,9 +28,7 @@ def test_unigram_is_the_smoothed_frequency() -> None:
 def test_probabilities_sum_to_one_in_every_context(vocabulary_size: int, ids: list[int]) -> None:
     train = np.array(ids) % vocabulary_size
     model = Trigram(train, vocabulary_size)
-    before, last, word = (
-        grid.ravel() for grid in np.meshgrid(*[np.arange(vocabulary_size)] * 3, indexing="ij")
-    )
+    before, last, word = (grid.ravel() for grid in np.meshgrid(*[np.arange(vocabulary_size)] * 3, indexing="ij"))
     for probability in (model.probability(before, last, word), model.bigram_probability(last, word)):
         assert (probability > 0).all()
         np.testing.assert_allclose(probability.reshape(-1, vocabulary_size).sum(axis=1), 1, rtol=1e-12)

@@ -62,9 +62,7 @@ def test_tokens_are_the_passages_each_ended(source: TextFolder, cache: Path) -> 
     assert isinstance(train.tokens, np.memmap)
     assert train.tokens.dtype == np.uint16
     assert not train.tokens.flags.writeable
-    assert (
-        corpus.tokenizer.decode(valid.tokens.tolist()) == "the <unk> sat\n"
-    )  # the vocabulary is of train alone
+    assert corpus.tokenizer.decode(valid.tokens.tolist()) == "the <unk> sat\n"  # the vocabulary is of train alone
     assert (corpus.name, corpus.directory) == ("text", cache / corpus.fingerprint)
 
 
@@ -113,9 +111,7 @@ def test_another_text_or_tokenizer_has_another_folder(source: TextFolder, cache:
     (source.path / "valid.txt").write_text("other words")
     directories.add(prepare(source, TokenizerSpec("word"), cache).directory)
     assert len(directories) == 4
-    assert {path.name for path in cache.iterdir()} == {
-        path.name for path in directories
-    }  # nothing temporary left
+    assert {path.name for path in cache.iterdir()} == {path.name for path in directories}  # nothing temporary left
 
 
 def truncate_tokens(directory: Path) -> None:
@@ -185,16 +181,12 @@ def test_a_cache_that_cannot_be_written_is_named(source: TextFolder, tmp_path: P
         prepare(source, TokenizerSpec("bytes"), tmp_path / "taken")
 
 
-def test_the_first_of_two_processes_wins(
-    source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_two_processes_wins(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = prepare(source, TokenizerSpec("bytes"), cache).directory
     written = cache / "written"
     written.mkdir()
     (written / "other file").touch()
-    monkeypatch.setattr(
-        prepared.shutil, "rmtree", lambda path: None
-    )  # as if `other` appeared after the check
+    monkeypatch.setattr(prepared.shutil, "rmtree", lambda path: None)  # as if `other` appeared after the check
     prepared._put_in_place(written, other)
     assert json.loads((other / "manifest.json").read_text())["name"] == "text"
 

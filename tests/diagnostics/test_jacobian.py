@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import affine, causal_attention, rotation
 
 import equilibria as eq
+from problems import affine, causal_attention, rotation
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.9, 1.4])
@@ -30,9 +30,7 @@ def test_jacobian_penalty_is_the_mean_squared_entry_sum():
 def test_jacobian_penalty_is_differentiable():
     gain = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     z = torch.randn(4, 3, dtype=torch.float64)
-    penalty = eq.jacobian_penalty(
-        lambda z: gain * z, z, probes=200, generator=torch.Generator().manual_seed(0)
-    )
+    penalty = eq.jacobian_penalty(lambda z: gain * z, z, probes=200, generator=torch.Generator().manual_seed(0))
     penalty.backward()
     assert penalty.item() == pytest.approx(0.49, rel=0.1)
     assert float(gain.grad) == pytest.approx(1.4, rel=0.1)

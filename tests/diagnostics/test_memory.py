@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from problems import causal_attention
 
 import equilibria as eq
+from problems import causal_attention
 
 
 def test_counts_what_a_product_saves():

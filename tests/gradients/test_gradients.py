@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from problems import affine, causal_attention
 from torch import nn
 
 import equilibria as eq
 from equilibria.solvers import Solver
+from problems import affine, causal_attention
 
 EXACT = eq.Implicit(eq.GMRES(tol=1e-12, max_evaluations=120, restart=60))
 TIGHT = {
@@ -40,9 +40,7 @@ def test_implicit_gradient_passes_gradcheck(solver: Solver):
 def test_implicit_gradient_equals_the_closed_form():
     f = affine(radius=0.9)
     offset = f.offset.clone().requires_grad_()
-    loss_weights = torch.randn(
-        f.offset.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
-    )
+    loss_weights = torch.randn(f.offset.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     solution = eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], EXACT)
     (solution.value * loss_weights).sum().backward()
     identity = torch.eye(f.matrix.shape[0], dtype=torch.float64)
@@ -77,9 +75,7 @@ def test_phantom_of_n_steps_is_backpropagation_through_n_evaluations():
     weight, inputs = tanh_problem()
     f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
     solver = eq.Picard(tol=0.0, max_evaluations=4)
-    value = eq.fixed_point(
-        f, torch.zeros_like(inputs), solver, eq.Phantom(steps=3), on_failure="ignore"
-    ).value
+    value = eq.fixed_point(f, torch.zeros_like(inputs), solver, eq.Phantom(steps=3), on_failure="ignore").value
     z = torch.zeros_like(inputs)
     with torch.no_grad():
         for _ in range(4):
@@ -150,9 +146,7 @@ def test_any_solver_serves_the_adjoint(solver):
     grads = []
     for way in (eq.Implicit(solver), EXACT):
         offset = f.offset.clone().requires_grad_()
-        eq.fixed_point(
-            type(f)(f.matrix, offset), f.start, TIGHT["anderson"], way
-        ).value.square().sum().backward()
+        eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], way).value.square().sum().backward()
         grads.append(offset.grad)
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-7)
 
@@ -164,9 +158,7 @@ def test_memory_does_not_grow_with_the_number_of_evaluations(gradient):
 
     def run(budget: int):
         solver = eq.Picard(tol=0.0, max_evaluations=budget)
-        return eq.fixed_point(
-            type(f)(f.weights, inputs, f.gain), inputs, solver, gradient, on_failure="ignore"
-        )
+        return eq.fixed_point(type(f)(f.weights, inputs, f.gain), inputs, solver, gradient, on_failure="ignore")
 
     assert eq.saved_bytes(lambda: run(3)) == eq.saved_bytes(lambda: run(50)) > 0
 

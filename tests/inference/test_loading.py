@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_recipe, tiny_trainer, wider
 
 from equilibria.configuration.reading import write_recipe
 from equilibria.errors import UserError
 from equilibria.inference.loading import load, load_run
 from equilibria.inference.run_folder import RunFolder
+from tiny import tiny_recipe, tiny_trainer, wider
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,7 @@ def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
     monkeypatch.setattr(RotaryAttention, "remember", counted)
     for budget in (2, 9):
         calls = 0
-        deep = model(
-            depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length
-        )
+        deep = model(depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length)
         first = deep(some_tokens())
         deep(some_tokens(), memory=first.memory)
         assert calls == (1 if memory_length else 0)

@@ -14,9 +14,7 @@ def drawn(sampling: Sampling, probabilities: list[float], count: int = 4000) -> 
 
 
 def test_proportions_follow_the_softmax():
-    torch.testing.assert_close(
-        drawn(Sampling(), [0.5, 0.3, 0.2]), torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0
-    )
+    torch.testing.assert_close(drawn(Sampling(), [0.5, 0.3, 0.2]), torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
 
 
 def test_temperature_sharpens():

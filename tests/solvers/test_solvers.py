@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from equilibria.solvers import GMRES, Anderson, Broyden, Picard, Status
+from equilibria.solvers.state import Packing, leaves
 from problems import (
     affine,
     causal_attention,
@@ -16,9 +19,6 @@ from problems import (
     two_fixed_points,
     without_fixed_point,
 )
-
-from equilibria.solvers import GMRES, Anderson, Broyden, Picard, Status
-from equilibria.solvers.state import Packing, leaves
 
 METHODS = [Picard, Anderson, Broyden]
 
@@ -32,9 +32,7 @@ def test_reaches_the_closed_form_on_a_causal_affine_map(method, scope):
     torch.testing.assert_close(iterate.value.reshape(f.start.shape), f.answer, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "solver", [Picard(tol=1e-7, max_evaluations=400), Anderson(tol=1e-7), Broyden(tol=1e-7)]
-)
+@pytest.mark.parametrize("solver", [Picard(tol=1e-7, max_evaluations=400), Anderson(tol=1e-7), Broyden(tol=1e-7)])
 def test_reaches_the_closed_form_on_a_non_normal_map(solver):
     f = affine(radius=0.7)
     iterate = type(solver)(tol=1e-7, max_evaluations=400).solve(f, f.start)
@@ -104,9 +102,7 @@ def test_sample_scope_is_not_causal_which_is_why_the_others_exist():
     later[:, 7:] += 1.0
     solver = Anderson(tol=1e-4, max_evaluations=6)
     one = solver.solve(f, torch.zeros_like(later)).value.reshape(later.shape)
-    other = solver.solve(type(f)(f.weights, later, f.gain), torch.zeros_like(later)).value.reshape(
-        later.shape
-    )
+    other = solver.solve(type(f)(f.weights, later, f.gain), torch.zeros_like(later)).value.reshape(later.shape)
     assert float((one[:, :7] - other[:, :7]).abs().max()) > 0.0
 
 

@@ -64,9 +64,7 @@ def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["_write_tensors", "_write_text", "write_index"])
-def test_a_save_that_fails_leaves_what_was_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_a_save_that_fails_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     folder = RunFolder(tmp_path)
     save_checkpoint(folder, 1, content(1), best=True)
 

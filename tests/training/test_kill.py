@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
+from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 SOURCE = Path(__file__).parents[2] / "src"
 STEPS, CHECKPOINT, KILL = 120, 40, 45
@@ -24,9 +24,7 @@ STEPS, CHECKPOINT, KILL = 120, 40, 45
 def start(path: Path, *flags: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "equilibria", "train", str(path), *flags]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> None:

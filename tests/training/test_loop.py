@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TRAINING
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell, Memory
@@ -15,6 +14,7 @@ from equilibria.gradients import Phantom
 from equilibria.models import LanguageModel, Output
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
+from tiny import TRAINING
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 700).astype(np.uint16)
 
@@ -26,9 +26,7 @@ def loop(
     cell = ContractiveCell(d_model=width, heads=2, inner=32, dropout=dropout)
     solver = Picard(tol=1e-6, max_evaluations=4, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
-    return TrainingLoop(
-        LanguageModel(vocabulary_size=31, cell=cell, depth=depth, memory_length=8), recipe, TOKENS
-    )
+    return TrainingLoop(LanguageModel(vocabulary_size=31, cell=cell, depth=depth, memory_length=8), recipe, TOKENS)
 
 
 def weights(trained: TrainingLoop) -> torch.Tensor:

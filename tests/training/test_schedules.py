@@ -17,9 +17,7 @@ def test_rises_then_falls_to_the_final_rate() -> None:
 
 @given(st.integers(1, 50), st.integers(0, 60), st.floats(0, 1))
 def test_stays_between_zero_and_the_peak(steps: int, warmup: int, final: float) -> None:
-    assert all(
-        0 <= warmup_cosine_factor(step, steps, warmup, final) <= 1 + 1e-12 for step in range(steps + 2)
-    )
+    assert all(0 <= warmup_cosine_factor(step, steps, warmup, final) <= 1 + 1e-12 for step in range(steps + 2))
 
 
 @pytest.mark.parametrize("done", [0, 1, 4, 5, 19])

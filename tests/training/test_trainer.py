@@ -9,7 +9,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
 
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
@@ -17,6 +16,7 @@ from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
 from equilibria.training.trainer import Trainer
+from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -84,9 +84,7 @@ def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(tmp_path: Path, number: signal.Signals) -> None:
     undisturbed, recipe = tiny_recipe(tmp_path, name="whole"), tiny_recipe(tmp_path)
     tiny_trainer(undisturbed).run()
     stream = io.StringIO()
@@ -197,9 +195,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         return take()
 
     trainer.loop.step = diverging
-    with pytest.raises(
-        UserError, match=r"infinite or NaN by step .*lower training\.learning_rate.*step 6 stays"
-    ):
+    with pytest.raises(UserError, match=r"infinite or NaN by step .*lower training\.learning_rate.*step 6 stays"):
         trainer.run()
     assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
     assert RunFolder(recipe.run.folder).checkpoint("last").name == "step-6"

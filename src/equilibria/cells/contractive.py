@@ -50,9 +50,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(d_model)
         self.feed_forward = FeedForward(d_model, inner)
 
-    def forward(
-        self, h_BLD: Tensor, rotation: Rotation, mask_LS: Tensor | None, context: BlockContext
-    ) -> Tensor:
+    def forward(self, h_BLD: Tensor, rotation: Rotation, mask_LS: Tensor | None, context: BlockContext) -> Tensor:
         """`(B, L, D) → (B, L, D)`."""
         mixed = self.attention(self.attention_norm(h_BLD), rotation, context.memory, mask_LS)
         h_BLD = h_BLD + masked(mixed, context.attention_dropout)
@@ -88,9 +86,7 @@ class ContractiveCell(Cell[ContractiveContext]):
         """Gate the injection, project the memory's keys and values, draw the dropout masks."""
         length, past = inputs_BLD.shape[1], memory.length if memory is not None else 0
         positions = torch.arange(past + length, device=inputs_BLD.device)
-        before, here = (
-            Rotation.of(part, self.head_size, inputs_BLD.dtype) for part in positions.split((past, length))
-        )
+        before, here = (Rotation.of(part, self.head_size, inputs_BLD.dtype) for part in positions.split((past, length)))
         carry = torch.sigmoid(self.carry_logit)
         blocks = []
         for index, block in enumerate(self.blocks):

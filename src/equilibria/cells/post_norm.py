@@ -47,9 +47,7 @@ class PostNormCell(Cell[PostNormContext]):
     def __init__(self, d_model: int = 128, heads: int = 4, inner: int = 512, dropout: float = 0.0) -> None:
         super().__init__()
         if d_model % heads or d_model % 2:
-            raise ValueError(
-                f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads"
-            )
+            raise ValueError(f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads")
         self.d_model, self.heads, self.dropout = d_model, heads, dropout
         head_size = d_model // heads
         self.inject = nn.Linear(d_model, 3 * d_model)

@@ -81,8 +81,8 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
 
 def _summary(figures: dict[str, object]) -> Table:
     rows = {
-        "validation perplexity": "{perplexity:.1f}",
-        "of a unigram and a trigram model": "{unigram_perplexity:.1f} and {trigram_perplexity:.1f}",
+        "validation perplexity": "{perplexity:.1f} "
+        "(unigram model {unigram_perplexity:.1f}, trigram model {trigram_perplexity:.1f})",
         "evaluations per solve": "{evaluations_per_solve:.1f}",
         "residual reached": "{residual:.1e} (mean over tokens)",
         "training speed": "{training_tokens_per_second:,.0f} tokens per second",

@@ -112,9 +112,7 @@ def limit_solver(model: LanguageModel, reading: Reading) -> None:
     if reading.max_evaluations is None and reading.tolerance is None:
         return
     if not isinstance(model.depth, Equilibrium):
-        raise UserError(
-            "--max-evaluations and --tolerance limit a solver; this model has a fixed depth instead"
-        )
+        raise UserError("--max-evaluations and --tolerance limit a solver; this model has a fixed depth instead")
     solver = model.depth.eval_solver
     limits = {
         "max_evaluations": reading.max_evaluations or solver.max_evaluations,
@@ -143,9 +141,7 @@ def _table(title: str, result: Evaluation) -> Table:
 
 
 def _spread(spread: Spread) -> str:
-    return (
-        f"mean {_number(spread.mean)}, 95th percentile {_number(spread.p95)}, worst {_number(spread.worst)}"
-    )
+    return f"mean {_number(spread.mean)}, 95th percentile {_number(spread.p95)}, worst {_number(spread.worst)}"
 
 
 def _number(value: float | None) -> str:

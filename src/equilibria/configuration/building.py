@@ -105,6 +105,7 @@ def _depth(depth: DepthRecipe) -> Depth:
                 solver=build_solver(depth.solver),
                 eval_solver=build_solver(depth.eval_solver),
                 gradient=build_gradient(depth.gradient),
+                residual_penalty=depth.residual_penalty,
             )
         case "unrolled":
             return UnrolledDepth(depth.applications)

@@ -82,9 +82,7 @@ def _required(argument: Argument) -> str:
     """The name of an argument that was not given; for a section, that of its first key without a default."""
     if not is_dataclass(argument.hint):
         return argument.name
-    keys = (
-        entry.name for entry in fields(argument.hint) if entry.default is entry.default_factory is MISSING
-    )
+    keys = (entry.name for entry in fields(argument.hint) if entry.default is entry.default_factory is MISSING)
     return ".".join((argument.name, *islice(keys, 1)))
 
 
@@ -92,10 +90,7 @@ def _expected(argument: Argument, token: Token | None) -> str:
     if is_dataclass(argument.hint):
         return f"a section, [{_dotted(argument.name)}] with its keys"
     choices = [
-        choice
-        for hint in _alternatives(argument.hint)
-        if get_origin(hint) is Literal
-        for choice in get_args(hint)
+        choice for hint in _alternatives(argument.hint) if get_origin(hint) is Literal for choice in get_args(hint)
     ]
     if choices:
         listed = "one of " + ", ".join(f'"{choice}"' for choice in choices)

@@ -48,7 +48,7 @@ class DataRecipe:
     """Python's own documentation, a folder with train/valid/test.txt[.gz], or a list of text files."""
     path: Path | None = None
     """The folder, for source "folder"."""
-    files: tuple[Path, ...] = ()
+    files: Annotated[tuple[Path, ...], Parameter(json_list=False)] = ()
     """The text files, for source "files"; as a flag, once per file."""
     tokenizer: Literal["word", "bpe", "bytes"] = "bpe"
     """What a token is: a word, a byte-pair unit learned from the training text, or a byte."""
@@ -125,7 +125,7 @@ class DepthRecipe:
     applications: Count = 18
     """Applications of the cell, for kind "unrolled"; the next three sections are for kind "equilibrium"."""
     solver: Annotated[SolverRecipe, Parameter(group="model.depth.solver")] = field(
-        default_factory=lambda: SolverRecipe(method="picard", tol=1e-2, max_evaluations=6)
+        default_factory=lambda: SolverRecipe(method="picard", tol=1e-2, max_evaluations=4)
     )
     """The solver in training."""
     eval_solver: Annotated[SolverRecipe, Parameter(group="model.depth.eval_solver")] = field(
@@ -133,9 +133,11 @@ class DepthRecipe:
     )
     """The solver in evaluation and generation."""
     gradient: Annotated[GradientRecipe, Parameter(group="model.depth.gradient")] = field(
-        default_factory=lambda: GradientRecipe(method="phantom", steps=6)
+        default_factory=lambda: GradientRecipe(method="phantom", steps=5)
     )
     """The gradient of the solution."""
+    residual_penalty: NonNegative = 1.0
+    """Weight, in the training loss, of the mean residual that the last differentiated step leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)

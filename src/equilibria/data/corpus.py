@@ -102,14 +102,10 @@ class TextFolder:
             blank = blank and not line.strip()
             yield line
         if blank:
-            raise UserError(
-                f"{files[split]} holds no text; put the {split} text in it, one paragraph per line"
-            )
+            raise UserError(f"{files[split]} holds no text; put the {split} text in it, one paragraph per line")
 
     def fingerprint(self) -> str:
-        return text_digest(
-            part for split, path in self._files().items() for part in (split, file_digest(path))
-        )
+        return text_digest(part for split, path in self._files().items() for part in (split, file_digest(path)))
 
     def _files(self) -> dict[Split, Path]:
         if not self.path.is_dir():
@@ -118,9 +114,7 @@ class TextFolder:
         texts = [path for path in sorted(self.path.iterdir()) if _FOLDER_FILE.fullmatch(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:
-            matching = [
-                path for path in texts if (name := _FOLDER_FILE.fullmatch(path.name)) and name[1] == split
-            ]
+            matching = [path for path in texts if (name := _FOLDER_FILE.fullmatch(path.name)) and name[1] == split]
             if len(matching) > 1:
                 names = " and ".join(path.name for path in matching)
                 raise UserError(f"{self.path} has {len(matching)} {split} files, {names}; leave only one")

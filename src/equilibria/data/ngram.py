@@ -53,9 +53,7 @@ class Trigram:
         _check(train, train, vocabulary_size, smallest=3)
         self._size = vocabulary_size
         ids = train.astype(np.int64)
-        trigrams, counts = np.unique(
-            (ids[:-2] * self._size + ids[1:-1]) * self._size + ids[2:], return_counts=True
-        )
+        trigrams, counts = np.unique((ids[:-2] * self._size + ids[1:-1]) * self._size + ids[2:], return_counts=True)
         # Below the highest order a word counts once for each different word before it, not per occurrence.
         bigrams, bigram_counts = np.unique(trigrams % self._size**2, return_counts=True)
         unigrams, unigram_counts = np.unique(bigrams % self._size, return_counts=True)
@@ -127,8 +125,6 @@ def _check(train: np.ndarray, valid: np.ndarray, vocabulary_size: int, smallest:
             f"got {len(train)} and {len(valid)}; give more text"
         )
     if vocabulary_size > _LARGEST_VOCABULARY:
-        raise UserError(
-            f"a vocabulary of {vocabulary_size} is too large for n-grams; {_LARGEST_VOCABULARY} at most"
-        )
+        raise UserError(f"a vocabulary of {vocabulary_size} is too large for n-grams; {_LARGEST_VOCABULARY} at most")
     check_tokens(train, vocabulary_size)
     check_tokens(valid, vocabulary_size)

@@ -61,9 +61,7 @@ class Corpus:
         try:
             tokens = np.memmap(self.directory / f"{name}.bin", np.dtype(manifest["dtype"]), mode="r")
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.directory / name}.bin cannot be opened ({error}); run the command again"
-            ) from error
+            raise UserError(f"{self.directory / name}.bin cannot be opened ({error}); run the command again") from error
         return EncodedSplit(tokens, counts["words"], counts["bytes"])
 
 
@@ -115,8 +113,7 @@ def _write(source: Source, spec: TokenizerSpec, directory: Path, say: Callable[[
         if splits[split]["tokens"] < 2:
             raise UserError(f"{source.name}: the {split} split is empty; there must be something to predict")
     files = {
-        path.name: {"size": path.stat().st_size, "digest": file_digest(path)}
-        for path in sorted(directory.iterdir())
+        path.name: {"size": path.stat().st_size, "digest": file_digest(path)} for path in sorted(directory.iterdir())
     }
     manifest = {
         "name": source.name,
@@ -173,10 +170,6 @@ def _is_whole(directory: Path) -> bool:
         return False
     for name, expected in manifest["files"].items():
         path = directory / name
-        if (
-            not path.is_file()
-            or path.stat().st_size != expected["size"]
-            or file_digest(path) != expected["digest"]
-        ):
+        if not path.is_file() or path.stat().st_size != expected["size"] or file_digest(path) != expected["digest"]:
             return False
     return True

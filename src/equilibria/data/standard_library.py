@@ -14,9 +14,7 @@ from typing import NamedTuple
 from equilibria.data.reading import file_digest, text_digest
 from equilibria.errors import UserError
 
-_NOT_DOCUMENTATION = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-)
+_NOT_DOCUMENTATION = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 _TOPICS = Path("pydoc_data", "topics.py")
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -73,9 +73,7 @@ class WordTokenizer:
                 raise UserError(f"the vocabulary lacks {special}; train the tokenizer again")
 
     @classmethod
-    def train(
-        cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int
-    ) -> "WordTokenizer":
+    def train(cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "WordTokenizer":
         """Builds the vocabulary from text: most frequent first, ties in alphabetical order.
 
         `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
@@ -138,9 +136,7 @@ class BytePairTokenizer:
         self._merged = inner.get_vocab_size()
 
     @classmethod
-    def train(
-        cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int
-    ) -> "BytePairTokenizer":
+    def train(cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "BytePairTokenizer":
         """Merges the most frequent pairs until the vocabulary is full or the pairs are used up.
 
         Args:
@@ -225,13 +221,10 @@ class TokenizerSpec:
             raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe' or 'bytes'")
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             raise UserError(
-                f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; "
-                f"give {smallest} or more"
+                f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; give {smallest} or more"
             )
         if self.kind == "bytes" and self.vocabulary_size not in (None, 256):
-            raise UserError(
-                f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; leave vocabulary_size out"
-            )
+            raise UserError(f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; leave vocabulary_size out")
         if self.minimum_count < 1:
             raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
 
@@ -264,9 +257,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         return _from_json(content)
     except Exception as error:  # the tokenizers package raises bare Exception
-        raise UserError(
-            f"{path} is not a tokenizer of equilibria ({error}); prepare the text again"
-        ) from error
+        raise UserError(f"{path} is not a tokenizer of equilibria ({error}); prepare the text again") from error
 
 
 def _from_json(content: Any) -> Tokenizer:
@@ -287,6 +278,4 @@ def _save_json(path: Path, content: dict[str, Any]) -> None:
 def _check_ids(ids: Iterable[int], vocabulary_size: int) -> None:
     outside: Iterator[int] = (index for index in ids if not 0 <= index < vocabulary_size)
     if (index := next(outside, None)) is not None:
-        raise UserError(
-            f"token id {index} is outside the vocabulary of {vocabulary_size}; use its own tokenizer"
-        )
+        raise UserError(f"token id {index} is outside the vocabulary of {vocabulary_size}; use its own tokenizer")

@@ -13,10 +13,17 @@ from equilibria.solvers import Solution
 
 @dataclass(frozen=True)
 class Reached:
-    """A final state `(B, L, D)` and, where the depth is an equilibrium, the solution it belongs to."""
+    """Where a depth has arrived.
+
+    Attributes:
+        state: the final state `(B, L, D)`.
+        solution: the solve and its statistics, None for explicit depths.
+        penalty: what the depth asks to be added to the loss in training, None where that is nothing.
+    """
 
     state: Tensor
-    solution: Solution | None
+    solution: Solution | None = None
+    penalty: Tensor | None = None
 
 
 class Depth(Protocol):

@@ -4,6 +4,7 @@ from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_c
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
 from equilibria.diagnostics.jacobian import jacobian_penalty, spectral_radius
 from equilibria.diagnostics.memory import saved_bytes
+from equilibria.diagnostics.residual import residual_penalty
 
 __all__ = [
     "Audit",
@@ -12,6 +13,7 @@ __all__ = [
     "audit_causality",
     "gradient_error",
     "jacobian_penalty",
+    "residual_penalty",
     "saved_bytes",
     "spectral_radius",
 ]

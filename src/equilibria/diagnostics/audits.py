@@ -36,9 +36,7 @@ class Audit:
 
 
 @torch.no_grad()
-def audit_causality(
-    model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None = None, seed: int = 0
-) -> Audit:
+def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None = None, seed: int = 0) -> Audit:
     """Replace every token from a cut on and compare the logits before it.
 
     Args:

@@ -29,8 +29,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
         total = torch.zeros((), device=inputs[0].device)
         for _ in range(probes):
             probe = [
-                torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device)
-                for leaf in outputs
+                torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device) for leaf in outputs
             ]
             product = torch.autograd.grad(outputs, inputs, probe, create_graph=True, materialize_grads=True)
             total = total + sum(part.float().square().sum() for part in product)

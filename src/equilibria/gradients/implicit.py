@@ -38,6 +38,7 @@ class Implicit:
         with torch.enable_grad():
             f_star = f(anchored)
         solution = solution_from(iterate, star)
+        solution.tracked = anchored, f_star
         inputs, outputs = tuple(leaves(anchored)), tuple(leaves(f_star))
         if any(leaf.requires_grad for leaf in outputs):
             adjoint = _Adjoint(self.solver, inputs, outputs, solution.adjoint)
@@ -86,5 +87,5 @@ class _AttachAdjoint(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, *ctx.adjoint.solve(incoming)

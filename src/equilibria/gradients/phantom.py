@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 from equilibria.gradients.base import solution_after
 from equilibria.gradients.unrolled import track
 from equilibria.solvers import Map, Solution, Solver, State
@@ -36,7 +35,9 @@ class Phantom:
 
     def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
         """Solve without gradients, then unroll with them."""
-        iterate = solver.solve(f, z0)
+        iterate = solver.solve(f, z0, propose=True)
         start = Packing.of(z0, solver.scope).unpack(iterate.proposal)
-        value = track(f, start, self.steps, self.damping, self.checkpoint)
-        return solution_after(f, value, solver, iterate, tracked=self.steps)
+        tracked, value = track(f, start, self.steps, self.damping, self.checkpoint)
+        solution = solution_after(f, value, solver, iterate, tracked=self.steps)
+        solution.tracked = tracked
+        return solution

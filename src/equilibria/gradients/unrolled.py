@@ -30,17 +30,24 @@ class Unrolled:
 
     def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
         """Iterate with gradients and measure the residual of the result."""
-        value = track(f, z0, self.steps, 1.0, self.checkpoint)
-        return solution_after(f, value, solver, None, tracked=self.steps)
+        tracked, value = track(f, z0, self.steps, 1.0, self.checkpoint)
+        solution = solution_after(f, value, solver, None, tracked=self.steps)
+        solution.tracked = tracked
+        return solution
 
 
-def track(f: Map, z: State, steps: int, damping: float, checkpoint: bool) -> State:
-    """`steps` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request."""
+def track(f: Map, z: State, steps: int, damping: float, checkpoint: bool) -> tuple[tuple[State, State], State]:
+    """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
+
+    Returns the last evaluation `(z, f(z))` and the last iterate.
+    """
+    last = z, z
     with torch.enable_grad():
         for _ in range(steps):
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
+            last = z, value
             if damping < 1.0:
                 mixed = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), leaves(value), strict=True))
                 value = rebuild(z, mixed)
             z = value
-    return z
+    return last, z

@@ -76,9 +76,7 @@ class RunFolder:
             UserError: there is no such run, or no such checkpoint in it.
         """
         if not self.path.is_dir():
-            raise UserError(
-                f"there is no run folder {self.path}; give the path of one that `equilibria train` made"
-            )
+            raise UserError(f"there is no run folder {self.path}; give the path of one that `equilibria train` made")
         index = self.index()
         if index is None:
             raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
@@ -86,7 +84,5 @@ class RunFolder:
         folder = self.checkpoints / named.get(name, name)
         if not folder.is_dir():
             present = ", ".join(sorted(entry.name for entry in self.checkpoints.glob("step-*"))) or "none"
-            raise UserError(
-                f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})"
-            )
+            raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")
         return folder

@@ -59,9 +59,7 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
             )
     for name in tensors:
         if name not in targets:
-            raise UserError(
-                f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with"
-            )
+            raise UserError(f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with")
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])

@@ -34,6 +34,7 @@ class Output:
         loss: mean negative log-likelihood in nats over the targets, None without targets.
         memory: pass it to the next segment; None where the model keeps none.
         solution: the solve and its statistics, None for explicit depths.
+        penalty: what the depth asks to be added to the loss in training, None where that is nothing.
     """
 
     hidden: Tensor
@@ -41,6 +42,7 @@ class Output:
     loss: Tensor | None
     memory: Memory | None
     solution: Solution | None
+    penalty: Tensor | None = None
 
     @cached_property
     def logits(self) -> Tensor:
@@ -80,9 +82,7 @@ class LanguageModel(nn.Module):
         self.memory_length = memory_length
         self.dropout = dropout
 
-    def forward(
-        self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None
-    ) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
         """One segment.
 
         Args:
@@ -107,7 +107,7 @@ class LanguageModel(nn.Module):
         if self.memory_length:
             with torch.no_grad():
                 kept = Memory.join(memory, self.cell.remember(reached.state, context), self.memory_length)
-        return Output(reached.state, self.embedding.weight, loss, kept, reached.solution)
+        return Output(reached.state, self.embedding.weight, loss, kept, reached.solution, reached.penalty)
 
     @torch.no_grad()
     def generate(

@@ -46,9 +46,7 @@ class RotaryAttention(nn.Module):
         keys, values = F.linear(x_BMD, weight).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         return KeysValues(rotation.apply(keys).transpose(1, 2), values.transpose(1, 2))
 
-    def forward(
-        self, x_BLD: Tensor, rotation: Rotation, memory: KeysValues | None, mask_LS: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotation: Rotation, memory: KeysValues | None, mask_LS: Tensor | None) -> Tensor:
         """`(B, L, d_model) → (B, L, d_model)`; `mask_LS` is True where attention is allowed, None for plain causal."""
         projected = self.queries_keys_values(x_BLD).unflatten(-1, (3 * self.heads, self.head_size))
         q_k, v = projected.split((2 * self.heads, self.heads), dim=-2)

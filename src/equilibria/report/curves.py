@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from equilibria.report.figures import Curve, Dash, Plot, Role
-from equilibria.report.gather import Figures, RunRecord, number
+from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, number
 from equilibria.report.measurement import Convergence
 
 MOST_POINTS = 400
@@ -17,12 +17,6 @@ def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
     size = max(1, -(-len(values) // most))
     runs = (values[start : start + size] for start in range(0, len(values), size))
     return [sum(run) / len(run) for run in runs]
-
-
-def baseline_perplexities(run: RunRecord) -> dict[str, float]:
-    """The n-gram models' perplexities per token, by name; empty where they were not computed."""
-    found = {name: number(run.baselines, name) for name in ("unigram", "trigram")}
-    return {name: value for name, value in found.items() if value is not None and value > 0}
 
 
 def loss_plots(run: RunRecord) -> Iterator[Plot]:
@@ -99,12 +93,10 @@ def points(lines: Sequence[Figures], x: str, y: str) -> tuple[list[float], list[
     return thinned([at for at, _ in known]), thinned([value for _, value in known])
 
 
-def _curve(
-    lines: Sequence[Figures], label: str, x: str, y: str, scale: float = 1.0, dash: Dash = "-"
-) -> Curve:
+def _curve(lines: Sequence[Figures], label: str, x: str, y: str, scale: float = 1.0, dash: Dash = "-") -> Curve:
     at, values = points(lines, x, y)
     role: Role = "train" if label.startswith("training") else "valid"
-    return Curve(label, [value / scale for value in at], values, role, dash, markers=role == "valid")
+    return Curve(label, [value / scale for value in at], values, role, dash, markers=role == "valid" and dash == "-")
 
 
 def _time_unit(lines: Sequence[Figures]) -> tuple[str, float]:

@@ -1,10 +1,10 @@
 """Plots as inline SVG that takes its colours from the page, so that one drawing suits light and dark."""
 
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
 from typing import TYPE_CHECKING, Literal
 
 from equilibria.errors import UserError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Dash = Literal["-", "--", ":"]
 Role = Literal["train", "valid"]
 
-_SIZE_INCHES = (4.7, 2.9)  # near the width of a phone, so that text is not scaled down there
+_SIZE_INCHES = (4.3, 3.0)  # near the width of a phone, so that text is not scaled down there
 _AXIS = "#7d8590"
 _LABEL = "#7d8591"
 _COLOURS = {"train": "#2f6fd0", "valid": "#d2601a", "reference": "#7d8592"}
@@ -52,7 +52,7 @@ class Curve:
         points = [
             (x, y)
             for x, y in zip(self.x, self.y, strict=True)
-            if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)
+            if isfinite(x) and isfinite(y) and (y > 0 or not positive)
         ]
         return [x for x, _ in points], [y for _, y in points]
 
@@ -93,18 +93,23 @@ def draw(plot: Plot) -> str:
         UserError: matplotlib is not installed.
     """
     try:
-        from matplotlib import rc_context
+        from matplotlib import rc_context, rcParams
         from matplotlib.figure import Figure
     except ImportError as problem:
         raise UserError(
             'a report needs matplotlib, which is not installed; pip install "equilibria[plot]"'
         ) from problem
-    style = {"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9, "axes.titlesize": 10}
-    with rc_context(style):
+    with rc_context():
+        rcParams.update({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9, "axes.titlesize": 10})
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         _draw_curves(axes, plot)
         _draw_axes(axes, plot)
+        if len(plot.curves) > 1:
+            # Below the plot, where it hides no curve.
+            figure.legend(
+                loc="outside lower left", ncols=2, frameon=False, labelcolor=_LABEL, fontsize=8, handlelength=2.2
+            )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     return _for_page(buffer.getvalue(), plot)
@@ -128,21 +133,23 @@ def _draw_curves(axes: "Axes", plot: Plot) -> None:
         )
     for label, height in plot.references:
         axes.axhline(height, color=_COLOURS["reference"], linewidth=1, linestyle=(0, (1, 2)))
+        # Beside the plot, where no curve can run through it.
         axes.annotate(
             label,
             (1, height),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
+            xytext=(3, 0),
             textcoords="offset points",
-            ha="right",
-            va="bottom",
+            va="center",
+            annotation_clip=False,
             color=_LABEL,
             fontsize=8,
         )
+    axes.autoscale_view()  # a line that was inside the limits already gets a margin too
 
 
 def _draw_axes(axes: "Axes", plot: Plot) -> None:
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
     axes.set_title(plot.title, loc="left", color=_LABEL)
     axes.set_xlabel(plot.x_label, color=_LABEL)
@@ -155,11 +162,19 @@ def _draw_axes(axes: "Axes", plot: Plot) -> None:
     axes.grid(axis="y", color=_AXIS, alpha=0.25, linewidth=0.6)
     if plot.logarithmic:
         axes.set_yscale("log")
+        axes.set_ylim(_whole_decades(plot))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if plot.whole:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if len(plot.curves) > 1:
-        axes.legend(frameon=False, labelcolor=_LABEL, fontsize=8, handlelength=2.2)
+
+
+def _whole_decades(plot: Plot) -> tuple[float, float]:
+    """Powers of ten around everything on a logarithmic axis, so that its labels are few and even."""
+    heights = [y for curve in plot.curves for y in curve.finite(positive=True)[1]]
+    heights += [height for _, height in plot.references if height > 0]
+    low, high = floor(log10(min(heights))), ceil(log10(max(heights)))
+    return 10.0 ** min(low, high - 1), 1.2 * 10.0**high
 
 
 def _for_page(svg: str, plot: Plot) -> str:

@@ -50,7 +50,7 @@ class RunRecord:
         return [line for line in self.metrics if line.get("kind") == kind]
 
     def best_validation(self) -> Figures | None:
-        """The validation line with the least loss, as the best checkpoint is chosen; None before the first."""
+        """The validation line with the least loss: that of the best checkpoint; None before the first."""
         measured = [line for line in self.lines("valid") if number(line, "loss") is not None]
         return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
 
@@ -82,9 +82,10 @@ def gather(path: Path) -> RunRecord:
     if run.metrics:
         _note_missing_lines(run)
     run.evaluation = run.attempt(lambda: _object(path / "evaluation.json", f"`equilibria eval {path}` writes it"))
-    run.baselines = run.attempt(
-        lambda: _object(path / "baselines.json", "perplexity cannot be put beside n-gram models")
-    )
+    if (path / "baselines.json").exists() or number(run.evaluation, "trigram_perplexity") is None:
+        run.baselines = run.attempt(
+            lambda: _object(path / "baselines.json", "perplexity cannot be put beside that of n-gram models")
+        )
     run.sample = run.attempt(lambda: _object(path / "sample.json", f"`equilibria generate {path}` writes it"))
     return run
 
@@ -101,6 +102,17 @@ def nested(figures: Figures | None, name: str) -> Figures | None:
     """The object of that name inside another, or None."""
     value = figures.get(name) if figures is not None else None
     return value if isinstance(value, Mapping) else None
+
+
+def baseline_perplexities(run: RunRecord) -> dict[str, float]:
+    """Perplexities per token of n-gram models on the validation text, by name; empty where unknown."""
+    found = {}
+    for name in ("unigram", "trigram"):
+        key = f"{name}_perplexity"
+        value = number(run.baselines, key) or number(run.evaluation, key)
+        if value is not None and value > 0:
+            found[name] = value
+    return found
 
 
 def _note_missing_lines(run: RunRecord) -> None:

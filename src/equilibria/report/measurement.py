@@ -81,17 +81,13 @@ def measure_solves(loaded: LoadedRun, folder: RunFolder) -> SolveFigures | None:
         return None
     tokens = _validation_tokens(loaded, folder)
     training = loaded.recipe.training
-    passage = read_passage(
-        loaded.model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length
-    )
+    passage = read_passage(loaded.model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length)
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
     segment = next(iter(EvaluationStream(tokens, rows, training.segment_length)))
     return SolveFigures(passage, follow_solve(loaded.model, segment.inputs, depth.eval_solver))
 
 
-def read_passage(
-    model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int
-) -> list[Piece]:
+def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int) -> list[Piece]:
     """A text with what each token cost, in segments as in evaluation; the last token is only a target.
 
     Args:

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from importlib.resources import files
 
 from equilibria.report import passage
-from equilibria.report.curves import convergence_plot, loss_plots, solve_plots
+from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
-from equilibria.report.gather import RunRecord, number
+from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
 from equilibria.report.measurement import SolveFigures
-from equilibria.report.style import STYLE, shades
 
 # The page may load nothing, whatever a text in it says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -52,11 +52,12 @@ def page(contents: Contents) -> str:
         _recipe(run),
         _events(run),
     ]
+    style = files("equilibria.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>{STYLE}{shades(passage.LEVELS)}</style>\n</head>\n"
+        f"<title>{name}</title>\n<style>{style}</style>\n</head>\n"
         f"<body>\n<main>\n{chr(10).join(filter(None, sections))}\n</main>\n</body>\n</html>\n"
     )
 
@@ -98,18 +99,18 @@ def _plots(heading: str, plots: Sequence[Plot], note: str) -> str:
 
 
 def _loss_note(run: RunRecord) -> str:
+    note = "Mean negative log-likelihood of the next token. Training time leaves out evaluations and saving."
     count = len(run.lines("train"))
-    return (
-        "Mean negative log-likelihood of the next token. Training time leaves out evaluations and saving. "
-        f"{count:,} training lines, thinned to means of equal stretches where there are many."
-    )
+    if count > MOST_POINTS:
+        note += f" Each point of a training curve is a mean of up to {-(-count // MOST_POINTS):,} lines."
+    return note
 
 
 def _solve_sections(contents: Contents) -> Iterator[str]:
     yield _plots(
         "The solves over training",
         list(solve_plots(contents.run)),
-        "An evaluation is one application of the cell. The residual is ‖f(z) − z‖ / ‖f(z)‖ per token, "
+        "An evaluation is one application of the cell. The residual is ‖f(z) - z‖ / ‖f(z)‖ per token, "
         "of the state that the prediction is made from.",
     )
     solves = contents.solves
@@ -119,13 +120,13 @@ def _solve_sections(contents: Contents) -> Iterator[str]:
     yield _plots(
         "One validation solve",
         [convergence_plot(convergence)],
-        f"{convergence.tokens:,} tokens from the beginning of the validation text, with the solver of evaluation but "
-        "without stopping at its tolerance, the dotted line: in use, a token stops there.",
+        f"{convergence.tokens:,} tokens from the beginning of the validation text, with the solver of "
+        "evaluation but without stopping at its tolerance, the dotted line: in use, a token stops there.",
     )
     yield (
         "<h2>Evaluations per token</h2>\n"
         '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
-        "token’s state had converged. Point at a token for its figures.</p>\n"
+        "token's state had converged. Point at a token for its figures.</p>\n"
         f"{passage.legend(solves.passage)}\n{passage.coloured(solves.passage)}"
     )
 
@@ -134,7 +135,9 @@ def _sample(run: RunRecord) -> str:
     if run.sample is None:
         return ""
     prompt, text = run.sample.get("prompt") or "", run.sample.get("text") or ""
-    settings = (f"{key} {value}" for key, value in run.sample.items() if key not in ("prompt", "text") and value is not None)
+    settings = (
+        f"{key} {value}" for key, value in run.sample.items() if key not in ("prompt", "text") and value is not None
+    )
     note = escape(", ".join(settings).replace("_", " "))
     shown = f'<span class="prompt">{escape(str(prompt))}</span>{escape(str(text))}'
     return f'<h2>Generated text</h2>\n<p class="quiet">{note}</p>\n<pre class="text">{shown}</pre>'
@@ -153,5 +156,7 @@ def _events(run: RunRecord) -> str:
     return f'<h2>Events</h2>\n<ul class="events">{"".join(map(_event, lines))}</ul>'
 
 
-def _event(line: object) -> str:
-    raise NotImplementedError
+def _event(line: Figures) -> str:
+    time = number(line, "time")
+    when = "" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC, "
+    return f"<li>{when}step {number(line, 'step') or 0:,.0f}: {escape(str(line.get('message', '')))}</li>"

@@ -62,18 +62,26 @@ class Solver(ABC):
         """The next iterate, in a tensor of its own, and memory, from the latest measured point."""
 
     @torch.no_grad()
-    def solve(self, f: Map, z0: State) -> Iterate:
-        """Run the loop on `f` from `z0`, without gradients."""
+    def solve(self, f: Map, z0: State, propose: bool = False) -> Iterate:
+        """Run the loop on `f` from `z0`, without gradients.
+
+        Args:
+            f: the map.
+            z0: where to start.
+            propose: whether the iterate that would come after the last evaluation is wanted too.
+        """
         packing = Packing.of(z0, self.scope)
         progress = _Progress(self, packing.pack(z0))
         memory = self.init(progress.z, progress.groups)
         while True:
             point = progress.measure(packing.pack(f(packing.unpack(progress.z))))
-            if progress.done:
+            if progress.done or (progress.spent and not propose):
                 break
             proposal, memory = self.step(memory, point, progress.groups)
-            if progress.advance(proposal):
+            progress.advance(proposal)
+            if progress.spent:
                 break
+            progress.move()
         if progress.settle():
             progress.measure(packing.pack(f(packing.unpack(progress.z))))
         return progress.iterate()
@@ -132,9 +140,7 @@ class _Progress:
             difference = torch.where(finite.unsqueeze(-1), difference, 0.0)
         self.converged_at = torch.where(converged & ~self.converged, count, self.converged_at)
         self.converged = converged
-        self.improved_at = torch.where(
-            self.residual < _IMPROVEMENT * self.best_residual, count, self.improved_at
-        )
+        self.improved_at = torch.where(self.residual < _IMPROVEMENT * self.best_residual, count, self.improved_at)
         if all_better:
             self.best, self.best_residual = self.z, self.residual
         else:
@@ -144,22 +150,27 @@ class _Progress:
         self.proposal = self.z
         return Point(self.z, f_z, difference)
 
-    def advance(self, proposal: Tensor) -> bool:
-        """Move the groups that have not converged; returns whether the budget is spent."""
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of evaluations is used up."""
+        return len(self.trace) >= self.solver.max_evaluations
+
+    def advance(self, proposal: Tensor) -> None:
+        """Take the method's proposal for the groups that have not converged and where it is finite."""
         usable = torch.isfinite(norm(proposal)) & torch.isfinite(self.residual)
         if not bool(usable.all()):
             proposal = torch.where(usable.unsqueeze(-1), proposal, self.best)
         if self.some_converged:
             proposal = torch.where(self.converged.unsqueeze(-1), self.z, proposal)
         self.proposal = proposal
-        if len(self.trace) >= self.solver.max_evaluations:
-            return True
-        self.z = proposal
+
+    def move(self) -> None:
+        """Go to the proposal."""
+        self.z = self.proposal
         if self.groups.coupled and len(self.trace) == self.solver.max_evaluations - 1:
             # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
             astray = ~self.converged & (self.residual > _WORSE * self.best_residual)
             self.z = torch.where(astray.unsqueeze(-1), self.best, self.z)
-        return False
 
     def settle(self) -> bool:
         """Choose the returned iterate: the best of each sample; of coupled groups the last, unless it is broken.

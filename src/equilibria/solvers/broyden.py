@@ -82,7 +82,7 @@ class Broyden(Solver):
 def _solve(matrix: Tensor, target: Tensor) -> Tensor:
     """`K⁻¹ target` per group in float64; zero (plain iteration) where `K` is singular to working precision.
 
-    Rows are scaled to unit size first. A row of zeros belongs to a step of zero length (a frozen group): it is taken out.
+    Rows are scaled to unit size first. A row of zeros belongs to a step of no length (a frozen group): it is taken out.
     """
     matrix, target = matrix.double(), target.double()
     size = matrix.abs().amax(dim=-1)

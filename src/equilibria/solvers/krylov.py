@@ -105,9 +105,7 @@ class GMRES:
             relative = torch.nan_to_num(estimate / (torch.linalg.vector_norm(f_z, dim=-1) + EPSILON), nan=0.0)
             trace.append(worst(relative.float()))
             basis.append(
-                torch.where(
-                    (length > EPSILON).unsqueeze(-1), w / length.clamp(min=EPSILON).unsqueeze(-1), 0.0
-                )
+                torch.where((length > EPSILON).unsqueeze(-1), w / length.clamp(min=EPSILON).unsqueeze(-1), 0.0)
             )
             # Half the tolerance leaves room for the estimate's own rounding.
             if trace[-1] <= 0.5 * self.tol:

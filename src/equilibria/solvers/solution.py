@@ -53,7 +53,8 @@ class Iterate:
 
     Attributes:
         value: the returned iterate, `(*groups, features)`.
-        proposal: the iterate the method would have evaluated next; equal to `value` where a group converged.
+        proposal: the iterate the method would have evaluated next, where it was asked for; otherwise, and where a
+            group converged, the last one evaluated.
         residual: residual of `value`, float32, `(*groups,)`.
         tolerance: the tolerance that was asked for.
         evaluations: how often the map was applied.
@@ -93,6 +94,8 @@ class Solution:
         evaluations: how often the map was applied, tracked and measuring evaluations included.
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
+        tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
+            distance teaches the map to converge.
         adjoint: how the backward solve ended, for gradients that have one.
     """
 
@@ -103,6 +106,7 @@ class Solution:
     evaluations: int
     trace: list[float]
     group_evaluations: Tensor
+    tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
 
     @property

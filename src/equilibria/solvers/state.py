@@ -27,9 +27,7 @@ def leaves(state: State) -> Iterator[Tensor]:
         for part in state.values():
             yield from leaves(part)
     else:
-        raise TypeError(
-            f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}"
-        )
+        raise TypeError(f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}")
 
 
 def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
@@ -68,9 +66,7 @@ class Packing:
         leading = tensors[0].shape[:dimensions]
         for leaf in tensors:
             if not leaf.is_floating_point():
-                raise ValueError(
-                    f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}"
-                )
+                raise ValueError(f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}")
             if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
                 raise ValueError(
                     f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
@@ -97,8 +93,7 @@ class Packing:
         groups = like[0].shape[: self.group_dimensions]
         # An explicit feature count, since -1 is ambiguous for an empty batch.
         flat = [
-            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic)
-            for leaf in found
+            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic) for leaf in found
         ]
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 

@@ -67,9 +67,7 @@ class TrainingLoop:
             self._memories = [None] * self.recipe.accumulation
         self.model.train()
         total = max(1, int((segment.targets != NO_TARGET).sum()))
-        slots = zip(
-            *(part.chunk(self.recipe.accumulation) for part in (segment.inputs, segment.targets)), strict=True
-        )
+        slots = zip(*(part.chunk(self.recipe.accumulation) for part in (segment.inputs, segment.targets)), strict=True)
         loss = torch.zeros((), device=self.device)
         for slot, (inputs, targets) in enumerate(slots):
             share = int((targets != NO_TARGET).sum()) / total
@@ -88,11 +86,11 @@ class TrainingLoop:
         output = self.model(inputs.to(self.device), targets.to(self.device), self._memories[slot])
         self._memories[slot] = output.memory
         assert output.loss is not None  # there are targets
-        weighted = output.loss * share
-        weighted.backward()
+        objective = output.loss if output.penalty is None else output.loss + output.penalty
+        (objective * share).backward()
         if output.solution is not None:
             self.statistics.add_solve(output.solution)
-        return weighted.detach()
+        return output.loss.detach() * share
 
     def _new_schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
         recipe = self.recipe
@@ -139,9 +137,7 @@ class TrainingLoop:
     def _names(self) -> list[str]:
         """Names of the parameters in the order in which the optimizer counts them."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return [
-            names[id(parameter)] for group in self._optimizer.param_groups for parameter in group["params"]
-        ]
+        return [names[id(parameter)] for group in self._optimizer.param_groups for parameter in group["params"]]
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         state = self._optimizer.state_dict()["state"]

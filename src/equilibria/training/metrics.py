@@ -40,9 +40,7 @@ class MetricsWriter:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as problem:
-            raise UserError(
-                f"{self._path} cannot be written ({problem}); free some space and resume"
-            ) from problem
+            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
 
     def close(self) -> None:
         """Closes the file."""

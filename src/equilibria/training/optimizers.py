@@ -12,9 +12,7 @@ def decayed_and_undecayed(model: nn.Module) -> tuple[dict[str, nn.Parameter], di
     Embeddings (and an output matrix tied to one), biases, gains and norms are the rest: a scale has no reason
     to be near zero, and rare words' vectors would shrink at every step that does not mention them.
     """
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    }
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     decayed: dict[str, nn.Parameter] = {}
     undecayed: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():

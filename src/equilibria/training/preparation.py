@@ -56,8 +56,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     if difference is not None:
         key, before, now = difference
         raise UserError(
-            f"the run in {folder.path} has {key} = {before}, the recipe {now}; "
-            f"resume with the same, or start a new run"
+            f"the run in {folder.path} has {key} = {before}, the recipe {now}; resume with the same, or start a new run"
         )
 
 
@@ -85,9 +84,7 @@ def _fixed(recipe: Recipe) -> dict[str, object]:
 def _flat(prefix: str, value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        key: leaf for name, part in value.items() for key, leaf in _flat(f"{prefix}.{name}", part).items()
-    }
+    return {key: leaf for name, part in value.items() for key, leaf in _flat(f"{prefix}.{name}", part).items()}
 
 
 def _first_difference(before: dict[str, object], now: dict[str, object]) -> tuple[str, object, object] | None:

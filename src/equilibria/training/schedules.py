@@ -24,9 +24,7 @@ def warmup_cosine_factor(step: int, steps: int, warmup_steps: int, final_rate: f
     return final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_cosine(
-    optimizer: Optimizer, steps: int, warmup_steps: int, final_rate: float, done: int = 0
-) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, final_rate: float, done: int = 0) -> LambdaLR:
     """`warmup_cosine_factor` as a scheduler, set to the rate of the step that follows `done` finished ones.
 
     Args:

@@ -149,11 +149,7 @@ class Trainer:
         summary = self.loop.statistics.summary()
         self._seconds += time.perf_counter() - start
         if summary is not None and not summary.finite:
-            kept = (
-                f"the checkpoint of step {self._saved} stays"
-                if self._saved
-                else "no checkpoint had been saved"
-            )
+            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
             raise UserError(
                 f"the loss or its gradient became infinite or NaN by step {self.loop.done} "
                 f"(loss {summary.loss}, gradient norm {summary.gradient_norm}); "

@@ -1,0 +1,51 @@
+"""Writing a run's report."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from equilibria.errors import UserError
+from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.report.gather import RunRecord, gather
+from equilibria.report.headline import cards
+from equilibria.report.measurement import SolveFigures, measure_solves
+from equilibria.report.page import Contents, page
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes a run's `report.html`: one file that needs nothing beside it, replaced in one go.
+
+    The best checkpoint reads some validation text for it. What the folder lacks is named on the page.
+
+    Args:
+        run_folder: of a run that has begun.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: there is no such run, matplotlib is not installed, or the page cannot be written.
+    """
+    run = gather(run_folder)
+    loaded = run.attempt(lambda: load_run(run_folder))
+    solves = None if loaded is None else _solves(run, loaded)
+    contents = Contents(
+        run=run,
+        cards=cards(run, None if loaded is None else loaded.model),
+        solves=solves,
+        written=datetime.now(UTC),
+    )
+    target = run_folder / "report.html"
+    partial = run_folder / ".report.html.partial"
+    html = page(contents)
+    try:
+        partial.write_text(html, encoding="utf-8", errors="replace")
+        os.replace(partial, target)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{target} cannot be written ({problem}); free some space and repeat") from problem
+    return target
+
+
+def _solves(run: RunRecord, loaded: LoadedRun) -> SolveFigures | None:
+    return run.attempt(lambda: measure_solves(loaded, run.folder))

@@ -1,0 +1,45 @@
+"""`equilibria bench`."""
+
+from pathlib import Path
+
+import pytest
+
+from equilibria.cli.app import main
+
+BENCHMARK = """
+from dataclasses import dataclass
+
+@dataclass
+class Result:
+    arguments: list[str]
+
+def main(arguments: list[str]) -> int:
+    print(Result(arguments))
+    return 3
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "speed.py").write_text(BENCHMARK)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_arguments_and_exit_code_are_passed_on(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "speed", "--json", "--steps", "3"]) == 3
+    assert capsys.readouterr().out == "Result(arguments=['--json', '--steps', '3'])\n"
+
+
+def test_the_nearest_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sped"]) == 2
+    assert capsys.readouterr().err == "error: there is no benchmarks/sped.py; the nearest is benchmarks/speed.py\n"
+
+
+def test_outside_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("equilibria.cli.checkout._ROOTS", (tmp_path,))
+    assert main(["bench", "twin"]) == 2
+    assert "run this in a checkout" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""A run folder is read as far as it goes."""
+
+from pathlib import Path
+
+import pytest
+
+from equilibria.errors import UserError
+from equilibria.report.gather import baseline_perplexities, gather, number
+
+
+def test_an_absent_or_foreign_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run folder"):
+        gather(tmp_path / "absent")
+    with pytest.raises(UserError, match="not a run folder"):
+        gather(tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n')
+    run = gather(tmp_path)
+    assert len(run.lines("train")) == 1
+    missing = "\n".join(run.missing)
+    for name in ("config.toml", "'valid' line", "evaluation.json", "baselines.json", "sample.json"):
+        assert name in missing
+    assert "equilibria eval" in missing
+
+
+@pytest.mark.parametrize("damage", ['{"perplexity": 1', "[1]", "\xff"])
+def test_a_damaged_file_is_named_and_the_rest_is_read(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\nnonsense\n')
+    (tmp_path / "evaluation.json").write_bytes(damage.encode("latin-1"))
+    (tmp_path / "sample.json").write_text('{"text": "fine"}')
+    run = gather(tmp_path)
+    assert run.evaluation is None
+    assert run.metrics == ()
+    assert run.sample == {"text": "fine"}
+    assert any("evaluation.json" in sentence for sentence in run.missing)
+    assert any("line 2" in sentence for sentence in run.missing)
+
+
+def test_numbers_are_finite_numbers() -> None:
+    figures = {"a": 1, "b": float("inf"), "c": True, "d": "1"}
+    assert [number(figures, name) for name in "abcde"] == [1.0, None, None, None, None]
+    assert number(None, "a") is None
+
+
+def test_baselines_come_from_either_file(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "evaluation.json").write_text('{"unigram_perplexity": 700, "trigram_perplexity": 200}')
+    run = gather(tmp_path)
+    assert baseline_perplexities(run) == {"unigram": 700.0, "trigram": 200.0}
+    assert not any("baselines.json" in sentence for sentence in run.missing)
+    (tmp_path / "baselines.json").write_text('{"unigram_perplexity": 600}')
+    assert baseline_perplexities(gather(tmp_path)) == {"unigram": 600.0, "trigram": 200.0}
+
+
+def test_the_best_validation_is_the_one_with_the_least_loss(tmp_path: Path) -> None:
+    lines = (f'{{"kind": "valid", "step": {step}, "loss": {loss}}}' for step, loss in ((1, 3), (2, 1), (3, 2)))
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    best = gather(tmp_path).best_validation()
+    assert best is not None
+    assert best["step"] == 2

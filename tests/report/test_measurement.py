@@ -1,0 +1,86 @@
+"""The figures a report measures are those of the solver and the evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equilibria.cells import ContractiveCell
+from equilibria.data import ByteTokenizer, EncodedSplit, WordTokenizer
+from equilibria.depths import Equilibrium
+from equilibria.inference.evaluation import evaluate
+from equilibria.models import LanguageModel
+from equilibria.report.measurement import _pieces, follow_solve, read_passage
+from equilibria.solvers import Anderson, Picard
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    torch.manual_seed(0)
+    cell = ContractiveCell(d_model=16, heads=2, inner=32)
+    return LanguageModel(vocabulary_size=256, cell=cell, depth=Equilibrium(), memory_length=8).eval()
+
+
+def text(length: int) -> np.ndarray:
+    return np.frombuffer(("the cat sat on the mat. " * length).encode()[:length], np.uint8).astype(np.uint16)
+
+
+def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> None:
+    tokens = text(81)
+    pieces = read_passage(model, ByteTokenizer(), tokens, segment_length=16)
+    assert "".join(piece.text for piece in pieces) == tokens[:-1].astype(np.uint8).tobytes().decode()
+    evaluation = evaluate(model, EncodedSplit(tokens, 17, 81), batch_size=1, segment_length=16)
+    assert np.mean([piece.evaluations for piece in pieces]) == pytest.approx(evaluation.evaluations.mean)
+    assert max(piece.residual for piece in pieces) == pytest.approx(evaluation.residual.worst)
+    # the evaluation predicts the tokens after the first, the last among them, which the passage does not show
+    shown = evaluate(model, EncodedSplit(tokens[:-1], 17, 80), batch_size=1, segment_length=16)
+    assert pieces[0].nll is None
+    losses = [piece.nll for piece in pieces[1:] if piece.nll is not None]
+    assert len(losses) == 79
+    assert np.mean(losses) == pytest.approx(shown.loss, rel=1e-5)
+
+
+def test_a_solve_is_followed_at_every_evaluation(model: LanguageModel) -> None:
+    inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
+    solver = Anderson(tol=1e-2, max_evaluations=9, scope="prefix")
+    depth = model.depth
+    convergence = follow_solve(model, inputs, solver)
+    assert model.depth is depth
+    assert convergence.tolerance == 1e-2
+    assert convergence.tokens == 64
+    model.depth = Equilibrium(eval_solver=Anderson(tol=0.0, max_evaluations=9, scope="prefix"))
+    with torch.no_grad():
+        solution = model(inputs).solution
+    assert solution is not None
+    assert convergence.worst == pytest.approx(solution.trace)
+    assert convergence.mean[-1] == pytest.approx(float(solution.residual.mean()))
+    for mean, p95, worst in zip(convergence.mean, convergence.p95, convergence.worst, strict=True):
+        assert mean <= worst
+        assert p95 <= worst
+
+
+def test_the_residual_is_per_token_for_solvers_that_mix_per_sequence(model: LanguageModel) -> None:
+    model.depth = Equilibrium(eval_solver=Picard(tol=1e-2, max_evaluations=12, scope="sample"))
+    pieces = read_passage(model, ByteTokenizer(), text(33), segment_length=16)
+    assert len(pieces) == 32
+    assert len({piece.evaluations for piece in pieces[:16]}) == 1
+
+
+@given(st.text())
+def test_pieces_of_bytes_are_the_text(passage: str) -> None:
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.encode(passage)
+    pieces = _pieces(tokenizer, ids)
+    assert "".join(text for text, _ in pieces) == tokenizer.decode(ids)
+    assert [index for _, place in pieces for index in range(place.start, place.stop)] == list(range(len(ids)))
+
+
+def test_a_character_of_several_tokens_is_one_piece() -> None:
+    tokenizer = ByteTokenizer()
+    assert [text for text, _ in _pieces(tokenizer, tokenizer.encode("né €𝄞"))] == ["n", "é", " ", "€", "𝄞"]
+
+
+def test_words_keep_the_space_before_them() -> None:
+    tokenizer = WordTokenizer(["<unk>", "<eos>", "a", "b"])
+    assert [text for text, _ in _pieces(tokenizer, [2, 3, 1, 2])] == ["a", " b", "\n", "a"]
