@@ -1,27 +1,33 @@
 """equilibria: deep equilibrium models that converge, stay causal and say so when they do not."""
 
-from equilibria.diagnostics import (
-    audit_batch_invariance,
-    audit_causality,
-    gradient_error,
-    jacobian_penalty,
-    residual_penalty,
-    saved_bytes,
-    spectral_radius,
-)
-from equilibria.fixed_point import DEQ, fixed_point
-from equilibria.gradients import Implicit, Phantom, Unrolled
-from equilibria.inference import load
-from equilibria.solvers import (
-    GMRES,
-    Anderson,
-    Broyden,
-    ConvergenceError,
-    ConvergenceWarning,
-    Picard,
-    Solution,
-    Status,
-)
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from equilibria.diagnostics import (
+        audit_batch_invariance,
+        audit_causality,
+        gradient_error,
+        jacobian_penalty,
+        residual_penalty,
+        saved_bytes,
+        spectral_radius,
+    )
+    from equilibria.fixed_point import DEQ, fixed_point
+    from equilibria.gradients import Implicit, Phantom, Unrolled
+    from equilibria.inference import load
+    from equilibria.solvers import (
+        GMRES,
+        Anderson,
+        Broyden,
+        ConvergenceError,
+        ConvergenceWarning,
+        Picard,
+        Solution,
+        Status,
+    )
 
 __all__ = [
     "DEQ",
@@ -46,3 +52,47 @@ __all__ = [
     "saved_bytes",
     "spectral_radius",
 ]
+
+_HOMES = {
+    "Anderson": "equilibria.solvers",
+    "Broyden": "equilibria.solvers",
+    "ConvergenceError": "equilibria.solvers",
+    "ConvergenceWarning": "equilibria.solvers",
+    "DEQ": "equilibria.fixed_point",
+    "GMRES": "equilibria.solvers",
+    "Implicit": "equilibria.gradients",
+    "Phantom": "equilibria.gradients",
+    "Picard": "equilibria.solvers",
+    "Solution": "equilibria.solvers",
+    "Status": "equilibria.solvers",
+    "Unrolled": "equilibria.gradients",
+    "audit_batch_invariance": "equilibria.diagnostics",
+    "audit_causality": "equilibria.diagnostics",
+    "fixed_point": "equilibria.fixed_point",
+    "gradient_error": "equilibria.diagnostics",
+    "jacobian_penalty": "equilibria.diagnostics",
+    "load": "equilibria.inference",
+    "residual_penalty": "equilibria.diagnostics",
+    "saved_bytes": "equilibria.diagnostics",
+    "spectral_radius": "equilibria.diagnostics",
+}
+
+
+class _Package(ModuleType):
+    """Imports a public name when it is first used: PyTorch takes a second, and help needs none of them."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system binds a submodule here; what is public is the function of the same name, `fixed_point`.
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

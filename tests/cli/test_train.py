@@ -16,7 +16,7 @@ FLAGS = {
     "data": ("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
     "model": ("memory_length",),
     "model.cell": ("kind", "d_model", "heads", "inner", "blocks", "dropout"),
-    "model.depth": ("kind", "applications"),
+    "model.depth": ("kind", "applications", "residual_penalty"),
     "model.depth.solver": SOLVER,
     "model.depth.eval_solver": SOLVER,
     "model.depth.gradient": ("method", "steps", "damping", "checkpoint", "tol", "max_evaluations"),
@@ -31,7 +31,6 @@ FLAGS = {
             "final_rate",
         ),
         *(
-            "residual_penalty",
             "weight_decay",
             "beta1",
             "beta2",

@@ -129,7 +129,7 @@ class DepthRecipe:
     )
     """The solver in training."""
     eval_solver: Annotated[SolverRecipe, Parameter(group="model.depth.eval_solver")] = field(
-        default_factory=lambda: SolverRecipe(method="anderson", tol=1e-2, max_evaluations=16)
+        default_factory=lambda: SolverRecipe(method="anderson", tol=5e-3, max_evaluations=10)
     )
     """The solver in evaluation and generation."""
     gradient: Annotated[GradientRecipe, Parameter(group="model.depth.gradient")] = field(

@@ -30,7 +30,7 @@ class Equilibrium:
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
     gradient: Gradient = field(default_factory=lambda: Phantom(steps=5))
-    eval_solver: Solver = field(default_factory=lambda: Anderson(tol=1e-2, max_evaluations=16, scope="prefix"))
+    eval_solver: Solver = field(default_factory=lambda: Anderson(tol=5e-3, max_evaluations=10, scope="prefix"))
     residual_penalty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -41,7 +41,6 @@ class Equilibrium:
         """Solve `z = f(z)` from `z0`."""
         solver = self.solver if training else self.eval_solver
         solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore")
-        assert isinstance(solution.value, Tensor)
         penalty = None
         if training and self.residual_penalty and solution.tracked is not None:
             penalty = self.residual_penalty * residual_penalty(solution)

@@ -3,12 +3,13 @@
 With `r = f(z) − z` and the last differences `ΔR`, `ΔF` of residuals and values, the next iterate is
 `f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge. The normal equations are scaled to unit diagonal, so
 that the ridge is relative and old, large differences do not drown the latest; they are factored for all groups at
-once by an unrolled Cholesky decomposition, which needs no synchronisation and no batched LAPACK call.
+once by an unrolled Cholesky decomposition, which needs no synchronisation and no batched LAPACK call. The residual
+and its differences stand side by side in one tensor, so that all inner products of a step are one matrix product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,28 +19,34 @@ from equilibria.solvers.picard import check_damping
 from equilibria.solvers.residual import Groups
 
 
-@dataclass
 class _History:
-    """The last differences, newest last, and their Gram matrix (lower triangle, a row per difference)."""
+    """The last differences in a ring of `limit` slots; the latest residual stands behind them."""
 
-    residual_differences: list[Tensor] = field(default_factory=list)
-    value_differences: list[Tensor] = field(default_factory=list)
-    gram: list[list[Tensor]] = field(default_factory=list)
-    residual: Tensor | None = None
-    value: Tensor | None = None
+    def __init__(self, z: Tensor, limit: int) -> None:
+        self.limit = limit
+        self.residuals = z.new_zeros(*z.shape[:-1], limit + 1, z.shape[-1])
+        self.values: list[Tensor] = []
+        self.value: Tensor | None = None
+        self.steps = 0
 
-    def push(self, residual: Tensor, value: Tensor, limit: int, groups: Groups) -> None:
-        """Take in the latest residual and value, dropping the oldest difference beyond `limit`."""
-        if self.residual is not None and self.value is not None:
-            if len(self.gram) == limit:
-                self.residual_differences.pop(0)
-                self.value_differences.pop(0)
-                self.gram = [row[1:] for row in self.gram[1:]]
-            self.residual_differences.append(residual - self.residual)
-            self.value_differences.append(value - self.value)
-            latest = self.residual_differences[-1]
-            self.gram.append([groups.dot(other, latest) for other in self.residual_differences])
-        self.residual, self.value = residual, value
+    def push(self, point: Point) -> None:
+        """Take in the latest point; its difference to the one before replaces the oldest."""
+        latest = self.residuals.select(-2, self.limit)
+        if self.value is not None:
+            slot = self.steps % self.limit
+            torch.sub(point.difference, latest, out=self.residuals.select(-2, slot))
+            if slot == len(self.values):
+                self.values.append(torch.empty_like(self.value))
+            torch.sub(point.value, self.value, out=self.values[slot])
+            self.steps += 1
+        latest.copy_(point.difference)
+        self.value = point.value
+
+    @property
+    def newest_first(self) -> list[int]:
+        """The slots in use."""
+        filled = min(self.steps, self.limit)
+        return [(self.steps - 1 - age) % self.limit for age in range(filled)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +76,19 @@ class Anderson(Solver):
 
     def init(self, z: Tensor, groups: Groups) -> _History:
         """An empty history."""
-        return _History()
+        return _History(z, min(self.history, self.max_evaluations))
 
     def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
         """The accelerated iterate; plain (damped) iteration while the history is empty."""
-        memory.push(point.difference, point.value, self.history, groups)
-        target = [groups.dot(difference, point.difference) for difference in memory.residual_differences]
-        gamma = solve_gram(memory.gram, target, self.ridge)
-        proposal = combine(point.value, gamma, memory.value_differences)
+        memory.push(point)
+        slots = memory.newest_first
+        gamma: list[Tensor] = []
+        if slots:
+            gamma = solve_gram(groups.gram(memory.residuals), slots, memory.limit, self.ridge)
+        proposal = combine(point.value, gamma, [memory.values[slot] for slot in slots])
         if self.damping < 1.0:
-            accelerated = combine(point.difference, gamma, memory.residual_differences)
-            proposal = proposal.sub_(accelerated, alpha=1.0 - self.damping)
+            differences = [memory.residuals.select(-2, slot) for slot in slots]
+            proposal.sub_(combine(point.difference, gamma, differences), alpha=1.0 - self.damping)
         return proposal, memory
 
 
@@ -91,50 +100,41 @@ def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> 
     return result
 
 
-def solve_gram(gram: list[list[Tensor]], target: list[Tensor], ridge: float) -> list[Tensor]:
-    """Solve `(G + ridge · diag(G)) γ = target` per group by Cholesky on the scaled matrix.
+def solve_gram(gram: Tensor, slots: list[int], target: int, ridge: float) -> list[Tensor]:
+    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group by Cholesky on the scaled normal equations.
 
-    Directions that are numerically dependent on newer ones get weight zero.
+    A direction that is numerically dependent on those before it in `slots` gets weight zero.
 
     Args:
-        gram: lower triangle of `G`, oldest difference first; every entry `(*groups,)`.
-        target: right-hand side, one `(*groups,)` per difference.
+        gram: inner products `(*groups, n, n)` of all rows.
+        slots: rows that hold the directions `d`, the preferred first.
+        target: the row that holds `r`.
+
+    Returns:
+        `γ` in the order of `slots`, each `(*groups,)`.
     """
-    size = len(gram)
-    if size == 0:
-        return []
-    tiny = torch.finfo(target[0].dtype).tiny
-    # Newest first, so that a dependent older difference is the one that is dropped.
-    order = range(size - 1, -1, -1)
-    scale = [gram[i][i].clamp(min=tiny).rsqrt() for i in order]
-    entry = [
-        [gram[max(i, j)][min(i, j)] * scale[a] * scale[b] for b, j in enumerate(list(order)[: a + 1])]
-        for a, i in enumerate(order)
-    ]
-    floor = max(ridge, torch.finfo(target[0].dtype).eps)
+    limits = torch.finfo(gram.dtype)
+    floor = 0.5 * max(ridge, limits.eps)
+    scale = [gram[..., i, i].clamp(min=limits.tiny).rsqrt() for i in slots]
     factor: list[list[Tensor]] = []
-    inverse_pivot: list[Tensor] = []
+    inverse: list[Tensor] = []
     solution: list[Tensor] = []
-    for a, i in enumerate(order):
+    for a, i in enumerate(slots):
         row: list[Tensor] = []
-        for b in range(a):
-            value = entry[a][b]
+        pivot = gram[..., i, i] * scale[a].square() + ridge
+        value = gram[..., i, target] * scale[a]
+        for b, j in enumerate(slots[:a]):
+            entry = gram[..., i, j] * scale[a] * scale[b]
             for c in range(b):
-                value = value - row[c] * factor[b][c]
-            row.append(value * inverse_pivot[b])
-        pivot = entry[a][a] + ridge
-        value = target[i] * scale[a]
-        for b in range(a):
-            pivot = pivot - row[b] * row[b]
+                entry = entry - row[c] * factor[b][c]
+            row.append(entry * inverse[b])
+            pivot = pivot - row[b].square()
             value = value - row[b] * solution[b]
-        inverse = torch.where(pivot > floor * 0.5, pivot.clamp(min=floor * 0.5).rsqrt(), 0.0)
         factor.append(row)
-        inverse_pivot.append(inverse)
-        solution.append(value * inverse)
-    for a in range(size - 1, -1, -1):
-        value = solution[a]
-        for b in range(a + 1, size):
-            value = value - factor[b][a] * solution[b]
-        solution[a] = value * inverse_pivot[a]
-    weights = [solution[a] * scale[a] for a in range(size)]
-    return weights[::-1]
+        inverse.append(torch.where(pivot > floor, pivot.clamp(min=floor).rsqrt(), 0.0))
+        solution.append(value * inverse[a])
+    for a in reversed(range(len(slots))):
+        for b in range(a + 1, len(slots)):
+            solution[a] = solution[a] - factor[b][a] * solution[b]
+        solution[a] = solution[a] * inverse[a]
+    return [weight * size for weight, size in zip(solution, scale, strict=True)]

@@ -44,6 +44,11 @@ class Groups:
         product = torch.mul(a, b, out=self._scratch).sum(dim=-1)
         return product.cumsum(dim=1) if self.scope == "prefix" else product
 
+    def gram(self, rows: Tensor) -> Tensor:
+        """All inner products of the rows of each group: `(*groups, n, features) → (*groups, n, n)`."""
+        products = rows @ rows.mT
+        return products.cumsum(dim=1) if self.scope == "prefix" else products
+
     @property
     def coupled(self) -> bool:
         """Whether a group's map depends on other groups (tokens of one sample), not only on itself."""

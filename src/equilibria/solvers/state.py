@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-State: TypeAlias = "Tensor | tuple[State, ...] | list[State] | dict[str, State]"
+State: TypeAlias = Any
+"""A tensor or a nested tuple, list or dict of tensors; as a recursive type it would reject `dict[str, Tensor]`."""
 Scope = Literal["sample", "token", "prefix"]
 
 
