@@ -28,7 +28,7 @@ FIGURES = {
         "solves",
         "unconverged",
     ),
-    *("seconds", "tokens_per_second"),
+    *("seconds", "tokens_per_second", "unigram_perplexity", "trigram_perplexity"),
 }
 
 

@@ -135,7 +135,8 @@ def test_the_adjoint_reports_how_it_ended():
     solution.value.sum().backward()
     assert solution.adjoint.status is eq.Status.MAX_EVALUATIONS
     assert solution.adjoint.evaluations <= 4
-    assert float(solution.adjoint.residual.max()) > 1e-10
+    assert solution.adjoint.residual is not None
+    assert solution.adjoint.residual.max() > 1e-10
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ class TestModule:
         layer, x = self.layer(), torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
         layer(torch.zeros_like(x), x).value.square().sum().backward()
         assert x.grad is not None
-        assert layer.cell.linear.weight.grad is not None
+        assert all(parameter.grad is not None for parameter in layer.parameters())
 
     def test_works_in_eval_mode_with_its_own_solver(self):
         layer = self.layer()

@@ -59,7 +59,7 @@ def test_time_is_shown_in_the_unit_that_suits_the_run() -> None:
 
 def test_baselines_become_losses() -> None:
     run = record([])
-    run.baselines = {"unigram_perplexity": 1.0, "trigram_perplexity": None}
+    run.evaluation = {"unigram_perplexity": 1.0, "trigram_perplexity": None}
     assert [plot.references for plot in loss_plots(run)] == [[("unigram", 0.0)]] * 2
 
 

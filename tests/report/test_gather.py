@@ -20,7 +20,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     run = gather(tmp_path)
     assert len(run.lines("train")) == 1
     missing = "\n".join(run.missing)
-    for name in ("config.toml", "'valid' line", "evaluation.json", "baselines.json", "sample.json"):
+    for name in ("config.toml", "'valid' line", "evaluation.json", "sample.json"):
         assert name in missing
     assert "equilibria eval" in missing
 
@@ -44,14 +44,10 @@ def test_numbers_are_finite_numbers() -> None:
     assert number(None, "a") is None
 
 
-def test_baselines_come_from_either_file(tmp_path: Path) -> None:
+def test_perplexities_of_n_gram_models_come_with_the_evaluation(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "evaluation.json").write_text('{"unigram_perplexity": 700, "trigram_perplexity": 200}')
-    run = gather(tmp_path)
-    assert baseline_perplexities(run) == {"unigram": 700.0, "trigram": 200.0}
-    assert not any("baselines.json" in sentence for sentence in run.missing)
-    (tmp_path / "baselines.json").write_text('{"unigram_perplexity": 600}')
-    assert baseline_perplexities(gather(tmp_path)) == {"unigram": 600.0, "trigram": 200.0}
+    assert baseline_perplexities(gather(tmp_path)) == {"unigram": 700.0, "trigram": 200.0}
 
 
 def test_the_best_validation_is_the_one_with_the_least_loss(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> No
     assert np.mean(losses) == pytest.approx(shown.loss, rel=1e-5)
 
 
-def test_a_solve_is_followed_at_every_evaluation(model: LanguageModel) -> None:
+def test_a_solve_is_followed_at_every_evaluation_to_twice_its_budget(model: LanguageModel) -> None:
     inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
     solver = Anderson(tol=1e-2, max_evaluations=9, scope="prefix")
     depth = model.depth
@@ -49,7 +49,7 @@ def test_a_solve_is_followed_at_every_evaluation(model: LanguageModel) -> None:
     assert model.depth is depth
     assert convergence.tolerance == 1e-2
     assert convergence.tokens == 64
-    model.depth = Equilibrium(eval_solver=Anderson(tol=0.0, max_evaluations=9, scope="prefix"))
+    model.depth = Equilibrium(eval_solver=Anderson(tol=0.0, max_evaluations=18, scope="prefix"))
     with torch.no_grad():
         solution = model(inputs).solution
     assert solution is not None

@@ -74,9 +74,9 @@ def test_the_report_of_a_run(run: Path) -> None:
     (run / "sample.json").write_text(
         json.dumps({"prompt": "the", "text": " </pre><script>x", "seed": 1, "top_k": None})
     )
-    (run / "baselines.json").write_text('{"unigram_perplexity": 31.25, "trigram_perplexity": 7.5}')
     (run / "evaluation.json").write_text(
-        '{"split": "test", "perplexity": 123.0, "residual": {"mean": 0.0042}, "evaluations_per_solve": 9.5}'
+        '{"split": "test", "perplexity": 123.0, "residual": {"mean": 0.0042}, "evaluations_per_solve": 9.5, '
+        '"unigram_perplexity": 31.25, "trigram_perplexity": 7.5}'
     )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "event", "step": 8, "message": "resuming <from> step 8", "time": 0.0}\n')

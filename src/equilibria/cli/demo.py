@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.checkout import in_checkout
-from equilibria.cli.eval import Reading, evaluate_reading, run_corpus
+from equilibria.cli.eval import Reading, evaluate_reading
 from equilibria.cli.generate import Draw, write_sample
 from equilibria.cli.train import exit_code, run_training
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.data import trigram_perplexity, unigram_perplexity
-from equilibria.inference.loading import load_run
+from equilibria.inference.loading import load_corpus, load_run
 from equilibria.report import write_report
 
 command = App(name="demo")
@@ -61,20 +60,17 @@ def _numbered(recipe: Recipe) -> Recipe:
 def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and the n-gram models of its text, writes a sample and the report."""
     loaded = load_run(folder)
-    corpus = run_corpus(loaded, folder, console)
     console.print("evaluating on all validation text")
-    evaluation = evaluate_reading(loaded, corpus, folder, Reading())
-    train, valid = corpus.split("train").tokens, corpus.split("valid").tokens
-    vocabulary_size = corpus.tokenizer.vocabulary_size
-    sample = write_sample(loaded, folder, _DRAW, lambda _: None)
+    evaluation = evaluate_reading(loaded, load_corpus(loaded, console.out), Reading())
+    sample = write_sample(loaded, _DRAW, lambda _: None)
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
-        "perplexity": evaluation.perplexity,
-        "unigram_perplexity": unigram_perplexity(train, valid, vocabulary_size),
-        "trigram_perplexity": trigram_perplexity(train, valid, vocabulary_size),
-        "evaluations_per_solve": evaluation.evaluations_per_solve,
-        "residual": evaluation.residual.mean,
+        "perplexity": evaluation.model.perplexity,
+        "unigram_perplexity": evaluation.unigram_perplexity,
+        "trigram_perplexity": evaluation.trigram_perplexity,
+        "evaluations_per_solve": evaluation.model.evaluations_per_solve,
+        "residual": evaluation.model.residual.mean,
         "sample": sample,
     }
 

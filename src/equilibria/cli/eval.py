@@ -10,12 +10,11 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from equilibria.configuration import build_corpus
-from equilibria.data import Corpus
+from equilibria.data import Corpus, trigram_perplexity, unigram_perplexity
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, Spread, evaluate
-from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.loading import LoadedRun, load_corpus, load_run
 from equilibria.models import LanguageModel
 
 command = App(name="eval")
@@ -59,28 +58,40 @@ def evaluate_run(
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    corpus = run_corpus(loaded, run, Console(stderr=True))
-    result = evaluate_reading(loaded, corpus, run, reading)
+    corpus = load_corpus(loaded, Console(stderr=True).out)
+    result = evaluate_reading(loaded, corpus, reading)
     if json:
-        print((run / "evaluation.json").read_text(encoding="utf-8"), end="")
+        print(json_format.dumps(result.to_json()))
     else:
         Console().print(_table(f"{run}, {loaded.checkpoint.name}, {reading.split}", result))
     return 0
 
 
-def run_corpus(loaded: LoadedRun, folder: Path, console: Console) -> Corpus:
-    """The text that a run was trained on.
+@dataclass(frozen=True)
+class RunEvaluation:
+    """An evaluation of a run's model beside n-gram models of the same text.
 
-    Raises:
-        UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
+    Attributes:
+        settings: how the text was read.
+        model: the model's figures.
+        unigram_perplexity, trigram_perplexity: of models counted on the training text, per token.
     """
-    corpus = build_corpus(loaded.recipe, console.out)
-    if (corpus.directory / "tokenizer.json").read_bytes() != (folder / "tokenizer.json").read_bytes():
-        raise UserError(f"{corpus.name} has changed since {folder} was trained: it gives another tokenizer")
-    return corpus
+
+    settings: dict[str, str | int | None]
+    model: Evaluation
+    unigram_perplexity: float
+    trigram_perplexity: float
+
+    def to_json(self) -> dict[str, object]:
+        """All figures, in one flat object."""
+        yardsticks = {
+            "unigram_perplexity": self.unigram_perplexity,
+            "trigram_perplexity": self.trigram_perplexity,
+        }
+        return {**self.settings, **self.model.to_json(), **yardsticks}
 
 
-def evaluate_reading(loaded: LoadedRun, corpus: Corpus, folder: Path, reading: Reading) -> Evaluation:
+def evaluate_reading(loaded: LoadedRun, corpus: Corpus, reading: Reading) -> RunEvaluation:
     """Evaluates a run's model and keeps the figures in the folder's evaluation.json.
 
     Raises:
@@ -91,15 +102,20 @@ def evaluate_reading(loaded: LoadedRun, corpus: Corpus, folder: Path, reading: R
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
-    result = evaluate(model, corpus.split(reading.split), batch_size, segment_length, memory_length)
-    settings = {
-        "split": reading.split,
-        "step": loaded.step,
-        "segment_length": segment_length,
-        "memory_length": memory_length,
-    }
-    figures = json_format.dumps({**settings, **result.to_json()})
-    (folder / "evaluation.json").write_text(figures + "\n", encoding="utf-8")
+    split = corpus.split(reading.split)
+    text = corpus.split("train").tokens, split.tokens, corpus.tokenizer.vocabulary_size
+    result = RunEvaluation(
+        settings={
+            "split": reading.split,
+            "step": loaded.step,
+            "segment_length": segment_length,
+            "memory_length": memory_length,
+        },
+        model=evaluate(model, split, batch_size, segment_length, memory_length),
+        unigram_perplexity=unigram_perplexity(*text),
+        trigram_perplexity=trigram_perplexity(*text),
+    )
+    loaded.folder.evaluation.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
     return result
 
 
@@ -121,11 +137,14 @@ def limit_solver(model: LanguageModel, reading: Reading) -> None:
     model.depth = replace(model.depth, eval_solver=replace(solver, **limits))
 
 
-def _table(title: str, result: Evaluation) -> Table:
+def _table(title: str, evaluation: RunEvaluation) -> Table:
+    result = evaluation.model
     unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
         "loss": f"{result.loss:.4f} nats per token",
         "perplexity": f"{result.perplexity:,.2f} per token, {result.word_perplexity:,.2f} per word",
+        "n-gram models": f"unigram {evaluation.unigram_perplexity:,.2f}, trigram {evaluation.trigram_perplexity:,.2f} "
+        "per token",
         "bits per byte": f"{result.bits_per_byte:.4f}",
         "counted": f"{result.tokens:,} tokens, {result.words:,} words, {result.bytes:,} bytes",
         "residual per token": _spread(result.residual),

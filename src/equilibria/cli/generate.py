@@ -56,17 +56,16 @@ def generate(
         json: print text and settings as one JSON object and nothing else.
     """
     draw = draw or Draw()
-    text = write_sample(load_run(run, checkpoint), run, draw, (lambda _: None) if json else _print_now)
+    text = write_sample(load_run(run, checkpoint), draw, (lambda _: None) if json else _print_now)
     print(json_format.dumps({**asdict(draw), "text": text}) if json else "")
     return 0
 
 
-def write_sample(loaded: LoadedRun, folder: Path, draw: Draw, say: Callable[[str], None]) -> str:
+def write_sample(loaded: LoadedRun, draw: Draw, say: Callable[[str], None]) -> str:
     """Continues a prompt and keeps the text in the run folder's sample.json.
 
     Args:
         loaded: the model and its tokenizer.
-        folder: the run folder.
         draw: prompt, length and sampling.
         say: called with each piece of text, the prompt first.
 
@@ -84,12 +83,13 @@ def write_sample(loaded: LoadedRun, folder: Path, draw: Draw, say: Callable[[str
         draw.top_k,
         draw.top_p,
         draw.seed,
+        window=loaded.recipe.training.segment_length + loaded.model.memory_length,
         on_token=lambda token_B: stream.write(token_B.tolist()),
     )
     stream.finish()
     text = stream.text[len(tokenizer.decode(start)) :]
     sample = json_format.dumps({**asdict(draw), "text": text})
-    (folder / "sample.json").write_text(sample + "\n", encoding="utf-8")
+    loaded.folder.sample.write_text(sample + "\n", encoding="utf-8")
     return text
 
 

@@ -1,11 +1,13 @@
 """From a run folder back to a model that evaluates and writes text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from equilibria.configuration.building import build_model
+from equilibria.configuration.building import build_corpus, build_model
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
+from equilibria.data.prepared import Corpus
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
@@ -22,12 +24,14 @@ class LoadedRun:
         tokenizer: turns text into the model's tokens and back.
         recipe: the recipe as it was run.
         checkpoint: the folder or file the weights came from.
+        folder: the run folder.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
     recipe: Recipe
     checkpoint: Path
+    folder: RunFolder
 
     @property
     def step(self) -> int | None:
@@ -62,7 +66,25 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     model = build_model(recipe, tokenizer.vocabulary_size)
     load_weights(model, weights)
     model.eval()
-    return LoadedRun(model, tokenizer, recipe, source)
+    return LoadedRun(model, tokenizer, recipe, source, folder)
+
+
+def load_corpus(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Corpus:
+    """The text that a run was trained on.
+
+    Args:
+        run: the run.
+        on_progress: called with a line for each thing that takes a while.
+
+    Raises:
+        UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
+    """
+    corpus = build_corpus(run.recipe, on_progress)
+    if (corpus.directory / "tokenizer.json").read_bytes() != run.folder.tokenizer.read_bytes():
+        raise UserError(
+            f"{corpus.name} has changed since {run.folder.path} was trained: its tokenizer differs; restore the text"
+        )
+    return corpus
 
 
 def load(path: Path | str) -> LanguageModel:

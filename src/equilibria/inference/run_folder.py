@@ -46,6 +46,21 @@ class RunFolder:
         """The file that says which checkpoint is the last and which the best."""
         return self.checkpoints / "index.json"
 
+    @property
+    def evaluation(self) -> Path:
+        """The figures of the last evaluation."""
+        return self.path / "evaluation.json"
+
+    @property
+    def sample(self) -> Path:
+        """The last text that was written with the run's model."""
+        return self.path / "sample.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
     def index(self) -> CheckpointIndex | None:
         """What the index file says; None where nothing has been saved yet.
 

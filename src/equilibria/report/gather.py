@@ -26,7 +26,6 @@ class RunRecord:
         recipe: the same, read, or None.
         metrics: the lines of metrics.jsonl.
         evaluation: evaluation.json, or None.
-        baselines: baselines.json, or None.
         sample: sample.json, or None.
         missing: a sentence for everything that is not there, and how to get it.
     """
@@ -36,7 +35,6 @@ class RunRecord:
     recipe: Recipe | None = None
     metrics: Sequence[Figures] = ()
     evaluation: Figures | None = None
-    baselines: Figures | None = None
     sample: Figures | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -81,12 +79,8 @@ def gather(path: Path) -> RunRecord:
     run.metrics = run.attempt(lambda: _metrics(folder.metrics)) or ()
     if run.metrics:
         _note_missing_lines(run)
-    run.evaluation = run.attempt(lambda: _object(path / "evaluation.json", f"`equilibria eval {path}` writes it"))
-    if (path / "baselines.json").exists() or number(run.evaluation, "trigram_perplexity") is None:
-        run.baselines = run.attempt(
-            lambda: _object(path / "baselines.json", "perplexity cannot be put beside that of n-gram models")
-        )
-    run.sample = run.attempt(lambda: _object(path / "sample.json", f"`equilibria generate {path}` writes it"))
+    run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
+    run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
     return run
 
 
@@ -109,7 +103,7 @@ def baseline_perplexities(run: RunRecord) -> dict[str, float]:
     found = {}
     for name in ("unigram", "trigram"):
         key = f"{name}_perplexity"
-        value = number(run.baselines, key) or number(run.evaluation, key)
+        value = number(run.evaluation, key)
         if value is not None and value > 0:
             found[name] = value
     return found

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.configuration import build_corpus
 from equilibria.data import EvaluationStream, Tokenizer
 from equilibria.depths import Equilibrium
 from equilibria.depths.base import Reached
-from equilibria.errors import UserError
-from equilibria.inference.loading import LoadedRun
-from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.loading import LoadedRun, load_corpus
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
@@ -70,7 +67,7 @@ class SolveFigures:
     convergence: Convergence
 
 
-def measure_solves(loaded: LoadedRun, folder: RunFolder) -> SolveFigures | None:
+def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
     """Reads the beginning of the run's validation text; None for explicit depths.
 
     Raises:
@@ -79,7 +76,7 @@ def measure_solves(loaded: LoadedRun, folder: RunFolder) -> SolveFigures | None:
     depth = loaded.model.depth
     if not isinstance(depth, Equilibrium):
         return None
-    tokens = _validation_tokens(loaded, folder)
+    tokens = load_corpus(loaded).split("valid").tokens
     training = loaded.recipe.training
     passage = read_passage(loaded.model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length)
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
@@ -129,9 +126,9 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
     Args:
         model: in evaluation mode; left as it was found.
         inputs_BL: token ids.
-        solver: its tolerance is reported; at most 64 of its evaluations are made.
+        solver: its tolerance is reported; it gets twice its budget, to see how it would go on, but 64 at most.
     """
-    budget = min(solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
+    budget = min(2 * solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
     recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget))
     depth, model.depth = model.depth, recorder
     try:
@@ -162,17 +159,8 @@ class _Recorder:
             self.residuals.append(relative_residual(f_z, z))
             return f_z
 
-        value = self._solver.solve(observed, z0).value  # type: ignore[arg-type]
+        value = self._solver.solve(observed, z0).value
         return Reached(value.to(z0.dtype), None)
-
-
-def _validation_tokens(loaded: LoadedRun, folder: RunFolder) -> np.ndarray:
-    corpus = build_corpus(loaded.recipe)
-    if (corpus.directory / "tokenizer.json").read_bytes() != folder.tokenizer.read_bytes():
-        raise UserError(
-            f"{corpus.name} has changed since {folder.path} was trained on it, so no passage of it is shown"
-        )
-    return corpus.split("valid").tokens
 
 
 def _per_token(groups: Tensor, shape: torch.Size) -> Tensor:

@@ -35,7 +35,7 @@ def write_report(run_folder: Path) -> Path:
         solves=solves,
         written=datetime.now(UTC),
     )
-    target = run_folder / "report.html"
+    target = run.folder.report
     partial = run_folder / ".report.html.partial"
     html = page(contents)
     try:
@@ -48,4 +48,4 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _solves(run: RunRecord, loaded: LoadedRun) -> SolveFigures | None:
-    return run.attempt(lambda: measure_solves(loaded, run.folder))
+    return run.attempt(lambda: measure_solves(loaded))
