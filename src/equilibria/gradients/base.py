@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 
 from equilibria.solvers import Iterate, Map, Solution, Solver, State, Status
-from equilibria.solvers.residual import relative_residual
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
 
@@ -30,6 +29,8 @@ def solution_from(iterate: Iterate, value: State) -> Solution:
         evaluations=iterate.evaluations,
         trace=iterate.trace,
         group_evaluations=iterate.group_evaluations,
+        kept=iterate.kept,
+        group_trace=iterate.group_trace,
     )
 
 
@@ -43,7 +44,7 @@ def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None
     packing = Packing.of(value, solver.scope)
     with torch.no_grad():
         here = detach(value)
-        residual = relative_residual(packing.pack(f(here)), packing.pack(here))
+        residual = solver.measure(packing.pack(f(here)), packing.pack(here))
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
     converged = residual <= solver.tol
@@ -67,4 +68,6 @@ def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None
         evaluations=evaluations,
         trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
         group_evaluations=settled,
+        kept=iterate.kept if iterate is not None else {},
+        group_trace=iterate.group_trace if iterate is not None else None,
     )

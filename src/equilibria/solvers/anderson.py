@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Point, Solver
+from equilibria.solvers.base import Solver
 from equilibria.solvers.picard import check_damping
+from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
 
@@ -84,7 +85,8 @@ class Anderson(Solver):
         slots = memory.newest_first
         gamma: list[Tensor] = []
         if slots:
-            gamma = solve_gram(groups.gram(memory.residuals), slots, memory.limit, self.ridge)
+            gram = groups.products(memory.residuals, memory.residuals)
+            gamma = solve_gram(gram, slots, memory.limit, self.ridge)
         proposal = combine(point.value, gamma, [memory.values[slot] for slot in slots])
         if self.damping < 1.0:
             differences = [memory.residuals.select(-2, slot) for slot in slots]
@@ -94,8 +96,11 @@ class Anderson(Solver):
 
 def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> Tensor:
     """`start − Σ weightᵢ differenceᵢ` in a new tensor, one weight per group."""
-    result = start.clone()
-    for weight, difference in zip(weights, differences, strict=True):
+    if not weights:
+        return start.clone()
+    first, *others = zip(weights, differences, strict=True)
+    result = torch.addcmul(start, first[0].unsqueeze(-1), first[1], value=-1.0)
+    for weight, difference in others:
         result.addcmul_(weight.unsqueeze(-1), difference, value=-1.0)
     return result
 
@@ -106,7 +111,7 @@ def solve_gram(gram: Tensor, slots: list[int], target: int, ridge: float) -> lis
     A direction that is numerically dependent on those before it in `slots` gets weight zero.
 
     Args:
-        gram: inner products `(*groups, n, n)` of all rows.
+        gram: inner products of all rows, `(n, n, *groups)`.
         slots: rows that hold the directions `d`, the preferred first.
         target: the row that holds `r`.
 
@@ -115,26 +120,26 @@ def solve_gram(gram: Tensor, slots: list[int], target: int, ridge: float) -> lis
     """
     limits = torch.finfo(gram.dtype)
     floor = 0.5 * max(ridge, limits.eps)
-    scale = [gram[..., i, i].clamp(min=limits.tiny).rsqrt() for i in slots]
+    scale = [gram[i, i].clamp(min=limits.tiny).rsqrt() for i in slots]
     factor: list[list[Tensor]] = []
     inverse: list[Tensor] = []
     solution: list[Tensor] = []
     for a, i in enumerate(slots):
         row: list[Tensor] = []
-        pivot = gram[..., i, i] * scale[a].square() + ridge
-        value = gram[..., i, target] * scale[a]
+        pivot = gram[i, i] * scale[a].square() + ridge
+        value = gram[i, target] * scale[a]
         for b, j in enumerate(slots[:a]):
-            entry = gram[..., i, j] * scale[a] * scale[b]
+            entry = gram[i, j] * scale[a] * scale[b]
             for c in range(b):
-                entry = entry - row[c] * factor[b][c]
+                entry = torch.addcmul(entry, row[c], factor[b][c], value=-1.0)
             row.append(entry * inverse[b])
-            pivot = pivot - row[b].square()
-            value = value - row[b] * solution[b]
+            pivot = torch.addcmul(pivot, row[b], row[b], value=-1.0)
+            value = torch.addcmul(value, row[b], solution[b], value=-1.0)
         factor.append(row)
         inverse.append(torch.where(pivot > floor, pivot.clamp(min=floor).rsqrt(), 0.0))
         solution.append(value * inverse[a])
     for a in reversed(range(len(slots))):
         for b in range(a + 1, len(slots)):
-            solution[a] = solution[a] - factor[b][a] * solution[b]
+            solution[a] = torch.addcmul(solution[a], factor[b][a], solution[b], value=-1.0)
         solution[a] = solution[a] * inverse[a]
     return [weight * size for weight, size in zip(solution, scale, strict=True)]

@@ -5,48 +5,104 @@ For `g(z) = f(z) − z` started from the Jacobian `−I`, the pairs `sᵢ = Δz`
 differences `ΔF` of the map's values, the quasi-Newton step is `f(z) − ΔF K⁻¹ Sᵀ g(z)`. In this form the oldest pair
 can be dropped exactly, and in scope `"prefix"` every inner product runs over a token and its predecessors, so that no
 token sees a later one.
+
+Steps and differences alternate in one tensor, so that all inner products of a step are one matrix product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from equilibria.solvers.anderson import combine
-from equilibria.solvers.base import Point, Solver
+from equilibria.solvers.base import Solver
+from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
+
+# Armijo's share of the decrease that the residual's linear model promises (Nocedal and Wright 2006, section 3.1).
+_SUFFICIENT = 1e-4
+
+
+class _Pairs:
+    """The last pairs in a ring of `limit` slots, the matrix `K` in the order of the slots, and the latest point.
+
+    `K` is scaled to unit steps, and its row and column are those of the identity where a step has no length (a frozen
+    group), so that such a pair does nothing.
+    """
+
+    def __init__(self, z: Tensor, limit: int) -> None:
+        self.limit = limit
+        groups, features = z.shape[:-1], z.shape[-1]
+        self.rows = z.new_zeros(*groups, 2 * limit, features)
+        self.latest = z.new_zeros(*groups, 3, features)
+        self.matrix = torch.zeros(*groups, limit, limit, dtype=torch.float64, device=z.device)
+        self.scale = z.new_zeros(limit, *groups)
+        self.pairs = 0
+        self.point: Point | None = None
+
+    @property
+    def filled(self) -> int:
+        return min(self.pairs, self.limit)
+
+    @property
+    def steps(self) -> Tensor:
+        """`(*groups, filled, features)`, as are the differences of values."""
+        return self.rows[..., 0 : 2 * self.filled : 2, :]
+
+    @property
+    def value_differences(self) -> Tensor:
+        return self.rows[..., 1 : 2 * self.filled : 2, :]
+
+    def push(self, point: Point, groups: Groups) -> Tensor | None:
+        """Take in the latest point; its pair replaces the oldest. Returns `Sᵀ g(z)`, scaled, `(filled, *groups)`."""
+        before, self.point = self.point, point
+        if before is None:
+            return None
+        slot = self.pairs % self.limit
+        self.pairs += 1
+        step, change, residual = self.latest.unbind(-2)
+        torch.sub(point.z, before.z, out=step)
+        torch.sub(point.difference, before.difference, out=change)
+        residual.copy_(point.difference)
+        self.rows[..., 2 * slot, :] = step
+        torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
+        products = groups.products(self.latest, self.rows[..., : 2 * self.filled, :])
+        length = products[0, 2 * slot]
+        empty = length <= torch.finfo(length.dtype).tiny
+        self.scale[slot] = torch.where(empty, 0.0, length.clamp(min=torch.finfo(length.dtype).tiny).rsqrt())
+        scale = self.scale[: self.filled]
+        # The newest is younger than all others: its row holds ⟨s, y⟩ + ⟨s, s⟩, which is ⟨s, ΔF⟩; its column ⟨s, y⟩.
+        row = products[0, 1::2] * (scale * scale[slot])
+        column = products[1, 0::2] * (scale * scale[slot])
+        column[slot] = torch.where(empty, 1.0, column[slot])
+        self.matrix[..., slot, : self.filled] = row.movedim(0, -1).double()
+        self.matrix[..., : self.filled, slot] = column.movedim(0, -1).double()
+        return products[2, 0::2] * scale
+
+    def weights(self, target: Tensor) -> Tensor:
+        """`K⁻¹ target`, `(*groups, filled)`; zero (plain iteration) where `K` is singular to working precision."""
+        matrix = self.matrix[..., : self.filled, : self.filled]
+        gamma, information = torch.linalg.solve_ex(matrix, target.movedim(0, -1).double())
+        usable = (information == 0) & torch.isfinite(gamma.sum(dim=-1))
+        gamma = torch.where(usable.unsqueeze(-1), gamma, 0.0)
+        return gamma.to(target.dtype) * self.scale[: self.filled].movedim(0, -1)
 
 
 @dataclass
-class _Pairs:
-    """The last steps, newest last, the differences of values they caused, and the matrix `K` by rows."""
+class _LineSearch:
+    """Where each group's search began, along what, how far it is, and how often it was halved."""
 
-    steps: list[Tensor] = field(default_factory=list)
-    value_differences: list[Tensor] = field(default_factory=list)
-    matrix: list[list[Tensor]] = field(default_factory=list)
-    z: Tensor | None = None
-    value: Tensor | None = None
+    z: Tensor
+    direction: Tensor
+    merit: Tensor
+    length: Tensor
 
-    def push(self, z: Tensor, value: Tensor, limit: int, groups: Groups) -> None:
-        """Take in the latest iterate and value, dropping the oldest pair beyond `limit`."""
-        if self.z is not None and self.value is not None:
-            if len(self.steps) == limit:
-                self.steps.pop(0)
-                self.value_differences.pop(0)
-                self.matrix = [row[1:] for row in self.matrix[1:]]
-            step, difference = z - self.z, value - self.value
-            change = difference - step
-            for row, other in zip(self.matrix, self.steps, strict=True):
-                row.append(groups.dot(other, change))
-            # Below the diagonal ⟨s, y⟩ + ⟨s, s⟩ is one product, with the difference of values.
-            self.matrix.append(
-                [*(groups.dot(step, other) for other in self.value_differences), groups.dot(step, change)]
-            )
-            self.steps.append(step)
-            self.value_differences.append(difference)
-        self.z, self.value = z, value
+
+@dataclass
+class _Memory:
+    pairs: _Pairs
+    search: _LineSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,43 +111,54 @@ class Broyden(Solver):
 
     Args:
         history: pairs kept; the oldest is dropped, at least 1.
+        halvings: how often a group's step is halved where it does not lower the group's residual enough (Armijo's
+            rule), before it is taken anyway; each costs that group an evaluation. 0 takes every step in full.
     """
 
     history: int = 16
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.history < 1:
             raise ValueError(f"history must be at least 1, found {self.history}")
+        if self.halvings < 0:
+            raise ValueError(f"halvings must be at least 0, found {self.halvings}")
 
-    def init(self, z: Tensor, groups: Groups) -> _Pairs:
+    def init(self, z: Tensor, groups: Groups) -> _Memory:
         """No pairs: the first step is plain iteration."""
-        return _Pairs()
+        return _Memory(_Pairs(z, min(self.history, self.max_evaluations)))
 
-    def step(self, memory: _Pairs, point: Point, groups: Groups) -> tuple[Tensor, _Pairs]:
-        """A full quasi-Newton step with the latest pairs."""
-        memory.push(point.z, point.value, self.history, groups)
-        if not memory.steps:
-            return point.value, memory
-        target = torch.stack([groups.dot(step, point.difference) for step in memory.steps], dim=-1)
-        matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
-        gamma = _solve(matrix, target).to(point.value.dtype)
-        return combine(point.value, list(gamma.unbind(-1)), memory.value_differences), memory
+    def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
+        """A quasi-Newton step with the latest pairs, or for a group whose last step was too long, half of that."""
+        target = memory.pairs.push(point, groups)
+        proposal = point.value
+        if target is not None:
+            gamma = memory.pairs.weights(target)
+            proposal = point.value - (gamma.unsqueeze(-2) @ memory.pairs.value_differences).squeeze(-2)
+        if self.halvings:
+            proposal, memory.search = self._search(memory.search, point, proposal, groups)
+        return proposal, memory
 
+    def _search(
+        self, search: _LineSearch | None, point: Point, proposal: Tensor, groups: Groups
+    ) -> tuple[Tensor, _LineSearch]:
+        """Per group: start along the new step where the latest point is good enough, else go back half way.
 
-def _solve(matrix: Tensor, target: Tensor) -> Tensor:
-    """`K⁻¹ target` per group in float64; zero (plain iteration) where `K` is singular to working precision.
-
-    Rows are scaled to unit size first. A row of zeros belongs to a step of no length (a frozen group): it is taken out.
-    """
-    matrix, target = matrix.double(), target.double()
-    size = matrix.abs().amax(dim=-1)
-    empty = size <= torch.finfo(torch.float32).tiny
-    scale = torch.where(empty, 1.0, size).reciprocal()
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    keep = ~(empty.unsqueeze(-1) | empty.unsqueeze(-2))
-    matrix = torch.where(keep, matrix * scale.unsqueeze(-1), identity)
-    target = torch.where(empty, 0.0, target * scale)
-    gamma, information = torch.linalg.solve_ex(matrix, target)
-    usable = (information == 0) & torch.isfinite(gamma).all(dim=-1)
-    return torch.where(usable.unsqueeze(-1), gamma, 0.0)
+        The points that are turned down are measured iterates like any others: their pairs serve the next step.
+        """
+        merit = groups.dot(point.difference, point.difference)
+        direction = proposal - point.z
+        if search is None:
+            return proposal, _LineSearch(point.z, direction, merit, torch.ones_like(merit))
+        enough = merit <= (1.0 - _SUFFICIENT * search.length).square() * search.merit
+        accepted = enough | (search.length <= 0.5**self.halvings)
+        wide = accepted.unsqueeze(-1)
+        length = torch.where(accepted, 1.0, 0.5 * search.length)
+        search = _LineSearch(
+            torch.where(wide, point.z, search.z),
+            torch.where(wide, direction, search.direction),
+            torch.where(accepted, merit, search.merit),
+            length,
+        )
+        return torch.where(wide, proposal, search.z + length.unsqueeze(-1) * search.direction), search

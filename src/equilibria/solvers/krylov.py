@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Map
+from equilibria.solvers.point import Map
 from equilibria.solvers.residual import EPSILON, relative_residual
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, State
