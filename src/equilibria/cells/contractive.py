@@ -21,7 +21,7 @@ from equilibria.nn import FeedForward, RotaryAttention, Rotation, causal_mask, d
 from equilibria.nn.attention import KeysValues
 
 # The share of the carried state at the start: larger learns no better and converges slower, smaller learns slower.
-_CARRY = 0.375
+_CARRY = 0.3
 
 
 @dataclass(frozen=True)

@@ -129,14 +129,14 @@ class DepthRecipe:
     )
     """The solver in training."""
     eval_solver: Annotated[SolverRecipe, Parameter(group="model.depth.eval_solver")] = field(
-        default_factory=lambda: SolverRecipe(method="anderson", tol=5e-3, max_evaluations=10)
+        default_factory=lambda: SolverRecipe(method="picard", tol=5e-3, max_evaluations=10)
     )
     """The solver in evaluation and generation."""
     gradient: Annotated[GradientRecipe, Parameter(group="model.depth.gradient")] = field(
-        default_factory=lambda: GradientRecipe(method="phantom", steps=5)
+        default_factory=lambda: GradientRecipe(method="phantom", steps=7)
     )
     """The gradient of the solution."""
-    residual_penalty: NonNegative = 1.0
+    residual_penalty: NonNegative = 2.5
     """Weight, in the training loss, of the mean residual that the last differentiated step leaves."""
 
 

@@ -11,7 +11,7 @@ from equilibria.depths.base import Reached
 from equilibria.diagnostics import residual_penalty
 from equilibria.fixed_point import fixed_point
 from equilibria.gradients import Gradient, Phantom
-from equilibria.solvers import Anderson, Picard, Solver
+from equilibria.solvers import Picard, Solver
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Equilibrium:
     """
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
-    gradient: Gradient = field(default_factory=lambda: Phantom(steps=5))
-    eval_solver: Solver = field(default_factory=lambda: Anderson(tol=5e-3, max_evaluations=10, scope="prefix"))
-    residual_penalty: float = 1.0
+    gradient: Gradient = field(default_factory=lambda: Phantom(steps=7))
+    eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
+    residual_penalty: float = 2.5
 
     def __post_init__(self) -> None:
         if not self.residual_penalty >= 0:

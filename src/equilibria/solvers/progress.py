@@ -84,9 +84,7 @@ class Progress:
             self.z = here
         self.converged_at = torch.where(converged & ~self.converged, count, self.converged_at)
         self.converged = converged
-        self.improved_at = torch.where(
-            self.residual < _IMPROVEMENT * self.best_residual, self.steps, self.improved_at
-        )
+        self.improved_at = torch.where(self.residual < _IMPROVEMENT * self.best_residual, self.steps, self.improved_at)
         if all_better:
             self.best, self.best_residual = self.z, self.residual
         else:
