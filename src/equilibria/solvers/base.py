@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -84,7 +84,7 @@ class Solver(ABC):
             progress.move()
         if progress.settle():
             progress.measure(packing.pack(f(packing.unpack(progress.z))))
-        return progress.iterate()
+        return replace(progress.iterate(), memory=memory)
 
 
 @dataclass(frozen=True)

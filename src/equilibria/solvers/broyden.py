@@ -78,9 +78,26 @@ class Broyden(Solver):
         gamma = _solve(matrix, target).to(point.value.dtype)
         return combine(point.value, list(gamma.unbind(-1)), memory.value_differences), memory
 
+    def transposed_inverse(self, memory: _Pairs, g: Tensor, groups: Groups) -> Tensor:
+        """`g − S K⁻ᵀ ΔFᵀ g`: what the pairs take for the solution of `v = Jᵀ v + g` (SHINE, arXiv:2106.00553).
 
-def _solve(matrix: Tensor, target: Tensor) -> Tensor:
+        It is the exact transposed of the linear map that `step` applies to a residual; in scope `"prefix"`, where a
+        token's coefficients come from its predecessors, the transposed collects from its successors.
+        """
+        if not memory.steps:
+            return g.clone()
+        target = torch.stack([torch.linalg.vecdot(other, g) for other in memory.value_differences], dim=-1)
+        matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
+        gamma = _solve(matrix, target, transposed=True).to(g.dtype)
+        if groups.scope == "prefix":
+            gamma = gamma.flip(1).cumsum(dim=1).flip(1)
+        return combine(g, list(gamma.unbind(-1)), memory.steps)
+
+
+def _solve(matrix: Tensor, target: Tensor, transposed: bool = False) -> Tensor:
     """`K⁻¹ target` per group in float64; zero (plain iteration) where `K` is singular to working precision.
+
+    On request `K⁻ᵀ target`.
 
     Rows are scaled to unit size first. A row of zeros belongs to a step of no length (a frozen group): it is taken out.
     """
@@ -91,7 +108,10 @@ def _solve(matrix: Tensor, target: Tensor) -> Tensor:
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     keep = ~(empty.unsqueeze(-1) | empty.unsqueeze(-2))
     matrix = torch.where(keep, matrix * scale.unsqueeze(-1), identity)
-    target = torch.where(empty, 0.0, target * scale)
-    gamma, information = torch.linalg.solve_ex(matrix, target)
+    if transposed:
+        gamma, information = torch.linalg.solve_ex(matrix.mT, torch.where(empty, 0.0, target))
+        gamma = gamma * scale
+    else:
+        gamma, information = torch.linalg.solve_ex(matrix, torch.where(empty, 0.0, target * scale))
     usable = (information == 0) & torch.isfinite(gamma).all(dim=-1)
     return torch.where(usable.unsqueeze(-1), gamma, 0.0)

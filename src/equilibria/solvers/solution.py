@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ class Iterate:
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
         status: how the solve ended.
+        memory: what the method remembers at the end, for those who know the method.
     """
 
     value: Tensor
@@ -71,11 +73,18 @@ class Iterate:
     trace: list[float]
     group_evaluations: Tensor
     status: Status
+    memory: Any = None
 
 
 @dataclass
 class AdjointReport:
-    """How the backward solve of an implicit gradient ended; empty until `backward` has run."""
+    """How the backward solve of an implicit gradient ended; empty until `backward` has run.
+
+    Attributes:
+        status: of the latest adjoint solve; a failure is not overwritten by a later success.
+        residual: of the solve that `status` is about, one per sample.
+        evaluations: vector-Jacobian products of all backward passes through the solution.
+    """
 
     status: Status | None = None
     residual: Tensor | None = None
@@ -97,6 +106,8 @@ class Solution:
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
             distance teaches the map to converge.
         adjoint: how the backward solve ended, for gradients that have one.
+        iterates: the iterates that were asked for and reached, by the number of evaluations before them, differentiable
+            in the same way as `value`.
     """
 
     value: State
@@ -108,6 +119,7 @@ class Solution:
     group_evaluations: Tensor
     tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
+    iterates: dict[int, State] = field(default_factory=dict)
 
     @property
     def converged(self) -> Tensor:
