@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equilibria.gradients import Gradient, Implicit
+from equilibria.gradients import Gradient, Implicit, forward_mode
 from equilibria.gradients.base import Recorder, solution_from
 from equilibria.solvers import (
     Anderson,
@@ -40,6 +40,8 @@ def fixed_point(
 ) -> Solution:
     """Solve `z = f(z)` from `z0` and make the solution differentiable.
 
+    Under `torch.func.jvp` or `torch.autograd.forward_ad` it carries a tangent instead of a graph, with `Implicit()`.
+
     Args:
         f: a map from states to states of the same structure and shapes. It may close over anything.
         z0: where to start: a tensor, or a nested tuple, list or dict of tensors that share their first dimension
@@ -66,8 +68,13 @@ def fixed_point(
     if any(number < 0 for number in iterates):
         raise ValueError(f"iterates are numbers of evaluations, at least 0; found {sorted(iterates)}")
     solver = _overridden(solver if solver is not None else Anderson(), tol, max_evaluations)
-    if torch.is_grad_enabled():
-        solution = (gradient if gradient is not None else Implicit()).attach(f, z0, solver, iterates)
+    gradient = gradient if gradient is not None else Implicit()
+    if forward_mode.active():
+        if iterates:
+            raise NotImplementedError("iterates have no forward-mode derivatives; leave them out, or use backward")
+        solution = forward_mode.solve_with_tangent(f, z0, solver, gradient)
+    elif torch.is_grad_enabled():
+        solution = gradient.attach(f, z0, solver, iterates)
     else:
         recorder = Recorder(f, iterates)
         iterate = solver.solve(recorder, z0)

@@ -149,5 +149,5 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise RuntimeError(
             "a gradient through a fixed point was differentiated again, and would be incomplete; "
-            "pass gradient=Implicit(higher_order=True), which supports second derivatives"
+            "pass gradient=Implicit(higher_order=True), which supports second (and no third) derivatives"
         )
