@@ -95,7 +95,8 @@ class _Adjoint:
         start = memory.start(g) if memory is not None else None
         v = solve_adjoint(self.evaluation, incoming, self.gradient.solver, self.report, start)
         if memory is not None:
-            memory.last = packing.pack(v) / torch.where(norm > 0, norm, 1.0)
+            # Zero is a start as good as any where a loss was not finite.
+            memory.last = torch.nan_to_num(packing.pack(v) / torch.where(norm > 0, norm, 1.0), 0.0, 0.0, 0.0)
         return v
 
     def pull_differentiably(self, incoming: Tensors) -> Tensors:

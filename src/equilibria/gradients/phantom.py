@@ -22,7 +22,8 @@ class Phantom:
     Args:
         steps: tracked evaluations, at least 1.
         damping: `λ`, `0 < λ ≤ 1`.
-        checkpoint: keep only the state between tracked evaluations and recompute the rest in the backward pass.
+        checkpoint: keep only the state between tracked evaluations and recompute the rest in the backward pass,
+            where whatever the map reads must still be the same (after `torch.func.functional_call` it is not).
     """
 
     steps: int = 5

@@ -19,7 +19,8 @@ class Unrolled:
 
     Args:
         steps: evaluations, at least 1.
-        checkpoint: keep only the state between evaluations and recompute the rest in the backward pass.
+        checkpoint: keep only the state between evaluations and recompute the rest in the backward pass,
+            where whatever the map reads must still be the same (after `torch.func.functional_call` it is not).
     """
 
     steps: int = 18

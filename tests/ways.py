@@ -57,9 +57,11 @@ def tight(solver: Solver, dtype: torch.dtype) -> Solver:
     return replace(solver, tol=1e-11 if dtype == torch.float64 else 1e-6)
 
 
-def precision(dtype: torch.dtype) -> dict[str, float]:
-    """Tolerances of a comparison."""
-    return {"rtol": 1e-7, "atol": 1e-8} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equality up to what the precision of `found` allows."""
+    double = found.dtype == torch.float64
+    rtol, atol = (1e-7, 1e-8) if double else (1e-3, 1e-4)
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=rtol, atol=atol)
 
 
 def tanh_problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
