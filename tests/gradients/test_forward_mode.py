@@ -44,6 +44,17 @@ def test_jvp_is_that_of_unrolling(solver: Solver, outside: bool):
         torch.testing.assert_close(forward_ad.unpack_dual(value).tangent, expected[1])
 
 
+def test_jvp_from_a_start_that_is_the_solution():
+    x = torch.ones(2, 3, dtype=torch.float64)
+    value, tangent = torch.func.jvp(
+        lambda x: eq.fixed_point(lambda z: 0.5 * z + x, torch.full((2, 3), 2.0).double(), eq.Picard()).value,
+        (x,),
+        (torch.full_like(x, 3.0),),
+    )[:2]
+    torch.testing.assert_close(value, 2 * x)
+    torch.testing.assert_close(tangent, 6 * x)
+
+
 def test_jvp_and_vjp_agree_on_a_nested_state():
     primals, tangents = problem()
 

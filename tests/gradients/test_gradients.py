@@ -58,6 +58,17 @@ def test_the_adjoint_reports_how_it_ended():
     assert solution.adjoint.residual.max() > 1e-10
 
 
+def test_a_failed_adjoint_is_not_forgotten_over_a_later_one():
+    weight, inputs = tanh_problem()
+    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    solution = eq.fixed_point(f, torch.zeros_like(inputs), TIGHT["anderson"], EXACT)
+    torch.autograd.grad((torch.nan * solution.value).sum(), weight, retain_graph=True)
+    spent = solution.adjoint.evaluations
+    torch.autograd.grad(solution.value.sum(), weight)
+    assert solution.adjoint.status is eq.Status.NON_FINITE
+    assert solution.adjoint.evaluations > spent
+
+
 @pytest.mark.parametrize(
     "solver", [eq.Anderson(tol=1e-9, max_evaluations=200), eq.Picard(tol=1e-9, max_evaluations=900)]
 )

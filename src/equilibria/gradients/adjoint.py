@@ -39,8 +39,6 @@ class Evaluation:
         reached = [
             (leaf, part.to(leaf.dtype)) for leaf, part in zip(self.outputs, v, strict=True) if leaf.requires_grad
         ]
-        if not reached or not any(leaf.requires_grad for leaf in self.inputs):
-            return tuple(torch.zeros_like(leaf) for leaf in self.inputs)
         outputs, directions = zip(*reached, strict=True)
         return torch.autograd.grad(
             outputs, self.inputs, directions, retain_graph=True, create_graph=create_graph, materialize_grads=True
@@ -131,8 +129,7 @@ class _Attach(torch.autograd.Function):
             # To first order nothing arrives here, see `Implicit`: spare the solve and the pass through the map.
             return (None,) * (3 + len(outputs))
         with torch.no_grad():
-            pulled = ctx.pullback(incoming)
-            result = tuple(part.to(leaf.dtype) for part, leaf in zip(pulled, outputs, strict=True))
+            result = ctx.pullback(incoming)
         if torch.is_grad_enabled() and not ctx.inner:
             result = _Once.apply(len(result), *result, *outputs, *incoming)
         return None, None, None, *result

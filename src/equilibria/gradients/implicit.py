@@ -132,6 +132,5 @@ class _AttachTwice(torch.autograd.Function):
         adjoint: _Adjoint = ctx.adjoint
         higher = torch.is_grad_enabled()
         v = adjoint.pull_differentiably(incoming) if higher else adjoint.pull(incoming)
-        v = tuple(part.to(leaf.dtype) for part, leaf in zip(v, adjoint.evaluation.outputs, strict=True))
         products = adjoint.evaluation.transposed(v, create_graph=higher)
         return None, *v, *(-product for product in products)
