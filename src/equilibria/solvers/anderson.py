@@ -2,13 +2,13 @@
 
 With `r = f(z) − z` and the last differences `ΔR`, `ΔF` of residuals and values, the next iterate is
 `f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge. The normal equations are scaled to unit diagonal, so
-that the ridge is relative and old, large differences do not drown the latest; they are factored for all groups at
-once by an unrolled Cholesky decomposition, which needs no synchronisation and no batched LAPACK call. The residual
-and its differences stand side by side in one tensor, so that all inner products of a step are one matrix product.
+that the ridge is relative and old, large differences do not drown the latest. The residual and its differences stand
+side by side in one tensor, so that all inner products of a step are one matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,8 @@ class _History:
         self.value: Tensor | None = None
         self.steps = 0
 
-    def push(self, point: Point) -> None:
-        """Take in the latest point; its difference to the one before replaces the oldest."""
+    def push(self, point: Point) -> int:
+        """Take in the latest point; its difference to the one before replaces the oldest. Returns how many there are."""
         latest = self.residuals.select(-2, self.limit)
         if self.value is not None:
             slot = self.steps % self.limit
@@ -42,12 +42,7 @@ class _History:
             self.steps += 1
         latest.copy_(point.difference)
         self.value = point.value
-
-    @property
-    def newest_first(self) -> list[int]:
-        """The slots in use."""
-        filled = min(self.steps, self.limit)
-        return [(self.steps - 1 - age) % self.limit for age in range(filled)]
+        return len(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +76,19 @@ class Anderson(Solver):
 
     def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
         """The accelerated iterate; plain (damped) iteration while the history is empty."""
-        memory.push(point)
-        slots = memory.newest_first
-        gamma: list[Tensor] = []
-        if slots:
+        filled = memory.push(point)
+        gamma: tuple[Tensor, ...] = ()
+        if filled:
             gram = groups.products(memory.residuals, memory.residuals)
-            gamma = solve_gram(gram, slots, memory.limit, self.ridge)
-        proposal = combine(point.value, gamma, [memory.values[slot] for slot in slots])
+            gamma = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge).unbind(-1)
+        proposal = combine(point.value, gamma, memory.values)
         if self.damping < 1.0:
-            differences = [memory.residuals.select(-2, slot) for slot in slots]
+            differences = memory.residuals[..., :filled, :].unbind(-2)
             proposal.sub_(combine(point.difference, gamma, differences), alpha=1.0 - self.damping)
         return proposal, memory
 
 
-def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> Tensor:
+def combine(start: Tensor, weights: Sequence[Tensor], differences: Sequence[Tensor]) -> Tensor:
     """`start − Σ weightᵢ differenceᵢ` in a new tensor, one weight per group."""
     if not weights:
         return start.clone()
@@ -105,41 +99,23 @@ def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> 
     return result
 
 
-def solve_gram(gram: Tensor, slots: list[int], target: int, ridge: float) -> list[Tensor]:
-    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group by Cholesky on the scaled normal equations.
+def solve_gram(gram: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group, by the normal equations scaled to unit diagonal.
 
-    A direction that is numerically dependent on those before it in `slots` gets weight zero.
+    In float64, where the noise of float32 inner products does not grow. A direction of no length gets weight zero.
 
     Args:
-        gram: inner products of all rows, `(n, n, *groups)`.
-        slots: rows that hold the directions `d`, the preferred first.
-        target: the row that holds `r`.
+        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`.
+        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`.
+        ridge: at least the rounding of `gram` is taken.
 
     Returns:
-        `γ` in the order of `slots`, each `(*groups,)`.
+        `γ`, `(*groups, n)`; zero where the equations cannot be solved.
     """
     limits = torch.finfo(gram.dtype)
-    floor = 0.5 * max(ridge, limits.eps)
-    scale = [gram[i, i].clamp(min=limits.tiny).rsqrt() for i in slots]
-    factor: list[list[Tensor]] = []
-    inverse: list[Tensor] = []
-    solution: list[Tensor] = []
-    for a, i in enumerate(slots):
-        row: list[Tensor] = []
-        pivot = gram[i, i] * scale[a].square() + ridge
-        value = gram[i, target] * scale[a]
-        for b, j in enumerate(slots[:a]):
-            entry = gram[i, j] * scale[a] * scale[b]
-            for c in range(b):
-                entry = torch.addcmul(entry, row[c], factor[b][c], value=-1.0)
-            row.append(entry * inverse[b])
-            pivot = torch.addcmul(pivot, row[b], row[b], value=-1.0)
-            value = torch.addcmul(value, row[b], solution[b], value=-1.0)
-        factor.append(row)
-        inverse.append(torch.where(pivot > floor, pivot.clamp(min=floor).rsqrt(), 0.0))
-        solution.append(value * inverse[a])
-    for a in reversed(range(len(slots))):
-        for b in range(a + 1, len(slots)):
-            solution[a] = torch.addcmul(solution[a], factor[b][a], solution[b], value=-1.0)
-        solution[a] = solution[a] * inverse[a]
-    return [weight * size for weight, size in zip(solution, scale, strict=True)]
+    gram, right = gram.double(), target.double()
+    scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=limits.tiny).rsqrt()
+    matrix = gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(max(ridge, limits.eps))
+    gamma, information = torch.linalg.solve_ex(matrix, right * scale)
+    return torch.where((information == 0).unsqueeze(-1), gamma * scale, 0.0).to(target.dtype)

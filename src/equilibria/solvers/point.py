@@ -80,16 +80,18 @@ class CountedMap:
 
 @dataclass(frozen=True)
 class Point:
-    """A measured iterate, `(*groups, features)`. Methods may keep these tensors but not change them.
+    """A measured iterate, `(*groups, features)`. Methods must not change these tensors.
 
     Attributes:
         z: the iterate, finite.
         value: `f(z)`; in groups where that is not finite, `z`.
-        difference: `value − z`, the undamped residual vector.
+        difference: `value − z`, the undamped residual vector; its tensor serves again for the next point.
+        finite: in which groups the map's value was finite, `(*groups,)`; None where it was known to be in all.
         map: the map, for methods that apply it themselves.
     """
 
     z: Tensor
     value: Tensor
     difference: Tensor
+    finite: Tensor | None
     map: CountedMap
