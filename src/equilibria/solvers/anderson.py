@@ -1,8 +1,7 @@
 """Anderson acceleration, type II (Anderson 1965; Walker and Ni 2011), per group.
 
 With `r = f(z) − z` and the last differences `ΔR`, `ΔF` of residuals and values, the next iterate is
-`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge. The normal equations are scaled to unit diagonal, so
-that the ridge is relative and old, large differences do not drown the latest. The residual and its differences stand
+`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge that is relative to the size of each difference. The residual and its differences stand
 side by side in one tensor, so that all inner products of a step are one matrix product.
 """
 
@@ -19,6 +18,10 @@ from equilibria.solvers.picard import check_damping
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
+_ROUNDING = torch.finfo(torch.float32).eps
+# Below every inner product of float32 vectors; keeps the equations of a frozen group solvable, by zero.
+_TINY = 1e-60
+
 
 class _History:
     """The last differences in a ring of `limit` slots; the latest residual stands behind them."""
@@ -28,6 +31,7 @@ class _History:
         self.residuals = z.new_zeros(*z.shape[:-1], limit + 1, z.shape[-1])
         self.values: list[Tensor] = []
         self.value: Tensor | None = None
+        self.finite: Tensor | None = None
         self.steps = 0
 
     def push(self, point: Point) -> int:
@@ -39,9 +43,13 @@ class _History:
             if slot == len(self.values):
                 self.values.append(torch.empty_like(self.value))
             torch.sub(point.value, self.value, out=self.values[slot])
+            broken = point.broken_pair(self.finite)
+            if broken is not None:
+                self.residuals.select(-2, slot).masked_fill_(broken, 0.0)
+                self.values[slot].masked_fill_(broken, 0.0)
             self.steps += 1
         latest.copy_(point.difference)
-        self.value = point.value
+        self.value, self.finite = point.value, point.finite
         return len(self.values)
 
 
@@ -77,10 +85,11 @@ class Anderson(Solver):
     def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
         """The accelerated iterate; plain (damped) iteration while the history is empty."""
         filled = memory.push(point)
-        gamma: tuple[Tensor, ...] = ()
+        gamma: Sequence[Tensor] = ()
         if filled:
-            gram = groups.products(memory.residuals, memory.residuals)
-            gamma = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge).unbind(-1)
+            gram = groups.products(memory.residuals, memory.residuals).double()
+            gamma = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge)
+            gamma = gamma.to(point.value.dtype).unbind(-1)
         proposal = combine(point.value, gamma, memory.values)
         if self.damping < 1.0:
             differences = memory.residuals[..., :filled, :].unbind(-2)
@@ -100,22 +109,16 @@ def combine(start: Tensor, weights: Sequence[Tensor], differences: Sequence[Tens
 
 
 def solve_gram(gram: Tensor, target: Tensor, ridge: float) -> Tensor:
-    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group, by the normal equations scaled to unit diagonal.
-
-    In float64, where the noise of float32 inner products does not grow. A direction of no length gets weight zero.
+    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group. A direction of no length gets weight zero.
 
     Args:
-        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`.
-        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`.
-        ridge: at least the rounding of `gram` is taken.
+        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, float64, so that the noise of float32 products does not
+            grow; it is changed.
+        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, float64.
+        ridge: no less than the rounding of float32 products is taken.
 
     Returns:
-        `γ`, `(*groups, n)`; zero where the equations cannot be solved.
+        `γ`, `(*groups, n)`.
     """
-    limits = torch.finfo(gram.dtype)
-    gram, right = gram.double(), target.double()
-    scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=limits.tiny).rsqrt()
-    matrix = gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    matrix.diagonal(dim1=-2, dim2=-1).add_(max(ridge, limits.eps))
-    gamma, information = torch.linalg.solve_ex(matrix, right * scale)
-    return torch.where((information == 0).unsqueeze(-1), gamma * scale, 0.0).to(target.dtype)
+    gram.diagonal(dim1=-2, dim2=-1).mul_(1.0 + max(ridge, _ROUNDING)).add_(_TINY)
+    return torch.linalg.solve_ex(gram, target)[0]

@@ -66,8 +66,12 @@ class _Pairs:
         torch.sub(point.z, before.z, out=step)
         torch.sub(point.difference, residual, out=change)
         residual.copy_(point.difference)
+        value_difference = torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
+        broken = point.broken_pair(before.finite)
+        if broken is not None:
+            for part in (step, change, value_difference):
+                part.masked_fill_(broken, 0.0)
         self.rows[..., 2 * slot, :] = step
-        torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
         products = groups.products(self.latest, self.rows[..., : 2 * self.filled, :])
         length = products[..., 0, 2 * slot]
         tiny = torch.finfo(length.dtype).tiny
@@ -155,6 +159,8 @@ class Broyden(Solver):
             return proposal, _LineSearch(point.z, direction, merit, torch.ones_like(merit))
         enough = merit <= (1.0 - _SUFFICIENT * search.length).square() * search.merit
         accepted = enough | (search.length <= 0.5**self.halvings)
+        if point.finite is not None:
+            accepted = accepted & point.finite
         wide = accepted.unsqueeze(-1)
         length = torch.where(accepted, 1.0, 0.5 * search.length)
         search = _LineSearch(

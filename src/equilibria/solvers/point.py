@@ -25,10 +25,12 @@ class CountedMap:
     Attributes:
         calls: applications made; a Jacobian-vector product is one.
         charged: applications made or reserved.
+        pack, unpack: from states to packed tensors and back.
     """
 
     def __init__(self, f: Map, packing: Packing, limit: int, check_every: int) -> None:
-        self._f, self._packing, self._limit, self._check_every = f, packing, limit, check_every
+        self._f, self._limit, self._check_every = f, limit, check_every
+        self.pack, self.unpack = packing.pack, packing.unpack
         self.calls = self.charged = 0
         self._looked_at = 0
 
@@ -75,7 +77,7 @@ class CountedMap:
         return self.charged == self._limit - 1
 
     def _apply(self, z: Tensor) -> Tensor:
-        return self._packing.pack(self._f(self._packing.unpack(z)))
+        return self.pack(self._f(self.unpack(z)))
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,12 @@ class Point:
     difference: Tensor
     finite: Tensor | None
     map: CountedMap
+
+    def broken_pair(self, before: Tensor | None) -> Tensor | None:
+        """Where the difference to an earlier point says nothing of the map: `(*groups, 1)`; None for nowhere.
+
+        Args:
+            before: the earlier point's `finite`.
+        """
+        known = [finite for finite in (before, self.finite) if finite is not None]
+        return (~(known[0] & known[-1])).unsqueeze(-1) if known else None
