@@ -147,9 +147,10 @@ def gmres_cycle(
         height = norm(w)
         hessenberg[..., k + 1, k] = height
         solution, remainder = _least_squares(hessenberg[..., : k + 2, : k + 1], length)
-        active = ~(estimate <= enough)
+        # Where an operator is singular, weights without bound may buy no decrease: they are not taken.
+        active = (estimate > enough) & (remainder < estimate)
         weights[..., : k + 1] = torch.where(active.unsqueeze(-1), solution, weights[..., : k + 1])
-        estimate = torch.where(active, torch.nan_to_num(remainder, nan=0.0), estimate)
+        estimate = torch.where(active, remainder, estimate)
         report(estimate)
         basis.append(torch.where((height > EPSILON).unsqueeze(-1), w / height.clamp(min=EPSILON).unsqueeze(-1), 0.0))
         if may_look() and bool((estimate <= enough).all()):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +15,14 @@ from equilibria.solvers.state import Packing
 
 Map = Callable[[Any], Any]
 """A map from states to states of the same structure; its author knows the structure, the solver need not."""
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Torch loads its forward-mode rules at their first use, and warns of a deprecation of its own in doing so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
 
 
 class CountedMap:
@@ -51,6 +61,7 @@ class CountedMap:
             RuntimeError: the map has no forward-mode derivative.
         """
         self.calls += 1
+        _load_forward_rules()
         return torch.func.jvp(self._apply, (z,), (direction,))[1]
 
     def reserve(self, wanted: int) -> int:

@@ -50,7 +50,7 @@ class Progress:
         self.broken = ~self.active
         self.active_at, self.improved_at = no_groups_like(self.z), no_groups_like(self.z)
         self.first_norm = norm(self.z).clamp(min=1.0)
-        self.value_norm = self.first_norm
+        self.value_norm = self.difference_norm = self.first_difference = self.first_norm
         self.difference = torch.empty_like(self.z)
         self.counts: list[int] = []
         self.trace: list[Tensor] = []
@@ -64,8 +64,10 @@ class Progress:
         self._record()
         steps = len(self.counts)
         difference = torch.sub(f_z, self.z, out=self.difference)
-        self.value_norm = norm(f_z)
-        self.residual = residual_of(norm(difference), self.value_norm, self.rules.criterion)
+        self.value_norm, self.difference_norm = norm(f_z), norm(difference)
+        if steps == 1:
+            self.first_difference = self.difference_norm
+        self.residual = residual_of(self.difference_norm, self.value_norm, self.rules.criterion)
         self.active = self.residual > self.rules.tol
         # A frozen iterate counts as best, so that a group is never sent back to where it was before it converged.
         worse = (self.residual >= self.best_residual) & self.active
@@ -169,15 +171,18 @@ class Progress:
     def _status(self) -> Status:
         if not self.residual.numel():
             return Status.CONVERGED
+        grown = self.value_norm > _GROWTH * self.first_norm
         flags = [
             self.active,
             self.active & self.broken,
-            self.active & (self.value_norm > _GROWTH * self.first_norm),
+            self.active & grown,
             self.active & (len(self.counts) - self.improved_at >= _PATIENCE),
+            # What only grew (as by `z + 1`) has a small relative residual and is no solution.
+            grown & (self.difference_norm >= self.first_difference),
         ]
-        some, broken, grown, stalled = torch.stack([flag.any() for flag in flags]).tolist()
+        some, broken, grown, stalled, runaway = torch.stack([flag.any() for flag in flags]).tolist()
         if not some:
-            return Status.CONVERGED
+            return Status.DIVERGED if runaway else Status.CONVERGED
         if broken:
             return Status.NON_FINITE
         if grown:
