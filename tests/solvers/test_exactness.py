@@ -1,4 +1,4 @@
-"""Causality and batch invariance are exact: at any budget and tolerance, for every method and option, on random maps."""
+"""Causality and batch invariance, exactly: any budget and tolerance, every method and option, random maps."""
 
 from __future__ import annotations
 

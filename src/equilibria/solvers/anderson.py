@@ -35,7 +35,7 @@ class _History:
         self.steps = 0
 
     def push(self, point: Point) -> int:
-        """Take in the latest point; its difference to the one before replaces the oldest. Returns how many there are."""
+        """Take in the latest point; its difference replaces the oldest. Returns how many there are."""
         latest = self.residuals.select(-2, self.limit)
         if self.value is not None:
             slot = self.steps % self.limit
@@ -88,8 +88,8 @@ class Anderson(Solver):
         gamma: Sequence[Tensor] = ()
         if filled:
             gram = groups.products(memory.residuals, memory.residuals).double()
-            gamma = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge)
-            gamma = gamma.to(point.value.dtype).unbind(-1)
+            weights = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge)
+            gamma = weights.to(point.value.dtype).unbind(-1)
         proposal = combine(point.value, gamma, memory.values)
         if self.damping < 1.0:
             differences = memory.residuals[..., :filled, :].unbind(-2)
