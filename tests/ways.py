@@ -19,6 +19,7 @@ SOLVERS: dict[str, Solver] = {
     "anderson-prefix": eq.Anderson(max_evaluations=400, scope="prefix"),
     "anderson-token": eq.Anderson(max_evaluations=400, scope="token"),
     "broyden": eq.Broyden(max_evaluations=400),
+    "newton": eq.NewtonKrylov(max_evaluations=400),
     "broyden-prefix": eq.Broyden(max_evaluations=400, scope="prefix"),
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.gradients import Gradient, Implicit, forward_mode
-from equilibria.gradients.base import Recorder, solution_from
+from equilibria.gradients.base import solution_from, solve_keeping
 from equilibria.solvers import (
     Anderson,
     ConvergenceError,
@@ -76,10 +76,9 @@ def fixed_point(
     elif torch.is_grad_enabled():
         solution = gradient.attach(f, z0, solver, iterates)
     else:
-        recorder = Recorder(f, iterates)
-        iterate = solver.solve(recorder, z0)
+        iterate, found = solve_keeping(f, z0, solver, iterates)
         solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
-        solution.iterates = recorder.iterates
+        solution.iterates = found
     if solution.status is not Status.CONVERGED and on_failure != "ignore":
         if on_failure == "raise":
             raise ConvergenceError(solution.explain(), solution)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import equilibria as eq
-from equilibria.solvers.base import Point
+from equilibria.solvers.point import CountedMap, Point
 from equilibria.solvers.residual import Groups
-from equilibria.solvers.state import Scope
+from equilibria.solvers.state import Packing, Scope
 from problems import Affine, affine
 from ways import EXACT, SOLVERS, tanh_problem, tight
 
@@ -48,10 +48,11 @@ def test_reused_inverse_is_the_transposed_of_the_forward_step(scope: Scope):
 
     z = packed(f.start)
     memory = solver.init(z, groups)
+    counted = CountedMap(f, Packing.of(f.start, scope), limit=99, check_every=1)
 
     def measured(z):
         value = packed(f(z.reshape(f.start.shape)))
-        return Point(z, value, value - z)
+        return Point(z, value, value - z, None, counted)
 
     point = measured(z)
     for _ in range(5):
@@ -61,7 +62,7 @@ def test_reused_inverse_is_the_transposed_of_the_forward_step(scope: Scope):
     generator = torch.Generator().manual_seed(4)
     r, g = (torch.randn(z.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     # The step from a point is its value minus what the pairs make of the residual: (A − I) r, with nothing new learnt.
-    step, _ = solver.step(copy.deepcopy(memory), Point(point.z, point.value, r), groups)
+    step, _ = solver.step(copy.deepcopy(memory), Point(point.z, point.value, r, None, counted), groups)
     forward = r + step - point.value
     backward = solver.transposed_inverse(memory, g, groups)
     assert not torch.allclose(backward, g)

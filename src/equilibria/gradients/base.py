@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
-from equilibria.solvers.residual import relative_residual
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
 
@@ -29,22 +29,15 @@ class Gradient(Protocol):
         ...
 
 
-class Recorder:
-    """A map that remembers some of the states it is applied to.
-
-    Attributes:
-        iterates: the states, detached, by the number of evaluations before.
-    """
-
-    def __init__(self, f: Map, wanted: Collection[int]) -> None:
-        self.f, self.wanted, self.count = f, frozenset(wanted), 0
-        self.iterates: dict[int, State] = {}
-
-    def __call__(self, z: State) -> State:
-        if self.count in self.wanted:
-            self.iterates[self.count] = detach(z)
-        self.count += 1
-        return self.f(z)
+def solve_keeping(
+    f: Map, z0: State, solver: Solver, iterates: Collection[int], propose: bool = False
+) -> tuple[Iterate, dict[int, State]]:
+    """Solve, and keep those of the wanted iterates that the solve reaches, by the number of evaluations before them."""
+    wanted = {number: number + 1 for number in sorted(set(iterates))}  # a solver counts the evaluation itself
+    iterate = replace(solver, keep=(*solver.keep, *wanted.values())).solve(f, z0, propose)
+    found = {number: iterate.kept[count] for number, count in wanted.items() if count in iterate.kept}
+    kept = {count: state for count, state in iterate.kept.items() if count in solver.keep}
+    return replace(iterate, kept=kept), found
 
 
 Differentiate = Callable[[State, Iterate, AdjointReport], tuple[State, tuple[State, State]]]
@@ -58,13 +51,10 @@ def solve_and_differentiate(
 
     The solution has its own graph however early the solve ended: iterates come on top of it, never in its place.
     """
-    recorder = Recorder(f, iterates)
-    iterate = solver.solve(recorder, z0)
+    iterate, found = solve_keeping(f, z0, solver, iterates)
     solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
     solution.value, solution.tracked = differentiate(solution.value, iterate, solution.adjoint)
-    solution.iterates = {
-        number: differentiate(state, iterate, solution.adjoint)[0] for number, state in recorder.iterates.items()
-    }
+    solution.iterates = {number: differentiate(state, iterate, solution.adjoint)[0] for number, state in found.items()}
     return solution
 
 
@@ -78,6 +68,8 @@ def solution_from(iterate: Iterate, value: State) -> Solution:
         evaluations=iterate.evaluations,
         trace=iterate.trace,
         group_evaluations=iterate.group_evaluations,
+        kept=iterate.kept,
+        group_trace=iterate.group_trace,
     )
 
 
@@ -91,7 +83,7 @@ def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None
     packing = Packing.of(value, solver.scope)
     with torch.no_grad():
         here = detach(value)
-        residual = relative_residual(packing.pack(f(here)), packing.pack(here))
+        residual = solver.measure(packing.pack(f(here)), packing.pack(here))
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
     converged = residual <= solver.tol
@@ -115,4 +107,6 @@ def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None
         evaluations=evaluations,
         trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
         group_evaluations=settled,
+        kept=iterate.kept if iterate is not None else {},
+        group_trace=iterate.group_trace if iterate is not None else None,
     )

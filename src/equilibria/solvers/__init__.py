@@ -1,10 +1,13 @@
 """Root finding on tensors: methods, the one solve loop, and what a solve returns. Imports torch only."""
 
 from equilibria.solvers.anderson import Anderson
-from equilibria.solvers.base import Map, Solver
+from equilibria.solvers.base import Solver
 from equilibria.solvers.broyden import Broyden
 from equilibria.solvers.krylov import GMRES
+from equilibria.solvers.newton_krylov import NewtonKrylov
 from equilibria.solvers.picard import Picard
+from equilibria.solvers.point import CountedMap, Map, Point
+from equilibria.solvers.residual import Criterion, Groups
 from equilibria.solvers.solution import (
     AdjointReport,
     ConvergenceError,
@@ -22,9 +25,14 @@ __all__ = [
     "Broyden",
     "ConvergenceError",
     "ConvergenceWarning",
+    "CountedMap",
+    "Criterion",
+    "Groups",
     "Iterate",
     "Map",
+    "NewtonKrylov",
     "Picard",
+    "Point",
     "Scope",
     "Solution",
     "Solver",

@@ -5,48 +5,115 @@ For `g(z) = f(z) − z` started from the Jacobian `−I`, the pairs `sᵢ = Δz`
 differences `ΔF` of the map's values, the quasi-Newton step is `f(z) − ΔF K⁻¹ Sᵀ g(z)`. In this form the oldest pair
 can be dropped exactly, and in scope `"prefix"` every inner product runs over a token and its predecessors, so that no
 token sees a later one.
+
+Steps and differences alternate in one tensor, so that all inner products of a step are one matrix product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from equilibria.solvers.anderson import combine
-from equilibria.solvers.base import Point, Solver
+from equilibria.solvers.base import Solver
+from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
+
+# Armijo's share of the decrease that the residual's linear model promises (Nocedal and Wright 2006, section 3.1).
+_SUFFICIENT = 1e-4
+
+
+class _Pairs:
+    """The last pairs in a ring of `limit` slots, the matrix `K` in the order of the slots, and the latest point.
+
+    `K` is scaled to unit steps, and its row and column are those of the identity where a step has no length (a frozen
+    group), so that such a pair does nothing.
+    """
+
+    def __init__(self, z: Tensor, limit: int) -> None:
+        self.limit = limit
+        groups, features = z.shape[:-1], z.shape[-1]
+        self.rows = z.new_zeros(*groups, 2 * limit, features)
+        self.latest = z.new_zeros(*groups, 3, features)
+        self.matrix = torch.zeros(*groups, limit, limit, dtype=torch.float64, device=z.device)
+        self.scale = z.new_zeros(*groups, limit)
+        self.pairs = 0
+        self.point: Point | None = None
+
+    @property
+    def filled(self) -> int:
+        return min(self.pairs, self.limit)
+
+    @property
+    def steps(self) -> Tensor:
+        """`(*groups, filled, features)`, as are the differences of values."""
+        return self.rows[..., 0 : 2 * self.filled : 2, :]
+
+    @property
+    def value_differences(self) -> Tensor:
+        return self.rows[..., 1 : 2 * self.filled : 2, :]
+
+    def push(self, point: Point, groups: Groups) -> Tensor | None:
+        """Take in the latest point; its pair replaces the oldest. Returns `Sᵀ g(z)`, scaled, `(*groups, filled)`."""
+        before, self.point = self.point, point
+        step, change, residual = self.latest.unbind(-2)
+        if before is None:
+            residual.copy_(point.difference)
+            return None
+        slot = self.pairs % self.limit
+        self.pairs += 1
+        torch.sub(point.z, before.z, out=step)
+        torch.sub(point.difference, residual, out=change)
+        residual.copy_(point.difference)
+        value_difference = torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
+        broken = point.broken_pair(before.finite)
+        if broken is not None:
+            for part in (step, change, value_difference):
+                part.masked_fill_(broken, 0.0)
+        self.rows[..., 2 * slot, :] = step
+        products = groups.products(self.latest, self.rows[..., : 2 * self.filled, :])
+        length = products[..., 0, 2 * slot]
+        tiny = torch.finfo(length.dtype).tiny
+        empty = length <= tiny
+        self.scale[..., slot] = length.clamp(min=tiny).rsqrt().masked_fill_(empty, 0.0)
+        scale = self.scale[..., : self.filled]
+        products = products.unflatten(-1, (-1, 2)) * scale.unsqueeze(-1).unsqueeze(-3)
+        # The newest is younger than all others: its row holds ⟨s, y⟩ + ⟨s, s⟩, which is ⟨s, ΔF⟩; its column ⟨s, y⟩.
+        newest = scale[..., slot].unsqueeze(-1)
+        self.matrix[..., slot, : self.filled] = products[..., 0, :, 1] * newest
+        self.matrix[..., : self.filled, slot] = products[..., 1, :, 0] * newest
+        self.matrix[..., slot, slot].masked_fill_(empty, 1.0)
+        return products[..., 2, :, 0]
+
+    def weights(self, target: Tensor, transposed: bool = False) -> Tensor:
+        """`K⁻¹ target`, on request `K⁻ᵀ target`, `(*groups, filled)`.
+
+        Zero (plain iteration) where `K` is singular to working precision.
+        """
+        matrix = self.matrix[..., : self.filled, : self.filled]
+        if transposed:
+            matrix = matrix.mT
+        gamma, information = torch.linalg.solve_ex(matrix, target.double())
+        usable = (information == 0) & torch.isfinite(gamma.sum(dim=-1))
+        gamma = torch.where(usable.unsqueeze(-1), gamma, 0.0)
+        return gamma.to(target.dtype) * self.scale[..., : self.filled]
 
 
 @dataclass
-class _Pairs:
-    """The last steps, newest last, the differences of values they caused, and the matrix `K` by rows."""
+class _LineSearch:
+    """Where each group's search began, along what, how far it is, and how often it was halved."""
 
-    steps: list[Tensor] = field(default_factory=list)
-    value_differences: list[Tensor] = field(default_factory=list)
-    matrix: list[list[Tensor]] = field(default_factory=list)
-    z: Tensor | None = None
-    value: Tensor | None = None
+    z: Tensor
+    direction: Tensor
+    merit: Tensor
+    length: Tensor
 
-    def push(self, z: Tensor, value: Tensor, limit: int, groups: Groups) -> None:
-        """Take in the latest iterate and value, dropping the oldest pair beyond `limit`."""
-        if self.z is not None and self.value is not None:
-            if len(self.steps) == limit:
-                self.steps.pop(0)
-                self.value_differences.pop(0)
-                self.matrix = [row[1:] for row in self.matrix[1:]]
-            step, difference = z - self.z, value - self.value
-            change = difference - step
-            for row, other in zip(self.matrix, self.steps, strict=True):
-                row.append(groups.dot(other, change))
-            # Below the diagonal ⟨s, y⟩ + ⟨s, s⟩ is one product, with the difference of values.
-            self.matrix.append(
-                [*(groups.dot(step, other) for other in self.value_differences), groups.dot(step, change)]
-            )
-            self.steps.append(step)
-            self.value_differences.append(difference)
-        self.z, self.value = z, value
+
+@dataclass
+class _Memory:
+    pairs: _Pairs
+    search: _LineSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,63 +122,71 @@ class Broyden(Solver):
 
     Args:
         history: pairs kept; the oldest is dropped, at least 1.
+        halvings: how often a group's step is halved where it does not lower the group's residual enough (Armijo's
+            rule), before it is taken anyway; each costs that group an evaluation. 0 takes every step in full.
     """
 
     history: int = 16
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.history < 1:
             raise ValueError(f"history must be at least 1, found {self.history}")
+        if self.halvings < 0:
+            raise ValueError(f"halvings must be at least 0, found {self.halvings}")
 
-    def init(self, z: Tensor, groups: Groups) -> _Pairs:
+    def init(self, z: Tensor, groups: Groups) -> _Memory:
         """No pairs: the first step is plain iteration."""
-        return _Pairs()
+        return _Memory(_Pairs(z, min(self.history, self.max_evaluations)))
 
-    def step(self, memory: _Pairs, point: Point, groups: Groups) -> tuple[Tensor, _Pairs]:
-        """A full quasi-Newton step with the latest pairs."""
-        memory.push(point.z, point.value, self.history, groups)
-        if not memory.steps:
-            return point.value, memory
-        target = torch.stack([groups.dot(step, point.difference) for step in memory.steps], dim=-1)
-        matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
-        gamma = _solve(matrix, target).to(point.value.dtype)
-        return combine(point.value, list(gamma.unbind(-1)), memory.value_differences), memory
+    def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
+        """A quasi-Newton step with the latest pairs, or for a group whose last step was too long, half of that."""
+        target = memory.pairs.push(point, groups)
+        proposal = point.value
+        if target is not None:
+            gamma = memory.pairs.weights(target)
+            proposal = point.value - (gamma.unsqueeze(-2) @ memory.pairs.value_differences).squeeze(-2)
+        if self.halvings:
+            proposal, memory.search = self._search(memory.search, point, proposal, groups)
+        return proposal, memory
 
-    def transposed_inverse(self, memory: _Pairs, g: Tensor, groups: Groups) -> Tensor:
+    def transposed_inverse(self, memory: _Memory, g: Tensor, groups: Groups) -> Tensor:
         """`g − S K⁻ᵀ ΔFᵀ g`: what the pairs take for the solution of `v = Jᵀ v + g` (SHINE, arXiv:2106.00553).
 
         It is the exact transposed of the linear map that `step` applies to a residual; in scope `"prefix"`, where a
         token's coefficients come from its predecessors, the transposed collects from its successors.
         """
-        if not memory.steps:
+        pairs = memory.pairs
+        if not pairs.filled:
             return g.clone()
-        target = torch.stack([torch.linalg.vecdot(other, g) for other in memory.value_differences], dim=-1)
-        matrix = torch.stack([torch.stack(row, dim=-1) for row in memory.matrix], dim=-2)
-        gamma = _solve(matrix, target, transposed=True).to(g.dtype)
+        target = (pairs.value_differences @ g.unsqueeze(-1)).squeeze(-1)
+        gamma = pairs.weights(target * pairs.scale[..., : pairs.filled], transposed=True)
         if groups.scope == "prefix":
             gamma = gamma.flip(1).cumsum(dim=1).flip(1)
-        return combine(g, list(gamma.unbind(-1)), memory.steps)
+        return g - (gamma.unsqueeze(-2) @ pairs.steps).squeeze(-2)
 
+    def _search(
+        self, search: _LineSearch | None, point: Point, proposal: Tensor, groups: Groups
+    ) -> tuple[Tensor, _LineSearch]:
+        """Per group: start along the new step where the latest point is good enough, else go back half way.
 
-def _solve(matrix: Tensor, target: Tensor, transposed: bool = False) -> Tensor:
-    """`K⁻¹ target` per group in float64; zero (plain iteration) where `K` is singular to working precision.
-
-    On request `K⁻ᵀ target`.
-
-    Rows are scaled to unit size first. A row of zeros belongs to a step of no length (a frozen group): it is taken out.
-    """
-    matrix, target = matrix.double(), target.double()
-    size = matrix.abs().amax(dim=-1)
-    empty = size <= torch.finfo(torch.float32).tiny
-    scale = torch.where(empty, 1.0, size).reciprocal()
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    keep = ~(empty.unsqueeze(-1) | empty.unsqueeze(-2))
-    matrix = torch.where(keep, matrix * scale.unsqueeze(-1), identity)
-    if transposed:
-        gamma, information = torch.linalg.solve_ex(matrix.mT, torch.where(empty, 0.0, target))
-        gamma = gamma * scale
-    else:
-        gamma, information = torch.linalg.solve_ex(matrix, torch.where(empty, 0.0, target * scale))
-    usable = (information == 0) & torch.isfinite(gamma).all(dim=-1)
-    return torch.where(usable.unsqueeze(-1), gamma, 0.0)
+        The points that are turned down are measured iterates like any others: their pairs serve the next step.
+        """
+        merit = groups.dot(point.difference, point.difference)
+        direction = proposal - point.z
+        if search is None:
+            return proposal, _LineSearch(point.z, direction, merit, torch.ones_like(merit))
+        enough = merit <= (1.0 - _SUFFICIENT * search.length).square() * search.merit
+        accepted = enough | (search.length <= 0.5**self.halvings)
+        if point.finite is not None:
+            accepted = accepted & point.finite
+        wide = accepted.unsqueeze(-1)
+        length = torch.where(accepted, 1.0, 0.5 * search.length)
+        search = _LineSearch(
+            torch.where(wide, point.z, search.z),
+            torch.where(wide, direction, search.direction),
+            torch.where(accepted, merit, search.merit),
+            length,
+        )
+        return torch.where(wide, proposal, search.z + length.unsqueeze(-1) * search.direction), search

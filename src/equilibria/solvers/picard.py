@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.solvers.base import Point, Solver
+from equilibria.solvers.base import Solver
+from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
 

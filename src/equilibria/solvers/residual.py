@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from equilibria.solvers.state import Scope
 
 # Keeps a residual defined at the origin; far below any norm of interest.
 EPSILON = 1e-8
+
+Criterion = Literal["relative", "absolute"]
 
 
 def norm(x: Tensor) -> Tensor:
@@ -18,35 +22,38 @@ def norm(x: Tensor) -> Tensor:
 
 def relative_residual(f_z: Tensor, z: Tensor) -> Tensor:
     """`‖f(z) − z‖ / (‖f(z)‖ + ε)` over the last dimension, float32, infinite where it is not a number."""
-    return relative(norm(f_z - z), norm(f_z))
+    return residual_of(norm(f_z - z), norm(f_z), "relative")
 
 
-def relative(difference_norm: Tensor, value_norm: Tensor) -> Tensor:
-    """The residual from the norms of `f(z) − z` and `f(z)`."""
-    residual = (difference_norm / (value_norm + EPSILON)).float()
-    return torch.nan_to_num(residual, nan=torch.inf, posinf=torch.inf)
+def residual_of(difference_norm: Tensor, value_norm: Tensor, criterion: Criterion) -> Tensor:
+    """The residual from the norms of `f(z) − z` and `f(z)`: float32, infinite where it is not a number."""
+    if criterion == "relative":
+        difference_norm = difference_norm / (value_norm + EPSILON)
+    return torch.nan_to_num(difference_norm.float(), nan=torch.inf, posinf=torch.inf)
 
 
 class Groups:
-    """The inner product of a scope: over features, accumulated along the second dimension for `"prefix"`.
-
-    One belongs to one solve; it keeps a scratch tensor, since allocating products costs more than computing them.
-    """
+    """The inner product of a scope: over features, accumulated along the second dimension for `"prefix"`."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope: Scope = scope
-        self._scratch: Tensor | None = None
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """`⟨a, b⟩` per group: `(*groups, features) × (*groups, features) → (*groups,)`. Not differentiable."""
-        if self._scratch is None:
-            self._scratch = torch.empty_like(a)
-        product = torch.mul(a, b, out=self._scratch).sum(dim=-1)
+        """`⟨a, b⟩` per group: `(*groups, features) × (*groups, features) → (*groups,)`."""
+        product = torch.linalg.vecdot(a, b)
         return product.cumsum(dim=1) if self.scope == "prefix" else product
 
-    def gram(self, rows: Tensor) -> Tensor:
-        """All inner products of the rows of each group: `(*groups, n, features) → (*groups, n, n)`."""
-        products = rows @ rows.mT
+    def products(self, left: Tensor, right: Tensor) -> Tensor:
+        """All inner products of two sets of rows per group, in one pass over memory.
+
+        Args:
+            left: `(*groups, m, features)`.
+            right: `(*groups, n, features)`, the larger set.
+
+        Returns:
+            `(*groups, m, n)`.
+        """
+        products = left @ right.mT
         return products.cumsum(dim=1) if self.scope == "prefix" else products
 
     @property

@@ -62,6 +62,9 @@ class Iterate:
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
         status: how the solve ended.
+        kept: the iterates that `Solver.keep` asked for, by the number of their evaluation, as states like `z0`;
+            without those that the solve did not come to.
+        group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
         memory: what the method remembers at the end, for those who know the method.
     """
 
@@ -73,6 +76,8 @@ class Iterate:
     trace: list[float]
     group_evaluations: Tensor
     status: Status
+    kept: dict[int, State] = field(default_factory=dict)
+    group_trace: Tensor | None = None
     memory: Any = None
 
 
@@ -98,7 +103,8 @@ class Solution:
     Attributes:
         value: same structure as `z0`; differentiable with respect to everything the map closes over.
         status: how the solve ended.
-        residual: `‖f(value) − value‖ / (‖f(value)‖ + ε)`, float32, one number per group.
+        residual: `‖f(value) − value‖ / (‖f(value)‖ + ε)`, or without the denominator by criterion `"absolute"`;
+            float32, one number per group.
         tolerance: the tolerance that was asked for.
         evaluations: how often the map was applied, tracked and measuring evaluations included.
         trace: residual of the worst group after each evaluation.
@@ -106,8 +112,12 @@ class Solution:
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
             distance teaches the map to converge.
         adjoint: how the backward solve ended, for gradients that have one.
-        iterates: the iterates that were asked for and reached, by the number of evaluations before them, differentiable
-            in the same way as `value`.
+        kept: the iterates that `Solver.keep` asked for, by the number of their evaluation, detached; without those
+            that the solve did not come to.
+        group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
+            `Solver.trace_groups` asked for it.
+        iterates: the iterates that `fixed_point` was asked for and that were reached, by the number of evaluations
+            before them, differentiable in the same way as `value`.
     """
 
     value: State
@@ -119,6 +129,8 @@ class Solution:
     group_evaluations: Tensor
     tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
+    kept: dict[int, State] = field(default_factory=dict)
+    group_trace: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,119 @@
+"""What a method is given at each step: the latest measured iterate, and the map with a count of its applications."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.state import Packing
+
+Map = Callable[[Any], Any]
+"""A map from states to states of the same structure; its author knows the structure, the solver need not."""
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Torch loads its forward-mode rules at their first use, and warns of a deprecation of its own in doing so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
+
+
+class CountedMap:
+    """The map on packed iterates `(*groups, features)`, and the budget of its applications.
+
+    What a step may spend beyond the one evaluation that measures each iterate it asks for with `reserve`. That is
+    charged in full even where it is not used: how much is used may depend on other samples of the batch, and how far
+    the budget reaches must not.
+
+    Attributes:
+        calls: applications made; a Jacobian-vector product is one.
+        charged: applications made or reserved.
+        pack, unpack: from states to packed tensors and back.
+    """
+
+    def __init__(self, f: Map, packing: Packing, limit: int, check_every: int) -> None:
+        self._f, self._limit, self._check_every = f, limit, check_every
+        self.pack, self.unpack = packing.pack, packing.unpack
+        self.calls = self.charged = 0
+        self._looked_at = 0
+
+    def measure(self, z: Tensor) -> Tensor:
+        """`f(z)` for the solve loop: charged."""
+        self.charged += 1
+        return self(z)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """`f(z)` within a step: reserve it first."""
+        self.calls += 1
+        return self._apply(z)
+
+    def derivative(self, z: Tensor, direction: Tensor) -> Tensor:
+        """The Jacobian-vector product `f'(z) · direction` by forward-mode differentiation: reserve it first.
+
+        Raises:
+            RuntimeError: the map has no forward-mode derivative.
+        """
+        self.calls += 1
+        _load_forward_rules()
+        return torch.func.jvp(self._apply, (z,), (direction,))[1]
+
+    def reserve(self, wanted: int) -> int:
+        """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""
+        granted = max(0, min(wanted, self._limit - self.charged - 1))
+        self.charged += granted
+        return granted
+
+    def may_look(self) -> bool:
+        """Whether it is time to synchronise with the device: once in `check_every` applications at most."""
+        due = self.calls - self._looked_at >= self._check_every
+        if due:
+            self._looked_at = self.calls
+        return due
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self.charged >= self._limit
+
+    @property
+    def last(self) -> bool:
+        """Whether one evaluation is left."""
+        return self.charged == self._limit - 1
+
+    def _apply(self, z: Tensor) -> Tensor:
+        return self.pack(self._f(self.unpack(z)))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured iterate, `(*groups, features)`. Methods must not change these tensors.
+
+    Attributes:
+        z: the iterate, finite.
+        value: `f(z)`; in groups where that is not finite, `z`.
+        difference: `value − z`, the undamped residual vector; its tensor serves again for the next point.
+        finite: in which groups the map's value was finite, `(*groups,)`; None where it was known to be in all.
+        map: the map, for methods that apply it themselves.
+    """
+
+    z: Tensor
+    value: Tensor
+    difference: Tensor
+    finite: Tensor | None
+    map: CountedMap
+
+    def broken_pair(self, before: Tensor | None) -> Tensor | None:
+        """Where the difference to an earlier point says nothing of the map: `(*groups, 1)`; None for nowhere.
+
+        Args:
+            before: the earlier point's `finite`.
+        """
+        known = [finite for finite in (before, self.finite) if finite is not None]
+        return (~(known[0] & known[-1])).unsqueeze(-1) if known else None
