@@ -113,3 +113,45 @@ def causal_attention(gain: float = 0.6, batch: int = 2, length: int = 12, featur
 
     weights = tuple(random(features, features) / features**0.5 for _ in range(3))
     return CausalAttention(weights, random(batch, length, features), gain)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class CausalMixing:
+    """`tanh(M z + b)` with a random block lower triangular `M`: causal, nonlinear, contracting or not by its gain."""
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return torch.tanh((z.flatten(1) @ self.matrix.to(z).mT).reshape(z.shape) + self.offset.to(z))
+
+
+def causal_mixing(seed: int, gain: float, batch: int, length: int, features: int) -> CausalMixing:
+    """A seeded `CausalMixing`, `gain` times as strong as one whose rows have unit norm on average."""
+    generator = torch.Generator().manual_seed(seed)
+    size = length * features
+    blocks = torch.ones(length, length, dtype=torch.float64).tril()
+    matrix = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    matrix = matrix * torch.kron(blocks, torch.ones(features, features, dtype=torch.float64)) * (gain / size**0.5)
+    return CausalMixing(matrix, torch.randn(batch, length, features, generator=generator, dtype=torch.float64))
+
+
+def settling_late(z: Tensor) -> Tensor:
+    """Token 0 goes to 2 by halves; each later token copies the one before it: its residual falls before it rises."""
+    return torch.cat([0.5 * z[:, :1] + 1.0, z[:, :-1]], dim=1)
+
+
+def nan_once_at(sample: int, call: int) -> Callable[[Tensor], Tensor]:
+    """`z/2 + 1`, which returns NaN for one sample at one call and is itself again after it."""
+    count = 0
+
+    def f(z: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        value = z / 2 + 1
+        if count == call:
+            value = value.clone()
+            value[sample] = torch.nan
+        return value
+
+    return f

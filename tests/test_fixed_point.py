@@ -58,3 +58,30 @@ def test_evaluations_count_every_application_of_the_map():
 
     solution = eq.fixed_point(counted, f.start, eq.Picard(tol=0.0, max_evaluations=4), eq.Phantom(3), "ignore")
     assert calls == solution.evaluations == 4 + 3 + 1
+
+
+class TestOverrides:
+    """`tol` and `max_evaluations` of one call."""
+
+    def test_take_the_place_of_the_solvers_and_leave_it_as_it_was(self):
+        f, solver = affine(radius=0.5), eq.Picard(tol=1e-3, max_evaluations=100)
+        plain = eq.fixed_point(f, f.start, solver)
+        tight = eq.fixed_point(f, f.start, solver, tol=1e-6)
+        short = eq.fixed_point(f, f.start, solver, on_failure="ignore", max_evaluations=3)
+        assert tight.tolerance == 1e-6
+        assert float(tight.residual.max()) <= 1e-6 < float(plain.residual.max())
+        assert short.evaluations == 3 < plain.evaluations < tight.evaluations
+        assert (solver.tol, solver.max_evaluations) == (1e-3, 100)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_reach_the_layers_solver_in_both_modes(self, training):
+        layer = eq.DEQ(torch.nn.Tanh(), eq.Picard(), eval_solver=eq.Anderson(), on_failure="ignore").train(training)
+        z0 = torch.ones(2, 3)
+        assert layer(z0, tol=1e-9, max_evaluations=2).evaluations == 2
+        assert layer(z0, tol=0.5).tolerance == 0.5
+        assert list(layer(z0, max_evaluations=4, iterates=[1]).iterates) == [1]
+
+    @pytest.mark.parametrize(("option", "value"), [("tol", -1.0), ("max_evaluations", 0)])
+    def test_impossible_ones_are_named(self, option, value):
+        with pytest.raises(ValueError, match=rf"{option} must be at least .*found {value}"):
+            eq.fixed_point(torch.tanh, torch.ones(1, 1), **{option: value})

@@ -4,15 +4,18 @@ from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_c
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
 from equilibria.diagnostics.jacobian import jacobian_penalty, spectral_radius
 from equilibria.diagnostics.memory import saved_bytes
+from equilibria.diagnostics.path_independence import PathIndependence, path_independence
 from equilibria.diagnostics.residual import residual_penalty
 
 __all__ = [
     "Audit",
     "GradientError",
+    "PathIndependence",
     "audit_batch_invariance",
     "audit_causality",
     "gradient_error",
     "jacobian_penalty",
+    "path_independence",
     "residual_penalty",
     "saved_bytes",
     "spectral_radius",

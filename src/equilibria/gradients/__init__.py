@@ -1,8 +1,22 @@
 """Ways of differentiating a solution, one file each; all are frozen objects with `attach`."""
 
 from equilibria.gradients.base import Gradient
-from equilibria.gradients.implicit import Implicit
+from equilibria.gradients.correction import fixed_point_correction
+from equilibria.gradients.implicit import AdjointMemory, Implicit
+from equilibria.gradients.jacobian_free import JacobianFree
+from equilibria.gradients.neumann import Neumann
 from equilibria.gradients.phantom import Phantom
+from equilibria.gradients.reuse_inverse import ReuseInverse
 from equilibria.gradients.unrolled import Unrolled
 
-__all__ = ["Gradient", "Implicit", "Phantom", "Unrolled"]
+__all__ = [
+    "AdjointMemory",
+    "Gradient",
+    "Implicit",
+    "JacobianFree",
+    "Neumann",
+    "Phantom",
+    "ReuseInverse",
+    "Unrolled",
+    "fixed_point_correction",
+]

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
-from equilibria.solvers import Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
 
 
 class Gradient(Protocol):
-    """A way of taking the backward pass; a frozen object without state."""
+    """A way of taking the backward pass; a frozen object without state of its own."""
 
-    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
-        """Solve `z = f(z)` from `z0` and return the solution with its graph."""
+    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
+        """Solve `z = f(z)` from `z0` and return the solution with its graph.
+
+        Args:
+            f: the map.
+            z0: where to start.
+            solver: how to solve.
+            iterates: numbers of iterates to return beside the solution, differentiable in the same way; iterate `k`
+                is what the solver had after `k` evaluations. Those the solve does not reach are left out.
+        """
         ...
+
+
+def solve_keeping(
+    f: Map, z0: State, solver: Solver, iterates: Collection[int], propose: bool = False
+) -> tuple[Iterate, dict[int, State]]:
+    """Solve, and keep those of the wanted iterates that the solve reaches, by the number of evaluations before them."""
+    wanted = {number: number + 1 for number in sorted(set(iterates))}  # a solver counts the evaluation itself
+    iterate = replace(solver, keep=(*solver.keep, *wanted.values())).solve(f, z0, propose)
+    found = {number: iterate.kept[count] for number, count in wanted.items() if count in iterate.kept}
+    kept = {count: state for count, state in iterate.kept.items() if count in solver.keep}
+    return replace(iterate, kept=kept), found
+
+
+Differentiate = Callable[[State, Iterate, AdjointReport], tuple[State, tuple[State, State]]]
+"""From a detached state and its solve: the same state with a graph, and the tracked evaluation `(z, f(z))`."""
+
+
+def solve_and_differentiate(
+    f: Map, z0: State, solver: Solver, iterates: Collection[int], differentiate: Differentiate
+) -> Solution:
+    """Solve without gradients, then give the solution and the wanted iterates a graph at the point where they are.
+
+    The solution has its own graph however early the solve ended: iterates come on top of it, never in its place.
+    """
+    iterate, found = solve_keeping(f, z0, solver, iterates)
+    solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
+    solution.value, solution.tracked = differentiate(solution.value, iterate, solution.adjoint)
+    solution.iterates = {number: differentiate(state, iterate, solution.adjoint)[0] for number, state in found.items()}
+    return solution
 
 
 def solution_from(iterate: Iterate, value: State) -> Solution:

@@ -1,21 +1,48 @@
 """The implicit gradient (Bai, Kolter and Koltun 2019, arXiv:1909.01377).
 
-The map is applied once more at the detached solution with gradients on; one autograd function between that value and
-the loss turns the incoming gradient `g` into the solution of `v = Jᵀ v + g`, by vector-Jacobian products on the same
-graph. So one evaluation is stored, whatever the solve cost, and no parameter has to be listed.
+The incoming gradient `g` is turned into the solution of `v = Jᵀ v + g`, by vector-Jacobian products on the graph of
+one evaluation. So one evaluation is stored, whatever the solve cost.
+
+Second derivatives need to know how the solution itself moves, and `v` as a differentiable function. Both come from
+the same construction used twice. The map is evaluated at a solution that is already attached; the gradient that
+autograd sends through that argument is cancelled, as the implicit one contains it, so that to first order nothing
+changes; to second order the dependence on the solution arrives there and takes the inner implicit gradient. And `v`
+is a solution too: of an affine map whose Jacobian is `Jᵀ`, attached to one evaluation of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equilibria.gradients.base import solution_from
-from equilibria.solvers import GMRES, AdjointReport, Map, Solution, Solver, State
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, normalised, solve_adjoint
+from equilibria.gradients.base import solve_and_differentiate
+from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State
+from equilibria.solvers.state import leaves, rebuild
+
+
+@dataclass(eq=False)
+class AdjointMemory:
+    """The last adjoint solution, per sample and in units of the incoming gradient: where the next solve may start.
+
+    It helps where consecutive steps solve for the same samples, as in full-batch training or the fitting of one
+    input; there the adjoint changes little. Shapes that differ from the last ones start afresh.
+
+    Attributes:
+        last: packed `(B, features)`, None before the first backward pass.
+    """
+
+    last: Tensor | None = None
+
+    def start(self, like: Tensor) -> Tensor | None:
+        """The last adjoint where it is one for states like `like`."""
+        last = self.last
+        fits = last is not None and (last.shape, last.dtype, last.device) == (like.shape, like.dtype, like.device)
+        return last if fits else None
 
 
 @dataclass(frozen=True)
@@ -25,67 +52,85 @@ class Implicit:
     Args:
         solver: solves the adjoint equation, relative to the size of the incoming gradient; any solver or `GMRES`.
             How it ended is in `solution.adjoint` after `backward`.
+        higher_order: support second derivatives, at the price of a second stored evaluation and one more
+            vector-Jacobian product. Without it they are an error.
+        memory: start each adjoint solve from the one before, which is kept in this object.
     """
 
     solver: Solver | GMRES = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=60))
+    higher_order: bool = False
+    memory: AdjointMemory | None = None
 
-    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
+    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then attach the graph of one evaluation."""
-        iterate = solver.solve(f, z0)
-        packing = Packing.of(z0, solver.scope)
-        star = packing.unpack(iterate.value)
-        anchored = rebuild(star, (leaf.detach().requires_grad_() for leaf in leaves(star)))
-        with torch.enable_grad():
-            f_star = f(anchored)
-        solution = solution_from(iterate, star)
-        solution.tracked = anchored, f_star
-        inputs, outputs = tuple(leaves(anchored)), tuple(leaves(f_star))
-        if any(leaf.requires_grad for leaf in outputs):
-            adjoint = _Adjoint(self.solver, inputs, outputs, solution.adjoint)
-            attached = _AttachAdjoint.apply(adjoint, *outputs)
-            solution.value = rebuild(star, iter(attached))
-        return solution
+
+        def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
+            return self._attach_at(f, state, report)
+
+        return solve_and_differentiate(f, z0, solver, iterates, differentiate)
+
+    def _attach_at(self, f: Map, state: State, report: AdjointReport) -> tuple[State, tuple[State, State]]:
+        evaluation, tracked = evaluate(f, state)
+        adjoint = _Adjoint(self, evaluation, report)
+        attached = attach(evaluation, adjoint.pull, inner=self.higher_order)
+        if self.higher_order and any(leaf.requires_grad for leaf in attached):
+            with torch.enable_grad():
+                again = Evaluation(attached, tuple(leaves(f(rebuild(state, iter(attached))))))
+            attached = _AttachTwice.apply(_Adjoint(self, again, report), *again.outputs, *again.inputs)
+        return rebuild(state, iter(attached)), tracked
 
 
 @dataclass(eq=False)
 class _Adjoint:
-    """The equation `v = Jᵀ v + g` at the solution `inputs`, where the graph runs from `inputs` to `outputs`."""
+    """The adjoint equation of one evaluation, solved as the gradient says."""
 
-    solver: Solver | GMRES
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    gradient: Implicit
+    evaluation: Evaluation
     report: AdjointReport
 
-    def solve(self, incoming: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Solve for `v`, sample by sample, with `g` scaled to unit norm so that no loss scale matters."""
-        packing = Packing.of(tuple(leaf.detach() for leaf in self.inputs), "sample")
-        g = packing.pack(incoming)
-        norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-        g = g / torch.where(norm > 0, norm, 1.0)
+    def pull(self, incoming: Tensors) -> Tensors:
+        """`v = Jᵀ v + g`."""
+        memory = self.gradient.memory
+        packing, g, norm = normalised(incoming)
+        start = memory.start(g) if memory is not None else None
+        v = solve_adjoint(self.evaluation, incoming, self.gradient.solver, self.report, start)
+        if memory is not None:
+            # Zero is a start as good as any where a loss was not finite.
+            memory.last = torch.nan_to_num(packing.pack(v) / torch.where(norm > 0, norm, 1.0), 0.0, 0.0, 0.0)
+        return v
 
-        def transposed(v: State) -> State:
-            with torch.enable_grad():
-                product = torch.autograd.grad(
-                    self.outputs, self.inputs, tuple(leaves(v)), retain_graph=True, materialize_grads=True
-                )
-            return packing.unpack(packing.pack(product) + g)
+    def pull_differentiably(self, incoming: Tensors) -> Tensors:
+        """`v` as a function of `g` and of everything the evaluation depends on: attached to one evaluation of its map.
 
-        iterate = self.solver.solve(transposed, packing.unpack(g))
-        self.report.status = iterate.status
-        self.report.residual = iterate.residual
-        self.report.evaluations = iterate.evaluations
-        return tuple(leaves(packing.unpack(iterate.value * norm)))
+        That map is `v ↦ Jᵀ v + g`; the transposed of its Jacobian is `J`, so this is an adjoint solve in turn.
+        """
+        with torch.no_grad():
+            solution = self.pull(incoming)
+
+        def equation(v: Tensors) -> Tensors:
+            products = self.evaluation.transposed(v, create_graph=True)
+            return tuple(product + g for product, g in zip(products, incoming, strict=True))
+
+        evaluation, _ = evaluate(equation, solution)
+        report, solver = self.report, self.gradient.solver
+        return attach(evaluation, lambda g: solve_adjoint(evaluation, g, solver, report))
 
 
-class _AttachAdjoint(torch.autograd.Function):
-    """Forward: the solution, given `f(solution)` with its graph. Backward: the adjoint solve."""
+class _AttachTwice(torch.autograd.Function):
+    """Forward: the solution, given `f(solution)` and the attached solution `f` was applied to.
+
+    Backward: the adjoint `v` for the former, and for the latter `−Jᵀ v`, which cancels what arrives there through `f`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, adjoint: _Adjoint, *outputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, adjoint: _Adjoint, *tensors: Tensor) -> Tensors:
         ctx.adjoint = adjoint
-        return tuple(leaf.detach().clone() for leaf in adjoint.inputs)
+        return tuple(leaf.detach().clone() for leaf in adjoint.evaluation.inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, *ctx.adjoint.solve(incoming)
+        adjoint: _Adjoint = ctx.adjoint
+        higher = torch.is_grad_enabled()
+        v = adjoint.pull_differentiably(incoming) if higher else adjoint.pull(incoming)
+        products = adjoint.evaluation.transposed(v, create_graph=higher)
+        return None, *v, *(-product for product in products)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from equilibria.gradients.base import solution_after
+from equilibria.gradients.base import solution_after, solve_keeping
 from equilibria.gradients.unrolled import track
 from equilibria.solvers import Map, Solution, Solver, State
 from equilibria.solvers.picard import check_damping
@@ -21,7 +22,8 @@ class Phantom:
     Args:
         steps: tracked evaluations, at least 1.
         damping: `λ`, `0 < λ ≤ 1`.
-        checkpoint: keep only the state between tracked evaluations and recompute the rest in the backward pass.
+        checkpoint: keep only the state between tracked evaluations and recompute the rest in the backward pass,
+            where whatever the map reads must still be the same (after `torch.func.functional_call` it is not).
     """
 
     steps: int = 5
@@ -33,11 +35,14 @@ class Phantom:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
 
-    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
-        """Solve without gradients, then unroll with them."""
-        iterate = solver.solve(f, z0, propose=True)
+    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
+        """Solve without gradients, then unroll with them, from the solution and from each of `iterates`."""
+        iterate, found = solve_keeping(f, z0, solver, iterates, propose=True)
         start = Packing.of(z0, solver.scope).unpack(iterate.proposal)
         tracked, value = track(f, start, self.steps, self.damping, self.checkpoint)
         solution = solution_after(f, value, solver, iterate, tracked=self.steps)
         solution.tracked = tracked
+        solution.iterates = {
+            number: track(f, state, self.steps, self.damping, self.checkpoint)[1] for number, state in found.items()
+        }
         return solution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,8 @@ class Unrolled:
 
     Args:
         steps: evaluations, at least 1.
-        checkpoint: keep only the state between evaluations and recompute the rest in the backward pass.
+        checkpoint: keep only the state between evaluations and recompute the rest in the backward pass,
+            where whatever the map reads must still be the same (after `torch.func.functional_call` it is not).
     """
 
     steps: int = 18
@@ -28,22 +30,34 @@ class Unrolled:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
 
-    def attach(self, f: Map, z0: State, solver: Solver) -> Solution:
-        """Iterate with gradients and measure the residual of the result."""
-        tracked, value = track(f, z0, self.steps, 1.0, self.checkpoint)
+    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
+        """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
+        kept: dict[int, State] = {}
+        tracked, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
         solution = solution_after(f, value, solver, None, tracked=self.steps)
-        solution.tracked = tracked
+        solution.tracked, solution.iterates = tracked, kept
         return solution
 
 
-def track(f: Map, z: State, steps: int, damping: float, checkpoint: bool) -> tuple[tuple[State, State], State]:
+def track(
+    f: Map,
+    z: State,
+    steps: int,
+    damping: float,
+    checkpoint: bool,
+    wanted: Collection[int] = (),
+    kept: dict[int, State] | None = None,
+) -> tuple[tuple[State, State], State]:
     """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
 
-    Returns the last evaluation `(z, f(z))` and the last iterate.
+    Iterates with a number in `wanted` are put into `kept`. Returns the last evaluation `(z, f(z))` and the last
+    iterate.
     """
     last = z, z
     with torch.enable_grad():
-        for _ in range(steps):
+        for step in range(steps):
+            if kept is not None and step in wanted:
+                kept[step] = z
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
             last = z, value
             if damping < 1.0:

@@ -4,6 +4,7 @@ from equilibria.solvers.anderson import Anderson
 from equilibria.solvers.base import Solver
 from equilibria.solvers.broyden import Broyden
 from equilibria.solvers.krylov import GMRES
+from equilibria.solvers.newton_krylov import NewtonKrylov
 from equilibria.solvers.picard import Picard
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.residual import Criterion, Groups
@@ -29,6 +30,7 @@ __all__ = [
     "Groups",
     "Iterate",
     "Map",
+    "NewtonKrylov",
     "Picard",
     "Point",
     "Scope",

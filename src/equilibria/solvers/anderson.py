@@ -1,14 +1,14 @@
 """Anderson acceleration, type II (Anderson 1965; Walker and Ni 2011), per group.
 
 With `r = f(z) − z` and the last differences `ΔR`, `ΔF` of residuals and values, the next iterate is
-`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge. The normal equations are scaled to unit diagonal, so
-that the ridge is relative and old, large differences do not drown the latest; they are factored for all groups at
-once by an unrolled Cholesky decomposition, which needs no synchronisation and no batched LAPACK call. The residual
-and its differences stand side by side in one tensor, so that all inner products of a step are one matrix product.
+`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge that is relative to the size of each difference. The
+residual and its differences stand side by side in one tensor, so that all inner products of a step are one matrix
+product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,10 @@ from equilibria.solvers.picard import check_damping
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
+_ROUNDING = torch.finfo(torch.float32).eps
+# Below every inner product of float32 vectors; keeps the equations of a frozen group solvable, by zero.
+_TINY = 1e-60
+
 
 class _History:
     """The last differences in a ring of `limit` slots; the latest residual stands behind them."""
@@ -28,10 +32,11 @@ class _History:
         self.residuals = z.new_zeros(*z.shape[:-1], limit + 1, z.shape[-1])
         self.values: list[Tensor] = []
         self.value: Tensor | None = None
+        self.finite: Tensor | None = None
         self.steps = 0
 
-    def push(self, point: Point) -> None:
-        """Take in the latest point; its difference to the one before replaces the oldest."""
+    def push(self, point: Point) -> int:
+        """Take in the latest point; its difference replaces the oldest. Returns how many there are."""
         latest = self.residuals.select(-2, self.limit)
         if self.value is not None:
             slot = self.steps % self.limit
@@ -39,15 +44,14 @@ class _History:
             if slot == len(self.values):
                 self.values.append(torch.empty_like(self.value))
             torch.sub(point.value, self.value, out=self.values[slot])
+            broken = point.broken_pair(self.finite)
+            if broken is not None:
+                self.residuals.select(-2, slot).masked_fill_(broken, 0.0)
+                self.values[slot].masked_fill_(broken, 0.0)
             self.steps += 1
         latest.copy_(point.difference)
-        self.value = point.value
-
-    @property
-    def newest_first(self) -> list[int]:
-        """The slots in use."""
-        filled = min(self.steps, self.limit)
-        return [(self.steps - 1 - age) % self.limit for age in range(filled)]
+        self.value, self.finite = point.value, point.finite
+        return len(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +85,20 @@ class Anderson(Solver):
 
     def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
         """The accelerated iterate; plain (damped) iteration while the history is empty."""
-        memory.push(point)
-        slots = memory.newest_first
-        gamma: list[Tensor] = []
-        if slots:
-            gram = groups.products(memory.residuals, memory.residuals)
-            gamma = solve_gram(gram, slots, memory.limit, self.ridge)
-        proposal = combine(point.value, gamma, [memory.values[slot] for slot in slots])
+        filled = memory.push(point)
+        gamma: Sequence[Tensor] = ()
+        if filled:
+            gram = groups.products(memory.residuals, memory.residuals).double()
+            weights = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge)
+            gamma = weights.to(point.value.dtype).unbind(-1)
+        proposal = combine(point.value, gamma, memory.values)
         if self.damping < 1.0:
-            differences = [memory.residuals.select(-2, slot) for slot in slots]
+            differences = memory.residuals[..., :filled, :].unbind(-2)
             proposal.sub_(combine(point.difference, gamma, differences), alpha=1.0 - self.damping)
         return proposal, memory
 
 
-def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> Tensor:
+def combine(start: Tensor, weights: Sequence[Tensor], differences: Sequence[Tensor]) -> Tensor:
     """`start − Σ weightᵢ differenceᵢ` in a new tensor, one weight per group."""
     if not weights:
         return start.clone()
@@ -105,41 +109,17 @@ def combine(start: Tensor, weights: list[Tensor], differences: list[Tensor]) -> 
     return result
 
 
-def solve_gram(gram: Tensor, slots: list[int], target: int, ridge: float) -> list[Tensor]:
-    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group by Cholesky on the scaled normal equations.
-
-    A direction that is numerically dependent on those before it in `slots` gets weight zero.
+def solve_gram(gram: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group. A direction of no length gets weight zero.
 
     Args:
-        gram: inner products of all rows, `(n, n, *groups)`.
-        slots: rows that hold the directions `d`, the preferred first.
-        target: the row that holds `r`.
+        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, float64, so that the noise of float32 products does not
+            grow; it is changed.
+        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, float64.
+        ridge: no less than the rounding of float32 products is taken.
 
     Returns:
-        `γ` in the order of `slots`, each `(*groups,)`.
+        `γ`, `(*groups, n)`.
     """
-    limits = torch.finfo(gram.dtype)
-    floor = 0.5 * max(ridge, limits.eps)
-    scale = [gram[i, i].clamp(min=limits.tiny).rsqrt() for i in slots]
-    factor: list[list[Tensor]] = []
-    inverse: list[Tensor] = []
-    solution: list[Tensor] = []
-    for a, i in enumerate(slots):
-        row: list[Tensor] = []
-        pivot = gram[i, i] * scale[a].square() + ridge
-        value = gram[i, target] * scale[a]
-        for b, j in enumerate(slots[:a]):
-            entry = gram[i, j] * scale[a] * scale[b]
-            for c in range(b):
-                entry = torch.addcmul(entry, row[c], factor[b][c], value=-1.0)
-            row.append(entry * inverse[b])
-            pivot = torch.addcmul(pivot, row[b], row[b], value=-1.0)
-            value = torch.addcmul(value, row[b], solution[b], value=-1.0)
-        factor.append(row)
-        inverse.append(torch.where(pivot > floor, pivot.clamp(min=floor).rsqrt(), 0.0))
-        solution.append(value * inverse[a])
-    for a in reversed(range(len(slots))):
-        for b in range(a + 1, len(slots)):
-            solution[a] = torch.addcmul(solution[a], factor[b][a], solution[b], value=-1.0)
-        solution[a] = solution[a] * inverse[a]
-    return [weight * size for weight, size in zip(solution, scale, strict=True)]
+    gram.diagonal(dim1=-2, dim2=-1).mul_(1.0 + max(ridge, _ROUNDING)).add_(_TINY)
+    return torch.linalg.solve_ex(gram, target)[0]

@@ -9,7 +9,7 @@ returned value.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -99,4 +99,4 @@ class Solver(ABC):
                 break
             progress.move()
         progress.settle()
-        return progress.iterate()
+        return replace(progress.iterate(), memory=memory)

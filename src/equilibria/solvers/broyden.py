@@ -37,7 +37,7 @@ class _Pairs:
         self.rows = z.new_zeros(*groups, 2 * limit, features)
         self.latest = z.new_zeros(*groups, 3, features)
         self.matrix = torch.zeros(*groups, limit, limit, dtype=torch.float64, device=z.device)
-        self.scale = z.new_zeros(limit, *groups)
+        self.scale = z.new_zeros(*groups, limit)
         self.pairs = 0
         self.point: Point | None = None
 
@@ -55,38 +55,49 @@ class _Pairs:
         return self.rows[..., 1 : 2 * self.filled : 2, :]
 
     def push(self, point: Point, groups: Groups) -> Tensor | None:
-        """Take in the latest point; its pair replaces the oldest. Returns `Sᵀ g(z)`, scaled, `(filled, *groups)`."""
+        """Take in the latest point; its pair replaces the oldest. Returns `Sᵀ g(z)`, scaled, `(*groups, filled)`."""
         before, self.point = self.point, point
+        step, change, residual = self.latest.unbind(-2)
         if before is None:
+            residual.copy_(point.difference)
             return None
         slot = self.pairs % self.limit
         self.pairs += 1
-        step, change, residual = self.latest.unbind(-2)
         torch.sub(point.z, before.z, out=step)
-        torch.sub(point.difference, before.difference, out=change)
+        torch.sub(point.difference, residual, out=change)
         residual.copy_(point.difference)
+        value_difference = torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
+        broken = point.broken_pair(before.finite)
+        if broken is not None:
+            for part in (step, change, value_difference):
+                part.masked_fill_(broken, 0.0)
         self.rows[..., 2 * slot, :] = step
-        torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
         products = groups.products(self.latest, self.rows[..., : 2 * self.filled, :])
-        length = products[0, 2 * slot]
-        empty = length <= torch.finfo(length.dtype).tiny
-        self.scale[slot] = torch.where(empty, 0.0, length.clamp(min=torch.finfo(length.dtype).tiny).rsqrt())
-        scale = self.scale[: self.filled]
+        length = products[..., 0, 2 * slot]
+        tiny = torch.finfo(length.dtype).tiny
+        empty = length <= tiny
+        self.scale[..., slot] = length.clamp(min=tiny).rsqrt().masked_fill_(empty, 0.0)
+        scale = self.scale[..., : self.filled]
+        products = products.unflatten(-1, (-1, 2)) * scale.unsqueeze(-1).unsqueeze(-3)
         # The newest is younger than all others: its row holds ⟨s, y⟩ + ⟨s, s⟩, which is ⟨s, ΔF⟩; its column ⟨s, y⟩.
-        row = products[0, 1::2] * (scale * scale[slot])
-        column = products[1, 0::2] * (scale * scale[slot])
-        column[slot] = torch.where(empty, 1.0, column[slot])
-        self.matrix[..., slot, : self.filled] = row.movedim(0, -1).double()
-        self.matrix[..., : self.filled, slot] = column.movedim(0, -1).double()
-        return products[2, 0::2] * scale
+        newest = scale[..., slot].unsqueeze(-1)
+        self.matrix[..., slot, : self.filled] = products[..., 0, :, 1] * newest
+        self.matrix[..., : self.filled, slot] = products[..., 1, :, 0] * newest
+        self.matrix[..., slot, slot].masked_fill_(empty, 1.0)
+        return products[..., 2, :, 0]
 
-    def weights(self, target: Tensor) -> Tensor:
-        """`K⁻¹ target`, `(*groups, filled)`; zero (plain iteration) where `K` is singular to working precision."""
+    def weights(self, target: Tensor, transposed: bool = False) -> Tensor:
+        """`K⁻¹ target`, on request `K⁻ᵀ target`, `(*groups, filled)`.
+
+        Zero (plain iteration) where `K` is singular to working precision.
+        """
         matrix = self.matrix[..., : self.filled, : self.filled]
-        gamma, information = torch.linalg.solve_ex(matrix, target.movedim(0, -1).double())
+        if transposed:
+            matrix = matrix.mT
+        gamma, information = torch.linalg.solve_ex(matrix, target.double())
         usable = (information == 0) & torch.isfinite(gamma.sum(dim=-1))
         gamma = torch.where(usable.unsqueeze(-1), gamma, 0.0)
-        return gamma.to(target.dtype) * self.scale[: self.filled].movedim(0, -1)
+        return gamma.to(target.dtype) * self.scale[..., : self.filled]
 
 
 @dataclass
@@ -140,6 +151,21 @@ class Broyden(Solver):
             proposal, memory.search = self._search(memory.search, point, proposal, groups)
         return proposal, memory
 
+    def transposed_inverse(self, memory: _Memory, g: Tensor, groups: Groups) -> Tensor:
+        """`g − S K⁻ᵀ ΔFᵀ g`: what the pairs take for the solution of `v = Jᵀ v + g` (SHINE, arXiv:2106.00553).
+
+        It is the exact transposed of the linear map that `step` applies to a residual; in scope `"prefix"`, where a
+        token's coefficients come from its predecessors, the transposed collects from its successors.
+        """
+        pairs = memory.pairs
+        if not pairs.filled:
+            return g.clone()
+        target = (pairs.value_differences @ g.unsqueeze(-1)).squeeze(-1)
+        gamma = pairs.weights(target * pairs.scale[..., : pairs.filled], transposed=True)
+        if groups.scope == "prefix":
+            gamma = gamma.flip(1).cumsum(dim=1).flip(1)
+        return g - (gamma.unsqueeze(-2) @ pairs.steps).squeeze(-2)
+
     def _search(
         self, search: _LineSearch | None, point: Point, proposal: Tensor, groups: Groups
     ) -> tuple[Tensor, _LineSearch]:
@@ -153,6 +179,8 @@ class Broyden(Solver):
             return proposal, _LineSearch(point.z, direction, merit, torch.ones_like(merit))
         enough = merit <= (1.0 - _SUFFICIENT * search.length).square() * search.merit
         accepted = enough | (search.length <= 0.5**self.halvings)
+        if point.finite is not None:
+            accepted = accepted & point.finite
         wide = accepted.unsqueeze(-1)
         length = torch.where(accepted, 1.0, 0.5 * search.length)
         search = _LineSearch(

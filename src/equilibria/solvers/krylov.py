@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from equilibria.solvers.point import Map
-from equilibria.solvers.residual import EPSILON, relative_residual
+from equilibria.solvers.residual import EPSILON, Criterion, norm, residual_of
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, State
 
@@ -23,14 +24,16 @@ class GMRES:
     """Solve `z = T(z)` for an affine `T`, sample by sample. On a map that is not affine the result is meaningless.
 
     Args:
-        tol: relative residual at which a sample has converged.
+        tol: residual at which a sample has converged.
         max_evaluations: applications of the map at most.
         restart: basis vectors kept before a restart; bounds the memory.
+        criterion: `"relative"` or `"absolute"`, as for `Solver`.
     """
 
     tol: float = 1e-3
     max_evaluations: int = 40
     restart: int = 20
+    criterion: Criterion = "relative"
 
     def __post_init__(self) -> None:
         if not self.tol >= 0:
@@ -39,6 +42,8 @@ class GMRES:
             raise ValueError(f"GMRES needs max_evaluations of at least 2, found {self.max_evaluations}")
         if self.restart < 1:
             raise ValueError(f"restart must be at least 1, found {self.restart}")
+        if self.criterion not in get_args(Criterion):
+            raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
 
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
@@ -50,22 +55,22 @@ class GMRES:
 
         z = packing.pack(z0)
         f_z = apply(z)
-        residual = relative_residual(f_z, z)
+        residual = self._measure(f_z, z)
         trace = [worst(residual)]
         converged_at = no_groups_like(z) + 1
         while len(trace) + 2 <= self.max_evaluations and trace[-1] > self.tol:
             active = residual > self.tol
-            correction, used = self._cycle(apply, f_z, z, self.max_evaluations - len(trace) - 1, trace)
+            correction = self._cycle(apply, f_z, z, min(self.restart, self.max_evaluations - len(trace) - 1), trace)
             candidate = torch.where(active.unsqueeze(-1), z + correction, z)
             f_candidate = apply(candidate)
-            measured = relative_residual(f_candidate, candidate)
+            measured = self._measure(f_candidate, candidate)
             trace.append(worst(measured))
             better = active & (measured < residual)
             converged_at = torch.where(active, len(trace), converged_at)
             z = torch.where(better.unsqueeze(-1), candidate, z)
             f_z = torch.where(better.unsqueeze(-1), f_candidate, f_z)
             residual = torch.where(better, measured, residual)
-            if used == 0 or not bool(better.any()):
+            if not bool(better.any()):
                 break
         return Iterate(
             value=z,
@@ -79,41 +84,25 @@ class GMRES:
         )
 
     def _cycle(
-        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, budget: int, trace: list[float]
-    ) -> tuple[Tensor, int]:
-        """One Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`; returns the correction and the vectors used."""
+        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, size: int, trace: list[float]
+    ) -> Tensor:
+        """The correction of one Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`."""
         rhs = f_z - z
-        norm = torch.linalg.vector_norm(rhs, dim=-1)
-        safe = norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        basis = [rhs / safe.unsqueeze(-1)]
-        size = min(self.restart, budget)
-        hessenberg = z.new_zeros(*norm.shape, size + 1, size)
-        weights = z.new_zeros(*norm.shape, size)
-        used = 0
-        for k in range(size):
-            # Differences at the scale of the residual keep rounding errors of an affine map small.
-            w = basis[k] - (apply(z + basis[k] * safe.unsqueeze(-1)) - f_z) / safe.unsqueeze(-1)
-            for _ in range(2):  # a second pass of Gram-Schmidt restores orthogonality in float32
-                for j, direction in enumerate(basis):
-                    overlap = torch.linalg.vecdot(direction, w)
-                    hessenberg[..., j, k] += overlap
-                    w = w - overlap.unsqueeze(-1) * direction
-            length = torch.linalg.vector_norm(w, dim=-1)
-            hessenberg[..., k + 1, k] = length
-            used = k + 1
-            weights, estimate = _least_squares(hessenberg[..., : used + 1, :used], norm)
-            relative = torch.nan_to_num(estimate / (torch.linalg.vector_norm(f_z, dim=-1) + EPSILON), nan=0.0)
-            trace.append(worst(relative.float()))
-            basis.append(
-                torch.where((length > EPSILON).unsqueeze(-1), w / length.clamp(min=EPSILON).unsqueeze(-1), 0.0)
-            )
-            # Half the tolerance leaves room for the estimate's own rounding.
-            if trace[-1] <= 0.5 * self.tol:
-                break
-        correction = torch.zeros_like(z)
-        for weight, direction in zip(weights.unbind(-1), basis[:used], strict=True):
-            correction = torch.addcmul(correction, weight.unsqueeze(-1), direction)
-        return torch.nan_to_num(correction), used
+        # Differences at the scale of the residual keep rounding errors of an affine map small.
+        scale = norm(rhs).clamp(min=torch.finfo(rhs.dtype).tiny).unsqueeze(-1)
+
+        def operator(v: Tensor) -> Tensor:
+            return v - (apply(z + v * scale) - f_z) / scale
+
+        def report(estimate: Tensor) -> None:
+            trace.append(worst(residual_of(estimate, norm(f_z), self.criterion)))
+
+        # Half the tolerance leaves room for the estimate's own rounding.
+        enough = 0.5 * self.tol * (norm(f_z) + EPSILON if self.criterion == "relative" else torch.ones_like(norm(f_z)))
+        return gmres_cycle(operator, rhs, size, enough, lambda: True, report)
+
+    def _measure(self, f_z: Tensor, z: Tensor) -> Tensor:
+        return residual_of(norm(f_z - z), norm(f_z), self.criterion)
 
     def _status(self, residual: Tensor, evaluations: int) -> Status:
         if bool((residual <= self.tol).all()):
@@ -121,6 +110,55 @@ class GMRES:
         if not bool(torch.isfinite(residual).all()):
             return Status.NON_FINITE
         return Status.MAX_EVALUATIONS if evaluations + 2 > self.max_evaluations else Status.STALLED
+
+
+def gmres_cycle(
+    operator: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    size: int,
+    enough: Tensor,
+    may_look: Callable[[], bool],
+    report: Callable[[Tensor], None] = lambda estimate: None,
+) -> Tensor:
+    """Minimise `‖rhs − operator(x)‖` per group over a Krylov space.
+
+    A group's result is that of the step at which it had enough, whatever the other groups needed after it.
+
+    Args:
+        operator: a linear map on `(*groups, features)` that couples no groups.
+        rhs: `(*groups, features)`.
+        size: dimensions of the space at most, each one application of the operator; at least 1.
+        enough: the residual norm at which a group is done, `(*groups,)`.
+        may_look: whether to synchronise with the device after the latest application, to see if all are done.
+        report: called with the estimated residual norms after each application.
+    """
+    length = norm(rhs)
+    basis = [rhs / length.clamp(min=torch.finfo(length.dtype).tiny).unsqueeze(-1)]
+    hessenberg = rhs.new_zeros(*length.shape, size + 1, size)
+    weights = rhs.new_zeros(*length.shape, size)
+    estimate = length
+    for k in range(size):
+        w = operator(basis[k])
+        for _ in range(2):  # a second pass of Gram-Schmidt restores orthogonality in float32
+            for j, direction in enumerate(basis):
+                overlap = torch.linalg.vecdot(direction, w)
+                hessenberg[..., j, k] += overlap
+                w = w - overlap.unsqueeze(-1) * direction
+        height = norm(w)
+        hessenberg[..., k + 1, k] = height
+        solution, remainder = _least_squares(hessenberg[..., : k + 2, : k + 1], length)
+        # Where an operator is singular, weights without bound may buy no decrease: they are not taken.
+        active = (estimate > enough) & (remainder < estimate)
+        weights[..., : k + 1] = torch.where(active.unsqueeze(-1), solution, weights[..., : k + 1])
+        estimate = torch.where(active, remainder, estimate)
+        report(estimate)
+        basis.append(torch.where((height > EPSILON).unsqueeze(-1), w / height.clamp(min=EPSILON).unsqueeze(-1), 0.0))
+        if may_look() and bool((estimate <= enough).all()):
+            break
+    correction = torch.zeros_like(rhs)
+    for weight, direction in zip(weights.unbind(-1), basis, strict=False):
+        correction.addcmul_(weight.unsqueeze(-1), direction)
+    return torch.nan_to_num(correction)
 
 
 def _least_squares(hessenberg: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +15,14 @@ from equilibria.solvers.state import Packing
 
 Map = Callable[[Any], Any]
 """A map from states to states of the same structure; its author knows the structure, the solver need not."""
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Torch loads its forward-mode rules at their first use, and warns of a deprecation of its own in doing so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
 
 
 class CountedMap:
@@ -25,10 +35,12 @@ class CountedMap:
     Attributes:
         calls: applications made; a Jacobian-vector product is one.
         charged: applications made or reserved.
+        pack, unpack: from states to packed tensors and back.
     """
 
     def __init__(self, f: Map, packing: Packing, limit: int, check_every: int) -> None:
-        self._f, self._packing, self._limit, self._check_every = f, packing, limit, check_every
+        self._f, self._limit, self._check_every = f, limit, check_every
+        self.pack, self.unpack = packing.pack, packing.unpack
         self.calls = self.charged = 0
         self._looked_at = 0
 
@@ -49,6 +61,7 @@ class CountedMap:
             RuntimeError: the map has no forward-mode derivative.
         """
         self.calls += 1
+        _load_forward_rules()
         return torch.func.jvp(self._apply, (z,), (direction,))[1]
 
     def reserve(self, wanted: int) -> int:
@@ -75,21 +88,32 @@ class CountedMap:
         return self.charged == self._limit - 1
 
     def _apply(self, z: Tensor) -> Tensor:
-        return self._packing.pack(self._f(self._packing.unpack(z)))
+        return self.pack(self._f(self.unpack(z)))
 
 
 @dataclass(frozen=True)
 class Point:
-    """A measured iterate, `(*groups, features)`. Methods may keep these tensors but not change them.
+    """A measured iterate, `(*groups, features)`. Methods must not change these tensors.
 
     Attributes:
         z: the iterate, finite.
         value: `f(z)`; in groups where that is not finite, `z`.
-        difference: `value − z`, the undamped residual vector.
+        difference: `value − z`, the undamped residual vector; its tensor serves again for the next point.
+        finite: in which groups the map's value was finite, `(*groups,)`; None where it was known to be in all.
         map: the map, for methods that apply it themselves.
     """
 
     z: Tensor
     value: Tensor
     difference: Tensor
+    finite: Tensor | None
     map: CountedMap
+
+    def broken_pair(self, before: Tensor | None) -> Tensor | None:
+        """Where the difference to an earlier point says nothing of the map: `(*groups, 1)`; None for nowhere.
+
+        Args:
+            before: the earlier point's `finite`.
+        """
+        known = [finite for finite in (before, self.finite) if finite is not None]
+        return (~(known[0] & known[-1])).unsqueeze(-1) if known else None

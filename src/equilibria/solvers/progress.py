@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,62 +46,59 @@ class Progress:
         groups = self.z.shape[:-1]
         self.best_residual = torch.full(groups, torch.inf, device=self.z.device)
         self.residual = self.best_residual
-        self.converged = torch.zeros_like(self.residual, dtype=torch.bool)
-        self.broken = self.converged
-        self.converged_at, self.improved_at = no_groups_like(self.z), no_groups_like(self.z)
+        self.active = torch.ones_like(self.residual, dtype=torch.bool)
+        self.broken = ~self.active
+        self.active_at, self.improved_at = no_groups_like(self.z), no_groups_like(self.z)
         self.first_norm = norm(self.z).clamp(min=1.0)
-        self.value_norm = self.first_norm
-        self.steps = 0
+        self.value_norm = self.difference_norm = self.first_difference = self.first_norm
+        self.difference = torch.empty_like(self.z)
+        self.counts: list[int] = []
         self.trace: list[Tensor] = []
         self.kept: dict[int, State] = {}
-        self.done = False
-        self.some_converged = self.some_broken = True
+        self.done = not self.residual.numel()
+        self.some_settled = self.some_broken = True
 
     def measure(self) -> Point:
         """Apply the map to the current iterate and record what comes of it."""
         f_z = self.apply.measure(self.z)
-        self.steps += 1
-        count = self.apply.calls
-        difference = f_z - self.z
-        self.value_norm = norm(f_z)
-        self.residual = residual_of(norm(difference), self.value_norm, self.rules.criterion)
-        finite = torch.isfinite(self.residual)
-        converged = self.residual <= self.rules.tol
+        self._record()
+        steps = len(self.counts)
+        difference = torch.sub(f_z, self.z, out=self.difference)
+        self.value_norm, self.difference_norm = norm(f_z), norm(difference)
+        if steps == 1:
+            self.first_difference = self.difference_norm
+        self.residual = residual_of(self.difference_norm, self.value_norm, self.rules.criterion)
+        self.active = self.residual > self.rules.tol
         # A frozen iterate counts as best, so that a group is never sent back to where it was before it converged.
-        better = (self.residual < self.best_residual) | converged
-        all_better = False
-        if self.apply.may_look():
-            flags = torch.stack([converged.all(), converged.any(), finite.all(), better.all()])
-            self.done, self.some_converged, all_finite, all_better = flags.tolist()
-            self.some_broken = not all_finite
-        else:
-            self.some_converged = self.some_broken = True
+        worse = (self.residual >= self.best_residual) & self.active
+        some_worse = self._look(worse)
+        finite = None
         if self.some_broken:
+            finite = self.residual < torch.inf
             self.broken = self.broken | ~finite
             # A method's own overflow shows here as well: back to the best iterate.
             here = torch.where(torch.isfinite(norm(self.z)).unsqueeze(-1), self.z, self.best)
             f_z = torch.where(finite.unsqueeze(-1), f_z, here)
-            difference = torch.where(finite.unsqueeze(-1), difference, 0.0)
+            difference.masked_fill_(~finite.unsqueeze(-1), 0.0)
             self.z = here
-        self.converged_at = torch.where(converged & ~self.converged, count, self.converged_at)
-        self.converged = converged
-        self.improved_at = torch.where(self.residual < _IMPROVEMENT * self.best_residual, self.steps, self.improved_at)
-        if all_better:
-            self.best, self.best_residual = self.z, self.residual
+        self.active_at.masked_fill_(self.active, steps)
+        self.improved_at.masked_fill_(self.residual < _IMPROVEMENT * self.best_residual, steps)
+        if some_worse:
+            self.best = torch.where(worse.unsqueeze(-1), self.best, self.z)
+            self.best_residual = torch.where(worse, self.best_residual, self.residual)
         else:
-            self.best = torch.where(better.unsqueeze(-1), self.z, self.best)
-            self.best_residual = torch.where(better, self.residual, self.best_residual)
-        self._record(count)
+            self.best, self.best_residual = self.z, self.residual
+        self.trace.append(self.residual if self.rules.trace_groups else self.highest)
         self.proposal = self.z
-        return Point(self.z, f_z, difference, self.apply)
+        return Point(self.z, f_z, difference, finite, self.apply)
 
     def advance(self, proposal: Tensor) -> None:
         """Take the method's proposal for the groups that have not converged and that the map was finite for."""
         if self.some_broken:
-            proposal = torch.where(torch.isfinite(self.residual).unsqueeze(-1), proposal, self.best)
-        if self.some_converged:
+            proposal = torch.where((self.residual < torch.inf).unsqueeze(-1), proposal, self.best)
+        if self.some_settled:
             # Exact at weights 0 and 1, and several times faster than a broadcast `where`.
-            proposal = torch.lerp(self.z, proposal, (~self.converged).to(self.z.dtype).unsqueeze(-1))
+            proposal = torch.lerp(self.z, proposal, self.active.to(self.z.dtype).unsqueeze(-1))
         self.proposal = proposal
 
     def move(self) -> None:
@@ -108,7 +106,7 @@ class Progress:
         self.z = self.proposal
         if self.groups.coupled and self.apply.last:
             # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
-            astray = ~self.converged & (self.residual > _WORSE * self.best_residual)
+            astray = self.active & (self.residual > _WORSE * self.best_residual)
             self.z = torch.where(astray.unsqueeze(-1), self.best, self.z)
 
     def settle(self) -> None:
@@ -117,11 +115,11 @@ class Progress:
         Coupled groups with a broken one among them are measured once more.
         """
         if not self.groups.coupled:
-            better = (self.best_residual < self.residual) & ~self.converged
+            better = (self.best_residual < self.residual) & self.active
             self.z = torch.where(better.unsqueeze(-1), self.best, self.z)
             self.residual = torch.where(better, self.best_residual, self.residual)
         elif self.some_broken:
-            finite = torch.isfinite(self.residual)
+            finite = self.residual < torch.inf
             if not bool(finite.all()):
                 self.z = torch.where(finite.unsqueeze(-1), self.z, self.best)
                 self.measure()
@@ -130,43 +128,61 @@ class Progress:
         """The outcome."""
         evaluations = self.apply.calls
         trace = torch.stack(self.trace)
-        worst = trace.flatten(1).amax(dim=1) if trace[0].numel() else torch.zeros(evaluations)
+        # Evaluations made inside a step leave the residual as it was.
+        repeats = torch.tensor([b - a for a, b in pairwise([*self.counts, evaluations + 1])], device=trace.device)
+        trace = trace.repeat_interleave(repeats, dim=0, output_size=evaluations)
+        worst = trace.flatten(1).amax(dim=1) if trace.dim() > 1 and trace[0].numel() else trace.reshape(evaluations, -1)
+        settled_at = torch.tensor([*self.counts, evaluations], dtype=torch.int32, device=trace.device)
         return Iterate(
             value=self.z,
             proposal=self.proposal,
             residual=self.residual,
             tolerance=self.rules.tol,
             evaluations=evaluations,
-            trace=worst.tolist(),
-            group_evaluations=torch.where(self.converged, self.converged_at, evaluations),
+            trace=worst.flatten().tolist() or [0.0] * evaluations,
+            group_evaluations=settled_at[self.active_at],
             status=self._status(),
             kept=self.kept,
             group_trace=trace if self.rules.trace_groups else None,
         )
 
-    def _record(self, count: int) -> None:
-        """Note the residual and the iterate; evaluations made inside a step count as those of the iterate before."""
-        groups = self.residual.numel() and not self.rules.trace_groups
-        latest = self.residual.max().unsqueeze(0) if groups else self.residual
-        known = len(self.trace)
-        before = self.trace[-1] if self.trace else latest
-        self.trace.extend([before] * (count - known - 1))
-        self.trace.append(latest)
+    def _look(self, worse: Tensor) -> bool:
+        """Set the flags; returns whether some group may be among the `worse`."""
+        if not self.residual.numel():
+            self.highest = self.residual.new_zeros(())
+            return False
+        lowest, self.highest = torch.aminmax(self.residual)
+        if not self.apply.may_look():
+            self.some_settled = self.some_broken = True
+            return True
+        low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
+        self.done, self.some_settled = high <= self.rules.tol, low <= self.rules.tol
+        self.some_broken = high == torch.inf
+        return bool(some_worse)
+
+    def _record(self) -> None:
+        """Note the count of evaluations and the iterate, for those made inside the step before it too."""
+        known = self.counts[-1] if self.counts else 0
+        self.counts.append(self.apply.calls)
         for number in self.rules.keep:
-            if known < number <= count:
+            if known < number <= self.apply.calls:
                 self.kept[number] = self.packing.unpack(self.z)
 
     def _status(self) -> Status:
-        unconverged = ~self.converged
-        flags = [
-            unconverged,
-            self.broken & unconverged,
-            unconverged & (self.value_norm > _GROWTH * self.first_norm),
-            unconverged & (self.steps - self.improved_at >= _PATIENCE),
-        ]
-        some, broken, grown, stalled = torch.stack([flag.any() for flag in flags]).tolist()
-        if not some:
+        if not self.residual.numel():
             return Status.CONVERGED
+        grown = self.value_norm > _GROWTH * self.first_norm
+        flags = [
+            self.active,
+            self.active & self.broken,
+            self.active & grown,
+            self.active & (len(self.counts) - self.improved_at >= _PATIENCE),
+            # What only grew (as by `z + 1`) has a small relative residual and is no solution.
+            grown & (self.difference_norm >= self.first_difference),
+        ]
+        some, broken, grown, stalled, runaway = torch.stack([flag.any() for flag in flags]).tolist()
+        if not some:
+            return Status.DIVERGED if runaway else Status.CONVERGED
         if broken:
             return Status.NON_FINITE
         if grown:

@@ -51,12 +51,10 @@ class Groups:
             right: `(*groups, n, features)`, the larger set.
 
         Returns:
-            `(m, n, *groups)`: each entry contiguous over the groups, as arithmetic between entries wants it.
+            `(*groups, m, n)`.
         """
         products = left @ right.mT
-        if self.scope == "prefix":
-            products = products.cumsum(dim=1)
-        return products.movedim((-2, -1), (0, 1)).contiguous()
+        return products.cumsum(dim=1) if self.scope == "prefix" else products
 
     @property
     def coupled(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ class Iterate:
         kept: the iterates that `Solver.keep` asked for, by the number of their evaluation, as states like `z0`;
             without those that the solve did not come to.
         group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
+        memory: what the method remembers at the end, for those who know the method.
     """
 
     value: Tensor
@@ -76,11 +78,18 @@ class Iterate:
     status: Status
     kept: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
+    memory: Any = None
 
 
 @dataclass
 class AdjointReport:
-    """How the backward solve of an implicit gradient ended; empty until `backward` has run."""
+    """How the backward solve of an implicit gradient ended; empty until `backward` has run.
+
+    Attributes:
+        status: of the latest adjoint solve; a failure is not overwritten by a later success.
+        residual: of the solve that `status` is about, one per sample.
+        evaluations: vector-Jacobian products of all backward passes through the solution.
+    """
 
     status: Status | None = None
     residual: Tensor | None = None
@@ -107,6 +116,8 @@ class Solution:
             that the solve did not come to.
         group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
             `Solver.trace_groups` asked for it.
+        iterates: the iterates that `fixed_point` was asked for and that were reached, by the number of evaluations
+            before them, differentiable in the same way as `value`.
     """
 
     value: State
@@ -120,6 +131,7 @@ class Solution:
     adjoint: AdjointReport = field(default_factory=AdjointReport)
     kept: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
+    iterates: dict[int, State] = field(default_factory=dict)
 
     @property
     def converged(self) -> Tensor:

@@ -1,0 +1,312 @@
+"""The solvers beside those of TorchDEQ 0.1.0: evaluations, time, time outside the map, memory, training, future leak.
+
+Same map, same start, same tolerance, in turn in one process, so that the noise of the machine meets both. The maps are
+the 2019 post-norm cell and the default cell, as initialised, on random inputs.
+
+    equilibria bench solvers [--json] [--repeats N] [--batch B] [--length L] [--d-model D] [--threads N] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+import time
+import weakref
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import equilibria as eq
+from equilibria.cells import Cell, ContractiveCell, PostNormCell
+from equilibria.errors import UserError
+from equilibria.solvers import Solver
+
+TOLERANCES = (1e-2, 1e-3, 1e-4)
+BUDGET = 60
+OURS: dict[str, Solver] = {
+    "picard": eq.Picard(),
+    "anderson": eq.Anderson(history=3),
+    "broyden": eq.Broyden(history=16),
+}
+THEIRS = {"picard": "fixed_point_iter", "anderson": "anderson", "broyden": "broyden"}
+Solve = Callable[[Callable[[Tensor], Tensor], Tensor, float, int], Tensor]
+
+
+@dataclass
+class Watched:
+    """A map that notes how often it was applied and how long that took."""
+
+    f: Callable[[Tensor], Tensor]
+    calls: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        start = time.perf_counter()
+        value = self.f(z)
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+        return value
+
+
+@dataclass
+class LiveBytes(TorchDispatchMode):
+    """The largest sum of bytes alive at once of what is allocated while it is on and `paused` is false."""
+
+    live: int = 0
+    peak: int = 0
+    paused: bool = False
+    known: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor) and not self.paused:
+                storage = tensor.untyped_storage()
+                address = storage.data_ptr()
+                if address and address not in self.known:
+                    self.known.add(address)
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._free, address, storage.nbytes())
+        return result
+
+    def _free(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.live -= size
+
+
+def peer() -> Any:
+    """TorchDEQ; a UserError where it is missing."""
+    try:
+        return importlib.import_module("torchdeq")
+    except ImportError as error:
+        raise UserError(
+            "this benchmark compares with torchdeq, which is not installed: pip install --no-deps torchdeq==0.1.0"
+        ) from error
+
+
+def contestants(torchdeq: Any) -> dict[str, Solve]:
+    """Every solver by name, ours in both scopes; TorchDEQ's Anderson with as many differences as ours."""
+
+    def ours(solver: Solver) -> Solve:
+        return lambda f, z0, tol, budget: (
+            replace(solver, tol=tol, max_evaluations=budget).solve(f, z0).value.reshape(z0.shape)
+        )
+
+    def theirs(name: str) -> Solve:
+        method = torchdeq.get_solver(name)
+        options = {"m": 4} if name == "anderson" else {}
+        return lambda f, z0, tol, budget: method(f, z0, max_iter=budget, tol=tol, stop_mode="rel", **options)[0]
+
+    found = {}
+    for name, solver in OURS.items():
+        found[f"{name}, sample"] = ours(solver)
+        found[f"{name}, prefix"] = ours(replace(solver, scope="prefix"))
+        found[f"{name}, torchdeq"] = theirs(THEIRS[name])
+    return found
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
+
+
+def cells(options: Namespace) -> dict[str, Cell]:
+    """The two maps, seeded."""
+    width, heads = options.d_model, max(1, options.d_model // 32)
+    torch.manual_seed(0)
+    return {"post-norm": PostNormCell(width, heads, 4 * width), "default": ContractiveCell(width, heads, 4 * width)}
+
+
+@torch.no_grad()
+def race(f: Callable[[Tensor], Tensor], z0: Tensor, solvers: dict[str, Solve], repeats: int) -> dict[str, Any]:
+    """Solve to each tolerance in turn; the order turns round from one repetition to the next."""
+    found: dict[str, Any] = {}
+    for tol in TOLERANCES:
+        runs: dict[str, list[tuple[float, float, int]]] = {name: [] for name in solvers}
+        reached = {}
+        for repeat in range(repeats + 1):
+            for name in list(solvers)[:: 1 if repeat % 2 else -1]:
+                watched = Watched(f)
+                start = time.perf_counter()
+                value = solvers[name](watched, z0, tol, BUDGET)
+                runs[name].append((time.perf_counter() - start, watched.seconds, watched.calls))
+                if repeat == 0:  # the first run warms up
+                    difference = (f(value) - value).flatten(1)
+                    reached[name] = float((difference.norm(dim=1) / f(value).flatten(1).norm(dim=1)).max())
+        found[f"{tol:g}"] = {
+            name: {
+                "evaluations": measured[-1][2],
+                "residual": reached[name],
+                "seconds": spread([total for total, _, _ in measured[1:]]),
+                "overhead": spread([(total - inside) / inside for total, inside, _ in measured[1:]]),
+            }
+            for name, measured in runs.items()
+        }
+    return found
+
+
+@torch.no_grad()
+def overhead(f: Callable[[Tensor], Tensor], z0: Tensor, solvers: dict[str, Solve], repeats: int) -> dict[str, Any]:
+    """Time outside the map over time inside, when 24 evaluations are made whatever the residual."""
+    runs: dict[str, list[float]] = {name: [] for name in solvers}
+    for repeat in range(repeats + 1):
+        for name in list(solvers)[:: 1 if repeat % 2 else -1]:
+            watched = Watched(f)
+            start = time.perf_counter()
+            solvers[name](watched, z0, 0.0, 24)
+            runs[name].append((time.perf_counter() - start - watched.seconds) / watched.seconds)
+    return {name: spread(ratios[1:]) for name, ratios in runs.items()}
+
+
+@torch.no_grad()
+def solver_bytes(f: Callable[[Tensor], Tensor], z0: Tensor, solvers: dict[str, Solve]) -> dict[str, Any]:
+    """The most bytes a solver has alive at once, by its budget, without what the map allocates."""
+    found: dict[str, Any] = {}
+    for name, solve in solvers.items():
+        for budget in (20, 40, 80):
+            live = LiveBytes()
+
+            def counted(z: Tensor, live: LiveBytes = live) -> Tensor:
+                live.paused = True
+                value = f(z)
+                live.paused = False
+                return value
+
+            with live:
+                solve(counted, z0, 0.0, budget)
+            found.setdefault(name, {})[str(budget)] = live.peak
+    return found
+
+
+@torch.no_grad()
+def leaks(cell: Cell, inputs: Tensor, solvers: dict[str, Solve]) -> dict[str, float]:
+    """The largest change in the first half of a solution when the second half of the input is another."""
+    half = inputs.shape[1] // 2
+    other = inputs.clone()
+    other[:, half:] = torch.randn(other[:, half:].shape, generator=torch.Generator().manual_seed(2))
+    contexts = [cell.context(x, None) for x in (inputs, other)]
+    found = {}
+    for name, solve in solvers.items():
+        changes = []
+        for budget in (3, 6, 12):
+            one, two = (
+                solve(lambda z, c=context: cell(z, c), cell.initial_state(inputs), 1e-3, budget) for context in contexts
+            )
+            changes.append(float((one - two)[:, :half].abs().max()))
+        found[name] = max(changes)
+    return found
+
+
+def training(cell: Cell, inputs: Tensor, torchdeq: Any, repeats: int) -> dict[str, Any]:
+    """Seconds of a forward and backward pass with the implicit gradient, both solves to 1e-3."""
+    weights = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(3))
+
+    def ours(solver: Solver) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
+        gradient = eq.Implicit(eq.GMRES(tol=1e-3, max_evaluations=BUDGET))
+        solver = replace(solver, tol=1e-3, max_evaluations=BUDGET)
+        return lambda f, z0: eq.fixed_point(f, z0, solver, gradient, on_failure="ignore").value
+
+    def theirs(name: str) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
+        settings = {"f_tol": 1e-3, "b_tol": 1e-3, "f_max_iter": BUDGET, "b_max_iter": BUDGET}
+        modes = {"f_stop_mode": "rel", "b_stop_mode": "rel", "f_solver": name, "b_solver": name}
+        deq = torchdeq.get_deq(ift=True, **settings, **modes).train()
+        return lambda f, z0: deq(f, z0)[0][-1]
+
+    steps = {f"{name}, prefix": ours(replace(solver, scope="prefix")) for name, solver in OURS.items()}
+    steps |= {f"{name}, sample": ours(solver) for name, solver in OURS.items()}
+    steps |= {f"{name}, torchdeq": theirs(THEIRS[name]) for name in OURS}
+    runs: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 1):
+        for name in list(steps)[:: 1 if repeat % 2 else -1]:
+            cell.zero_grad()
+            start = time.perf_counter()
+            context = cell.context(inputs, None)
+            value = steps[name](lambda z, c=context: cell(z, c), cell.initial_state(inputs))
+            (value * weights).sum().backward()
+            runs[name].append(time.perf_counter() - start)
+    return {name: spread(seconds[1:]) for name, seconds in runs.items()}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The tables a person reads."""
+    for cell, figures in result["cells"].items():
+        heads = [f"to {tol}: evaluations, ms" for tol in figures["race"]]
+        table = Table("solver", *heads, "outside / inside", "bytes at 20, 40, 80", "training ms", "leak", title=cell)
+        for name in figures["overhead"]:
+            runs = [figures["race"][tol][name] for tol in figures["race"]]
+            table.add_row(
+                name,
+                *(f"{run['evaluations']}, {1e3 * run['seconds']['median']:.0f}" for run in runs),
+                f"{figures['overhead'][name]['median']:.3f}",
+                " ".join(f"{size / 2**20:.1f}M" for size in figures["solver_bytes"][name].values()),
+                f"{1e3 * figures['training'][name]['median']:.0f}",
+                f"{figures['leak'][name]:.1e}",
+            )
+        console.print(table)
+
+
+def parse(arguments: list[str]) -> Namespace:
+    """The options."""
+    parser = ArgumentParser(prog="equilibria bench solvers", description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each")
+    parser.add_argument("--batch", type=int, default=8, help="sequences")
+    parser.add_argument("--length", type=int, default=128, help="tokens of each")
+    parser.add_argument("--d-model", type=int, default=256, help="width, a multiple of 32")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark; 0 when it ran."""
+    options = parse(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = Console(stderr=options.json)
+    torchdeq = peer()
+    solvers = contestants(torchdeq)
+    shape = (options.batch, options.length, options.d_model)
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for name, cell in cells(options).items():
+        with torch.no_grad():
+            context = cell.context(inputs, None)
+
+        def f(z: Tensor, cell: Cell = cell, context: Any = context) -> Tensor:
+            return cell(z, context)
+
+        z0 = cell.initial_state(inputs)
+        console.print(f"{name}: solving")
+        found[name] = {
+            "race": race(f, z0, solvers, options.repeats),
+            "overhead": overhead(f, z0, solvers, options.repeats),
+            "solver_bytes": solver_bytes(f, z0, solvers),
+            "leak": leaks(cell, inputs, solvers),
+            "training": training(cell, inputs, torchdeq, options.repeats),
+        }
+    command = " ".join(["equilibria bench solvers", *arguments])
+    sizes = {"batch": options.batch, "length": options.length, "d_model": options.d_model}
+    result = {"command": command, "torch": torch.__version__, "threads": torch.get_num_threads(), "sizes": sizes}
+    result["cells"] = found
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result, console)
+    return 0

@@ -1,0 +1,150 @@
+"""A state given the graph of one evaluation, and the adjoint equation `v = Jᵀ v + g` on that graph.
+
+The map is applied once more at a detached state with gradients on. One autograd function between that evaluation and
+the loss turns the incoming gradient `g` into another, `v`, by a *pullback*; autograd does the rest. Ways of
+differentiating a solution differ in their pullback only. No parameter has to be listed and no hook is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, Status
+from equilibria.solvers.state import Packing, leaves, rebuild
+
+Tensors = tuple[Tensor, ...]
+Pullback = Callable[[Tensors], Tensors]
+"""From the gradient of a state to the gradient of the evaluation at that state."""
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """One application of a map with gradients on: the graph that runs from `inputs` to `outputs`."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+    @property
+    def tracked(self) -> bool:
+        """Whether anything the map closes over, or its argument, asks for a gradient."""
+        return any(leaf.requires_grad for leaf in self.outputs)
+
+    def transposed(self, v: Tensors, create_graph: bool = False) -> Tensors:
+        """`Jᵀ v`, one vector-Jacobian product; the graph is kept for the next one."""
+        reached = [
+            (leaf, part.to(leaf.dtype)) for leaf, part in zip(self.outputs, v, strict=True) if leaf.requires_grad
+        ]
+        outputs, directions = zip(*reached, strict=True)
+        return torch.autograd.grad(
+            outputs, self.inputs, directions, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )
+
+
+def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, tuple[State, State]]:
+    """Apply `f` at the detached `state` with gradients on.
+
+    Args:
+        f: the map.
+        state: where.
+        anchored: whether products with the Jacobian are wanted, that is whether the state itself is tracked.
+
+    Returns:
+        The graph, and `(state, f(state))` in their structure.
+    """
+    here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
+    with torch.enable_grad():
+        value = f(here)
+    return Evaluation(tuple(leaves(here)), tuple(leaves(value))), (here, value)
+
+
+def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
+    """The evaluation's inputs, as tensors whose gradient passes through `pullback` to the evaluation's outputs.
+
+    Args:
+        evaluation: the graph to attach to.
+        pullback: what happens to the gradient.
+        inner: whether this is part of a construction that is right to second order as a whole. Otherwise a second
+            derivative is an error, since it would lack how the point of evaluation moves.
+    """
+    if not evaluation.tracked:
+        return tuple(leaf.detach() for leaf in evaluation.inputs)
+    return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs)
+
+
+def solve_adjoint(
+    evaluation: Evaluation,
+    incoming: Tensors,
+    solver: Solver | GMRES,
+    report: AdjointReport,
+    start: Tensor | None = None,
+) -> Tensors:
+    """Solve `v = Jᵀ v + g` sample by sample, with `g` scaled to unit norm so that no loss scale matters.
+
+    Args:
+        evaluation: the graph that `J` belongs to.
+        incoming: `g`.
+        solver: how to solve.
+        report: where to note how it ended.
+        start: of the solve, packed and in units of `‖g‖`; `g` itself when None.
+    """
+    packing, g, norm = normalised(incoming)
+
+    def transposed(v: State) -> State:
+        return packing.unpack(packing.pack(evaluation.transposed(v)) + g)
+
+    with torch.no_grad():
+        iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
+        failed = report.status not in (None, Status.CONVERGED)
+        report.evaluations += iterate.evaluations
+        if not (failed and iterate.status is Status.CONVERGED):
+            report.status, report.residual = iterate.status, iterate.residual
+        return packing.unpack(iterate.value * norm)
+
+
+def normalised(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
+    """The packing of a gradient, the gradient packed and scaled to unit norm per sample, and the norms `(B, 1)`."""
+    packing = Packing.of(incoming, "sample")
+    g = packing.pack(incoming)
+    norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+    return packing, g / torch.where(norm > 0, norm, 1.0), norm
+
+
+class _Attach(torch.autograd.Function):
+    """Forward: the evaluation's inputs, given its outputs. Backward: the pullback."""
+
+    @staticmethod
+    def forward(ctx: Any, evaluation: Evaluation, pullback: Pullback, inner: bool, *outputs: Tensor) -> Tensors:
+        ctx.evaluation, ctx.pullback, ctx.inner = evaluation, pullback, inner
+        return tuple(leaf.detach().clone() for leaf in evaluation.inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        outputs: Tensors = ctx.evaluation.outputs
+        if ctx.inner and not any(bool(part.any()) for part in incoming):
+            # To first order nothing arrives here, see `Implicit`: spare the solve and the pass through the map.
+            return (None,) * (3 + len(outputs))
+        with torch.no_grad():
+            result = ctx.pullback(incoming)
+        if torch.is_grad_enabled() and not ctx.inner:
+            result = _Once.apply(len(result), *result, *outputs, *incoming)
+        return None, None, None, *result
+
+
+class _Once(torch.autograd.Function):
+    """The first `count` tensors; whoever differentiates them gets an error instead of a part of the derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensors:
+        return tuple(leaf.clone() for leaf in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(
+            "a gradient through a fixed point was differentiated again, and would be incomplete; "
+            "pass gradient=Implicit(higher_order=True), which supports second (and no third) derivatives"
+        )

@@ -1,0 +1,99 @@
+"""Inexact Newton with GMRES on Jacobian-vector products (Dembo, Eisenstat and Steihaug 1982; Knoll and Keyes 2004)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.base import Solver
+from equilibria.solvers.krylov import gmres_cycle
+from equilibria.solvers.point import Point
+from equilibria.solvers.residual import Groups, norm
+from equilibria.solvers.state import State
+
+Products = Literal["exact", "differences"]
+Preconditioner = Callable[[State, State], State]
+
+# Eisenstat and Walker 1996, choice 2: solve as exactly as the last step's progress has earned.
+_EARNED, _LEAST = 0.9, 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewtonKrylov(Solver):
+    """Newton's method for `f(z) − z = 0`, each step solved by GMRES. Quadratic near a solution; no line search.
+
+    An evaluation of the map and a Jacobian-vector product count alike. A step is charged `inner + 1` evaluations of the
+    budget, used or not: how many are used depends on the whole batch, and how many steps a sample gets must not.
+
+    Args:
+        inner: Jacobian-vector products of a step at most.
+        forcing: residual of the linear equation relative to that of the map, at most; it tightens as steps succeed.
+        products: `"exact"`, by forward-mode differentiation, or `"differences"`, by one more application of the map
+            each, for maps without a forward derivative (fused attention, custom autograd functions).
+        preconditioner: `(z, v) → w`, linear in `v`, sample by sample, in the structure of `z0`; an approximation of
+            `(I − J(z))⁻¹ v`.
+
+    Raises:
+        ValueError: scope is not `"sample"`. A token's Krylov space is made of products with the whole Jacobian; mixed
+            with coefficients that differ between tokens, they are no longer products of anything.
+    """
+
+    inner: int = 8
+    forcing: float = 0.1
+    products: Products = "exact"
+    preconditioner: Preconditioner | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scope != "sample":
+            raise ValueError(
+                f'NewtonKrylov solves sample by sample: scope must be "sample", found {self.scope!r}; '
+                "take Broyden or Anderson for a causal solve"
+            )
+        if self.inner < 1:
+            raise ValueError(f"inner must be at least 1, found {self.inner}")
+        if not 0 < self.forcing < 1:
+            raise ValueError(f"forcing must be between 0 and 1, found {self.forcing}")
+        if self.products not in get_args(Products):
+            raise ValueError(f"products must be one of {get_args(Products)}, found {self.products!r}")
+
+    def init(self, z: Tensor, groups: Groups) -> None:
+        """Nothing is known of the first residual."""
+
+    def step(self, memory: Tensor | None, point: Point, groups: Groups) -> tuple[Tensor, Tensor]:
+        """A Newton step; plain iteration where the budget has nothing left for a product. Remembers the residual."""
+        residual = norm(point.difference)
+        size = point.map.reserve(self.inner)
+        if size == 0:
+            return point.value, residual
+        forcing = torch.full_like(residual, self.forcing)
+        if memory is not None:
+            progress = residual / memory.clamp(min=torch.finfo(memory.dtype).tiny)
+            forcing = (_EARNED * progress.square()).clamp(min=_LEAST, max=self.forcing)
+        correction = gmres_cycle(
+            lambda v: self._operator(point, v), point.difference, size, forcing * residual, point.map.may_look
+        )
+        return point.z + self._precondition(point, correction), residual
+
+    def _operator(self, point: Point, v: Tensor) -> Tensor:
+        """`(I − J) M v`."""
+        v = self._precondition(point, v)
+        if self.products == "differences":
+            root = torch.finfo(v.dtype).eps ** 0.5
+            size = (root * (1.0 + norm(point.z)) / norm(v).clamp(min=torch.finfo(v.dtype).tiny)).unsqueeze(-1)
+            return v - (point.map(point.z + size * v) - point.value) / size
+        try:
+            return v - point.map.derivative(point.z, v)
+        except RuntimeError as error:  # NotImplementedError is one
+            raise RuntimeError(
+                f'the map has no forward-mode derivative ({error}); NewtonKrylov(products="differences") needs none'
+            ) from error
+
+    def _precondition(self, point: Point, v: Tensor) -> Tensor:
+        if self.preconditioner is None:
+            return v
+        return point.map.pack(self.preconditioner(point.map.unpack(point.z), point.map.unpack(v)))
