@@ -1,8 +1,9 @@
 """Anderson acceleration, type II (Anderson 1965; Walker and Ni 2011), per group.
 
 With `r = f(z) − z` and the last differences `ΔR`, `ΔF` of residuals and values, the next iterate is
-`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge that is relative to the size of each difference. The residual and its differences stand
-side by side in one tensor, so that all inner products of a step are one matrix product.
+`f(z) − ΔF γ`, where `γ` minimises `‖r − ΔR γ‖` with a ridge that is relative to the size of each difference. The
+residual and its differences stand side by side in one tensor, so that all inner products of a step are one matrix
+product.
 """
 
 from __future__ import annotations
