@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import causal_attention
 
 import equilibria as eq
 from equilibria.depths import Equilibrium, UnrolledDepth
+from problems import causal_attention
 
 
 def test_training_and_evaluation_have_their_own_solvers():

@@ -34,8 +34,8 @@ class _Pairs:
     def __init__(self, z: Tensor, limit: int) -> None:
         self.limit = limit
         groups, features = z.shape[:-1], z.shape[-1]
-        self.rows = z.new_zeros(*groups, 2 * limit, features)
-        self.latest = z.new_zeros(*groups, 3, features)
+        self.rows = z.new_empty(*groups, 2 * limit, features)
+        self.latest = z.new_empty(*groups, 3, features)
         self.matrix = torch.zeros(*groups, limit, limit, dtype=torch.float64, device=z.device)
         self.scale = z.new_zeros(*groups, limit)
         self.pairs = 0
