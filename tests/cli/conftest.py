@@ -22,3 +22,9 @@ def run(tiny_toml: Path) -> Path:
     """The folder of a finished run."""
     assert main(["train", str(tiny_toml), "--run.name", "shared"]) == 0
     return tiny_toml.parent / "runs" / "shared"
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide terminal: the app keeps the width it first printed at, and a narrow one folds the names of flags."""
+    monkeypatch.setenv("COLUMNS", "200")

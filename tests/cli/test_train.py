@@ -45,16 +45,14 @@ FLAGS = {
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""
 
 
-def test_the_flags_are_these(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_the_flags_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     expected = {f"--{section}.{key}" for section, keys in FLAGS.items() for key in keys}
     assert set(re.findall(r"^│ [* ]*(--\S+)", shown, re.MULTILINE)) == expected | {"--resume", "--json"}
 
 
-def test_every_flag_is_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_every_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "--help"])
     lines = re.findall(r"^│ [* ]*(--\S+)(?: [A-Z.]+)? +(.*?) *│$", capsys.readouterr().out, re.MULTILINE)
     assert [flag for flag, text in lines if not re.match(r"[A-Za-z'].{10}", text)] == []
