@@ -9,14 +9,11 @@ the 2019 post-norm cell and the default cell, as initialised, on random inputs.
 from __future__ import annotations
 
 import importlib
-import json
-import statistics
 import time
 import weakref
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import equilibria as eq
+from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.cells import Cell, ContractiveCell, PostNormCell
 from equilibria.errors import UserError
 from equilibria.solvers import Solver
@@ -37,6 +35,7 @@ OURS: dict[str, Solver] = {
     "anderson": eq.Anderson(history=3),
     "broyden": eq.Broyden(history=16),
 }
+DRAFT = eq.Draft()
 THEIRS = {"picard": "fixed_point_iter", "anderson": "anderson", "broyden": "broyden"}
 Solve = Callable[[Callable[[Tensor], Tensor], Tensor, float, int], Tensor]
 
@@ -98,30 +97,27 @@ def peer() -> Any:
 
 
 def contestants(torchdeq: Any) -> dict[str, Solve]:
-    """Every solver by name, ours in both scopes; TorchDEQ's Anderson with as many differences as ours."""
+    """Every solver by name: ours in both scopes and from a draft; TorchDEQ's as they come, and its Anderson also with
+    as many differences as ours."""
 
     def ours(solver: Solver) -> Solve:
         return lambda f, z0, tol, budget: (
             replace(solver, tol=tol, max_evaluations=budget).solve(f, z0).value.reshape(z0.shape)
         )
 
-    def theirs(name: str) -> Solve:
+    def theirs(name: str, **options: int) -> Solve:
         method = torchdeq.get_solver(name)
-        options = {"m": 4} if name == "anderson" else {}
         return lambda f, z0, tol, budget: method(f, z0, max_iter=budget, tol=tol, stop_mode="rel", **options)[0]
 
     found = {}
     for name, solver in OURS.items():
         found[f"{name}, sample"] = ours(solver)
         found[f"{name}, prefix"] = ours(replace(solver, scope="prefix"))
+        found[f"{name}, sample, draft"] = ours(replace(solver, draft=DRAFT))
+        found[f"{name}, prefix, draft"] = ours(replace(solver, scope="prefix", draft=DRAFT))
         found[f"{name}, torchdeq"] = theirs(THEIRS[name])
+    found["anderson m 4, torchdeq"] = theirs("anderson", m=4)
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
 
 
 def cells(options: Namespace) -> dict[str, Cell]:
@@ -226,8 +222,9 @@ def training(cell: Cell, inputs: Tensor, torchdeq: Any, repeats: int) -> dict[st
         deq = torchdeq.get_deq(ift=True, **settings, **modes).train()
         return lambda f, z0: deq(f, z0)[0][-1]
 
-    steps = {f"{name}, prefix": ours(replace(solver, scope="prefix")) for name, solver in OURS.items()}
-    steps |= {f"{name}, sample": ours(solver) for name, solver in OURS.items()}
+    steps = {f"{name}, sample": ours(solver) for name, solver in OURS.items()}
+    steps |= {f"{name}, prefix": ours(replace(solver, scope="prefix")) for name, solver in OURS.items()}
+    steps |= {f"{name}, sample, draft": ours(replace(solver, draft=DRAFT)) for name, solver in OURS.items()}
     steps |= {f"{name}, torchdeq": theirs(THEIRS[name]) for name in OURS}
     runs: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
@@ -244,40 +241,39 @@ def training(cell: Cell, inputs: Tensor, torchdeq: Any, repeats: int) -> dict[st
 def show(result: dict[str, Any], console: Console) -> None:
     """The tables a person reads."""
     for cell, figures in result["cells"].items():
-        heads = [f"to {tol}: evaluations, ms" for tol in figures["race"]]
-        table = Table("solver", *heads, "outside / inside", "bytes at 20, 40, 80", "training ms", "leak", title=cell)
-        for name in figures["overhead"]:
+        heads = [f"to {tol}" for tol in figures["race"]]
+        race_table = Table("solver", *heads, title=f"{cell}: evaluations and milliseconds")
+        other = Table("solver", "outside / inside", "MB at 20, 80", "training ms", "leak", title=cell)
+        for name, outside in figures["overhead"].items():
             runs = [figures["race"][tol][name] for tol in figures["race"]]
-            table.add_row(
+            cells = (f"{run['evaluations']:>3} {1e3 * run['seconds']['median']:>6.0f}" for run in runs)
+            race_table.add_row(name, *cells)
+            sizes, step = figures["solver_bytes"][name], figures["training"].get(name)
+            other.add_row(
                 name,
-                *(f"{run['evaluations']}, {1e3 * run['seconds']['median']:.0f}" for run in runs),
-                f"{figures['overhead'][name]['median']:.3f}",
-                " ".join(f"{size / 2**20:.1f}M" for size in figures["solver_bytes"][name].values()),
-                f"{1e3 * figures['training'][name]['median']:.0f}",
+                f"{outside['median']:.3f}",
+                f"{sizes['20'] / 2**20:.1f} {sizes['80'] / 2**20:.1f}",
+                f"{1e3 * step['median']:.0f}" if step is not None else "",
                 f"{figures['leak'][name]:.1e}",
             )
-        console.print(table)
+        console.print(race_table)
+        console.print(other)
 
 
 def parse(arguments: list[str]) -> Namespace:
     """The options."""
-    parser = ArgumentParser(prog="equilibria bench solvers", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser = options_of("solvers", __doc__)
     parser.add_argument("--repeats", type=int, default=11, help="timed runs of each")
     parser.add_argument("--batch", type=int, default=8, help="sequences")
     parser.add_argument("--length", type=int, default=128, help="tokens of each")
     parser.add_argument("--d-model", type=int, default=256, help="width, a multiple of 32")
-    parser.add_argument("--threads", type=int, help="CPU threads")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Run the benchmark; 0 when it ran."""
     options = parse(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    console = Console(stderr=options.json)
+    console = prepare(options)
     torchdeq = peer()
     solvers = contestants(torchdeq)
     shape = (options.batch, options.length, options.d_model)
@@ -299,14 +295,6 @@ def main(arguments: list[str]) -> int:
             "leak": leaks(cell, inputs, solvers),
             "training": training(cell, inputs, torchdeq, options.repeats),
         }
-    command = " ".join(["equilibria bench solvers", *arguments])
     sizes = {"batch": options.batch, "length": options.length, "d_model": options.d_model}
-    result = {"command": command, "torch": torch.__version__, "threads": torch.get_num_threads(), "sizes": sizes}
-    result["cells"] = found
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if options.json:
-        print(json.dumps(result))
-    else:
-        show(result, console)
+    publish("solvers", arguments, options, {"sizes": sizes, "cells": found}, show)
     return 0

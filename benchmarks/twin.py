@@ -8,10 +8,8 @@ of the machine meets both. Prints the ratios DEQ / twin and both validation curv
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import equilibria as eq
+from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.configuration import Recipe, build_corpus, build_model
 from equilibria.configuration.recipe import CellRecipe, DataRecipe, DepthRecipe, RunRecipe, TrainingRecipe
 from equilibria.data.prepared import EncodedSplit
@@ -170,12 +169,6 @@ def causality_of(model: LanguageModel, valid: EncodedSplit) -> dict[str, float]:
     return leaks
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
-
-
 def ratio_spread(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """Median and quartiles of the ratios pair by pair."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
@@ -235,14 +228,11 @@ def show(result: dict, console: Console) -> None:
 
 def parse(arguments: list[str]) -> Namespace:
     """The options."""
-    parser = ArgumentParser(prog="equilibria bench twin", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser = options_of("twin", __doc__)
     parser.add_argument("--steps", type=int, default=2000, help="training steps of each")
     parser.add_argument("--d-model", type=int, default=128, help="width, a multiple of 32")
     parser.add_argument("--blocks", type=int, default=CellRecipe().blocks, help="blocks per application")
     parser.add_argument("--seed", type=int, default=0, help="of weights")
-    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--text", type=Path, help="folder of train/valid text instead of the embedded one")
     parser.add_argument("--evaluate-every", type=int, default=100, help="steps between evaluations")
     parser.add_argument("--evaluate-tokens", type=int, default=32768, help="validation tokens at most")
@@ -252,21 +242,12 @@ def parse(arguments: list[str]) -> Namespace:
 def main(arguments: list[str]) -> int:
     """Run the benchmark; 0 when it ran."""
     options = parse(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    console = Console(stderr=options.json)
+    console = prepare(options)
     recipe = recipe_of(options)
     corpus = build_corpus(recipe)
     train, valid = corpus.split("train"), corpus.split("valid")
     size = corpus.tokenizer.vocabulary_size
     deq, twin = (contender(one, size, train.tokens) for one in (recipe, twin_of(recipe)))
     race(deq, twin, recipe, valid, console)
-    command = " ".join(["equilibria bench twin", *arguments])
-    result = {"command": command, "torch": torch.__version__, **figures(deq, twin, recipe, valid)}
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-    if options.json:
-        print(json.dumps(result))
-    else:
-        show(result, console)
+    publish("twin", arguments, options, figures(deq, twin, recipe, valid), show)
     return 0

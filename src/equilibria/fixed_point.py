@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.gradients import Gradient, Implicit, forward_mode
-from equilibria.gradients.base import solution_from, solve_keeping
+from equilibria.gradients.base import solution_from
 from equilibria.solvers import (
     Anderson,
     ConvergenceError,
@@ -76,9 +76,9 @@ def fixed_point(
     elif torch.is_grad_enabled():
         solution = gradient.attach(f, z0, solver, iterates)
     else:
-        iterate, found = solve_keeping(f, z0, solver, iterates)
+        iterate = solver.solve(f, z0, iterates=iterates)
         solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
-        solution.iterates = found
+        solution.iterates = iterate.iterates
     if solution.status is not Status.CONVERGED and on_failure != "ignore":
         if on_failure == "raise":
             raise ConvergenceError(solution.explain(), solution)

@@ -106,23 +106,23 @@ def test_kept_iterates_are_those_that_were_evaluated():
         seen.append(z["a"].clone())
         return {"a": 0.5 * z["a"] + 1.0}
 
-    iterate = Anderson(tol=0.0, max_evaluations=6, keep=(1, 3, 9)).solve(f, {"a": torch.zeros(2, 3)})
-    assert list(iterate.kept) == [1, 3]
-    assert torch.equal(iterate.kept[1]["a"], seen[0])
-    assert torch.equal(iterate.kept[3]["a"], seen[2])
+    iterate = Anderson(tol=0.0, max_evaluations=6).solve(f, {"a": torch.zeros(2, 3)}, iterates=(0, 2, 8))
+    assert list(iterate.iterates) == [0, 2]
+    assert torch.equal(iterate.iterates[0]["a"], seen[0])
+    assert torch.equal(iterate.iterates[2]["a"], seen[2])
 
 
 def test_kept_iterates_count_evaluations_inside_a_step():
     f = causal_attention(gain=1.0)
-    solver = NewtonKrylov(tol=0.0, max_evaluations=12, inner=4, forcing=1e-6, keep=(1, 4, 6))
-    iterate = solver.solve(f, torch.zeros_like(f.injection))
-    assert torch.equal(iterate.kept[4], iterate.kept[6])
-    assert not torch.equal(iterate.kept[1], iterate.kept[4])
+    solver = NewtonKrylov(tol=0.0, max_evaluations=12, inner=4, forcing=1e-6)
+    found = solver.solve(f, torch.zeros_like(f.injection), iterates=(0, 3, 5)).iterates
+    assert torch.equal(found[3], found[5])
+    assert not torch.equal(found[0], found[3])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"criterion": "both"}, "criterion"), ({"check_every": 0}, "check_every"), ({"keep": (0,)}, "keep")],
+    [({"criterion": "both"}, "criterion"), ({"check_every": 0}, "check_every")],
 )
 def test_impossible_options_are_errors(options, message):
     for method in (Picard, Anderson, Broyden, NewtonKrylov):

@@ -1,7 +1,8 @@
 """`equilibria bench`."""
 
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -20,10 +21,9 @@ def bench(name: str, /, *arguments: Annotated[str, Parameter(allow_leading_hyphe
         arguments: handed to the benchmark as they are.
     """
     path = in_checkout("benchmarks", f"{name}.py")
-    spec = spec_from_file_location(f"benchmarks.{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.main(list(arguments))
+    # A package of this checkout's files, so that benchmarks can share code without being installed.
+    package = ModuleType("benchmarks")
+    package.__path__ = [str(path.parent)]
+    sys.modules["benchmarks"] = package
+    sys.modules.pop(f"benchmarks.{name}", None)
+    return import_module(f"benchmarks.{name}").main(list(arguments))

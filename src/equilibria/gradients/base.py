@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -29,17 +28,6 @@ class Gradient(Protocol):
         ...
 
 
-def solve_keeping(
-    f: Map, z0: State, solver: Solver, iterates: Collection[int], propose: bool = False
-) -> tuple[Iterate, dict[int, State]]:
-    """Solve, and keep those of the wanted iterates that the solve reaches, by the number of evaluations before them."""
-    wanted = {number: number + 1 for number in sorted(set(iterates))}  # a solver counts the evaluation itself
-    iterate = replace(solver, keep=(*solver.keep, *wanted.values())).solve(f, z0, propose)
-    found = {number: iterate.kept[count] for number, count in wanted.items() if count in iterate.kept}
-    kept = {count: state for count, state in iterate.kept.items() if count in solver.keep}
-    return replace(iterate, kept=kept), found
-
-
 Differentiate = Callable[[State, Iterate, AdjointReport], tuple[State, tuple[State, State]]]
 """From a detached state and its solve: the same state with a graph, and the tracked evaluation `(z, f(z))`."""
 
@@ -51,10 +39,12 @@ def solve_and_differentiate(
 
     The solution has its own graph however early the solve ended: iterates come on top of it, never in its place.
     """
-    iterate, found = solve_keeping(f, z0, solver, iterates)
+    iterate = solver.solve(f, z0, iterates=iterates)
     solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
     solution.value, solution.tracked = differentiate(solution.value, iterate, solution.adjoint)
-    solution.iterates = {number: differentiate(state, iterate, solution.adjoint)[0] for number, state in found.items()}
+    solution.iterates = {
+        number: differentiate(state, iterate, solution.adjoint)[0] for number, state in iterate.iterates.items()
+    }
     return solution
 
 
@@ -68,7 +58,6 @@ def solution_from(iterate: Iterate, value: State) -> Solution:
         evaluations=iterate.evaluations,
         trace=iterate.trace,
         group_evaluations=iterate.group_evaluations,
-        kept=iterate.kept,
         group_trace=iterate.group_trace,
     )
 
@@ -107,6 +96,5 @@ def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None
         evaluations=evaluations,
         trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
         group_evaluations=settled,
-        kept=iterate.kept if iterate is not None else {},
         group_trace=iterate.group_trace if iterate is not None else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from equilibria.gradients.base import solution_after, solve_keeping
+from equilibria.gradients.base import solution_after
 from equilibria.gradients.unrolled import track
 from equilibria.solvers import Map, Solution, Solver, State
 from equilibria.solvers.picard import check_damping
@@ -37,12 +37,13 @@ class Phantom:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then unroll with them, from the solution and from each of `iterates`."""
-        iterate, found = solve_keeping(f, z0, solver, iterates, propose=True)
+        iterate = solver.solve(f, z0, propose=True, iterates=iterates)
         start = Packing.of(z0, solver.scope).unpack(iterate.proposal)
         tracked, value = track(f, start, self.steps, self.damping, self.checkpoint)
         solution = solution_after(f, value, solver, iterate, tracked=self.steps)
         solution.tracked = tracked
         solution.iterates = {
-            number: track(f, state, self.steps, self.damping, self.checkpoint)[1] for number, state in found.items()
+            number: track(f, state, self.steps, self.damping, self.checkpoint)[1]
+            for number, state in iterate.iterates.items()
         }
         return solution

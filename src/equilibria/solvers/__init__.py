@@ -3,6 +3,7 @@
 from equilibria.solvers.anderson import Anderson
 from equilibria.solvers.base import Solver
 from equilibria.solvers.broyden import Broyden
+from equilibria.solvers.draft import Draft
 from equilibria.solvers.krylov import GMRES
 from equilibria.solvers.newton_krylov import NewtonKrylov
 from equilibria.solvers.picard import Picard
@@ -27,6 +28,7 @@ __all__ = [
     "ConvergenceWarning",
     "CountedMap",
     "Criterion",
+    "Draft",
     "Groups",
     "Iterate",
     "Map",

@@ -29,7 +29,7 @@ class _History:
 
     def __init__(self, z: Tensor, limit: int) -> None:
         self.limit = limit
-        self.residuals = z.new_zeros(*z.shape[:-1], limit + 1, z.shape[-1])
+        self.residuals = z.new_empty(*z.shape[:-1], limit + 1, z.shape[-1])
         self.values: list[Tensor] = []
         self.value: Tensor | None = None
         self.finite: Tensor | None = None

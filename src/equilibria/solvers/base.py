@@ -9,12 +9,14 @@ returned value.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from equilibria.solvers.draft import Draft
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import Progress, Rules
 from equilibria.solvers.residual import Criterion, Groups, norm, residual_of
@@ -32,9 +34,9 @@ class Solver(ABC):
             was not finite, to measure what is returned instead.
         scope: what a group is: `"sample"`, `"token"` or `"prefix"`; the last two are causal for causal maps.
         criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, or `"absolute"`, `‖f(z) − z‖`.
+        draft: start from a solve in low precision; None starts from `z0` in full.
         check_every: the solve looks whether it is done, which makes the host wait for the device, at most once in so
             many evaluations.
-        keep: numbers of the evaluations (from 1) whose iterates `z` are returned as well, as far as the solve gets.
         trace_groups: whether the residual of every group after each evaluation is returned too.
     """
 
@@ -42,8 +44,8 @@ class Solver(ABC):
     max_evaluations: int = 40
     scope: Scope = "sample"
     criterion: Criterion = "relative"
+    draft: Draft | None = None
     check_every: int = 1
-    keep: tuple[int, ...] = ()
     trace_groups: bool = False
 
     def __post_init__(self) -> None:
@@ -57,8 +59,6 @@ class Solver(ABC):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
         if self.check_every < 1:
             raise ValueError(f"check_every must be at least 1, found {self.check_every}")
-        if any(number < 1 for number in self.keep):
-            raise ValueError(f"keep holds numbers of evaluations, counted from 1; found {self.keep}")
 
     @abstractmethod
     def init(self, z: Tensor, groups: Groups) -> Any:
@@ -76,17 +76,28 @@ class Solver(ABC):
         return residual_of(norm(f_z - z), norm(f_z), self.criterion)
 
     @torch.no_grad()
-    def solve(self, f: Map, z0: State, propose: bool = False) -> Iterate:
+    def solve(self, f: Map, z0: State, propose: bool = False, iterates: Collection[int] = ()) -> Iterate:
         """Run the loop on `f` from `z0`, without gradients.
 
         Args:
             f: the map.
             z0: where to start.
             propose: whether the iterate that would come after the last evaluation is wanted too.
+            iterates: numbers of iterates to return as well; iterate `k` is what there was after `k` evaluations.
         """
+        if self.draft is None:
+            return self._solve(f, z0, propose, iterates)
+        tol = max(self.draft.tol, self.tol if self.criterion == "relative" else 0.0)
+        options = {"tol": tol, "max_evaluations": self.draft.max_evaluations, "criterion": "relative"}
+        drafted = replace(self, draft=None, **options)._solve(self.draft.lowered(f), z0, False, iterates)
+        start = Packing.of(z0, self.scope).unpack(drafted.value)
+        left = [number - drafted.evaluations for number in iterates if number >= drafted.evaluations]
+        return self._solve(f, start, propose, left).after(drafted)
+
+    def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)
         apply = CountedMap(f, packing, self.max_evaluations, self.check_every)
-        rules = Rules(self.tol, self.criterion, self.scope, self.keep, self.trace_groups)
+        rules = Rules(self.tol, self.criterion, self.scope, frozenset(iterates), self.trace_groups)
         progress = Progress(rules, packing, z0, apply)
         memory = self.init(progress.z, progress.groups)
         while True:

@@ -97,8 +97,8 @@ class GMRES:
         def report(estimate: Tensor) -> None:
             trace.append(worst(residual_of(estimate, norm(f_z), self.criterion)))
 
-        # Half the tolerance leaves room for the estimate's own rounding.
-        enough = 0.5 * self.tol * (norm(f_z) + EPSILON if self.criterion == "relative" else torch.ones_like(norm(f_z)))
+        # A little less than the tolerance leaves room for the estimate's own rounding.
+        enough = 0.9 * self.tol * (norm(f_z) + EPSILON if self.criterion == "relative" else torch.ones_like(norm(f_z)))
         return gmres_cycle(operator, rhs, size, enough, lambda: True, report)
 
     def _measure(self, f_z: Tensor, z: Tensor) -> Tensor:

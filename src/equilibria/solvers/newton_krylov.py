@@ -56,6 +56,8 @@ class NewtonKrylov(Solver):
             )
         if self.inner < 1:
             raise ValueError(f"inner must be at least 1, found {self.inner}")
+        if self.draft is not None and self.products == "differences":
+            raise ValueError('differences of low-precision values are noise: leave out draft, or take products="exact"')
         if not 0 < self.forcing < 1:
             raise ValueError(f"forcing must be between 0 and 1, found {self.forcing}")
         if self.products not in get_args(Products):

@@ -28,7 +28,7 @@ class Rules:
     tol: float
     criterion: Criterion
     scope: Scope
-    keep: tuple[int, ...]
+    iterates: frozenset[int]
     trace_groups: bool
 
 
@@ -54,7 +54,7 @@ class Progress:
         self.difference = torch.empty_like(self.z)
         self.counts: list[int] = []
         self.trace: list[Tensor] = []
-        self.kept: dict[int, State] = {}
+        self.iterates: dict[int, State] = {}
         self.done = not self.residual.numel()
         self.some_settled = self.some_broken = True
 
@@ -142,7 +142,7 @@ class Progress:
             trace=worst.flatten().tolist() or [0.0] * evaluations,
             group_evaluations=settled_at[self.active_at],
             status=self._status(),
-            kept=self.kept,
+            iterates=self.iterates,
             group_trace=trace if self.rules.trace_groups else None,
         )
 
@@ -164,9 +164,9 @@ class Progress:
         """Note the count of evaluations and the iterate, for those made inside the step before it too."""
         known = self.counts[-1] if self.counts else 0
         self.counts.append(self.apply.calls)
-        for number in self.rules.keep:
-            if known < number <= self.apply.calls:
-                self.kept[number] = self.packing.unpack(self.z)
+        for number in self.rules.iterates:
+            if known <= number < self.apply.calls:
+                self.iterates[number] = self.packing.unpack(self.z)
 
     def _status(self) -> Status:
         if not self.residual.numel():

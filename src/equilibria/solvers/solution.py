@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,8 +62,8 @@ class Iterate:
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
         status: how the solve ended.
-        kept: the iterates that `Solver.keep` asked for, by the number of their evaluation, as states like `z0`;
-            without those that the solve did not come to.
+        iterates: those that were asked for and that the solve came to, by the number of evaluations before them, as
+            states like `z0`.
         group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
         memory: what the method remembers at the end, for those who know the method.
     """
@@ -76,9 +76,21 @@ class Iterate:
     trace: list[float]
     group_evaluations: Tensor
     status: Status
-    kept: dict[int, State] = field(default_factory=dict)
+    iterates: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
     memory: Any = None
+
+    def after(self, draft: Iterate) -> Iterate:
+        """This outcome, with what a draft before it has cost."""
+        traces = [trace for trace in (draft.group_trace, self.group_trace) if trace is not None]
+        return replace(
+            self,
+            evaluations=draft.evaluations + self.evaluations,
+            trace=draft.trace + self.trace,
+            group_evaluations=draft.group_evaluations + self.group_evaluations,
+            iterates=draft.iterates | {draft.evaluations + number: z for number, z in self.iterates.items()},
+            group_trace=torch.cat(traces) if traces else None,
+        )
 
 
 @dataclass
@@ -112,8 +124,6 @@ class Solution:
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
             distance teaches the map to converge.
         adjoint: how the backward solve ended, for gradients that have one.
-        kept: the iterates that `Solver.keep` asked for, by the number of their evaluation, detached; without those
-            that the solve did not come to.
         group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
             `Solver.trace_groups` asked for it.
         iterates: the iterates that `fixed_point` was asked for and that were reached, by the number of evaluations
@@ -129,7 +139,6 @@ class Solution:
     group_evaluations: Tensor
     tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
-    kept: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
 

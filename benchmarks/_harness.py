@@ -1,0 +1,58 @@
+"""What all benchmarks share: their common options, the spread of a figure, and where the result goes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+
+def options_of(name: str, description: str | None) -> ArgumentParser:
+    """A parser with the options that every benchmark has.
+
+    Args:
+        name: of the benchmark, as in `equilibria bench NAME`.
+        description: its module's docstring; the first line is shown.
+    """
+    parser = ArgumentParser(prog=f"equilibria bench {name}", description=(description or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    return parser
+
+
+def prepare(options: Namespace) -> Console:
+    """Set the threads; returns where to say how far the benchmark is."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return Console(stderr=options.json)
+
+
+def publish(
+    name: str,
+    arguments: list[str],
+    options: Namespace,
+    result: dict[str, Any],
+    show: Callable[[dict[str, Any], Console], None],
+) -> None:
+    """Write and print the result, with the command that made it."""
+    command = " ".join([f"equilibria bench {name}", *arguments])
+    result = {"command": command, "torch": torch.__version__, "threads": torch.get_num_threads(), **result}
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
