@@ -90,6 +90,7 @@ class Solver(ABC):
         tol = max(self.draft.tol, self.tol if self.criterion == "relative" else 0.0)
         options = {"tol": tol, "max_evaluations": self.draft.max_evaluations, "criterion": "relative"}
         drafted = replace(self, draft=None, **options)._solve(self.draft.lowered(f), z0, False, iterates)
+        drafted.memory = None  # or it would be held beside that of the second solve
         start = Packing.of(z0, self.scope).unpack(drafted.value)
         left = [number - drafted.evaluations for number in iterates if number >= drafted.evaluations]
         return self._solve(f, start, propose, left).after(drafted)
