@@ -134,7 +134,7 @@ def memory_of(model: LanguageModel, recipe: Recipe) -> dict[str, int]:
     """Bytes saved for the backward pass by the twin or, for an equilibrium, by each kind of gradient."""
     training = recipe.training
     shape = (training.batch_size, training.segment_length)
-    tokens = torch.randint(model.embedding.num_embeddings, shape, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(model.embedding.vocabulary_size, shape, generator=torch.Generator().manual_seed(0))
     known = [*model.parameters(), tokens]
 
     def measured() -> int:

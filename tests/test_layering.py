@@ -14,8 +14,8 @@ DIRECTLY_ABOVE = {
     "gradients": ("solvers",),
     "fixed_point": ("gradients",),
     "diagnostics": ("fixed_point",),
-    "depths": ("diagnostics",),
     "nn": (),
+    "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions
     "cells": ("nn",),
     "models": ("cells", "depths"),
     "data": (),

@@ -58,7 +58,7 @@ def test_the_model_has_the_cell_and_the_depth() -> None:
     assert isinstance(model.cell, ContractiveCell)
     assert isinstance(model.depth, Equilibrium)
     assert (model.cell.d_model, len(model.cell.blocks), model.cell.dropout) == (16, 2, 0.25)
-    assert (model.memory_length, model.dropout, model.embedding.num_embeddings) == (5, 0.25, 11)
+    assert (model.memory_length, model.dropout, model.embedding.vocabulary_size) == (5, 0.25, 11)
     depth = DepthRecipe(kind="unrolled", applications=3)
     other = build_model(recipe(ModelRecipe(cell=CellRecipe(kind="post_norm"), depth=depth)), 11)
     assert isinstance(other.cell, PostNormCell)

@@ -16,6 +16,7 @@ from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import Spread, evaluate, perplexity
 from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
 
 
@@ -24,7 +25,7 @@ def model(depth: Depth | None = None, memory_length: int = 0, tol: float = 1e-4)
     solver = Picard(tol=tol, max_evaluations=60, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
     cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=0.3)
-    return LanguageModel(vocabulary_size=19, cell=cell, depth=depth, memory_length=memory_length, dropout=0.3)
+    return LanguageModel(TiedEmbedding(19, cell.d_model), cell, depth, memory_length, dropout=0.3)
 
 
 def text(length: int) -> EncodedSplit:

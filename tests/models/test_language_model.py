@@ -13,7 +13,7 @@ import equilibria as eq
 from equilibria.cells import ContractiveCell, PostNormCell
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
-from equilibria.nn import RotaryAttention
+from equilibria.nn import RotaryAttention, TiedEmbedding
 
 CELLS = {
     "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
@@ -24,7 +24,8 @@ CELLS = {
 
 def model(cell=CELLS["contractive"], depth=None, memory_length=0) -> LanguageModel:
     torch.manual_seed(0)
-    return LanguageModel(29, cell(), depth, memory_length)
+    built = cell()
+    return LanguageModel(TiedEmbedding(29, built.d_model), built, depth, memory_length)
 
 
 def some_tokens(batch: int = 3, length: int = 20) -> torch.Tensor:

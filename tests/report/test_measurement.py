@@ -11,6 +11,7 @@ from equilibria.data import ByteTokenizer, EncodedSplit, WordTokenizer
 from equilibria.depths import Equilibrium
 from equilibria.inference.evaluation import evaluate
 from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
 from equilibria.report.measurement import _pieces, follow_solve, read_passage
 from equilibria.solvers import Anderson, Picard
 
@@ -19,7 +20,7 @@ from equilibria.solvers import Anderson, Picard
 def model() -> LanguageModel:
     torch.manual_seed(0)
     cell = ContractiveCell(d_model=16, heads=2, inner=32)
-    return LanguageModel(vocabulary_size=256, cell=cell, depth=Equilibrium(), memory_length=8).eval()
+    return LanguageModel(TiedEmbedding(256, cell.d_model), cell, Equilibrium(), memory_length=8).eval()
 
 
 def text(length: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.models import LanguageModel, Output
+from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
 from tiny import TRAINING
@@ -26,7 +27,8 @@ def loop(
     cell = ContractiveCell(d_model=width, heads=2, inner=32, dropout=dropout)
     solver = Picard(tol=1e-6, max_evaluations=4, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
-    return TrainingLoop(LanguageModel(vocabulary_size=31, cell=cell, depth=depth, memory_length=8), recipe, TOKENS)
+    model = LanguageModel(TiedEmbedding(31, width), cell, depth, memory_length=8)
+    return TrainingLoop(model, recipe, TOKENS)
 
 
 def weights(trained: TrainingLoop) -> torch.Tensor:

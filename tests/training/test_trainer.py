@@ -14,6 +14,7 @@ from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
+from equilibria.nn import TiedEmbedding
 from equilibria.training.metrics import read_metrics
 from equilibria.training.trainer import Trainer
 from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
@@ -191,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     def diverging() -> torch.Tensor:
         if trainer.loop.done == 6:
             with torch.no_grad():
-                trainer.model.embedding.weight.fill_(float("nan"))
+                next(trainer.model.parameters()).fill_(float("nan"))
         return take()
 
     trainer.loop.step = diverging
@@ -229,7 +230,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path) -> None:
 def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     trainer = tiny_trainer(recipe)
-    trainer.model.embedding = torch.nn.Embedding(40, 16)
+    trainer.model.embedding = TiedEmbedding(40, 16)
     with pytest.raises(UserError, match=r"token id \d+ at position"):
         Trainer(trainer.model, recipe, trainer.corpus, recipe.run.folder, Console(quiet=True))
     assert not recipe.run.folder.exists()

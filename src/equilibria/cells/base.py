@@ -1,7 +1,8 @@
 """What every cell offers a depth and a model.
 
 A cell computes in three parts: `context`, once per solve, takes everything that does not depend on `z`; `forward` is
-one evaluation; `remember` turns the last states into what the next segment needs.
+one evaluation; `remember` turns the last states into what the next segment needs. What a model goes on with is
+`readout` of the state, which may hold more than that.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import torch
@@ -19,7 +21,7 @@ Context = TypeVar("Context")
 
 @dataclass(frozen=True)
 class Memory:
-    """What one segment hands to the next: per-token states of the cell, detached, each `(B, M, ·)`."""
+    """What one segment hands to the next: per-token states of its cells, each `(B, M, ·)`, the last `M` tokens."""
 
     states: tuple[Tensor, ...]
 
@@ -38,27 +40,77 @@ class Memory:
         return cls(tuple(tensors))
 
     @staticmethod
-    def join(old: Memory | None, new: Sequence[Tensor], limit: int) -> Memory | None:
-        """The last `limit` tokens of the old memory followed by the new states; None for a limit of 0."""
+    def join(old: Memory | None, new: Sequence[Tensor], limit: int, detach: bool = True) -> Memory | None:
+        """The last `limit` tokens of the old memory followed by the new states; None for a limit of 0.
+
+        Args:
+            old: what was remembered before, None where that is nothing.
+            new: states of the tokens since.
+            limit: tokens that are kept.
+            detach: whether the result is cut from the graph.
+        """
         if limit == 0:
             return None
-        latest = tuple(state.detach() for state in new)
-        before = old.states if old is not None else tuple(state[:, :0] for state in latest)
-        joined = (torch.cat(pair, dim=1) for pair in zip(before, latest, strict=True))
-        # A copy, so that a long segment is not kept alive by a view of its end.
-        return Memory(tuple(state[:, -limit:].contiguous() for state in joined))
+        before = old.states if old is not None else tuple(state[:, :0] for state in new)
+        # Cut out before it is joined, so that little is copied, and a long segment is not kept alive by a view of it.
+        parts = (
+            (past[:, max(0, past.shape[1] + state.shape[1] - limit) :], state[:, -limit:])
+            for past, state in zip(before, new, strict=True)
+        )
+        joined = (torch.cat(pair, dim=1) for pair in parts)
+        return Memory(tuple(state.detach() if detach else state for state in joined))
+
+    @staticmethod
+    def split(memory: Memory | None, sizes: Sequence[int]) -> list[Memory | None]:
+        """The parts of a memory that several cells share, of so many tensors each; None for a part of none.
+
+        Raises:
+            ValueError: the memory has another number of tensors.
+        """
+        if memory is None:
+            return [None] * len(sizes)
+        if len(memory.states) != sum(sizes):
+            raise ValueError(
+                f"the memory has {len(memory.states)} tensors and the cells of this model remember {sum(sizes)}; "
+                f"it belongs to another model"
+            )
+        parts = iter(memory.states)
+        return [Memory(tuple(islice(parts, size))) if size else None for size in sizes]
 
 
 class Cell(nn.Module, ABC, Generic[Context]):
-    """One map of states `(B, L, D)`, causal along `L`."""
+    """One map of states `(B, L, ·)`, causal along `L`.
+
+    Attributes:
+        d_model: features of the embedded inputs and of the output.
+        layers_per_application: transformer layers that one evaluation is worth: what an explicit twin's depth is
+            counted in.
+        remembered: how many tensors `remember` returns.
+        injection: whether the inputs enter every evaluation. Without, they are where a solve starts, as in an
+            ordinary stack of layers.
+    """
 
     d_model: int
     layers_per_application: int
-    """Transformer layers that one evaluation is worth: what an explicit twin's depth is counted in."""
+    remembered: int
+    injection: bool = True
+
+    @property
+    def remembers_argument(self) -> bool:
+        """Whether a later segment attends to the argument of the last application, and not to its result.
+
+        At an equilibrium they are the same. Layers attend to their own input, so of explicit layers the argument is
+        the exact choice; a cell that an input is injected into hands on its most advanced state.
+        """
+        return not self.injection
 
     def initial_state(self, inputs_BLD: Tensor) -> Tensor:
-        """Where a solve starts: zeros in the shape of the embedded inputs."""
-        return torch.zeros_like(inputs_BLD)
+        """Where a solve starts: zeros in the shape of the embedded inputs; the inputs where they are not injected."""
+        return torch.zeros_like(inputs_BLD) if self.injection else inputs_BLD
+
+    def readout(self, z: Tensor) -> Tensor:
+        """What the model goes on with: `(B, L, ·) → (B, L, d_model)`. The state itself, unless a cell keeps more."""
+        return z
 
     @abstractmethod
     def context(self, inputs_BLD: Tensor, memory: Memory | None) -> Context:
@@ -70,4 +122,4 @@ class Cell(nn.Module, ABC, Generic[Context]):
 
     @abstractmethod
     def remember(self, z_BLD: Tensor, context: Context) -> tuple[Tensor, ...]:
-        """The states a later segment attends to, per token of this one: each `(B, L, ·)`."""
+        """The states a later segment attends to, per token of this one: `remembered` tensors `(B, L, ·)`."""

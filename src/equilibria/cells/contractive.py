@@ -80,6 +80,7 @@ class ContractiveCell(Cell[ContractiveContext]):
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, found {blocks}")
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
+        self.remembered = blocks
         self.inject = nn.Linear(d_model, d_model)
         self.carry_logit = nn.Parameter(torch.full((d_model,), math.log(_CARRY / (1.0 - _CARRY))))
         self.blocks = nn.ModuleList(Block(d_model, heads, inner) for _ in range(blocks))

@@ -43,6 +43,7 @@ class PostNormCell(Cell[PostNormContext]):
     """
 
     layers_per_application = 1
+    remembered = 2
 
     def __init__(self, d_model: int = 128, heads: int = 4, inner: int = 512, dropout: float = 0.0) -> None:
         super().__init__()

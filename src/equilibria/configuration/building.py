@@ -19,6 +19,7 @@ from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Gradient, Implicit, Phantom, Unrolled
 from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Anderson, Broyden, Picard, Solver
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden}
@@ -48,9 +49,10 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> LanguageModel:
         vocabulary_size: tokens in the vocabulary.
     """
     model = recipe.model
+    cell = _cell(model.cell)
     return LanguageModel(
-        vocabulary_size=vocabulary_size,
-        cell=_cell(model.cell),
+        TiedEmbedding(vocabulary_size, cell.d_model),
+        cell,
         depth=_depth(model.depth),
         memory_length=model.memory_length,
         dropout=model.cell.dropout,

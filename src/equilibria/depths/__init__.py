@@ -1,7 +1,24 @@
-"""Depths: how often a cell is applied, and how that is differentiated. Frozen objects without parameters."""
+"""Depths: how often a cell is applied, and how that is differentiated. Frozen objects; `Halting` has parameters."""
 
 from equilibria.depths.base import Depth, Reached
+from equilibria.depths.chunks import ChunkedSolution, joined
 from equilibria.depths.equilibrium import Equilibrium
+from equilibria.depths.halting import Halting, Pondered
+from equilibria.depths.schedule import DepthSchedule, GrowingLimits, JacobianPenalty, Limits, RandomLimits
 from equilibria.depths.unrolled import UnrolledDepth
 
-__all__ = ["Depth", "Equilibrium", "Reached", "UnrolledDepth"]
+__all__ = [
+    "ChunkedSolution",
+    "Depth",
+    "DepthSchedule",
+    "Equilibrium",
+    "GrowingLimits",
+    "Halting",
+    "JacobianPenalty",
+    "Limits",
+    "Pondered",
+    "RandomLimits",
+    "Reached",
+    "UnrolledDepth",
+    "joined",
+]

@@ -16,14 +16,19 @@ class Reached:
     """Where a depth has arrived.
 
     Attributes:
-        state: the final state `(B, L, D)`.
+        state: the final state `(B, L, ·)`.
         solution: the solve and its statistics, None for explicit depths.
         penalty: what the depth asks to be added to the loss in training, None where that is nothing.
+        states: states on the way, as far as the depth was asked for them; each differentiable as `state` is.
+        argument: what the last application was made at, where `state` is its result; None where `state` is none's:
+            a solution, or a mean of states.
     """
 
     state: Tensor
     solution: Solution | None = None
     penalty: Tensor | None = None
+    states: tuple[Tensor, ...] = ()
+    argument: Tensor | None = None
 
 
 class Depth(Protocol):
@@ -32,3 +37,9 @@ class Depth(Protocol):
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Apply `f` from `z0`."""
         ...
+
+
+def check_states_every(states_every: int | None) -> None:
+    """Raises ValueError for an impossible interval."""
+    if states_every is not None and states_every < 1:
+        raise ValueError(f"states_every must be at least 1, or None for none, found {states_every}")

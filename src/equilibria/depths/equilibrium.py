@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from equilibria.depths.base import Reached
-from equilibria.diagnostics import residual_penalty
+from equilibria.depths.base import Reached, check_states_every
+from equilibria.diagnostics import jacobian_penalty, residual_penalty
 from equilibria.fixed_point import fixed_point
-from equilibria.gradients import Gradient, Phantom
-from equilibria.solvers import Picard, Solver
+from equilibria.gradients import Gradient, Phantom, Unrolled
+from equilibria.solvers import Picard, Solution, Solver
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,48 @@ class Equilibrium:
         eval_solver: how to solve in evaluation.
         residual_penalty: weight, in the training loss, of the mean residual at the last tracked evaluation. It keeps
             the map converging where learning alone would let it go.
+        jacobian_penalty: weight, in the training loss, of `‖J‖²_F` per element of the state, estimated at the solution
+            (Bai, Koltun and Kolter 2021, arXiv:2106.14342). It costs an evaluation and two passes back through it.
+        states_every: in training, return what the solver had after every so many evaluations too, as far as it got,
+            for auxiliary losses; each costs what the gradient costs. None for no states.
     """
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
     gradient: Gradient = field(default_factory=lambda: Phantom(steps=7))
     eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
     residual_penalty: float = 2.5
+    jacobian_penalty: float = 0.0
+    states_every: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.residual_penalty >= 0:
-            raise ValueError(f"residual_penalty must be at least 0, found {self.residual_penalty}")
+        for name in ("residual_penalty", "jacobian_penalty"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
+        check_states_every(self.states_every)
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Solve `z = f(z)` from `z0`."""
         solver = self.solver if training else self.eval_solver
-        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore")
-        penalty = None
-        if training and self.residual_penalty and solution.tracked is not None:
-            penalty = self.residual_penalty * residual_penalty(solution)
-        return Reached(solution.value, solution, penalty)
+        learning = training and torch.is_grad_enabled()
+        iterates = self._iterates() if learning else range(0)
+        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore", iterates=iterates)
+        states = tuple(solution.iterates[number] for number in sorted(solution.iterates))
+        return Reached(solution.value, solution, self._penalty(f, solution) if learning else None, states)
+
+    def _iterates(self) -> range:
+        """Numbers of the iterates that are wanted on the way."""
+        if self.states_every is None:
+            return range(0)
+        most = self.gradient.steps if isinstance(self.gradient, Unrolled) else self.solver.max_evaluations
+        return range(self.states_every, most, self.states_every)
+
+    def _penalty(self, f: Callable[[Tensor], Tensor], solution: Solution) -> Tensor | None:
+        """The weighted penalties; None where there is none."""
+        penalties = []
+        if self.residual_penalty and solution.tracked is not None:
+            penalties.append(self.residual_penalty * residual_penalty(solution))
+        if self.jacobian_penalty:
+            # Fused attention has no second derivative; the backend is chosen here, so that solves keep the fast one.
+            with sdpa_kernel(SDPBackend.MATH):
+                penalties.append(self.jacobian_penalty * jacobian_penalty(f, solution.value))
+        return torch.stack(penalties).sum() if penalties else None

@@ -1,4 +1,4 @@
-"""Models: a language model is an embedding, a cell at a depth, and a tied softmax."""
+"""Models: a language model is an embedding with its softmax, and a cell at a depth between them."""
 
 from equilibria.models.language_model import LanguageModel, Output
 

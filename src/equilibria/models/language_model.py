@@ -1,27 +1,27 @@
-"""A language model: embedding, a cell at a depth, and a softmax tied to the embedding.
+"""A language model: an embedding, a cell at a depth, and the softmax of the same embedding.
 
-The cell's context is computed once per call, before the depth is reached; the depth sees a map of the state alone.
+    tokens → embedding · √d → prelude → cell at its depth → coda → logits
+
+A cell's context is computed once per solve, before the depth is reached; the depth sees a map of the state alone. A
+long segment may be solved in chunks, from left to right, each seeing those before it through the memory.
 Shapes: B batch, L length, D features, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from equilibria.cells import Cell, Memory
-from equilibria.depths import Depth, Equilibrium
+from equilibria.depths import Depth, Equilibrium, Reached, joined
 from equilibria.models.sampling import Sampling
-from equilibria.nn import dropout_mask, masked
+from equilibria.nn import TokenEmbedding, dropout_mask, masked
 from equilibria.solvers import Solution
-
-IGNORED = -100
-"""The target of a position that has none."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Output:
 
     Attributes:
         hidden: final states `(B, L, D)`.
-        embedding: the tied softmax `(V, D)`.
+        embedding: turns them into logits.
         loss: mean negative log-likelihood in nats over the targets, None without targets.
         memory: pass it to the next segment; None where the model keeps none.
-        solution: the solve and its statistics, None for explicit depths.
-        penalty: what the depth asks to be added to the loss in training, None where that is nothing.
+        solution: the solve and its statistics, a `ChunkedSolution` where there were several; None for explicit depths.
+        penalty: what is to be added to the loss in training, None where that is nothing.
     """
 
     hidden: Tensor
-    embedding: Tensor
+    embedding: TokenEmbedding
     loss: Tensor | None
     memory: Memory | None
     solution: Solution | None
@@ -46,41 +46,74 @@ class Output:
 
     @cached_property
     def logits(self) -> Tensor:
-        """`(B, L, V)`, computed when first asked for."""
-        return F.linear(self.hidden, self.embedding)
+        """`(B, L, V)`, computed when first asked for; their softmax is the prediction."""
+        return self.embedding.logits(self.hidden)
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """A cell that has been applied, and the state that its memory is of."""
+
+    cell: Cell[Any]
+    state: Tensor
+    context: Any
+
+    def remember(self) -> tuple[Tensor, ...]:
+        return self.cell.remember(self.state, self.context)
 
 
 class LanguageModel(nn.Module):
     """Predict each next token from those before it, at a depth of one's choice.
 
     Args:
-        vocabulary_size: number of token ids.
+        embedding: of the tokens, and their softmax; `TiedEmbedding(vocabulary_size, d_model)` for one.
         cell: the map that is applied.
         depth: how often; an equilibrium when None.
-        memory_length: tokens of earlier segments that are attended to.
+        memory_length: tokens of earlier segments and chunks that are attended to.
         dropout: probability of dropping a feature of the embedding.
+        prelude: applied once before the depth; its output is what the cell injects.
+        coda: applied once after the depth.
+        chunk_length: tokens that are solved together; a whole segment when None. In training the gradient flows from a
+            chunk to those before it, as far as the memory reaches.
+        auxiliary_weight: weight, in training, of the mean loss of the states that the depth returns on its way.
+
+    Raises:
+        ValueError: a number is out of its range, or the parts are not of one width.
     """
 
     def __init__(
         self,
-        vocabulary_size: int,
-        cell: Cell,
+        embedding: TokenEmbedding,
+        cell: Cell[Any],
         depth: Depth | None = None,
         memory_length: int = 0,
         dropout: float = 0.0,
+        *,
+        prelude: Cell[Any] | None = None,
+        coda: Cell[Any] | None = None,
+        chunk_length: int | None = None,
+        auxiliary_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if vocabulary_size < 1 or memory_length < 0:
+        widths = {part.d_model for part in (embedding, prelude, cell, coda) if part is not None}
+        if len(widths) != 1:
+            raise ValueError(f"embedding, prelude, cell and coda must have one d_model, found {sorted(widths)}")
+        if memory_length < 0:
+            raise ValueError(f"memory_length must be at least 0, found {memory_length}")
+        if chunk_length is not None and (chunk_length < 1 or memory_length < 1):
             raise ValueError(
-                f"vocabulary_size must be at least 1 and memory_length at least 0, "
-                f"found {vocabulary_size} and {memory_length}"
+                f"chunks must have at least 1 token and see each other through a memory; "
+                f"found chunk_length {chunk_length} and memory_length {memory_length}"
             )
-        self.embedding = nn.Embedding(vocabulary_size, cell.d_model)
-        nn.init.normal_(self.embedding.weight, std=cell.d_model**-0.5)
+        if not auxiliary_weight >= 0:
+            raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
+        self.embedding = embedding
+        self.prelude = prelude
         self.cell = cell
+        self.coda = coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
-        self.memory_length = memory_length
-        self.dropout = dropout
+        self.memory_length, self.chunk_length = memory_length, chunk_length
+        self.dropout, self.auxiliary_weight = dropout, auxiliary_weight
 
     def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
         """One segment.
@@ -91,23 +124,54 @@ class LanguageModel(nn.Module):
             memory: what the segment before returned.
 
         Raises:
-            ValueError: a token id outside the vocabulary.
+            ValueError: a token id outside the vocabulary, or a memory of another model.
         """
         self._check(tokens_BL)
         inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
-        context = self.cell.context(inputs_BLD, memory)
-        start = self.cell.initial_state(inputs_BLD)
-        reached = self.depth.reach(lambda z: self.cell(z, context), start, self.training)
-        loss = None
+        reached, kept = self._segment(inputs_BLD, memory)
+        loss, penalty = None, reached.penalty
         if targets is not None:
-            logits = F.linear(reached.state, self.embedding.weight)
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        kept = None
-        if self.memory_length:
-            with torch.no_grad():
-                kept = Memory.join(memory, self.cell.remember(reached.state, context), self.memory_length)
-        return Output(reached.state, self.embedding.weight, loss, kept, reached.solution, reached.penalty)
+            loss = self._loss(reached.state, targets)
+            if self.training and self.auxiliary_weight and reached.states:
+                losses = torch.stack([self._loss(state, targets) for state in reached.states])
+                auxiliary = self.auxiliary_weight * losses.mean()
+                penalty = auxiliary if penalty is None else penalty + auxiliary
+        return Output(reached.state, self.embedding, loss, kept, reached.solution, penalty)
+
+    def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
+        """Chunk after chunk: where they arrived, and the memory after the last."""
+        chunks = inputs_BLD.split(self.chunk_length or max(1, inputs_BLD.shape[1]), dim=1)
+        arrived = []
+        for number, chunk_BLD in enumerate(chunks, start=1):
+            reached, applied = self._chunk(chunk_BLD, memory)
+            arrived.append(reached)
+            # Within a segment a later chunk sends its gradient back through the memory; the next segment does not.
+            last = number == len(chunks)
+            if self.memory_length:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not last):
+                    new = [state for cell in applied for state in cell.remember()]
+                    memory = Memory.join(memory, new, self.memory_length, detach=last)
+            else:
+                memory = None
+        return joined(arrived), memory
+
+    def _chunk(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, list[_Applied]]:
+        """Prelude, depth and coda: the hidden states that they lead to, and what the cells remember from."""
+        sizes = [cell.remembered if cell is not None else 0 for cell in (self.prelude, self.cell, self.coda)]
+        before, within, after = Memory.split(memory, sizes)
+        inputs_BLD, first = _once(self.prelude, inputs_BLD, before)
+        context = self.cell.context(inputs_BLD, within)
+        reached = self.depth.reach(lambda z: self.cell(z, context), self.cell.initial_state(inputs_BLD), self.training)
+        remembered = _Applied(self.cell, reached.state, context)
+        if self.cell.remembers_argument and reached.argument is not None:
+            remembered = replace(remembered, state=reached.argument)
+        hidden_BLD, last = _once(self.coda, self.cell.readout(reached.state), after)
+        states = tuple(_once(self.coda, self.cell.readout(state), after)[0] for state in reached.states)
+        return replace(reached, state=hidden_BLD, states=states), [*first, remembered, *last]
+
+    def _loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
 
     @torch.no_grad()
     def generate(
@@ -143,7 +207,7 @@ class LanguageModel(nn.Module):
         try:
             for _ in range(max_new_tokens):
                 output = self(tokens_BL[:, -window:])
-                token_B = sampling.draw(F.linear(output.hidden[:, -1], output.embedding), generator)
+                token_B = sampling.draw(self.embedding.logits(output.hidden[:, -1]), generator)
                 tokens_BL = torch.cat([tokens_BL, token_B.unsqueeze(1)], dim=1)
                 if on_token is not None:
                     on_token(token_B)
@@ -155,8 +219,17 @@ class LanguageModel(nn.Module):
         if tokens_BL.device.type != "cpu" or not tokens_BL.numel():
             return  # on an accelerator the look-up itself asserts, without a synchronisation here
         least, most = (int(bound) for bound in tokens_BL.aminmax())
-        if least < 0 or most >= self.embedding.num_embeddings:
+        if least < 0 or most >= self.embedding.vocabulary_size:
             raise ValueError(
                 f"token id {least if least < 0 else most} is outside the vocabulary of "
-                f"{self.embedding.num_embeddings}; was the text encoded with this model's tokenizer?"
+                f"{self.embedding.vocabulary_size}; was the text encoded with this model's tokenizer?"
             )
+
+
+def _once(cell: Cell[Any] | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, list[_Applied]]:
+    """The output of a cell applied once, and what it remembers from; the inputs where there is no cell."""
+    if cell is None:
+        return inputs_BLD, []
+    context = cell.context(inputs_BLD, memory)
+    start = cell.initial_state(inputs_BLD)
+    return cell.readout(cell(start, context)), [_Applied(cell, start, context)]

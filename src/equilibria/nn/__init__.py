@@ -2,6 +2,7 @@
 
 from equilibria.nn.attention import RotaryAttention, causal_mask
 from equilibria.nn.dropout import dropout_mask, masked
+from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
 from equilibria.nn.positions import Rotation, distance_embedding, relative_shift
 
@@ -9,6 +10,8 @@ __all__ = [
     "FeedForward",
     "RotaryAttention",
     "Rotation",
+    "TiedEmbedding",
+    "TokenEmbedding",
     "causal_mask",
     "distance_embedding",
     "dropout_mask",

@@ -109,7 +109,7 @@ def _size(model: LanguageModel | None) -> Card:
     if model is None:
         return Card("Parameters", UNKNOWN)
     total = sum(parameter.numel() for parameter in model.parameters())
-    embedding = model.embedding.weight.numel()
+    embedding = sum(parameter.numel() for parameter in model.embedding.parameters())
     return Card("Parameters", _count(total), [f"{_count(embedding)} in the embedding"])
 
 

@@ -136,7 +136,9 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
             model(inputs_BL)
     finally:
         model.depth = depth
-    per_evaluation = [residual.flatten().double().numpy() for residual in recorder.residuals]
+    # the chunks of a segment are solved one after another: what they have after as many evaluations goes together
+    together = (torch.cat(residuals, dim=1) for residuals in zip(*recorder.solves, strict=True))
+    per_evaluation = [residual.flatten().double().numpy() for residual in together]
     return Convergence(
         mean=[float(residual.mean()) for residual in per_evaluation],
         p95=[float(np.quantile(residual, 0.95, method="lower")) for residual in per_evaluation],
@@ -147,16 +149,19 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
 
 
 class _Recorder:
-    """A depth that solves and keeps the residual of every token at every evaluation."""
+    """A depth that solves and keeps, per solve, the residual of every token at every evaluation."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
-        self.residuals: list[Tensor] = []
+        self.solves: list[list[Tensor]] = []
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        residuals: list[Tensor] = []
+        self.solves.append(residuals)
+
         def observed(z: Tensor) -> Tensor:
             f_z = f(z)
-            self.residuals.append(relative_residual(f_z, z))
+            residuals.append(relative_residual(f_z, z))
             return f_z
 
         value = self._solver.solve(observed, z0).value

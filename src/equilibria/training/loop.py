@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from equilibria.cells import Memory
 from equilibria.configuration.recipe import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, TrainingStream
+from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.weights import distinct_state, fill
 from equilibria.models.language_model import LanguageModel
@@ -33,13 +34,16 @@ class TrainingLoop:
         model: on the device it shall be trained on.
         recipe: sizes, rates and limits.
         tokens: the training text (1-D, integer).
+        depths: the model's depth in each step, asked before it is taken; the model's own throughout when None.
 
     Attributes:
         done: optimizer steps finished; also the index of the next segment of the stream.
         statistics: figures of the steps since its last reset.
     """
 
-    def __init__(self, model: LanguageModel, recipe: TrainingRecipe, tokens: np.ndarray) -> None:
+    def __init__(
+        self, model: LanguageModel, recipe: TrainingRecipe, tokens: np.ndarray, depths: DepthSchedule | None = None
+    ) -> None:
         self.model = model
         self.recipe = recipe
         self.device = next(model.parameters()).device
@@ -48,6 +52,7 @@ class TrainingLoop:
         self._stream = TrainingStream(tokens, recipe.batch_size * recipe.accumulation, recipe.segment_length)
         self._memories: list[Memory | None] = [None] * recipe.accumulation
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._depths = depths
         self._optimizer = adamw(model, recipe)
         self._schedule = self._new_schedule()
 
@@ -62,6 +67,8 @@ class TrainingLoop:
         Returns:
             The loss before the step, in nats per token, on the model's device; reading it waits for that.
         """
+        if self._depths is not None:
+            self.model.depth = self._depths.at(self.done, self.recipe.steps)
         segment = self._stream.at(self.done)
         if segment.starts:
             self._memories = [None] * self.recipe.accumulation

@@ -12,6 +12,7 @@ from rich.console import Console
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.batching import check_tokens
 from equilibria.data.prepared import Corpus
+from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
@@ -57,13 +58,20 @@ class Trainer:
         corpus: the prepared text.
         run_folder: where everything goes.
         console: where to show progress.
+        depths: the model's depth in each step; the model's own throughout when None.
 
     Raises:
         UserError: the text has token ids that the model has not, or is too short for the batch.
     """
 
     def __init__(
-        self, model: LanguageModel, recipe: Recipe, corpus: Corpus, run_folder: Path, console: Console
+        self,
+        model: LanguageModel,
+        recipe: Recipe,
+        corpus: Corpus,
+        run_folder: Path,
+        console: Console,
+        depths: DepthSchedule | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -72,8 +80,8 @@ class Trainer:
         self._console = console
         self._train, self._valid = corpus.split("train"), corpus.split("valid")
         for split in (self._train, self._valid):
-            check_tokens(split.tokens, model.embedding.num_embeddings)
-        self.loop = TrainingLoop(model, recipe.training, self._train.tokens)
+            check_tokens(split.tokens, model.embedding.vocabulary_size)
+        self.loop = TrainingLoop(model, recipe.training, self._train.tokens, depths)
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None

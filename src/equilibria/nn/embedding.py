@@ -1,0 +1,80 @@
+"""Where tokens become features and features become tokens again: one module owns what the two ways share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IGNORED = -100
+"""The target of a position that has none."""
+
+
+class TokenEmbedding(Protocol):
+    """What a language model asks of its embedding, an `nn.Module`. `N` positions, `D` features, `V` tokens."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """`V`."""
+        ...
+
+    @property
+    def d_model(self) -> int:
+        """`D`."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Those of the embedding and of the softmax, each once."""
+        ...
+
+    def __call__(self, tokens_BL: Tensor) -> Tensor:
+        """The features of tokens, `(B, L) → (B, L, D)`."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token, `(…, D) → (…, V)`, whose softmax is the prediction."""
+        ...
+
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """The mean negative log-likelihood, in nats, over the targets that are not -100."""
+        ...
+
+
+class TiedEmbedding(nn.Embedding):
+    """A row of features per token; the same matrix is the softmax's (Press and Wolf 2016, arXiv:1608.05859).
+
+    Rows start normal with variance `1 / d_model`, so that scores of normalised features start near one in size.
+
+    Args:
+        vocabulary_size: number of token ids.
+        d_model: features.
+    """
+
+    def __init__(self, vocabulary_size: int, d_model: int) -> None:
+        if vocabulary_size < 1 or d_model < 1:
+            raise ValueError(f"vocabulary_size and d_model must be at least 1, found {vocabulary_size} and {d_model}")
+        super().__init__(vocabulary_size, d_model)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return self.num_embeddings
+
+    @property
+    def d_model(self) -> int:
+        """Features."""
+        return self.embedding_dim
+
+    def reset_parameters(self) -> None:
+        """Draw the rows."""
+        nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token, `(…, D) → (…, V)`."""
+        return F.linear(hidden, self.weight)
+
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """The mean negative log-likelihood, in nats, over the targets that are not -100."""
+        return F.cross_entropy(self.logits(hidden_ND), targets_N, ignore_index=IGNORED)
