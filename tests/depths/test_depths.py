@@ -61,8 +61,67 @@ def test_unrolled_depth_applies_the_map_as_often_as_it_says():
 
 @pytest.mark.parametrize(
     ("build", "name"),
-    [(lambda: Equilibrium(residual_penalty=-1.0), "residual_penalty"), (lambda: UnrolledDepth(0), "applications")],
+    [
+        (lambda: Equilibrium(residual_penalty=-1.0), "residual_penalty"),
+        (lambda: Equilibrium(jacobian_penalty=-1.0), "jacobian_penalty"),
+        (lambda: Equilibrium(states_every=0), "states_every"),
+        (lambda: UnrolledDepth(0), "applications"),
+        (lambda: UnrolledDepth(states_every=0), "states_every"),
+    ],
 )
 def test_impossible_options_are_errors_that_name_them(build, name):
     with pytest.raises(ValueError, match=name):
         build()
+
+
+def test_unrolled_depth_returns_the_states_on_the_way_in_training():
+    z0 = torch.zeros(1, 1, 1)
+    for checkpoint in (False, True):
+        reached = UnrolledDepth(7, checkpoint, states_every=3).reach(lambda z: z + 1, z0, training=True)
+        assert [state.item() for state in reached.states] == [3.0, 6.0]
+        assert reached.argument is not None
+        assert reached.argument.item() == 6.0
+    assert len(UnrolledDepth(6, states_every=3).reach(lambda z: z + 1, z0, training=True).states) == 1
+    assert UnrolledDepth(7, states_every=3).reach(lambda z: z + 1, z0, training=False).states == ()
+
+
+@pytest.mark.parametrize("gradient", [eq.Phantom(steps=1), eq.Implicit(), eq.Unrolled(steps=9)])
+def test_an_equilibrium_returns_the_states_on_the_way_in_training(gradient):
+    f = causal_attention(gain=0.5)
+    inputs = f.injection.clone().requires_grad_()
+    closed, z0 = type(f)(f.weights, inputs, f.gain), torch.zeros_like(f.injection)
+    solver = eq.Picard(tol=0.0, max_evaluations=10, scope="prefix")
+    depth = Equilibrium(solver=solver, gradient=gradient, states_every=4)
+    states = depth.reach(closed, z0, training=True).states
+    assert len(states) == 2
+    expected, ahead = z0, gradient.steps if isinstance(gradient, eq.Phantom) else 0
+    for number in range(9):
+        expected = f(expected)
+        for state, wanted in zip(states, (4, 8), strict=True):
+            if number + 1 == wanted + ahead:
+                torch.testing.assert_close(state, expected)
+    for state in states:
+        (slope,) = torch.autograd.grad(state.sum(), inputs, retain_graph=True)
+        assert slope.abs().max() > 0
+    assert depth.reach(closed, z0, training=False).states == ()
+    with torch.no_grad():
+        assert depth.reach(closed, z0, training=True).states == ()
+
+
+def test_the_jacobian_penalty_is_the_weighted_estimate_at_the_solution():
+    f = causal_attention(gain=0.5)
+    inputs = f.injection.clone().requires_grad_()
+    closed, z0 = type(f)(f.weights, inputs, f.gain), torch.zeros_like(f.injection)
+    plain = Equilibrium(residual_penalty=0.0)
+    both = Equilibrium(residual_penalty=1.5, jacobian_penalty=2.0)
+    solution = plain.reach(closed, z0, training=True).solution
+    assert solution is not None
+    torch.manual_seed(3)
+    estimate = eq.jacobian_penalty(closed, solution.value)
+    torch.manual_seed(3)
+    penalty = both.reach(closed, z0, training=True).penalty
+    torch.testing.assert_close(penalty, 1.5 * eq.residual_penalty(solution) + 2.0 * estimate, check_dtype=False)
+    (slope,) = torch.autograd.grad(2.0 * estimate, inputs)
+    (found,) = torch.autograd.grad(penalty - 1.5 * eq.residual_penalty(solution), inputs)
+    torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-8)
+    assert Equilibrium(residual_penalty=0.0, jacobian_penalty=2.0).reach(closed, z0, training=False).penalty is None

@@ -1,0 +1,170 @@
+"""A stack of cells: its equations, its memory layer by layer, and what remembering costs."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import equilibria as eq
+from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
+from equilibria.cells.stack import StackedContext
+from equilibria.depths import UnrolledDepth
+from layers import AveragingLayer, by_loops
+
+
+def stack(layers: int, tied: bool = False, injection: bool = False, width: int = 3) -> StackedCell:
+    torch.manual_seed(layers)
+    first = AveragingLayer(width, injection).double()
+    return StackedCell([first if tied else AveragingLayer(width, injection).double() for _ in range(layers)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    layers=st.integers(1, 4),
+    batch=st.integers(1, 2),
+    length=st.integers(1, 4),
+    past=st.integers(0, 3),
+    tied=st.booleans(),
+    injection=st.booleans(),
+)
+@torch.no_grad()
+def test_a_stack_is_its_layers_one_after_another(layers, batch, length, past, tied, injection):
+    cell = stack(layers, tied, injection)
+    inputs = torch.randn(batch, length, 3, dtype=torch.float64)
+    memory = Memory(tuple(torch.randn(batch, past, 3, dtype=torch.float64) for _ in range(layers)))
+    context, z = cell.context(inputs, memory), cell.initial_state(inputs)
+    found, remembered = cell(z, context), cell.remember(z, context)
+    expected, entered = torch.zeros_like(inputs) if injection else inputs, []
+    for layer, state in zip(cell.cells, memory.states, strict=True):
+        entered.append(expected)
+        expected = by_loops(layer, expected, inputs, state)
+    torch.testing.assert_close(found, expected)
+    for one, two in zip(remembered, entered, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    layers=st.integers(1, 4),
+    cuts=st.lists(st.integers(1, 8), max_size=3),
+    tied=st.booleans(),
+    injection=st.booleans(),
+    seed=st.integers(0, 9),
+)
+@torch.no_grad()
+def test_segments_with_memory_are_one_long_segment_exactly(layers, cuts, tied, injection, seed):
+    cell, depth = stack(layers, tied, injection), UnrolledDepth(1)
+    inputs = torch.randn(2, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+    def read(part, memory):
+        context = cell.context(part, memory)
+        reached = depth.reach(lambda z: cell(z, context), cell.initial_state(part), training=False)
+        assert reached.argument is not None
+        return reached.state, Memory.join(memory, cell.remember(reached.argument, context), limit=9)
+
+    whole, _ = read(inputs, None)
+    memory, parts = None, []
+    bounds = sorted({0, 9, *cuts})
+    for start, end in pairwise(bounds):
+        state, memory = read(inputs[:, start:end], memory)
+        parts.append(state)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-13)
+
+
+def test_remembering_where_it_was_evaluated_last_costs_no_evaluation_without_gradients():
+    cell, inputs = stack(3), torch.randn(2, 5, 3, dtype=torch.float64)
+    context = cell.context(inputs, None)
+    cell(inputs, context)
+    with torch.no_grad():
+        known = cell.remember(inputs, context)
+        assert [layer.evaluations for layer in cell.cells] == [1, 1, 1]
+        afresh = cell.remember(inputs.clone(), context)
+    assert [layer.evaluations for layer in cell.cells] == [2, 2, 2]
+    assert all(torch.equal(one, two) for one, two in zip(known, afresh, strict=True))
+    differentiable = cell.remember(inputs, context)
+    assert differentiable[1].requires_grad
+    assert all(torch.equal(one, two) for one, two in zip(known, differentiable, strict=True))
+
+
+def test_an_argument_that_is_gone_is_not_taken_for_another():
+    cell, context = stack(2), stack(2).context(torch.randn(1, 4, 3, dtype=torch.float64), None)
+    with torch.no_grad():
+        for seed in range(20):  # freed memory is soon used again
+            generator = torch.Generator().manual_seed(seed)
+            cell(torch.randn(1, 4, 3, dtype=torch.float64, generator=generator), context)
+            z = torch.randn(1, 4, 3, dtype=torch.float64, generator=generator)
+            torch.testing.assert_close(cell.remember(z, context)[1], cell.cells[0](z, context.layers[0]))
+
+
+def test_nothing_outlives_a_checkpointed_step(monkeypatch):
+    # Recomputation holds on to the context; the context must not hold on to the graph.
+    cell, contexts = stack(2, injection=True), []
+    original = StackedCell.context
+
+    def watched(self: StackedCell, *arguments) -> StackedContext:
+        context = original(self, *arguments)
+        contexts.append(weakref.ref(context))
+        return context
+
+    monkeypatch.setattr(StackedCell, "context", watched)
+
+    def step(backward: bool) -> None:
+        inputs = torch.randn(2, 5, 3, dtype=torch.float64)
+        context = cell.context(inputs, None)
+        depth = UnrolledDepth(3, checkpoint=True)
+        reached = depth.reach(lambda z: cell(z, context), cell.initial_state(inputs), training=True)
+        if backward:
+            reached.state.sum().backward()
+
+    step(backward=True)
+    step(backward=False)
+    gc.collect()
+    assert [context() for context in contexts] == [None, None]
+
+
+@torch.no_grad()
+def test_a_stack_at_its_equilibrium_remembers_it_exactly():
+    torch.manual_seed(0)
+    cell = StackedCell([ContractiveCell(8, 2, 12), PostNormCell(8, 2, 12)]).double().eval()
+    for parameter in cell.parameters():
+        parameter.mul_(0.4)
+    inputs, solver = torch.randn(2, 8, 8, dtype=torch.float64), eq.Anderson(tol=1e-11, max_evaluations=300)
+
+    def solve(part, memory):
+        context = cell.context(part, memory)
+        solution = eq.fixed_point(lambda z: cell(z, context), cell.initial_state(part), solver)
+        return solution.value, Memory.join(memory, cell.remember(solution.value, context), limit=8)
+
+    whole, _ = solve(inputs, None)
+    first, memory = solve(inputs[:, :5], None)
+    second, _ = solve(inputs[:, 5:], memory)
+    assert memory is not None
+    assert len(memory.states) == cell.remembered == 3
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-6, atol=1e-8)
+
+
+def test_tied_layers_are_one_set_of_parameters_with_a_memory_each():
+    tied, separate = stack(4, tied=True), stack(4)
+    assert sum(p.numel() for p in separate.parameters()) == 4 * sum(p.numel() for p in tied.parameters())
+    assert tied.remembered == separate.remembered == tied.layers_per_application == 4
+    inputs = torch.randn(1, 3, 3, dtype=torch.float64)
+    states = tied.remember(inputs, tied.context(inputs, None))
+    assert not any(torch.equal(states[0], state) for state in states[1:])
+
+
+@pytest.mark.parametrize("widths", [(), (4, 6)])
+def test_layers_that_do_not_fit_are_an_error(widths):
+    with pytest.raises(ValueError, match="one width"):
+        StackedCell([AveragingLayer(width) for width in widths])
+
+
+def test_a_memory_of_another_stack_is_an_error():
+    cell: Cell[StackedContext] = stack(3)
+    with pytest.raises(ValueError, match="2 tensors and the cells of this model remember 3"):
+        cell.context(torch.zeros(1, 2, 3), Memory((torch.zeros(1, 2, 3),) * 2))

@@ -1,0 +1,38 @@
+"""The tied embedding against the formulas of its softmax."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from equilibria.nn import TiedEmbedding
+
+
+@torch.no_grad()
+def test_logits_and_loss_equal_plain_loops():
+    torch.manual_seed(0)
+    embedding = TiedEmbedding(7, 4).double()
+    hidden, targets = torch.randn(5, 4, dtype=torch.float64), torch.tensor([3, -100, 0, 6, -100])
+    nats = []
+    for n, target in enumerate(targets.tolist()):
+        scores = [sum(w * h for w, h in zip(row, hidden[n].tolist(), strict=True)) for row in embedding.weight.tolist()]
+        torch.testing.assert_close(embedding.logits(hidden)[n], torch.tensor(scores, dtype=torch.float64))
+        if target >= 0:
+            nats.append(math.log(sum(math.exp(score) for score in scores)) - scores[target])
+    assert float(embedding.loss(hidden, targets)) == pytest.approx(sum(nats) / 3, abs=1e-12)
+
+
+def test_rows_start_with_variance_one_over_the_width():
+    torch.manual_seed(0)
+    embedding = TiedEmbedding(2000, 64)
+    assert float(embedding.weight.detach().std()) == pytest.approx(1 / 8, rel=0.02)
+    assert torch.equal(embedding(torch.tensor([[3]]))[0, 0], embedding.weight[3])
+    assert (embedding.vocabulary_size, embedding.d_model) == (2000, 64)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
+def test_sizes_below_one_are_errors(sizes):
+    with pytest.raises(ValueError, match="vocabulary_size and d_model must be at least 1"):
+        TiedEmbedding(*sizes)
