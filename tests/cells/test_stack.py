@@ -42,6 +42,7 @@ def test_a_stack_is_its_layers_one_after_another(layers, batch, length, past, ti
     found, remembered = cell(z, context), cell.remember(z, context)
     expected, entered = torch.zeros_like(inputs) if injection else inputs, []
     for layer, state in zip(cell.cells, memory.states, strict=True):
+        assert isinstance(layer, AveragingLayer)
         entered.append(expected)
         expected = by_loops(layer, expected, inputs, state)
     torch.testing.assert_close(found, expected)

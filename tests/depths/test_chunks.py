@@ -7,10 +7,11 @@ import torch
 
 import equilibria as eq
 from equilibria.depths import ChunkedSolution, Equilibrium, Reached, UnrolledDepth, joined
+from equilibria.solvers.state import Scope
 from problems import causal_attention, without_fixed_point
 
 
-def arrived(length: int, budget: int, scope="prefix", states_every=None) -> Reached:
+def arrived(length: int, budget: int, scope: Scope = "prefix", states_every: int | None = None) -> Reached:
     f = causal_attention(gain=0.5, length=length)
     inputs = f.injection.clone().requires_grad_()
     depth = Equilibrium(

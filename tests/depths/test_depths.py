@@ -100,6 +100,8 @@ def test_an_equilibrium_returns_the_states_on_the_way_in_training(gradient):
         for state, wanted in zip(states, (4, 8), strict=True):
             if number + 1 == wanted + ahead:
                 torch.testing.assert_close(state, expected)
+    unsolved = Equilibrium(solver=eq.Picard(max_evaluations=3), gradient=eq.Unrolled(steps=9), states_every=4)
+    assert len(unsolved.reach(closed, z0, training=True).states) == 2
     for state in states:
         (slope,) = torch.autograd.grad(state.sum(), inputs, retain_graph=True)
         assert slope.abs().max() > 0
@@ -120,6 +122,7 @@ def test_the_jacobian_penalty_is_the_weighted_estimate_at_the_solution():
     estimate = eq.jacobian_penalty(closed, solution.value)
     torch.manual_seed(3)
     penalty = both.reach(closed, z0, training=True).penalty
+    assert penalty is not None
     torch.testing.assert_close(penalty, 1.5 * eq.residual_penalty(solution) + 2.0 * estimate, check_dtype=False)
     (slope,) = torch.autograd.grad(2.0 * estimate, inputs)
     (found,) = torch.autograd.grad(penalty - 1.5 * eq.residual_penalty(solution), inputs)

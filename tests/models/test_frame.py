@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ def layers(count: int, **options) -> StackedCell:
 def framed(cell=None, depth=None, memory_length=20, **options) -> LanguageModel:
     """Two explicit layers, a cell at a depth, one more layer; in float64, small enough to be solved tightly."""
     torch.manual_seed(2)
-    parts = {"prelude": layers(2), "coda": layers(1)} | options
+    parts: dict[str, Any] = {"prelude": layers(2), "coda": layers(1)} | options
     model = LanguageModel(TiedEmbedding(V, D), cell or ContractiveCell(D, 2, 12), depth, memory_length, **parts)
     with torch.no_grad():
         for parameter in model.cell.parameters():
@@ -148,6 +150,7 @@ def test_a_memory_shorter_than_a_segment_is_kept_after_every_chunk():
 def test_the_solution_of_chunks_is_one_report():
     model, tokens = framed(depth=tight(eq.Phantom(steps=1)), chunk_length=4), text(2, 10)
     output = model(tokens)
+    assert model.prelude is not None
     assert isinstance(output.solution, ChunkedSolution)
     assert [chunk.residual.shape[1] for chunk in output.solution.chunks] == [4, 4, 2]
     assert output.solution.residual.shape == (2, 10)
@@ -224,16 +227,16 @@ def test_a_jacobian_penalty_goes_through_fused_attention_and_trains():
     model = framed(ContractiveCell(D, 2, 12), depth).float()
     output = model(tokens, tokens)
     output.penalty.backward()
-    weight = model.cell.blocks[0].attention.queries_keys_values.weight
-    assert weight.grad is not None
-    assert float(weight.grad.abs().max()) > 0
+    gradient = model.get_parameter("cell.blocks.0.attention.queries_keys_values.weight").grad
+    assert gradient is not None
+    assert float(gradient.abs().max()) > 0
 
 
 def test_dropout_masks_are_drawn_once_per_solve_in_every_part():
     model = framed(layers(1, injection=True, dropout=0.5), UnrolledDepth(2), prelude=layers(1, dropout=0.5), coda=None)
     contexts = []
-    for part in (model.prelude.cells[0], model.cell.cells[0]):
-        part.register_forward_pre_hook(lambda _, call: contexts.append(call[1]))
+    for part in ("prelude.cells.0", "cell.cells.0"):
+        model.get_submodule(part).register_forward_pre_hook(lambda _, call: contexts.append(call[1]))
     model(text())
     assert len(contexts) == 3
     assert contexts[1] is contexts[2]
@@ -289,3 +292,22 @@ def test_impossible_options_are_errors(options, message):
     options = {"embedding": TiedEmbedding(V, D), "cell": AveragingLayer(D), "memory_length": 5} | options
     with pytest.raises(ValueError, match=message):
         LanguageModel(**options)
+
+
+def test_memory_is_of_the_result_where_inputs_are_injected_and_of_the_argument_where_not():
+    tokens = text()
+    for injection, applications in ((True, 3), (False, 2)):
+        model = framed(AveragingLayer(D, injection), UnrolledDepth(3), prelude=None, coda=None)
+        remembered = model(tokens).memory
+        model.depth = UnrolledDepth(applications)
+        torch.testing.assert_close(remembered.states[0], model(tokens).hidden.detach())
+
+
+def test_a_model_that_keeps_no_memory_hands_none_on():
+    model, tokens = framed(layers(1), UnrolledDepth(1), chunk_length=4), text()
+    memory = model(tokens).memory
+    model.memory_length = 0  # as evaluation may ask for
+    first, second = model(tokens, memory=memory), model(tokens[:, 4:8])
+    assert first.memory is None
+    torch.testing.assert_close(first.hidden[:, 4:8], second.hidden)
+    assert not torch.equal(first.hidden[:, :4], model(tokens[:, :4]).hidden)

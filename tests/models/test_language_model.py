@@ -96,7 +96,7 @@ def test_unrolled_depth_is_backpropagation_through_a_tied_stack():
     twin, tokens = model(depth=UnrolledDepth(5)), some_tokens()
     output = twin(tokens, tokens)
     assert output.solution is None
-    inputs = F.embedding(tokens, twin.embedding.weight) * 4.0
+    inputs = F.embedding(tokens, twin.get_parameter("embedding.weight")) * 4.0
     context = twin.cell.context(inputs, None)
     z = torch.zeros_like(inputs)
     for _ in range(5):

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,29 +7,58 @@ import pytest
 import torch
 from torch import Tensor
 
-from equilibria.cells import ContractiveCell, Memory
+from equilibria.cells import ContractiveCell, Memory, StackedCell
 from equilibria.configuration.recipe import TrainingRecipe
-from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.depths import (
+    Depth,
+    DepthSchedule,
+    Equilibrium,
+    GrowingLimits,
+    Halting,
+    JacobianPenalty,
+    RandomLimits,
+    UnrolledDepth,
+)
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.models import LanguageModel, Output
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
+from layers import AveragingLayer
 from tiny import TRAINING
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 700).astype(np.uint16)
 
 
 def loop(
-    recipe: TrainingRecipe = TRAINING, dropout: float = 0.0, width: int = 16, depth: Depth | None = None
+    recipe: TrainingRecipe = TRAINING,
+    dropout: float = 0.0,
+    width: int = 16,
+    depth: Depth | None = None,
+    depths: DepthSchedule | None = None,
+    framed: bool = False,
 ) -> TrainingLoop:
     torch.manual_seed(recipe.seed)
     cell = ContractiveCell(d_model=width, heads=2, inner=32, dropout=dropout)
     solver = Picard(tol=1e-6, max_evaluations=4, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
-    model = LanguageModel(TiedEmbedding(31, width), cell, depth, memory_length=8)
-    return TrainingLoop(model, recipe, TOKENS)
+    embedding = TiedEmbedding(31, width)
+    if not framed:
+        return TrainingLoop(LanguageModel(embedding, cell, depth, memory_length=8), recipe, TOKENS, depths)
+    around = [StackedCell([AveragingLayer(width, dropout=dropout) for _ in range(2)]) for _ in range(2)]
+    model = LanguageModel(
+        embedding,
+        cell,
+        depth,
+        memory_length=8,
+        dropout=dropout,
+        prelude=around[0],
+        coda=around[1],
+        chunk_length=5,
+        auxiliary_weight=0.2,
+    )
+    return TrainingLoop(model, recipe, TOKENS, depths)
 
 
 def weights(trained: TrainingLoop) -> torch.Tensor:
@@ -78,11 +108,9 @@ def test_gradients_are_clipped() -> None:
     assert moved < (weights(free) - before).abs().max() / 10
 
 
-@pytest.mark.parametrize("depth", [None, UnrolledDepth(applications=2)])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_restored_goes_on_bit_for_bit(accumulation: int, depth: Depth | None) -> None:
-    recipe = replace(TRAINING, accumulation=accumulation)
-    undisturbed, interrupted = (loop(recipe, dropout=0.2, depth=depth) for _ in range(2))
+def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe: TrainingRecipe) -> list[TrainingLoop]:
+    """Six steps undisturbed, and three steps, a checkpoint and three more by a loop that was built anew."""
+    undisturbed, interrupted = build(recipe), build(recipe)
     torch.manual_seed(1)
     for _ in range(6):
         undisturbed.step()
@@ -95,13 +123,56 @@ def test_restored_goes_on_bit_for_bit(accumulation: int, depth: Depth | None) ->
         model={name: tensor.detach().clone() for name, tensor in saved.model.items()},
         trainer={name: tensor.clone() for name, tensor in saved.trainer.items()},
     )
-    resumed = loop(replace(recipe, seed=99), dropout=0.2, depth=depth)
+    resumed = build(replace(recipe, seed=99))
     resumed.restore(saved, Path("step-3"))
     assert resumed.learning_rate == interrupted.learning_rate
     for _ in range(3):
         resumed.step()
+    return [undisturbed, resumed]
+
+
+@pytest.mark.parametrize("depth", [None, UnrolledDepth(applications=2)])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_restored_goes_on_bit_for_bit(accumulation: int, depth: Depth | None) -> None:
+    recipe = replace(TRAINING, accumulation=accumulation)
+    undisturbed, resumed = interrupted_and_not(lambda recipe: loop(recipe, dropout=0.2, depth=depth), recipe)
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert resumed.statistics.summary() == undisturbed.statistics.summary()
+
+
+SCHEDULES = {
+    "warm-up": DepthSchedule(Equilibrium(), warmup_steps=4, warmup=UnrolledDepth(2, states_every=1)),
+    "random limits and a Jacobian penalty": DepthSchedule(
+        Equilibrium(states_every=2), limits=RandomLimits(2, 6), jacobian=JacobianPenalty(0.1, 1.0, probability=0.5)
+    ),
+    "growing limits": DepthSchedule(Equilibrium(), warmup_steps=1, limits=GrowingLimits(1, 7)),
+}
+
+
+@pytest.mark.parametrize("depths", [None, *SCHEDULES.values()], ids=["halting", *SCHEDULES.keys()])
+@pytest.mark.parametrize("framed", [False, True])
+def test_restored_goes_on_bit_for_bit_whatever_the_frame_and_the_schedule(
+    framed: bool, depths: DepthSchedule | None
+) -> None:
+    def build(recipe: TrainingRecipe) -> TrainingLoop:
+        torch.manual_seed(recipe.seed)
+        depth = Halting(16, max_steps=3) if depths is None else None
+        return loop(recipe, dropout=0.2, depth=depth, depths=depths, framed=framed)
+
+    recipe = replace(TRAINING, steps=6, accumulation=2)
+    undisturbed, resumed = interrupted_and_not(build, recipe)
+    assert torch.equal(weights(resumed), weights(undisturbed))
+    assert resumed.statistics.summary() == undisturbed.statistics.summary()
+
+
+def test_each_step_is_taken_at_the_depth_that_the_schedule_says() -> None:
+    schedule = DepthSchedule(Equilibrium(), warmup_steps=2, limits=RandomLimits(2, 9, seed=3))
+    learning, seen = loop(replace(TRAINING, steps=8), depths=schedule), []
+    for _ in range(8):
+        learning.step()
+        seen.append(learning.model.depth)
+    assert seen == [schedule.at(step, 8) for step in range(8)]
+    assert len({depth.solver.max_evaluations for depth in seen if isinstance(depth, Equilibrium)}) > 2
 
 
 def test_two_loops_take_turns() -> None:

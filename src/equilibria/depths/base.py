@@ -19,7 +19,7 @@ class Reached:
         state: the final state `(B, L, ·)`.
         solution: the solve and its statistics, None for explicit depths.
         penalty: what the depth asks to be added to the loss in training, None where that is nothing.
-        states: states on the way, as far as the depth was asked for them; each differentiable as `state` is.
+        states: in training, states on the way, where the depth was asked for them; each differentiable as `state` is.
         argument: what the last application was made at, where `state` is its result; None where `state` is none's:
             a solution, or a mean of states.
     """

@@ -75,7 +75,7 @@ class LanguageModel(nn.Module):
         coda: applied once after the depth.
         chunk_length: tokens that are solved together; a whole segment when None. In training the gradient flows from a
             chunk to those before it, as far as the memory reaches.
-        auxiliary_weight: weight, in training, of the mean loss of the states that the depth returns on its way.
+        auxiliary_weight: weight of the mean loss of the states that the depth returns on its way, in training.
 
     Raises:
         ValueError: a number is out of its range, or the parts are not of one width.
@@ -133,7 +133,7 @@ class LanguageModel(nn.Module):
         loss, penalty = None, reached.penalty
         if targets is not None:
             loss = self._loss(reached.state, targets)
-            if self.training and self.auxiliary_weight and reached.states:
+            if self.auxiliary_weight and reached.states:
                 losses = torch.stack([self._loss(state, targets) for state in reached.states])
                 auxiliary = self.auxiliary_weight * losses.mean()
                 penalty = auxiliary if penalty is None else penalty + auxiliary
