@@ -17,16 +17,23 @@ from equilibria.solvers import Anderson, Picard
 
 
 @pytest.fixture
-def model() -> LanguageModel:
+def chunk_length() -> int | None:
+    return None
+
+
+@pytest.fixture
+def model(chunk_length: int | None) -> LanguageModel:
     torch.manual_seed(0)
     cell = ContractiveCell(d_model=16, heads=2, inner=32)
-    return LanguageModel(TiedEmbedding(256, cell.d_model), cell, Equilibrium(), memory_length=8).eval()
+    embedding = TiedEmbedding(256, cell.d_model)
+    return LanguageModel(embedding, cell, Equilibrium(), memory_length=8, chunk_length=chunk_length).eval()
 
 
 def text(length: int) -> np.ndarray:
     return np.frombuffer(("the cat sat on the mat. " * length).encode()[:length], np.uint8).astype(np.uint16)
 
 
+@pytest.mark.parametrize("chunk_length", [None, 5])
 def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> None:
     tokens = text(81)
     pieces = read_passage(model, ByteTokenizer(), tokens, segment_length=16)
@@ -42,6 +49,7 @@ def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> No
     assert np.mean(losses) == pytest.approx(shown.loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("chunk_length", [None, 5])
 def test_a_solve_is_followed_at_every_evaluation_to_twice_its_budget(model: LanguageModel) -> None:
     inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
     solver = Anderson(tol=1e-2, max_evaluations=9, scope="prefix")
