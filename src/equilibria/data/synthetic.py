@@ -1,0 +1,126 @@
+"""Synthetic tasks: sequences made when they are asked for, each a pure function of its number.
+
+A sequence's number goes through a bijection to its symbols, so that no training sequence ever repeats another or one
+that is held out: disjoint by construction, not by luck.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equilibria.data.batching import Segment
+
+_ALPHABET_BITS = 3
+_BLANK, _MARKER = 0, 9
+_LONGEST = 20  # symbols whose bits fit, three each, in a 64-bit number with room to multiply
+
+
+@dataclass(frozen=True)
+class CopyMemory:
+    """Repeat, at the end of a sequence, the symbols it began with (Hochreiter and Schmidhuber 1997; this form:
+    Arjovsky et al. 2016, arXiv:1511.06464, and Bai et al. 2018, arXiv:1803.01271).
+
+    A sequence has `blanks + 2 · symbols` positions. Inputs: `symbols` symbols from 1 to 8, `blanks − 1` zeros and
+    `symbols + 1` markers 9. Targets: zeros, and at the last `symbols` positions the symbols. Every position counts in
+    the loss, a mean of 10-class cross-entropies.
+
+    Args:
+        blanks: positions between the last symbol and the first that must be repeated, at least 1.
+        symbols: how many to repeat, 1 to 20.
+        held_out: sequences kept for validation; fewer than there are.
+        seed: of the order in which the sequences come; another seed holds out others.
+    """
+
+    blanks: int = 400
+    symbols: int = 10
+    held_out: int = 2000
+    seed: int = 0
+
+    vocabulary_size = 10
+
+    def __post_init__(self) -> None:
+        if self.blanks < 1:
+            raise ValueError(f"blanks must be at least 1, found {self.blanks}")
+        if not 1 <= self.symbols <= _LONGEST:
+            raise ValueError(f"symbols must be between 1 and {_LONGEST}, found {self.symbols}")
+        if not 1 <= self.held_out < self.count:
+            raise ValueError(f"held_out must be between 1 and {self.count - 1}, found {self.held_out}")
+
+    @property
+    def count(self) -> int:
+        """How many different sequences there are."""
+        return 8**self.symbols
+
+    @property
+    def length(self) -> int:
+        """Positions of a sequence."""
+        return self.blanks + 2 * self.symbols
+
+    @property
+    def chance(self) -> float:
+        """The least loss without memory, in nats: certain of every blank, ignorant of every symbol."""
+        return self.symbols * math.log(8) / self.length
+
+    def training(self, batch_size: int) -> "CopyMemoryStream":
+        """Batches to train on; none repeats a sequence before all have been seen."""
+        return CopyMemoryStream(self, batch_size)
+
+    def validation(self, batch_size: int) -> Iterator[Segment]:
+        """One pass over the sequences held out."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        for first in range(0, self.held_out, batch_size):
+            yield self.segment(np.arange(first, min(first + batch_size, self.held_out)))
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        """The sequences of these numbers, 0 to `count − 1`, one per row."""
+        symbols = torch.from_numpy(self._symbols(numbers))
+        rows = len(symbols)
+
+        def constant(value: int, length: int) -> Tensor:
+            return torch.full((rows, length), value)
+
+        inputs = (symbols, constant(_BLANK, self.blanks - 1), constant(_MARKER, self.symbols + 1))
+        targets = (constant(_BLANK, self.blanks + self.symbols), symbols)
+        return Segment(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), starts=True)
+
+    def _symbols(self, numbers: np.ndarray) -> np.ndarray:
+        """(B,) numbers to (B, symbols) symbols: multiplying by an odd number and folding the upper bits onto the lower
+        are bijections of the numbers of so many bits."""
+        bits = _ALPHABET_BITS * self.symbols
+        mask = np.uint64(2**bits - 1)
+        x = numbers.astype(np.uint64)
+        for multiplier, summand in np.random.default_rng(self.seed).integers(0, 2**62, (4, 2), dtype=np.uint64):
+            x = (x * (multiplier | np.uint64(1)) + summand) & mask  # modulo 2^64 first, which 2^bits divides
+            x ^= x >> np.uint64(bits // 2 + 1)
+        digits = x[:, None] >> np.arange(0, bits, _ALPHABET_BITS, dtype=np.uint64)
+        return (digits & np.uint64(7)).astype(np.int64) + 1
+
+
+class CopyMemoryStream:
+    """Training batches of copy memory by index: resuming needs the index alone.
+
+    Args:
+        task: what to make.
+        batch_size: sequences per batch.
+    """
+
+    def __init__(self, task: CopyMemory, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        self._task, self._batch_size = task, batch_size
+
+    def at(self, index: int) -> Segment:
+        """The batch of that index, counted from 0.
+
+        Raises:
+            IndexError: the index is negative.
+        """
+        if index < 0:
+            raise IndexError(f"batch {index}: batches count from 0")
+        drawn = index * self._batch_size + np.arange(self._batch_size)
+        return self._task.segment(self._task.held_out + drawn % (self._task.count - self._task.held_out))

@@ -1,0 +1,120 @@
+"""The recurrent cell found by DARTS (Liu et al. 2018, arXiv:1806.09055): a small graph of highway nodes.
+
+    c, h = [x_t; h_{t−1}] W_0,   s_0 = h_{t−1} + σ(c) ⊙ (tanh(h) − h_{t−1})
+    c, h = s_p W_i,              s_i = s_p + σ(c) ⊙ (φ_i(h) − s_p)     for node i with predecessor p and activation φ_i
+    h_t = mean(s_1, …, s_n)
+
+Dropout masks of the input and of what the recurrent matrices read are drawn once per segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from equilibria.models.baselines.base import Layer, State
+from equilibria.nn import dropout_mask, masked
+
+Activation = Literal["tanh", "relu", "sigmoid", "identity"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+_INITIAL = 0.04  # half the width of the uniform distribution that the authors start from
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the graph: its activation, and the node it reads (0 is the one that reads the input)."""
+
+    activation: Activation
+    predecessor: int
+
+
+DARTS_FIRST_ORDER = (
+    Node("relu", 0),
+    Node("relu", 1),
+    Node("tanh", 2),
+    Node("relu", 3),
+    Node("relu", 4),
+    Node("identity", 1),
+    Node("relu", 5),
+    Node("relu", 1),
+)
+"""The cell found on Penn Treebank with the first-order approximation."""
+
+DARTS_SECOND_ORDER = (
+    Node("sigmoid", 0),
+    Node("relu", 1),
+    Node("relu", 1),
+    Node("identity", 1),
+    Node("tanh", 2),
+    Node("sigmoid", 5),
+    Node("tanh", 3),
+    Node("relu", 5),
+)
+"""The one found with the second-order approximation: the one of the tables."""
+
+
+class DARTSLayer(Layer):
+    """A recurrent layer of such a cell. Its state is the hidden state `(B, 1, d_out)`.
+
+    Args:
+        d_in: features of the input.
+        d_out: hidden units.
+        nodes: the graph; a node reads an earlier one.
+        input_dropout: probability of dropping a feature of the input.
+        hidden_dropout: of dropping a feature of what each node reads.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        nodes: tuple[Node, ...] = DARTS_SECOND_ORDER,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for number, node in enumerate(nodes, start=1):
+            if not 0 <= node.predecessor < number or node.activation not in get_args(Activation):
+                raise ValueError(f"node {number} must read one of 0 to {number - 1} with a known activation: {node}")
+        self.d_in, self.d_out, self.nodes = d_in, d_out, nodes
+        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
+        self.state_shapes = ((1, d_out),)
+        self.inject = nn.Linear(d_in, 2 * d_out, bias=False)
+        self.recur = nn.Linear(d_out, 2 * d_out, bias=False)
+        self.steps = nn.ModuleList(nn.Linear(d_out, 2 * d_out, bias=False) for _ in nodes)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -_INITIAL, _INITIAL)
+
+    def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+        """The hidden states `(B, L, d_out)` and the last of them."""
+        h_BH = state[0][:, 0]
+        mask = dropout_mask(h_BH, self.hidden_dropout, self.training)
+        x_BLD = masked(x_BLD, dropout_mask(x_BLD[:, :1], self.input_dropout, self.training))
+        hidden = []
+        for injected in self.inject(x_BLD).unbind(1):
+            h_BH = self._step(injected, h_BH, mask)
+            hidden.append(h_BH)
+        h_BLH = torch.stack(hidden, dim=1)
+        return h_BLH, (h_BLH[:, -1:],)
+
+    def _step(self, injected: Tensor, h_BH: Tensor, mask: Tensor | None) -> Tensor:
+        states = [_highway(h_BH, injected + self.recur(masked(h_BH, mask)), torch.tanh)]
+        for node, step in zip(self.nodes, self.steps, strict=True):
+            before = states[node.predecessor]
+            states.append(_highway(before, step(masked(before, mask)), _ACTIVATIONS[node.activation]))
+        return torch.stack(states[1:]).mean(0)
+
+
+def _highway(s: Tensor, gate_and_value: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    gate, value = gate_and_value.chunk(2, dim=-1)
+    return torch.lerp(s, activation(value), torch.sigmoid(gate))

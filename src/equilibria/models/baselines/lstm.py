@@ -1,0 +1,45 @@
+"""The LSTM (Hochreiter and Schmidhuber 1997), PyTorch's, one layer at a time so that masks fit between layers.
+
+With `weight_dropout` and the regularisers of `SequenceModel` it is the AWD-LSTM (Merity et al. 2017,
+arXiv:1708.02182), whose published size is `awd_lstm()`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from equilibria.models.baselines.base import Layer, State
+from equilibria.models.baselines.weight_dropout import with_dropped_weights
+
+
+class LSTMLayer(Layer):
+    """One LSTM layer. Its state is the hidden state and the cell, `(B, 1, d_out)` each.
+
+    Args:
+        d_in: features of the input.
+        d_out: hidden units.
+        weight_dropout: probability of dropping an entry of the recurrent matrix, for a whole segment.
+    """
+
+    def __init__(self, d_in: int, d_out: int, weight_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.d_in, self.d_out, self.weight_dropout = d_in, d_out, weight_dropout
+        self.state_shapes = ((1, d_out), (1, d_out))
+        self.lstm = nn.LSTM(d_in, d_out, batch_first=True)
+
+    def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+        """The hidden states `(B, L, d_out)` and the last state."""
+        first = tuple(part.transpose(0, 1).contiguous() for part in state)
+        probability = self.weight_dropout if self.training else 0.0
+        y_BLH, last = with_dropped_weights(self.lstm, ["weight_hh_l0"], probability, x_BLD, first)
+        return y_BLH, tuple(part.transpose(0, 1) for part in last)
+
+
+def awd_lstm(
+    d_model: int = 400, hidden: int = 1150, layers: int = 3, weight_dropout: float = 0.5
+) -> tuple[LSTMLayer, ...]:
+    """The layers of the AWD-LSTM: `hidden` units, but `d_model` in the last, for a softmax tied to the embedding."""
+    widths = [d_model, *[hidden] * (layers - 1), d_model]
+    return tuple(
+        LSTMLayer(d_in, d_out, weight_dropout) for d_in, d_out in zip(widths[:-1], widths[1:], strict=True)
+    )

@@ -1,0 +1,72 @@
+"""The quasi-recurrent network (Bradbury et al. 2016, arXiv:1611.01576).
+
+    z, f, o = tanh(W_z ∗ x), σ(W_f ∗ x), σ(W_o ∗ x)         causal convolutions
+    c_t = f_t ⊙ c_{t−1} + (1 − f_t) ⊙ z_t,   h_t = o_t ⊙ c_t       (fo-pooling)
+
+The recurrence is linear in `c`, so a scan takes ⌈log₂ L⌉ steps instead of L. `weight_dropout` makes it the AWD-QRNN
+(Merity et al. 2018, arXiv:1803.08240), whose published size is `awd_qrnn()`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equilibria.models.baselines.base import Layer, State
+from equilibria.models.baselines.convolution import reach
+from equilibria.models.baselines.weight_dropout import with_dropped_weights
+
+
+def linear_scan(decay_BLH: Tensor, drive_BLH: Tensor, start_BH: Tensor) -> Tensor:
+    """All `c_t = decay_t ⊙ c_{t−1} + drive_t` from `c_{−1} = start`, by doubling: `(B, L, H)`.
+
+    After the step with offset `k`, position `t` holds the map from `c_{t−2k}` to `c_t`.
+    """
+    length, offset = decay_BLH.shape[1], 1
+    while offset < length:
+        decay, earlier = decay_BLH[:, offset:], drive_BLH[:, :-offset]
+        drive_BLH = torch.cat([drive_BLH[:, :offset], torch.addcmul(drive_BLH[:, offset:], decay, earlier)], dim=1)
+        decay_BLH = torch.cat([decay_BLH[:, :offset], decay * decay_BLH[:, :-offset]], dim=1)
+        offset *= 2
+    return torch.addcmul(drive_BLH, decay_BLH, start_BH.unsqueeze(1))
+
+
+class QRNNLayer(Layer):
+    """One layer with fo-pooling. Its state is the past of the convolution and the last `c`, `(B, 1, d_out)`.
+
+    Args:
+        d_in: features of the input.
+        d_out: hidden units.
+        window: tokens that the convolution sees.
+        weight_dropout: probability of dropping an entry of the convolution, for a whole segment.
+    """
+
+    def __init__(self, d_in: int, d_out: int, window: int = 1, weight_dropout: float = 0.0) -> None:
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"window must be at least 1, found {window}")
+        self.d_in, self.d_out, self.weight_dropout = d_in, d_out, weight_dropout
+        self.convolution = nn.Conv1d(d_in, 3 * d_out, window)
+        self.state_shapes = ((reach(self.convolution), d_in), (1, d_out))
+
+    def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+        """The hidden states `(B, L, d_out)` and the state after the last."""
+        past, start = state
+        extended = torch.cat([past, x_BLD], dim=1)
+        probability = self.weight_dropout if self.training else 0.0
+        gates = with_dropped_weights(self.convolution, ["weight"], probability, extended.transpose(1, 2))
+        z, f, o = gates.transpose(1, 2).chunk(3, dim=-1)
+        f = torch.sigmoid(f)
+        c_BLH = linear_scan(f, (1.0 - f) * torch.tanh(z), start[:, 0])
+        return torch.sigmoid(o) * c_BLH, (extended[:, x_BLD.shape[1] :], c_BLH[:, -1:])
+
+
+def awd_qrnn(
+    d_model: int = 400, hidden: int = 1550, layers: int = 4, weight_dropout: float = 0.1
+) -> tuple[QRNNLayer, ...]:
+    """The layers of the AWD-QRNN: a window of 2 in the first and 1 in the others, `d_model` units in the last."""
+    widths = [d_model, *[hidden] * (layers - 1), d_model]
+    return tuple(
+        QRNNLayer(d_in, d_out, 1 if number else 2, weight_dropout)
+        for number, (d_in, d_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+    )

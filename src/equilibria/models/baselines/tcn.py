@@ -1,0 +1,66 @@
+"""The temporal convolutional network (Bai et al. 2018, arXiv:1803.01271).
+
+    y = dropout(relu(Conv_1 x)),  y = dropout(relu(Conv_2 y)),  o = relu(y + x)
+
+Weight-normed dilated causal convolutions, dropout of whole channels; `x` goes through a 1×1 convolution where the
+widths differ. Initialised as PyTorch's convolutions are, which the published code does in effect.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from equilibria.models.baselines.base import Layer, State
+from equilibria.models.baselines.convolution import causal_convolution, reach
+from equilibria.nn import dropout_mask, masked
+
+
+class TemporalBlock(Layer):
+    """One residual block. Its state is the past of either convolution.
+
+    Args:
+        d_in: channels in.
+        d_out: channels out.
+        kernel_size: taps of both convolutions.
+        dilation: tokens between taps.
+        dropout: probability of dropping a channel, for a whole segment.
+    """
+
+    def __init__(self, d_in: int, d_out: int, kernel_size: int, dilation: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if kernel_size < 1 or dilation < 1:
+            raise ValueError(f"kernel_size and dilation must be at least 1, found {kernel_size} and {dilation}")
+        self.d_in, self.d_out, self.dropout = d_in, d_out, dropout
+        self.first = weight_norm(nn.Conv1d(d_in, d_out, kernel_size, dilation=dilation))
+        self.second = weight_norm(nn.Conv1d(d_out, d_out, kernel_size, dilation=dilation))
+        self.match = nn.Linear(d_in, d_out) if d_in != d_out else nn.Identity()
+        past = reach(self.first)
+        self.state_shapes = ((past, d_in), (past, d_out))
+
+    def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+        """The block's output `(B, L, d_out)` and the pasts."""
+        y_BLH, first_past = causal_convolution(self.first, x_BLD, state[0])
+        y_BLH, second_past = causal_convolution(self.second, self._activated(y_BLH), state[1])
+        return F.relu(self._activated(y_BLH) + self.match(x_BLD)), (first_past, second_past)
+
+    def _activated(self, y_BLH: Tensor) -> Tensor:
+        y_BLH = F.relu(y_BLH)
+        return masked(y_BLH, dropout_mask(y_BLH[:, :1], self.dropout, self.training))
+
+
+def temporal_blocks(
+    d_in: int, hidden: int, d_out: int, levels: int, kernel_size: int, dropout: float = 0.0
+) -> tuple[TemporalBlock, ...]:
+    """Blocks whose dilation doubles from level to level: `hidden` channels, but `d_out` in the last."""
+    widths = [d_in, *[hidden] * (levels - 1), d_out]
+    return tuple(
+        TemporalBlock(before, after, kernel_size, 2**level, dropout)
+        for level, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+    )
+
+
+def receptive_field(blocks: tuple[TemporalBlock, ...]) -> int:
+    """Tokens that the last block's output depends on, the present one included."""
+    return 1 + sum(length for block in blocks for length, _ in block.state_shapes)

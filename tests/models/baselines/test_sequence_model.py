@@ -1,0 +1,245 @@
+"""What every baseline promises as a model, and the regularisers they share."""
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from equilibria.cells import Memory
+from equilibria.diagnostics import audit_batch_invariance, audit_causality
+from equilibria.models.baselines import (
+    DARTSLayer,
+    GatedBlock,
+    GRULayer,
+    Layer,
+    LSTMLayer,
+    NASLayer,
+    QRNNLayer,
+    Regularisation,
+    RelationalMemoryLayer,
+    SequenceModel,
+    awd_lstm,
+    awd_qrnn,
+    gated_blocks,
+    receptive_field,
+    temporal_blocks,
+)
+from equilibria.nn import TiedEmbedding
+from equilibria.nn.untied import UntiedEmbedding
+
+VOCABULARY, WIDTH = 13, 6
+
+FAMILIES: dict[str, Callable[[], Sequence[Layer]]] = {
+    "LSTM": lambda: awd_lstm(WIDTH, 8, layers=3),
+    "GRU": lambda: [GRULayer(WIDTH, 8), GRULayer(8, WIDTH)],
+    "TCN": lambda: temporal_blocks(WIDTH, 8, WIDTH, levels=3, kernel_size=2),
+    "gated ConvNet": lambda: gated_blocks(WIDTH, ((3, 6), (1, 8), (2, WIDTH))),
+    "gated bottleneck": lambda: [GatedBlock(WIDTH, ((1, 3), (3, 3), (1, WIDTH)))],
+    "QRNN": lambda: awd_qrnn(WIDTH, 8, layers=3),
+    "relational memory": lambda: [RelationalMemoryLayer(WIDTH, WIDTH, slots=2, heads=2, head_size=3)],
+    "DARTS": lambda: [DARTSLayer(WIDTH, WIDTH)],
+    "NAS": lambda: [NASLayer(WIDTH, 8), NASLayer(8, WIDTH)],
+}
+
+families = pytest.mark.parametrize("layers", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+def model(layers: Sequence[Layer], regularisation: Regularisation | None = None) -> SequenceModel:
+    torch.manual_seed(1)
+    built = SequenceModel(TiedEmbedding(VOCABULARY, WIDTH), layers, regularisation)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return built
+
+
+def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@families
+def test_causal_and_independent_of_neighbours_exactly(layers: Callable[[], Sequence[Layer]]) -> None:
+    built = model(layers())
+    read = tokens(3, 12)
+    assert audit_causality(built, read, cuts=range(1, 12)).leak == 0.0
+    assert audit_batch_invariance(built, read).leak == 0.0
+    changed = read.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % VOCABULARY  # and they do read what they may
+    assert not torch.equal(built(read).logits[:, 1], built(changed).logits[:, 1])
+
+
+@families
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.integers(0, 14), max_size=3), st.integers(0, 9))
+def test_segments_continue_each_other(layers: Callable[[], Sequence[Layer]], cuts: list[int], seed: int) -> None:
+    built = model(layers()).double().eval()
+    read = tokens(2, 15, seed)
+    edges = sorted({0, 15, *cuts})
+    memory, parts = None, []
+    for begin, end in pairwise(edges):
+        output = built(read[:, begin:end], memory=memory)
+        assert output.memory is not None
+        memory = Memory.unflatten(output.memory.flatten())
+        parts.append(output.logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), built(read).logits, rtol=1e-9, atol=1e-10)
+
+
+@families
+def test_every_parameter_learns_and_memory_is_detached(layers: Callable[[], Sequence[Layer]]) -> None:
+    built = model(layers()).train()
+    read = tokens(2, 9)
+    first = built(read[:, :5])
+    output = built(read[:, 4:8], read[:, 5:9], first.memory)
+    assert output.loss is not None
+    output.loss.backward()
+    for name, parameter in built.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+    assert output.memory is not None
+    assert not any(part.requires_grad for part in output.memory.flatten())
+    whole = sum(part.numel() for part in output.memory.flatten())
+    assert whole == sum(part.untyped_storage().nbytes() for part in output.memory.flatten()) // 4
+
+
+@families
+def test_the_loss_is_the_cross_entropy_of_the_logits(layers: Callable[[], Sequence[Layer]]) -> None:
+    built = model(layers()).eval()
+    read, targets = tokens(2, 6), tokens(2, 6, seed=1)
+    targets[0, 2] = -100
+    output = built(read, targets)
+    expected = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(output.loss, expected)
+    assert (output.solution, output.penalty) == (None, None)
+
+
+@families
+def test_a_copy_computes_the_same(layers: Callable[[], Sequence[Layer]]) -> None:
+    built = model(layers()).train()
+    built(tokens(2, 4), tokens(2, 4)).loss.backward()  # type: ignore[union-attr]
+    twin = copy.deepcopy(built)
+    assert torch.equal(twin.eval()(tokens(2, 4)).logits, built.eval()(tokens(2, 4)).logits)
+
+
+def test_without_memory_every_segment_starts_afresh() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)]).eval()
+    assert built(tokens(1, 3)).memory is not None
+    built.memory_length = 0
+    assert built(tokens(1, 3)).memory is None
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_the_tcn_sees_its_receptive_field_and_no_further(levels: int) -> None:
+    blocks = temporal_blocks(WIDTH, WIDTH, WIDTH, levels=levels, kernel_size=3)
+    field = receptive_field(blocks)
+    assert field == 1 + 2 * 2 * (2**levels - 1)
+    built = model(blocks).double().eval()
+    features = built.embedding(tokens(1, 2 * field)).detach().requires_grad_()
+    hidden, _ = built._read(features, None)
+    hidden[0, -1].sum().backward()
+    assert features.grad is not None
+    seen = features.grad[0].abs().amax(-1).nonzero().flatten()
+    assert int(seen.min()) >= field
+    assert int(seen.min()) <= field + 2  # a rectifier may hide the very last
+
+
+def test_weights_are_dropped_once_for_a_segment_and_only_in_training() -> None:
+    for layer in (LSTMLayer(4, 5, 0.5), GRULayer(4, 5, 0.5), QRNNLayer(4, 5, 2, 0.5)):
+        x = torch.randn(1, 1, 4).expand(2, 6, 4)
+        before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        state = tuple(torch.randn_like(part[:1]).expand_as(part) for part in layer.start(x))
+        plain, _ = layer.eval()(x, state)
+        dropped, _ = layer.train()(x, state)
+        again, _ = layer(x, state)
+        assert not torch.equal(plain, dropped)
+        assert not torch.equal(again, dropped)
+        assert torch.equal(dropped[0], dropped[1])  # rows share the mask
+        assert torch.equal(layer.eval()(x, state)[0], plain)
+        assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
+
+
+def test_a_dropped_weight_learns_only_where_it_was_kept() -> None:
+    layer = LSTMLayer(3, 4, 0.5).train()
+    x = torch.randn(2, 5, 3)
+    torch.manual_seed(5)
+    kept = torch.nn.functional.dropout(torch.ones(16, 4), 0.5) != 0
+    torch.manual_seed(5)
+    layer(x, layer.start(x))[0].sum().backward()
+    grad = layer.lstm.weight_hh_l0.grad
+    assert grad is not None
+    assert torch.equal(grad != 0, kept)
+
+
+def test_masks_are_the_same_for_all_tokens_of_a_row() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(inputs=0.5)).train()
+    features = built._embedded(torch.full((4, 7), 3))
+    assert torch.equal(features, features[:, :1].expand_as(features))
+    assert len({tuple(row.tolist()) for row in features[:, 0]}) > 1
+    assert (features == 0).any()
+    assert torch.equal(built.eval()._embedded(torch.full((1, 1), 3)), built.embedding(torch.full((1, 1), 3)))
+
+
+def test_a_dropped_token_is_dropped_wherever_it_occurs() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(tokens=0.5)).train()
+    read = tokens(8, 20)
+    gone = (built._embedded(read) == 0).all(-1)
+    per_token = [gone[read == token] for token in range(VOCABULARY)]
+    assert all(bool(occurrences.all()) or not bool(occurrences.any()) for occurrences in per_token)
+    assert 0 < sum(bool(occurrences.any()) for occurrences in per_token) < VOCABULARY
+    kept = built._embedded(read)[~gone]
+    assert set((kept / built.embedding(read)[~gone]).flatten().round(decimals=4).tolist()) <= {0.0, 2.0}
+
+
+def test_activation_penalties_are_those_of_awd_lstm() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(output=0.5, activation=2.0, slowness=3.0)).train()
+    read = tokens(2, 6)
+    output = built(read, read)
+    raw, hidden = built._read(built._embedded(read), None)[0].detach(), output.hidden.detach()
+    expected = 0.0
+    for b in range(2):
+        for t in range(6):
+            for d in range(WIDTH):
+                expected += 2.0 * float(hidden[b, t, d]) ** 2 / (2 * 6 * WIDTH)
+                if t:
+                    expected += 3.0 * float(raw[b, t, d] - raw[b, t - 1, d]) ** 2 / (2 * 5 * WIDTH)
+    assert output.penalty is not None
+    assert output.penalty.item() == pytest.approx(expected, rel=1e-5)
+    assert built(read[:, :1], read[:, :1]).penalty is not None  # of one token: no change to penalise
+    assert built.eval()(read, read).penalty is None
+
+
+def test_an_untied_embedding_has_widths_of_its_own() -> None:
+    embedding = UntiedEmbedding(10, 4, 7)
+    built = SequenceModel(embedding, [LSTMLayer(4, 7)])
+    assert built(tokens(2, 3) % 10).logits.shape == (2, 3, 10)
+    assert (embedding.vocabulary_size, embedding.d_model) == (10, 4)
+    with pytest.raises(ValueError, match="at least 1, found 0, 4 and 4"):
+        UntiedEmbedding(0, 4)
+
+
+def test_impossible_sizes_are_named() -> None:
+    with pytest.raises(ValueError, match="layer 0 has 5 features out, layer 1 6 in"):
+        SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 5), GRULayer(6, 4)])
+    with pytest.raises(ValueError, match="at least 1 layer"):
+        SequenceModel(TiedEmbedding(3, 4), [])
+    with pytest.raises(ValueError, match=r"inputs must be at least 0 and below 1, found 1\.0"):
+        Regularisation(inputs=1.0)
+    with pytest.raises(ValueError, match=r"slowness must be at least 0, found -1"):
+        Regularisation(slowness=-1.0)
+
+
+def parameters(layers: Sequence[Layer]) -> int:
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
+
+def test_published_sizes() -> None:
+    """Penn Treebank: 10,000 words, softmax tied to the embedding. The published ones have output biases besides."""
+    with torch.device("meta"):
+        assert 10_000 * 400 + parameters(awd_lstm()) == 24_221_600 - 10_000  # 24M
+        assert 10_000 * 400 + parameters(awd_qrnn()) == 24_010_150  # 24M
+        assert 10_000 * 850 + parameters([DARTSLayer(850, 850)]) == 22_950_000  # 23M
+        assert 10_000 * 740 + parameters([NASLayer(740, 740)] * 2) == pytest.approx(25e6, rel=5e-3)  # 25M
