@@ -22,6 +22,7 @@ import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.configuration import Recipe, build_corpus, build_model
 from equilibria.configuration.recipe import CellRecipe, DataRecipe, DepthRecipe, RunRecipe, TrainingRecipe
+from equilibria.data.batching import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Equilibrium
 from equilibria.inference.evaluation import Evaluation, evaluate
@@ -111,8 +112,10 @@ def twin_of(recipe: Recipe) -> Recipe:
 
 def contender(recipe: Recipe, vocabulary_size: int, tokens: np.ndarray) -> Contender:
     """A model with the weights of the recipe's seed, ready to train."""
-    torch.manual_seed(recipe.training.seed)
-    return Contender(TrainingLoop(build_model(recipe, vocabulary_size), recipe.training, tokens))
+    training = recipe.training
+    torch.manual_seed(training.seed)
+    batches = TrainingStream(tokens, training.batch_size * training.accumulation, training.segment_length)
+    return Contender(TrainingLoop(build_model(recipe, vocabulary_size), training, batches))
 
 
 def race(deq: Contender, twin: Contender, recipe: Recipe, valid: EncodedSplit, console: Console) -> None:

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from equilibria.cells import ContractiveCell
+from equilibria.data.batching import EvaluationStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
-from equilibria.inference.evaluation import Spread, evaluate, perplexity
+from equilibria.inference.evaluation import Spread, evaluate, evaluate_segments, perplexity
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
@@ -140,3 +141,14 @@ def test_a_text_without_anything_to_predict_is_an_error() -> None:
 def test_perplexity_of_a_hopeless_loss_is_infinite() -> None:
     assert perplexity(1e4) == math.inf
     assert perplexity(0.0) == 1.0
+
+
+def test_segments_that_are_no_text_are_evaluated_too() -> None:
+    segments = list(EvaluationStream(text(30).tokens, 2, 8))
+    found, expected = evaluate_segments(MODEL, iter(segments)), evaluate(MODEL, text(30), 2, 8)
+    assert (found.loss, found.tokens, found.residual) == (expected.loss, expected.tokens, expected.residual)
+    assert "words" not in found.to_json()
+    nothing = [replace(segment, targets=torch.full_like(segment.targets, -100)) for segment in segments]
+    for empty in ([], nothing):
+        with pytest.raises(UserError, match="no token to predict"):
+            evaluate_segments(MODEL, empty)

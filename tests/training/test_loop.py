@@ -9,6 +9,8 @@ from torch import Tensor
 
 from equilibria.cells import ContractiveCell, Memory, StackedCell
 from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.data.batching import TrainingStream
+from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import (
     Depth,
     DepthSchedule,
@@ -21,8 +23,11 @@ from equilibria.depths import (
 )
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
+from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
+from equilibria.models.baselines import LSTMLayer, Regularisation, SequenceModel
 from equilibria.nn import TiedEmbedding
+from equilibria.nn.untied import UntiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
 from layers import AveragingLayer
@@ -43,9 +48,10 @@ def loop(
     cell = ContractiveCell(d_model=width, heads=2, inner=32, dropout=dropout)
     solver = Picard(tol=1e-6, max_evaluations=4, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
+    batches = TrainingStream(TOKENS, recipe.batch_size * recipe.accumulation, recipe.segment_length)
     embedding = TiedEmbedding(31, width)
     if not framed:
-        return TrainingLoop(LanguageModel(embedding, cell, depth, memory_length=8), recipe, TOKENS, depths)
+        return TrainingLoop(LanguageModel(embedding, cell, depth, memory_length=8), recipe, batches, depths)
     around = [StackedCell([AveragingLayer(width, dropout=dropout) for _ in range(2)]) for _ in range(2)]
     model = LanguageModel(
         embedding,
@@ -58,7 +64,7 @@ def loop(
         chunk_length=5,
         auxiliary_weight=0.2,
     )
-    return TrainingLoop(model, recipe, TOKENS, depths)
+    return TrainingLoop(model, recipe, batches, depths)
 
 
 def weights(trained: TrainingLoop) -> torch.Tensor:
@@ -90,7 +96,7 @@ def test_memory_flows_within_a_pass_and_is_dropped_at_its_end() -> None:
         return forward(tokens_BL, targets, memory)
 
     learning.model.forward = spy
-    length = len(learning._stream)
+    length = len(TrainingStream(TOKENS, TRAINING.batch_size, TRAINING.segment_length))
     for _ in range(length + 2):
         learning.step()
     assert seen == [False, *[True] * (length - 1), False, True]
@@ -223,3 +229,27 @@ def test_explicit_depths_have_no_residual() -> None:
     summary = learning.statistics.summary()
     assert summary is not None
     assert (summary.evaluations, summary.residual, summary.residual_worst) == (None, None, None)
+
+
+def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit() -> None:
+    task = CopyMemory(blanks=4, symbols=3, held_out=100)
+    recipe = replace(TRAINING, steps=40, batch_size=8, learning_rate=2e-2)
+
+    def learner(seed: int) -> TrainingLoop:
+        torch.manual_seed(seed)
+        model = SequenceModel(UntiedEmbedding(10, 8, 16), [LSTMLayer(8, 16, 0.1)], Regularisation(hidden=0.1))
+        return TrainingLoop(model, recipe, task.training(recipe.batch_size))
+
+    undisturbed, interrupted, resumed = learner(0), learner(0), learner(1)
+    before = evaluate_segments(undisturbed.model, task.validation(500)).loss
+    torch.manual_seed(2)
+    for _ in range(40):
+        undisturbed.step()
+    assert evaluate_segments(undisturbed.model, task.validation(500)).loss < before / 2
+    torch.manual_seed(2)
+    for _ in range(20):
+        interrupted.step()
+    resumed.restore(interrupted.checkpoint(), Path("step-20"))
+    for _ in range(20):
+        resumed.step()
+    assert torch.equal(weights(resumed), weights(undisturbed))

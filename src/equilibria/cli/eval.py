@@ -13,7 +13,7 @@ from rich.table import Table
 from equilibria.data import Corpus, trigram_perplexity, unigram_perplexity
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Evaluation, Spread, evaluate
+from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_corpus, load_run
 from equilibria.models import LanguageModel
 
@@ -78,7 +78,7 @@ class RunEvaluation:
     """
 
     settings: dict[str, str | int | None]
-    model: Evaluation
+    model: TextEvaluation
     unigram_perplexity: float
     trigram_perplexity: float
 

@@ -1,7 +1,8 @@
-"""A text as segments of a batch: each row reads on, without a gap, from one segment to the next."""
+"""What a model trains on: segments by index. And a text as such: each row reads on from one segment to the next."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ class Segment:
     inputs: Tensor
     targets: Tensor
     starts: bool
+
+
+class Batches(Protocol):
+    """An endless supply of segments, each a pure function of its index: a resumed run needs the index alone."""
+
+    def at(self, index: int) -> Segment:
+        """The segment of that index, counted from 0."""
+        ...
 
 
 class TrainingStream:

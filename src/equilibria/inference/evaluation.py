@@ -1,16 +1,16 @@
-"""How well a model predicts a text, and how well its solves converged while doing so."""
+"""How well a model predicts a text or any other segments, and how well its solves converged while doing so."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from equilibria.data.batching import NO_TARGET, EvaluationStream
+from equilibria.data.batching import NO_TARGET, EvaluationStream, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.errors import UserError
 from equilibria.models.language_model import LanguageModel
@@ -36,15 +36,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of evaluating a model on a text.
+    """The result of evaluating a model.
 
     Attributes:
         loss: mean negative log-likelihood per token, in nats.
         perplexity: `exp(loss)`, per token.
-        word_perplexity: perplexity per whitespace-separated word, the end of a passage counted as one.
-        bits_per_byte: negative log-likelihood in bits per byte of UTF-8 text.
-        tokens: tokens predicted, each once: all but the first.
-        words, bytes: those of the text, in the proportion of its tokens that were predicted.
+        tokens: tokens predicted, each once.
         residual: over predicted tokens; of the state that the prediction was made from.
         evaluations: over predicted tokens: evaluations after which a token's state had converged, or all
             that were spent where it had not.
@@ -58,11 +55,7 @@ class Evaluation:
 
     loss: float
     perplexity: float
-    word_perplexity: float
-    bits_per_byte: float
     tokens: int
-    words: int
-    bytes: int
     residual: Spread
     evaluations: Spread
     evaluations_per_solve: float | None
@@ -80,6 +73,22 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class TextEvaluation(Evaluation):
+    """The result of evaluating a model on a text.
+
+    Attributes:
+        word_perplexity: perplexity per whitespace-separated word, the end of a passage counted as one.
+        bits_per_byte: negative log-likelihood in bits per byte of UTF-8 text.
+        words, bytes: those of the text, in the proportion of its tokens that were predicted: all but the first.
+    """
+
+    word_perplexity: float
+    bits_per_byte: float
+    words: int
+    bytes: int
+
+
 def perplexity(loss: float) -> float:
     """`exp(loss)`, infinite where that is too large for a float."""
     return math.exp(loss) if loss < 700 else math.inf
@@ -92,7 +101,7 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
-) -> Evaluation:
+) -> TextEvaluation:
     """Predicts every token of a text but its first, exactly once, and measures loss and convergence.
 
     The model is left as it was found (mode and memory length), and no random number is drawn.
@@ -109,18 +118,46 @@ def evaluate(
         UserError: a size is not positive, or there is no token to predict.
     """
     tokens = split.tokens if max_tokens is None else split.tokens[:max_tokens]
+    result = evaluate_segments(model, EvaluationStream(tokens, batch_size, segment_length), memory_length)
+    nats, share = result.loss * result.tokens, result.tokens / len(split.tokens)
+    words, size = split.words * share, split.bytes * share
+    return TextEvaluation(
+        **{field.name: getattr(result, field.name) for field in fields(result)},
+        word_perplexity=perplexity(nats / words),
+        bits_per_byte=nats / math.log(2) / size,
+        words=round(words),
+        bytes=round(size),
+    )
+
+
+def evaluate_segments(
+    model: LanguageModel, segments: Iterable[Segment], memory_length: int | None = None
+) -> Evaluation:
+    """Predicts the targets of segments in their order, and measures loss and convergence.
+
+    The model is left as it was found (mode and memory length), and no random number is drawn.
+
+    Args:
+        model: on any device.
+        segments: read once; memory flows from one to the next unless that one starts anew.
+        memory_length: equilibria handed from one segment to the next; None keeps the model's own.
+
+    Raises:
+        UserError: the memory length is negative, or there is no token to predict.
+    """
     tally = _Tally()
     start = time.perf_counter()
-    stream = EvaluationStream(tokens, batch_size, segment_length)
     with _evaluating(model, memory_length), torch.no_grad():
-        _read(model, stream, tally)
-    return tally.evaluation(split, time.perf_counter() - start)
+        _read(model, segments, tally)
+    if not tally.tokens:
+        raise UserError("the segments have no token to predict; give at least one with a target")
+    return tally.evaluation(time.perf_counter() - start)
 
 
-def _read(model: LanguageModel, stream: EvaluationStream, tally: "_Tally") -> None:
+def _read(model: LanguageModel, segments: Iterable[Segment], tally: "_Tally") -> None:
     device = next(model.parameters()).device
     memory = None
-    for segment in stream:
+    for segment in segments:
         memory = None if segment.starts else memory
         output = model(segment.inputs.to(device), segment.targets.to(device), memory)
         memory = output.memory
@@ -169,19 +206,13 @@ class _Tally:
         self.residuals.append(_per_token(solution.residual, predicted))
         self.group_evaluations.append(_per_token(solution.group_evaluations, predicted))
 
-    def evaluation(self, split: EncodedSplit, seconds: float) -> Evaluation:
+    def evaluation(self, seconds: float) -> Evaluation:
         """The figures of everything counted."""
         loss = self.nats / self.tokens
-        share = self.tokens / len(split.tokens)
-        words, size = split.words * share, split.bytes * share
         return Evaluation(
             loss=loss,
             perplexity=perplexity(loss),
-            word_perplexity=perplexity(self.nats / words),
-            bits_per_byte=self.nats / math.log(2) / size,
             tokens=self.tokens,
-            words=round(words),
-            bytes=round(size),
             residual=Spread.of(_joined(self.residuals)),
             evaluations=Spread.of(_joined(self.group_evaluations)),
             evaluations_per_solve=self.evaluations / self.solves if self.solves else None,

@@ -6,13 +6,12 @@ It knows nothing of run folders, displays and signals, so that a benchmark can s
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Memory
 from equilibria.configuration.recipe import TrainingRecipe
-from equilibria.data.batching import NO_TARGET, TrainingStream
+from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.weights import distinct_state, fill
@@ -25,31 +24,31 @@ from equilibria.training.statistics import StepStatistics
 
 
 class TrainingLoop:
-    """Trains a model on a stream of tokens.
+    """Trains a model on batches of segments.
 
-    A step reads `accumulation` slots of `batch_size` rows each and averages their gradients: the same step
-    as one of `accumulation * batch_size` rows taken at once. Every slot has its own segment memory.
+    A step divides its batch, of `accumulation * batch_size` rows, into `accumulation` slots and averages their
+    gradients: the same step as one of all rows taken at once. Every slot has its own segment memory.
 
     Args:
         model: on the device it shall be trained on.
         recipe: sizes, rates and limits.
-        tokens: the training text (1-D, integer).
+        batches: what to train on; a step takes the segment of its index.
         depths: the model's depth in each step, asked before it is taken; the model's own throughout when None.
 
     Attributes:
-        done: optimizer steps finished; also the index of the next segment of the stream.
+        done: optimizer steps finished; also the index of the next segment.
         statistics: figures of the steps since its last reset.
     """
 
     def __init__(
-        self, model: LanguageModel, recipe: TrainingRecipe, tokens: np.ndarray, depths: DepthSchedule | None = None
+        self, model: LanguageModel, recipe: TrainingRecipe, batches: Batches, depths: DepthSchedule | None = None
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.device = next(model.parameters()).device
         self.done = 0
         self.statistics = StepStatistics(self.device)
-        self._stream = TrainingStream(tokens, recipe.batch_size * recipe.accumulation, recipe.segment_length)
+        self._batches = batches
         self._memories: list[Memory | None] = [None] * recipe.accumulation
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._depths = depths
@@ -69,7 +68,7 @@ class TrainingLoop:
         """
         if self._depths is not None:
             self.model.depth = self._depths.at(self.done, self.recipe.steps)
-        segment = self._stream.at(self.done)
+        segment = self._batches.at(self.done)
         if segment.starts:
             self._memories = [None] * self.recipe.accumulation
         self.model.train()

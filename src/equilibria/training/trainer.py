@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.batching import check_tokens
+from equilibria.data.batching import TrainingStream, check_tokens
 from equilibria.data.prepared import Corpus
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
@@ -81,7 +81,9 @@ class Trainer:
         self._train, self._valid = corpus.split("train"), corpus.split("valid")
         for split in (self._train, self._valid):
             check_tokens(split.tokens, model.embedding.vocabulary_size)
-        self.loop = TrainingLoop(model, recipe.training, self._train.tokens, depths)
+        rows = recipe.training.batch_size * recipe.training.accumulation
+        batches = TrainingStream(self._train.tokens, rows, recipe.training.segment_length)
+        self.loop = TrainingLoop(model, recipe.training, batches, depths)
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None

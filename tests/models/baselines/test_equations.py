@@ -1,6 +1,7 @@
 """Every baseline layer against its published equations, written out with plain loops in float64."""
 
 import math
+from typing import Literal, TypeVar
 
 import pytest
 import torch
@@ -25,8 +26,10 @@ from equilibria.models.baselines import (
     linear_scan,
 )
 
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
-def randomised(layer: Layer) -> Layer:
+
+def randomised(layer: AnyLayer) -> AnyLayer:
     torch.manual_seed(2)
     layer = layer.double().eval()
     with torch.no_grad():
@@ -53,13 +56,17 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def test_lstm() -> None:
     layer = randomised(LSTMLayer(3, 4))
-    assert isinstance(layer, LSTMLayer)
-    weights, (x, state) = layer.lstm, drawn(layer)
+    weights, (x, state) = dict(layer.lstm.named_parameters()), drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     for b in range(2):
         h, c = (part[b, 0] for part in state)
         for t in range(5):
-            gates = weights.weight_ih_l0 @ x[b, t] + weights.bias_ih_l0 + weights.weight_hh_l0 @ h + weights.bias_hh_l0
+            gates = (
+                weights["weight_ih_l0"] @ x[b, t]
+                + weights["bias_ih_l0"]
+                + weights["weight_hh_l0"] @ h
+                + weights["bias_hh_l0"]
+            )
             i, f, g, o = gates.split(4)
             c = sigmoid(f) * c + sigmoid(i) * torch.tanh(g)
             h = sigmoid(o) * torch.tanh(c)
@@ -69,30 +76,34 @@ def test_lstm() -> None:
 
 def test_gru() -> None:
     layer = randomised(GRULayer(3, 4))
-    assert isinstance(layer, GRULayer)
-    weights, (x, state) = layer.gru, drawn(layer)
+    weights, (x, state) = dict(layer.gru.named_parameters()), drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     for b in range(2):
         h = state[0][b, 0]
         for t in range(5):
-            x_r, x_u, x_n = (weights.weight_ih_l0 @ x[b, t] + weights.bias_ih_l0).split(4)
-            h_r, h_u, h_n = (weights.weight_hh_l0 @ h + weights.bias_hh_l0).split(4)
+            x_r, x_u, x_n = (weights["weight_ih_l0"] @ x[b, t] + weights["bias_ih_l0"]).split(4)
+            h_r, h_u, h_n = (weights["weight_hh_l0"] @ h + weights["bias_hh_l0"]).split(4)
             update, proposal = sigmoid(x_u + h_u), torch.tanh(x_n + sigmoid(x_r + h_r) * h_n)
             h = (1 - update) * proposal + update * h
             expected[b, t] = h.detach()
     compare(layer, x, state, expected)
 
 
-def convolved(weight: Tensor, bias: Tensor | None, dilation: int, past: Tensor, x: Tensor) -> Tensor:
+def convolved(weight: Tensor, bias: Tensor, dilation: int, past: Tensor, x: Tensor) -> Tensor:
     """A causal convolution of one row, tap by tap: past `(M, D)`, x `(L, D)`, weight `(H, D, K)`."""
     whole, taps = torch.cat([past, x]), weight.shape[-1]
     rows = []
     for t in range(len(x)):
-        y = torch.zeros(weight.shape[0], dtype=x.dtype) if bias is None else bias.clone()
+        y = bias
         for k in range(taps):
             y = y + weight[:, :, k] @ whole[len(past) + t - (taps - 1 - k) * dilation]
         rows.append(y)
     return torch.stack(rows)
+
+
+def matched(match: torch.nn.Module, x: Tensor) -> Tensor:
+    """The residual of a layer whose widths differ."""
+    return x @ match.get_parameter("weight").T + match.get_parameter("bias")
 
 
 def normed(convolution: torch.nn.Module) -> Tensor:
@@ -105,14 +116,13 @@ def normed(convolution: torch.nn.Module) -> Tensor:
 @pytest.mark.parametrize("d_out", [3, 4])
 def test_temporal_block(d_out: int) -> None:
     layer = randomised(TemporalBlock(3, d_out, kernel_size=3, dilation=2))
-    assert isinstance(layer, TemporalBlock)
     x, state = drawn(layer)
     rows = []
     for b in range(2):
         y = x[b]
         for convolution, past in ((layer.first, state[0][b]), (layer.second, state[1][b])):
-            y = convolved(normed(convolution), convolution.bias, 2, past, y).clamp(min=0)
-        residual = x[b] if d_out == 3 else x[b] @ layer.match.weight.T + layer.match.bias
+            y = convolved(normed(convolution), convolution.get_parameter("bias"), 2, past, y).clamp(min=0)
+        residual = x[b] if d_out == 3 else matched(layer.match, x[b])
         rows.append((y + residual).clamp(min=0).detach())
     compare(layer, x, state, torch.stack(rows))
 
@@ -120,16 +130,15 @@ def test_temporal_block(d_out: int) -> None:
 @pytest.mark.parametrize("convolutions", [((4, 3),), ((1, 2), (3, 2), (1, 5))])
 def test_gated_block(convolutions: tuple[tuple[int, int], ...]) -> None:
     layer = randomised(GatedBlock(3, convolutions))
-    assert isinstance(layer, GatedBlock)
     x, state = drawn(layer)
     rows = []
     for b in range(2):
         y = x[b]
         for convolution, past in zip(layer.convolutions, state, strict=True):
-            both = convolved(normed(convolution), convolution.bias, 1, past[b], y)
+            both = convolved(normed(convolution), convolution.get_parameter("bias"), 1, past[b], y)
             width = both.shape[-1] // 2
             y = both[:, :width] * sigmoid(both[:, width:])
-        residual = x[b] if layer.d_out == 3 else x[b] @ layer.match.weight.T + layer.match.bias
+        residual = x[b] if layer.d_out == 3 else matched(layer.match, x[b])
         rows.append(((y + residual) / math.sqrt(2)).detach())
     compare(layer, x, state, torch.stack(rows))
 
@@ -137,12 +146,11 @@ def test_gated_block(convolutions: tuple[tuple[int, int], ...]) -> None:
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_qrnn(window: int) -> None:
     layer = randomised(QRNNLayer(3, 4, window))
-    assert isinstance(layer, QRNNLayer)
     x, state = drawn(layer, length=7)
     expected = torch.empty(2, 7, 4, dtype=torch.float64)
     for b in range(2):
         c = state[1][b, 0]
-        gates = convolved(layer.convolution.weight, layer.convolution.bias, 1, state[0][b], x[b])
+        gates = convolved(layer.convolution.weight, layer.convolution.get_parameter("bias"), 1, state[0][b], x[b])
         for t in range(7):
             z, f, o = gates[t].split(4)
             c = sigmoid(f) * c + (1 - sigmoid(f)) * torch.tanh(z)
@@ -164,9 +172,8 @@ def test_the_scan_is_the_recurrence(length: int, width: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("gates", ["unit", "slot"])
-def test_relational_memory(gates: str) -> None:
+def test_relational_memory(gates: Literal["unit", "slot"]) -> None:
     layer = randomised(RelationalMemoryLayer(3, 4, slots=3, heads=2, head_size=2, gates=gates))
-    assert isinstance(layer, RelationalMemoryLayer)
     x, state = drawn(layer)
     width, size = 4, 2
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
@@ -189,7 +196,7 @@ def test_relational_memory(gates: str) -> None:
                     keys = [(layer.keys_values.weight[:width] @ row)[part] for row in seen]
                     values = [(layer.keys_values.weight[width:] @ row)[part] for row in seen]
                     shares = torch.stack([q @ k / math.sqrt(size) for k in keys]).exp()
-                    mixed.append(sum(share * value for share, value in zip(shares / shares.sum(), values, strict=True)))
+                    mixed.append(torch.stack(values).T @ (shares / shares.sum()))
                 n = norm(slot + torch.cat(mixed), layer.attention_norm)
                 inner = (layer.expand.weight @ n + layer.expand.bias).clamp(min=0)
                 n = norm(n + layer.contract.weight @ inner + layer.contract.bias, layer.feed_forward_norm)
@@ -211,27 +218,26 @@ def test_the_relational_memory_starts_as_the_identity_that_tends_to_stay() -> No
 @pytest.mark.parametrize("nodes", [DARTS_FIRST_ORDER, DARTS_SECOND_ORDER])
 def test_darts(nodes: tuple) -> None:
     layer = randomised(DARTSLayer(3, 4, nodes))
-    assert isinstance(layer, DARTSLayer)
     functions = {"tanh": torch.tanh, "relu": F.relu, "sigmoid": sigmoid, "identity": lambda value: value}
     x, state = drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     for b in range(2):
         h = state[0][b, 0]
         for t in range(5):
-            gate, value = (torch.cat([layer.inject.weight, layer.recur.weight], dim=1) @ torch.cat([x[b, t], h])).split(4)
+            both = torch.cat([layer.inject.weight, layer.recur.weight], dim=1)
+            gate, value = (both @ torch.cat([x[b, t], h])).split(4)
             s = [h + sigmoid(gate) * (torch.tanh(value) - h)]
             for node, step in zip(nodes, layer.steps, strict=True):
                 before = s[node.predecessor]
                 gate, value = (step.weight @ before).split(4)
                 s.append(before + sigmoid(gate) * (functions[node.activation](value) - before))
-            h = sum(s[1:]) / len(nodes)
+            h = torch.stack(s[1:]).sum(0) / len(nodes)
             expected[b, t] = h.detach()
     compare(layer, x, state, expected)
 
 
 def test_nas() -> None:
     layer = randomised(NASLayer(3, 4))
-    assert isinstance(layer, NASLayer)
     x, state = drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     tanh, relu = torch.tanh, F.relu

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Memory
@@ -68,7 +67,7 @@ class Regularisation:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, weight = getattr(self, field.name), field.name in ("activation", "slowness")
-            if not 0 <= value or not (weight or value < 1):
+            if not value >= 0 or not (weight or value < 1):
                 raise ValueError(f"{field.name} must be at least 0{'' if weight else ' and below 1'}, found {value}")
 
 

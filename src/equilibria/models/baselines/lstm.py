@@ -6,6 +6,8 @@ arXiv:1708.02182), whose published size is `awd_lstm()`.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from equilibria.models.baselines.base import Layer, State
@@ -40,6 +42,4 @@ def awd_lstm(
 ) -> tuple[LSTMLayer, ...]:
     """The layers of the AWD-LSTM: `hidden` units, but `d_model` in the last, for a softmax tied to the embedding."""
     widths = [d_model, *[hidden] * (layers - 1), d_model]
-    return tuple(
-        LSTMLayer(d_in, d_out, weight_dropout) for d_in, d_out in zip(widths[:-1], widths[1:], strict=True)
-    )
+    return tuple(LSTMLayer(d_in, d_out, weight_dropout) for d_in, d_out in pairwise(widths))

@@ -9,6 +9,8 @@ The recurrence is linear in `c`, so a scan takes ⌈log₂ L⌉ steps instead of
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -68,5 +70,5 @@ def awd_qrnn(
     widths = [d_model, *[hidden] * (layers - 1), d_model]
     return tuple(
         QRNNLayer(d_in, d_out, 1 if number else 2, weight_dropout)
-        for number, (d_in, d_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for number, (d_in, d_out) in enumerate(pairwise(widths))
     )

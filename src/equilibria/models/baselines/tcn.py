@@ -8,6 +8,8 @@ widths differ. Initialised as PyTorch's convolutions are, which the published co
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -33,8 +35,10 @@ class TemporalBlock(Layer):
         if kernel_size < 1 or dilation < 1:
             raise ValueError(f"kernel_size and dilation must be at least 1, found {kernel_size} and {dilation}")
         self.d_in, self.d_out, self.dropout = d_in, d_out, dropout
-        self.first = weight_norm(nn.Conv1d(d_in, d_out, kernel_size, dilation=dilation))
-        self.second = weight_norm(nn.Conv1d(d_out, d_out, kernel_size, dilation=dilation))
+        self.first = nn.Conv1d(d_in, d_out, kernel_size, dilation=dilation)
+        self.second = nn.Conv1d(d_out, d_out, kernel_size, dilation=dilation)
+        for convolution in (self.first, self.second):
+            weight_norm(convolution)
         self.match = nn.Linear(d_in, d_out) if d_in != d_out else nn.Identity()
         past = reach(self.first)
         self.state_shapes = ((past, d_in), (past, d_out))
@@ -57,7 +61,7 @@ def temporal_blocks(
     widths = [d_in, *[hidden] * (levels - 1), d_out]
     return tuple(
         TemporalBlock(before, after, kernel_size, 2**level, dropout)
-        for level, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for level, (before, after) in enumerate(pairwise(widths))
     )
 
 
