@@ -43,6 +43,7 @@ class Contender:
 
     @property
     def model(self) -> LanguageModel:
+        assert isinstance(self.loop.model, LanguageModel)
         return self.loop.model
 
     def step(self) -> None:

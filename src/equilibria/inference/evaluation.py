@@ -13,7 +13,7 @@ from torch import Tensor
 from equilibria.data.batching import NO_TARGET, EvaluationStream, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.errors import UserError
-from equilibria.models.language_model import LanguageModel
+from equilibria.models.base import TokenModel
 from equilibria.solvers import Solution, Status
 
 
@@ -95,7 +95,7 @@ def perplexity(loss: float) -> float:
 
 
 def evaluate(
-    model: LanguageModel,
+    model: TokenModel,
     split: EncodedSplit,
     batch_size: int,
     segment_length: int,
@@ -130,9 +130,7 @@ def evaluate(
     )
 
 
-def evaluate_segments(
-    model: LanguageModel, segments: Iterable[Segment], memory_length: int | None = None
-) -> Evaluation:
+def evaluate_segments(model: TokenModel, segments: Iterable[Segment], memory_length: int | None = None) -> Evaluation:
     """Predicts the targets of segments in their order, and measures loss and convergence.
 
     The model is left as it was found (mode and memory length), and no random number is drawn.
@@ -154,7 +152,7 @@ def evaluate_segments(
     return tally.evaluation(time.perf_counter() - start)
 
 
-def _read(model: LanguageModel, segments: Iterable[Segment], tally: "_Tally") -> None:
+def _read(model: TokenModel, segments: Iterable[Segment], tally: "_Tally") -> None:
     device = next(model.parameters()).device
     memory = None
     for segment in segments:
@@ -165,7 +163,7 @@ def _read(model: LanguageModel, segments: Iterable[Segment], tally: "_Tally") ->
 
 
 @contextmanager
-def _evaluating(model: LanguageModel, memory_length: int | None) -> Iterator[None]:
+def _evaluating(model: TokenModel, memory_length: int | None) -> Iterator[None]:
     """Evaluation mode and the memory length asked for, both put back afterwards."""
     training, own_length = model.training, model.memory_length
     model.eval()

@@ -1,5 +1,6 @@
 """Models: a language model is an embedding with its softmax, and a cell at a depth between them."""
 
-from equilibria.models.language_model import LanguageModel, Output
+from equilibria.models.base import Output, TokenModel
+from equilibria.models.language_model import LanguageModel
 
-__all__ = ["LanguageModel", "Output"]
+__all__ = ["LanguageModel", "Output", "TokenModel"]

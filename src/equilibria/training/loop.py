@@ -15,7 +15,7 @@ from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.weights import distinct_state, fill
-from equilibria.models.language_model import LanguageModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.checkpoint import Checkpoint
 from equilibria.training.optimizers import adamw
 from equilibria.training.randomness import random_state, restore_random_state
@@ -41,7 +41,7 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, model: LanguageModel, recipe: TrainingRecipe, batches: Batches, depths: DepthSchedule | None = None
+        self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, depths: DepthSchedule | None = None
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -67,6 +67,7 @@ class TrainingLoop:
             The loss before the step, in nats per token, on the model's device; reading it waits for that.
         """
         if self._depths is not None:
+            assert isinstance(self.model, LanguageModel)  # other models have no depth
             self.model.depth = self._depths.at(self.done, self.recipe.steps)
         segment = self._batches.at(self.done)
         if segment.starts:

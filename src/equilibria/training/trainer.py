@@ -16,7 +16,7 @@ from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
-from equilibria.models.language_model import LanguageModel
+from equilibria.models import TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: TokenModel,
         recipe: Recipe,
         corpus: Corpus,
         run_folder: Path,

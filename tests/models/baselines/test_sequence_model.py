@@ -221,6 +221,22 @@ def test_an_untied_embedding_has_widths_of_its_own() -> None:
         UntiedEmbedding(0, 4)
 
 
+def test_it_writes_text_like_a_language_model() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)])
+    written = built.generate(tokens(2, 3), max_new_tokens=4, temperature=0.0)
+    assert written.shape == (2, 7)
+    assert torch.equal(written[:, -1], built.eval()(written[:, :-1]).logits[:, -1].argmax(-1))
+    assert torch.equal(written[:, :3], tokens(2, 3))
+
+
+def test_what_belongs_to_another_model_is_named() -> None:
+    built = model([GRULayer(WIDTH, WIDTH)])
+    with pytest.raises(ValueError, match="the memory has 2 tensors"):
+        built(tokens(1, 3), memory=model([LSTMLayer(WIDTH, WIDTH)])(tokens(1, 3)).memory)
+    with pytest.raises(ValueError, match="token id 13 is outside the vocabulary of 13"):
+        built(tokens(1, 3).clamp(min=13))
+
+
 def test_impossible_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="layer 0 has 5 features out, layer 1 6 in"):
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 5), GRULayer(6, 4)])

@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
 from equilibria.cells import Memory
-from equilibria.models.language_model import Output
+from equilibria.models.base import Output, TokenModel
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 
 State = tuple[Tensor, ...]
@@ -71,7 +72,7 @@ class Regularisation:
                 raise ValueError(f"{field.name} must be at least 0{'' if weight else ' and below 1'}, found {value}")
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(TokenModel):
     """Predict each next token with a stack of layers; called like a `LanguageModel`.
 
     Args:
@@ -109,7 +110,11 @@ class SequenceModel(nn.Module):
             tokens_BL: token ids, `(B, L)` integers.
             targets: next tokens `(B, L)`; -100 where there is none.
             memory: what the segment before returned.
+
+        Raises:
+            ValueError: a token id outside the vocabulary, or a memory of another model.
         """
+        self.check(tokens_BL)
         raw_BLH, states = self._read(self._embedded(tokens_BL), memory)
         hidden_BLH = self._dropped(raw_BLH, self.regularisation.output)
         loss = None
@@ -130,15 +135,12 @@ class SequenceModel(nn.Module):
 
     def _read(self, x_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, State]:
         """The last layer's output, and the states of all layers after the last token."""
-        given = list(memory.states) if memory is not None else None
+        layers = cast("Sequence[Layer]", self.layers)
+        before = Memory.split(memory, [len(layer.state_shapes) for layer in layers])
         states: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
+        for number, (layer, part) in enumerate(zip(layers, before, strict=True)):
             x_BLD = self._dropped(x_BLD, self.regularisation.hidden) if number else x_BLD
-            state = layer.start(x_BLD)
-            if given is not None:
-                state, given = tuple(given[: len(state)]), given[len(state) :]
-            x_BLD, state = layer(x_BLD, state)
+            x_BLD, state = layer(x_BLD, layer.start(x_BLD) if part is None else part.states)
             states.extend(state)
         return x_BLD, tuple(states)
 
