@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data.synthetic import CopyMemory, Reversal
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 50), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
 def test_sequences_are_those_of_the_papers(blanks: int, symbols: int, rows: int, seed: int) -> None:
-    task = CopyMemory(blanks, symbols, held_out=1, seed=seed)
+    task = CopyMemory(blanks=blanks, symbols=symbols, held_out=1, seed=seed)
     segment = task.training(rows).at(3)
     assert task.length == blanks + 2 * symbols
     assert segment.inputs.shape == segment.targets.shape == (rows, task.length)
@@ -96,3 +96,10 @@ def test_impossible_sizes_are_named(arguments: dict[str, int], message: str) -> 
         next(CopyMemory().validation(0))
     with pytest.raises(IndexError, match="batch -1"):
         CopyMemory().training(1).at(-1)
+
+
+def test_reversal_reverses_the_same_sequences() -> None:
+    segment, copied = Reversal(symbols=6).training(5).at(2), CopyMemory(symbols=6).training(5).at(2)
+    assert segment.inputs.tolist() == copied.inputs[:, :6].tolist()
+    assert segment.targets.tolist() == [row[::-1] for row in segment.inputs.tolist()]
+    assert segment.starts

@@ -5,8 +5,10 @@ that is held out: disjoint by construction, not by luck.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,35 +18,26 @@ from equilibria.data.batching import Segment
 
 _ALPHABET_BITS = 3
 _BLANK, _MARKER = 0, 9
-_LONGEST = 20  # symbols whose bits fit, three each, in a 64-bit number with room to multiply
+_LONGEST = 20  # symbols whose bits fit, three each, in a 64-bit number
 
 
-@dataclass(frozen=True)
-class CopyMemory:
-    """Repeat, at the end of a sequence, the symbols it began with (Hochreiter and Schmidhuber 1997; this form:
-    Arjovsky et al. 2016, arXiv:1511.06464, and Bai et al. 2018, arXiv:1803.01271).
-
-    A sequence has `blanks + 2 · symbols` positions. Inputs: `symbols` symbols from 1 to 8, `blanks − 1` zeros and
-    `symbols + 1` markers 9. Targets: zeros, and at the last `symbols` positions the symbols. Every position counts in
-    the loss, a mean of 10-class cross-entropies.
+@dataclass(frozen=True, kw_only=True)
+class SymbolTask(ABC):
+    """Something to do with symbols from 1 to 8.
 
     Args:
-        blanks: positions between the last symbol and the first that must be repeated, at least 1.
-        symbols: how many to repeat, 1 to 20.
+        symbols: how many, 1 to 20.
         held_out: sequences kept for validation; fewer than there are.
         seed: of the order in which the sequences come; another seed holds out others.
     """
 
-    blanks: int = 400
     symbols: int = 10
     held_out: int = 2000
     seed: int = 0
 
-    vocabulary_size = 10
+    vocabulary_size: ClassVar[int]
 
     def __post_init__(self) -> None:
-        if self.blanks < 1:
-            raise ValueError(f"blanks must be at least 1, found {self.blanks}")
         if not 1 <= self.symbols <= _LONGEST:
             raise ValueError(f"symbols must be between 1 and {_LONGEST}, found {self.symbols}")
         if not 1 <= self.held_out < self.count:
@@ -55,19 +48,9 @@ class CopyMemory:
         """How many different sequences there are."""
         return 8**self.symbols
 
-    @property
-    def length(self) -> int:
-        """Positions of a sequence."""
-        return self.blanks + 2 * self.symbols
-
-    @property
-    def chance(self) -> float:
-        """The least loss without memory, in nats: certain of every blank, ignorant of every symbol."""
-        return self.symbols * math.log(8) / self.length
-
-    def training(self, batch_size: int) -> "CopyMemoryStream":
+    def training(self, batch_size: int) -> "SymbolBatches":
         """Batches to train on; none repeats a sequence before all have been seen."""
-        return CopyMemoryStream(self, batch_size)
+        return SymbolBatches(self, batch_size)
 
     def validation(self, batch_size: int) -> Iterator[Segment]:
         """One pass over the sequences held out."""
@@ -78,15 +61,11 @@ class CopyMemory:
 
     def segment(self, numbers: np.ndarray) -> Segment:
         """The sequences of these numbers, 0 to `count − 1`, one per row."""
-        symbols = torch.from_numpy(self._symbols(numbers))
-        rows = len(symbols)
+        return self.arranged(torch.from_numpy(self._symbols(numbers)))
 
-        def constant(value: int, length: int) -> Tensor:
-            return torch.full((rows, length), value)
-
-        inputs = (symbols, constant(_BLANK, self.blanks - 1), constant(_MARKER, self.symbols + 1))
-        targets = (constant(_BLANK, self.blanks + self.symbols), symbols)
-        return Segment(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), starts=True)
+    @abstractmethod
+    def arranged(self, symbols: Tensor) -> Segment:
+        """What is to be done with `(B, symbols)` symbols."""
 
     def _symbols(self, numbers: np.ndarray) -> np.ndarray:
         """(B,) numbers to (B, symbols) symbols: multiplying by an odd number and folding the upper bits onto the lower
@@ -101,15 +80,71 @@ class CopyMemory:
         return (digits & np.uint64(7)).astype(np.int64) + 1
 
 
-class CopyMemoryStream:
-    """Training batches of copy memory by index: resuming needs the index alone.
+@dataclass(frozen=True, kw_only=True)
+class CopyMemory(SymbolTask):
+    """Repeat, at the end of a sequence, the symbols it began with (Hochreiter and Schmidhuber 1997; this form:
+    Arjovsky et al. 2015, arXiv:1511.06464, and Bai et al. 2018, arXiv:1803.01271).
+
+    A sequence has `blanks + 2 · symbols` positions. Inputs: `symbols` symbols from 1 to 8, `blanks − 1` zeros and
+    `symbols + 1` markers 9. Targets: zeros, and at the last `symbols` positions the symbols. Every position counts in
+    the loss, a mean of 10-class cross-entropies.
+
+    Args:
+        blanks: positions between the last symbol and the first that must be repeated, at least 1.
+        symbols, held_out, seed: as for every task.
+    """
+
+    blanks: int = 400
+
+    vocabulary_size: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blanks < 1:
+            raise ValueError(f"blanks must be at least 1, found {self.blanks}")
+
+    @property
+    def length(self) -> int:
+        """Positions of a sequence."""
+        return self.blanks + 2 * self.symbols
+
+    @property
+    def chance(self) -> float:
+        """The least loss without memory, in nats: certain of every blank, ignorant of every symbol."""
+        return self.symbols * math.log(8) / self.length
+
+    def arranged(self, symbols: Tensor) -> Segment:
+        """Inputs and targets, `(B, length)` each."""
+
+        def constant(value: int, length: int) -> Tensor:
+            return symbols.new_full((len(symbols), length), value)
+
+        inputs = (symbols, constant(_BLANK, self.blanks - 1), constant(_MARKER, self.symbols + 1))
+        targets = (constant(_BLANK, self.blanks + self.symbols), symbols)
+        return Segment(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), starts=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reversal(SymbolTask):
+    """Read symbols and write them in reverse order, for models that read a source and write a target (one of the
+    algorithmic tasks of Dehghani et al. 2018, arXiv:1807.03819). Class 0 is never a target: it may start them."""
+
+    vocabulary_size: ClassVar[int] = 9
+
+    def arranged(self, symbols: Tensor) -> Segment:
+        """Sources and targets, `(B, symbols)` each."""
+        return Segment(symbols, symbols.flip(1), starts=True)
+
+
+class SymbolBatches:
+    """Training batches of a task by index: resuming needs the index alone.
 
     Args:
         task: what to make.
         batch_size: sequences per batch.
     """
 
-    def __init__(self, task: CopyMemory, batch_size: int) -> None:
+    def __init__(self, task: SymbolTask, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self._task, self._batch_size = task, batch_size

@@ -91,7 +91,7 @@ class TokenModel(nn.Module, ABC):
         """
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
             raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling, prompt_BP = Sampling(temperature, top_k, top_p), tokens_BL
         generator = None
         if seed is not None:
             generator = torch.Generator(device=tokens_BL.device).manual_seed(seed)
@@ -99,14 +99,18 @@ class TokenModel(nn.Module, ABC):
         self.eval()
         try:
             for _ in range(max_new_tokens):
-                output = self(tokens_BL[:, -window:])
-                token_B = sampling.draw(self.embedding.logits(output.hidden[:, -1]), generator)
+                hidden_BD = self.next_hidden(prompt_BP, tokens_BL[:, prompt_BP.shape[1] :], window)
+                token_B = sampling.draw(self.embedding.logits(hidden_BD), generator)
                 tokens_BL = torch.cat([tokens_BL, token_B.unsqueeze(1)], dim=1)
                 if on_token is not None:
                     on_token(token_B)
         finally:
             self.train(was_training)
         return tokens_BL
+
+    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:
+        """The state `(B, D)` that predicts the token after those written so far."""
+        return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:]).hidden[:, -1]
 
     def check(self, tokens_BL: Tensor) -> None:
         """Raises ValueError for a token id outside the vocabulary."""
