@@ -26,8 +26,7 @@ from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
 from equilibria.models.baselines import LSTMLayer, Regularisation, SequenceModel
-from equilibria.nn import TiedEmbedding
-from equilibria.nn.untied import UntiedEmbedding
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
 from layers import AveragingLayer

@@ -5,6 +5,7 @@ from equilibria.nn.dropout import dropout_mask, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
 from equilibria.nn.positions import Rotation, distance_embedding, relative_shift
+from equilibria.nn.untied import UntiedEmbedding
 
 __all__ = [
     "FeedForward",
@@ -12,6 +13,7 @@ __all__ = [
     "Rotation",
     "TiedEmbedding",
     "TokenEmbedding",
+    "UntiedEmbedding",
     "causal_mask",
     "distance_embedding",
     "dropout_mask",

@@ -29,8 +29,7 @@ from equilibria.models.baselines import (
     receptive_field,
     temporal_blocks,
 )
-from equilibria.nn import TiedEmbedding
-from equilibria.nn.untied import UntiedEmbedding
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 
 VOCABULARY, WIDTH = 13, 6
 

@@ -147,9 +147,9 @@ class SequenceModel(TokenModel):
     def _embedded(self, tokens_BL: Tensor) -> Tensor:
         x_BLD = self.embedding(tokens_BL)
         if self.training and self.regularisation.tokens:
-            like = x_BLD.new_empty(int(tokens_BL.max()) + 1)
-            kept = dropout_mask(like, self.regularisation.tokens, self.training)
-            assert kept is not None
+            every_V = x_BLD.new_empty(self.embedding.vocabulary_size)
+            kept = dropout_mask(every_V, self.regularisation.tokens, self.training)
+            assert kept is not None  # since some are dropped
             x_BLD = x_BLD * kept[tokens_BL].unsqueeze(-1)
         return self._dropped(x_BLD, self.regularisation.inputs)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from equilibria.data.synthetic import Reversal
 from equilibria.depths import Halting
 from equilibria.inference.evaluation import evaluate_segments
-from equilibria.models.universal_transformer import UniversalTransformer, _Seen
+from equilibria.models.encoder_decoder import UniversalTransformer, _Seen
 from equilibria.nn import TiedEmbedding
 
 
