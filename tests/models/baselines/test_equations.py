@@ -236,6 +236,15 @@ def test_darts(nodes: tuple) -> None:
     compare(layer, x, state, expected)
 
 
+def test_the_graphs_are_the_published_ones() -> None:
+    first, second = (
+        " ".join(f"{node.activation}{node.predecessor}" for node in nodes)
+        for nodes in (DARTS_FIRST_ORDER, DARTS_SECOND_ORDER)
+    )
+    assert first == "relu0 relu1 tanh2 relu3 relu4 identity1 relu5 relu1"
+    assert second == "sigmoid0 relu1 relu1 identity1 tanh2 sigmoid5 tanh3 relu5"
+
+
 def test_nas() -> None:
     layer = randomised(NASLayer(3, 4))
     x, state = drawn(layer)
