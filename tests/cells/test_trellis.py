@@ -121,7 +121,7 @@ def test_unrolled_it_is_a_trellis_net_of_so_many_levels():
     for _ in range(5):
         expected = level_by_loops(cell, expected, inputs, *past)
     torch.testing.assert_close(reached.state, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(cell.output(reached.state), expected[..., HIDDEN:SIZE], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cell.readout(reached.state), expected[..., HIDDEN:SIZE], rtol=1e-12, atol=1e-12)
 
 
 def ours(gates: Tensor) -> Tensor:
@@ -169,14 +169,14 @@ def test_with_sparse_weights_its_fixed_point_is_an_lstm(layers, dilation, length
     for offset in range(min(dilation, length)):  # one LSTM per phase of the dilation
         h, c = (part.reshape(2, layers, OUT).transpose(0, 1).contiguous() for part in past[:, offset].chunk(2, -1))
         expected, _ = lstm(inputs[:, offset::dilation], (h, c))
-        torch.testing.assert_close(cell.output(found)[:, offset::dilation], expected, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(cell.readout(found)[:, offset::dilation], expected, rtol=1e-11, atol=1e-11)
 
 
 def test_so_many_levels_are_an_lstm_truncated_to_so_many_tokens():
     torch.manual_seed(1)
     lstm = nn.LSTM(D, OUT, batch_first=True).double()
     cell, inputs = trellis_of(lstm, dilation=1, scan=False), random(2, 9, D)
-    found = cell.output(settle(cell, inputs, applications=4))
+    found = cell.readout(settle(cell, inputs, applications=4))
     for t in range(9):
         expected, _ = lstm(inputs[:, max(0, t - 3) : t + 1])
         torch.testing.assert_close(found[:, t], expected[:, -1], rtol=1e-11, atol=1e-11)
@@ -243,7 +243,7 @@ class Reader(nn.Module):
         context = self.cell.context(inputs, None)
         start = self.cell.initial_state(inputs)
         solution = eq.fixed_point(lambda z: self.cell(z, context), start, self.solver, on_failure="ignore")
-        solution.logits = self.decode(self.cell.output(solution.value))  # type: ignore[attr-defined]
+        solution.logits = self.decode(self.cell.readout(solution.value))  # type: ignore[attr-defined]
         return solution
 
 
