@@ -3,5 +3,6 @@
 from equilibria.cells.base import Cell, Memory
 from equilibria.cells.contractive import ContractiveCell
 from equilibria.cells.post_norm import PostNormCell
+from equilibria.cells.three_block import ThreeBlockCell
 
-__all__ = ["Cell", "ContractiveCell", "Memory", "PostNormCell"]
+__all__ = ["Cell", "ContractiveCell", "Memory", "PostNormCell", "ThreeBlockCell"]
