@@ -15,36 +15,10 @@ from torch import Tensor, nn
 
 from equilibria.cells import Memory, PostNormCell, ThreeBlockCell, transformer_xl
 from equilibria.nn import initialise_normal
+from plain_loops import average, linear, normed, randomised
 
 VARIATIONAL = [(2, 1, 8), (2, 1, 12), (2, 1, 8), (2, 2, 4, 7)]
 """Of one block: batch 2, length 4 after a memory of 3, 8 features, 12 inside, 2 heads."""
-
-EMPTY = torch.zeros(0, dtype=torch.float64)
-
-
-def weight_of(layer: nn.Linear) -> Tensor:
-    """The weight, or gain and direction of each row put together."""
-    parameters = dict(layer.named_parameters())
-    if "weight" in parameters:
-        return parameters["weight"]
-    gain, direction = (parameters[f"parametrizations.weight.original{i}"] for i in range(2))
-    return torch.stack([gain[row, 0] * v / math.sqrt(float((v * v).sum())) for row, v in enumerate(direction)])
-
-
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    y = torch.stack([sum((w * v for w, v in zip(row, x, strict=True)), EMPTY.sum()) for row in weight_of(layer)])
-    return y if layer.bias is None else y + layer.bias
-
-
-def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    centred = x - x.sum() / len(x)
-    y = centred / torch.sqrt((centred * centred).sum() / len(x) + 1e-5)
-    return y if norm.weight is None else y * norm.weight + norm.bias
-
-
-def softmax(scores: list[Tensor]) -> list[Tensor]:
-    exponentials = [torch.exp(score) for score in scores]
-    return [e / torch.stack(exponentials).sum() for e in exponentials]
 
 
 class Reference:
@@ -81,10 +55,10 @@ class Reference:
                     content = ((q + attention.content_bias[head]) * k).sum()
                     scores.append((content + ((q + attention.distance_bias[head]) * r).sum()) / math.sqrt(size))
                 values = [self.of_head(qkv[s], 2, head) * mask[head, t - past, s] for s in visible]
-                mixed.append(sum((p * v for p, v in zip(softmax(scores), values, strict=True)), torch.zeros(size)))
+                mixed.append(average(scores, values))
             joined = torch.cat(mixed)
             if attention.output_norm is not None:
-                joined = layer_norm(attention.output_norm, joined)
+                joined = normed(attention.output_norm, joined)
             rows.append(linear(attention.output, joined))
         return rows
 
@@ -100,15 +74,15 @@ class Reference:
         for block, masks in zip(cell.blocks, self.masks.blocks, strict=True):
             seen = [*memory_z, *states]
             if self.pre:
-                seen = [layer_norm(block.attention_norm, x) for x in seen]
+                seen = [normed(block.attention_norm, x) for x in seen]
             mixed = self.attention(block, seen, injected, past, masks.probabilities[b])
             for t, state in enumerate(states):
                 a = state + mixed[t] * masks.mixed[b, t]
-                a = a if self.pre else layer_norm(block.attention_norm, a)
-                given = layer_norm(block.feed_forward_norm, a) if self.pre else a
+                a = a if self.pre else normed(block.attention_norm, a)
+                given = normed(block.feed_forward_norm, a) if self.pre else a
                 hidden = torch.relu(linear(block.feed_forward.expand, given)) * masks.inner[b, t]
                 fed = linear(block.feed_forward.contract, hidden) * masks.fed[b, t]
-                states[t] = a + fed if self.pre else layer_norm(block.feed_forward_norm, a + fed)
+                states[t] = a + fed if self.pre else normed(block.feed_forward_norm, a + fed)
         return torch.stack(states)
 
 
@@ -148,14 +122,6 @@ def recorded_masks() -> Iterator[list[Tensor | None]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer_xl, "dropout_mask", recorded)
         yield masks
-
-
-def randomised(cell):
-    cell = cell.double()
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return cell
 
 
 def states(batch: int, *lengths: int, width: int) -> list[Tensor]:

@@ -24,7 +24,6 @@ from equilibria.cells.base import Cell, Memory
 from equilibria.nn.attention import causal_mask
 from equilibria.nn.dropout import add_masked, dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForward, FeedForwardContext
-from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.positions import distance_embedding
 from equilibria.nn.relative_attention import RelativeAttention, RelativeContext, Surroundings
 
