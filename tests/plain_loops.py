@@ -23,10 +23,13 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return y if layer.bias is None else y + layer.bias
 
 
-def normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """A layer norm or an RMS norm of one vector."""
-    if isinstance(norm, nn.RMSNorm):
-        return x / torch.sqrt((x * x).sum() / len(x) + torch.finfo(x.dtype).eps) * norm.weight
+def root_mean_square_normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """An RMS norm of one vector."""
+    return x / torch.sqrt((x * x).sum() / len(x) + torch.finfo(x.dtype).eps) * norm.weight
+
+
+def layer_normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm of one vector, with or without gain and bias."""
     centred = x - x.sum() / len(x)
     y = centred / torch.sqrt((centred * centred).sum() / len(x) + 1e-5)
     return y if norm.weight is None else y * norm.weight + norm.bias

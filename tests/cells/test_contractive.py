@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import ContractiveCell, Memory
-from plain_loops import average, linear, normed, randomised
+from plain_loops import average, layer_normed, linear, randomised, root_mean_square_normed
 
 DEFAULT_KEYS = [
     "carry_logit",
@@ -89,6 +89,7 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
 
 def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], context) -> Tensor:
     """One evaluation; dropout masks are taken from the context."""
+    norm = root_mean_square_normed if options["norm"] == "rms" else layer_normed
     samples = []
     for b in range(len(z)):
         states = list(z[b])
@@ -99,14 +100,14 @@ def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], context) -> T
             masks = [context.blocks[index].attention_dropout, context.blocks[index].feed_forward_dropout]
             given_masks = [torch.ones_like(z) if mask is None else mask for mask in masks]
             past = [*memory[index][b]]
-            seen = [normed(block.attention_norm, x) for x in [*past, *states]]
+            seen = [norm(block.attention_norm, x) for x in [*past, *states]]
             mixed = attention(block, options, seen, len(past))
             for t, h in enumerate(states):
                 h = h + mixed[t] * given_masks[0][b, t]
                 expand, contract = block.feed_forward.expand, block.feed_forward.contract
-                hidden = activated(linear(expand, normed(block.feed_forward_norm, h)), options["activation"])
+                hidden = activated(linear(expand, norm(block.feed_forward_norm, h)), options["activation"])
                 states[t] = h + linear(contract, hidden) * given_masks[1][b, t]
-        samples.append(torch.stack([normed(cell.norm, h) for h in states]))
+        samples.append(torch.stack([norm(cell.norm, h) for h in states]))
     return torch.stack(samples)
 
 
@@ -174,6 +175,7 @@ def test_dropout_masks_are_drawn_in_the_order_of_the_sublayers():
     torch.manual_seed(1)
     for block in context.blocks:
         for mask in (block.attention_dropout, block.feed_forward_dropout):
+            assert mask is not None
             assert torch.equal(mask, torch.empty(2, 4, 8).bernoulli_(0.5) * 2.0)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from equilibria.cells import Memory, PostNormCell, ThreeBlockCell, transformer_xl
 from equilibria.nn import initialise_normal
-from plain_loops import average, linear, normed, randomised
+from plain_loops import average, layer_normed, linear, randomised
 
 VARIATIONAL = [(2, 1, 8), (2, 1, 12), (2, 1, 8), (2, 2, 4, 7)]
 """Of one block: batch 2, length 4 after a memory of 3, 8 features, 12 inside, 2 heads."""
@@ -24,7 +25,7 @@ VARIATIONAL = [(2, 1, 8), (2, 1, 12), (2, 1, 8), (2, 2, 4, 7)]
 class Reference:
     """One evaluation of a cell of `blocks`, token by token; every mask is `(B, L, …)` here."""
 
-    def __init__(self, cell, pre: bool, interleaved: bool, window: int | None, masks):
+    def __init__(self, cell: Any, pre: bool, interleaved: bool, window: int | None, masks):
         self.cell, self.pre, self.interleaved, self.window, self.masks = cell, pre, interleaved, window, masks
 
     def embedded_distance(self, distance: int) -> Tensor:
@@ -58,7 +59,7 @@ class Reference:
                 mixed.append(average(scores, values))
             joined = torch.cat(mixed)
             if attention.output_norm is not None:
-                joined = normed(attention.output_norm, joined)
+                joined = layer_normed(attention.output_norm, joined)
             rows.append(linear(attention.output, joined))
         return rows
 
@@ -74,15 +75,15 @@ class Reference:
         for block, masks in zip(cell.blocks, self.masks.blocks, strict=True):
             seen = [*memory_z, *states]
             if self.pre:
-                seen = [normed(block.attention_norm, x) for x in seen]
+                seen = [layer_normed(block.attention_norm, x) for x in seen]
             mixed = self.attention(block, seen, injected, past, masks.probabilities[b])
             for t, state in enumerate(states):
                 a = state + mixed[t] * masks.mixed[b, t]
-                a = a if self.pre else normed(block.attention_norm, a)
-                given = normed(block.feed_forward_norm, a) if self.pre else a
+                a = a if self.pre else layer_normed(block.attention_norm, a)
+                given = layer_normed(block.feed_forward_norm, a) if self.pre else a
                 hidden = torch.relu(linear(block.feed_forward.expand, given)) * masks.inner[b, t]
                 fed = linear(block.feed_forward.contract, hidden) * masks.fed[b, t]
-                states[t] = a + fed if self.pre else normed(block.feed_forward_norm, a + fed)
+                states[t] = a + fed if self.pre else layer_normed(block.feed_forward_norm, a + fed)
         return torch.stack(states)
 
 
@@ -97,10 +98,10 @@ class BlockMasks:
 class Masks:
     """The masks that were drawn, in the order of their drawing, broadcast to what they mask; ones where none was."""
 
-    def __init__(self, drawn: list[Tensor | None], cell, batch: int, length: int, total: int):
+    def __init__(self, drawn: list[Tensor | None], cell: Any, batch: int, length: int, total: int):
         width, inner = cell.d_model, cell.blocks[0].feed_forward.contract.in_features
-        shapes = [(batch, length, width), (batch, length, inner), (batch, length, width)]
-        shapes.append((batch, cell.heads, length, total))
+        tokens = (batch, length)
+        shapes = [(*tokens, width), (*tokens, inner), (*tokens, width), (batch, cell.heads, length, total)]
         full = [torch.ones((), dtype=torch.float64) if mask is None else mask for mask in drawn]
         self.distances = full[0].expand(total, width)
         self.blocks = [
@@ -146,11 +147,11 @@ def test_the_cells_equal_the_published_equations(
     batch, length, past, heads, kind, affine, window, injection, normalisation, dropout, seed
 ):
     torch.manual_seed(seed)
-    options = dict(attention_dropout=dropout, window=window, normalisation=normalisation)
+    options: dict[str, Any] = {"attention_dropout": dropout, "window": window, "normalisation": normalisation}
     if kind == "three":
         cell = randomised(ThreeBlockCell(4, heads, 3, dropout, blocks=2, **options))
     else:
-        norms = dict(norm_position=kind, affine=affine, injection=injection)
+        norms: dict[str, Any] = {"norm_position": kind, "affine": affine, "injection": injection}
         cell = randomised(PostNormCell(4, heads, 3, dropout, **options, **norms))
     z, inputs, memory_z, memory_inputs = states(batch, length, length, past, past, width=4)
     with torch.no_grad(), recorded_masks() as drawn:
@@ -179,8 +180,8 @@ def test_masks_have_the_published_shapes(cell, shapes):
     memory = Memory(tuple(torch.randn(2, 3, 8) for _ in range(cell.remembered)))
     with recorded_masks() as drawn:
         cell.train().context(torch.randn(2, 4, 8), memory)
-    assert [tuple(mask.shape) for mask in drawn] == shapes
-    assert all(set(mask.unique().tolist()) <= {0.0, 2.0} for mask in drawn)
+    assert [tuple(mask.shape) for mask in drawn if mask is not None] == shapes
+    assert all(set(mask.unique().tolist()) <= {0.0, 2.0} for mask in drawn if mask is not None)
     with recorded_masks() as drawn:
         cell.eval().context(torch.randn(2, 4, 8), memory)
     assert drawn == [None] * len(shapes)
@@ -252,7 +253,7 @@ def test_parameters_as_published():
 def test_normalised_weights_are_read_once_per_solve(normalisation):
     cell = ThreeBlockCell(8, 2, 12, normalisation=normalisation)
     reads = []
-    layers = [module for module in cell.modules() if isinstance(module, nn.Linear) and module is not cell.inject]
+    layers: list[Any] = [m for m in cell.modules() if isinstance(m, nn.Linear) and m is not cell.inject]
     assert len(layers) == 15
     for layer in layers:
         layer.parametrizations.weight.register_forward_hook(lambda *_: reads.append(1))
@@ -278,8 +279,8 @@ def test_spectral_norm_bounds_each_weight():
     torch.manual_seed(0)
     cell = PostNormCell(8, 2, 12, normalisation="spectral")
     for _ in range(300):
-        context = cell.context(torch.randn(1, 2, 8), None)
-    block = context.blocks[0]
+        cell.context(torch.randn(1, 2, 8), None)
+    block = cell.context(torch.randn(1, 2, 8), None).blocks[0]
     for weight in (block.attention.queries_keys_values, block.attention.output, block.feed_forward.expand):
         assert torch.linalg.matrix_norm(weight.detach(), 2).item() == pytest.approx(1.0, abs=1e-3)
 
@@ -287,7 +288,7 @@ def test_spectral_norm_bounds_each_weight():
 @pytest.mark.parametrize("normalisation", ["none", "weight"])
 def test_published_initialisation(normalisation):
     torch.manual_seed(0)
-    cell = ThreeBlockCell(64, 4, 128, normalisation=normalisation, initial_std=0.01)
+    cell: Any = ThreeBlockCell(64, 4, 128, normalisation=normalisation, initial_std=0.01)
     context = cell.context(torch.zeros(1, 2, 64), None)
     for block, block_context in zip(cell.blocks, context.blocks, strict=True):
         weights = (block_context.attention.queries_keys_values, block_context.feed_forward.contract)
@@ -306,9 +307,9 @@ def test_published_initialisation(normalisation):
     [
         (lambda: PostNormCell(9, 3), "multiple of heads"),
         (lambda: PostNormCell(8, 2, window=0), "window"),
-        (lambda: PostNormCell(8, 2, norm_position="middle"), "norm_position"),
-        (lambda: PostNormCell(8, 2, normalisation="batch"), "normalisation"),
         (lambda: ThreeBlockCell(8, 2, blocks=0), "blocks"),
+        (lambda: PostNormCell(8, 2, **cast(Any, {"norm_position": "middle"})), "norm_position"),
+        (lambda: PostNormCell(8, 2, **cast(Any, {"normalisation": "batch"})), "normalisation"),
     ],
 )
 def test_impossible_options_are_errors(build, message):

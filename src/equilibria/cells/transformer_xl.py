@@ -12,7 +12,7 @@ Without injection they are drawn per position, as in Transformer-XL: `(B, L, ·)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,16 +123,12 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         past = memory.length if memory is not None else 0
         states = memory.states if memory is not None and past else ()
         around = self._surroundings(inputs_BLD, past, states)
-        blocks = []
-        for block in self.blocks:
-            assert isinstance(block, TransformerXLBlock)
-            remembered_BMD = block.seen(states[0]) if states else None
-            blocks.append(self._block_context(block, inputs_BLD, around, remembered_BMD))
+        blocks = (self._block_context(block, inputs_BLD, around, states) for block in self._typed_blocks())
         return TransformerXLContext(inputs_BLD, tuple(blocks))
 
     def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
         """One evaluation."""
-        for block, block_context in zip(self.blocks, context.blocks, strict=True):
+        for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True):
             z_BLD = block(z_BLD, block_context)
         return z_BLD
 
@@ -151,18 +147,18 @@ class TransformerXLCell(Cell[TransformerXLContext]):
             return Surroundings(distances_SD, visible_LS)
         memory_injection = None
         if states:
-            keys_values = self._first.attention.keys_values
+            keys_values = next(self._typed_blocks()).attention.keys_values
             memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
         return Surroundings(distances_SD, visible_LS, self.inject(inputs_BLD), memory_injection)
 
     def _block_context(
-        self, block: TransformerXLBlock, inputs_BLD: Tensor, around: Surroundings, remembered_BMD: Tensor | None
+        self, block: TransformerXLBlock, inputs_BLD: Tensor, around: Surroundings, states: tuple[Tensor, ...]
     ) -> TransformerXLBlockContext:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)
         scores_BHLS = inputs_BLD.new_empty(()).expand(len(inputs_BLD), self.heads, *around.visible_LS.shape)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
-        attention = block.attention.context(around, remembered_BMD, probabilities)
+        attention = block.attention.context(around, block.seen(states[0]) if states else None, probabilities)
         return TransformerXLBlockContext(attention, block.feed_forward.context(inner), mixed, fed)
 
     def _mask(self, inputs_BLD: Tensor, features: int) -> Tensor | None:
@@ -170,8 +166,7 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         shape = torch.Size((batch, 1 if self.injection else length, features))
         return dropout_mask(inputs_BLD.new_empty(()).expand(shape), self.dropout, self.training)
 
-    @property
-    def _first(self) -> TransformerXLBlock:
-        first = self.blocks[0]
-        assert isinstance(first, TransformerXLBlock)
-        return first
+    def _typed_blocks(self) -> Iterator[TransformerXLBlock]:
+        for block in self.blocks:
+            assert isinstance(block, TransformerXLBlock)
+            yield block

@@ -28,5 +28,5 @@ def normalised(layer: Layer, normalisation: Normalisation) -> Layer:
         case "weight":
             return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
         case "spectral":
-            return spectral_norm(layer)
+            return spectral_norm(layer)  # pyright: ignore[reportReturnType]
     raise ValueError(f"normalisation must be one of {get_args(Normalisation)}, found {normalisation!r}")
