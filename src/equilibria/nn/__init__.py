@@ -1,24 +1,32 @@
 """Building blocks that know nothing of equilibria."""
 
-from equilibria.nn.attention import RotaryAttention, causal_mask
-from equilibria.nn.dropout import drop_connect, dropout_mask, embedding_row_dropout, masked
+from equilibria.nn.attention import CausalAttention, RotaryAttention, causal_mask
+from equilibria.nn.dropout import add_masked, drop_connect, dropout_mask, embedding_row_dropout, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
+from equilibria.nn.initialisation import initialise_normal
 from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.norms import feature_norm
 from equilibria.nn.positions import Rotation, distance_embedding, relative_shift
+from equilibria.nn.relative_attention import RelativeAttention
 
 __all__ = [
+    "CausalAttention",
     "FeedForward",
     "Normalisation",
+    "RelativeAttention",
     "RotaryAttention",
     "Rotation",
     "TiedEmbedding",
     "TokenEmbedding",
+    "add_masked",
     "causal_mask",
     "distance_embedding",
     "drop_connect",
     "dropout_mask",
     "embedding_row_dropout",
+    "feature_norm",
+    "initialise_normal",
     "masked",
     "normalised",
     "relative_shift",

@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 
 
+def add_masked(x: Tensor, update: Tensor, mask: Tensor | None) -> Tensor:
+    """`x + update ⊙ mask`, in one pass over memory; the mask may be broadcast."""
+    return x + update if mask is None else torch.addcmul(x, update, mask)
+
+
 def dropout_mask(like: Tensor, probability: float, training: bool) -> Tensor | None:
     """A mask of zeros and `1 / (1 − p)` in the shape of `like`; None where nothing would be dropped."""
     if not training or probability == 0.0:
