@@ -1,6 +1,6 @@
 """Building blocks that know nothing of equilibria."""
 
-from equilibria.nn.attention import CausalAttention, RotaryAttention, causal_mask
+from equilibria.nn.attention import CausalAttention, causal_mask
 from equilibria.nn.dropout import add_masked, drop_connect, dropout_mask, embedding_row_dropout, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
@@ -15,7 +15,6 @@ __all__ = [
     "FeedForward",
     "Normalisation",
     "RelativeAttention",
-    "RotaryAttention",
     "Rotation",
     "TiedEmbedding",
     "TokenEmbedding",
