@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -102,6 +104,9 @@ def test_an_equilibrium_returns_the_states_on_the_way_in_training(gradient):
                 torch.testing.assert_close(state, expected)
     unsolved = Equilibrium(solver=eq.Picard(max_evaluations=3), gradient=eq.Unrolled(steps=9), states_every=4)
     assert len(unsolved.reach(closed, z0, training=True).states) == 2
+    drafted = replace(solver, max_evaluations=4, draft=eq.Draft(tol=1e-30, max_evaluations=6))
+    if isinstance(gradient, eq.Implicit):
+        assert len(replace(depth, solver=drafted).reach(closed, z0, training=True).states) == 2
     for state in states:
         (slope,) = torch.autograd.grad(state.sum(), inputs, retain_graph=True)
         assert slope.abs().max() > 0

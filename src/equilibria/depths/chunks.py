@@ -22,7 +22,7 @@ class ChunkedSolution(Solution):
     `status` is the worst of theirs. Figures per group are per token here, `(B, L)`; a token of a chunk that was solved
     as one group has that group's. `evaluations` and `trace` are those of a solve of all chunks at once: as many as the
     chunk that needed most, and the worst residual of any, a chunk that is done staying as it ended. What is only in
-    `chunks`: `adjoint`, `kept`, `group_trace` and `iterates`.
+    `chunks`: `adjoint`, `group_trace` and `iterates`.
 
     Attributes:
         chunks: the solutions, from left to right.

@@ -60,7 +60,11 @@ class Equilibrium:
         """Numbers of the iterates that are wanted on the way."""
         if self.states_every is None:
             return range(0)
-        most = self.gradient.steps if isinstance(self.gradient, Unrolled) else self.solver.max_evaluations
+        if isinstance(self.gradient, Unrolled):
+            most = self.gradient.steps
+        else:
+            draft = self.solver.draft
+            most = self.solver.max_evaluations + (draft.max_evaluations if draft is not None else 0)
         return range(self.states_every, most, self.states_every)
 
     def _penalty(self, f: Callable[[Tensor], Tensor], solution: Solution) -> Tensor | None:
