@@ -1,13 +1,15 @@
-"""Adaptive input embedding (Baevski and Auli 2018, arXiv:1809.10853) and adaptive softmax (Grave et al. 2016,
-arXiv:1609.04309) with shared weights, as in Transformer-XL (Dai et al. 2019, arXiv:1901.02860).
+"""Adaptive embedding and softmax with shared weights, as in Transformer-XL (Dai et al. 2019, arXiv:1901.02860).
 
-Tokens are numbered by falling frequency and cut into clusters `0 … K`; the rarer, the fewer features.
+The embedding is that of Baevski and Auli (2018, arXiv:1809.10853), the softmax that of Grave et al. (2016,
+arXiv:1609.04309). Tokens are numbered by falling frequency and cut into clusters `0 … K`; the rarer, the fewer
+features.
 
 embedding of token t in cluster i:   P_i E_i[t]
 log p(t) for i = 0:                  log softmax(E_0 Q_0ᵀh + b_0)[t]
 log p(t) for i > 0:                  log softmax(E_0 Q_0ᵀh + b_0)[n_0 + i − 1] + log softmax(E_i Q_iᵀh + b_i)[t]
 
-`E_0` holds the `n_0` most frequent tokens and, after them, a row for each other cluster. `Q_i` is `P_i`: one
+`E_0` holds the `n_0` most frequent tokens and, after them, a row for each other cluster, in their order (published
+checkpoints have these in reverse). `Q_i` is `P_i`: one
 parameter, not two that share storage. `torch.nn.AdaptiveLogSoftmaxWithLoss` can share neither and has no `b_i`.
 Shapes: B batch, L length, N positions, D features, V vocabulary.
 """
