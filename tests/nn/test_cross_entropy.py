@@ -1,6 +1,5 @@
 """The chunked loss: the numbers of the plain one, without its memory."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
+from allocations import peak_bytes
 from equilibria.nn import cross_entropy
 from equilibria.nn.cross_entropy import chunked_cross_entropy
 
@@ -20,20 +19,6 @@ def drawn(positions: int, features: int, vocabulary: int, dtype: torch.dtype) ->
     shapes = ((positions, features), (vocabulary, features), (vocabulary,))
     hidden, weight, bias = (torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes)
     return hidden, weight, torch.randint(vocabulary, (positions,), generator=generator), bias
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most that is allocated at once while `run` runs, over what was before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    assert recorded.profiler is not None
-    assert recorded.profiler.kineto_results is not None
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
-        peak = max(peak, held)
-    return peak
 
 
 @settings(max_examples=30, deadline=None)
