@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from equilibria.configuration.recipe import TrainingRecipe
@@ -44,7 +44,10 @@ class WeightAverage:
         """The averaged model once there is one, else the one in training."""
         if self._averaged is None or not self._averaged.n_averaged:
             return self._model
-        return cast(LanguageModel, self._averaged.module)
+        averaged = cast(LanguageModel, self._averaged.module)
+        if not isinstance(self._model.depth, nn.Module):  # it may change from step to step
+            averaged.depth = self._model.depth
+        return averaged
 
     def update(self, done: int) -> None:
         """Takes the weights in after a step; `done` steps are finished."""
