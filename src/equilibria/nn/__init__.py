@@ -1,6 +1,8 @@
 """Building blocks that know nothing of equilibria."""
 
-from equilibria.nn.attention import CausalAttention, causal_mask
+from equilibria.nn.adaptive import AdaptiveEmbedding
+from equilibria.nn.attention import CausalAttention, RotaryAttention, causal_mask
+from equilibria.nn.cross_entropy import chunked_cross_entropy
 from equilibria.nn.dropout import add_masked, drop_connect, dropout_mask, embedding_row_dropout, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
@@ -11,15 +13,18 @@ from equilibria.nn.positions import Rotation, distance_embedding, relative_shift
 from equilibria.nn.relative_attention import RelativeAttention
 
 __all__ = [
+    "AdaptiveEmbedding",
     "CausalAttention",
     "FeedForward",
     "Normalisation",
     "RelativeAttention",
+    "RotaryAttention",
     "Rotation",
     "TiedEmbedding",
     "TokenEmbedding",
     "add_masked",
     "causal_mask",
+    "chunked_cross_entropy",
     "distance_embedding",
     "drop_connect",
     "dropout_mask",
