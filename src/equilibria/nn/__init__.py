@@ -1,7 +1,7 @@
 """Building blocks that know nothing of equilibria."""
 
 from equilibria.nn.adaptive import AdaptiveEmbedding
-from equilibria.nn.attention import CausalAttention, RotaryAttention, causal_mask
+from equilibria.nn.attention import CausalAttention, causal_mask
 from equilibria.nn.cross_entropy import chunked_cross_entropy
 from equilibria.nn.dropout import add_masked, drop_connect, dropout_mask, embedding_row_dropout, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
@@ -18,7 +18,6 @@ __all__ = [
     "FeedForward",
     "Normalisation",
     "RelativeAttention",
-    "RotaryAttention",
     "Rotation",
     "TiedEmbedding",
     "TokenEmbedding",
