@@ -15,6 +15,7 @@ from equilibria.errors import UserError
 from equilibria.inference import load
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
 from equilibria.training.checkpoint import read_checkpoint
 from equilibria.training.loop import TrainingLoop
 from tiny import TRAINING, tiny_recipe, tiny_trainer
@@ -28,7 +29,7 @@ TRIGGERED = replace(TRAINING, averaging="uniform", averaging_patience=2)
 def loop(recipe: TrainingRecipe) -> TrainingLoop:
     torch.manual_seed(0)
     cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=0.1)
-    return TrainingLoop(LanguageModel(31, cell, UnrolledDepth(2), memory_length=4), recipe, TOKENS)
+    return TrainingLoop(LanguageModel(TiedEmbedding(31, 16), cell, UnrolledDepth(2), memory_length=4), recipe, TOKENS)
 
 
 def weights(model: LanguageModel) -> Tensor:

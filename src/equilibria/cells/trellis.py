@@ -134,9 +134,9 @@ class TrellisCell(Cell[TrellisContext]):
             c_BLH = torch.addcmul(addition, forget, delayed(c_BLH, context.cell_history_BdH))
         return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
 
-    def readout(self, z_BLD: Tensor) -> Tensor:
+    def readout(self, z: Tensor) -> Tensor:
         """What a softmax reads of a state, `(B, L, output_size)`: the last features of `h`."""
-        return z_BLD[..., self.hidden : self.hidden + self.output_size]
+        return z[..., self.hidden : self.hidden + self.output_size]
 
     def remember(self, z_BLD: Tensor, context: TrellisContext) -> tuple[Tensor, ...]:
         """The equilibria, and the embedded inputs, whose convolution goes on into the next segment."""
