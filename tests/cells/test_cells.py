@@ -1,93 +1,87 @@
-"""The cells against independent float64 implementations, and what they promise their depth."""
+"""What every transformer cell promises its depth; their equations are tested beside this."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from equilibria.cells import ContractiveCell, Memory, PostNormCell
-from equilibria.nn import RotaryAttention
+from equilibria.cells import ContractiveCell, Memory, PostNormCell, ThreeBlockCell
+from equilibria.nn import CausalAttention
+from plain_loops import randomised
 
-CELLS = {
+SETTLING = {
     "contractive": lambda: ContractiveCell(d_model=8, heads=2, inner=12),
     "two blocks": lambda: ContractiveCell(d_model=8, heads=2, inner=12, blocks=2),
+    "options": lambda: ContractiveCell(
+        8, 2, 12, 2, norm="rms", query_key_norm=True, key_value_heads=1, activation="swiglu"
+    ),
+    "linear positions": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", normalisation="weight"),
     "post norm": lambda: PostNormCell(d_model=8, heads=2, inner=12),
+    "post norm, window": lambda: PostNormCell(8, 2, 12, window=3, normalisation="weight", affine=True),
+}
+"""Cells that small weights make contractions."""
+
+READING_THE_MEMORY_AS_THE_WHOLE = SETTLING | {
+    "pre norm": lambda: PostNormCell(d_model=8, heads=2, inner=12, norm_position="pre"),
+    "transformer-xl": lambda: PostNormCell(d_model=8, heads=2, inner=12, injection=False, affine=True),
+    "explicit": lambda: ContractiveCell(d_model=8, heads=2, inner=12, blocks=2, injection=False),
+    "one of three blocks": lambda: ThreeBlockCell(d_model=8, heads=2, inner=12, blocks=1),
+}
+"""Cells to which a remembered token is what it was as a token of the same segment."""
+
+CELLS = READING_THE_MEMORY_AS_THE_WHOLE | {
+    # Each of its blocks reads the same memory, not what the block before has made of it.
+    "three blocks": lambda: ThreeBlockCell(d_model=8, heads=2, inner=12, normalisation="weight"),
 }
 
 
-def randomised(build):
+def seeded(build):
     torch.manual_seed(3)
-    cell = build().double()
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return cell
+    return randomised(build())
 
 
-def post_norm_by_loops(cell: PostNormCell, z, inputs, memory_z, memory_inputs):
-    """The published equations, token by token."""
-    width, heads = cell.d_model, cell.heads
-    size, past, length = width // heads, memory_z.shape[1], z.shape[1]
-    states, embedded = torch.cat([memory_z, z], 1), torch.cat([memory_inputs, inputs], 1)
-    qkv = states @ cell.queries_keys_values.weight.mT + embedded @ cell.inject.weight.mT + cell.inject.bias
-    rows = []
-    for b in range(z.shape[0]):
-        for t in range(past, past + length):
-            mixed = []
-            for h in range(heads):
-                part = slice(h * size, (h + 1) * size)
-                q, k, v = (qkv[b, :, c * width : (c + 1) * width][:, part] for c in range(3))
-                scores = []
-                for s in range(t + 1):
-                    frequencies = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-                    angle = (t - s) * frequencies
-                    r = (torch.cat([angle.sin(), angle.cos()]) @ cell.distances.weight.mT)[part]
-                    content = (q[t] + cell.content_bias[h]) @ k[s]
-                    scores.append((content + (q[t] + cell.distance_bias[h]) @ r) / size**0.5)
-                mixed.append(torch.stack(scores).softmax(0) @ v[: t + 1])
-            a = F.layer_norm(states[b, t] + torch.cat(mixed) @ cell.output.weight.mT, (width,))
-            expand, contract = cell.feed_forward.expand, cell.feed_forward.contract
-            fed = torch.relu(a @ expand.weight.mT + expand.bias) @ contract.weight.mT + contract.bias
-            rows.append(F.layer_norm(a + fed, (width,)))
-    return torch.stack(rows).reshape(z.shape)
-
-
-def test_post_norm_cell_equals_the_published_equations():
-    cell = randomised(CELLS["post norm"])
-    z, inputs = torch.randn(2, 4, 8, dtype=torch.float64), torch.randn(2, 4, 8, dtype=torch.float64)
-    memory = Memory((torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)))
-    found = cell(z, cell.context(inputs, memory))
-    torch.testing.assert_close(found, post_norm_by_loops(cell, z, inputs, *memory.states), rtol=1e-5, atol=1e-6)
-
-
-def test_contractive_cell_equals_its_equations():
-    cell = randomised(CELLS["two blocks"])
-    z, inputs = torch.randn(1, 5, 8, dtype=torch.float64), torch.randn(1, 5, 8, dtype=torch.float64)
-    a = torch.sigmoid(cell.carry_logit)
-    h = a * z + (1 - a) * (inputs @ cell.inject.weight.mT + cell.inject.bias)
-    context = cell.context(inputs, None)
-    for block in cell.blocks:
-        h = h + block.attention(block.attention_norm(h), context.rotation, None, None)
-        h = h + block.feed_forward(block.feed_forward_norm(h))
-    torch.testing.assert_close(cell(z, context), cell.norm(h))
-
-
+@pytest.mark.parametrize("remembers", [True, False], ids=["with memory", "without"])
 @pytest.mark.parametrize("build", CELLS.values(), ids=CELLS.keys())
-def test_the_carry_is_causal_exactly(build):
-    cell = randomised(build).float()
-    z, inputs = torch.randn(2, 9, 8), torch.randn(2, 9, 8)
+def test_the_cell_is_causal_and_batch_invariant_exactly(build, remembers):
+    cell = seeded(build).float()
+    memory = Memory(tuple(torch.randn(3, 4, 8) for _ in range(cell.remembered))) if remembers else None
+    z, inputs = torch.randn(2, 3, 9, 8)
     changed_z, changed_inputs = z.clone(), inputs.clone()
-    changed_z[:, 5:], changed_inputs[:, 5:] = 3.0, -2.0
-    one, two = cell(z, cell.context(inputs, None)), cell(changed_z, cell.context(changed_inputs, None))
-    assert torch.equal(one[:, :5], two[:, :5])
-    assert not torch.equal(one[:, 5:], two[:, 5:])
+    changed_z[1:, 5:], changed_inputs[1:, 5:] = 3.0, -2.0
+    changed_z[0], changed_inputs[0] = -1.0, 2.0
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            one, two = cell(z, cell.context(inputs, memory)), cell(changed_z, cell.context(changed_inputs, memory))
+        assert torch.equal(one[1:, :5], two[1:, :5])
+        assert not torch.equal(one[1:, 5:], two[1:, 5:])
+
+
+@pytest.mark.parametrize("build", READING_THE_MEMORY_AS_THE_WHOLE.values(), ids=READING_THE_MEMORY_AS_THE_WHOLE.keys())
+def test_one_evaluation_after_a_memory_is_the_end_of_the_whole(build):
+    cell = seeded(build)
+    z, inputs = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    whole = cell(z, cell.context(inputs, None))
+    states = cell.remember(z[:, :5], cell.context(inputs[:, :5], None))
+    assert len(states) == cell.remembered
+    memory = Memory.join(None, states, limit=5)
+    end = cell(z[:, 5:], cell.context(inputs[:, 5:], memory))
+    torch.testing.assert_close(end, whole[:, 5:], rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("build", CELLS.values(), ids=CELLS.keys())
+def test_the_ways_with_and_without_gradients_agree(build):
+    cell = seeded(build)
+    inputs, z = torch.randn(2, 2, 5, 8, dtype=torch.float64)
+    context = cell.context(inputs, None)
+    with torch.no_grad():
+        without = cell(z, context)
+    torch.testing.assert_close(cell(z, context), without, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("build", SETTLING.values(), ids=SETTLING.keys())
 def test_a_segment_with_memory_continues_the_whole(build):
     # At a fixed point of the first part, the second sees it through the memory exactly as if solved together.
-    cell = randomised(build)
+    cell = seeded(build)
     with torch.no_grad():
         for parameter in cell.parameters():
             parameter.mul_(0.4)
@@ -111,14 +105,14 @@ def test_a_segment_with_memory_continues_the_whole(build):
 def test_memory_is_projected_once_per_context(monkeypatch):
     cell = ContractiveCell(d_model=8, heads=2, inner=12, blocks=2)
     calls = 0
-    original = RotaryAttention.remember
+    original = CausalAttention.remember
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(RotaryAttention, "remember", counted)
+    monkeypatch.setattr(CausalAttention, "remember", counted)
     memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
     context = cell.context(torch.randn(2, 4, 8), memory)
     z = torch.zeros(2, 4, 8)
@@ -149,11 +143,3 @@ def test_joining_memories_keeps_the_last_and_is_detached():
     assert second.states[0][0, :, 0].tolist() == [2.0, 4.0, 0.0, 2.0, 4.0]
     assert Memory.join(first, new, limit=0) is None
     assert torch.equal(Memory.unflatten(second.flatten()).states[0], second.states[0])
-
-
-@pytest.mark.parametrize(
-    "build", [lambda: ContractiveCell(d_model=10, heads=3), lambda: PostNormCell(d_model=9, heads=3)]
-)
-def test_sizes_that_do_not_divide_are_errors(build):
-    with pytest.raises(ValueError, match="heads"):
-        build()

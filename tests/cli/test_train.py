@@ -21,25 +21,11 @@ FLAGS = {
     "model.depth.eval_solver": SOLVER,
     "model.depth.gradient": ("method", "steps", "damping", "checkpoint", "tol", "max_evaluations"),
     "training": (
-        *(
-            "steps",
-            "batch_size",
-            "segment_length",
-            "accumulation",
-            "learning_rate",
-            "warmup_steps",
-            "final_rate",
-        ),
-        *(
-            "weight_decay",
-            "beta1",
-            "beta2",
-            "clip",
-            "evaluate_every",
-            "evaluate_tokens",
-            "checkpoint_every",
-        ),
-        *("log_every", "seed", "threads"),
+        *("steps", "batch_size", "segment_length", "accumulation"),
+        *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
+        *("schedule", "warmup_steps", "final_rate", "decay_steps"),
+        *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
+        *("clip", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
     ),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""

@@ -72,7 +72,18 @@ names = texts.filter(lambda text: "/" not in text and "\0" not in text and text 
         vocabulary_size=st.none() | counts,
         cache=paths,
     ),
-    training=st.builds(TrainingRecipe, steps=counts, learning_rate=rates, threads=st.none() | counts),
+    training=st.builds(
+        TrainingRecipe,
+        steps=counts,
+        learning_rate=rates,
+        optimizer=st.just("muon"),
+        momentum=st.none() | st.floats(0, 1, exclude_max=True),
+        schedule=st.just("warmup_stable_decay"),
+        decay_steps=st.none() | counts,
+        averaging=st.just("uniform"),
+        averaging_start=st.none() | st.integers(0, 2**63 - 1),
+        threads=st.none() | counts,
+    ),
     solver=st.builds(
         SolverRecipe,
         method=st.just("anderson"),
@@ -137,6 +148,27 @@ def test_what_is_written_reads_back_equal(
             '[model.depth.solver]\nmethod = "picard"\ntol = 1',
             "model.depth.solver.max_evaluations is missing; give it in the recipe or as --model",
         ),
+        (
+            "[training]\nmomentum = 0.9",
+            'FILE: training.momentum: optimizer "adamw" has no such option; it takes weight_decay, beta1, beta2',
+        ),
+        (
+            '[training]\noptimizer = "sgd"\nbeta1 = 0.5',
+            'FILE: training.beta1: optimizer "sgd" has no such option; it takes weight_decay, momentum',
+        ),
+        (
+            '[training]\nschedule = "constant"\nfinal_rate = 0.5',
+            'FILE: training.final_rate: schedule "constant" has no such option; it takes none',
+        ),
+        (
+            "[training]\naveraging_decay = 0.5",
+            'FILE: training.averaging_decay: averaging "none" has no such option; it takes none',
+        ),
+        (
+            '[training]\naveraging = "uniform"\naveraging_start = 5\naveraging_patience = 3',
+            "FILE: training.averaging_patience has no use beside training.averaging_start; leave one of them out",
+        ),
+        ('[training]\noptimizer = "adan"', 'FILE: training.optimizer = "adan": expected one of "adamw", "adam", '),
         ('[data]\nsource = "folder"', 'FILE: data.path is missing: data.source = "folder" needs it'),
         ('[data]\npath = "p"', 'FILE: data.path is for data.source = "folder", which is "embedded" here'),
         ("x = ", "FILE: cannot be read as TOML: "),

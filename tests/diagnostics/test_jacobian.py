@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import equilibria as eq
-from problems import affine, causal_attention, rotation
+from problems import Affine, affine, causal_attention, rotation
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.9, 1.4])
@@ -18,6 +18,33 @@ def test_spectral_radius_of_a_complex_pair(scale):
 def test_spectral_radius_of_a_non_normal_map():
     f = affine(radius=0.8, batch=1)
     assert eq.spectral_radius(f, f.start, iterations=24) == pytest.approx(0.8, abs=1e-6)
+
+
+def chain(gain: float, length: int = 48) -> Affine:
+    """Each token half of itself and `gain` times the one before it: all eigenvalues are 1/2."""
+    matrix = 0.5 * torch.eye(length, dtype=torch.float64) + gain * torch.diag(torch.ones(length - 1), -1).double()
+    return Affine(torch.kron(matrix, torch.eye(2, dtype=torch.float64)), torch.zeros(1, length, 2, dtype=torch.float64))
+
+
+def test_spectral_radius_of_a_causal_map_is_that_of_its_tokens():
+    f = chain(gain=1.0)
+    assert eq.spectral_radius(f, f.start) > 0.9  # what the Krylov space shows is the chain
+    assert eq.spectral_radius(f, f.start, tokens=range(48)) == pytest.approx(0.5, abs=1e-12)
+    nested = {"a": f.start, "b": (f.start + 1,)}
+    both = eq.spectral_radius(lambda z: {"a": f(z["a"]), "b": (0.8 * z["b"][0],)}, nested, tokens=[0, -1])
+    assert both == pytest.approx(0.8, abs=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_blocks_of_tokens_are_exact(causal):
+    f = affine(radius=0.8, causal=causal, batch=1, length=6, features=4)
+    blocks = f.matrix.reshape(6, 4, 6, 4)
+    expected = [float(torch.linalg.eigvals(blocks[t, :, t]).abs().max()) for t in range(6)]
+    found = [eq.spectral_radius(f, f.start, tokens=[t]) for t in range(6)]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert eq.spectral_radius(f, f.start, tokens=range(6)) == max(found)
+    if causal:
+        assert max(found) == pytest.approx(0.8, rel=1e-9)
 
 
 def test_jacobian_penalty_is_the_mean_squared_entry_sum():
@@ -53,11 +80,31 @@ def test_gradient_error_ranks_gradients():
     assert poor.relative_norm < 1.0
 
 
+def test_gradient_error_of_a_map_with_a_context_computed_once():
+    # What the map closes over has a graph of its own, through which both gradients go.
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    context = torch.tanh(weight)
+    solver, start = eq.Picard(tol=1e-9, max_evaluations=99), torch.zeros(1, 1, dtype=torch.float64)
+    for gradient in (eq.Implicit(), eq.Phantom(steps=60), eq.Implicit()):
+        errors = eq.gradient_error(lambda z: context * z + 1.0, start, solver, gradient, {"weight": weight})
+        assert errors["weight"].relative_error < 1e-4
+
+
+def test_a_reference_whose_adjoint_does_not_converge_is_no_reference():
+    # Each token is the mean of itself and the one before it: far more steps than the reference has.
+    f = chain(gain=0.5, length=700)
+    offset = torch.randn(f.offset.shape, dtype=torch.float64).requires_grad_()
+    start = torch.linalg.solve(torch.eye(1400).double() - f.matrix, offset.detach().flatten()).reshape(f.offset.shape)
+    with pytest.raises(eq.ConvergenceError, match="adjoint of the reference"):
+        eq.gradient_error(Affine(f.matrix, offset), start, eq.Picard(), eq.JacobianFree(), {"offset": offset})
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda f: eq.jacobian_penalty(f, f.start, probes=0),
         lambda f: eq.spectral_radius(f, f.start, iterations=0),
+        lambda f: eq.spectral_radius(f, f.start, tokens=[]),
     ],
 )
 def test_impossible_options_are_named(call):

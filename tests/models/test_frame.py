@@ -133,7 +133,7 @@ def test_a_memory_shorter_than_a_segment_is_kept_after_every_chunk():
     model, tokens = framed(depth=tight(), memory_length=3, chunk_length=2), text(1, 9)
     model.eval()
     lengths = []
-    model.cell.register_forward_pre_hook(lambda _, call: lengths.append(call[1].mask_LS))
+    model.cell.register_forward_pre_hook(lambda _, call: lengths.append(call[1].blocks[0].attention.pattern.mask))
     with torch.no_grad():
         output = model(tokens)
     seen = {0 if mask is None else mask.shape[1] - mask.shape[0] for mask in lengths}

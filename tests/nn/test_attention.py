@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from equilibria.nn import RotaryAttention, Rotation, causal_mask, relative_shift
-from equilibria.nn.positions import distance_embedding
+from equilibria.nn import CausalAttention, causal_mask, relative_shift
+from equilibria.nn.positions import distance_embedding, linear_biases
 
 
-def attention_by_loops(module: RotaryAttention, states: torch.Tensor, queries_from: int) -> torch.Tensor:
+def attention_by_loops(module: CausalAttention, states: torch.Tensor, queries_from: int) -> torch.Tensor:
     """Rotary causal attention of the rows from `queries_from` on, written from the formulas."""
     heads, size = module.heads, module.head_size
     batch, total, width = states.shape
@@ -35,30 +36,45 @@ def attention_by_loops(module: RotaryAttention, states: torch.Tensor, queries_fr
 
 def test_attention_with_memory_equals_plain_loops():
     torch.manual_seed(0)
-    module = RotaryAttention(8, 2).double()
+    module = CausalAttention(8, 2).double()
     states = torch.randn(2, 7, 8, dtype=torch.float64)
-    before, here = (Rotation.of(p, 4, torch.float64) for p in torch.arange(7).split((3, 4)))
-    memory = module.remember(states[:, :3], before)
-    mask = causal_mask(4, 3, states.device)
-    found = module(states[:, 3:], here, memory, mask)
-    torch.testing.assert_close(found, attention_by_loops(module, states, 3))
+    context = module.context(module.pattern(states[:, 3:], 3), states[:, :3])
+    torch.testing.assert_close(module(states[:, 3:], context), attention_by_loops(module, states, 3))
 
 
 def test_attention_without_memory_equals_plain_loops():
     torch.manual_seed(0)
-    module = RotaryAttention(8, 2).double()
+    module = CausalAttention(8, 2).double()
     states = torch.randn(2, 5, 8, dtype=torch.float64)
-    found = module(states, Rotation.of(torch.arange(5), 4, torch.float64), None, None)
-    torch.testing.assert_close(found, attention_by_loops(module, states, 0))
+    context = module.context(module.pattern(states, 0))
+    assert context.pattern.mask is None  # the fused kernels' own causality
+    torch.testing.assert_close(module(states, context), attention_by_loops(module, states, 0))
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_causal_mask_sees_a_window_of_the_past(window):
+    mask = causal_mask(3, 4, torch.device("cpu"), window)
+    for i in range(3):
+        for j in range(7):
+            distance = 4 + i - j
+            assert mask[i, j] == (distance >= 0 and (window is None or distance < window))
 
 
 def test_relative_shift_moves_scores_by_distance_to_their_keys():
     length, total = 3, 5
-    by_distance = torch.arange(total - 1, -1, -1.0).expand(1, 1, length, total)
-    shifted = relative_shift(by_distance.contiguous())[0, 0]
+    by_distance = torch.cat([torch.tensor([99.0]), torch.arange(total - 1, -1, -1.0)])
+    shifted = relative_shift(by_distance.expand(1, 1, length, total + 1).contiguous())[0, 0]
     for i in range(length):
         for j in range(total - length + i + 1):
             assert shifted[i, j] == total - length + i - j
+
+
+def test_linear_biases_fall_with_distance_by_a_slope_per_head():
+    biases = linear_biases(4, 2, 3, torch.zeros(1))
+    assert biases.shape == (4, 2, 5)
+    for head, slope in enumerate((1 / 4, 1 / 16, 1 / 64, 1 / 256)):
+        assert biases[head, 1].tolist() == [-4 * slope, -3 * slope, -2 * slope, -slope, 0.0]
+        assert biases[head, 0, 3] == 0.0
 
 
 def test_distance_embedding_counts_down_to_zero():

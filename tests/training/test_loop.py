@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -70,8 +71,11 @@ def weights(trained: TrainingLoop) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
 
 
-def test_learns() -> None:
-    learning = loop(replace(TRAINING, steps=60))
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate"), [("adamw", 3e-3), ("adam", 3e-3), ("radam", 3e-2), ("sgd", 1.0), ("muon", 3e-3)]
+)
+def test_learns(optimizer: Literal["adamw", "adam", "radam", "sgd", "muon"], learning_rate: float) -> None:
+    learning = loop(replace(TRAINING, steps=60, optimizer=optimizer, learning_rate=learning_rate))
     losses = [float(learning.step()) for _ in range(60)]
     assert learning.done == 60
     assert losses[-1] < losses[0] - 0.05
@@ -136,10 +140,20 @@ def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe:
     return [undisturbed, resumed]
 
 
+OPTIMIZERS = {
+    "adamw": TRAINING,
+    "adam": replace(TRAINING, optimizer="adam", schedule="linear"),
+    "radam": replace(TRAINING, optimizer="radam", schedule="inverse_square_root"),
+    "sgd": replace(TRAINING, optimizer="sgd", momentum=0.9, schedule="constant"),
+    "muon": replace(TRAINING, optimizer="muon", schedule="warmup_stable_decay"),
+}
+
+
 @pytest.mark.parametrize("depth", [None, UnrolledDepth(applications=2)])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_restored_goes_on_bit_for_bit(accumulation: int, depth: Depth | None) -> None:
-    recipe = replace(TRAINING, accumulation=accumulation)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_restored_goes_on_bit_for_bit(optimizer: str, accumulation: int, depth: Depth | None) -> None:
+    recipe = replace(OPTIMIZERS[optimizer], accumulation=accumulation)
     undisturbed, resumed = interrupted_and_not(lambda recipe: loop(recipe, dropout=0.2, depth=depth), recipe)
     assert torch.equal(weights(resumed), weights(undisturbed))
     assert resumed.statistics.summary() == undisturbed.statistics.summary()
@@ -230,9 +244,10 @@ def test_explicit_depths_have_no_residual() -> None:
     assert (summary.evaluations, summary.residual, summary.residual_worst) == (None, None, None)
 
 
-def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit() -> None:
+@pytest.mark.parametrize("averaging", ["none", "exponential"])
+def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: Literal["none", "exponential"]) -> None:
     task = CopyMemory(blanks=4, symbols=3, held_out=100)
-    recipe = replace(TRAINING, steps=40, batch_size=8, learning_rate=2e-2)
+    recipe = replace(TRAINING, steps=40, batch_size=8, learning_rate=2e-2, averaging=averaging)
 
     def learner(seed: int) -> TrainingLoop:
         torch.manual_seed(seed)
@@ -245,6 +260,8 @@ def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit() -> None:
     for _ in range(40):
         undisturbed.step()
     assert evaluate_segments(undisturbed.model, task.validation(500)).loss < before / 2
+    assert evaluate_segments(undisturbed.evaluated, task.validation(500)).loss < before
+    assert (undisturbed.evaluated is undisturbed.model) == (averaging == "none")
     torch.manual_seed(2)
     for _ in range(20):
         interrupted.step()

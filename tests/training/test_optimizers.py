@@ -1,28 +1,190 @@
-from torch import nn
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.optim import SGD, Adam, AdamW, Muon, RAdam
 
 from equilibria.configuration.recipe import TrainingRecipe
-from equilibria.training.optimizers import adamw, decayed_and_undecayed
+from equilibria.nn import AdaptiveEmbedding
+from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles
+
+RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
+RECIPES = {
+    "adamw": replace(RECIPE, learning_rate=1e-2),
+    "adam": replace(RECIPE, optimizer="adam", learning_rate=1e-2, weight_decay=1e-4),
+    "radam": replace(RECIPE, optimizer="radam", learning_rate=1e-2, weight_decay=0.1),
+    "sgd": replace(RECIPE, optimizer="sgd", learning_rate=0.3),
+    "sgd with momentum": replace(RECIPE, optimizer="sgd", learning_rate=0.05, momentum=0.9, schedule="linear"),
+    "muon": replace(RECIPE, optimizer="muon", learning_rate=1e-2, schedule="warmup_stable_decay"),
+}
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 
 
 class Small(nn.Module):
+    """Every kind of parameter: rows of tokens, matrices, a kernel, biases, norms, gains of normalised weights."""
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
         self.inner = nn.Linear(4, 4)
+        self.convolution = nn.Conv1d(4, 4, 2)
+        self.normalised = weight_norm(nn.Linear(4, 4, bias=False), dim=0)
+        self.head_bias = nn.Parameter(torch.zeros(2, 2))
         self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embedding.weight
         self.frozen = nn.Linear(4, 4, bias=False).requires_grad_(False)
 
+    def forward(self, tokens_N: Tensor) -> Tensor:
+        x_ND = self.normalised(self.inner(self.embedding(tokens_N)).relu())
+        pairs_NDK = torch.stack([x_ND, x_ND.roll(1, 0)], dim=-1)
+        return self.head(self.norm(self.convolution(pairs_NDK).squeeze(-1) + self.head_bias.flatten()))
 
-def test_only_matrices_decay() -> None:
-    decayed, undecayed = decayed_and_undecayed(Small())
-    assert set(decayed) == {"inner.weight"}
-    assert set(undecayed) == {"embedding.weight", "inner.bias", "norm.weight", "norm.bias"}
+
+MATRICES = {"inner.weight", "convolution.weight", "normalised.parametrizations.weight.original1"}
+VECTORS = {
+    *("inner.bias", "convolution.bias", "head_bias", "norm.weight", "norm.bias"),
+    "normalised.parametrizations.weight.original0",
+}
 
 
-def test_the_recipe_reaches_the_groups() -> None:
-    recipe = TrainingRecipe(learning_rate=0.25, weight_decay=0.5, beta1=0.8, beta2=0.9)
-    decayed, undecayed = adamw(Small(), recipe).param_groups
-    assert (decayed["lr"], decayed["weight_decay"], decayed["betas"]) == (0.25, 0.5, (0.8, 0.9))
-    assert undecayed["weight_decay"] == 0.0
+def small() -> Small:
+    torch.manual_seed(0)
+    return Small()
+
+
+def train(model: Small, optimizers: ScheduledOptimizers, steps: int) -> list[float]:
+    """On the sequence in which each token is followed by the next; the losses before the steps."""
+    tokens = torch.arange(40) % 5
+    losses = []
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(tokens), tokens.roll(-1))
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizers.step()
+    return losses
+
+
+def test_parameters_have_roles() -> None:
+    found = roles(Small())
+    assert set(found.matrices) == MATRICES
+    assert set(found.vectors) == VECTORS
+    assert set(found.embeddings) == {"embedding.weight"}
+
+
+def test_the_tables_of_an_adaptive_embedding_are_rows_of_tokens() -> None:
+    found = roles(AdaptiveEmbedding(30, 8, (10, 20), div_val=2))
+    assert set(found.embeddings) == {f"tables.{cluster}.weight" for cluster in range(3)}
+    assert set(found.matrices) == {*(f"projections.{cluster}" for cluster in range(3)), "own_projections.0"}
+    assert set(found.vectors) == {f"biases.{cluster}" for cluster in range(3)}
+
+
+@each_recipe
+def test_matrices_alone_decay_and_every_parameter_is_moved_once(recipe: TrainingRecipe) -> None:
+    model = small()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [
+        group
+        for optimizer in build_optimizers(model, replace(recipe, weight_decay=0.5))
+        for group in optimizer.param_groups
+    ]
+    moved = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    decayed = {names[id(parameter)] for group in groups if group["weight_decay"] for parameter in group["params"]}
+    assert sorted(moved) == sorted(MATRICES | VECTORS | {"embedding.weight"})
+    assert decayed == MATRICES
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("adamw", AdamW, {"weight_decay": 0.1, "betas": (0.9, 0.95)}),
+        ("adam", Adam, {"weight_decay": 0.0, "betas": (0.9, 0.999)}),
+        ("radam", RAdam, {"weight_decay": 0.0, "betas": (0.9, 0.999), "decoupled_weight_decay": True}),
+        ("sgd", SGD, {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}),
+        ("muon", Muon, {"weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}),
+    ],
+)
+def test_what_a_recipe_leaves_out_is_the_optimizers_own(name: str, kind: type, options: dict[str, object]) -> None:
+    found = build_optimizers(small(), replace(RECIPE, optimizer=name, learning_rate=0.25))
+    assert [type(optimizer) for optimizer in found] == ([Muon, AdamW] if kind is Muon else [kind])
+    group = found[0].param_groups[0]
+    assert {key: group[key] for key in ("lr", *options)} == {"lr": 0.25, **options}
+
+
+def test_what_a_recipe_says_reaches_the_groups() -> None:
+    recipe = replace(RECIPE, optimizer="muon", learning_rate=0.25, weight_decay=0.5, momentum=0.7, beta1=0.8, beta2=0.9)
+    muon, adamw = build_optimizers(small(), recipe)
+    assert {key: muon.param_groups[0][key] for key in ("lr", "weight_decay", "momentum")} == {
+        "lr": 0.25,
+        "weight_decay": 0.5,
+        "momentum": 0.7,
+    }
+    assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
+    assert [matrix.ndim for matrix in adamw.param_groups[0]["params"]] == [3]  # Muon takes no kernels
+
+
+@each_recipe
+def test_it_lowers_a_loss(recipe: TrainingRecipe) -> None:
+    model = small()
+    losses = train(model, ScheduledOptimizers(model, recipe), 40)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@each_recipe
+def test_it_resumes_exactly(recipe: TrainingRecipe) -> None:
+    whole, half = small(), small()
+    expected = train(whole, ScheduledOptimizers(whole, recipe), 20)
+    first = ScheduledOptimizers(half, recipe)
+    losses = train(half, first, 9)
+    saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    second = ScheduledOptimizers(half, recipe)
+    second.restore(saved, done=9)
+    assert second.learning_rate == first.learning_rate
+    losses += train(half, second, 11)
+    assert losses == expected
+    for one, two in zip(whole.parameters(), half.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@each_recipe
+def test_what_was_learned_matters(recipe: TrainingRecipe) -> None:
+    """The test before this one would fail if nothing were restored."""
+    if recipe.optimizer == "sgd" and not recipe.momentum:
+        assert ScheduledOptimizers(small(), recipe).tensors() == {}
+        return
+    whole, half = small(), small()
+    expected = train(whole, ScheduledOptimizers(whole, recipe), 20)
+    losses = train(half, ScheduledOptimizers(half, recipe), 9)
+    forgetful = ScheduledOptimizers(half, recipe)
+    forgetful.restore({}, done=9)
+    losses += train(half, forgetful, 11)
+    assert losses[:10] == expected[:10]
+    assert losses != expected
+
+
+def dropped(kind: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != f"{kind}.inner.weight"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dropped("exp_avg"), r"exp_avg of inner\.weight is missing"),
+        (dropped("step"), r"step of inner\.weight is missing"),
+        (lambda t: {**t, "exp_avg.inner.weight": torch.zeros(3, 3)}, r"inner\.weight is \(3, 3\), expected \(4, 4\)"),
+        (lambda t: {**t, "momentum_buffer.inner.weight": torch.zeros(4, 4)}, "momentum_buffer.* another optimizer"),
+        (lambda t: {**t, "exp_avg.other.weight": torch.zeros(4, 4)}, r"exp_avg\.other\.weight is of another"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    model = small()
+    optimizers = ScheduledOptimizers(model, RECIPE)
+    train(model, optimizers, 1)
+    with pytest.raises(ValueError, match=message):
+        ScheduledOptimizers(model, RECIPE).restore(change(optimizers.tensors()), done=1)

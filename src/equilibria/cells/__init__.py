@@ -4,5 +4,7 @@ from equilibria.cells.base import Cell, Memory
 from equilibria.cells.contractive import ContractiveCell
 from equilibria.cells.post_norm import PostNormCell
 from equilibria.cells.stack import StackedCell
+from equilibria.cells.three_block import ThreeBlockCell
+from equilibria.cells.trellis import TrellisCell
 
-__all__ = ["Cell", "ContractiveCell", "Memory", "PostNormCell", "StackedCell"]
+__all__ = ["Cell", "ContractiveCell", "Memory", "PostNormCell", "StackedCell", "ThreeBlockCell", "TrellisCell"]

@@ -5,7 +5,9 @@
     f(z; x) = LN(h)
 
 The injection `e` enters every evaluation with weight `1 − a`, so that the carried state alone contracts; the outer
-norm keeps states bounded. Keys and values of the memory, the injection and dropout masks make up the context.
+norm keeps states bounded. Keys and values of the memory, the injection, weights and dropout masks make up the context.
+
+Without injection, `h = z`: the explicit pre-norm transformer with the same blocks and one norm at the end.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells.base import Cell, Memory
-from equilibria.nn import FeedForward, RotaryAttention, Rotation, causal_mask, dropout_mask, masked
-from equilibria.nn.attention import KeysValues
+from equilibria.nn.attention import AttentionContext, AttentionPattern, CausalAttention, Positions
+from equilibria.nn.dropout import add_masked, dropout_mask
+from equilibria.nn.feed_forward import Activation, FeedForward, FeedForwardContext
+from equilibria.nn.normalisation import Normalisation
+from equilibria.nn.norms import Norm, feature_norm
 
 # The share of the carried state at the start: larger learns no better and converges slower, smaller learns slower.
 _CARRY = 0.3
@@ -26,101 +31,128 @@ _CARRY = 0.3
 
 @dataclass(frozen=True)
 class BlockContext:
-    """What one block of the cell needs besides the state."""
+    """What one block of the cell needs besides the state; a dropout mask is None where nothing is dropped."""
 
-    memory: KeysValues | None
+    attention: AttentionContext
+    feed_forward: FeedForwardContext
     attention_dropout: Tensor | None
     feed_forward_dropout: Tensor | None
 
 
 @dataclass(frozen=True)
 class ContractiveContext:
-    """The gate and the injection it has already weighted, positions, the mask and the blocks' own contexts."""
+    """The gate and the injection it has already weighted, None without injection, and the blocks' own contexts."""
 
-    carry: Tensor
-    injection: Tensor
-    rotation: Rotation
-    mask_LS: Tensor | None
+    carry: Tensor | None
+    injection: Tensor | None
     blocks: tuple[BlockContext, ...]
 
 
 class Block(nn.Module):
     """A pre-norm transformer block (Xiong et al. 2020, arXiv:2002.04745)."""
 
-    def __init__(self, d_model: int, heads: int, inner: int) -> None:
+    def __init__(self, attention: CausalAttention, feed_forward: FeedForward, d_model: int, norm: Norm) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(d_model)
-        self.attention = RotaryAttention(d_model, heads)
-        self.feed_forward_norm = nn.LayerNorm(d_model)
-        self.feed_forward = FeedForward(d_model, inner)
+        self.attention_norm = feature_norm(norm, d_model)
+        self.attention = attention
+        self.feed_forward_norm = feature_norm(norm, d_model)
+        self.feed_forward = feed_forward
 
-    def forward(self, h_BLD: Tensor, rotation: Rotation, mask_LS: Tensor | None, context: BlockContext) -> Tensor:
+    def context(self, pattern: AttentionPattern, memory_BMD: Tensor | None, *masks: Tensor | None) -> BlockContext:
+        """What one solve needs; `memory_BMD` is what the block was given at the memory's positions."""
+        seen_BMD = None if memory_BMD is None else self.attention_norm(memory_BMD)
+        return BlockContext(self.attention.context(pattern, seen_BMD), self.feed_forward.context(), *masks)
+
+    def forward(self, h_BLD: Tensor, context: BlockContext) -> Tensor:
         """`(B, L, D) → (B, L, D)`."""
-        mixed = self.attention(self.attention_norm(h_BLD), rotation, context.memory, mask_LS)
-        h_BLD = h_BLD + masked(mixed, context.attention_dropout)
-        fed = self.feed_forward(self.feed_forward_norm(h_BLD))
-        return h_BLD + masked(fed, context.feed_forward_dropout)
+        mixed = self.attention(self.attention_norm(h_BLD), context.attention)
+        h_BLD = add_masked(h_BLD, mixed, context.attention_dropout)
+        fed = self.feed_forward(self.feed_forward_norm(h_BLD), context.feed_forward)
+        return add_masked(h_BLD, fed, context.feed_forward_dropout)
 
 
 class ContractiveCell(Cell[ContractiveContext]):
     """One or several pre-norm blocks behind a contracting carry and a gated injection.
 
     Args:
-        d_model: features of the state, a multiple of `2 · heads`.
+        d_model: features of the state, a multiple of `heads`, and of twice as many with rotary positions.
         heads: attention heads.
         inner: features inside the feed-forward network.
         blocks: transformer blocks in one evaluation.
-        dropout: probability of dropping a feature of a block's output; one mask per solve.
+        dropout: probability of dropping a feature of a block's output; one mask `(B, L, D)` per solve.
+        norm: the kind of all norms.
+        positions: how attention knows of positions.
+        query_key_norm: whether queries and keys are normed.
+        key_value_heads: heads of keys and values, a divisor of `heads`; None for as many.
+        activation: of the feed-forward network.
+        normalisation: of the weights of attention and feed-forward network.
+        injection: whether there are a carry and an input; without them the cell starts from the embedded inputs.
     """
 
     def __init__(
-        self, d_model: int = 128, heads: int = 4, inner: int = 512, blocks: int = 1, dropout: float = 0.0
+        self,
+        d_model: int = 128,
+        heads: int = 4,
+        inner: int = 512,
+        blocks: int = 1,
+        dropout: float = 0.0,
+        *,
+        norm: Norm = "layer",
+        positions: Positions = "rotary",
+        query_key_norm: bool = False,
+        key_value_heads: int | None = None,
+        activation: Activation = "relu",
+        normalisation: Normalisation = "none",
+        injection: bool = True,
     ) -> None:
         super().__init__()
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, found {blocks}")
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
-        self.remembered = blocks
-        self.inject = nn.Linear(d_model, d_model)
-        self.carry_logit = nn.Parameter(torch.full((d_model,), math.log(_CARRY / (1.0 - _CARRY))))
-        self.blocks = nn.ModuleList(Block(d_model, heads, inner) for _ in range(blocks))
-        self.norm = nn.LayerNorm(d_model)
-        self.head_size = d_model // heads
+        self.injection, self.remembered = injection, blocks
+        self.inject = nn.Linear(d_model, d_model) if injection else None
+        gate = torch.full((d_model,), math.log(_CARRY / (1.0 - _CARRY)))
+        self.carry_logit = nn.Parameter(gate) if injection else None
+
+        def block() -> Block:
+            attention = CausalAttention(d_model, heads, key_value_heads, positions, query_key_norm, normalisation)
+            return Block(attention, FeedForward(d_model, inner, activation, normalisation), d_model, norm)
+
+        self.blocks = nn.ModuleList(block() for _ in range(blocks))
+        self.norm = feature_norm(norm, d_model)
 
     def context(self, inputs_BLD: Tensor, memory: Memory | None) -> ContractiveContext:
-        """Gate the injection, project the memory's keys and values, draw the dropout masks."""
-        length, past = inputs_BLD.shape[1], memory.length if memory is not None else 0
-        positions = torch.arange(past + length, device=inputs_BLD.device)
-        before, here = (Rotation.of(part, self.head_size, inputs_BLD.dtype) for part in positions.split((past, length)))
-        carry = torch.sigmoid(self.carry_logit)
-        blocks = []
-        for index, block in enumerate(self.blocks):
+        """Gate the injection, read the weights, project the memory's keys and values, draw the dropout masks."""
+        past = memory.length if memory is not None else 0
+        states = memory.states if memory is not None and past else (None,) * len(self.blocks)
+        pattern, contexts = None, []
+        for block, state in zip(self.blocks, states, strict=True):
             assert isinstance(block, Block)
-            remembered = None
-            if memory is not None and past:
-                remembered = block.attention.remember(block.attention_norm(memory.states[index]), before)
+            pattern = pattern or block.attention.pattern(inputs_BLD, past)
             masks = (dropout_mask(inputs_BLD, self.dropout, self.training) for _ in range(2))
-            blocks.append(BlockContext(remembered, *masks))
-        return ContractiveContext(
-            carry=carry,
-            injection=(1.0 - carry) * self.inject(inputs_BLD),
-            rotation=here,
-            mask_LS=causal_mask(length, past, inputs_BLD.device),
-            blocks=tuple(blocks),
-        )
+            contexts.append(block.context(pattern, state, *masks))
+        if self.inject is None or self.carry_logit is None:
+            return ContractiveContext(None, None, tuple(contexts))
+        carry = torch.sigmoid(self.carry_logit)
+        return ContractiveContext(carry, (1.0 - carry) * self.inject(inputs_BLD), tuple(contexts))
 
     def forward(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
         """One evaluation."""
-        h_BLD = torch.addcmul(context.injection, context.carry, z_BLD)
+        h_BLD = self._carried(z_BLD, context)
         for block, block_context in zip(self.blocks, context.blocks, strict=True):
-            h_BLD = block(h_BLD, context.rotation, context.mask_LS, block_context)
+            h_BLD = block(h_BLD, block_context)
         return self.norm(h_BLD)
 
     def remember(self, z_BLD: Tensor, context: ContractiveContext) -> tuple[Tensor, ...]:
         """The input of each block at `z`: with it, a later segment's view of this one is exact for any depth."""
-        h_BLD = torch.addcmul(context.injection, context.carry, z_BLD)
+        h_BLD = self._carried(z_BLD, context)
         states = [h_BLD]
         for block, block_context in zip(self.blocks[:-1], context.blocks[:-1], strict=True):
-            h_BLD = block(h_BLD, context.rotation, context.mask_LS, block_context)
+            h_BLD = block(h_BLD, block_context)
             states.append(h_BLD)
         return tuple(states)
+
+    def _carried(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
+        if context.carry is None or context.injection is None:
+            return z_BLD
+        return torch.addcmul(context.injection, context.carry, z_BLD)

@@ -3,27 +3,15 @@
 A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, Token
-from cyclopts.validators import Number
+from cyclopts import Parameter
 
-
-def _integer(_: type, tokens: Sequence[Token]) -> int:
-    """An integer and nothing else: 6.5 and 7.0 are errors, not 6 and 7."""
-    return int(tokens[0].value)
-
-
-Count = Annotated[int, Parameter(validator=Number(gte=1), converter=_integer)]
-Natural = Annotated[int, Parameter(validator=Number(gte=0), converter=_integer)]
-Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=inf))]
-NonNegative = Annotated[float, Parameter(validator=Number(gte=0, lt=inf))]
-Fraction = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
-Ratio = Annotated[float, Parameter(validator=Number(gt=0, lte=1))]
+from equilibria.configuration.training import TrainingRecipe, training_problems
+from equilibria.configuration.values import Count, Fraction, Natural, NonNegative, Positive, Ratio
 
 SOLVER_OPTIONS = {
     "picard": ("damping",),
@@ -153,46 +141,6 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
-    """Batches, optimizer and intervals; an interval is counted in optimizer steps."""
-
-    steps: Count = 2000
-    """Optimizer steps in all."""
-    batch_size: Count = 16
-    """Rows of text in a batch."""
-    segment_length: Count = 128
-    """Tokens of each row per step."""
-    accumulation: Count = 1
-    """Batches whose gradients are averaged in one optimizer step."""
-    learning_rate: Positive = 1e-3
-    """Peak learning rate of AdamW."""
-    warmup_steps: Natural = 100
-    """Steps over which the rate rises from 0 to its peak."""
-    final_rate: NonNegative = 0.1
-    """Rate at the last step as a fraction of the peak; it falls along a cosine."""
-    weight_decay: NonNegative = 0.1
-    """Decoupled weight decay of the matrices."""
-    beta1: Fraction = 0.9
-    """Decay of AdamW's mean of gradients."""
-    beta2: Fraction = 0.95
-    """Decay of AdamW's mean of squared gradients."""
-    clip: Positive = 1.0
-    """Largest norm of the whole gradient."""
-    evaluate_every: Count = 200
-    """Interval between evaluations on validation text."""
-    evaluate_tokens: Count | None = None
-    """Validation tokens in these evaluations, at most; left out: all."""
-    checkpoint_every: Count = 200
-    """Interval between checkpoints."""
-    log_every: Count = 10
-    """Interval between lines of metrics."""
-    seed: Natural = 0
-    """Seed of weights and dropout."""
-    threads: Count | None = None
-    """CPU threads; left out: what PyTorch chooses."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunRecipe:
     """Where the results go."""
 
@@ -233,6 +181,7 @@ def problems(recipe: Recipe) -> Iterator[str]:
     yield from _foreign_options("model.depth.solver", depth.solver, SOLVER_OPTIONS)
     yield from _foreign_options("model.depth.eval_solver", depth.eval_solver, SOLVER_OPTIONS)
     yield from _foreign_options("model.depth.gradient", depth.gradient, GRADIENT_OPTIONS)
+    yield from training_problems(recipe.training)
     name = recipe.run.name
     if name in ("", ".", "..") or Path(name).name != name:
         yield f'run.name = "{name}": expected a name without slashes; where the folder is says run.directory'

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equilibria.fixed_point import fixed_point
 from equilibria.gradients import Gradient, Implicit
-from equilibria.solvers import GMRES, Anderson, Map, Solver, State
+from equilibria.solvers import GMRES, Anderson, ConvergenceError, Map, Solver, State, Status
 from equilibria.solvers.state import leaves
 
 
@@ -48,20 +48,27 @@ def gradient_error(
         solver: the solver to be judged.
         gradient: the gradient to be judged.
         parameters: tensors that require grad, by name.
-        reference_solver: how the reference is solved; tight Anderson with long history when None.
+        reference_solver: how the reference is solved; tight Anderson with long history when None, per prefix where
+            `solver` goes by token, as mixing each token by itself stalls where tokens are chained.
         seed: of the functional.
 
     Raises:
-        ConvergenceError: the reference did not converge, so there is nothing to compare with.
+        ConvergenceError: the reference or its adjoint did not converge, so there is nothing to compare with.
     """
     if reference_solver is None:
-        reference_solver = Anderson(tol=1e-6, max_evaluations=500, history=8, scope=solver.scope)
-    tight = Implicit(GMRES(tol=1e-7, max_evaluations=400, restart=50))
+        scope = "sample" if solver.scope == "sample" else "prefix"
+        reference_solver = Anderson(tol=1e-6, max_evaluations=500, history=8, scope=scope)
+    tight = Implicit(GMRES(tol=1e-6, max_evaluations=400, restart=100))
     tensors = list(parameters.values())
-    judged = fixed_point(f, z0, solver, gradient, on_failure="ignore").value
-    exact = fixed_point(f, z0, reference_solver, tight, on_failure="raise").value
-    found = torch.autograd.grad(_functional(judged, seed), tensors, materialize_grads=True)
-    wanted = torch.autograd.grad(_functional(exact, seed), tensors, materialize_grads=True)
+    judged = fixed_point(f, z0, solver, gradient, on_failure="ignore")
+    exact = fixed_point(f, z0, reference_solver, tight, on_failure="raise")
+    # Retained: both graphs share what `f` closes over, such as the context of a cell.
+    found, wanted = (
+        torch.autograd.grad(_functional(solution.value, seed), tensors, retain_graph=True, materialize_grads=True)
+        for solution in (judged, exact)
+    )
+    if exact.adjoint.status not in (None, Status.CONVERGED):
+        raise ConvergenceError(f"the adjoint of the reference did not converge: {exact.adjoint}", exact)
     return {name: _compare(a, b) for name, a, b in zip(parameters, found, wanted, strict=True)}
 
 

@@ -19,14 +19,16 @@ from equilibria.cells import Memory
 from equilibria.depths import Halting, Reached
 from equilibria.models.base import Output, TokenModel
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
+from equilibria.nn.feed_forward import FeedForwardContext
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a block needs besides its state: the encoded source, the causal mask, and dropout masks."""
+    """What a block needs besides its state: the encoded source, the causal mask, weights, and dropout masks."""
 
     source_BSD: Tensor | None
     hidden_LL: Tensor | None
+    feed_forward: FeedForwardContext
     dropout: tuple[Tensor | None, ...]
 
 
@@ -57,7 +59,7 @@ class UniversalBlock(nn.Module):
         if self.source_attention is not None:
             mixed, _ = self.source_attention(h_BLD, seen.source_BSD, seen.source_BSD, need_weights=False)
             h_BLD = next(norms)(h_BLD + masked(mixed, next(masks)))
-        return next(norms)(h_BLD + masked(self.feed_forward(h_BLD), next(masks)))
+        return next(norms)(h_BLD + masked(self.feed_forward(h_BLD, seen.feed_forward), next(masks)))
 
 
 class UniversalTransformer(TokenModel):
@@ -130,5 +132,5 @@ class UniversalTransformer(TokenModel):
             every = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
             hidden_LL = every.triu(diagonal=1)
         dropout = tuple(dropout_mask(inputs_BLD, self.dropout, self.training) for _ in block.norms)
-        seen = _Seen(source_BSD, hidden_LL, dropout)
+        seen = _Seen(source_BSD, hidden_LL, block.feed_forward.context(), dropout)
         return depth.reach(lambda h: block(h, seen), inputs_BLD, self.training)

@@ -8,8 +8,10 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORED = -100
-"""The target of a position that has none."""
+from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
+
+# From so many tokens on the scores of a batch outgrow everything else, and the loss is taken in chunks.
+_LARGE = 4096
 
 
 class TokenEmbedding(Protocol):
@@ -76,5 +78,10 @@ class TiedEmbedding(nn.Embedding):
         return F.linear(hidden, self.weight)
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        """The mean negative log-likelihood, in nats, over the targets that are not -100."""
+        """The mean negative log-likelihood, in nats, over the targets that are not -100.
+
+        Of a large vocabulary it is taken in chunks, and can be differentiated once; see `chunked_cross_entropy`.
+        """
+        if self.num_embeddings >= _LARGE:
+            return chunked_cross_entropy(hidden_ND, self.weight, targets_N)
         return F.cross_entropy(self.logits(hidden_ND), targets_N, ignore_index=IGNORED)

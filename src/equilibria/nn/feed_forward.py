@@ -1,24 +1,68 @@
-"""The position-wise network of a transformer block."""
+"""The position-wise network of a transformer block. Its weights are read once per solve, into a context."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equilibria.nn.dropout import masked
+from equilibria.nn.normalisation import Normalisation, normalised
+
+Activation = Literal["relu", "gelu", "relu_squared", "swiglu"]
+
+
+@dataclass(frozen=True)
+class FeedForwardContext:
+    """The weights as they are used, and the dropout mask of the hidden layer, `(…, inner)`, or None."""
+
+    expand: Tensor
+    contract: Tensor
+    dropout: Tensor | None
+
 
 class FeedForward(nn.Module):
-    """`W₂ relu(W₁ x + b₁) + b₂`, position by position.
+    """`W₂ φ(W₁ x + b₁) + b₂`, position by position.
 
     Args:
         d_model: features in and out.
         inner: features of the hidden layer.
+        activation: `φ`. `"relu_squared"` is `relu(a)²` (So et al. 2021, arXiv:2109.08668); with `"swiglu"` the first
+            layer has twice the features and `φ([a, b]) = silu(a) ⊙ b` (Shazeer 2020, arXiv:2002.05202), so that at
+            equal `inner` there are half as many weights again.
+        normalisation: of both weights.
     """
 
-    def __init__(self, d_model: int, inner: int) -> None:
+    def __init__(
+        self, d_model: int, inner: int, activation: Activation = "relu", normalisation: Normalisation = "none"
+    ) -> None:
         super().__init__()
-        self.expand = nn.Linear(d_model, inner)
-        self.contract = nn.Linear(inner, d_model)
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {get_args(Activation)}, found {activation!r}")
+        self.activation: Activation = activation
+        expanded = 2 * inner if activation == "swiglu" else inner
+        self.expand = normalised(nn.Linear(d_model, expanded), normalisation)
+        self.contract = normalised(nn.Linear(inner, d_model), normalisation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def context(self, dropout: Tensor | None = None) -> FeedForwardContext:
+        """What one solve needs; `dropout` masks the hidden layer."""
+        return FeedForwardContext(self.expand.weight, self.contract.weight, dropout)
+
+    def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:
         """`(…, d_model) → (…, d_model)`."""
-        return self.contract(F.relu(self.expand(x), inplace=True))
+        hidden = self._activated(F.linear(x, context.expand, self.expand.bias))
+        return F.linear(masked(hidden, context.dropout), context.contract, self.contract.bias)
+
+    def _activated(self, a: Tensor) -> Tensor:
+        match self.activation:
+            case "relu":
+                return F.relu(a, inplace=True)
+            case "gelu":
+                return F.gelu(a)
+            case "relu_squared":
+                return F.relu(a, inplace=True).square()
+            case "swiglu":
+                gate, value = a.chunk(2, dim=-1)
+                return F.silu(gate) * value

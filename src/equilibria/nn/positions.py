@@ -1,5 +1,5 @@
-"""Positions: rotary angles (Su et al. 2021, arXiv:2104.09864) and sinusoidal distances (Dai et al. 2019,
-arXiv:1901.02860). Both are relative, so a memory of any length needs no offset."""
+"""Positions: rotary angles (Su et al. 2021, arXiv:2104.09864), sinusoidal distances (Dai et al. 2019,
+arXiv:1901.02860) and linear biases. All are relative, so a memory of any length needs no offset."""
 
 from __future__ import annotations
 
@@ -35,18 +35,36 @@ class Rotation:
 
 def distance_embedding(length: int, features: int, like: Tensor) -> Tensor:
     """Sinusoidal embeddings of the distances `length − 1, …, 0`: `(length, features)`, sines then cosines."""
-    distance = torch.arange(length - 1, -1, -1, device=like.device, dtype=torch.float32)
-    exponent = torch.arange(0, features, 2, device=like.device, dtype=torch.float32) / features
+    real = torch.promote_types(like.dtype, torch.float32)
+    distance = torch.arange(length - 1, -1, -1, device=like.device, dtype=real)
+    exponent = torch.arange(0, features, 2, device=like.device, dtype=real) / features
     angle = distance.unsqueeze(-1) * _BASE**-exponent
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype)
 
 
-def relative_shift(scores_BHLS: Tensor) -> Tensor:
-    """Turn scores against distances `S − 1 … 0` into scores against the `S` key positions.
+def relative_shift(scores_BHLR: Tensor) -> Tensor:
+    """Turn scores against distances into scores against the key positions, `(B, H, L, S)`, a view.
 
     Query `i` of `L` stands at key position `S − L + i`; its score for key `j` is the one of distance `S − L + i − j`.
-    Entries of later keys are left arbitrary (finite) and must be masked.
+
+    Args:
+        scores_BHLR: `R = 1 + S`: a column of anything finite, then the distances `S − 1, …, 0`. The column comes free
+            as a row of zeros before the projected distances, and makes the shift a matter of strides (the padding
+            that Transformer-XL's code does at each evaluation).
+
+    Returns:
+        A view whose entries of later keys are arbitrary (finite) and must be masked.
     """
-    B, H, L, S = scores_BHLS.shape
-    padded = torch.nn.functional.pad(scores_BHLS, (1, 0)).reshape(B, H, S + 1, L)
-    return padded[:, :, 1:].reshape(B, H, L, S)
+    B, H, L, R = scores_BHLR.shape
+    return scores_BHLR.reshape(B, H, R, L)[:, :, 1:].view(B, H, L, R - 1)
+
+
+def linear_biases(heads: int, length: int, past: int, like: Tensor) -> Tensor:
+    """Biases `−slope · distance` of attention scores (Press et al. 2021, arXiv:2108.12409): `(heads, length, S)`.
+
+    The slopes are `2^(−8/heads), 2^(−16/heads), …, 2^−8`; entries of later keys are positive and must be masked.
+    """
+    keys = torch.arange(past + length, device=like.device)
+    distance_LS = keys[past:].unsqueeze(-1) - keys
+    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
+    return (-slopes.view(-1, 1, 1) * distance_LS).to(like.dtype)

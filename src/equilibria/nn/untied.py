@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.embedding import IGNORED
+from equilibria.nn.cross_entropy import IGNORED
 
 
 class UntiedEmbedding(nn.Module):

@@ -14,12 +14,12 @@ from equilibria.configuration.recipe import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
-from equilibria.inference.weights import distinct_state, fill
+from equilibria.inference.weights import distinct_state
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
-from equilibria.training.optimizers import adamw
+from equilibria.training.optimizers import ScheduledOptimizers
 from equilibria.training.randomness import random_state, restore_random_state
-from equilibria.training.schedules import warmup_cosine
 from equilibria.training.statistics import StepStatistics
 
 
@@ -52,13 +52,22 @@ class TrainingLoop:
         self._memories: list[Memory | None] = [None] * recipe.accumulation
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._depths = depths
-        self._optimizer = adamw(model, recipe)
-        self._schedule = self._new_schedule()
+        self._optimizers = ScheduledOptimizers(model, recipe)
+        self._average = WeightAverage(model, recipe)
 
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
-        return float(self._schedule.get_last_lr()[0])
+        return self._optimizers.learning_rate
+
+    @property
+    def evaluated(self) -> TokenModel:
+        """The model to evaluate and to keep: the one in training, or the average of its weights so far."""
+        return self._average.evaluated
+
+    def validated(self, loss: float) -> None:
+        """Takes note of a validation loss of `evaluated`, by which an average may start."""
+        self._average.validated(loss)
 
     def step(self) -> Tensor:
         """Takes one optimizer step.
@@ -81,10 +90,9 @@ class TrainingLoop:
             if share:
                 loss += self._backward(slot, inputs, targets, share)
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        self._optimizers.step()
         self.done += 1
+        self._average.update(self.done)
         self.statistics.add_step(loss, gradient_norm, total)
         return loss
 
@@ -99,19 +107,16 @@ class TrainingLoop:
             self.statistics.add_solve(output.solution)
         return output.loss.detach() * share
 
-    def _new_schedule(self) -> torch.optim.lr_scheduler.LambdaLR:
-        recipe = self.recipe
-        return warmup_cosine(self._optimizer, recipe.steps, recipe.warmup_steps, recipe.final_rate, self.done)
-
     def checkpoint(self) -> Checkpoint:
         """Everything that later steps depend on. Tensors are not copied: save before the next step."""
         trainer = {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
         trainer |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
-        trainer |= self._optimizer_state()
+        trainer |= {f"optimizer.{name}": tensor for name, tensor in self._optimizers.tensors().items()}
+        trainer |= {f"average.{name}": tensor for name, tensor in self._average.tensors().items()}
         for slot, memory in enumerate(self._memories):
             parts = [] if memory is None else memory.flatten()
             trainer |= {f"memory.{slot}.{number:04d}": part for number, part in enumerate(parts)}
-        return Checkpoint(distinct_state(self.model), trainer, {"step": self.done})
+        return Checkpoint(distinct_state(self.evaluated), trainer, {"step": self.done})
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Goes on from a checkpoint: the steps that follow are those that would have followed it.
@@ -126,10 +131,10 @@ class TrainingLoop:
         step = checkpoint.scalars.get("step")
         if not isinstance(step, int):
             raise UserError(f"{path / 'trainer.json'} has no step; it is damaged, restore it")
-        fill(distinct_state(self.model), checkpoint.model, path / "model.safetensors")
         parts = _by_prefix(checkpoint.trainer)
         try:
-            self._restore_optimizer(parts.get("optimizer", {}))
+            self._average.restore(checkpoint.model, parts.get("average", {}), path)
+            self._optimizers.restore(parts.get("optimizer", {}), step)
             self.statistics.restore(parts["statistics"])
             self._memories = self._restored_memories(parts.get("memory", {}))
             restore_random_state(parts["random"], self.device)
@@ -139,36 +144,6 @@ class TrainingLoop:
                 f"({type(problem).__name__}: {problem}); use the recipe it was trained with"
             ) from problem
         self.done = step
-        self._schedule = self._new_schedule()
-
-    def _names(self) -> list[str]:
-        """Names of the parameters in the order in which the optimizer counts them."""
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return [names[id(parameter)] for group in self._optimizer.param_groups for parameter in group["params"]]
-
-    def _optimizer_state(self) -> dict[str, Tensor]:
-        state = self._optimizer.state_dict()["state"]
-        return {
-            f"optimizer.{key}.{name}": tensor
-            for number, name in enumerate(self._names())
-            for key, tensor in state.get(number, {}).items()
-        }
-
-    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        # the recipe's rates and decay stand; only what the optimizer has learned is taken over
-        parameters = dict(self.model.named_parameters())
-        state: dict[int, dict[str, Tensor]] = {}
-        for number, name in enumerate(self._names()):
-            if f"step.{name}" not in tensors:  # a parameter that has had no gradient yet
-                continue
-            step, mean, square = (tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq"))
-            expected = tuple(parameters[name].shape)
-            for moment in (mean, square):
-                if moment.shape != expected:
-                    raise ValueError(f"moments of {name} are {tuple(moment.shape)}, expected {expected}")
-            state[number] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _restored_memories(self, tensors: Mapping[str, Tensor]) -> list[Memory | None]:
         slots: list[list[Tensor]] = [[] for _ in range(self.recipe.accumulation)]

@@ -1,37 +1,183 @@
-"""The optimizer of a recipe."""
+"""The optimizers of a recipe, under its schedule: PyTorch's own, each on the parameters that it is for.
 
-from torch import nn
-from torch.optim import AdamW
+What they have learned is kept by the names of the parameters, so that a checkpoint does not depend on their order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Muon, Optimizer, RAdam
 
 from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.training.schedules import build_schedule, scheduler
+
+Named = dict[str, nn.Parameter]
 
 
-def decayed_and_undecayed(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Trainable parameters by name: matrices, which weight decay shrinks, and the rest.
+@dataclass(frozen=True)
+class Roles:
+    """Trainable parameters by name, sorted by what they are.
 
-    Embeddings (and an output matrix tied to one), biases, gains and norms are the rest: a scale has no reason
-    to be near zero, and rare words' vectors would shrink at every step that does not mention them.
+    Attributes:
+        matrices: what maps features to features; weight decay shrinks them.
+        vectors: biases, gains and norms: a scale has no reason to be near zero.
+        embeddings: rows of tokens, and an output matrix tied to them; with decay, rare words' rows would shrink at
+            every step that does not mention them.
     """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    decayed: dict[str, nn.Parameter] = {}
-    undecayed: dict[str, nn.Parameter] = {}
+
+    matrices: Named
+    vectors: Named
+    embeddings: Named
+
+
+def roles(model: nn.Module) -> Roles:
+    """The trainable parameters of a model, each once.
+
+    A vector may have several dimensions: a bias per head, or the gains of normalised weights, `(rows, 1)`.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    found = Roles({}, {}, {})
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            (decayed if matrix else undecayed)[name] = parameter
-    return decayed, undecayed
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in tables:
+            found.embeddings[name] = parameter
+        elif name.endswith("bias") or sum(size > 1 for size in parameter.shape) < 2:
+            found.vectors[name] = parameter
+        else:
+            found.matrices[name] = parameter
+    return found
 
 
-def adamw(model: nn.Module, recipe: TrainingRecipe) -> AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) with decay on matrices alone.
+def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimizer, ...]:
+    """What takes the steps of a recipe, with weight decay on matrices alone.
+
+    AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), Adam (Kingma and Ba 2014, arXiv:1412.6980), RAdam with
+    decoupled decay (Liu et al. 2019, arXiv:1908.03265), SGD, or Muon (Jordan et al. 2024) for the matrices that are
+    not embeddings, its steps as large as AdamW's (Liu et al. 2025, arXiv:2502.16982), and AdamW for the rest.
 
     Args:
         model: already on its device.
-        recipe: peak learning rate, betas and weight decay.
+        recipe: the optimizer, its peak learning rate and its options.
     """
-    decayed, undecayed = decayed_and_undecayed(model)
-    groups = [
-        {"params": list(decayed.values()), "weight_decay": recipe.weight_decay},
-        {"params": list(undecayed.values()), "weight_decay": 0.0},
+    found, rate = roles(model), recipe.learning_rate
+    match recipe.optimizer:
+        case "adamw":
+            return (_adamw(found, recipe),)
+        case "adam":
+            return (Adam(_groups(found, recipe), lr=rate, betas=_betas(recipe), fused=True),)
+        case "radam":
+            return (RAdam(_groups(found, recipe), lr=rate, betas=_betas(recipe), decoupled_weight_decay=True),)
+        case "sgd":
+            return (SGD(_groups(found, recipe), lr=rate, momentum=recipe.option("momentum")),)
+        case "muon":
+            hidden = {name: matrix for name, matrix in found.matrices.items() if matrix.ndim == 2}
+            others = {name: matrix for name, matrix in found.matrices.items() if matrix.ndim != 2}
+            muon = Muon(
+                [{"params": list(hidden.values())}],
+                lr=rate,
+                weight_decay=recipe.option("weight_decay"),
+                momentum=recipe.option("momentum"),
+                adjust_lr_fn="match_rms_adamw",
+            )
+            return muon, _adamw(Roles(others, found.vectors, found.embeddings), recipe)
+
+
+def _adamw(found: Roles, recipe: TrainingRecipe) -> AdamW:
+    return AdamW(_groups(found, recipe), lr=recipe.learning_rate, betas=_betas(recipe), fused=True)
+
+
+def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, object]]:
+    undecayed = [*found.embeddings.values(), *found.vectors.values()]
+    return [
+        {"params": list(found.matrices.values()), "weight_decay": recipe.option("weight_decay")},
+        {"params": undecayed, "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True)
+
+
+def _betas(recipe: TrainingRecipe) -> tuple[float, float]:
+    return recipe.option("beta1"), recipe.option("beta2")
+
+
+class ScheduledOptimizers:
+    """The optimizers of a recipe at the rates of its schedule.
+
+    Args:
+        model: already on its device.
+        recipe: optimizer and schedule.
+    """
+
+    def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._optimizers = build_optimizers(model, recipe)
+        self._schedule = build_schedule(recipe)
+        self._set(done=0)
+
+    def _set(self, done: int) -> None:
+        self._schedulers = [scheduler(optimizer, self._schedule, done) for optimizer in self._optimizers]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._schedulers[0].get_last_lr()[0])
+
+    def step(self) -> None:
+        """Takes a step along the gradients, clears them and goes on to the next rate."""
+        for optimizer, schedule in zip(self._optimizers, self._schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the optimizers have learned, as `{kind}.{name of the parameter}`."""
+        return {
+            f"{kind}.{name}": tensor
+            for optimizer in self._optimizers
+            for name, parameter in self._named(optimizer)
+            for kind, tensor in optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
+        """Goes on from a checkpoint; the recipe's rates and decay stand.
+
+        Args:
+            tensors: what `tensors` returned.
+            done: steps finished.
+
+        Raises:
+            ValueError: something is missing, unknown or of another shape.
+        """
+        unknown = dict(tensors)
+        for optimizer in self._optimizers:
+            state = {}
+            for number, (name, _) in enumerate(self._named(optimizer)):
+                found = {kind: unknown.pop(f"{kind}.{name}", None) for kind in _kinds(optimizer)}
+                if any(tensor is not None for tensor in found.values()):  # none before the first gradient
+                    state[number] = {kind: self._checked(kind, name, tensor) for kind, tensor in found.items()}
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if unknown:
+            raise ValueError(f"{min(unknown)} is of another optimizer")
+        self._set(done)
+
+    def _named(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
+        """An optimizer's parameters in the order in which it counts them."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return [(names[id(parameter)], parameter) for parameter in ordered]
+
+    def _checked(self, kind: str, name: str, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            raise ValueError(f"{kind} of {name} is missing")
+        expected = self._parameters[name].shape
+        if tensor.ndim and tensor.shape != expected:
+            raise ValueError(f"{kind} of {name} is {tuple(tensor.shape)}, expected {tuple(expected)}")
+        return tensor
+
+
+def _kinds(optimizer: Optimizer) -> tuple[str, ...]:
+    """What an optimizer keeps for a parameter."""
+    if isinstance(optimizer, SGD) and not optimizer.defaults["momentum"]:
+        return ()
+    return ("momentum_buffer",) if isinstance(optimizer, SGD | Muon) else ("step", "exp_avg", "exp_avg_sq")

@@ -10,7 +10,7 @@ from equilibria.data.prepared import Corpus
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 
-_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed")
+_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 
 
 def create_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
@@ -44,7 +44,8 @@ def furnish_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
 def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     """Checks that a run can go on with this recipe.
 
-    The model, the batch and the seed must be those of the run; lengths, rates and intervals may change.
+    The model, the batch, the seed, the optimizer and the averaging must be those of the run; lengths, rates and
+    intervals may change.
 
     Raises:
         UserError: there is no such run, or what must not change has changed: the first such key is named.

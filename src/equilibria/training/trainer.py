@@ -193,13 +193,14 @@ class Trainer:
         self._summary()  # a model that is no longer finite is not worth evaluating
         training = self.recipe.training
         result = evaluate(
-            self.model,
+            self.loop.evaluated,
             self._valid,
             training.batch_size,
             training.segment_length,
             max_tokens=training.evaluate_tokens,
         )
         self._validation = result
+        self.loop.validated(result.loss)
         figures = {
             **validation_figures(result),
             "seconds": self._seconds,

@@ -5,8 +5,6 @@ from typing import Literal, TypeVar
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +21,6 @@ from equilibria.models.baselines import (
     RelationalMemoryLayer,
     State,
     TemporalBlock,
-    linear_scan,
 )
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
@@ -156,19 +153,6 @@ def test_qrnn(window: int) -> None:
             c = sigmoid(f) * c + (1 - sigmoid(f)) * torch.tanh(z)
             expected[b, t] = (sigmoid(o) * c).detach()
     compare(layer, x, state, expected)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 99))
-def test_the_scan_is_the_recurrence(length: int, width: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    decay, drive = torch.randn(2, 2, length, width, generator=generator, dtype=torch.float64)
-    start = torch.randn(2, width, generator=generator, dtype=torch.float64)
-    c, expected = start, []
-    for t in range(length):
-        c = decay[:, t] * c + drive[:, t]
-        expected.append(c)
-    torch.testing.assert_close(linear_scan(decay, drive, start), torch.stack(expected, dim=1))
 
 
 @pytest.mark.parametrize("gates", ["unit", "slot"])

@@ -6,7 +6,7 @@ from equilibria.models.baselines.gated_convolution import GCNN_8, GCNN_14, Gated
 from equilibria.models.baselines.gru import GRULayer
 from equilibria.models.baselines.lstm import LSTMLayer, awd_lstm
 from equilibria.models.baselines.nas import NASLayer
-from equilibria.models.baselines.qrnn import QRNNLayer, awd_qrnn, linear_scan
+from equilibria.models.baselines.qrnn import QRNNLayer, awd_qrnn
 from equilibria.models.baselines.relational_memory import RelationalMemoryLayer
 from equilibria.models.baselines.tcn import TemporalBlock, receptive_field, temporal_blocks
 
@@ -31,7 +31,6 @@ __all__ = [
     "awd_lstm",
     "awd_qrnn",
     "gated_blocks",
-    "linear_scan",
     "receptive_field",
     "temporal_blocks",
 ]

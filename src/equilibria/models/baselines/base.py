@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from equilibria.cells import Memory
 from equilibria.models.base import Output, TokenModel
-from equilibria.nn import TokenEmbedding, dropout_mask, masked
+from equilibria.nn import TokenEmbedding, dropout_mask, embedding_row_dropout, masked
 
 State = tuple[Tensor, ...]
 
@@ -145,12 +145,13 @@ class SequenceModel(TokenModel):
         return x_BLD, tuple(states)
 
     def _embedded(self, tokens_BL: Tensor) -> Tensor:
-        x_BLD = self.embedding(tokens_BL)
-        if self.training and self.regularisation.tokens:
-            every_V = x_BLD.new_empty(self.embedding.vocabulary_size)
-            kept = dropout_mask(every_V, self.regularisation.tokens, self.training)
-            assert kept is not None  # since some are dropped
-            x_BLD = x_BLD * kept[tokens_BL].unsqueeze(-1)
+        x_BLD = embedding_row_dropout(
+            self.embedding(tokens_BL),
+            tokens_BL,
+            self.embedding.vocabulary_size,
+            self.regularisation.tokens,
+            self.training,
+        )
         return self._dropped(x_BLD, self.regularisation.inputs)
 
     def _dropped(self, x_BLD: Tensor, probability: float) -> Tensor:

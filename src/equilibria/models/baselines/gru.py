@@ -25,7 +25,6 @@ class GRULayer(Layer):
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
         """The hidden states `(B, L, d_out)` and the last of them."""
-        probability = self.weight_dropout if self.training else 0.0
         first = state[0].transpose(0, 1).contiguous()
-        y_BLH, last = with_dropped_weights(self.gru, ["weight_hh_l0"], probability, x_BLD, first)
+        y_BLH, last = with_dropped_weights(self.gru, ["weight_hh_l0"], self.weight_dropout, x_BLD, first)
         return y_BLH, (last.transpose(0, 1),)

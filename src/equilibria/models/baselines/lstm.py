@@ -32,8 +32,7 @@ class LSTMLayer(Layer):
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
         """The hidden states `(B, L, d_out)` and the last state."""
         first = tuple(part.transpose(0, 1).contiguous() for part in state)
-        probability = self.weight_dropout if self.training else 0.0
-        y_BLH, last = with_dropped_weights(self.lstm, ["weight_hh_l0"], probability, x_BLD, first)
+        y_BLH, last = with_dropped_weights(self.lstm, ["weight_hh_l0"], self.weight_dropout, x_BLD, first)
         return y_BLH, tuple(part.transpose(0, 1) for part in last)
 
 

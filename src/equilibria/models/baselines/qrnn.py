@@ -3,8 +3,8 @@
     z, f, o = tanh(W_z ∗ x), σ(W_f ∗ x), σ(W_o ∗ x)         causal convolutions
     c_t = f_t ⊙ c_{t−1} + (1 − f_t) ⊙ z_t,   h_t = o_t ⊙ c_t       (fo-pooling)
 
-The recurrence is linear in `c`, so a scan takes ⌈log₂ L⌉ steps instead of L. `weight_dropout` makes it the AWD-QRNN
-(Merity et al. 2018, arXiv:1803.08240), whose published size is `awd_qrnn()`.
+The recurrence itself is elementwise work; all matrix products are those of the convolutions, for all tokens at once.
+`weight_dropout` makes it the AWD-QRNN (Merity et al. 2018, arXiv:1803.08240), whose published size is `awd_qrnn()`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,7 @@ from torch import Tensor, nn
 from equilibria.models.baselines.base import Layer, State
 from equilibria.models.baselines.convolution import reach
 from equilibria.models.baselines.weight_dropout import with_dropped_weights
-
-
-def linear_scan(decay_BLH: Tensor, drive_BLH: Tensor, start_BH: Tensor) -> Tensor:
-    """All `c_t = decay_t ⊙ c_{t−1} + drive_t` from `c_{−1} = start`, by doubling: `(B, L, H)`.
-
-    After the step with offset `k`, position `t` holds the map from `c_{t−2k}` to `c_t`.
-    """
-    length, offset = decay_BLH.shape[1], 1
-    while offset < length:
-        decay, earlier = decay_BLH[:, offset:], drive_BLH[:, :-offset]
-        drive_BLH = torch.cat([drive_BLH[:, :offset], torch.addcmul(drive_BLH[:, offset:], decay, earlier)], dim=1)
-        decay_BLH = torch.cat([decay_BLH[:, :offset], decay * decay_BLH[:, :-offset]], dim=1)
-        offset *= 2
-    return torch.addcmul(drive_BLH, decay_BLH, start_BH.unsqueeze(1))
+from equilibria.nn.recurrence import linear_recurrence
 
 
 class QRNNLayer(Layer):
@@ -55,11 +42,10 @@ class QRNNLayer(Layer):
         """The hidden states `(B, L, d_out)` and the state after the last."""
         past, start = state
         extended = torch.cat([past, x_BLD], dim=1)
-        probability = self.weight_dropout if self.training else 0.0
-        gates = with_dropped_weights(self.convolution, ["weight"], probability, extended.transpose(1, 2))
+        gates = with_dropped_weights(self.convolution, ["weight"], self.weight_dropout, extended.transpose(1, 2))
         z, f, o = gates.transpose(1, 2).chunk(3, dim=-1)
         f = torch.sigmoid(f)
-        c_BLH = linear_scan(f, (1.0 - f) * torch.tanh(z), start[:, 0])
+        c_BLH = linear_recurrence(f, (1.0 - f) * torch.tanh(z), start)
         return torch.sigmoid(o) * c_BLH, (extended[:, x_BLD.shape[1] :], c_BLH[:, -1:])
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 from torch.func import functional_call
-from torch.nn import functional as F
+
+from equilibria.nn import drop_connect
 
 
 def with_dropped_weights(layer: nn.Module, names: Sequence[str], probability: float, *inputs: Any) -> Any:
-    """`layer(*inputs)` with entries of the named weights zeroed and the rest scaled up, for this call."""
-    if probability == 0.0:
-        return layer(*inputs)
-    dropped = {name: F.dropout(layer.get_parameter(name), probability) for name in names}
+    """`layer(*inputs)`, in training with entries of the named weights zeroed and the rest scaled up for this call."""
+    if not layer.training or probability == 0.0:
+        return layer(*inputs)  # PyTorch's own kernels are quickest on a layer's own weights
+    dropped = {name: drop_connect(layer.get_parameter(name), probability, layer.training) for name in names}
     return functional_call(layer, dropped, inputs)

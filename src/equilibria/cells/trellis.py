@@ -1,0 +1,143 @@
+"""The TrellisNet cell (Bai, Kolter and Koltun 2018, arXiv:1810.06682), the one of DEQ-TrellisNet (arXiv:1909.01377).
+
+u   = W_x [x_{t−d}, x_t] + b                                     once per solve
+i, o, g, f = u + W_h [h_{t−d}, h_t]
+c'_t = σ(f) c_{t−d} + σ(i) tanh(g),   h'_t = σ(o) tanh(c'_t)
+
+The state is `[h; c]`. One application is one level of a TrellisNet: `n` of them are a TrellisNet of `n` levels with
+tied weights, in which a token sees `n · d` tokens back; at equilibrium it sees them all. Before the segment stand the
+last `d` states and inputs of the memory, zeros without one.
+
+With `scan`, `c_{t−d}` is that of the same evaluation and not of the one before: the gates once known, `c` follows from
+a linear recurrence, solved exactly. The equilibria are the same, and what had to travel from token to token through
+`c`, one evaluation per step, is there after one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equilibria.cells.base import Cell, Memory
+from equilibria.nn.convolution import delayed, last, pairs
+from equilibria.nn.dropout import drop_connect, dropout_mask, masked
+from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.recurrence import linear_recurrence
+
+
+@dataclass(frozen=True)
+class TrellisContext:
+    """What does not depend on the state: `d` dilation, `H` features of `h`, and as many of `c`."""
+
+    inputs_BLD: Tensor
+    injection_BLG: Tensor
+    """The convolved inputs, `G = 4H`: input, output, candidate and forget gates."""
+    weight_GP: Tensor
+    """The recurrent weight in effect, for pairs `P = 2H`: normalised, and dropped from in training."""
+    hidden_history_BdH: Tensor
+    cell_history_BdH: Tensor
+    dropout_B1H: Tensor | None
+
+
+class TrellisCell(Cell[TrellisContext]):
+    """A gated causal convolution of kernel 2, the same at every level, into which the input is injected.
+
+    A memory of at least `dilation` tokens makes segments solved one after another the same as one long segment.
+
+    Args:
+        d_model: features of the embedded inputs.
+        hidden: features of `h` besides those that are the output.
+        output_size: features of the output, the last ones of `h`; as many as `d_model` when None.
+        dilation: how far back the earlier tap looks.
+        dropout: probability of dropping a feature of `h` before the convolution, at all tokens and evaluations of a
+            solve alike; the memory is not dropped from.
+        weight_dropout: probability of dropping an entry of the recurrent weight, once per solve; with
+            `normalisation="weight"` its rows keep their norms.
+        normalisation: of both weights, per output over both taps; published with `"weight"`.
+        recurrent_std: standard deviation of the recurrent weight and of the bias at the start; published with 0.01.
+            The input's weight starts as PyTorch's layers do.
+        scan: solve the recurrence of `c` in every evaluation. An equilibrium needs fewer evaluations; a fixed number
+            of applications is a TrellisNet no more.
+    """
+
+    layers_per_application = 1
+    remembered = 2
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        hidden: int = 320,
+        output_size: int | None = None,
+        dilation: int = 1,
+        dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        normalisation: Normalisation = "none",
+        recurrent_std: float = 0.01,
+        scan: bool = False,
+    ) -> None:
+        super().__init__()
+        self.d_model, self.output_size = d_model, d_model if output_size is None else output_size
+        if min(d_model, self.output_size, dilation) < 1 or hidden < 0:
+            raise ValueError(
+                f"d_model, output_size and dilation must be at least 1 and hidden at least 0, "
+                f"found {d_model}, {self.output_size}, {dilation} and {hidden}"
+            )
+        for name, probability in (("dropout", dropout), ("weight_dropout", weight_dropout)):
+            if not 0.0 <= probability < 1.0:
+                raise ValueError(f"{name} must be at least 0 and below 1, found {probability}")
+        self.hidden, self.dilation = hidden, dilation
+        self.dropout, self.weight_dropout = dropout, weight_dropout
+        self.normalisation: Normalisation = normalisation
+        self.scan = scan
+        size = hidden + self.output_size
+        inject, recur = nn.Linear(2 * d_model, 4 * size), nn.Linear(2 * size, 4 * size, bias=False)
+        nn.init.normal_(recur.weight, std=recurrent_std)
+        nn.init.normal_(inject.bias, std=recurrent_std)
+        self.inject, self.recur = normalised(inject, normalisation), normalised(recur, normalisation)
+
+    def initial_state(self, inputs_BLD: Tensor) -> Tensor:
+        """Zeros, `(B, L, 2H)`."""
+        B, L, _ = inputs_BLD.shape
+        return inputs_BLD.new_zeros(B, L, 2 * (self.hidden + self.output_size))
+
+    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> TrellisContext:
+        """Convolve the inputs, cut the history from the memory, read the weights, draw the dropout masks."""
+        if memory is None:
+            memory = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
+        states, inputs = (last(part, self.dilation) for part in memory.states)
+        hidden_history, cell_history = states.chunk(2, dim=-1)
+        recurrent = drop_connect(
+            self.recur.weight, self.weight_dropout, self.training, keep_norms=self.normalisation == "weight"
+        )
+        return TrellisContext(
+            inputs_BLD=inputs_BLD,
+            injection_BLG=self.inject(pairs(inputs_BLD, inputs)),
+            weight_GP=recurrent,
+            hidden_history_BdH=hidden_history,
+            cell_history_BdH=cell_history,
+            dropout_B1H=dropout_mask(hidden_history[:, :1], self.dropout, self.training),
+        )
+
+    def forward(self, z_BLD: Tensor, context: TrellisContext) -> Tensor:
+        """One evaluation: one level."""
+        h_BLH, c_BLH = z_BLD.chunk(2, dim=-1)
+        seen_BLP = pairs(masked(h_BLH, context.dropout_B1H), context.hidden_history_BdH)
+        # Both taps and the addition of the injection in one matrix product.
+        gates = torch.addmm(context.injection_BLG.flatten(0, 1), seen_BLP.flatten(0, 1), context.weight_GP.mT)
+        i, o, g, f = gates.unflatten(0, seen_BLP.shape[:2]).chunk(4, dim=-1)
+        forget, addition = torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(g)
+        if self.scan:
+            c_BLH = linear_recurrence(forget, addition, context.cell_history_BdH)
+        else:
+            c_BLH = torch.addcmul(addition, forget, delayed(c_BLH, context.cell_history_BdH))
+        return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
+
+    def readout(self, z: Tensor) -> Tensor:
+        """What a softmax reads of a state, `(B, L, output_size)`: the last features of `h`."""
+        return z[..., self.hidden : self.hidden + self.output_size]
+
+    def remember(self, z_BLD: Tensor, context: TrellisContext) -> tuple[Tensor, ...]:
+        """The equilibria, and the embedded inputs, whose convolution goes on into the next segment."""
+        return z_BLD, context.inputs_BLD

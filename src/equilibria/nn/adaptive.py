@@ -1,0 +1,142 @@
+"""Adaptive embedding and softmax with shared weights, as in Transformer-XL (Dai et al. 2019, arXiv:1901.02860).
+
+The embedding is that of Baevski and Auli (2018, arXiv:1809.10853), the softmax that of Grave et al. (2016,
+arXiv:1609.04309). Tokens are numbered by falling frequency and cut into clusters `0 … K`; the rarer, the fewer
+features.
+
+embedding of token t in cluster i:   P_i E_i[t]
+log p(t) for i = 0:                  log softmax(E_0 Q_0ᵀh + b_0)[t]
+log p(t) for i > 0:                  log softmax(E_0 Q_0ᵀh + b_0)[n_0 + i − 1] + log softmax(E_i Q_iᵀh + b_i)[t]
+
+`E_0` holds the `n_0` most frequent tokens and, after them, a row for each other cluster, in their order (published
+checkpoints have these in reverse). `Q_i` is `P_i`: one
+parameter, not two that share storage. `torch.nn.AdaptiveLogSoftmaxWithLoss` can share neither and has no `b_i`.
+Shapes: B batch, L length, N positions, D features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Features of tokens, and the log-probabilities of tokens given features, with fewer features for rarer tokens.
+
+    Args:
+        vocabulary_size: number of token ids, which fall in frequency.
+        d_model: features.
+        cutoffs: first token of each cluster but the first, rising; none for a plain softmax with a bias.
+        div_val: cluster `i` has `d_model // div_val**i` features and a projection; with 1, all have `d_model` and none.
+        untied_projections: so many clusters, counted from the first, have a projection of their own in the softmax;
+            1 in Transformer-XL.
+        initialisation: `"scaled"` starts with features of variance `1 / d_model` and scores of variance 1 for features
+            of variance 1; `"published"` is Transformer-XL's: standard deviation 0.02, of projections 0.01.
+
+    Raises:
+        ValueError: the sizes do not go together.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        d_model: int,
+        cutoffs: Sequence[int] = (),
+        div_val: int = 1,
+        untied_projections: int = 1,
+        initialisation: Literal["scaled", "published"] = "scaled",
+    ) -> None:
+        super().__init__()
+        edges = (0, *cutoffs, vocabulary_size)
+        if any(left >= right for left, right in pairwise(edges)):
+            raise ValueError(f"cutoffs must rise between 0 and vocabulary_size {vocabulary_size}, found {cutoffs}")
+        if div_val < 1 or d_model // div_val ** len(cutoffs) < 1:
+            raise ValueError(
+                f"d_model // div_val**{len(cutoffs)}, the features of the last cluster, must be at least 1; "
+                f"found d_model {d_model} and div_val {div_val}"
+            )
+        if not 0 <= untied_projections <= len(cutoffs) + 1:
+            raise ValueError(f"untied_projections must be 0 to {len(cutoffs) + 1}, found {untied_projections}")
+        self.vocabulary_size, self.d_model, self.edges = vocabulary_size, d_model, edges
+        self.initialisation = initialisation
+        sizes = [right - left for left, right in pairwise(edges)]
+        sizes[0] += len(cutoffs)
+        widths = [d_model // div_val**cluster for cluster in range(len(sizes))]
+        self.tables = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
+        self.biases = nn.ParameterList(torch.empty(size) for size in sizes)
+        projected = () if div_val == 1 else widths
+        self.projections = nn.ParameterList(torch.empty(d_model, width) for width in projected)
+        self.own_projections = nn.ParameterList(torch.empty(d_model, width) for width in projected[:untied_projections])
+        self.reset_parameters()
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The matrix of each cluster: its tokens' rows, and in the first after them a row per other cluster."""
+        return [table.weight for table in self.tables if isinstance(table, nn.Embedding)]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all weights anew; biases start at 0."""
+        scaled = self.initialisation == "scaled"
+        for table in self.weights:
+            nn.init.normal_(table, std=table.shape[1] ** -0.5 if scaled else 0.02)
+        for projection in (*self.projections, *self.own_projections):
+            nn.init.normal_(projection, std=self.d_model**-0.5 if scaled else 0.01)
+        for bias in self.biases:
+            nn.init.zeros_(bias)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """Features of tokens, `(B, L) → (B, L, D)`; those of one token do not depend on what the others are."""
+        cluster_BL = self._cluster(tokens_BL)
+        parts = []
+        for cluster, (first, table) in enumerate(zip(self.edges, self.weights, strict=False)):
+            # every cluster looks up every token, with zeros where it is another's, so that the matrix product has
+            # the same shape, and rounds the same way, whatever the tokens are
+            inside_BL = cluster_BL == cluster
+            parts.append(F.embedding((tokens_BL - first) * inside_BL, table) * inside_BL.unsqueeze(-1))
+        if not self.projections:
+            return sum(parts[1:], parts[0])
+        return F.linear(torch.cat(parts, dim=-1), torch.cat(list(self.projections), dim=1))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Normalised log-probabilities of every token, `(…, D) → (…, V)`."""
+        shortlist = self.edges[1]
+        head, *tails = (
+            F.linear(self._projected(hidden, cluster), table, bias).log_softmax(-1)
+            for cluster, (table, bias) in enumerate(zip(self.weights, self.biases, strict=True))
+        )
+        clusters = zip(head[..., shortlist:].unbind(-1), tails, strict=True)
+        return torch.cat([head[..., :shortlist], *(cluster.unsqueeze(-1) + tail for cluster, tail in clusters)], dim=-1)
+
+    def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """The mean negative log-likelihood, in nats, over the targets that are not -100; NaN without any."""
+        cluster_N = self._cluster(targets_N)
+        head_N = torch.where(cluster_N == 0, targets_N, self.edges[1] - 1 + cluster_N)
+        total = self._cluster_loss(0, hidden_ND, head_N)
+        for cluster in range(1, len(self.tables)):
+            # a cluster without targets is asked too: every parameter has a gradient in every step
+            rows = (cluster_N == cluster).nonzero().squeeze(1)
+            total = total + self._cluster_loss(cluster, hidden_ND[rows], targets_N[rows] - self.edges[cluster])
+        return total / (targets_N != IGNORED).sum()
+
+    def _cluster_loss(self, cluster: int, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        weight, bias = self.weights[cluster], self.biases[cluster]
+        return chunked_cross_entropy(self._projected(hidden_ND, cluster), weight, targets_N, bias, reduction="sum")
+
+    def _projected(self, hidden: Tensor, cluster: int) -> Tensor:
+        """`Qᵀ h` of a cluster, or `h` where there are no projections."""
+        if not self.projections:
+            return hidden
+        owned = cluster < len(self.own_projections)
+        return hidden @ (self.own_projections if owned else self.projections)[cluster]
+
+    def _cluster(self, tokens: Tensor) -> Tensor:
+        """The cluster of each token, 0 for ids below the vocabulary and the last for those beyond."""
+        return sum((tokens >= cutoff for cutoff in self.edges[1:-1]), torch.zeros_like(tokens))

@@ -1,0 +1,25 @@
+"""A causal convolution of kernel 2 as a linear layer on pairs `[x_{t−d}, x_t]`: one matrix product for both taps, in
+the layout `(B, L, ·)` of everything else, and faster on a CPU than `conv1d` at the sizes of a language model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def last(before_BMC: Tensor, count: int) -> Tensor:
+    """The last `count` of the tokens before a segment, `(B, count, C)`: zeros where there are fewer."""
+    tail_BmC = before_BMC[:, max(before_BMC.shape[1] - count, 0) :]
+    return F.pad(tail_BmC, (0, 0, count - tail_BmC.shape[1], 0))
+
+
+def delayed(x_BLC: Tensor, history_BdC: Tensor) -> Tensor:
+    """`x_{t−d}` for each `t`, `(B, L, C)`: the `d` tokens of the history first."""
+    length, delay = x_BLC.shape[1], history_BdC.shape[1]
+    return torch.cat([history_BdC[:, :length], x_BLC[:, : max(length - delay, 0)]], dim=1)
+
+
+def pairs(x_BLC: Tensor, history_BdC: Tensor) -> Tensor:
+    """`[x_{t−d}, x_t]`, `(B, L, 2C)`: what the taps of a causal convolution of kernel 2 and dilation `d` see."""
+    return torch.cat([delayed(x_BLC, history_BdC), x_BLC], dim=-1)

@@ -1,0 +1,160 @@
+"""Transformer-XL's attention (Dai et al. 2019, arXiv:1901.02860), with what does not depend on the states kept out
+of the evaluations.
+
+    scores = ((q + r_w)·k + (q + r_r)·W_r R(distance)) / √E,     [q, k, v] = W_qkv [memory; x] + injection
+
+Once per solve: the memory's keys and values, `W_r R` over `√E`, and `r_w`, which is added to the injection, so that
+an evaluation adds `r_r − r_w` to queries that come with `r_w`. Shapes: B batch, L length of the segment, M of the
+memory, S = M + L, H heads, E head size, R = 1 + S.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from equilibria.nn.attention import KeysValues
+from equilibria.nn.dropout import masked
+from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.positions import relative_shift
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all blocks of a cell attend with, besides their states.
+
+    Attributes:
+        distances_SD: embeddings of the distances `S − 1, …, 0`.
+        visible_LS: True where a query may see a key.
+        injection_BLC: added to queries, keys and values, `C = 3 · d_model`; None for nothing.
+        memory_injection_BMC: added to the memory's keys and values, `C = 2 · d_model`; None for nothing.
+    """
+
+    distances_SD: Tensor
+    visible_LS: Tensor
+    injection_BLC: Tensor | None = None
+    memory_injection_BMC: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RelativeContext:
+    """What one block's attention needs during one solve.
+
+    Attributes:
+        queries_keys_values, output: the weights as they are used.
+        addend_NC: what is added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
+        bias_change_HLE: `r_r − r_w`, `(H, 1, E)`.
+        distances_HRE: a row of zeros, then the projected distances over `√E`.
+        visible_LS: True where a query may see a key.
+        memory: keys and values of the memory.
+        dropout_BHLS: mask of the attention probabilities, or None.
+    """
+
+    queries_keys_values: Tensor
+    output: Tensor
+    addend_NC: Tensor
+    bias_change_HLE: Tensor
+    distances_HRE: Tensor
+    visible_LS: Tensor
+    memory: KeysValues | None
+    dropout_BHLS: Tensor | None
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head causal self-attention with relative positions and two learned biases.
+
+    Args:
+        d_model: features in and out, a multiple of `heads`, even.
+        heads: attention heads.
+        bias: whether the output projection has one.
+        interleaved: rows of `W_qkv` (and of the injection) are ordered by head, then query, key and value; by query,
+            key and value, then head, otherwise.
+        output_norm: a layer norm before the output projection.
+        normalisation: of the three weights.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        bias: bool = True,
+        interleaved: bool = False,
+        output_norm: bool = False,
+        normalisation: Normalisation = "none",
+    ) -> None:
+        super().__init__()
+        if d_model % heads or d_model % 2:
+            raise ValueError(f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads")
+        self.heads, self.head_size, self.interleaved = heads, d_model // heads, interleaved
+        self.queries_keys_values = normalised(nn.Linear(d_model, 3 * d_model, bias=False), normalisation)
+        self.distances = normalised(nn.Linear(d_model, d_model, bias=False), normalisation)
+        self.content_bias = nn.Parameter(torch.zeros(heads, self.head_size))
+        self.distance_bias = nn.Parameter(torch.zeros(heads, self.head_size))
+        self.output_norm = nn.LayerNorm(d_model) if output_norm else None
+        self.output = normalised(nn.Linear(d_model, d_model, bias=bias), normalisation)
+
+    def keys_values(self, rows: Tensor) -> Tensor:
+        """Those rows of a weight or a bias, `(3 · d_model, …)`, that make keys and values."""
+        if not self.interleaved:
+            return rows[self.heads * self.head_size :]
+        return rows.unflatten(0, (self.heads, 3, self.head_size))[:, 1:].flatten(0, 2)
+
+    def context(
+        self, around: Surroundings, memory_BMD: Tensor | None = None, dropout_BHLS: Tensor | None = None
+    ) -> RelativeContext:
+        """What one solve needs; `memory_BMD` are the memory's states, as `forward` would be given them."""
+        weight, memory = self.queries_keys_values.weight, None
+        if memory_BMD is not None:
+            keys_values = F.linear(memory_BMD, self.keys_values(weight))
+            if around.memory_injection_BMC is not None:
+                keys_values = keys_values + around.memory_injection_BMC
+            memory = KeysValues(*self._split(keys_values, 2))
+        # r_w where queries are, zeros where keys and values are.
+        part, others = (1, (0, 0, 0, 2)) if self.interleaved else (0, (0, 0, 0, 0, 0, 2))
+        addend_NC = F.pad(self.content_bias.unsqueeze(part), others).view(1, -1)
+        if around.injection_BLC is not None:
+            addend_NC = addend_NC + around.injection_BLC.flatten(0, 1)
+        distances_SHE = F.linear(around.distances_SD, self.distances.weight).unflatten(-1, (self.heads, -1))
+        return RelativeContext(
+            weight,
+            self.output.weight,
+            addend_NC,
+            (self.distance_bias - self.content_bias).unsqueeze(1),
+            F.pad(distances_SHE.transpose(0, 1) * self.head_size**-0.5, (0, 0, 1, 0)),
+            around.visible_LS,
+            memory,
+            dropout_BHLS,
+        )
+
+    def forward(self, x_BLD: Tensor, context: RelativeContext) -> Tensor:
+        """`(B, L, d_model) → (B, L, d_model)`."""
+        projected = torch.addmm(context.addend_NC, x_BLD.flatten(0, 1), context.queries_keys_values.mT)
+        q, k, v = self._split(projected.unflatten(0, x_BLD.shape[:2]), 3)
+        if context.memory is not None:
+            k, v = context.memory.before(k, v)
+        by_distance = relative_shift((q + context.bias_change_HLE) @ context.distances_HRE.mT)
+        bias = torch.where(context.visible_LS, by_distance, -torch.inf)
+        mixed = _attend(q, k, v, bias, context.dropout_BHLS).transpose(1, 2).flatten(-2)
+        if self.output_norm is not None:
+            mixed = self.output_norm(mixed)
+        return F.linear(mixed, context.output, self.output.bias)
+
+    def _split(self, x_BLC: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Queries, keys and values, or the last two: each `(B, H, L, E)`."""
+        if self.interleaved:
+            return x_BLC.unflatten(-1, (self.heads, parts, -1)).permute(3, 0, 2, 1, 4).unbind(0)
+        return x_BLC.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias_BHLS: Tensor, dropout_BHLS: Tensor | None) -> Tensor:
+    """`softmax(q·k / √E + bias)`, masked, times the values: `(B, H, L, E)`."""
+    if dropout_BHLS is None and not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHLS)
+    # With gradients: the fused CPU kernel takes no bias that requires them, and what PyTorch does instead is slower
+    # than this. Besides, this can be differentiated twice, and a mask of one's own applied.
+    scale, groups = q.shape[-1] ** -0.5, q.shape[:2]
+    scores = torch.baddbmm(bias_BHLS.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
+    return masked(scores.unflatten(0, groups).softmax(-1), dropout_BHLS) @ v
