@@ -79,7 +79,7 @@ def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
         "time",
     }
     assert train.keys() == both | {"tokens_per_second", "learning_rate", "gradient_norm"}
-    assert valid.keys() == both | {"residual_p95", "unconverged", "evaluation_seconds"}
+    assert valid.keys() == both | {"accuracy", "residual_p95", "unconverged", "evaluation_seconds"}
     assert all(value is not None for line in (train, valid) for value in line.values())
 
 
