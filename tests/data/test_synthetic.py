@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equilibria.data.synthetic import CopyMemory, Reversal
+from equilibria.errors import UserError
 
 
 @settings(deadline=None, max_examples=25)
@@ -36,6 +37,29 @@ def test_the_paper_has_four_hundred_blanks_and_this_chance() -> None:
     logits[:, :410, 0], logits[:, 410:, 1:9] = 0.0, 0.0
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), segment.targets.flatten())
     assert loss.item() == pytest.approx(task.chance, rel=1e-5)
+
+
+def test_the_answers_are_the_symbols_that_must_be_repeated() -> None:
+    segment = CopyMemory(blanks=7, symbols=4).training(3).at(0)
+    assert segment.answers is not None
+    assert segment.answers.tolist() == [[False] * 11 + [True] * 4] * 3
+    assert Reversal().training(3).at(0).answers is None
+
+
+def test_reading_stops_after_the_batch_that_makes_up_the_tokens() -> None:
+    held = CopyMemory(blanks=7, symbols=4, held_out=30).split("valid")
+    for tokens, sizes in ((None, [8, 8, 8, 6]), (1, [8]), (120, [8]), (121, [8, 8]), (10**6, [8, 8, 8, 6])):
+        assert [len(segment.inputs) for segment in held.segments(8, max_tokens=tokens)] == sizes
+    with pytest.raises(UserError, match="copy memory has no train split; it has valid"):
+        CopyMemory().split("train")
+
+
+def test_what_a_task_says_of_itself() -> None:
+    one, other = CopyMemory(blanks=3), CopyMemory(blanks=4)
+    assert (one.name, Reversal().name) == ("copy memory", "reversal")
+    assert one.fingerprint == CopyMemory(blanks=3).fingerprint != other.fingerprint
+    assert one.yardsticks("valid") == {"chance_loss": one.chance}
+    assert Reversal().chance == pytest.approx(math.log(8))
 
 
 @settings(deadline=None, max_examples=20)

@@ -88,7 +88,8 @@ def gather(path: Path) -> RunRecord:
     if run.metrics:
         _note_missing_lines(run)
     run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
-    run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
+    if not run.made or folder.sample.exists():  # digits are no text that a page must have
+        run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
     return run
 
 
