@@ -1,0 +1,157 @@
+"""What a run reads of its text or its task, and runs of tasks, baselines and depth schedules."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import tiny
+from equilibria.cli.app import main
+from equilibria.cli.train import run_training
+from equilibria.configuration import (
+    BaselineRecipe,
+    CellRecipe,
+    DataRecipe,
+    DepthRecipe,
+    EmbeddingRecipe,
+    ModelRecipe,
+    Recipe,
+    RunRecipe,
+    ScheduleRecipe,
+    write_recipe,
+)
+from equilibria.data import Corpus, EncodedSplit, EvaluationStream
+from equilibria.data.synthetic import CopyMemory
+from equilibria.depths import Equilibrium
+from equilibria.errors import UserError
+from equilibria.inference.evaluation import evaluate
+from equilibria.inference.loading import load_run, load_task
+from equilibria.inference.run_folder import RunFolder
+from equilibria.models import LanguageModel
+from equilibria.training.checkpoint import read_checkpoint
+from equilibria.training.metrics import read_metrics
+
+TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
+UNTIED = EmbeddingRecipe(kind="untied")
+GRU = BaselineRecipe(kind="gru", d_model=6, hidden=8)
+
+
+def task_recipe(base: Path, model: ModelRecipe, name: str = "task") -> Recipe:
+    return Recipe(
+        run=RunRecipe(name=name, directory=base / "runs"),
+        data=DataRecipe(source="copy_memory", blanks=6, symbols=2, held_out=20),
+        model=model,
+        training=replace(tiny.TRAINING, batch_size=4, evaluate_tokens=None),
+    )
+
+
+def trained(recipe: Recipe, resume: bool = False) -> Path:
+    return run_training(recipe, resume, Console(quiet=True)).folder
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(RunFolder(folder).checkpoint("last")).model)
+
+
+def test_a_text_is_read_by_the_recipe(tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe(tmp_path)
+    recipe = replace(recipe, training=replace(recipe.training, steps=2, accumulation=3))
+    result = tiny.tiny_trainer(recipe).run()
+    assert result.tokens_per_second == pytest.approx(2 * 2 * 3 * 16 / result.seconds)
+    assert result.validation is not None
+    assert result.validation.tokens == 200 - 1
+    valid = load_task(load_run(result.folder)).split("valid")
+    assert isinstance(valid, EncodedSplit)
+    everything = evaluate(load_run(result.folder).model, valid, 2, 16)
+    assert everything.tokens == EvaluationStream(valid.tokens, 2, 16).targets
+
+
+def test_a_task_is_read_by_the_recipe(tmp_path: Path) -> None:
+    recipe = task_recipe(tmp_path, ModelRecipe(embedding=UNTIED, baseline=GRU))
+    recipe = replace(recipe, training=replace(recipe.training, steps=2, accumulation=3, evaluate_tokens=41))
+    result = tiny.tiny_trainer(recipe).run()
+    assert result.tokens_per_second == pytest.approx(2 * 4 * 3 * 10 / result.seconds)
+    assert result.validation is not None
+    assert result.validation.tokens == 2 * 4 * 10  # two batches of four sequences of ten
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelRecipe(embedding=UNTIED, baseline=GRU),
+        ModelRecipe(embedding=UNTIED, cell=CellRecipe(d_model=16, heads=2, inner=16, dropout=0.1)),
+    ],
+    ids=["baseline", "equilibrium"],
+)
+def test_a_task_is_trained_evaluated_and_resumed(
+    tmp_path: Path, model: ModelRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(task_recipe(tmp_path, model))
+    loaded = load_run(folder)
+    assert isinstance(loaded.model, LanguageModel) == (model.baseline.kind is None)
+    assert loaded.tokenizer.vocabulary_size == 10
+    assert load_task(loaded) == TASK
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tokens"] == 20 * 10
+    assert figures["chance_loss"] == pytest.approx(TASK.chance)
+    losses = [float(str(line["loss"])) for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "valid"]
+    assert figures["loss"] == pytest.approx(min(losses))
+    assert main(["eval", str(folder)]) == 0
+    assert "chance loss" in capsys.readouterr().out
+    assert main(["eval", str(folder), "--split", "test"]) == 2
+    assert main(["report", str(folder)]) == 0
+    assert main(["generate", str(folder), "--prompt", "12 34", "--max-new-tokens", "5"]) == 0
+
+    # Rates that do not look at the last step, so that the halves of a run are those of the whole.
+    whole = task_recipe(tmp_path, model, "whole")
+    whole = replace(whole, training=replace(whole.training, schedule="constant"))
+    halves = replace(whole, run=replace(whole.run, name="halves"))
+    trained(whole)
+    trained(replace(halves, training=replace(halves.training, steps=6)))
+    trained(halves, resume=True)
+    expected, found = last_weights(whole.run.folder), last_weights(halves.run.folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_another_task_cannot_be_resumed(tmp_path: Path) -> None:
+    recipe = task_recipe(tmp_path, ModelRecipe(embedding=UNTIED, baseline=GRU))
+    trained(recipe)
+    with pytest.raises(UserError, match="not the one that"):
+        trained(replace(recipe, data=replace(recipe.data, blanks=7)), resume=True)
+
+
+def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
+    baseline = BaselineRecipe(kind="qrnn", d_model=8, hidden=12, layers=2, output_dropout=0.1, slowness_penalty=1.0)
+    recipe = replace(tiny.tiny_recipe(tmp_path), model=ModelRecipe(baseline=baseline, memory_length=1))
+    folder = trained(recipe)
+    loaded = load_run(folder)
+    assert isinstance(load_task(loaded), Corpus)
+    assert main(["eval", str(folder)]) == 0
+    assert main(["eval", str(folder), "--tolerance", "0.1"]) == 2
+    assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0
+    assert main(["report", str(folder)]) == 0
+    assert "qrnn baseline" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_schedule_of_the_depth_is_that_of_the_recipe(tmp_path: Path) -> None:
+    schedule = ScheduleRecipe(
+        warmup_steps=6, warmup_applications=1, limits="growing", first_evaluations=1, last_evaluations=8
+    )
+    recipe = tiny.tiny_recipe(tmp_path)
+    recipe = replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule)))
+    file = tmp_path / "recipe.toml"
+    write_recipe(recipe, file)
+    assert main(["train", str(file)]) == 0
+    lines = [line for line in read_metrics(recipe.run.folder / "metrics.jsonl") if line["kind"] == "train"]
+    # Logged every three steps: nothing is solved before the seventh, and then more and more.
+    solved = [line["evaluations"] for line in lines]
+    assert solved[:2] == [None, None]
+    assert 0 < float(str(solved[2])) < float(str(solved[3]))
+    model = load_run(recipe.run.folder).model
+    assert isinstance(model, LanguageModel)
+    assert model.depth == Equilibrium()
