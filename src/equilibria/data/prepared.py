@@ -46,15 +46,21 @@ class Corpus:
     directory: Path
     fingerprint: str
 
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are.
+
+        Raises:
+            UserError: the folder is gone.
+        """
+        return tuple(self._manifest()["splits"])
+
     def split(self, name: Split) -> EncodedSplit:
         """Opens a split.
 
         Raises:
             UserError: the text has no such split, or its file is gone.
         """
-        manifest = _read_manifest(self.directory)
-        if manifest is None:
-            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
+        manifest = self._manifest()
         if name not in manifest["splits"]:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(manifest['splits'])}")
         counts = manifest["splits"][name]
@@ -63,6 +69,12 @@ class Corpus:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.directory / name}.bin cannot be opened ({error}); run the command again") from error
         return EncodedSplit(tokens, counts["words"], counts["bytes"])
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = _read_manifest(self.directory)
+        if manifest is None:
+            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
+        return manifest
 
 
 def prepare(
