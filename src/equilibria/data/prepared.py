@@ -46,6 +46,11 @@ class Corpus:
     directory: Path
     fingerprint: str
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Different tokens."""
+        return self.tokenizer.vocabulary_size
+
     def splits(self) -> tuple[Split, ...]:
         """The splits that there are.
 

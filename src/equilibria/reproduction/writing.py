@@ -56,7 +56,7 @@ def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequenc
 
 def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]) -> Sheet:
     """The paper's table with our columns beside its own."""
-    precise = ".1e" if table.figure == "loss" else ",.1f"
+    precise = ".3g" if table.figure == "loss" else ",.1f"
     rows = []
     for outcome in outcomes:
         row, size = outcome.row, outcome.size
@@ -101,13 +101,13 @@ def memory_sheet(table: MeasuredTable, scale: Scale, setting: Setting, contests:
         [
             cost.row.model,
             *(count(cost.row.inner), count(cost.size.inner)),
-            *(form(cost.row.gigabytes, ".1f"), form(cost.saved / 1e9, ".3g")),
+            *(_bytes(cost.row.gigabytes and cost.row.gigabytes * 1e9), _bytes(cost.saved)),
             *(form(_share(cost.row, costs[0].row), ".2f"), form(cost.ratio, ".2f")),
         ]
         for costs in contests
         for cost in costs
     ]
-    headers = ["model", "inner", "ours", "GB", "ours", "ratio", "ours"]
+    headers = ["model", "inner", "ours", "memory", "ours", "ratio", "ours"]
     notes = [
         *_scaled(scale),
         f"Batches of {setting.batch_size} × {setting.segment_length} tokens, after as many; ratios are to the explicit "
@@ -160,6 +160,10 @@ def runtime_sheet(
         f"Trained weights: {', '.join(trained) or 'none'}. A model that was not trained may converge sooner or later.",
     ]
     return Sheet(table.title, headers, rows, notes)
+
+
+def _bytes(number: float | None) -> str:
+    return "–" if number is None else f"{count(number)}B"
 
 
 def _ratio(figure: Quartiles) -> str:
