@@ -19,7 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from equilibria.training.material import material
 from rich.console import Console
 
 from benchmarks._harness import options_of, prepare, publish
@@ -33,6 +32,7 @@ from equilibria.reproduction.runs import write_text
 from equilibria.reproduction.sheet import Sheet, count, form
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop
+from equilibria.training.material import material
 from equilibria.training.randomness import random_state, restore_random_state, seed_everything
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "english-4m"

@@ -1,12 +1,13 @@
 """Tables like the paper's, of the smallest models: trained in seconds, from recipe files in a checkout of their own."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from equilibria.configuration import DataRecipe, DepthRecipe, GradientRecipe, Recipe, write_recipe
 from equilibria.configuration.baseline import BaselineRecipe
 from equilibria.configuration.model import ModelRecipe
-from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Setting, TrainedTable
+from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
 from tiny import tiny_recipe
 
 EQUILIBRIUM = Row(
@@ -40,7 +41,8 @@ TASK = TrainedTable(
     rows=(Row(name="lstm", model="LSTM", recipe="task/lstm.toml", figure=0.05),),
 )
 CONTEST = Contest(table=TEXT, rows=(EXPLICIT, EQUILIBRIUM), training=2.0, inference=1.5)
-SETTINGS = {scale: Setting(batch_size=2, segment_length=12, rounds=3) for scale in ("tiny", "small", "full")}
+SETTING = Setting(batch_size=2, segment_length=12, rounds=3)
+SETTINGS: Mapping[Scale, Setting] = {"tiny": SETTING, "full": SETTING}
 MEMORY = MeasuredTable(name="memory", title="Memories", contests=(CONTEST,), settings=SETTINGS)
 RUNTIME = MeasuredTable(name="runtime", title="Times", contests=(CONTEST,), settings=SETTINGS)
 

@@ -203,9 +203,7 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
         (["runtime", "--data-path", "text"], "runtime is measured, not trained: leave out --data-path"),
     ],
 )
-def test_what_cannot_be(
-    checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be(checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *arguments]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not (checkout / "runs").exists()

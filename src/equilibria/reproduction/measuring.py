@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equilibria.data.batching import Batches, Segment
 from equilibria.diagnostics import saved_bytes
@@ -34,17 +34,14 @@ class Size:
 
 def size_of(model: TokenModel) -> Size:
     """The parameters of a model, on any device, each counted once."""
-    return Size(_count(model), _count(model) - _count(model.embedding))
+    total, outer = (sum(map(Tensor.numel, part.parameters())) for part in (model, model.embedding))
+    return Size(total, total - outer)
 
 
 def size_without_weights(build: Callable[[], TokenModel]) -> Size:
     """The parameters of a model that is built on the meta device: nothing is allocated and nothing is drawn."""
     with torch.device("meta"):
         return size_of(build())
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,8 @@ class WordLike:
     def at(self, index: int) -> Segment:
         """The batch of that index; each goes on from the one before."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
-        rank = self._vocabulary_size ** torch.rand(self._shape, generator=generator, dtype=torch.float64)
-        tokens = (rank.long() - 1).clamp(0, self._vocabulary_size - 1)
+        rank = (self._vocabulary_size + 1) ** torch.rand(self._shape, generator=generator, dtype=torch.float64)
+        tokens = (rank.long() - 1).clamp(max=self._vocabulary_size - 1)  # since a power may be rounded up
         return Segment(tokens[:, :-1], tokens[:, 1:], starts=index == 0)
 
 

@@ -46,16 +46,16 @@ def _transformer(tiny: int, small: int) -> dict[Scale, Flags]:
 def _trellis(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flags]:
     """Features of the embedding, which are those of the output, and the others of the state."""
     return {
-        scale: _flags("model.cell", d_model=width, output_size=width, hidden=hidden)
-        for scale, (width, hidden) in {"tiny": tiny, "small": small}.items()
+        "tiny": _flags("model.cell", d_model=tiny[0], output_size=tiny[0], hidden=tiny[1]),
+        "small": _flags("model.cell", d_model=small[0], output_size=small[0], hidden=small[1]),
     }
 
 
 def _baseline(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flags]:
     """Features of the embedding, and units of a layer."""
     return {
-        scale: _flags("model.baseline", d_model=width, hidden=hidden)
-        for scale, (width, hidden) in {"tiny": tiny, "small": small}.items()
+        "tiny": _flags("model.baseline", d_model=tiny[0], hidden=tiny[1]),
+        "small": _flags("model.baseline", d_model=small[0], hidden=small[1]),
     }
 
 
@@ -298,7 +298,7 @@ def _contest(
     return Contest(table=table, rows=tuple(map(table.row, names)), training=training, inference=inference)
 
 
-_EQUAL = {
+_EQUAL: Mapping[Scale, Setting] = {
     "tiny": Setting(batch_size=4, segment_length=64, rounds=5),
     "small": Setting(batch_size=8, segment_length=64, rounds=15),
     "full": Setting(batch_size=15, segment_length=150, rounds=5),

@@ -104,9 +104,7 @@ def conclude(
     return figures
 
 
-def _evaluated(
-    loaded: LoadedRun, data: Corpus | CopyMemory, test_tokens: int | None
-) -> tuple[Evaluation, dict[str, object]]:
+def _evaluated(loaded: LoadedRun, data: Corpus | CopyMemory, test_tokens: int | None) -> tuple[Evaluation, Figures]:
     """On test text, else on validation text, or on what the task holds out; and which it was."""
     training, model = loaded.recipe.training, loaded.model
     if isinstance(data, CopyMemory):
