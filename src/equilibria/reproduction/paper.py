@@ -31,23 +31,31 @@ def _training(steps: int, batch_size: int, segment_length: int, evaluate_tokens:
     )
 
 
-_TEXT_TINY = _training(80, 4, 64, 4096)
-_TEXT_SMALL = _training(1500, 8, 64, 32768)
+_TEXT_TINY = (*_flags("model", memory_length=64), *_training(150, 4, 64, 4096))
+_TEXT_SMALL = (*_flags("model", memory_length=64), *_training(1000, 8, 64, 32768))
+_RATES: Mapping[Scale, Flags] = {
+    "tiny": _flags("training", learning_rate=3e-3),  # narrow models and short training want more than is published
+    "small": _flags("training", learning_rate=2e-3),
+}
 
 
 def _transformer(tiny: int, small: int) -> dict[Scale, Flags]:
-    """Width 32 and 64, with feed-forward layers of these widths."""
+    """Width 32 and 64, with feed-forward layers of these widths; clusters of the embedding to suit the vocabulary."""
+
+    def clusters(*cutoffs: int) -> Flags:
+        return tuple(part for cutoff in cutoffs for part in _flags("model.embedding", cutoffs=cutoff))
+
     return {
-        "tiny": _flags("model.cell", d_model=32, heads=2, inner=tiny),
-        "small": _flags("model.cell", d_model=64, heads=4, inner=small),
+        "tiny": (*_flags("model.cell", d_model=32, heads=2, inner=tiny), *clusters(500, 1000), *_RATES["tiny"]),
+        "small": (*_flags("model.cell", d_model=64, heads=4, inner=small), *clusters(2000, 5000), *_RATES["small"]),
     }
 
 
 def _trellis(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flags]:
     """Features of the embedding, which are those of the output, and the others of the state."""
     return {
-        "tiny": _flags("model.cell", d_model=tiny[0], output_size=tiny[0], hidden=tiny[1]),
-        "small": _flags("model.cell", d_model=small[0], output_size=small[0], hidden=small[1]),
+        "tiny": (*_flags("model.cell", d_model=tiny[0], output_size=tiny[0], hidden=tiny[1]), *_RATES["tiny"]),
+        "small": (*_flags("model.cell", d_model=small[0], output_size=small[0], hidden=small[1]), *_RATES["small"]),
     }
 
 
@@ -59,21 +67,23 @@ def _baseline(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flag
     }
 
 
-def _clusters(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
-    """Also the clusters of an adaptive embedding, to suit the scale's vocabulary."""
-    cutoffs: dict[Scale, tuple[int, int]] = {"tiny": (500, 1000), "small": (2000, 5000)}
-    return {
-        scale: (*flags, *(part for cutoff in cutoffs[scale] for part in _flags("model.embedding", cutoffs=cutoff)))
-        for scale, flags in sizes.items()
-    }
+def _embedded(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
+    """Also as many features of the embedding as of the model, where the recipe has another number."""
+    widths: dict[Scale, int] = {"tiny": 32, "small": 64}
+    return {scale: (*flags, *_flags("model.embedding", d_embed=widths[scale])) for scale, flags in sizes.items()}
 
 
 def _pretrained(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
     """Also the unrolled steps at first, a tenth of all."""
-    steps: dict[Scale, int] = {"tiny": 8, "small": 150}
+    steps: dict[Scale, int] = {"tiny": 15, "small": 100}
     return {
         scale: (*flags, *_flags("model.depth.schedule", warmup_steps=steps[scale])) for scale, flags in sizes.items()
     }
+
+
+def _halved(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
+    """Also segments that are solved in halves."""
+    return {scale: (*flags, *_flags("model", chunk_length=32)) for scale, flags in sizes.items()}
 
 
 COPY_MEMORY = TrainedTable(
@@ -94,12 +104,12 @@ COPY_MEMORY = TrainedTable(
         Row(name="gru", model="GRU", recipe="copy-memory/gru.toml", parameters=14 * _K, figure=0.0491),
     ),
     scales={
-        "tiny": (*_flags("data", blanks=20, held_out=200), *_flags("training", steps=200)),
+        "tiny": (*_flags("data", blanks=20, held_out=200), *_flags("training", steps=600)),
         "small": (*_flags("data", blanks=100, held_out=500), *_flags("training", steps=2000)),
     },
 )
 
-_PTB_TRELLIS = _trellis((48, 80), (128, 256))
+_PTB_TRELLIS = _trellis((48, 80), (64, 112))
 
 PTB = TrainedTable(
     name="ptb",
@@ -114,7 +124,7 @@ PTB = TrainedTable(
             name="awd-lstm",
             model="AWD-LSTM",
             recipe="ptb/awd-lstm.toml",
-            scales=_baseline((48, 100), (128, 300)),
+            scales=_baseline((48, 104), (64, 146)),
             parameters=24 * _M,
             inner=20 * _M,
             figure=58.8,
@@ -124,6 +134,7 @@ PTB = TrainedTable(
             name="trellisnet",
             model="60-layer TrellisNet",
             recipe="ptb/trellisnet.toml",
+            flags=("--model.depth.checkpoint=false",),
             scales=_PTB_TRELLIS,
             parameters=24 * _M,
             inner=20 * _M,
@@ -149,7 +160,7 @@ PTB = TrainedTable(
     data="put the word-level Penn Treebank (train.txt, valid.txt, test.txt; 10,000 words) there",
 )
 
-_WT_TRELLIS = _trellis((48, 80), (128, 256))
+_WT_TRELLIS = _trellis((48, 80), (64, 112))
 
 WIKITEXT_103 = TrainedTable(
     name="wikitext-103",
@@ -179,6 +190,7 @@ WIKITEXT_103 = TrainedTable(
             name="trellisnet",
             model="70-layer TrellisNet",
             recipe="wikitext-103/trellisnet.toml",
+            flags=("--model.depth.checkpoint=false",),
             scales=_WT_TRELLIS,
             parameters=180 * _M,
             inner=45 * _M,
@@ -189,7 +201,7 @@ WIKITEXT_103 = TrainedTable(
             name="trellisnet-checkpointed",
             model="70-layer TrellisNet with gradient checkpointing",
             recipe="wikitext-103/trellisnet.toml",
-            flags=("--model.depth.checkpoint", "true"),
+            flags=("--model.depth.checkpoint=true",),
             scales=_WT_TRELLIS,
             parameters=180 * _M,
             inner=45 * _M,
@@ -200,7 +212,7 @@ WIKITEXT_103 = TrainedTable(
             name="deq-trellisnet",
             model="DEQ-TrellisNet",
             recipe="wikitext-103/deq-trellisnet.toml",
-            scales=_pretrained(_WT_TRELLIS),
+            scales=_halved(_pretrained(_WT_TRELLIS)),
             parameters=180 * _M,
             inner=45 * _M,
             figure=29.0,
@@ -220,7 +232,7 @@ WIKITEXT_103 = TrainedTable(
             name="deq-transformer-medium",
             model="DEQ-Transformer (medium)",
             recipe="wikitext-103/deq-transformer-medium.toml",
-            scales=_pretrained(_transformer(3200, 6400)),
+            scales=_halved(_pretrained(_transformer(3200, 6400))),
             parameters=172 * _M,
             inner=43 * _M,
             figure=24.2,
@@ -230,7 +242,7 @@ WIKITEXT_103 = TrainedTable(
             name="transformer-xl-18-adaptive",
             model="Transformer-XL (medium, 18 layers, adaptive embedding)",
             recipe="wikitext-103/transformer-xl-18-adaptive.toml",
-            scales=_clusters(_transformer(128, 256)),
+            scales=_embedded(_transformer(128, 256)),
             parameters=110 * _M,
             inner=72 * _M,
             figure=23.6,
@@ -240,7 +252,7 @@ WIKITEXT_103 = TrainedTable(
             name="deq-transformer-medium-adaptive",
             model="DEQ-Transformer (medium, adaptive embedding)",
             recipe="wikitext-103/deq-transformer-medium-adaptive.toml",
-            scales=_clusters(_pretrained(_transformer(3600, 7200))),
+            scales=_pretrained(_transformer(3600, 7200)),
             parameters=110 * _M,
             inner=70 * _M,
             figure=23.2,
@@ -250,7 +262,7 @@ WIKITEXT_103 = TrainedTable(
             name="transformer-xl-4",
             model="Transformer-XL (small, 4 layers)",
             recipe="wikitext-103/transformer-xl-4.toml",
-            scales=_transformer(128, 256),
+            scales=_embedded(_transformer(128, 256)),
             parameters=139 * _M,
             inner=4.9 * _M,
             figure=35.8,
@@ -270,7 +282,7 @@ WIKITEXT_103 = TrainedTable(
             name="deq-transformer-small",
             model="DEQ-Transformer (small)",
             recipe="wikitext-103/deq-transformer-small.toml",
-            scales=_pretrained(_transformer(704, 1408)),
+            scales=_halved(_pretrained(_transformer(704, 1408))),
             parameters=138 * _M,
             inner=4.5 * _M,
             figure=32.4,
@@ -280,7 +292,7 @@ WIKITEXT_103 = TrainedTable(
             name="deq-transformer-2023",
             model="DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
             recipe="wikitext-103/deq-transformer-2023.toml",
-            scales=_clusters(_transformer(1200, 2400)),
+            scales=_transformer(1120, 2240),
         ),
     ),
     scales={
