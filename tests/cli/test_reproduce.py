@@ -52,7 +52,7 @@ def test_what_was_not_run_says_so(checkout: Path, capsys: pytest.CaptureFixture[
     assert rows["cited"]["size"] is None
     assert rows["cited"]["note"] == "no recipe here"
     assert rows["equilibrium"]["note"] == "not begun; --train does"
-    assert rows["equilibrium"]["size"]["total"] - rows["equilibrium"]["size"]["inner"] == 256 * 16
+    assert rows["equilibrium"]["size"]["total"] - rows["equilibrium"]["size"]["inner"] == 300 * 16
     assert rows["equilibrium"]["published"]["figure"] == 42.0
     assert not list(checkout.glob("runs/reproduce/ptb/*-0"))
     assert main(["reproduce", "ptb"]) == 0
@@ -145,6 +145,7 @@ def test_a_missing_text_is_said_and_how_to_get_it(checkout: Path, capsys: pytest
     assert row["note"] == f"there is no {checkout / 'text'}; put a text there, or name another text with --data-path"
     row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", "--data-path", str(moved)))["explicit"]
     assert row["figures"]["data"] == "other"
+    assert row["size"] == row["figures"]["size"]
     assert (checkout / "runs/reproduce/ptb-on-other/explicit-tiny-0").is_dir()
     assert (checkout / "runs/reproduce/ptb-on-other/tiny-0.md").is_file()
 
@@ -192,6 +193,12 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
     explicit, equilibrium = reproduced(capsys, "runtime", "--rows", "equilibrium")["contests"][0]["rows"]
     assert equilibrium["trained"]
     assert not explicit["trained"]
+    shutil.move(checkout / "text", checkout / "other")
+    on_other = ("--data-path", "other", "--rows", "explicit")
+    reproduced(capsys, "ptb", "--scale", "tiny", "--train", *on_other)
+    explicit, equilibrium = reproduced(capsys, "runtime", *on_other)["contests"][0]["rows"]
+    assert explicit["trained"]
+    assert not equilibrium["trained"]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,6 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
         (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of cited, explicit, equilibrium"),
         (["memory", "--rows", "cited"], "--rows cited: no such row; expected of explicit, equilibrium"),
         (["memory", "--train"], "memory is measured, not trained: leave out --train"),
-        (["runtime", "--data-path", "text"], "runtime is measured, not trained: leave out --data-path"),
     ],
 )
 def test_what_cannot_be(checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

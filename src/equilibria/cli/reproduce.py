@@ -16,7 +16,7 @@ from equilibria.errors import UserError
 from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
 from equilibria.reproduction.measuring import size_without_weights
 from equilibria.reproduction.paper import MEASURED, TRAINED
-from equilibria.reproduction.runs import conclude, recipe_of, standing, write_text
+from equilibria.reproduction.runs import conclude, recipe_of, standing, trained_size, write_text
 from equilibria.reproduction.sheet import Sheet
 from equilibria.reproduction.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
 from equilibria.reproduction.writing import (
@@ -79,7 +79,8 @@ def reproduce(
         train: train the rows that have not been run, and go on with those that were interrupted.
         rows: names of rows; left out: all.
         seed: of weights and dropout; every seed has runs of its own.
-        data_path: read the text in this folder instead of the recipe's own, in the layout of WikiText.
+        data_path: read the text in this folder, in the layout of WikiText, instead of the recipe's own; its runs and
+            tables have folders of their own, TABLE-on-FOLDER.
         out: folder for runs (TABLE/ROW-SCALE-SEED) and tables.
         json: print the table as one JSON object on stdout; progress goes to stderr.
     """
@@ -95,8 +96,8 @@ def reproduce(
     if table in TRAINED:
         found, sheet, signal = _trained(TRAINED[table], order, train)
     else:
-        if train or data_path is not None:
-            raise UserError(f"{table} is measured, not trained: leave out {'--train' if train else '--data-path'}")
+        if train:
+            raise UserError(f"{table} is measured, not trained: leave out --train")
         found, sheet = _measured(MEASURED[table], order)
     name = table if data_path is None else f"{table}-on-{data_path.resolve().name}"
     file = out / name / f"{order.scale}-{seed}.json"
@@ -132,8 +133,10 @@ def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[
     recipe = order.recipe(table, row)
     size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
     state = standing(recipe)
-    if state.figures is not None or not state.open:
-        return Outcome(row, size, state.figures, state.note), None
+    if state.figures is not None:
+        return Outcome(row, trained_size(state.figures), state.figures), None
+    if not state.open:
+        return Outcome(row, size, None, state.note), None
     if recipe.data.path is not None and not recipe.data.path.is_dir():
         missing = f"there is no {recipe.data.path}; {table.data}, or name another text with --data-path"
         return Outcome(row, size, None, missing), None
@@ -143,7 +146,8 @@ def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[
         result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
         if result.interrupted is not None:
             return Outcome(row, size, None, standing(recipe).note), result.interrupted
-        return Outcome(row, size, conclude(recipe, result, table.test_tokens.get(order.scale), order.say)), None
+        figures = conclude(recipe, result, table.test_tokens.get(order.scale), order.say)
+        return Outcome(row, trained_size(figures), figures), None
     except UserError as problem:
         return Outcome(row, size, None, str(problem)), None
 

@@ -15,7 +15,7 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, evaluate_segments
 from equilibria.inference.loading import LoadedRun, load_data, load_run
 from equilibria.inference.run_folder import RunFolder
-from equilibria.reproduction.measuring import size_of
+from equilibria.reproduction.measuring import Size, size_of
 from equilibria.reproduction.tables import Row, Scale, TrainedTable
 from equilibria.training.trainer import TrainingResult
 
@@ -114,6 +114,13 @@ def _evaluated(loaded: LoadedRun, data: Corpus | CopyMemory, test_tokens: int | 
     read = {"data": data.name, "split": split}
     sizes = training.batch_size, training.segment_length
     return evaluate(model, data.split(split), *sizes, max_tokens=test_tokens), read
+
+
+def trained_size(figures: Figures) -> Size:
+    """The size of the model that a finished run trained: its vocabulary is that of the text that was read."""
+    size = figures["size"]
+    assert isinstance(size, dict)
+    return Size(**size)
 
 
 def write_text(path: Path, text: str) -> None:
