@@ -157,7 +157,8 @@ PTB = TrainedTable(
         "small": _TEXT_SMALL,
     },
     test_tokens={"tiny": 8192},
-    data="put the word-level Penn Treebank (train.txt, valid.txt, test.txt; 10,000 words) there",
+    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, ptb.test.txt; "
+    "10,000 words) there",
 )
 
 _WT_TRELLIS = _trellis((48, 80), (64, 112))
@@ -300,7 +301,8 @@ WIKITEXT_103 = TrainedTable(
         "small": (*_flags("data", vocabulary_size=10_000), *_TEXT_SMALL),
     },
     test_tokens={"tiny": 8192},
-    data="put WikiText-103 by words (wiki.train.tokens, wiki.valid.tokens, wiki.test.tokens) there",
+    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens, "
+    "wiki.test.tokens) there",
 )
 
 
