@@ -1,5 +1,5 @@
 """The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models. Two later
-later models stand below WikiText-103, with figures of their authors' repositories (locuslab/deq, locuslab/torchdeq).
+models stand below WikiText-103, with figures of their authors' repositories (locuslab/deq, locuslab/torchdeq).
 
 Depth is never scaled: a model of 70 levels keeps them, and models of one size in the paper are of one size at every
 scale, so that the rows of a scale can be compared with each other. With the paper's figures only those of "full" can.
