@@ -1,4 +1,5 @@
-"""The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models.
+"""The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models. Two later
+models stand below WikiText-103, with figures of their authors' repositories (locuslab/deq, locuslab/torchdeq).
 
 Depth is never scaled: a model of 70 levels keeps them, and models of one size in the paper are of one size at every
 scale, so that the rows of a scale can be compared with each other. With the paper's figures only those of "full" can.
@@ -161,8 +162,8 @@ PTB = TrainedTable(
         "small": _TEXT_SMALL,
     },
     test_tokens={"tiny": 8192},
-    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, ptb.test.txt; "
-    "10,000 words) there",
+    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt and "
+    "ptb.test.txt; 10,000 words) there",
 )
 
 _WT_TRELLIS = _trellis((48, 80), (64, 112))
@@ -294,10 +295,19 @@ WIKITEXT_103 = TrainedTable(
             gigabytes=1.1,
         ),
         Row(
+            name="deq-transformer-regularised",
+            model="Later: DEQ-Transformer with Jacobian penalty (2021)",
+            recipe="wikitext-103/deq-transformer-medium-regularised.toml",
+            scales=_pretrained(_transformer(3600, 7200)),
+            figure=23.8,
+        ),
+        Row(
             name="deq-transformer-2023",
-            model="DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
+            model="Later: DEQ-LM of TorchDEQ (2023)",
             recipe="wikitext-103/deq-transformer-2023.toml",
             scales=_transformer(1120, 2240),
+            parameters=98 * _M,
+            figure=22.34,
         ),
     ),
     scales={
@@ -305,7 +315,7 @@ WIKITEXT_103 = TrainedTable(
         "small": (*_flags("data", vocabulary_size=10_000), *_TEXT_SMALL),
     },
     test_tokens={"tiny": 8192},
-    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens, "
+    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens and "
     "wiki.test.tokens) there",
 )
 
