@@ -20,6 +20,7 @@ from torch import Tensor
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish
 from equilibria.data.batching import EvaluationStream
+from equilibria.errors import UserError
 from equilibria.inference.loading import load_corpus, load_run
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
@@ -61,13 +62,16 @@ def trace(model: LanguageModel, tokens: Tensor, solver: Solver) -> list[float]:
 def measure(options: Namespace, console: Console) -> dict[str, Any]:
     """The mean trace of every solver, and when it passes each tolerance."""
     run = load_run(options.run)
+    model = run.model
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"{options.run} is a baseline's run, which solves nothing")
     recipe = run.recipe.training
     valid = load_corpus(run, console.out).split("valid")
     stream = EvaluationStream(valid.tokens, recipe.batch_size, recipe.segment_length)
     batches = [segment.inputs for segment, _ in zip(stream, range(options.batches), strict=False)]
     found: dict[str, Any] = {}
     for name, solver in contenders(options.budget).items():
-        traces = torch.tensor([trace(run.model, tokens, solver)[: options.budget] for tokens in batches])
+        traces = torch.tensor([trace(model, tokens, solver)[: options.budget] for tokens in batches])
         mean = traces.mean(dim=0).tolist()
         # The iterate measured by evaluation n has cost n − 1 of them; n are needed to know that it is good.
         reached = {f"{tol:g}": next((n for n, r in enumerate(mean, 1) if r <= tol), None) for tol in TOLERANCES}

@@ -20,8 +20,16 @@ from rich.table import Table
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
-from equilibria.configuration import Recipe, build_corpus, build_model
-from equilibria.configuration.recipe import CellRecipe, DataRecipe, DepthRecipe, RunRecipe, TrainingRecipe
+from equilibria.configuration import (
+    CellRecipe,
+    DataRecipe,
+    DepthRecipe,
+    Recipe,
+    RunRecipe,
+    TrainingRecipe,
+    build_corpus,
+    build_model,
+)
 from equilibria.data.batching import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Equilibrium
@@ -106,7 +114,7 @@ def recipe_of(options: Namespace) -> Recipe:
 
 def twin_of(recipe: Recipe) -> Recipe:
     """The same cell applied until it is 18 layers deep, by ordinary backpropagation."""
-    applications = TWIN_LAYERS // recipe.model.cell.blocks
+    applications = TWIN_LAYERS // (recipe.model.cell.blocks or 1)
     depth = DepthRecipe(kind="unrolled", applications=applications)
     return replace(recipe, model=replace(recipe.model, depth=depth))
 
@@ -235,7 +243,7 @@ def parse(arguments: list[str]) -> Namespace:
     parser = options_of("twin", __doc__)
     parser.add_argument("--steps", type=int, default=2000, help="training steps of each")
     parser.add_argument("--d-model", type=int, default=128, help="width, a multiple of 32")
-    parser.add_argument("--blocks", type=int, default=CellRecipe().blocks, help="blocks per application")
+    parser.add_argument("--blocks", type=int, default=1, help="blocks per application")
     parser.add_argument("--seed", type=int, default=0, help="of weights")
     parser.add_argument("--text", type=Path, help="folder of train/valid text instead of the embedded one")
     parser.add_argument("--evaluate-every", type=int, default=100, help="steps between evaluations")

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from equilibria.configuration.building import build_corpus, build_model
-from equilibria.configuration.recipe import (
+from equilibria.configuration import (
     CellRecipe,
     DataRecipe,
     ModelRecipe,
     Recipe,
     RunRecipe,
     TrainingRecipe,
+    build_corpus,
+    build_model,
 )
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer

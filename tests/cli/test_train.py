@@ -10,16 +10,46 @@ from equilibria.cli.app import main
 from equilibria.inference import load
 from equilibria.models import LanguageModel
 
-SOLVER = ("method", "tol", "max_evaluations", "scope", "damping", "history", "ridge")
+SOLVER = (
+    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "check_every"),
+    *("damping", "history", "ridge", "halvings", "inner", "forcing", "products"),
+)
 FLAGS = {
     "run": ("name", "directory"),
-    "data": ("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
-    "model": ("memory_length",),
-    "model.cell": ("kind", "d_model", "heads", "inner", "blocks", "dropout"),
-    "model.depth": ("kind", "applications", "residual_penalty"),
+    "data": (
+        *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
+        *("blanks", "symbols", "held_out"),
+    ),
+    "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
+    "model.embedding": ("kind", "cutoffs", "div_val", "untied_projections", "initialisation"),
+    "model.cell": (
+        *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
+        *("norm", "positions", "query_key_norm", "key_value_heads", "activation"),
+        *("attention_dropout", "window", "norm_position", "affine", "initial_std"),
+        *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
+    ),
+    "model.depth": (
+        *("kind", "applications", "tied", "checkpoint", "states_every"),
+        *("max_steps", "threshold", "ponder_weight", "residual_penalty", "jacobian_penalty"),
+    ),
     "model.depth.solver": SOLVER,
     "model.depth.eval_solver": SOLVER,
-    "model.depth.gradient": ("method", "steps", "damping", "checkpoint", "tol", "max_evaluations"),
+    "model.depth.gradient": (
+        *("method", "steps", "damping", "checkpoint", "terms"),
+        *("adjoint", "tol", "max_evaluations", "restart", "history"),
+    ),
+    "model.depth.schedule": (
+        *("warmup_steps", "warmup_applications"),
+        *("limits", "least_evaluations", "most_evaluations", "first_evaluations", "last_evaluations"),
+        *("jacobian_weight", "jacobian_last_weight", "jacobian_probability"),
+    ),
+    "model.baseline": (
+        *("kind", "d_model", "hidden", "layers", "weight_dropout", "window", "kernel_size"),
+        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates"),
+        *("search", "cell_dropout", "node_dropout"),
+        *("token_dropout", "input_dropout", "hidden_dropout", "output_dropout"),
+        *("activation_penalty", "slowness_penalty"),
+    ),
     "training": (
         *("steps", "batch_size", "segment_length", "accumulation"),
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),

@@ -128,8 +128,8 @@ def test_what_is_written_reads_back_equal(
         ("[model.cell]\ndropout = 1.0", 'FILE: model.cell.dropout = "1.0": expected a number < 1'),
         (
             '[model.cell]\nkind = "contractiv"',
-            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm"; '
-            'did you mean "contractive"?',
+            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm", '
+            '"three_block", "trellis"; did you mean "contractive"?',
         ),
         ("[model.cell]\nd_model = 100", "FILE: model.cell.d_model = 100: expected a multiple of twice"),
         (

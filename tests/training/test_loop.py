@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell, Memory, StackedCell
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import TrainingStream
 from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD, Adam, AdamW, Muon, RAdam
 
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.nn import AdaptiveEmbedding
 from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.training.schedules import (
     Constant,
     Cosine,

@@ -10,8 +10,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from equilibria.configuration.reading import read_recipe
-from equilibria.configuration.recipe import Recipe
+from equilibria.configuration import Recipe, build_corpus, read_recipe
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.nn import TiedEmbedding
@@ -232,7 +231,7 @@ def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
     trainer = tiny_trainer(recipe)
     trainer.model.embedding = TiedEmbedding(40, 16)
     with pytest.raises(UserError, match=r"token id \d+ at position"):
-        Trainer(trainer.model, recipe, trainer.corpus, recipe.run.folder, Console(quiet=True))
+        Trainer(trainer.model, recipe, build_corpus(recipe), recipe.run.folder, Console(quiet=True))
     assert not recipe.run.folder.exists()
 
 

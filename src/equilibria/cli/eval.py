@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from equilibria.data import Corpus, trigram_perplexity, unigram_perplexity
+from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate
-from equilibria.inference.loading import LoadedRun, load_corpus, load_run
-from equilibria.models import LanguageModel
+from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate, evaluate_segments
+from equilibria.inference.loading import LoadedRun, load_data, load_run
+from equilibria.models import LanguageModel, TokenModel
 
 command = App(name="eval")
 
@@ -49,7 +50,7 @@ def evaluate_run(
     checkpoint: str = "best",
     json: bool = False,
 ) -> int:
-    """Evaluate a run on its text, each token predicted once; the run's evaluation.json keeps the figures.
+    """Evaluate a run on its text, each token predicted once, or its task; evaluation.json keeps the figures.
 
     Args:
         run: the run folder.
@@ -58,8 +59,11 @@ def evaluate_run(
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    corpus = load_corpus(loaded, Console(stderr=True).out)
-    result = evaluate_reading(loaded, corpus, reading)
+    data = load_data(loaded, Console(stderr=True).out)
+    if isinstance(data, Corpus):
+        result = evaluate_reading(loaded, data, reading)
+    else:
+        result = evaluate_task(loaded, data, reading)
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -69,26 +73,22 @@ def evaluate_run(
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """An evaluation of a run's model beside n-gram models of the same text.
+    """An evaluation of a run's model, and what it is measured by.
 
     Attributes:
         settings: how the text was read.
         model: the model's figures.
-        unigram_perplexity, trigram_perplexity: of models counted on the training text, per token.
+        yardsticks: the same text's n-gram models, counted on the training text (`unigram_perplexity`,
+            `trigram_perplexity`, per token); of a task the least loss without memory (`chance_loss`).
     """
 
     settings: dict[str, str | int | None]
-    model: TextEvaluation
-    unigram_perplexity: float
-    trigram_perplexity: float
+    model: Evaluation
+    yardsticks: dict[str, float]
 
     def to_json(self) -> dict[str, object]:
         """All figures, in one flat object."""
-        yardsticks = {
-            "unigram_perplexity": self.unigram_perplexity,
-            "trigram_perplexity": self.trigram_perplexity,
-        }
-        return {**self.settings, **self.model.to_json(), **yardsticks}
+        return {**self.settings, **self.model.to_json(), **self.yardsticks}
 
 
 def evaluate_reading(loaded: LoadedRun, corpus: Corpus, reading: Reading) -> RunEvaluation:
@@ -103,23 +103,51 @@ def evaluate_reading(loaded: LoadedRun, corpus: Corpus, reading: Reading) -> Run
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
     split = corpus.split(reading.split)
-    text = corpus.split("train").tokens, split.tokens, corpus.tokenizer.vocabulary_size
-    result = RunEvaluation(
-        settings={
-            "split": reading.split,
-            "step": loaded.step,
-            "segment_length": segment_length,
-            "memory_length": memory_length,
-        },
-        model=evaluate(model, split, batch_size, segment_length, memory_length),
-        unigram_perplexity=unigram_perplexity(*text),
-        trigram_perplexity=trigram_perplexity(*text),
+    text = corpus.split("train").tokens, split.tokens, corpus.vocabulary_size
+    return _kept(
+        loaded,
+        RunEvaluation(
+            settings={
+                "split": reading.split,
+                "step": loaded.step,
+                "segment_length": segment_length,
+                "memory_length": memory_length,
+            },
+            model=evaluate(model, split, batch_size, segment_length, memory_length),
+            yardsticks={
+                "unigram_perplexity": unigram_perplexity(*text),
+                "trigram_perplexity": trigram_perplexity(*text),
+            },
+        ),
     )
+
+
+def evaluate_task(loaded: LoadedRun, task: CopyMemory, reading: Reading) -> RunEvaluation:
+    """Evaluates a run's model on the sequences that its task holds out, and keeps the figures likewise.
+
+    Raises:
+        UserError: the reading is one of a text, or limits a solver that the model has not.
+    """
+    if reading.split != "valid" or reading.segment_length is not None:
+        raise UserError("a task is evaluated on the whole sequences held out; leave out --split and --segment-length")
+    limit_solver(loaded.model, reading)
+    segments = task.validation(reading.batch_size or loaded.recipe.training.batch_size)
+    return _kept(
+        loaded,
+        RunEvaluation(
+            settings={"split": reading.split, "step": loaded.step, "segment_length": task.length, "memory_length": 0},
+            model=evaluate_segments(loaded.model, segments, reading.memory_length),
+            yardsticks={"chance_loss": task.chance},
+        ),
+    )
+
+
+def _kept(loaded: LoadedRun, result: RunEvaluation) -> RunEvaluation:
     loaded.folder.evaluation.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
     return result
 
 
-def limit_solver(model: LanguageModel, reading: Reading) -> None:
+def limit_solver(model: TokenModel, reading: Reading) -> None:
     """Gives the model's solver for evaluation the limits that a reading sets.
 
     Raises:
@@ -127,7 +155,7 @@ def limit_solver(model: LanguageModel, reading: Reading) -> None:
     """
     if reading.max_evaluations is None and reading.tolerance is None:
         return
-    if not isinstance(model.depth, Equilibrium):
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         raise UserError("--max-evaluations and --tolerance limit a solver; this model has a fixed depth instead")
     solver = model.depth.eval_solver
     limits = {
@@ -141,12 +169,10 @@ def _table(title: str, evaluation: RunEvaluation) -> Table:
     result = evaluation.model
     unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
-        "loss": f"{result.loss:.4f} nats per token",
-        "perplexity": f"{result.perplexity:,.2f} per token, {result.word_perplexity:,.2f} per word",
-        "n-gram models": f"unigram {evaluation.unigram_perplexity:,.2f}, trigram {evaluation.trigram_perplexity:,.2f} "
-        "per token",
-        "bits per byte": f"{result.bits_per_byte:.4f}",
-        "counted": f"{result.tokens:,} tokens, {result.words:,} words, {result.bytes:,} bytes",
+        "loss": f"{result.loss:.4g} nats per token",
+        **_of_text(result),
+        **{name.replace("_", " "): f"{value:,.4g}" for name, value in evaluation.yardsticks.items()},
+        "tokens": f"{result.tokens:,}",
         "residual per token": _spread(result.residual),
         "evaluations per token": _spread(result.evaluations),
         "evaluations per solve": _number(result.evaluations_per_solve),
@@ -157,6 +183,17 @@ def _table(title: str, evaluation: RunEvaluation) -> Table:
     for row in rows.items():
         table.add_row(*row)
     return table
+
+
+def _of_text(result: Evaluation) -> dict[str, str]:
+    """What only a text has."""
+    if not isinstance(result, TextEvaluation):
+        return {}
+    return {
+        "perplexity": f"{result.perplexity:,.2f} per token, {result.word_perplexity:,.2f} per word",
+        "bits per byte": f"{result.bits_per_byte:.4f}",
+        "counted": f"{result.words:,} words, {result.bytes:,} bytes",
+    }
 
 
 def _spread(spread: Spread) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import App
 from rich.console import Console
 
-from equilibria.configuration import Recipe, build_corpus, build_model, check_recipe
+from equilibria.configuration import Recipe, build_data, build_depth_schedule, build_model, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult
@@ -34,15 +34,15 @@ def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bo
 
 
 def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResult:
-    """Prepares the text, builds the model and trains it.
+    """Prepares the text or the task, builds the model and trains it.
 
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
-    corpus = build_corpus(recipe, console.out)
+    data = build_data(recipe, console.out)
     seed_everything(recipe.training.seed)
-    model = build_model(recipe, corpus.tokenizer.vocabulary_size)
-    return Trainer(model, recipe, corpus, recipe.run.folder, console).run(resume)
+    model = build_model(recipe, data.vocabulary_size)
+    return Trainer(model, recipe, data, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:

@@ -1,30 +1,37 @@
 """Recipes: nested dataclasses read from TOML and the command line, and the objects they describe."""
 
-from equilibria.configuration.building import build_corpus, build_gradient, build_model, build_solver
-from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
-from equilibria.configuration.recipe import (
-    CellRecipe,
-    DataRecipe,
-    DepthRecipe,
-    GradientRecipe,
-    ModelRecipe,
-    Recipe,
-    RunRecipe,
-    SolverRecipe,
-    TrainingRecipe,
+from equilibria.configuration.baseline import BaselineRecipe
+from equilibria.configuration.building import (
+    build_corpus,
+    build_data,
+    build_depth_schedule,
+    build_gradient,
+    build_model,
+    build_solver,
 )
+from equilibria.configuration.data import DataRecipe
+from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
+from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe
+from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
+from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.configuration.training import TrainingRecipe
 
 __all__ = [
+    "BaselineRecipe",
     "CellRecipe",
     "DataRecipe",
     "DepthRecipe",
+    "EmbeddingRecipe",
     "GradientRecipe",
     "ModelRecipe",
     "Recipe",
     "RunRecipe",
+    "ScheduleRecipe",
     "SolverRecipe",
     "TrainingRecipe",
     "build_corpus",
+    "build_data",
+    "build_depth_schedule",
     "build_gradient",
     "build_model",
     "build_solver",

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from equilibria.configuration.options import foreign_options
 from equilibria.configuration.values import Count, Fraction, Natural, NonNegative, Positive
 
-Options = Mapping[str, Mapping[str, float | None]]
+Defaults = Mapping[str, Mapping[str, float | None]]
 
-OPTIMIZER_OPTIONS: Options = {
+OPTIMIZER_OPTIONS: Defaults = {
     "adamw": {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95},
     "adam": {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999},
     "radam": {"weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999},
@@ -21,7 +22,7 @@ OPTIMIZER_OPTIONS: Options = {
 }
 """Options that each optimizer takes, with their defaults."""
 
-SCHEDULE_OPTIONS: Options = {
+SCHEDULE_OPTIONS: Defaults = {
     "cosine": {"final_rate": 0.1},
     "linear": {"final_rate": 0.0},
     "inverse_square_root": {},
@@ -30,7 +31,7 @@ SCHEDULE_OPTIONS: Options = {
 }
 """Options that each schedule takes beyond `warmup_steps`."""
 
-AVERAGING_OPTIONS: Options = {
+AVERAGING_OPTIONS: Defaults = {
     "none": {},
     "exponential": {"averaging_decay": 0.999},
     "uniform": {"averaging_start": None, "averaging_patience": 5},
@@ -115,11 +116,6 @@ _SELECTORS = {"optimizer": OPTIMIZER_OPTIONS, "schedule": SCHEDULE_OPTIONS, "ave
 def training_problems(training: TrainingRecipe) -> Iterator[str]:
     """Options that are set but belong to another optimizer, schedule or averaging; each line begins with a key."""
     for selector, options in _SELECTORS.items():
-        named = getattr(training, selector)
-        own = options[named]
-        for name in sorted({name for names in options.values() for name in names}.difference(own)):
-            if getattr(training, name) is not None:
-                taken = ", ".join(own) or "none"
-                yield f'training.{name}: {selector} "{named}" has no such option; it takes {taken}'
+        yield from foreign_options("training", training, selector, options)
     if training.averaging_start is not None and training.averaging_patience is not None:
         yield "training.averaging_patience has no use beside training.averaging_start; leave one of them out"

@@ -46,6 +46,11 @@ class Corpus:
     directory: Path
     fingerprint: str
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Different tokens."""
+        return self.tokenizer.vocabulary_size
+
     def split(self, name: Split) -> EncodedSplit:
         """Opens a split.
 

@@ -1,6 +1,6 @@
 """Text to token ids and back: words, byte pairs or bytes.
 
-Every tokenizer has an `eos` id that ends a passage and that decodes to a newline.
+Every tokenizer of text has an `eos` id that ends a passage and that decodes to a newline.
 """
 
 import json
@@ -198,6 +198,32 @@ class ByteTokenizer:
         _save_json(path, {"kind": "bytes"})
 
 
+class DigitTokenizer:
+    """The ten digits, for tasks whose tokens are classes; 0, the blank, ends a passage and stays a digit."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 10
+
+    @property
+    def eos(self) -> int:
+        return 0
+
+    def encode(self, text: str) -> list[int]:
+        """Raises UserError for anything but digits and white space."""
+        digits = "".join(text.split())
+        if digits.strip("0123456789"):
+            raise UserError(f"{text!r} is not a sequence of digits, which are all that this task knows")
+        return [int(digit) for digit in digits]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self.vocabulary_size)
+        return "".join(map(str, ids))
+
+    def save(self, path: Path) -> None:
+        _save_json(path, {"kind": "digits"})
+
+
 @dataclass(frozen=True)
 class TokenizerSpec:
     """Which tokenizer to build.
@@ -268,6 +294,8 @@ def _from_json(content: Any) -> Tokenizer:
             return BytePairTokenizer(rust.Tokenizer.from_str(json.dumps(inner)))
         case {"kind": "bytes"}:
             return ByteTokenizer()
+        case {"kind": "digits"}:
+            return DigitTokenizer()
     raise UserError("no known kind with its vocabulary inside")
 
 

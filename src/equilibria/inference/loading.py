@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from equilibria.configuration.building import build_corpus, build_model
+from equilibria.configuration.building import build_corpus, build_data, build_model
+from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.prepared import Corpus
+from equilibria.data.synthetic import CopyMemory
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
-from equilibria.models.language_model import LanguageModel
+from equilibria.models import TokenModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class LoadedRun:
         folder: the run folder.
     """
 
-    model: LanguageModel
+    model: TokenModel
     tokenizer: Tokenizer
     recipe: Recipe
     checkpoint: Path
@@ -87,6 +89,11 @@ def load_corpus(run: LoadedRun, on_progress: Callable[[str], None] | None = None
     return corpus
 
 
-def load(path: Path | str) -> LanguageModel:
+def load_data(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Corpus | CopyMemory:
+    """The text that a run was trained on, as `load_corpus`, or the task."""
+    return build_data(run.recipe) if run.recipe.data.source in TASK_OPTIONS else load_corpus(run, on_progress)
+
+
+def load(path: Path | str) -> TokenModel:
     """The best model of a run, in evaluation mode; see `load_run`."""
     return load_run(path).model

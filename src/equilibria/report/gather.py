@@ -40,8 +40,10 @@ class RunRecord:
 
     @property
     def explicit(self) -> bool:
-        """Whether the depth is explicit, so that nothing is solved."""
-        return self.recipe is not None and self.recipe.model.depth.kind == "unrolled"
+        """Whether the model is explicit, so that nothing is solved."""
+        if self.recipe is None:
+            return False
+        return self.recipe.model.baseline.kind is not None or self.recipe.model.depth.kind != "equilibrium"
 
     def lines(self, kind: str) -> list[Figures]:
         """The lines of metrics of one kind: `"train"`, `"valid"` or `"event"`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from equilibria.models import LanguageModel
+from equilibria.models import TokenModel
 from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, nested, number
 
 UNKNOWN = "unknown"
@@ -19,7 +19,7 @@ class Card:
     details: Sequence[str] = ()
 
 
-def cards(run: RunRecord, model: LanguageModel | None) -> list[Card]:
+def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
     """The headline: of evaluation.json where it is there, else of the best validation during training.
 
     Args:
@@ -105,7 +105,7 @@ def _speed(run: RunRecord) -> Card:
     return Card("Training speed", f"{median(speeds):,.0f}" if speeds else UNKNOWN, details)
 
 
-def _size(model: LanguageModel | None) -> Card:
+def _size(model: TokenModel | None) -> Card:
     if model is None:
         return Card("Parameters", UNKNOWN)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -73,15 +73,15 @@ def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
     Raises:
         UserError: the text cannot be read, or is no longer the one the model was trained on.
     """
-    depth = loaded.model.depth
-    if not isinstance(depth, Equilibrium):
+    model = loaded.model
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         return None
     tokens = load_corpus(loaded).split("valid").tokens
     training = loaded.recipe.training
-    passage = read_passage(loaded.model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length)
+    passage = read_passage(model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length)
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
     segment = next(iter(EvaluationStream(tokens, rows, training.segment_length)))
-    return SolveFigures(passage, follow_solve(loaded.model, segment.inputs, depth.eval_solver))
+    return SolveFigures(passage, follow_solve(model, segment.inputs, model.depth.eval_solver))
 
 
 def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int) -> list[Piece]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 
+from equilibria.configuration import ModelRecipe
 from equilibria.report import passage
 from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
@@ -67,11 +68,23 @@ def _header(name: str, contents: Contents) -> str:
     steps = max((number(line, "step") or 0.0 for line in run.metrics), default=0.0)
     parts = [f"{steps:,.0f} steps" if run.recipe is None else f"{steps:,.0f} of {run.recipe.training.steps:,} steps"]
     if run.recipe is not None:
-        depth = run.recipe.model.depth
-        how = f"{depth.applications} applications" if run.explicit else f"solved by {depth.eval_solver.method}"
-        parts.append(f"{run.recipe.model.cell.kind} cell, {how}".replace("_", " "))
+        parts.append(_kind_of_model(run.recipe.model))
     parts.append(f"written {contents.written:%Y-%m-%d %H:%M} UTC")
     return f'<h1>{name}</h1>\n<p class="quiet">{escape(" · ".join(parts))}</p>'
+
+
+def _kind_of_model(model: ModelRecipe) -> str:
+    """The model in a few words."""
+    depth = model.depth
+    how = {
+        "equilibrium": f"solved by {depth.eval_solver.method}",
+        "unrolled": f"{depth.applications} applications",
+        "stack": f"{depth.applications} {'tied ' if depth.tied else ''}layers",
+        "halting": "halting token by token",
+    }
+    if model.baseline.kind is not None:
+        return f"{model.baseline.kind} baseline".replace("_", " ")
+    return f"{model.cell.kind} cell, {how[depth.kind]}".replace("_", " ")
 
 
 def _cards(cards: Sequence[Card]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
 

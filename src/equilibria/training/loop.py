@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Memory
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Muon, Optimizer, RAdam
 
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.training.schedules import build_schedule, scheduler
 
 Named = dict[str, nn.Parameter]

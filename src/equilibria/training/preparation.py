@@ -6,14 +6,14 @@ from pathlib import Path
 
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.prepared import Corpus
+from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 
 
-def create_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
+def create_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Makes the folder with the recipe and the tokenizer.
 
     Raises:
@@ -24,10 +24,10 @@ def create_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
             f"the run folder {folder.path} exists already; continue it with --resume, "
             f"choose another --run.name or remove it"
         )
-    furnish_run(folder, recipe, corpus)
+    furnish_run(folder, recipe, tokenizer)
 
 
-def furnish_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
+def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Writes what a run has before its first step: the recipe and the tokenizer.
 
     Raises:
@@ -36,7 +36,7 @@ def furnish_run(folder: RunFolder, recipe: Recipe, corpus: Corpus) -> None:
     try:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         record_recipe(folder, recipe)
-        corpus.tokenizer.save(folder.tokenizer)
+        tokenizer.save(folder.tokenizer)
     except OSError as problem:
         raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from equilibria.configuration.recipe import TrainingRecipe
+from equilibria.configuration.training import TrainingRecipe
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,18 @@ import torch
 from rich.console import Console
 
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.batching import TrainingStream, check_tokens
 from equilibria.data.prepared import Corpus
+from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
+from equilibria.inference.evaluation import Evaluation, perplexity
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
+from equilibria.training.material import material
 from equilibria.training.metrics import MetricsWriter
 from equilibria.training.preparation import check_resumable, create_run, furnish_run, record_recipe
 from equilibria.training.statistics import StepSummary
@@ -55,7 +56,7 @@ class Trainer:
     Args:
         model: freshly built, on the device it shall be trained on; call `seed_everything` before building it.
         recipe: the whole recipe; it is written into the folder.
-        corpus: the prepared text.
+        data: the prepared text, or the task.
         run_folder: where everything goes.
         console: where to show progress.
         depths: the model's depth in each step; the model's own throughout when None.
@@ -68,21 +69,17 @@ class Trainer:
         self,
         model: TokenModel,
         recipe: Recipe,
-        corpus: Corpus,
+        data: Corpus | CopyMemory,
         run_folder: Path,
         console: Console,
         depths: DepthSchedule | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
-        self.corpus = corpus
+        self.material = material(data, recipe.training)
         self.folder = RunFolder(run_folder)
         self._console = console
-        self._train, self._valid = corpus.split("train"), corpus.split("valid")
-        for split in (self._train, self._valid):
-            check_tokens(split.tokens, model.embedding.vocabulary_size)
-        rows = recipe.training.batch_size * recipe.training.accumulation
-        batches = TrainingStream(self._train.tokens, rows, recipe.training.segment_length)
+        batches = self.material.batches(model.embedding.vocabulary_size)
         self.loop = TrainingLoop(model, recipe.training, batches, depths)
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
@@ -110,7 +107,7 @@ class Trainer:
         if resume:
             message = self._resume()
         else:
-            create_run(self.folder, self.recipe, self.corpus)
+            create_run(self.folder, self.recipe, self.material.tokenizer)
         first, seconds = self.loop.done, self._seconds
         self._metrics = MetricsWriter(self.folder.metrics, first)
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
@@ -123,7 +120,7 @@ class Trainer:
             self._metrics.close()
         steps, taken = self.loop.done - first, self._seconds - seconds
         training = self.recipe.training
-        tokens = steps * training.batch_size * training.accumulation * training.segment_length
+        tokens = steps * training.batch_size * training.accumulation * self.material.segment_length
         return TrainingResult(
             folder=self.folder.path,
             step=self.loop.done,
@@ -191,14 +188,7 @@ class Trainer:
     def _evaluate(self, shown: Display) -> bool:
         """Evaluates on validation text; returns whether this is the best loss so far."""
         self._summary()  # a model that is no longer finite is not worth evaluating
-        training = self.recipe.training
-        result = evaluate(
-            self.loop.evaluated,
-            self._valid,
-            training.batch_size,
-            training.segment_length,
-            max_tokens=training.evaluate_tokens,
-        )
+        result = self.material.validate(self.loop.evaluated)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {
@@ -223,7 +213,7 @@ class Trainer:
             "seconds": self._seconds,
             "seconds_logged": self._seconds_logged,
             "best_loss": self._best,
-            "corpus": self.corpus.fingerprint,
+            "corpus": self.material.fingerprint,
         }
         save_checkpoint(self.folder, self.loop.done, replace(checkpoint, scalars=scalars), best)
         self._saved = self.loop.done
@@ -232,11 +222,11 @@ class Trainer:
         """Goes on from the last checkpoint, or from the start if there is none; returns what to say."""
         check_resumable(self.folder, self.recipe)
         if self.folder.index() is None:
-            furnish_run(self.folder, self.recipe, self.corpus)
+            furnish_run(self.folder, self.recipe, self.material.tokenizer)
             return "no checkpoint had been saved; starting from step 0"
         path = self.folder.checkpoint("last")
         checkpoint = read_checkpoint(path)
-        if checkpoint.scalars.get("corpus") != self.corpus.fingerprint:
+        if checkpoint.scalars.get("corpus") != self.material.fingerprint:
             raise UserError(
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"

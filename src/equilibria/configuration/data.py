@@ -1,0 +1,57 @@
+"""The `[data]` section of a recipe: the text and how it becomes tokens, or the task that stands in its place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from equilibria.configuration.options import Options, is_given
+from equilibria.configuration.values import Count
+
+TASK_OPTIONS: Options = {"copy_memory": ("blanks", "symbols", "held_out")}
+"""Options of the sources that make their sequences themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """The text and how it becomes tokens."""
+
+    source: Literal["embedded", "folder", "files", "copy_memory"] = "embedded"
+    """Python's own documentation, a folder with train/valid/test.txt[.gz], text files, or the copy memory task."""
+    path: Path | None = None
+    """The folder, for source "folder"."""
+    files: Annotated[tuple[Path, ...], Parameter(json_list=False)] = ()
+    """The text files, for source "files"; as a flag, once per file."""
+    tokenizer: Literal["word", "bpe", "bytes"] = "bpe"
+    """What a token of a text is: a word, a byte-pair unit learned from the training text, or a byte."""
+    vocabulary_size: Count | None = None
+    """Tokens in the vocabulary, at most; left out: all frequent words, or the usual number of byte pairs."""
+    minimum_count: Count = 1
+    """How often a word must occur in the training text to have a token of its own."""
+    cache: Path = Path(".cache/equilibria")
+    """Folder for encoded text; relative paths are relative to the working directory."""
+    blanks: Count | None = None
+    """For copy_memory: positions over which symbols must be remembered; left out: 400."""
+    symbols: Count | None = None
+    """For copy_memory: symbols to remember; left out: 10. A sequence is blanks + 2 symbols long."""
+    held_out: Count | None = None
+    """For copy_memory: sequences kept for validation; left out: 2000."""
+
+
+def data_problems(data: DataRecipe) -> Iterator[str]:
+    """What is wrong with the section; each line begins with a key."""
+    belongs = (
+        ("path", "folder", data.path is not None),
+        ("files", "files", bool(data.files)),
+    )
+    for key, source, given in belongs:
+        if data.source == source and not given:
+            yield f'data.{key} is missing: data.source = "{source}" needs it'
+        if data.source != source and given:
+            yield f'data.{key} is for data.source = "{source}", which is "{data.source}" here'
+    for source, keys in TASK_OPTIONS.items():
+        for key in keys:
+            if data.source != source and is_given(getattr(data, key)):
+                yield f'data.{key} is for data.source = "{source}", which is "{data.source}" here'
