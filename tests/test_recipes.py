@@ -1,29 +1,132 @@
-"""Every recipe in the checkout can be read, and its model built."""
+"""Every recipe in the checkout can be read and its model built, in the sizes that it stands for."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from equilibria.configuration import build_model, read_recipe
+from equilibria.configuration import Recipe, build_data, build_depth_schedule, build_model, read_recipe
+from equilibria.configuration.data import TASK_OPTIONS
+from equilibria.models import LanguageModel, TokenModel
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).parents[1] / "recipes"
+NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+VOCABULARIES = {"ptb": 10_000, "wikitext-103": 267_735, "wikitext-2": 33_278, "english-4m": 41_300}
+
+EXACT = {
+    "ptb/deq-trellisnet": (24.17e6, 20.16e6),
+    "wikitext-103/deq-trellisnet": (181.7e6, 44.3e6),
+    "wikitext-103/deq-transformer-medium-adaptive": (97.85e6, None),
+    "wikitext-103/deq-transformer-medium-regularised": (97.85e6, None),
+    "wikitext-103/deq-transformer-2023": (97.73e6, None),
+}
+"""Parameters in all and outside the embedding, where sizes are published; to be met within 0.5 %."""
+
+ROUNDED = {
+    "ptb/trellisnet": (24, 20),
+    "ptb/awd-lstm": (24, 20),
+    "wikitext-103/deq-transformer-small": (138, 4.5),
+    "wikitext-103/deq-transformer-medium": (172, 43),
+    "wikitext-103/transformer-xl-4": (139, 4.9),
+    "wikitext-103/transformer-xl-tied-16": (138, 4.5),
+    "wikitext-103/transformer-xl-16": (165, 44),
+    "wikitext-103/transformer-xl-18-adaptive": (110, 72),
+}
+"""The same in millions as the tables of arXiv:1909.01377 have them; to be met within 0.5 % or the figure's rounding."""
+
+COPY_MEMORY = {"deq-transformer": 14, "tcn": 16, "lstm": 14, "gru": 14}
+"""Thousands of parameters."""
+
+
+def recipe_of(name: str) -> Recipe:
+    return read_recipe(FOLDER / f"{name}.toml")
+
+
+def built(name: str) -> TokenModel:
+    """The model of a recipe, without memory for its weights."""
+    vocabulary = 10 if name.startswith("copy-memory") else VOCABULARIES.get(name.split("/")[0], 1000)
+    with torch.device("meta"):
+        return build_model(recipe_of(name), vocabulary)
+
+
+def size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def sizes(name: str) -> tuple[int, int]:
+    """Parameters in all, and outside the embedding."""
+    model = built(name)
+    return size(model), size(model) - sum(parameter.numel() for parameter in model.embedding.parameters())
 
 
 def test_there_are_recipes() -> None:
-    assert {"demo", "english-4m", "wikitext-2"} <= {path.stem for path in RECIPES}
+    assert {"demo", "wikitext-2", "english-4m/default", *EXACT, *ROUNDED} <= set(NAMES)
+    assert {f"copy-memory/{name}" for name in COPY_MEMORY} <= set(NAMES)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_is_read_and_its_model_built(path: Path) -> None:
-    recipe = read_recipe(path)
-    with torch.device("meta"):
-        model = build_model(recipe, vocabulary_size=1000)
-    assert model.cell.d_model == recipe.model.cell.d_model
-    assert recipe.run.name == path.stem
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_read_and_its_model_built(name: str) -> None:
+    recipe, model = recipe_of(name), built(name)
+    assert isinstance(model, LanguageModel) == (recipe.model.baseline.kind is None)
+    assert recipe.run.name == name.replace("/", "-")
+    depth = recipe.model.depth
+    schedule = build_depth_schedule(recipe)
+    assert (schedule is None) == (depth.schedule.warmup_steps is None and depth.schedule.limits is None)
+    assert recipe.data.source not in TASK_OPTIONS or build_data(recipe).vocabulary_size == 10
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_names_no_place_of_one_machine(path: Path) -> None:
-    data = read_recipe(path).data
+@pytest.mark.parametrize("name", NAMES)
+def test_it_names_no_place_of_one_machine(name: str) -> None:
+    data = recipe_of(name).data
     assert not any(place.is_absolute() for place in (data.path, data.cache, *data.files) if place is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is(name: str) -> None:
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    comment = text[: text.index("[run]")]
+    assert len(comment.strip()) > 60
+    if name.startswith(("ptb", "wikitext-103")):
+        assert "arXiv:" in comment
+        assert "untested at full size" in comment
+        assert "deviates" in comment or "Sizes are" in comment
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_published_sizes(name: str) -> None:
+    for found, published in zip(sizes(name), EXACT[name], strict=True):
+        assert published is None or found == pytest.approx(published, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in EXACT if "medium" in name])
+def test_the_published_cell_without_its_injection(name: str) -> None:
+    model = built(name)
+    assert isinstance(model, LanguageModel)
+    assert isinstance(model.cell.inject, torch.nn.Linear)
+    assert size(model.cell) - size(model.cell.inject) == pytest.approx(69.75e6, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_sizes_of_the_tables(name: str) -> None:
+    for found, published in zip(sizes(name), ROUNDED[name], strict=True):
+        rounding = 0.5 if isinstance(published, int) else 0.05
+        assert abs(found / 1e6 - published) <= max(rounding, 5e-3 * published)
+
+
+@pytest.mark.parametrize("name", COPY_MEMORY)
+def test_sizes_of_copy_memory(name: str) -> None:
+    assert round(size(built(f"copy-memory/{name}")), -3) <= 1000 * COPY_MEMORY[name]
+    assert name != "deq-transformer" or size(built(f"copy-memory/{name}")) <= 14_000
+
+
+def test_equal_sizes_and_equal_tokens_on_english() -> None:
+    names = [name for name in NAMES if name.startswith("english-4m/")]
+    assert len(names) == 6
+    outside = [sizes(name)[1] for name in names]
+    assert max(outside) <= 1.02 * min(outside)
+    recipes = [recipe_of(name) for name in names]
+    read = {
+        (r.training.steps, r.training.batch_size, r.training.segment_length, r.training.accumulation) for r in recipes
+    }
+    assert len(read) == 1
+    assert len({(recipe.data, recipe.model.memory_length) for recipe in recipes}) == 1

@@ -21,7 +21,7 @@ FLAGS = {
         *("blanks", "symbols", "held_out"),
     ),
     "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
-    "model.embedding": ("kind", "cutoffs", "div_val", "untied_projections", "initialisation"),
+    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
         *("norm", "positions", "query_key_norm", "key_value_heads", "activation"),

@@ -82,9 +82,10 @@ def embeddings(draw: st.DrawFn) -> AdaptiveEmbedding:
     vocabulary = draw(st.integers(2, 14))
     cutoffs = sorted(draw(st.sets(st.integers(1, vocabulary - 1), max_size=3)))
     div_val = draw(st.integers(1, 3))
-    d_model = div_val ** len(cutoffs) * draw(st.integers(1, 2)) + draw(st.integers(0, 1))
+    d_embed = div_val ** len(cutoffs) * draw(st.integers(1, 2)) + draw(st.integers(0, 1))
+    d_model = draw(st.just(d_embed) | st.integers(1, 5))
     untied = draw(st.integers(0, len(cutoffs) + 1))
-    embedding = AdaptiveEmbedding(vocabulary, d_model, cutoffs, div_val, untied)
+    embedding = AdaptiveEmbedding(vocabulary, d_model, cutoffs, div_val, untied, d_embed=d_embed)
     return random(embedding, draw(st.integers(0, 99)))
 
 

@@ -18,7 +18,7 @@ from equilibria.nn.norms import Norm
 
 EMBEDDING_OPTIONS: Options = {
     "tied": (),
-    "adaptive": ("cutoffs", "div_val", "untied_projections", "initialisation"),
+    "adaptive": ("cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
     "untied": (),
 }
 """Options that each embedding takes."""
@@ -50,6 +50,8 @@ class EmbeddingRecipe:
     """First token of each cluster but the first; for adaptive; left out: one cluster."""
     div_val: Count | None = None
     """By what the features of a cluster are fewer than those of the one before; for adaptive; left out: 1."""
+    d_embed: Count | None = None
+    """Features of the first cluster, projected to the model's width; for adaptive; left out: as many."""
     untied_projections: Natural | None = None
     """Clusters, from the first, with a projection of their own in the softmax; for adaptive; left out: 1."""
     initialisation: Literal["scaled", "published"] | None = None

@@ -34,11 +34,13 @@ class AdaptiveEmbedding(nn.Module):
         vocabulary_size: number of token ids, which fall in frequency.
         d_model: features.
         cutoffs: first token of each cluster but the first, rising; none for a plain softmax with a bias.
-        div_val: cluster `i` has `d_model // div_val**i` features and a projection; with 1, all have `d_model` and none.
+        div_val: cluster `i` has `d_embed // div_val**i` features and a projection; where that is `d_model` for all,
+            none has.
         untied_projections: so many clusters, counted from the first, have a projection of their own in the softmax;
             1 in Transformer-XL.
         initialisation: `"scaled"` starts with features of variance `1 / d_model` and scores of variance 1 for features
             of variance 1; `"published"` is Transformer-XL's: standard deviation 0.02, of projections 0.01.
+        d_embed: features of the first cluster; `d_model` when None.
 
     Raises:
         ValueError: the sizes do not go together.
@@ -52,15 +54,17 @@ class AdaptiveEmbedding(nn.Module):
         div_val: int = 1,
         untied_projections: int = 1,
         initialisation: Literal["scaled", "published"] = "scaled",
+        d_embed: int | None = None,
     ) -> None:
         super().__init__()
+        d_embed = d_model if d_embed is None else d_embed
         edges = (0, *cutoffs, vocabulary_size)
         if any(left >= right for left, right in pairwise(edges)):
             raise ValueError(f"cutoffs must rise between 0 and vocabulary_size {vocabulary_size}, found {cutoffs}")
-        if div_val < 1 or d_model // div_val ** len(cutoffs) < 1:
+        if div_val < 1 or d_embed // div_val ** len(cutoffs) < 1:
             raise ValueError(
-                f"d_model // div_val**{len(cutoffs)}, the features of the last cluster, must be at least 1; "
-                f"found d_model {d_model} and div_val {div_val}"
+                f"d_embed // div_val**{len(cutoffs)}, the features of the last cluster, must be at least 1; "
+                f"found d_embed {d_embed} and div_val {div_val}"
             )
         if not 0 <= untied_projections <= len(cutoffs) + 1:
             raise ValueError(f"untied_projections must be 0 to {len(cutoffs) + 1}, found {untied_projections}")
@@ -68,10 +72,10 @@ class AdaptiveEmbedding(nn.Module):
         self.initialisation = initialisation
         sizes = [right - left for left, right in pairwise(edges)]
         sizes[0] += len(cutoffs)
-        widths = [d_model // div_val**cluster for cluster in range(len(sizes))]
+        widths = [d_embed // div_val**cluster for cluster in range(len(sizes))]
         self.tables = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
         self.biases = nn.ParameterList(torch.empty(size) for size in sizes)
-        projected = () if div_val == 1 else widths
+        projected = () if div_val == 1 and d_embed == d_model else widths
         self.projections = nn.ParameterList(torch.empty(d_model, width) for width in projected)
         self.own_projections = nn.ParameterList(torch.empty(d_model, width) for width in projected[:untied_projections])
         self.reset_parameters()
