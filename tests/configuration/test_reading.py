@@ -7,20 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equilibria.cells import ContractiveCell, PostNormCell
 from equilibria.configuration import (
     CellRecipe,
     DataRecipe,
     DepthRecipe,
+    EmbeddingRecipe,
     GradientRecipe,
     ModelRecipe,
     Recipe,
     RunRecipe,
+    ScheduleRecipe,
     SolverRecipe,
     TrainingRecipe,
+    build_model,
     read_recipe,
     write_recipe,
 )
+from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
+from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
 
 NAMED = '[run]\nname = "x"\n'
 PICARD = '[model.depth.solver]\nmethod = "picard"\ntol = 0.1\nmax_evaluations = 3\n'
@@ -106,11 +113,69 @@ def test_what_is_written_reads_back_equal(
     solver: SolverRecipe,
     gradient: GradientRecipe,
 ) -> None:
-    depth = DepthRecipe(kind="unrolled", eval_solver=solver, gradient=gradient)
-    recipe = Recipe(run=run, data=data, model=ModelRecipe(cell=CellRecipe(), depth=depth), training=training)
+    schedule = ScheduleRecipe(warmup_steps=3, limits="growing", first_evaluations=1, last_evaluations=9)
+    depth = DepthRecipe(eval_solver=solver, gradient=gradient, schedule=schedule, states_every=2)
+    embedding = EmbeddingRecipe(kind="adaptive", cutoffs=(10, 20), div_val=2)
+    cell = CellRecipe(kind="trellis", hidden=0, scan=True)
+    model = ModelRecipe(embedding=embedding, cell=cell, depth=depth, memory_length=4, chunk_length=2)
+    recipe = Recipe(run=run, data=data, model=model, training=training)
     path = tmp_path_factory.getbasetemp() / "written.toml"
     write_recipe(recipe, path)
     assert read_recipe(path) == recipe
+
+
+EARLIER = """
+[run]
+name = "x"
+directory = "runs"
+
+[model]
+memory_length = 128
+
+[model.cell]
+kind = "{cell}"
+d_model = 32
+heads = 2
+inner = 64
+blocks = 1
+dropout = 0.2
+
+[model.depth]
+kind = "{depth}"
+applications = 18
+residual_penalty = 2.5
+
+[model.depth.solver]
+method = "picard"
+tol = 0.01
+max_evaluations = 4
+scope = "prefix"
+
+[model.depth.eval_solver]
+method = "picard"
+tol = 0.005
+max_evaluations = 10
+scope = "prefix"
+
+[model.depth.gradient]
+method = "phantom"
+steps = 7
+"""
+"""The model of a run folder written when every cell and every depth had the same keys."""
+
+
+@pytest.mark.parametrize("cell", ["contractive", "post_norm"])
+@pytest.mark.parametrize("depth", ["equilibrium", "unrolled"])
+def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: str, depth: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(EARLIER.format(cell=cell, depth=depth), encoding="utf-8")
+    model = build_model(read_recipe(path), 11)
+    assert isinstance(model, LanguageModel)
+    assert isinstance(model.cell, ContractiveCell if cell == "contractive" else PostNormCell)
+    assert model.depth == (Equilibrium() if depth == "equilibrium" else UnrolledDepth(18))
+    assert (model.memory_length, model.dropout, model.cell.dropout, model.cell.d_model) == (128, 0.2, 0.2, 32)
+    assert (model.prelude, model.coda, model.chunk_length, model.auxiliary_weight) == (None, None, None, 0.0)
+    assert isinstance(model.embedding, TiedEmbedding)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +233,89 @@ def test_what_is_written_reads_back_equal(
             '[training]\naveraging = "uniform"\naveraging_start = 5\naveraging_patience = 3',
             "FILE: training.averaging_patience has no use beside training.averaging_start; leave one of them out",
         ),
+        (
+            "[model.cell]\nwindow = 3",
+            'FILE: model.cell.window: kind "contractive" has no such option; it takes heads, inner',
+        ),
+        (
+            '[model.cell]\nkind = "trellis"\noutput_size = 5',
+            "FILE: model.cell.output_size = 5: expected model.cell.d_model, 128, which an embedding of kind",
+        ),
+        (
+            '[model.cell]\nkind = "post_norm"\nd_model = 130',
+            "FILE: model.cell.d_model = 130: expected a multiple of model.cell.heads, 4",
+        ),
+        (
+            '[model]\ncoda_layers = 1\n[model.cell]\nkind = "trellis"',
+            'FILE: model.coda_layers: a cell of kind "trellis" has no form without injection',
+        ),
+        (
+            '[model.cell]\nkind = "three_block"\n[model.depth]\nkind = "halting"',
+            'FILE: model.depth.kind = "halting": a cell of kind "three_block" has no form without injection',
+        ),
+        ("[model]\nchunk_length = 8", "FILE: model.memory_length = 0: chunks (model.chunk_length) see each other"),
+        ("[model]\nauxiliary_weight = 0.1", "FILE: model.auxiliary_weight has no use without model.depth.states_every"),
+        ("[model.embedding]\ncutoffs = [3, 2.5]", 'FILE: model.embedding.cutoffs = "2.5": expected an integer'),
+        (
+            "[model.embedding]\ndiv_val = 2",
+            'FILE: model.embedding.div_val: kind "tied" has no such option; it takes none',
+        ),
+        (
+            '[model.depth.solver]\nmethod = "newton_krylov"\ntol = 1e-3\nmax_evaluations = 9',
+            'FILE: model.depth.solver.scope = "prefix": expected "sample", the only one that method',
+        ),
+        (
+            '[model.depth.gradient]\nmethod = "reuse_inverse"',
+            'FILE: model.depth.solver.method = "picard": expected "broyden", whose pairs the gradient',
+        ),
+        (
+            '[model.depth.gradient]\nmethod = "implicit"\nadjoint = "picard"\nrestart = 3',
+            'FILE: model.depth.gradient.restart: adjoint "picard" has no such option; it takes tol, max_evaluations, d',
+        ),
+        ("[model.depth]\ntied = true", 'FILE: model.depth.tied: kind "equilibrium" has no such option; it takes'),
+        (
+            "[model.depth.schedule]\nleast_evaluations = 3",
+            "FILE: model.depth.schedule.least_evaluations has no use without model.depth.schedule.limits",
+        ),
+        (
+            '[model.depth.schedule]\nlimits = "random"\nleast_evaluations = 3',
+            'FILE: model.depth.schedule.most_evaluations is missing: model.depth.schedule.limits = "random" needs it',
+        ),
+        (
+            '[model.depth.schedule]\nlimits = "random"\nleast_evaluations = 3\nmost_evaluations = 4\n'
+            "last_evaluations = 5",
+            'FILE: model.depth.schedule.last_evaluations: limits "random" has no such option; it takes',
+        ),
+        (
+            "[model.depth.schedule]\nwarmup_applications = 3",
+            "FILE: model.depth.schedule.warmup_applications has no use without model.depth.schedule.warmup_steps",
+        ),
+        (
+            "[model.depth]\njacobian_penalty = 0.5\n[model.depth.schedule]\njacobian_weight = 1.0",
+            "FILE: model.depth.schedule.jacobian_weight has no use beside model.depth.jacobian_penalty",
+        ),
+        (
+            '[model.depth]\nkind = "unrolled"\n[model.depth.schedule]\nwarmup_steps = 5',
+            'FILE: model.depth.schedule.warmup_steps is for model.depth.kind = "equilibrium", which is "unrolled" here',
+        ),
+        ("[model.baseline]\nhidden = 3", "FILE: model.baseline.hidden has no use without model.baseline.kind"),
+        (
+            '[model.baseline]\nkind = "lstm"\nd_model = 8',
+            'FILE: model.baseline.hidden is missing: model.baseline.kind = "lstm" needs it',
+        ),
+        (
+            '[model.baseline]\nkind = "lstm"\nd_model = 8\nhidden = 8\n[model.cell]\nd_model = 8',
+            'FILE: model.cell has no use beside model.baseline.kind = "lstm"; leave it out',
+        ),
+        (
+            '[model.baseline]\nkind = "gated_convolution"\nd_model = 8\nkernel_sizes = [2, 2]\nchannels = [8]',
+            "FILE: model.baseline.kernel_sizes has 2 entries and model.baseline.channels 1: expected as many",
+        ),
+        (
+            '[model.baseline]\nkind = "gated_convolution"\nd_model = 8\nkernel_sizes = [2]\nchannels = [9]',
+            "FILE: model.baseline.channels ends in 9: expected d_model, 8, which the softmax reads unless",
+        ),
+        ("[data]\nblanks = 5", 'FILE: data.blanks is for data.source = "copy_memory", which is "embedded" here'),
         ('[training]\noptimizer = "adan"', 'FILE: training.optimizer = "adan": expected one of "adamw", "adam", '),
         ('[data]\nsource = "folder"', 'FILE: data.path is missing: data.source = "folder" needs it'),
         ('[data]\npath = "p"', 'FILE: data.path is for data.source = "folder", which is "embedded" here'),

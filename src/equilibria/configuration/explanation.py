@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import (
     CoercionError,
@@ -100,6 +100,6 @@ def _expected(argument: Argument, token: Token | None) -> str:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or of a tuple's elements; else the type itself."""
-    arguments = get_args(hint)
-    return arguments if arguments and get_origin(hint) is not Literal else (hint,)
+    """The members of a union, or of a tuple's elements, without what is annotated; else the type itself."""
+    members = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)

@@ -1,0 +1,368 @@
+"""Every option of every kind: it reaches its class, and the other kinds name it as theirs not to be."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from equilibria.cells import ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
+from equilibria.configuration import (
+    BaselineRecipe,
+    CellRecipe,
+    DepthRecipe,
+    EmbeddingRecipe,
+    GradientRecipe,
+    ModelRecipe,
+    Recipe,
+    RunRecipe,
+    ScheduleRecipe,
+    SolverRecipe,
+    TrainingRecipe,
+    build_depth_schedule,
+    build_gradient,
+    build_model,
+    build_solver,
+    building,
+)
+from equilibria.configuration.baseline import BASELINE_OPTIONS, REGULARISATION
+from equilibria.configuration.depth import ADJOINT_OPTIONS, DEPTH_OPTIONS, GRADIENT_OPTIONS, SOLVER_OPTIONS
+from equilibria.configuration.model import CELL_OPTIONS, EMBEDDING_OPTIONS
+from equilibria.configuration.recipe import problems
+from equilibria.depths import (
+    DepthSchedule,
+    Equilibrium,
+    GrowingLimits,
+    Halting,
+    JacobianPenalty,
+    RandomLimits,
+    UnrolledDepth,
+)
+from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Unrolled
+from equilibria.models import LanguageModel
+from equilibria.models.baselines import Regularisation, SequenceModel
+from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
+from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
+
+CELLS = {
+    "contractive": ContractiveCell,
+    "post_norm": PostNormCell,
+    "three_block": ThreeBlockCell,
+    "trellis": TrellisCell,
+}
+SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
+GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": JacobianFree, "neumann": Neumann}
+
+VALUES: Mapping[str, Any] = {
+    **{"heads": 2, "inner": 24, "blocks": 2, "norm": "rms", "positions": "none", "query_key_norm": True},
+    **{"key_value_heads": 1, "activation": "gelu", "normalisation": "weight", "attention_dropout": 0.25},
+    **{"window": 3, "norm_position": "pre", "affine": True, "initial_std": 0.5, "hidden": 9, "output_size": 16},
+    **{"dilation": 2, "weight_dropout": 0.25, "recurrent_std": 0.5, "scan": True},
+    **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},
+    **{"products": "differences", "criterion": "absolute", "check_every": 4},
+    **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6},
+    **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2},
+    **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
+    **{"cutoffs": (4, 7), "div_val": 2, "d_embed": 12, "untied_projections": 0, "initialisation": "published"},
+    **{"layers": 2, "kernel_size": 3, "kernel_sizes": (2, 3), "channels": (8, 16), "dropout": 0.25, "slots": 2},
+    **{"head_size": 8, "gates": "slot", "search": "first_order", "cell_dropout": 0.25, "node_dropout": 0.125},
+}
+"""A value of every option that is no default."""
+
+
+def cases(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, names in options.items() for name in names]
+
+
+def recipe(model: ModelRecipe, seed: int = 0) -> Recipe:
+    return Recipe(run=RunRecipe(name="x"), model=model, training=TrainingRecipe(seed=seed))
+
+
+def language_model(model: ModelRecipe) -> LanguageModel:
+    assert list(problems(recipe(model))) == []
+    built = build_model(recipe(model), 11)
+    assert isinstance(built, LanguageModel)
+    return built
+
+
+def parameters(of: Any, *others: str) -> set[str]:
+    return set(inspect.signature(of).parameters) - set(others)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_every_option_of_a_cell_is_in_the_recipe(kind: str) -> None:
+    assert parameters(CELLS[kind], "d_model", "dropout", "injection") == set(CELL_OPTIONS[kind])
+
+
+@pytest.mark.parametrize(("kind", "option"), cases(CELL_OPTIONS))
+def test_an_option_reaches_the_cell(kind: Any, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Mock(wraps=CELLS[kind])
+    monkeypatch.setitem(building._CELLS, kind, spy)
+    cell = CellRecipe(kind=kind, d_model=16, dropout=0.125, **{option: VALUES[option]})
+    built = language_model(ModelRecipe(cell=cell)).cell
+    assert isinstance(built, CELLS[kind])
+    expected = {"dropout": 0.125, option: VALUES[option]}
+    assert spy.call_args.args == (16,)
+    assert {name: value for name, value in spy.call_args.kwargs.items() if name != "injection"} == expected
+    if hasattr(built, option) and option not in ("blocks", "norm"):
+        assert getattr(built, option) == VALUES[option]
+
+
+def test_without_options_a_cell_is_the_class_as_it_is() -> None:
+    for kind, cell in CELLS.items():
+        found = language_model(ModelRecipe(cell=CellRecipe(kind=kind))).cell  # pyright: ignore[reportArgumentType]
+        shapes = {name: tensor.shape for name, tensor in cell().state_dict().items()}
+        assert {name: tensor.shape for name, tensor in found.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(("method", "option"), cases(SOLVER_OPTIONS))
+def test_an_option_reaches_the_solver(method: Any, option: str) -> None:
+    value = VALUES["inner_products" if option == "inner" else option]
+    section = SolverRecipe(method=method, tol=0.5, max_evaluations=7, scope="sample", **{option: value})
+    expected = SOLVERS[method](tol=0.5, max_evaluations=7, scope="sample", **{option: value})
+    assert build_solver(section) == expected
+    assert getattr(expected, option) == value != getattr(SOLVERS[method](scope="sample"), option)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_every_option_of_a_solver_is_in_the_recipe(method: Any) -> None:
+    common = {"tol", "max_evaluations", "scope", "criterion", "draft", "check_every"}
+    measurement, for_code = {"trace_groups"}, {"preconditioner"}  # neither can be written down or matters to a run
+    assert parameters(SOLVERS[method]) - measurement - for_code == common | set(SOLVER_OPTIONS[method])
+    section = SolverRecipe(method=method, tol=0.5, max_evaluations=7, scope="sample")
+    solver = build_solver(replace(section, criterion="absolute", check_every=4, draft=True))
+    assert (solver.criterion, solver.check_every, solver.draft) == ("absolute", 4, Draft())
+    assert build_solver(replace(section, draft=False)).draft is None
+
+
+@pytest.mark.parametrize(("method", "option"), [case for case in cases(GRADIENT_OPTIONS) if case[0] in GRADIENTS])
+def test_an_option_reaches_the_gradient(method: Any, option: str) -> None:
+    expected = GRADIENTS[method](**{option: VALUES[option]})
+    assert build_gradient(GradientRecipe(method=method, **{option: VALUES[option]})) == expected
+    assert expected != GRADIENTS[method]()
+
+
+@pytest.mark.parametrize("method", GRADIENTS)
+def test_every_option_of_a_gradient_is_in_the_recipe(method: Any) -> None:
+    assert parameters(GRADIENTS[method]) == set(GRADIENT_OPTIONS[method])
+    assert build_gradient(GradientRecipe(method=method)) == GRADIENTS[method]()
+
+
+@pytest.mark.parametrize(("adjoint", "option"), cases(ADJOINT_OPTIONS))
+@pytest.mark.parametrize("method", ["implicit", "reuse_inverse"])
+def test_an_option_reaches_the_adjoint_solver(method: Any, adjoint: Any, option: str) -> None:
+    section = GradientRecipe(method=method, adjoint=adjoint, **{option: VALUES[option]})
+    solver = SolverRecipe(method="broyden", tol=0.1, max_evaluations=5)
+    assert list(problems(recipe(ModelRecipe(depth=DepthRecipe(gradient=section, solver=solver))))) == []
+    built = build_gradient(section)
+    assert isinstance(built, Implicit | ReuseInverse)
+    found = built.solver if isinstance(built, Implicit) else built.refine
+    default = Implicit().solver if adjoint == "gmres" else {**SOLVERS, "gmres": GMRES}[adjoint]()
+    assert found == replace(default, **{option: VALUES[option]})
+    assert found != default
+
+
+def test_gradients_without_an_adjoint_solver() -> None:
+    assert build_gradient(GradientRecipe(method="implicit")) == Implicit()
+    assert build_gradient(GradientRecipe(method="reuse_inverse")) == ReuseInverse()
+
+
+@pytest.mark.parametrize("option", DEPTH_OPTIONS["equilibrium"])
+def test_an_option_reaches_the_equilibrium(option: str) -> None:
+    depth = language_model(ModelRecipe(depth=DepthRecipe(**{option: VALUES[option]}))).depth
+    assert depth == Equilibrium(**{option: VALUES[option]})
+    assert depth != Equilibrium()
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "states_every"])
+def test_an_option_reaches_the_unrolled_depth(option: str) -> None:
+    depth = DepthRecipe(kind="unrolled", applications=5, **{option: VALUES[option]})
+    assert language_model(ModelRecipe(depth=depth)).depth == UnrolledDepth(5, **{option: VALUES[option]})
+
+
+@pytest.mark.parametrize("option", DEPTH_OPTIONS["halting"])
+def test_an_option_reaches_the_halting_depth(option: str) -> None:
+    depth = DepthRecipe(kind="halting", **{option: VALUES[option]})
+    model = language_model(ModelRecipe(cell=CellRecipe(d_model=16), depth=depth))
+    assert isinstance(model.depth, Halting)
+    assert getattr(model.depth, option) == VALUES[option] != getattr(Halting(16), option)
+    assert not model.cell.injection
+    assert model.depth.halt.in_features == 16
+    assert parameters(Halting, "features") == set(DEPTH_OPTIONS["halting"])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_stack_has_layers_with_or_without_weights_of_their_own(kind: Any, tied: bool) -> None:
+    depth = DepthRecipe(kind="stack", applications=3, tied=tied)
+    cell = CellRecipe(kind=kind, d_model=16)
+    model = language_model(ModelRecipe(cell=cell, depth=depth, memory_length=4))
+    one, three = language_model(ModelRecipe(cell=cell, depth=replace(depth, applications=1))), model
+    counts = [sum(parameter.numel() for parameter in m.cell.parameters()) for m in (one, three)]
+    assert counts[1] == counts[0] * (1 if tied else 3)
+    assert model.depth == UnrolledDepth(1)
+    tokens = torch.arange(10).reshape(2, 5)
+    memory = model(tokens).memory
+    assert len(memory.states) == 3 * one.cell.remembered
+    assert torch.isfinite(model(tokens, tokens, memory).loss)
+
+
+def test_layers_before_and_after_the_depth() -> None:
+    model = language_model(ModelRecipe(cell=CellRecipe(d_model=16), prelude_layers=2, coda_layers=1))
+    assert model.prelude is not None
+    assert model.coda is not None
+    assert (model.prelude.layers_per_application, model.coda.layers_per_application) == (2, 1)
+    assert (model.prelude.injection, model.cell.injection, model.coda.injection) == (False, True, False)
+    plain = language_model(ModelRecipe(prelude_layers=0))
+    assert (plain.prelude, plain.coda) == (None, None)
+
+
+def test_options_of_the_model() -> None:
+    depth, cell = DepthRecipe(states_every=1), CellRecipe(dropout=0.25)
+    given = ModelRecipe(cell=cell, depth=depth, memory_length=6, chunk_length=3, auxiliary_weight=0.5, dropout=0.125)
+    model = language_model(given)
+    assert (model.memory_length, model.chunk_length, model.auxiliary_weight, model.dropout) == (6, 3, 0.5, 0.125)
+    assert language_model(ModelRecipe(cell=cell)).dropout == 0.25
+
+
+@pytest.mark.parametrize("option", EMBEDDING_OPTIONS["adaptive"])
+def test_an_option_reaches_the_adaptive_embedding(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Mock(wraps=AdaptiveEmbedding)
+    monkeypatch.setattr(building, "AdaptiveEmbedding", spy)
+    section = EmbeddingRecipe(kind="adaptive", **{option: VALUES[option]})
+    built = language_model(ModelRecipe(cell=CellRecipe(d_model=16), embedding=section)).embedding
+    assert isinstance(built, AdaptiveEmbedding)
+    assert (spy.call_args.args, spy.call_args.kwargs) == ((11, 16), {option: VALUES[option]})
+    assert parameters(AdaptiveEmbedding, "vocabulary_size", "d_model") == set(EMBEDDING_OPTIONS["adaptive"])
+
+
+def test_the_other_embeddings() -> None:
+    cell = CellRecipe(kind="trellis", d_model=16, output_size=12)
+    untied = language_model(ModelRecipe(cell=cell, embedding=EmbeddingRecipe(kind="untied"))).embedding
+    assert isinstance(untied, UntiedEmbedding)
+    assert (untied.d_model, untied.output.in_features) == (16, 12)
+    assert isinstance(language_model(ModelRecipe()).embedding, TiedEmbedding)
+
+
+def baseline_recipe(kind: Any, embedding: Any = "untied", **options: Any) -> ModelRecipe:
+    sizes: dict[str, Any] = {"d_model": 16}
+    if kind == "gated_convolution":
+        sizes |= {"kernel_sizes": (2,), "channels": (16,)}
+    else:
+        sizes |= {"hidden": 9, **({"kernel_size": 2} if kind == "tcn" else {})}
+    section = BaselineRecipe(kind=kind, **{**sizes, **options})
+    return ModelRecipe(baseline=section, embedding=EmbeddingRecipe(kind=embedding), memory_length=1)
+
+
+def baseline(model: ModelRecipe) -> SequenceModel:
+    assert list(problems(recipe(model))) == []
+    built = build_model(recipe(model), 11)
+    assert isinstance(built, SequenceModel)
+    return built
+
+
+@pytest.mark.parametrize(("kind", "option"), cases(BASELINE_OPTIONS))
+def test_an_option_changes_the_baseline(kind: str, option: str) -> None:
+    options = {option: VALUES[option]}
+    if kind == "gated_convolution":
+        options = {name: VALUES[name] for name in ("kernel_sizes", "channels")} | options
+    if option == "window":
+        options = {option: 4}
+    torch.manual_seed(0)
+    built = baseline(baseline_recipe(kind, **options))
+    torch.manual_seed(0)
+    usual = baseline(baseline_recipe(kind, **({"hidden": 8} if option == "hidden" else {})))
+
+    def described(model: SequenceModel) -> list[dict[str, object]]:
+        return [
+            {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+            | {name: tensor.shape for name, tensor in layer.state_dict().items()}
+            for layer in model.layers
+        ]
+
+    assert described(built) != described(usual)
+    tokens = torch.arange(10).reshape(2, 5)
+    output = built(tokens, tokens)
+    assert torch.isfinite(output.loss)
+    assert output.logits.shape == (2, 5, 11)
+
+
+@pytest.mark.parametrize("kind", BASELINE_OPTIONS)
+def test_a_tied_baseline_ends_in_the_width_of_the_embedding(kind: str) -> None:
+    built = baseline(baseline_recipe(kind, "tied"))
+    tokens = torch.arange(10).reshape(2, 5)
+    assert built(tokens).hidden.shape == (2, 5, 16)
+    assert built(tokens).memory is not None
+
+
+@pytest.mark.parametrize("option", REGULARISATION)
+def test_a_regularisation_reaches_the_baseline(option: str) -> None:
+    built = baseline(baseline_recipe("lstm", **{option: 0.25}))
+    assert built.regularisation == Regularisation(**{REGULARISATION[option]: 0.25})
+    assert {field.name for field in fields(Regularisation)} == set(REGULARISATION.values())
+
+
+def scheduled(**options: Any) -> DepthSchedule | None:
+    model = ModelRecipe(depth=DepthRecipe(schedule=ScheduleRecipe(**options)))
+    assert list(problems(recipe(model))) == []
+    return build_depth_schedule(recipe(model, seed=5))
+
+
+def test_schedules() -> None:
+    assert scheduled() is None
+    assert scheduled(warmup_steps=3) == DepthSchedule(Equilibrium(), 3)
+    assert scheduled(warmup_steps=3, warmup_applications=4) == DepthSchedule(Equilibrium(), 3, UnrolledDepth(4))
+    growing = scheduled(limits="growing", first_evaluations=2, last_evaluations=9)
+    assert growing == DepthSchedule(Equilibrium(), limits=GrowingLimits(2, 9))
+    random = scheduled(limits="random", least_evaluations=2, most_evaluations=9)
+    assert random == DepthSchedule(Equilibrium(), limits=RandomLimits(2, 9, seed=5))
+    penalised = scheduled(jacobian_weight=0.5, jacobian_last_weight=2.0, jacobian_probability=0.25)
+    assert penalised == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, 2.0, 0.25, seed=5))
+    simple = scheduled(jacobian_weight=0.5)
+    assert simple == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, seed=5))
+
+
+def with_cell(**options: Any) -> ModelRecipe:
+    return ModelRecipe(cell=CellRecipe(**options))
+
+
+def with_embedding(**options: Any) -> ModelRecipe:
+    return ModelRecipe(embedding=EmbeddingRecipe(**options))
+
+
+def with_depth(**options: Any) -> ModelRecipe:
+    return ModelRecipe(depth=DepthRecipe(**options))
+
+
+def with_solver(**options: Any) -> ModelRecipe:
+    return with_depth(solver=SolverRecipe(tol=0.1, max_evaluations=2, **options))
+
+
+def with_gradient(**options: Any) -> ModelRecipe:
+    return with_depth(gradient=GradientRecipe(**options))
+
+
+SECTIONS: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
+    "model.cell": (with_cell, "kind", CELL_OPTIONS),
+    "model.embedding": (with_embedding, "kind", EMBEDDING_OPTIONS),
+    "model.depth": (with_depth, "kind", DEPTH_OPTIONS),
+    "model.baseline": (baseline_recipe, "kind", BASELINE_OPTIONS),
+    "model.depth.solver": (with_solver, "method", SOLVER_OPTIONS),
+    "model.depth.gradient": (with_gradient, "method", GRADIENT_OPTIONS),
+}
+
+
+FOREIGN = [(key, kind) for key, (_, _, options) in SECTIONS.items() for kind in options]
+
+
+@pytest.mark.parametrize(("key", "kind"), FOREIGN)
+def test_a_foreign_option_is_an_error_that_names_it(key: str, kind: str) -> None:
+    section, selector, options = SECTIONS[key]
+    every = {option for names in options.values() for option in names}
+    for option in every - set(options[kind]):
+        value = {**VALUES, "adjoint": "picard", "tied": True}[option]
+        found = list(problems(recipe(section(**{selector: kind, option: value}))))
+        assert [problem for problem in found if problem.startswith((f"{key}.{option}:", f"{key}.{option} ="))]
