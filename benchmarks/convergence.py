@@ -19,9 +19,8 @@ from torch import Tensor
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish
-from equilibria.data.batching import EvaluationStream
 from equilibria.errors import UserError
-from equilibria.inference.loading import load_corpus, load_run
+from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
@@ -66,8 +65,7 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
     if not isinstance(model, LanguageModel):
         raise UserError(f"{options.run} is a baseline's run, which solves nothing")
     recipe = run.recipe.training
-    valid = load_corpus(run, console.out).split("valid")
-    stream = EvaluationStream(valid.tokens, recipe.batch_size, recipe.segment_length)
+    stream = load_task(run, console.out).split("valid").segments(recipe.batch_size, recipe.segment_length)
     batches = [segment.inputs for segment, _ in zip(stream, range(options.batches), strict=False)]
     found: dict[str, Any] = {}
     for name, solver in contenders(options.budget).items():

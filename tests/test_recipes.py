@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilibria.configuration import Recipe, build_data, build_depth_schedule, build_model, read_recipe
+from equilibria.configuration import Recipe, ScheduleRecipe, build_depth_schedule, build_model, build_task, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.models import LanguageModel, TokenModel
 
@@ -72,8 +72,8 @@ def test_it_is_read_and_its_model_built(name: str) -> None:
     assert recipe.run.name == name.replace("/", "-")
     depth = recipe.model.depth
     schedule = build_depth_schedule(recipe)
-    assert (schedule is None) == (depth.schedule.warmup_steps is None and depth.schedule.limits is None)
-    assert recipe.data.source not in TASK_OPTIONS or build_data(recipe).vocabulary_size == 10
+    assert (schedule is None) == (depth.schedule == ScheduleRecipe())
+    assert recipe.data.source not in TASK_OPTIONS or build_task(recipe).tokenizer.vocabulary_size == 10
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,12 +8,16 @@ from rich.console import Console
 from equilibria.configuration import (
     CellRecipe,
     DataRecipe,
+    DepthRecipe,
+    EmbeddingRecipe,
     ModelRecipe,
     Recipe,
     RunRecipe,
+    ScheduleRecipe,
     TrainingRecipe,
-    build_corpus,
+    build_depth_schedule,
     build_model,
+    build_task,
 )
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer
@@ -59,6 +63,20 @@ def tiny_recipe(base: Path, training: TrainingRecipe = TRAINING, name: str = "ti
     )
 
 
+def tiny_task_recipe(base: Path, training: TrainingRecipe = TRAINING, name: str = "task") -> Recipe:
+    """The same about copy memory, by an equilibrium whose limits and penalty change, with dropout."""
+    schedule = ScheduleRecipe(
+        warmup_steps=3, limits="random", least_evaluations=2, most_evaluations=4, residual_weight=0.1
+    )
+    cell = CellRecipe(d_model=16, heads=2, inner=32, dropout=0.1, query_key_gain=2.0)
+    return Recipe(
+        run=RunRecipe(name=name, directory=base / "runs"),
+        data=DataRecipe(source="copy_memory", blanks=5, symbols=3, held_out=50),
+        model=ModelRecipe(embedding=EmbeddingRecipe(kind="untied"), cell=cell, depth=DepthRecipe(schedule=schedule)),
+        training=training,
+    )
+
+
 def wider(recipe: Recipe) -> Recipe:
     """The recipe with a cell of another width."""
     return replace(recipe, model=replace(recipe.model, cell=replace(recipe.model.cell, d_model=24)))
@@ -66,7 +84,8 @@ def wider(recipe: Recipe) -> Recipe:
 
 def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     """A trainer with a freshly seeded model; silent unless it is given a console."""
-    corpus = build_corpus(recipe, lambda _: None)
+    task = build_task(recipe, lambda _: None)
     seed_everything(recipe.training.seed)
-    model = build_model(recipe, corpus.tokenizer.vocabulary_size)
-    return Trainer(model, recipe, corpus, recipe.run.folder, console or Console(quiet=True))
+    model = build_model(recipe, task.tokenizer.vocabulary_size)
+    console = console or Console(quiet=True)
+    return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe))

@@ -24,6 +24,7 @@ FIGURES = {
         "bytes",
         "residual",
         "evaluations",
+        "accuracy",
         "evaluations_per_solve",
         "solves",
         "unconverged",

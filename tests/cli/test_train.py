@@ -24,7 +24,7 @@ FLAGS = {
     "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
-        *("norm", "positions", "query_key_norm", "key_value_heads", "activation"),
+        *("norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads", "activation"),
         *("attention_dropout", "window", "norm_position", "affine", "initial_std"),
         *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
     ),
@@ -41,6 +41,7 @@ FLAGS = {
     "model.depth.schedule": (
         *("warmup_steps", "warmup_applications"),
         *("limits", "least_evaluations", "most_evaluations", "first_evaluations", "last_evaluations"),
+        *("residual_weight", "residual_last_weight"),
         *("jacobian_weight", "jacobian_last_weight", "jacobian_probability"),
     ),
     "model.baseline": (

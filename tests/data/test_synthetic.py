@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equilibria.data.synthetic import CopyMemory, Reversal
+from equilibria.errors import UserError
 
 
 @settings(deadline=None, max_examples=25)
@@ -30,12 +31,35 @@ def test_the_paper_has_four_hundred_blanks_and_this_chance() -> None:
     task = CopyMemory()
     assert (task.blanks, task.symbols, task.length, task.held_out) == (400, 10, 420, 2000)
     assert task.chance == pytest.approx(0.0495, abs=5e-5)
-    segment = next(iter(task.validation(50)))
+    segment = next(iter(task.split("valid").segments(50)))
     # Certain of the blanks, without an idea of the symbols: that is what chance means.
     logits = torch.full((50, 420, 10), -math.inf)
     logits[:, :410, 0], logits[:, 410:, 1:9] = 0.0, 0.0
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), segment.targets.flatten())
     assert loss.item() == pytest.approx(task.chance, rel=1e-5)
+
+
+def test_the_answers_are_the_symbols_that_must_be_repeated() -> None:
+    segment = CopyMemory(blanks=7, symbols=4).training(3).at(0)
+    assert segment.answers is not None
+    assert segment.answers.tolist() == [[False] * 11 + [True] * 4] * 3
+    assert Reversal().training(3).at(0).answers is None
+
+
+def test_reading_stops_after_the_batch_that_makes_up_the_tokens() -> None:
+    held = CopyMemory(blanks=7, symbols=4, held_out=30).split("valid")
+    for tokens, sizes in ((None, [8, 8, 8, 6]), (1, [8]), (120, [8]), (121, [8, 8]), (10**6, [8, 8, 8, 6])):
+        assert [len(segment.inputs) for segment in held.segments(8, max_tokens=tokens)] == sizes
+    with pytest.raises(UserError, match="copy memory has no train split; it has valid"):
+        CopyMemory().split("train")
+
+
+def test_what_a_task_says_of_itself() -> None:
+    one, other = CopyMemory(blanks=3), CopyMemory(blanks=4)
+    assert (one.name, Reversal().name) == ("copy memory", "reversal")
+    assert one.fingerprint == CopyMemory(blanks=3).fingerprint != other.fingerprint
+    assert one.yardsticks("valid") == {"chance_loss": one.chance}
+    assert Reversal().chance == pytest.approx(math.log(8))
 
 
 @settings(deadline=None, max_examples=20)
@@ -45,7 +69,7 @@ def test_no_sequence_comes_twice_before_all_have_come(seed: int) -> None:
     stream = task.training(7)
     batches = math.ceil((task.count - 100) / 7)
     seen = [tuple(row) for index in range(batches) for row in stream.at(index).inputs[:, :3].tolist()]
-    held = [tuple(row) for segment in task.validation(32) for row in segment.inputs[:, :3].tolist()]
+    held = [tuple(row) for segment in task.split("valid").segments(32) for row in segment.inputs[:, :3].tolist()]
     assert len(held) == len(set(held)) == 100
     first = seen[: task.count - 100]
     assert len(set(first)) == task.count - 100
@@ -75,7 +99,7 @@ def test_a_batch_is_a_function_of_its_index_and_the_seed() -> None:
 
 
 def test_validation_is_one_pass_over_what_is_held_out() -> None:
-    rows = [len(segment.inputs) for segment in CopyMemory(held_out=100).validation(32)]
+    rows = [len(segment.inputs) for segment in CopyMemory(held_out=100).split("valid").segments(32)]
     assert rows == [32, 32, 32, 4]
 
 
@@ -93,7 +117,7 @@ def test_impossible_sizes_are_named(arguments: dict[str, int], message: str) -> 
     with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
         CopyMemory().training(0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
-        next(CopyMemory().validation(0))
+        next(CopyMemory().split("valid").segments(0))
     with pytest.raises(IndexError, match="batch -1"):
         CopyMemory().training(1).at(-1)
 

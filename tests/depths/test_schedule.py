@@ -16,6 +16,7 @@ from equilibria.depths import (
     GrowingLimits,
     JacobianPenalty,
     RandomLimits,
+    ResidualPenalty,
     UnrolledDepth,
 )
 
@@ -75,6 +76,18 @@ def test_the_jacobian_penalty_grows_and_comes_with_its_probability():
     assert JacobianPenalty(2.0, probability=0.3, seed=1).at(3, 9) in (0.0, 2.0)
 
 
+def test_the_residual_penalty_falls_along_a_line_after_the_warm_up():
+    schedule = DepthSchedule(Equilibrium(), warmup_steps=2, residual=ResidualPenalty(0.5, last_weight=0.1))
+    assert schedule.at(1, 7) == schedule.warmup
+    found = [schedule.at(step, 7) for step in range(2, 9)]
+    weights = [depth.residual_penalty for depth in found if isinstance(depth, Equilibrium)]
+    assert weights == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+    assert ResidualPenalty(0.5).at(3, 5) == 0.5
+    both = replace(schedule, limits=GrowingLimits(7, 7), jacobian=JacobianPenalty(1.5))
+    deep = Equilibrium(residual_penalty=0.5, jacobian_penalty=1.5)
+    assert both.at(2, 7) == replace(deep, solver=replace(deep.solver, max_evaluations=7))
+
+
 @pytest.mark.parametrize(
     ("build", "name"),
     [
@@ -84,6 +97,8 @@ def test_the_jacobian_penalty_grows_and_comes_with_its_probability():
         (lambda: JacobianPenalty(-1.0), "weight"),
         (lambda: JacobianPenalty(1.0, last_weight=-1.0), "last_weight"),
         (lambda: JacobianPenalty(1.0, probability=0.0), "probability"),
+        (lambda: ResidualPenalty(-1.0), "weight"),
+        (lambda: ResidualPenalty(1.0, last_weight=-1.0), "last_weight"),
         (lambda: DepthSchedule(Equilibrium(), warmup_steps=-1), "warmup_steps"),
     ],
 )

@@ -51,6 +51,35 @@ def test_attention_without_memory_equals_plain_loops():
     torch.testing.assert_close(module(states, context), attention_by_loops(module, states, 0))
 
 
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("normalisation", ["none", "weight"])
+def test_the_gain_multiplies_queries_and_keys_at_the_start_and_nothing_else(normed, normalisation):
+    def built(gain: float) -> tuple[CausalAttention, torch.Tensor, torch.Tensor]:
+        torch.manual_seed(3)
+        module = CausalAttention(12, 3, 1, "none", normed, normalisation, gain)
+        return module, module.queries_keys_values.weight.detach(), torch.rand(())
+
+    (plain, weight, drawn), (sharp, sharp_weight, drawn_too) = built(1.0), built(3.0)
+    assert drawn == drawn_too
+    rows = torch.full((20, 1), 1.0)
+    if normed:
+        assert plain.query_gain is not None
+        assert sharp.query_gain is not None
+        assert sharp.key_gain is not None
+        assert torch.equal(plain.query_gain, torch.ones(4))
+        assert torch.equal(sharp.query_gain, torch.full((4,), 3.0))
+        assert torch.equal(sharp.key_gain, torch.full((4,), 3.0))
+    else:
+        rows[:16] = 3.0  # three heads of queries and one of keys, four features each; the values follow
+    torch.testing.assert_close(sharp_weight, weight * rows)
+    assert torch.equal(sharp.output.weight, plain.output.weight)
+
+
+def test_an_impossible_gain_is_an_error():
+    with pytest.raises(ValueError, match="query_key_gain"):
+        CausalAttention(8, 2, query_key_gain=0.0)
+
+
 @pytest.mark.parametrize("window", [None, 1, 3])
 def test_causal_mask_sees_a_window_of_the_past(window):
     mask = causal_mask(3, 4, torch.device("cpu"), window)

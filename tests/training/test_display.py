@@ -65,6 +65,18 @@ def test_a_live_table_on_a_terminal() -> None:
         assert part in stream.getvalue()
 
 
+def test_small_losses_keep_their_digits_and_answers_are_counted() -> None:
+    where, stream = console(terminal=False)
+    with display(where, "run", steps=100, done=0) as shown:
+        shown.train(10, {**TRAIN, "loss": 3.25e-6})
+        shown.valid(10, {**VALID, "loss": 0.0, "accuracy": 0.98765})
+        shown.valid(10, {**VALID, "loss": 0.0123, "accuracy": None})
+    first, second, third = stream.getvalue().splitlines()
+    assert "loss 3.250e-06  perplexity" in first
+    assert "loss 0.0000  perplexity 12.18  accuracy 98.77%  evaluations" in second
+    assert "loss 0.0123  perplexity 12.18  evaluations" in third
+
+
 def test_time_left_follows_the_pace_of_this_process() -> None:
     pace = Pace(steps=100, first=40)
     assert pace.time_left() == "?"

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -15,7 +17,7 @@ from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
-from tiny import TRAINING, tiny_recipe, tiny_trainer
+from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
 
 SOURCE = Path(__file__).parents[2] / "src"
 STEPS, CHECKPOINT, KILL = 120, 40, 45
@@ -39,10 +41,13 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
 
 
-def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", [tiny_recipe, tiny_task_recipe], ids=["text", "task"])
+def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
+    tmp_path: Path, of: Callable[..., Recipe]
+) -> None:
     training = replace(TRAINING, steps=STEPS, checkpoint_every=CHECKPOINT, evaluate_every=STEPS, log_every=1)
-    killed = tiny_recipe(tmp_path, training, name="killed")
-    whole = tiny_recipe(tmp_path, training, name="whole")
+    killed = of(tmp_path, training, name="killed")
+    whole = of(tmp_path, training, name="whole")
     path = tmp_path / "recipe.toml"
     write_recipe(killed, path)
     folder = RunFolder(killed.run.folder)

@@ -255,12 +255,12 @@ def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: L
         return TrainingLoop(model, recipe, task.training(recipe.batch_size))
 
     undisturbed, interrupted, resumed = learner(0), learner(0), learner(1)
-    before = evaluate_segments(undisturbed.model, task.validation(500)).loss
+    before = evaluate_segments(undisturbed.model, task.split("valid").segments(500)).loss
     torch.manual_seed(2)
     for _ in range(40):
         undisturbed.step()
-    assert evaluate_segments(undisturbed.model, task.validation(500)).loss < before / 2
-    assert evaluate_segments(undisturbed.evaluated, task.validation(500)).loss < before
+    assert evaluate_segments(undisturbed.model, task.split("valid").segments(500)).loss < before / 2
+    assert evaluate_segments(undisturbed.evaluated, task.split("valid").segments(500)).loss < before
     assert (undisturbed.evaluated is undisturbed.model) == (averaging == "none")
     torch.manual_seed(2)
     for _ in range(20):

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from equilibria.configuration import Recipe, build_corpus, read_recipe
+from equilibria.configuration import Recipe, build_task, read_recipe
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.nn import TiedEmbedding
@@ -79,7 +79,7 @@ def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
         "time",
     }
     assert train.keys() == both | {"tokens_per_second", "learning_rate", "gradient_norm"}
-    assert valid.keys() == both | {"residual_p95", "unconverged", "evaluation_seconds"}
+    assert valid.keys() == both | {"accuracy", "residual_p95", "unconverged", "evaluation_seconds"}
     assert all(value is not None for line in (train, valid) for value in line.values())
 
 
@@ -231,7 +231,7 @@ def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
     trainer = tiny_trainer(recipe)
     trainer.model.embedding = TiedEmbedding(40, 16)
     with pytest.raises(UserError, match=r"token id \d+ at position"):
-        Trainer(trainer.model, recipe, build_corpus(recipe), recipe.run.folder, Console(quiet=True))
+        Trainer(trainer.model, recipe, build_task(recipe), recipe.run.folder, Console(quiet=True))
     assert not recipe.run.folder.exists()
 
 

@@ -16,7 +16,7 @@ from equilibria.cli.eval import Reading, evaluate_reading
 from equilibria.cli.generate import Draw, write_sample
 from equilibria.cli.train import exit_code, run_training
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.inference.loading import load_corpus, load_run
+from equilibria.inference.loading import load_run
 from equilibria.report import write_report
 
 command = App(name="demo")
@@ -61,7 +61,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and the n-gram models of its text, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
-    evaluation = evaluate_reading(loaded, load_corpus(loaded, console.out), Reading())
+    evaluation = evaluate_reading(loaded, Reading(), console.out)
     sample = write_sample(loaded, _DRAW, lambda _: None)
     return {
         "run": str(folder),

@@ -1,6 +1,7 @@
 """`equilibria eval`."""
 
 import json as json_format
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,12 +11,10 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from equilibria.data import Corpus, trigram_perplexity, unigram_perplexity
-from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate, evaluate_segments
-from equilibria.inference.loading import LoadedRun, load_data, load_run
+from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
+from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.models import LanguageModel, TokenModel
 
 command = App(name="eval")
@@ -59,11 +58,7 @@ def evaluate_run(
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    data = load_data(loaded, Console(stderr=True).out)
-    if isinstance(data, Corpus):
-        result = evaluate_reading(loaded, data, reading)
-    else:
-        result = evaluate_task(loaded, data, reading)
+    result = evaluate_reading(loaded, reading, Console(stderr=True).out)
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -84,65 +79,40 @@ class RunEvaluation:
 
     settings: dict[str, str | int | None]
     model: Evaluation
-    yardsticks: dict[str, float]
+    yardsticks: Mapping[str, float]
 
     def to_json(self) -> dict[str, object]:
         """All figures, in one flat object."""
         return {**self.settings, **self.model.to_json(), **self.yardsticks}
 
 
-def evaluate_reading(loaded: LoadedRun, corpus: Corpus, reading: Reading) -> RunEvaluation:
-    """Evaluates a run's model and keeps the figures in the folder's evaluation.json.
+def evaluate_reading(loaded: LoadedRun, reading: Reading, on_progress: Callable[[str], None]) -> RunEvaluation:
+    """Evaluates a run's model on what it was trained on, and keeps the figures in the folder's evaluation.json.
+
+    Args:
+        loaded: the run.
+        reading: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
+        on_progress: called with a line for each thing that takes a while.
 
     Raises:
-        UserError: the text has no such split, or the model has no solver to limit.
+        UserError: there is no such split, or the model has no solver to limit.
     """
     training, model = loaded.recipe.training, loaded.model
+    task = load_task(loaded, on_progress)
     limit_solver(model, reading)
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
-    split = corpus.split(reading.split)
-    text = corpus.split("train").tokens, split.tokens, corpus.vocabulary_size
-    return _kept(
-        loaded,
-        RunEvaluation(
-            settings={
-                "split": reading.split,
-                "step": loaded.step,
-                "segment_length": segment_length,
-                "memory_length": memory_length,
-            },
-            model=evaluate(model, split, batch_size, segment_length, memory_length),
-            yardsticks={
-                "unigram_perplexity": unigram_perplexity(*text),
-                "trigram_perplexity": trigram_perplexity(*text),
-            },
-        ),
+    result = RunEvaluation(
+        settings={
+            "split": reading.split,
+            "step": loaded.step,
+            "segment_length": segment_length,
+            "memory_length": memory_length,
+        },
+        model=evaluate(model, task.split(reading.split), batch_size, segment_length, memory_length),
+        yardsticks=task.yardsticks(reading.split),
     )
-
-
-def evaluate_task(loaded: LoadedRun, task: CopyMemory, reading: Reading) -> RunEvaluation:
-    """Evaluates a run's model on the sequences that its task holds out, and keeps the figures likewise.
-
-    Raises:
-        UserError: the reading is one of a text, or limits a solver that the model has not.
-    """
-    if reading.split != "valid" or reading.segment_length is not None:
-        raise UserError("a task is evaluated on the whole sequences held out; leave out --split and --segment-length")
-    limit_solver(loaded.model, reading)
-    segments = task.validation(reading.batch_size or loaded.recipe.training.batch_size)
-    return _kept(
-        loaded,
-        RunEvaluation(
-            settings={"split": reading.split, "step": loaded.step, "segment_length": task.length, "memory_length": 0},
-            model=evaluate_segments(loaded.model, segments, reading.memory_length),
-            yardsticks={"chance_loss": task.chance},
-        ),
-    )
-
-
-def _kept(loaded: LoadedRun, result: RunEvaluation) -> RunEvaluation:
     loaded.folder.evaluation.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
     return result
 
@@ -170,6 +140,7 @@ def _table(title: str, evaluation: RunEvaluation) -> Table:
     unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
         "loss": f"{result.loss:.4g} nats per token",
+        **({} if result.accuracy is None else {"accuracy": f"{result.accuracy:.3%} of the answers"}),
         **_of_text(result),
         **{name.replace("_", " "): f"{value:,.4g}" for name, value in evaluation.yardsticks.items()},
         "tokens": f"{result.tokens:,}",

@@ -6,7 +6,7 @@ from pathlib import Path
 from cyclopts import App
 from rich.console import Console
 
-from equilibria.configuration import Recipe, build_data, build_depth_schedule, build_model, check_recipe
+from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult
@@ -39,10 +39,10 @@ def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResu
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
-    data = build_data(recipe, console.out)
+    task = build_task(recipe, console.out)
     seed_everything(recipe.training.seed)
-    model = build_model(recipe, data.vocabulary_size)
-    return Trainer(model, recipe, data, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
+    model = build_model(recipe, task.tokenizer.vocabulary_size)
+    return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:

@@ -3,11 +3,11 @@
 from equilibria.configuration.baseline import BaselineRecipe
 from equilibria.configuration.building import (
     build_corpus,
-    build_data,
     build_depth_schedule,
     build_gradient,
     build_model,
     build_solver,
+    build_task,
 )
 from equilibria.configuration.data import DataRecipe
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
@@ -30,11 +30,11 @@ __all__ = [
     "SolverRecipe",
     "TrainingRecipe",
     "build_corpus",
-    "build_data",
     "build_depth_schedule",
     "build_gradient",
     "build_model",
     "build_solver",
+    "build_task",
     "check_recipe",
     "read_recipe",
     "write_recipe",

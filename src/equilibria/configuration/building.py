@@ -30,6 +30,7 @@ from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerSpec, prepare
 from equilibria.data.synthetic import CopyMemory
+from equilibria.data.task import Task
 from equilibria.depths import (
     Depth,
     DepthSchedule,
@@ -39,6 +40,7 @@ from equilibria.depths import (
     JacobianPenalty,
     Limits,
     RandomLimits,
+    ResidualPenalty,
     UnrolledDepth,
 )
 from equilibria.errors import UserError
@@ -98,8 +100,8 @@ def build_corpus(recipe: Recipe, on_progress: Callable[[str], None] | None = Non
     return prepare(_source(data), spec, data.cache, on_progress)
 
 
-def build_data(recipe: Recipe, on_progress: Callable[[str], None] | None = None) -> Corpus | CopyMemory:
-    """The recipe's text, as `build_corpus`, or its task.
+def build_task(recipe: Recipe, on_progress: Callable[[str], None] | None = None) -> Task:
+    """What the recipe's model learns: its text, as `build_corpus`, or a task whose sequences are made.
 
     Raises:
         UserError: the text is missing, or the task has sizes that it cannot have.
@@ -155,6 +157,7 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
             warmup=UnrolledDepth(schedule.warmup_applications or 2),
             limits=_limits(schedule, recipe.training.seed),
             jacobian=_jacobian(schedule, recipe.training.seed),
+            residual=_residual(schedule),
         )
 
 
@@ -284,6 +287,12 @@ def _jacobian(schedule: ScheduleRecipe, seed: int) -> JacobianPenalty | None:
         return None
     probability = 1.0 if schedule.jacobian_probability is None else schedule.jacobian_probability
     return JacobianPenalty(schedule.jacobian_weight, schedule.jacobian_last_weight, probability, seed)
+
+
+def _residual(schedule: ScheduleRecipe) -> ResidualPenalty | None:
+    if schedule.residual_weight is None:
+        return None
+    return ResidualPenalty(schedule.residual_weight, schedule.residual_last_weight)
 
 
 def _baseline(model: ModelRecipe, vocabulary_size: int) -> SequenceModel:

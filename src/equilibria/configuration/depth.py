@@ -134,6 +134,10 @@ class ScheduleRecipe:
     """Growing limits begin here."""
     last_evaluations: Count | None = None
     """Growing limits end here."""
+    residual_weight: NonNegative | None = None
+    """Residual penalty in the first step after the warm-up; left out: residual_penalty throughout."""
+    residual_last_weight: NonNegative | None = None
+    """And in the last, in a straight line; left out: the same."""
     jacobian_weight: NonNegative | None = None
     """Jacobian penalty in the first step; left out: jacobian_penalty throughout."""
     jacobian_last_weight: NonNegative | None = None
@@ -225,10 +229,13 @@ def _schedule_problems(key: str, depth: DepthRecipe) -> Iterator[str]:
         yield from missing_options(key, schedule, "limits", LIMITS_OPTIONS)
     for name, needed in (
         ("warmup_applications", "warmup_steps"),
+        ("residual_last_weight", "residual_weight"),
         ("jacobian_last_weight", "jacobian_weight"),
         ("jacobian_probability", "jacobian_weight"),
     ):
         if is_given(getattr(schedule, name)) and not is_given(getattr(schedule, needed)):
             yield f"{key}.{name} has no use without {key}.{needed}"
-    if schedule.jacobian_weight is not None and depth.jacobian_penalty is not None:
-        yield f"{key}.jacobian_weight has no use beside model.depth.jacobian_penalty; leave one of them out"
+    for kind in ("residual", "jacobian"):
+        weight, constant = getattr(schedule, f"{kind}_weight"), getattr(depth, f"{kind}_penalty")
+        if weight is not None and constant is not None:
+            yield f"{key}.{kind}_weight has no use beside model.depth.{kind}_penalty; leave one of them out"

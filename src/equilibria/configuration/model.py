@@ -27,8 +27,8 @@ _PUBLISHED = ("heads", "inner", "attention_dropout", "window", "normalisation", 
 
 CELL_OPTIONS: Options = {
     "contractive": (
-        *("heads", "inner", "blocks", "norm", "positions", "query_key_norm", "key_value_heads", "activation"),
-        "normalisation",
+        *("heads", "inner", "blocks", "norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads"),
+        *("activation", "normalisation"),
     ),
     "post_norm": (*_PUBLISHED, "norm_position", "affine"),
     "three_block": (*_PUBLISHED, "blocks"),
@@ -88,6 +88,8 @@ class CellRecipe:
     """How attention knows of positions; for contractive; left out: rotary."""
     query_key_norm: bool | None = None
     """Whether queries and keys are normed; for contractive; left out: no."""
+    query_key_gain: Positive | None = None
+    """How many times larger than usual queries and keys are at the start; for contractive; left out: 1."""
     key_value_heads: Count | None = None
     """Heads of keys and values, a divisor of the heads; for contractive; left out: as many."""
     activation: Activation | None = None

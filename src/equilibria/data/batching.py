@@ -23,11 +23,13 @@ class Segment:
         inputs: (B, L) int64.
         targets: (B, L) int64, the token after each input; -100 where there is none to predict.
         starts: whether a pass over the text begins here, so that memory of the last segment must be dropped.
+        answers: (B, L) booleans, the targets whose accuracy is of interest; None where there are none.
     """
 
     inputs: Tensor
     targets: Tensor
     starts: bool
+    answers: Tensor | None = None
 
 
 class Batches(Protocol):

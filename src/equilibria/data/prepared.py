@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from equilibria.data.batching import EvaluationStream, TrainingStream, check_tokens
 from equilibria.data.corpus import SPLITS, Source, Split
+from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.reading import file_digest, text_digest
 from equilibria.data.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, train_tokenizer
 from equilibria.errors import UserError
@@ -36,6 +38,10 @@ class EncodedSplit:
     words: int
     bytes: int
 
+    def segments(self, batch_size: int, segment_length: int, max_tokens: int | None = None) -> EvaluationStream:
+        """The text, or its first `max_tokens` tokens, with every token but the first as a target."""
+        return EvaluationStream(self.tokens[:max_tokens], batch_size, segment_length)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -45,11 +51,6 @@ class Corpus:
     tokenizer: Tokenizer
     directory: Path
     fingerprint: str
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Different tokens."""
-        return self.tokenizer.vocabulary_size
 
     def split(self, name: Split) -> EncodedSplit:
         """Opens a split.
@@ -68,6 +69,28 @@ class Corpus:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.directory / name}.bin cannot be opened ({error}); run the command again") from error
         return EncodedSplit(tokens, counts["words"], counts["bytes"])
+
+    def training(self, batch_size: int, segment_length: int) -> TrainingStream:
+        """Rows that read the training text side by side.
+
+        Raises:
+            UserError: it is too short for them.
+        """
+        return TrainingStream(self.split("train").tokens, batch_size, segment_length)
+
+    def yardsticks(self, name: Split) -> dict[str, float]:
+        """Perplexities per token of n-gram models counted on the training text."""
+        text = self.split("train").tokens, self.split(name).tokens, self.tokenizer.vocabulary_size
+        return {"unigram_perplexity": unigram_perplexity(*text), "trigram_perplexity": trigram_perplexity(*text)}
+
+    def check(self, vocabulary_size: int) -> None:
+        """Checks that all training and validation text is in a model's vocabulary.
+
+        Raises:
+            UserError: names the first token that is not.
+        """
+        for name in ("train", "valid"):
+            check_tokens(self.split(name).tokens, vocabulary_size)
 
 
 def prepare(

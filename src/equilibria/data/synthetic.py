@@ -5,6 +5,7 @@ that is held out: disjoint by construction, not by luck.
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from equilibria.data.batching import Segment
+from equilibria.data.corpus import Split
+from equilibria.data.tokenizers import DigitTokenizer
+from equilibria.errors import UserError
 
 _ALPHABET_BITS = 3
 _BLANK, _MARKER = 0, 9
@@ -48,16 +52,52 @@ class SymbolTask(ABC):
         """How many different sequences there are."""
         return 8**self.symbols
 
-    def training(self, batch_size: int) -> "SymbolBatches":
-        """Batches to train on; none repeats a sequence before all have been seen."""
+    @property
+    def name(self) -> str:
+        """Of the class, in words."""
+        return re.sub(r"(?<=.)([A-Z])", r" \1", type(self).__name__).lower()
+
+    @property
+    def tokenizer(self) -> DigitTokenizer:
+        """A digit per class."""
+        return DigitTokenizer()
+
+    @property
+    def fingerprint(self) -> str:
+        """Sizes and seed, which say all."""
+        return repr(self)
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """The least loss without memory, in nats."""
+
+    def training(self, batch_size: int, segment_length: int | None = None) -> "SymbolBatches":
+        """Batches of whole sequences to train on; none repeats a sequence before all have been seen."""
         return SymbolBatches(self, batch_size)
 
-    def validation(self, batch_size: int) -> Iterator[Segment]:
-        """One pass over the sequences held out."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-        for first in range(0, self.held_out, batch_size):
-            yield self.segment(np.arange(first, min(first + batch_size, self.held_out)))
+    def split(self, name: Split) -> "HeldOut":
+        """The sequences held out, which are the split `"valid"`.
+
+        Raises:
+            UserError: another split is asked for.
+        """
+        if name != "valid":
+            raise UserError(f"{self.name} has no {name} split; it has valid")
+        return HeldOut(self)
+
+    def yardsticks(self, name: Split) -> dict[str, float]:
+        """The least loss without memory."""
+        return {"chance_loss": self.chance}
+
+    def check(self, vocabulary_size: int) -> None:
+        """Checks that a model has all classes.
+
+        Raises:
+            UserError: it has fewer.
+        """
+        if vocabulary_size < self.vocabulary_size:
+            raise UserError(f"{self.name} has {self.vocabulary_size} classes, the model only {vocabulary_size}")
 
     def segment(self, numbers: np.ndarray) -> Segment:
         """The sequences of these numbers, 0 to `count − 1`, one per row."""
@@ -110,18 +150,19 @@ class CopyMemory(SymbolTask):
 
     @property
     def chance(self) -> float:
-        """The least loss without memory, in nats: certain of every blank, ignorant of every symbol."""
+        """Certain of every blank, ignorant of every symbol."""
         return self.symbols * math.log(8) / self.length
 
     def arranged(self, symbols: Tensor) -> Segment:
-        """Inputs and targets, `(B, length)` each."""
+        """Inputs and targets, `(B, length)` each; the symbols are the answers."""
 
         def constant(value: int, length: int) -> Tensor:
             return symbols.new_full((len(symbols), length), value)
 
         inputs = (symbols, constant(_BLANK, self.blanks - 1), constant(_MARKER, self.symbols + 1))
         targets = (constant(_BLANK, self.blanks + self.symbols), symbols)
-        return Segment(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), starts=True)
+        wanted = torch.cat(targets, dim=1)
+        return Segment(torch.cat(inputs, dim=1), wanted, starts=True, answers=wanted != _BLANK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +172,39 @@ class Reversal(SymbolTask):
 
     vocabulary_size: ClassVar[int] = 9
 
+    @property
+    def chance(self) -> float:
+        """Ignorant of every symbol."""
+        return math.log(8)
+
     def arranged(self, symbols: Tensor) -> Segment:
         """Sources and targets, `(B, symbols)` each."""
         return Segment(symbols, symbols.flip(1), starts=True)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The sequences that a task keeps for validation."""
+
+    task: SymbolTask
+
+    def segments(
+        self, batch_size: int, segment_length: int | None = None, max_tokens: int | None = None
+    ) -> Iterator[Segment]:
+        """One pass over them, whole, or over the first batches: until `max_tokens` targets have come.
+
+        Raises:
+            ValueError: `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        come = 0
+        for first in range(0, self.task.held_out, batch_size):
+            if max_tokens is not None and come >= max_tokens:
+                return
+            segment = self.task.segment(np.arange(first, min(first + batch_size, self.task.held_out)))
+            come += segment.targets.numel()
+            yield segment
 
 
 class SymbolBatches:

@@ -4,7 +4,14 @@ from equilibria.depths.base import Depth, Reached
 from equilibria.depths.chunks import ChunkedSolution, joined
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.halting import Halting, Pondered
-from equilibria.depths.schedule import DepthSchedule, GrowingLimits, JacobianPenalty, Limits, RandomLimits
+from equilibria.depths.schedule import (
+    DepthSchedule,
+    GrowingLimits,
+    JacobianPenalty,
+    Limits,
+    RandomLimits,
+    ResidualPenalty,
+)
 from equilibria.depths.unrolled import UnrolledDepth
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "Pondered",
     "RandomLimits",
     "Reached",
+    "ResidualPenalty",
     "UnrolledDepth",
     "joined",
 ]

@@ -86,8 +86,7 @@ class JacobianPenalty:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.weight >= 0 and (self.last_weight is None or self.last_weight >= 0)):
-            raise ValueError(f"weights are at least 0, found weight {self.weight} and last_weight {self.last_weight}")
+        _check_weights(self.weight, self.last_weight)
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must be above 0 and at most 1, found {self.probability}")
 
@@ -95,8 +94,28 @@ class JacobianPenalty:
         """The weight in this step, 0 where it is not penalised."""
         if random.Random(f"jacobian {self.seed} {step}").random() >= self.probability:
             return 0.0
-        last = self.weight if self.last_weight is None else self.last_weight
-        return self.weight + (last - self.weight) * _progress(step, steps)
+        return _straight(self.weight, self.last_weight, step, steps)
+
+
+@dataclass(frozen=True)
+class ResidualPenalty:
+    """A residual penalty whose weight changes over training. Falling, it first makes the map converge and then gives
+    way to the loss, below which the penalty of a small residual would otherwise not let it come.
+
+    Args:
+        weight: in the first step.
+        last_weight: in the last step, straight from the first; `weight` throughout when None.
+    """
+
+    weight: float
+    last_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_weights(self.weight, self.last_weight)
+
+    def at(self, step: int, steps: int) -> float:
+        """The weight in this step."""
+        return _straight(self.weight, self.last_weight, step, steps)
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,7 @@ class DepthSchedule:
         limits: of evaluations after the warm-up: of the training solver, or of the steps of an `Unrolled` gradient,
             which does not solve. As `depth` says when None.
         jacobian: penalty after the warm-up; as `depth` says when None.
+        residual: penalty after the warm-up; as `depth` says when None.
     """
 
     depth: Equilibrium
@@ -120,6 +140,7 @@ class DepthSchedule:
     warmup: UnrolledDepth = field(default_factory=lambda: UnrolledDepth(applications=2))
     limits: Limits | None = None
     jacobian: JacobianPenalty | None = None
+    residual: ResidualPenalty | None = None
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
@@ -135,6 +156,8 @@ class DepthSchedule:
             depth = _limited(depth, self.limits.at(step, steps))
         if self.jacobian is not None:
             depth = replace(depth, jacobian_penalty=self.jacobian.at(step, steps))
+        if self.residual is not None:
+            depth = replace(depth, residual_penalty=self.residual.at(step, steps))
         return depth
 
 
@@ -143,6 +166,17 @@ def _limited(depth: Equilibrium, limit: int) -> Equilibrium:
     if isinstance(depth.gradient, Unrolled):
         return replace(depth, gradient=replace(depth.gradient, steps=limit))
     return replace(depth, solver=replace(depth.solver, max_evaluations=limit))
+
+
+def _check_weights(weight: float, last_weight: float | None) -> None:
+    if not (weight >= 0 and (last_weight is None or last_weight >= 0)):
+        raise ValueError(f"weights are at least 0, found weight {weight} and last_weight {last_weight}")
+
+
+def _straight(weight: float, last_weight: float | None, step: int, steps: int) -> float:
+    """The weight of a step on the line from the first to the last."""
+    last = weight if last_weight is None else last_weight
+    return weight + (last - weight) * _progress(step, steps)
 
 
 def _progress(step: int, steps: int) -> float:

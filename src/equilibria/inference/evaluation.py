@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from equilibria.data.batching import NO_TARGET, EvaluationStream, Segment
+from equilibria.data.batching import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
+from equilibria.data.task import Readable
 from equilibria.errors import UserError
 from equilibria.models.base import TokenModel
 from equilibria.solvers import Solution, Status
@@ -45,6 +47,7 @@ class Evaluation:
         residual: over predicted tokens; of the state that the prediction was made from.
         evaluations: over predicted tokens: evaluations after which a token's state had converged, or all
             that were spent where it had not.
+        accuracy: share of the answers (see `Segment`) that are the most likely class; None where there are none.
         evaluations_per_solve: evaluations of the cell per solve of a batch of segments, mean; None for
             explicit depths.
         solves: how many solves there were; 0 for explicit depths.
@@ -58,6 +61,7 @@ class Evaluation:
     tokens: int
     residual: Spread
     evaluations: Spread
+    accuracy: float | None
     evaluations_per_solve: float | None
     solves: int
     unconverged: float | None
@@ -94,6 +98,7 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+@overload
 def evaluate(
     model: TokenModel,
     split: EncodedSplit,
@@ -101,24 +106,49 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
-) -> TextEvaluation:
-    """Predicts every token of a text but its first, exactly once, and measures loss and convergence.
+) -> TextEvaluation: ...
+
+
+@overload
+def evaluate(
+    model: TokenModel,
+    split: Readable,
+    batch_size: int,
+    segment_length: int,
+    memory_length: int | None = None,
+    max_tokens: int | None = None,
+) -> Evaluation: ...
+
+
+def evaluate(
+    model: TokenModel,
+    split: Readable,
+    batch_size: int,
+    segment_length: int,
+    memory_length: int | None = None,
+    max_tokens: int | None = None,
+) -> Evaluation:
+    """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
     The model is left as it was found (mode and memory length), and no random number is drawn.
 
     Args:
         model: on any device.
-        split: the encoded text.
-        batch_size: rows that are read side by side; each row is a contiguous part of the text.
-        segment_length: tokens per row and solve.
+        split: an encoded text, or the sequences that a task holds out.
+        batch_size: rows that are read side by side; of a text, each row is a contiguous part.
+        segment_length: tokens per row and solve; without a meaning where sequences are whole.
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
-        max_tokens: read only so many tokens, from the start of the text; None reads all of it.
+        max_tokens: read only so many tokens, from the start; None reads all.
 
     Raises:
         UserError: a size is not positive, or there is no token to predict.
     """
-    tokens = split.tokens if max_tokens is None else split.tokens[:max_tokens]
-    result = evaluate_segments(model, EvaluationStream(tokens, batch_size, segment_length), memory_length)
+    result = evaluate_segments(model, split.segments(batch_size, segment_length, max_tokens), memory_length)
+    return _of_text(result, split) if isinstance(split, EncodedSplit) else result
+
+
+def _of_text(result: Evaluation, split: EncodedSplit) -> TextEvaluation:
+    """With the figures that only a text has."""
     nats, share = result.loss * result.tokens, result.tokens / len(split.tokens)
     words, size = split.words * share, split.bytes * share
     return TextEvaluation(
@@ -160,6 +190,10 @@ def _read(model: TokenModel, segments: Iterable[Segment], tally: "_Tally") -> No
         output = model(segment.inputs.to(device), segment.targets.to(device), memory)
         memory = output.memory
         tally.add(output.loss, output.solution, segment.targets != NO_TARGET)
+        if segment.answers is not None:
+            right = output.logits.argmax(dim=-1).cpu() == segment.targets
+            tally.hits += int(right[segment.answers].sum())
+            tally.answers += int(segment.answers.sum())
 
 
 @contextmanager
@@ -184,6 +218,8 @@ class _Tally:
     def __init__(self) -> None:
         self.nats = 0.0
         self.tokens = 0
+        self.hits = 0
+        self.answers = 0
         self.residuals: list[np.ndarray] = []
         self.group_evaluations: list[np.ndarray] = []
         self.evaluations = 0
@@ -213,6 +249,7 @@ class _Tally:
             tokens=self.tokens,
             residual=Spread.of(_joined(self.residuals)),
             evaluations=Spread.of(_joined(self.group_evaluations)),
+            accuracy=self.hits / self.answers if self.answers else None,
             evaluations_per_solve=self.evaluations / self.solves if self.solves else None,
             solves=self.solves,
             unconverged=self.unconverged / self.solves if self.solves else None,

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from equilibria.configuration.building import build_corpus, build_data, build_model
-from equilibria.configuration.data import TASK_OPTIONS
+from equilibria.configuration.building import build_model, build_task
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.prepared import Corpus
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
@@ -71,8 +70,8 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     return LoadedRun(model, tokenizer, recipe, source, folder)
 
 
-def load_corpus(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Corpus:
-    """The text that a run was trained on.
+def load_task(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Task:
+    """What a run was trained on.
 
     Args:
         run: the run.
@@ -81,17 +80,15 @@ def load_corpus(run: LoadedRun, on_progress: Callable[[str], None] | None = None
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
-    corpus = build_corpus(run.recipe, on_progress)
-    if (corpus.directory / "tokenizer.json").read_bytes() != run.folder.tokenizer.read_bytes():
+    task = build_task(run.recipe, on_progress)
+    with TemporaryDirectory() as temporary:
+        task.tokenizer.save(Path(temporary, "tokenizer.json"))
+        same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()
+    if not same:
         raise UserError(
-            f"{corpus.name} has changed since {run.folder.path} was trained: its tokenizer differs; restore the text"
+            f"{task.name} has changed since {run.folder.path} was trained: its tokenizer differs; restore the text"
         )
-    return corpus
-
-
-def load_data(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Corpus | CopyMemory:
-    """The text that a run was trained on, as `load_corpus`, or the task."""
-    return build_data(run.recipe) if run.recipe.data.source in TASK_OPTIONS else load_corpus(run, on_progress)
+    return task
 
 
 def load(path: Path | str) -> TokenModel:

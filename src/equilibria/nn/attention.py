@@ -69,6 +69,9 @@ class CausalAttention(nn.Module):
         positions: `"rotary"` angles, `"linear"` biases against distance, or `"none"`.
         query_key_norm: divide each query and key by its root mean square before positions are applied, with a learned
             gain per feature (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
+        query_key_gain: how many times larger than usual queries and keys are at the start, as the rows of their weight
+            or, where they are normed, as the learned gain: their scores grow with its square, so that a head can tell
+            tokens apart from the first step on. 1 changes nothing.
         normalisation: of both weights.
     """
 
@@ -80,6 +83,7 @@ class CausalAttention(nn.Module):
         positions: Positions = "rotary",
         query_key_norm: bool = False,
         normalisation: Normalisation = "none",
+        query_key_gain: float = 1.0,
     ) -> None:
         super().__init__()
         if positions not in get_args(Positions):
@@ -90,13 +94,19 @@ class CausalAttention(nn.Module):
         key_value_heads = heads if key_value_heads is None else key_value_heads
         if key_value_heads < 1 or heads % key_value_heads:
             raise ValueError(f"key_value_heads must divide heads, found {key_value_heads} of {heads} heads")
+        if not query_key_gain > 0:
+            raise ValueError(f"query_key_gain must be above 0, found {query_key_gain}")
         self.heads, self.key_value_heads, self.head_size = heads, key_value_heads, d_model // heads
         self.positions: Positions = positions
         features = (heads + 2 * key_value_heads) * self.head_size
-        self.queries_keys_values = normalised(nn.Linear(d_model, features, bias=False), normalisation)
+        queries_keys_values = nn.Linear(d_model, features, bias=False)
+        if not query_key_norm:
+            with torch.no_grad():
+                queries_keys_values.weight[: (heads + key_value_heads) * self.head_size] *= query_key_gain
+        self.queries_keys_values = normalised(queries_keys_values, normalisation)
         self.output = normalised(nn.Linear(d_model, d_model, bias=False), normalisation)
-        self.query_gain = nn.Parameter(torch.ones(self.head_size)) if query_key_norm else None
-        self.key_gain = nn.Parameter(torch.ones(self.head_size)) if query_key_norm else None
+        gains = (nn.Parameter(torch.full((self.head_size,), query_key_gain)) for _ in range(2))
+        self.query_gain, self.key_gain = gains if query_key_norm else (None, None)
 
     def pattern(self, like_BLD: Tensor, past: int) -> AttentionPattern:
         """Positions and mask of a segment `(B, L, ·)` after a memory of `past` tokens."""

@@ -1,10 +1,9 @@
 """From lines of metrics to plots, thinned so that a page stays small however long the run was."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 from equilibria.report.figures import Curve, Dash, Plot, Role
-from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, number
+from equilibria.report.gather import Figures, RunRecord, number, reference_losses
 from equilibria.report.measurement import Convergence
 
 MOST_POINTS = 400
@@ -30,12 +29,13 @@ def loss_plots(run: RunRecord) -> Iterator[Plot]:
             name=f"loss-{name}",
             title=f"Loss against {name}",
             x_label=label,
-            y_label="loss (nats per token)",
+            y_label=f"loss (nats per {'position' if run.made else 'token'})",
             curves=(
                 _curve(run.lines("train"), "training", key, "loss", scale),
                 _curve(run.lines("valid"), "validation", key, "loss", scale),
             ),
-            references=[(name, math.log(value)) for name, value in baseline_perplexities(run).items()],
+            references=list(reference_losses(run).items()),
+            logarithmic=run.made,
         )
 
 

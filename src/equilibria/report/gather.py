@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
@@ -44,6 +45,11 @@ class RunRecord:
         if self.recipe is None:
             return False
         return self.recipe.model.baseline.kind is not None or self.recipe.model.depth.kind != "equilibrium"
+
+    @property
+    def made(self) -> bool:
+        """Whether the run is about no text but about sequences that are made."""
+        return self.recipe is not None and self.recipe.data.source in TASK_OPTIONS
 
     def lines(self, kind: str) -> list[Figures]:
         """The lines of metrics of one kind: `"train"`, `"valid"` or `"event"`."""
@@ -82,7 +88,8 @@ def gather(path: Path) -> RunRecord:
     if run.metrics:
         _note_missing_lines(run)
     run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
-    run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
+    if not run.made or folder.sample.exists():  # digits are no text that a page must have
+        run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
     return run
 
 
@@ -109,6 +116,13 @@ def baseline_perplexities(run: RunRecord) -> dict[str, float]:
         if value is not None and value > 0:
             found[name] = value
     return found
+
+
+def reference_losses(run: RunRecord) -> dict[str, float]:
+    """What a loss is measured by, in nats, by name: n-gram models of a text, chance without memory."""
+    references = {name: math.log(value) for name, value in baseline_perplexities(run).items()}
+    chance = number(run.evaluation, "chance_loss")
+    return references if chance is None else references | {"chance": chance}
 
 
 def _note_missing_lines(run: RunRecord) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from equilibria.models import TokenModel
-from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, nested, number
+from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, nested, number, reference_losses
 
 UNKNOWN = "unknown"
 
@@ -26,7 +26,7 @@ def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
         run: what the run folder holds.
         model: of the best checkpoint, for its size; None where it could not be loaded.
     """
-    found = [_perplexity(run)]
+    found = [_loss(run) if run.made else _perplexity(run)]
     if (split := _split(run)) != "valid":
         found.append(Card(f"{split.capitalize()} perplexity", _form(number(run.evaluation, "perplexity"), ",.2f")))
     if not run.explicit:
@@ -50,6 +50,18 @@ def _perplexity(run: RunRecord) -> Card:
     if evaluated is None:
         details.append("best evaluation during training")
     return Card("Validation perplexity", _form(value, ",.2f"), details)
+
+
+def _loss(run: RunRecord) -> Card:
+    """Where losses are compared with chance, and a perplexity close to 1 says little."""
+    source = run.evaluation or run.best_validation()
+    details = ["nats per position"]
+    details += [f"{name} {value:.3g}" for name, value in reference_losses(run).items()]
+    if (accuracy := number(source, "accuracy")) is not None:
+        details.append(f"{accuracy:.2%} of the answers right")
+    if run.evaluation is None:
+        details.append("best evaluation during training")
+    return Card("Validation loss", _form(number(source, "loss"), ".3g"), details)
 
 
 def _solve_cards(run: RunRecord) -> list[Card]:

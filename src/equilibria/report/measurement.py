@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.data import EvaluationStream, Tokenizer
+from equilibria.data import EncodedSplit, EvaluationStream, Tokenizer
 from equilibria.depths import Equilibrium
 from equilibria.depths.base import Reached
-from equilibria.inference.loading import LoadedRun, load_corpus
+from equilibria.inference.loading import LoadedRun, load_task
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
@@ -61,14 +61,15 @@ class Convergence:
 
 @dataclass(frozen=True)
 class SolveFigures:
-    """A passage read with the recipe's solver, and one solve followed evaluation by evaluation."""
+    """A passage read with the recipe's solver, empty where there is no text, and one solve followed evaluation by
+    evaluation."""
 
     passage: list[Piece]
     convergence: Convergence
 
 
 def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
-    """Reads the beginning of the run's validation text; None for explicit depths.
+    """Reads the beginning of what the run was validated on; None for explicit depths.
 
     Raises:
         UserError: the text cannot be read, or is no longer the one the model was trained on.
@@ -76,11 +77,13 @@ def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
     model = loaded.model
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         return None
-    tokens = load_corpus(loaded).split("valid").tokens
-    training = loaded.recipe.training
-    passage = read_passage(model, loaded.tokenizer, tokens[: _PASSAGE_TOKENS + 1], training.segment_length)
+    valid, training = load_task(loaded).split("valid"), loaded.recipe.training
+    passage = []
+    if isinstance(valid, EncodedSplit):
+        tokens = valid.tokens[: _PASSAGE_TOKENS + 1]
+        passage = read_passage(model, loaded.tokenizer, tokens, training.segment_length)
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
-    segment = next(iter(EvaluationStream(tokens, rows, training.segment_length)))
+    segment = next(iter(valid.segments(rows, training.segment_length)))
     return SolveFigures(passage, follow_solve(model, segment.inputs, model.depth.eval_solver))
 
 

@@ -112,7 +112,8 @@ def _plots(heading: str, plots: Sequence[Plot], note: str) -> str:
 
 
 def _loss_note(run: RunRecord) -> str:
-    note = "Mean negative log-likelihood of the next token. Training time leaves out evaluations and saving."
+    of = "a target" if run.made else "the next token"
+    note = f"Mean negative log-likelihood of {of}. Training time leaves out evaluations and saving."
     count = len(run.lines("train"))
     if count > MOST_POINTS:
         note += f" Each point of a training curve is a mean of up to {-(-count // MOST_POINTS):,} lines."
@@ -133,9 +134,11 @@ def _solve_sections(contents: Contents) -> Iterator[str]:
     yield _plots(
         "One validation solve",
         [convergence_plot(convergence)],
-        f"{convergence.tokens:,} tokens from the beginning of the validation text, with the solver of "
+        f"{convergence.tokens:,} tokens from the beginning of the validation data, with the solver of "
         "evaluation but without stopping at its tolerance, the dotted line: in use, a token stops there.",
     )
+    if not solves.passage:
+        return
     yield (
         "<h2>Evaluations per token</h2>\n"
         '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '

@@ -93,7 +93,7 @@ class PlainDisplay:
 
     def train(self, step: int, figures: Figures) -> None:
         self.say(
-            f"step {step}/{self._pace.steps}  loss {_number(figures['loss'], '.4f')}  "
+            f"step {step}/{self._pace.steps}  loss {_loss(figures)}  "
             f"perplexity {_number(figures['perplexity'], '.2f')}  "
             f"evaluations {_number(figures['evaluations'], '.1f')}  "
             f"residual {_number(figures['residual'], '.1e')}  "
@@ -138,7 +138,7 @@ class LiveDisplay:
     def _render(self) -> Group:
         columns = {
             "step": f"{self._pace.done}/{self._pace.steps}",
-            "loss": _number(self._figures.get("loss"), ".4f"),
+            "loss": _loss(self._figures),
             "perplexity": _number(self._figures.get("perplexity"), ".2f"),
             "evaluations": _number(self._figures.get("evaluations"), ".1f"),
             "residual": _number(self._figures.get("residual"), ".1e"),
@@ -155,14 +155,27 @@ class LiveDisplay:
 def validation_line(step: int, figures: Figures) -> str:
     """The figures of an evaluation in a line."""
     return (
-        f"step {step}  validation: loss {_number(figures['loss'], '.4f')}  "
+        f"step {step}  validation: loss {_loss(figures)}  "
         f"perplexity {_number(figures['perplexity'], '.2f')}  "
+        f"{_accuracy(figures)}"
         f"evaluations {_number(figures['evaluations'], '.1f')}  "
         f"residual {_number(figures['residual'], '.1e')} "
         f"(95% {_number(figures['residual_p95'], '.1e')}, "
         f"worst {_number(figures['residual_worst'], '.1e')})  "
         f"unconverged solves {_number(figures['unconverged'], '.0%')}"
     )
+
+
+def _loss(figures: Figures) -> str:
+    """Four decimals, or as many digits where they would all be noughts."""
+    loss = figures.get("loss")
+    return _number(loss, ".3e" if isinstance(loss, float) and 0 < abs(loss) < 1e-2 else ".4f")
+
+
+def _accuracy(figures: Figures) -> str:
+    """Of the answers, with what separates it from the next figure; nothing where there are none."""
+    accuracy = figures.get("accuracy")
+    return "" if accuracy is None else f"accuracy {_number(accuracy, '.2%')}  "
 
 
 def _number(value: object, form: str) -> str:

@@ -37,6 +37,7 @@ class TrainingLoop:
 
     Attributes:
         done: optimizer steps finished; also the index of the next segment.
+        tokens: predicted in the steps of this process.
         statistics: figures of the steps since its last reset.
     """
 
@@ -47,6 +48,7 @@ class TrainingLoop:
         self.recipe = recipe
         self.device = next(model.parameters()).device
         self.done = 0
+        self.tokens = 0
         self.statistics = StepStatistics(self.device)
         self._batches = batches
         self._memories: list[Memory | None] = [None] * recipe.accumulation
@@ -92,6 +94,7 @@ class TrainingLoop:
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
         self._optimizers.step()
         self.done += 1
+        self.tokens += total
         self._average.update(self.done)
         self.statistics.add_step(loss, gradient_norm, total)
         return loss

@@ -10,18 +10,16 @@ import torch
 from rich.console import Console
 
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.prepared import Corpus
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data.task import Task
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Evaluation, perplexity
+from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.material import material
 from equilibria.training.metrics import MetricsWriter
 from equilibria.training.preparation import check_resumable, create_run, furnish_run, record_recipe
 from equilibria.training.statistics import StepSummary
@@ -56,7 +54,7 @@ class Trainer:
     Args:
         model: freshly built, on the device it shall be trained on; call `seed_everything` before building it.
         recipe: the whole recipe; it is written into the folder.
-        data: the prepared text, or the task.
+        task: the prepared text, or whatever else there is to learn.
         run_folder: where everything goes.
         console: where to show progress.
         depths: the model's depth in each step; the model's own throughout when None.
@@ -69,17 +67,19 @@ class Trainer:
         self,
         model: TokenModel,
         recipe: Recipe,
-        data: Corpus | CopyMemory,
+        task: Task,
         run_folder: Path,
         console: Console,
         depths: DepthSchedule | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
-        self.material = material(data, recipe.training)
+        self.task = task
         self.folder = RunFolder(run_folder)
         self._console = console
-        batches = self.material.batches(model.embedding.vocabulary_size)
+        training = recipe.training
+        task.check(model.embedding.vocabulary_size)
+        batches = task.training(training.batch_size * training.accumulation, training.segment_length)
         self.loop = TrainingLoop(model, recipe.training, batches, depths)
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
@@ -107,7 +107,7 @@ class Trainer:
         if resume:
             message = self._resume()
         else:
-            create_run(self.folder, self.recipe, self.material.tokenizer)
+            create_run(self.folder, self.recipe, self.task.tokenizer)
         first, seconds = self.loop.done, self._seconds
         self._metrics = MetricsWriter(self.folder.metrics, first)
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
@@ -118,9 +118,7 @@ class Trainer:
                 self._train_until_done(interruption, shown)
         finally:
             self._metrics.close()
-        steps, taken = self.loop.done - first, self._seconds - seconds
-        training = self.recipe.training
-        tokens = steps * training.batch_size * training.accumulation * self.material.segment_length
+        taken = self._seconds - seconds
         return TrainingResult(
             folder=self.folder.path,
             step=self.loop.done,
@@ -128,7 +126,7 @@ class Trainer:
             validation=self._validation,
             best_loss=self._best,
             seconds=self._seconds,
-            tokens_per_second=tokens / taken if taken else 0.0,
+            tokens_per_second=self.loop.tokens / taken if taken else 0.0,
         )
 
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
@@ -188,7 +186,9 @@ class Trainer:
     def _evaluate(self, shown: Display) -> bool:
         """Evaluates on validation text; returns whether this is the best loss so far."""
         self._summary()  # a model that is no longer finite is not worth evaluating
-        result = self.material.validate(self.loop.evaluated)
+        training, valid = self.recipe.training, self.task.split("valid")
+        sizes = training.batch_size, training.segment_length
+        result = evaluate(self.loop.evaluated, valid, *sizes, max_tokens=training.evaluate_tokens)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {
@@ -213,7 +213,7 @@ class Trainer:
             "seconds": self._seconds,
             "seconds_logged": self._seconds_logged,
             "best_loss": self._best,
-            "corpus": self.material.fingerprint,
+            "corpus": self.task.fingerprint,
         }
         save_checkpoint(self.folder, self.loop.done, replace(checkpoint, scalars=scalars), best)
         self._saved = self.loop.done
@@ -222,11 +222,11 @@ class Trainer:
         """Goes on from the last checkpoint, or from the start if there is none; returns what to say."""
         check_resumable(self.folder, self.recipe)
         if self.folder.index() is None:
-            furnish_run(self.folder, self.recipe, self.material.tokenizer)
+            furnish_run(self.folder, self.recipe, self.task.tokenizer)
             return "no checkpoint had been saved; starting from step 0"
         path = self.folder.checkpoint("last")
         checkpoint = read_checkpoint(path)
-        if checkpoint.scalars.get("corpus") != self.material.fingerprint:
+        if checkpoint.scalars.get("corpus") != self.task.fingerprint:
             raise UserError(
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"
@@ -257,6 +257,7 @@ def validation_figures(evaluation: Evaluation) -> dict[str, float | None]:
     return {
         "loss": _finite(evaluation.loss),
         "perplexity": _finite(evaluation.perplexity),
+        "accuracy": evaluation.accuracy,
         "residual": evaluation.residual.mean,
         "residual_p95": evaluation.residual.p95,
         "residual_worst": evaluation.residual.worst,

@@ -1,4 +1,4 @@
-"""What a model is trained and validated on, and runs of tasks, baselines and depth schedules."""
+"""What a run reads of its text or its task, and runs of tasks, baselines and depth schedules."""
 
 import json
 from dataclasses import replace
@@ -21,18 +21,17 @@ from equilibria.configuration import (
     Recipe,
     RunRecipe,
     ScheduleRecipe,
-    build_corpus,
     write_recipe,
 )
-from equilibria.data import Corpus, EvaluationStream
+from equilibria.data import Corpus, EncodedSplit, EvaluationStream
 from equilibria.data.synthetic import CopyMemory
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.inference.loading import load_data, load_run
+from equilibria.inference.evaluation import evaluate
+from equilibria.inference.loading import load_run, load_task
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel
 from equilibria.training.checkpoint import read_checkpoint
-from equilibria.training.material import material
 from equilibria.training.metrics import read_metrics
 
 TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
@@ -59,29 +58,24 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_text_is_read_by_the_recipe(tmp_path: Path) -> None:
     recipe = tiny.tiny_recipe(tmp_path)
-    corpus = build_corpus(recipe)
-    training = replace(recipe.training, accumulation=3)
-    text = material(corpus, training)
-    segment = text.batches(256).at(0)
-    assert segment.inputs.shape == (2 * 3, text.segment_length) == (6, 16)
-    trainer = tiny.tiny_trainer(recipe)
-    assert text.validate(trainer.model).tokens == 200 - 1
-    everything = material(corpus, replace(training, evaluate_tokens=None)).validate(trainer.model)
-    assert everything.tokens == EvaluationStream(corpus.split("valid").tokens, 2, 16).targets
+    recipe = replace(recipe, training=replace(recipe.training, steps=2, accumulation=3))
+    result = tiny.tiny_trainer(recipe).run()
+    assert result.tokens_per_second == pytest.approx(2 * 2 * 3 * 16 / result.seconds)
+    assert result.validation is not None
+    assert result.validation.tokens == 200 - 1
+    valid = load_task(load_run(result.folder)).split("valid")
+    assert isinstance(valid, EncodedSplit)
+    everything = evaluate(load_run(result.folder).model, valid, 2, 16)
+    assert everything.tokens == EvaluationStream(valid.tokens, 2, 16).targets
 
 
 def test_a_task_is_read_by_the_recipe(tmp_path: Path) -> None:
-    model = ModelRecipe(embedding=UNTIED, baseline=GRU)
-    training = replace(task_recipe(tmp_path, model).training, accumulation=3)
-    task = material(TASK, training)
-    assert task.batches(10).at(0).inputs.shape == (4 * 3, task.segment_length) == (12, 10)
-    with pytest.raises(UserError, match="10 classes and the model 9"):
-        task.batches(9)
-    loaded = load_run(trained(task_recipe(tmp_path, model))).model
-    assert task.validate(loaded).tokens == 20 * 10
-    some = material(TASK, replace(training, evaluate_tokens=41))
-    assert some.validate(loaded).tokens == 2 * 4 * 10  # two batches of four sequences of ten
-    assert material(replace(TASK, seed=1), training).fingerprint != task.fingerprint
+    recipe = task_recipe(tmp_path, ModelRecipe(embedding=UNTIED, baseline=GRU))
+    recipe = replace(recipe, training=replace(recipe.training, steps=2, accumulation=3, evaluate_tokens=41))
+    result = tiny.tiny_trainer(recipe).run()
+    assert result.tokens_per_second == pytest.approx(2 * 4 * 3 * 10 / result.seconds)
+    assert result.validation is not None
+    assert result.validation.tokens == 2 * 4 * 10  # two batches of four sequences of ten
 
 
 @pytest.mark.parametrize(
@@ -99,7 +93,7 @@ def test_a_task_is_trained_evaluated_and_resumed(
     loaded = load_run(folder)
     assert isinstance(loaded.model, LanguageModel) == (model.baseline.kind is None)
     assert loaded.tokenizer.vocabulary_size == 10
-    assert load_data(loaded) == TASK
+    assert load_task(loaded) == TASK
     capsys.readouterr()
     assert main(["eval", str(folder), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -136,7 +130,7 @@ def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
     recipe = replace(tiny.tiny_recipe(tmp_path), model=ModelRecipe(baseline=baseline, memory_length=1))
     folder = trained(recipe)
     loaded = load_run(folder)
-    assert isinstance(load_data(loaded), Corpus)
+    assert isinstance(load_task(loaded), Corpus)
     assert main(["eval", str(folder)]) == 0
     assert main(["eval", str(folder), "--tolerance", "0.1"]) == 2
     assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0

@@ -1,0 +1,92 @@
+"""Every command on a run about no text but about sequences that are made."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from equilibria.cli.app import main
+from equilibria.configuration import build_task, write_recipe
+from equilibria.data.synthetic import CopyMemory
+from equilibria.errors import UserError
+from equilibria.inference import load, load_run, load_task
+from equilibria.training.metrics import read_metrics
+from tiny import tiny_task_recipe
+
+TASK = CopyMemory(blanks=5, symbols=3, held_out=50)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("task")
+    write_recipe(tiny_task_recipe(base), base / "task.toml")
+    assert main(["train", str(base / "task.toml")]) == 0
+    return base / "runs" / "task"
+
+
+def test_the_task_of_a_run_is_that_of_its_recipe(run: Path) -> None:
+    loaded = load_run(run)
+    assert load_task(loaded) == build_task(loaded.recipe) == TASK
+    assert loaded.tokenizer.vocabulary_size == TASK.vocabulary_size == 10
+
+
+def test_training_validates_on_so_many_whole_sequences(run: Path) -> None:
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "valid"]
+    assert [line["step"] for line in lines] == [6, 12]
+    model, nats, right, come = load_run(run, "last").model, 0.0, 0, 0
+    # evaluate_tokens = 200 of 11 positions in batches of 2 sequences: 10 batches of 22
+    with torch.no_grad():
+        for number in range(10):
+            segment = TASK.segment(torch.arange(2 * number, 2 * number + 2).numpy())
+            scores = model(segment.inputs).logits
+            nats += torch.nn.functional.cross_entropy(scores.flatten(0, 1), segment.targets.flatten()).item() / 10
+            right += int((scores.argmax(-1) == segment.targets)[:, -3:].sum())
+            come += 6
+    assert lines[-1]["loss"] == pytest.approx(nats, rel=1e-5)
+    assert lines[-1]["accuracy"] == right / come
+
+
+def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json", "--max-evaluations", "3", "--batch-size", "7"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((run / "evaluation.json").read_text())
+    assert figures["tokens"] == 50 * TASK.length
+    assert figures["chance_loss"] == TASK.chance
+    assert 0 <= figures["accuracy"] <= 1
+    assert figures["evaluations_per_solve"] == 3.0
+    assert not {"word_perplexity", "bits_per_byte", "unigram_perplexity"} & figures.keys()
+    assert main(["eval", str(run)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("chance loss", "of the answers", "nats per token"):
+        assert part in shown
+    assert "perplexity" not in shown
+    assert main(["eval", str(run), "--split", "test"]) == 2
+    assert "copy memory has no test split" in capsys.readouterr().err
+
+
+def test_the_report_shows_losses_on_a_logarithmic_axis_beside_chance(run: Path) -> None:
+    assert main(["eval", str(run)]) == 0
+    assert main(["report", str(run)]) == 0
+    html = (run / "report.html").read_text(encoding="utf-8")
+    for part in ("Validation loss", "nats per position", f"chance {TASK.chance:.3g}", "of the answers right", "Recipe"):
+        assert part in html
+    for part in ("perplexity</dt>", "Evaluations per token</h2>", "Missing from this report"):
+        assert part not in html
+    assert "Residual against evaluations" in html
+
+
+def test_it_writes_digits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["generate", str(run), "--prompt", "123 0000", "--max-new-tokens", "5", "--json"]) == 0
+    text = json.loads(capsys.readouterr().out)["text"]
+    assert len(text) == 5
+    assert text.isdecimal()
+
+
+def test_a_model_with_too_few_classes_is_an_error(run: Path) -> None:
+    TASK.check(10)
+    with pytest.raises(UserError, match="copy memory has 10 classes, the model only 9"):
+        TASK.check(9)
+    assert load(run).embedding.vocabulary_size == 10
