@@ -39,6 +39,7 @@ from equilibria.depths import (
     Halting,
     JacobianPenalty,
     RandomLimits,
+    ResidualPenalty,
     UnrolledDepth,
 )
 from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Unrolled
@@ -58,7 +59,8 @@ GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": Jacobian
 
 VALUES: Mapping[str, Any] = {
     **{"heads": 2, "inner": 24, "blocks": 2, "norm": "rms", "positions": "none", "query_key_norm": True},
-    **{"key_value_heads": 1, "activation": "gelu", "normalisation": "weight", "attention_dropout": 0.25},
+    **{"query_key_gain": 2.5, "key_value_heads": 1, "activation": "gelu", "normalisation": "weight"},
+    **{"attention_dropout": 0.25},
     **{"window": 3, "norm_position": "pre", "affine": True, "initial_std": 0.5, "hidden": 9, "output_size": 16},
     **{"dilation": 2, "weight_dropout": 0.25, "recurrent_std": 0.5, "scan": True},
     **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},
@@ -321,6 +323,9 @@ def test_schedules() -> None:
     assert random == DepthSchedule(Equilibrium(), limits=RandomLimits(2, 9, seed=5))
     penalised = scheduled(jacobian_weight=0.5, jacobian_last_weight=2.0, jacobian_probability=0.25)
     assert penalised == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, 2.0, 0.25, seed=5))
+    falling = scheduled(residual_weight=0.5, residual_last_weight=0.125)
+    assert falling == DepthSchedule(Equilibrium(), residual=ResidualPenalty(0.5, 0.125))
+    assert scheduled(residual_weight=0.5) == DepthSchedule(Equilibrium(), residual=ResidualPenalty(0.5))
     simple = scheduled(jacobian_weight=0.5)
     assert simple == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, seed=5))
 

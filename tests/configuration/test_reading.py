@@ -295,6 +295,14 @@ def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: 
             "FILE: model.depth.schedule.jacobian_weight has no use beside model.depth.jacobian_penalty",
         ),
         (
+            "[model.depth]\nresidual_penalty = 0.5\n[model.depth.schedule]\nresidual_weight = 1.0",
+            "FILE: model.depth.schedule.residual_weight has no use beside model.depth.residual_penalty",
+        ),
+        (
+            "[model.depth.schedule]\nresidual_last_weight = 1.0",
+            "FILE: model.depth.schedule.residual_last_weight has no use without model.depth.schedule.residual_weight",
+        ),
+        (
             '[model.depth]\nkind = "unrolled"\n[model.depth.schedule]\nwarmup_steps = 5',
             'FILE: model.depth.schedule.warmup_steps is for model.depth.kind = "equilibrium", which is "unrolled" here',
         ),
