@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+
+from equilibria.reproduction.measuring import Quartiles
 
 
 def options_of(name: str, description: str | None) -> ArgumentParser:
@@ -54,5 +56,4 @@ def publish(
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
+    return asdict(Quartiles.of(values))

@@ -24,7 +24,8 @@ DIRECTLY_ABOVE = {
     "training": ("inference",),  # it evaluates as it goes
     "interop": ("training",),
     "report": ("training",),
-    "cli": ("interop", "report"),
+    "reproduction": ("training",),
+    "cli": ("interop", "report", "reproduction"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }

@@ -17,6 +17,7 @@ VOCABULARIES = {"ptb": 10_000, "wikitext-103": 267_735, "wikitext-2": 33_278, "e
 EXACT = {
     "ptb/deq-trellisnet": (24.17e6, 20.16e6),
     "wikitext-103/deq-trellisnet": (181.7e6, 44.3e6),
+    "wikitext-103/trellisnet": (181.7e6, 44.3e6),
     "wikitext-103/deq-transformer-medium-adaptive": (97.85e6, None),
     "wikitext-103/deq-transformer-medium-regularised": (97.85e6, None),
     "wikitext-103/deq-transformer-2023": (97.73e6, None),

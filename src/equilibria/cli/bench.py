@@ -23,7 +23,7 @@ def bench(name: str, /, *arguments: Annotated[str, Parameter(allow_leading_hyphe
     path = in_checkout("benchmarks", f"{name}.py")
     # A package of this checkout's files, so that benchmarks can share code without being installed.
     package = ModuleType("benchmarks")
-    package.__path__ = [str(path.parent)]
+    package.__path__ = [str(path.parent.resolve())]
     sys.modules["benchmarks"] = package
     sys.modules.pop(f"benchmarks.{name}", None)
     return import_module(f"benchmarks.{name}").main(list(arguments))

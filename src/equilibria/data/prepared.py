@@ -52,15 +52,21 @@ class Corpus:
     directory: Path
     fingerprint: str
 
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are.
+
+        Raises:
+            UserError: the folder is gone.
+        """
+        return tuple(self._manifest()["splits"])
+
     def split(self, name: Split) -> EncodedSplit:
         """Opens a split.
 
         Raises:
             UserError: the text has no such split, or its file is gone.
         """
-        manifest = _read_manifest(self.directory)
-        if manifest is None:
-            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
+        manifest = self._manifest()
         if name not in manifest["splits"]:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(manifest['splits'])}")
         counts = manifest["splits"][name]
@@ -91,6 +97,12 @@ class Corpus:
         """
         for name in ("train", "valid"):
             check_tokens(self.split(name).tokens, vocabulary_size)
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = _read_manifest(self.directory)
+        if manifest is None:
+            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
+        return manifest
 
 
 def prepare(

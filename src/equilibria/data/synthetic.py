@@ -76,6 +76,10 @@ class SymbolTask(ABC):
         """Batches of whole sequences to train on; none repeats a sequence before all have been seen."""
         return SymbolBatches(self, batch_size)
 
+    def splits(self) -> tuple[Split, ...]:
+        """`"valid"` alone."""
+        return ("valid",)
+
     def split(self, name: Split) -> "HeldOut":
         """The sequences held out, which are the split `"valid"`.
 

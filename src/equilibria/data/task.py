@@ -49,6 +49,10 @@ class Task(Protocol):
         """
         ...
 
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are; `"valid"` always is."""
+        ...
+
     def split(self, name: Split) -> Readable:
         """What to evaluate on.
 

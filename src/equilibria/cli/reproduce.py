@@ -1,0 +1,167 @@
+"""`equilibria reproduce`."""
+
+import json as json_format
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from equilibria.cli.checkout import in_checkout
+from equilibria.cli.train import run_training
+from equilibria.configuration import Recipe, build_model
+from equilibria.errors import UserError
+from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
+from equilibria.reproduction.measuring import size_without_weights
+from equilibria.reproduction.paper import MEASURED, TRAINED
+from equilibria.reproduction.runs import conclude, recipe_of, standing, trained_size, write_text
+from equilibria.reproduction.sheet import Sheet
+from equilibria.reproduction.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
+from equilibria.reproduction.writing import (
+    Outcome,
+    memory_json,
+    memory_sheet,
+    runtime_json,
+    runtime_sheet,
+    trained_json,
+    trained_sheet,
+)
+
+command = App(name="reproduce")
+
+_NO_RECIPE = "no recipe here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be reproduced, and where."""
+
+    scale: Scale
+    rows: tuple[str, ...]
+    seed: int
+    text: Path | None
+    out: Path
+    console: Console
+
+    def recipe(self, table: TrainedTable, row: Row) -> Recipe:
+        """The recipe of a row that has one."""
+        assert row.recipe is not None
+        folder, _, name = row.recipe.rpartition("/")
+        file = in_checkout(f"recipes/{folder}", name)
+        return recipe_of(table, row, file, self.scale, self.seed, self.out, self.text)
+
+    def say(self, message: str) -> None:
+        """A line on what is going on."""
+        self.console.out(message)
+
+
+@command.default
+def reproduce(
+    table: Literal["copy-memory", "ptb", "wikitext-103", "memory", "runtime"],
+    /,
+    *,
+    scale: Scale | None = None,
+    train: bool = False,
+    rows: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    data_path: Path | None = None,
+    out: Path = Path("runs/reproduce"),
+    json: bool = False,
+) -> int:
+    """Print a table of the DEQ paper (arXiv:1909.01377) with our figures beside it; also as JSON and Markdown.
+
+    Args:
+        table: copy-memory, ptb and wikitext-103 are of trained models; memory and runtime are measured at once.
+        scale: "tiny" takes about a minute a row on a laptop, "small" about an hour, "full" is the recipe as it is;
+            left out: full for trained tables, tiny for measured ones.
+        train: train the rows that have not been run, and go on with those that were interrupted.
+        rows: names of rows; left out: all.
+        seed: of weights and dropout; every seed has runs of its own.
+        data_path: read the text in this folder, in the layout of WikiText, instead of the recipe's own; its runs and
+            tables have folders of their own, TABLE-on-FOLDER.
+        out: folder for runs (TABLE/ROW-SCALE-SEED) and tables.
+        json: print the table as one JSON object on stdout; progress goes to stderr.
+    """
+    order = Order(
+        scale=scale or ("full" if table in TRAINED else "tiny"),
+        rows=rows,
+        seed=seed,
+        text=data_path,
+        out=out,
+        console=Console(stderr=json),
+    )
+    signal = None
+    if table in TRAINED:
+        found, sheet, signal = _trained(TRAINED[table], order, train)
+    else:
+        if train:
+            raise UserError(f"{table} is measured, not trained: leave out --train")
+        found, sheet = _measured(MEASURED[table], order)
+    name = table if data_path is None else f"{table}-on-{data_path.resolve().name}"
+    file = out / name / f"{order.scale}-{seed}.json"
+    write_text(file, json_format.dumps(found, indent=1) + "\n")
+    write_text(file.with_suffix(".md"), sheet.markdown())
+    if json:
+        print(json_format.dumps(found))
+    else:
+        console = Console()
+        console.print(sheet.drawn())
+        for note in (*sheet.notes, f"Also in {file} and {file.with_suffix('.md').name}."):
+            console.print(note, highlight=False, markup=False)
+    return 0 if signal is None else 128 + signal
+
+
+def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, object], Sheet, int | None]:
+    """The table, and the number of the signal that stopped its training, if one did."""
+    if order.text is not None and not table.data:
+        raise UserError(f"--data-path: {table.name} reads no text")
+    signal, outcomes = None, []
+    for row in chosen(table.rows, order.rows):
+        outcome, signal_now = _outcome(table, row, order, train and signal is None)
+        signal = signal or signal_now
+        outcomes.append(outcome)
+    found = trained_json(table, order.scale, order.seed, outcomes)
+    return found, trained_sheet(table, order.scale, outcomes), signal
+
+
+def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[Outcome, int | None]:
+    """A row as it stands, trained first if it is to be and can be; and the signal that stopped that."""
+    if row.recipe is None:
+        return Outcome(row, None, None, _NO_RECIPE), None
+    recipe = order.recipe(table, row)
+    size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
+    state = standing(recipe)
+    if state.figures is not None:
+        return Outcome(row, trained_size(state.figures), state.figures), None
+    if not state.open:
+        return Outcome(row, size, None, state.note), None
+    if recipe.data.path is not None and not recipe.data.path.is_dir():
+        missing = f"there is no {recipe.data.path}; {table.data}, or name another text with --data-path"
+        return Outcome(row, size, None, missing), None
+    if not train:
+        return Outcome(row, size, None, state.note or "not begun; --train does"), None
+    try:
+        result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
+        if result.interrupted is not None:
+            return Outcome(row, size, None, standing(recipe).note), result.interrupted
+        figures = conclude(recipe, result, table.test_tokens.get(order.scale), order.say)
+        return Outcome(row, trained_size(figures), figures), None
+    except UserError as problem:
+        return Outcome(row, size, None, str(problem)), None
+
+
+def _measured(table: MeasuredTable, order: Order) -> tuple[dict[str, object], Sheet]:
+    names = [row.name for row in chosen([row for contest in table.contests for row in contest.rows], order.rows)]
+    contests = [contest for contest in table.contests if any(row.name in names for row in contest.rows)]
+    setting = table.settings[order.scale]
+    entered = [entrants_of(contest, lambda row, of=contest.table: order.recipe(of, row)) for contest in contests]
+    if table.name == "memory":
+        costs = [list(memory_of(entrants, setting, order.say)) for entrants in entered]
+        found = memory_json(table, order.scale, order.seed, setting, costs)
+        return found, memory_sheet(table, order.scale, setting, costs)
+    times = [list(runtime_of(entrants, setting, order.say)) for entrants in entered]
+    pairs = list(zip(contests, times, strict=True))
+    found = runtime_json(table, order.scale, order.seed, setting, pairs)
+    return found, runtime_sheet(table, order.scale, setting, pairs)

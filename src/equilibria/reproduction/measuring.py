@@ -1,0 +1,151 @@
+"""What a model costs: parameters, what a training step keeps for its backward pass, and time.
+
+Times are taken in turn, in one process, so that the noise of the machine meets every contender alike; a ratio is the
+median of the ratios within each round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from equilibria.data.batching import Batches, Segment
+from equilibria.diagnostics import saved_bytes
+from equilibria.inference.evaluation import evaluate_segments
+from equilibria.models import TokenModel
+from equilibria.training.loop import TrainingLoop
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many numbers a model learns.
+
+    Attributes:
+        total: in all.
+        inner: those outside the embedding and its softmax.
+    """
+
+    total: int
+    inner: int
+
+
+def size_of(model: TokenModel) -> Size:
+    """The parameters of a model, on any device, each counted once."""
+    total, outer = (sum(map(Tensor.numel, part.parameters())) for part in (model, model.embedding))
+    return Size(total, total - outer)
+
+
+def size_without_weights(build: Callable[[], TokenModel]) -> Size:
+    """The parameters of a model that is built on the meta device: nothing is allocated and nothing is drawn."""
+    with torch.device("meta"):
+        return size_of(build())
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """The median of repeated measurements, and what half of them lie between."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quartiles":
+        """Those of one value or more."""
+        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [*values] * 3
+        return cls(middle, low, high)
+
+
+class WordLike:
+    """Random batches whose tokens are about as unequally frequent as words (Zipf 1935): the number of a token is as
+    likely between 1 and 10 as between 10 and 100. An adaptive softmax costs what it would on text.
+
+    Args:
+        vocabulary_size: tokens, the most frequent first.
+        batch_size: rows.
+        segment_length: tokens of each.
+        seed: of the draws.
+    """
+
+    def __init__(self, vocabulary_size: int, batch_size: int, segment_length: int, seed: int = 0) -> None:
+        self._vocabulary_size, self._shape, self._seed = vocabulary_size, (batch_size, segment_length + 1), seed
+
+    def at(self, index: int) -> Segment:
+        """The batch of that index; each goes on from the one before."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
+        rank = (self._vocabulary_size + 1) ** torch.rand(self._shape, generator=generator, dtype=torch.float64)
+        tokens = (rank.long() - 1).clamp(max=self._vocabulary_size - 1)  # since a power may be rounded up
+        return Segment(tokens[:, :-1], tokens[:, 1:], starts=index == 0)
+
+
+def saved_by_step(model: TokenModel, batches: Batches) -> int:
+    """Bytes that autograd keeps for the backward pass of a training step without the softmax, which the models of a
+    comparison share. The step is the second of a text, so that there is a memory; neither it nor parameters count.
+
+    What a checkpointed step recomputes in the backward pass is not among them: it lives for one application.
+    """
+    before, now = batches.at(0), batches.at(1)
+    model.train()
+    with torch.no_grad():
+        memory = model(before.inputs).memory
+    remembered: Sequence[Tensor] = () if memory is None else memory.states
+    known = [*model.parameters(), *model.buffers(), now.inputs, *remembered]
+
+    def graph() -> tuple[Tensor, Tensor | None]:
+        output = model(now.inputs, memory=memory)
+        return output.hidden, output.penalty
+
+    return saved_bytes(graph, known)
+
+
+@dataclass
+class Contender:
+    """A model that is timed, with what was measured of it.
+
+    Attributes:
+        loop: takes its training steps.
+        evaluated: what an evaluation pass reads.
+        training, inference: seconds of each training step and each evaluation pass.
+    """
+
+    loop: TrainingLoop
+    evaluated: Sequence[Segment]
+    training: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+
+    def step(self) -> None:
+        """One timed training step."""
+        start = time.perf_counter()
+        float(self.loop.step())  # reading the loss waits for the device
+        self.training.append(time.perf_counter() - start)
+
+    def evaluate(self) -> None:
+        """One timed evaluation pass."""
+        self.inference.append(evaluate_segments(self.loop.model, self.evaluated).seconds)
+
+    def forget(self) -> None:
+        """Drops what was measured so far."""
+        self.training.clear()
+        self.inference.clear()
+
+
+def alternate(contenders: Sequence[Contender], rounds: int) -> None:
+    """Times every contender once a round, another first each time; a round before the first is not counted."""
+    for number in range(-1, rounds):
+        first = max(0, number) % len(contenders)
+        turns = [*contenders[first:], *contenders[:first]]
+        for contender in turns:
+            contender.step()
+        for contender in turns:
+            contender.evaluate()
+        if number < 0:
+            for contender in contenders:
+                contender.forget()
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Quartiles:
+    """Those of the ratios round by round."""
+    return Quartiles.of([a / b for a, b in zip(ours, theirs, strict=True)])

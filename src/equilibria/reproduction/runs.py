@@ -1,0 +1,151 @@
+"""The run of a row: the recipe it is trained with, how far its folder says it has come, and its final figures.
+
+A finished run keeps its figures in `reproduction.json`: evaluating it otherwise later does not change the table.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.data.synthetic import SymbolTask
+from equilibria.data.task import Task
+from equilibria.errors import UserError
+from equilibria.inference.evaluation import Evaluation, evaluate
+from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.inference.run_folder import RunFolder
+from equilibria.reproduction.measuring import Size, size_of
+from equilibria.reproduction.tables import Row, Scale, TrainedTable
+from equilibria.training.trainer import TrainingResult
+
+Figures = Mapping[str, object]
+
+
+def recipe_of(
+    table: TrainedTable, row: Row, file: Path, scale: Scale, seed: int, runs: Path, text: Path | None = None
+) -> Recipe:
+    """The recipe of a row at a scale.
+
+    Args:
+        table, row, scale: which.
+        file: the row's recipe.
+        seed: of weights and dropout.
+        runs: folder for the runs of all tables.
+        text: a folder to read instead of the recipe's own text; its runs have a folder of their own.
+
+    Raises:
+        UserError: the recipe and the flags of the scale do not go together.
+    """
+    folder = runs / (table.name if text is None else f"{table.name}-on-{text.resolve().name}")
+    place = ["--run.name", f"{row.name}-{scale}-{seed}", "--run.directory", str(folder)]
+    other = [] if text is None else ["--data.path", str(text)]
+    return read_recipe(file, [*table.flags(row, scale), *other, *place, "--training.seed", str(seed)])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far the run of a row has come.
+
+    Attributes:
+        figures: of a finished run, else None.
+        note: what is to be said about it, "" for nothing.
+        open: whether it can be begun or gone on with.
+    """
+
+    figures: Figures | None = None
+    note: str = ""
+    open: bool = False
+
+
+def standing(recipe: Recipe) -> Standing:
+    """What the folder of a run says.
+
+    Raises:
+        UserError: a file in it is damaged.
+    """
+    folder = RunFolder(recipe.run.folder)
+    if not folder.config.is_file():
+        return Standing(open=True)
+    if read_recipe(folder.config) != recipe:
+        return Standing(note=f"{folder.path} was run with another recipe; remove it to run this one")
+    if _result_file(recipe).is_file():
+        return Standing(_read(_result_file(recipe)))
+    index = folder.index()
+    done = 0 if index is None else int(index.last.removeprefix("step-"))
+    return Standing(note=f"stopped after step {done} of {recipe.training.steps}; --train goes on", open=True)
+
+
+def conclude(
+    recipe: Recipe, result: TrainingResult, test_tokens: int | None, on_progress: Callable[[str], None]
+) -> Figures:
+    """Evaluates the best model of a run that was trained to its end, and keeps the figures in its folder.
+
+    Args:
+        recipe: of the run.
+        result: how training ended.
+        test_tokens: how much of the text to read; None for all. A task is always read whole.
+        on_progress: called with a line for each thing that takes a while.
+
+    Raises:
+        UserError: the run or its text cannot be read, or the folder cannot be written.
+    """
+    loaded = load_run(recipe.run.folder)
+    on_progress(f"evaluating {recipe.run.name}")
+    evaluation, read = _evaluated(loaded, load_task(loaded, on_progress), test_tokens)
+    figures = {
+        **read,
+        "step": loaded.step,
+        "training_seconds": result.seconds,
+        "size": asdict(size_of(loaded.model)),
+        **evaluation.to_json(),
+    }
+    write_text(_result_file(recipe), json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def _evaluated(loaded: LoadedRun, task: Task, test_tokens: int | None) -> tuple[Evaluation, Figures]:
+    """On test text, else on validation text, or on what the task holds out; and which it was."""
+    training, model = loaded.recipe.training, loaded.model
+    split = "test" if "test" in task.splits() else "valid"
+    sizes = training.batch_size, training.segment_length
+    if isinstance(task, SymbolTask):
+        read = {"data": task.name, "split": "held out", "chance": task.chance}
+        return evaluate(model, task.split(split), *sizes), read
+    return evaluate(model, task.split(split), *sizes, max_tokens=test_tokens), {"data": task.name, "split": split}
+
+
+def trained_size(figures: Figures) -> Size:
+    """The size of the model that a finished run trained: its vocabulary is that of the text that was read."""
+    size = figures["size"]
+    assert isinstance(size, dict)
+    return Size(**size)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one go.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as problem:
+        raise UserError(f"{path} cannot be written ({problem}); free some space or name another folder") from problem
+
+
+def _result_file(recipe: Recipe) -> Path:
+    return recipe.run.folder / "reproduction.json"
+
+
+def _read(path: Path) -> Figures:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(figures, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} is damaged ({problem}); remove it and repeat with --train") from problem
+    return figures

@@ -1,0 +1,56 @@
+"""A table of text, drawn once: for a terminal of 80 columns, and as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text with what must be said about it below.
+
+    Args:
+        title: what it shows.
+        headers: of the columns; the first column is text, the others are figures.
+        rows: as many entries each.
+        notes: sentences.
+    """
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def drawn(self) -> Table:
+        """For a terminal; the first column takes what room is left."""
+        table = Table(title=self.title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+        for number, header in enumerate(self.headers):
+            table.add_column(Text(header), justify="right" if number else "left", no_wrap=bool(number))
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def markdown(self) -> str:
+        """The same with its notes, ended by a newline."""
+        ruler = ["---", *["---:"] * (len(self.headers) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (self.headers, ruler, *self.rows)]
+        notes = [f"\n- {note}" if not number else f"- {note}" for number, note in enumerate(self.notes)]
+        return "\n".join([f"# {self.title}", "", *lines, *notes]) + "\n"
+
+
+def count(number: float | None) -> str:
+    """A number of parameters as papers give it."""
+    if number is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def form(number: float | None, form: str) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if number is None else format(number, form)

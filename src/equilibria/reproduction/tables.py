@@ -1,0 +1,133 @@
+"""What a published table is: rows of figures, and for each row the recipe that trains its model at any of three scales.
+
+A scale is a list of flags that have the last word over the recipe, so what it changes can be read in one place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from equilibria.configuration import Recipe
+from equilibria.errors import UserError
+
+Scale = Literal["tiny", "small", "full"]
+Flags = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model of a table.
+
+    Args:
+        name: short; for flags and folders.
+        model: as the paper calls it.
+        recipe: of its training, below the folder recipes; None where there is none.
+        flags: what makes this model of the recipe, where another row has the same recipe.
+        scales: flags of a scale, of the sizes of this model.
+        parameters: published number, in all.
+        inner: published number outside the embedding.
+        figure: published loss or perplexity.
+        gigabytes: published memory of training.
+    """
+
+    name: str
+    model: str
+    recipe: str | None = None
+    flags: Flags = ()
+    scales: Mapping[Scale, Flags] = field(default_factory=dict)
+    parameters: float | None = None
+    inner: float | None = None
+    figure: float | None = None
+    gigabytes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTable:
+    """A published table of models trained on one task.
+
+    Args:
+        name: short; for the command line and folders.
+        title: what it shows.
+        figure: what is compared.
+        vocabulary_size: tokens of the task.
+        rows: its models, in the paper's order.
+        scales: flags of a scale, for every row; a row's own come after them.
+        test_tokens: how much of the test text a scale reads; left out: all.
+        data: how to get the text, where it is not shipped; "" for none.
+    """
+
+    name: str
+    title: str
+    figure: Literal["loss", "perplexity"]
+    vocabulary_size: int
+    rows: tuple[Row, ...]
+    scales: Mapping[Scale, Flags] = field(default_factory=dict)
+    test_tokens: Mapping[Scale, int] = field(default_factory=dict)
+    data: str = ""
+
+    def row(self, name: str) -> Row:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def flags(self, row: Row, scale: Scale) -> list[str]:
+        """The flags that make a row's model at a scale of its recipe."""
+        return [*row.flags, *self.scales.get(scale, ()), *row.scales.get(scale, ())]
+
+    def vocabulary_of(self, recipe: Recipe) -> int:
+        """Tokens in the vocabulary that a recipe has on the whole text of the task."""
+        return min(recipe.data.vocabulary_size or self.vocabulary_size, self.vocabulary_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Models that are measured side by side, each in terms of the first.
+
+    Args:
+        table: where they are from.
+        rows: the explicit model that is the measure, then its rivals.
+        training, inference: published times of the last in terms of the first.
+    """
+
+    table: TrainedTable
+    rows: tuple[Row, ...]
+    training: float | None = None
+    inference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What every model of a comparison is given: the size of a batch, and how often it is timed."""
+
+    batch_size: int
+    segment_length: int
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTable:
+    """A published table of costs, which need no training to be measured.
+
+    Args:
+        name: short; for the command line and folders.
+        title: what it shows.
+        contests: its comparisons.
+        settings: of each scale.
+    """
+
+    name: str
+    title: str
+    contests: tuple[Contest, ...]
+    settings: Mapping[Scale, Setting]
+
+
+def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows of these names in the table's order; all where no name is given.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    known = [row.name for row in rows]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--rows {name}: no such row; expected of {', '.join(dict.fromkeys(known))}")
+    return [row for row in rows if not names or row.name in names]

@@ -1,0 +1,201 @@
+"""A reproduced table in its three forms: on a terminal, as Markdown and as JSON. What was not run says so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from equilibria.reproduction.comparing import Memory, Runtime
+from equilibria.reproduction.measuring import Quartiles, Size
+from equilibria.reproduction.runs import Figures
+from equilibria.reproduction.sheet import Sheet, count, form
+from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
+
+NOT_RUN = "not run"
+_SCALED = "The models are scaled down ({scale}): compare the rows with each other, and none with the paper."
+_SIZES = "size, inner: parameters in all and outside the embedding, the paper's and ours."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a row.
+
+    Attributes:
+        row: which.
+        size: our parameters at the scale; None without a recipe.
+        figures: of the finished run; None without one.
+        note: why there is none, or "".
+    """
+
+    row: Row
+    size: Size | None
+    figures: Figures | None
+    note: str = ""
+
+    def number(self, name: str) -> float | None:
+        """A figure of the run."""
+        value = self.figures.get(name) if self.figures is not None else None
+        if isinstance(value, Mapping):  # a figure per token
+            value = value.get("mean")
+        return float(value) if isinstance(value, int | float) else None
+
+
+def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Everything that is known of the rows."""
+    rows = [
+        {
+            **_published(outcome.row),
+            "recipe": outcome.row.recipe,
+            "size": None if outcome.size is None else asdict(outcome.size),
+            "status": NOT_RUN if outcome.figures is None else "run",
+            "note": outcome.note,
+            "figures": outcome.figures,
+        }
+        for outcome in outcomes
+    ]
+    return {"table": table.name, "title": table.title, "scale": scale, "seed": seed, "rows": rows}
+
+
+def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]) -> Sheet:
+    """The paper's table with our columns beside its own."""
+    precise = ".3g" if table.figure == "loss" else ",.1f"
+    rows = []
+    for outcome in outcomes:
+        row, size = outcome.row, outcome.size
+        ours = outcome.number(table.figure)
+        rows.append(
+            [
+                row.model,
+                *(count(row.parameters), count(size and size.total)),
+                *(count(row.inner), count(size and size.inner)),
+                *(form(row.figure, precise), NOT_RUN if outcome.figures is None else form(ours, precise)),
+                form(outcome.number("residual"), ".0e"),
+                form(outcome.number("evaluations_per_solve"), ".1f"),
+            ]
+        )
+    headers = ["model", "size", "ours", "inner", "ours", "paper", "ours", "resid.", "eval."]
+    solves = "resid., eval.: mean residual per token, and evaluations of the cell per solve, of equilibrium models."
+    read = {
+        f"Read for it: {outcome.figures['data']}, {outcome.figures['split']}."
+        for outcome in outcomes
+        if outcome.figures
+    }
+    return Sheet(table.title, headers, rows, [*_scaled(scale), _SIZES, solves, *sorted(read), *_reasons(outcomes)])
+
+
+def memory_json(
+    table: MeasuredTable, scale: Scale, seed: int, setting: Setting, contests: Sequence[Sequence[Memory]]
+) -> dict[str, object]:
+    """Every row that was measured, contest by contest."""
+    rows = [
+        [
+            {**_published(cost.row), "size": asdict(cost.size), "saved_bytes": cost.saved, "ratio": cost.ratio}
+            for cost in costs
+        ]
+        for costs in contests
+    ]
+    return {**_measured(table, scale, seed, setting), "contests": rows}
+
+
+def memory_sheet(table: MeasuredTable, scale: Scale, setting: Setting, contests: Sequence[Sequence[Memory]]) -> Sheet:
+    """Gigabytes, and shares of the first of each contest."""
+    rows = [
+        [
+            cost.row.model,
+            *(count(cost.row.inner), count(cost.size.inner)),
+            *(_bytes(cost.row.gigabytes and cost.row.gigabytes * 1e9), _bytes(cost.saved)),
+            *(form(_share(cost.row, costs[0].row), ".2f"), form(cost.ratio, ".2f")),
+        ]
+        for costs in contests
+        for cost in costs
+    ]
+    headers = ["model", "inner", "ours", "memory", "ours", "ratio", "ours"]
+    notes = [
+        *_scaled(scale),
+        f"Batches of {setting.batch_size} × {setting.segment_length} tokens, after as many; ratios are to the explicit "
+        f"model, the first of each group.",
+        "Ours: bytes saved for the backward pass of a step, without softmax and weights. The paper's figures leave out "
+        "the word embeddings.",
+    ]
+    return Sheet(table.title, headers, rows, notes)
+
+
+def runtime_json(
+    table: MeasuredTable,
+    scale: Scale,
+    seed: int,
+    setting: Setting,
+    contests: Sequence[tuple[Contest, Sequence[Runtime]]],
+) -> dict[str, object]:
+    """Every row that was timed, contest by contest."""
+    found = [
+        {
+            "published": {"training": contest.training, "inference": contest.inference},
+            "rows": [{**_published(cost.row), **asdict(cost), "row": cost.row.name} for cost in costs],
+        }
+        for contest, costs in contests
+    ]
+    return {**_measured(table, scale, seed, setting), "contests": found}
+
+
+def runtime_sheet(
+    table: MeasuredTable, scale: Scale, setting: Setting, contests: Sequence[tuple[Contest, Sequence[Runtime]]]
+) -> Sheet:
+    """Medians, with the quartiles of the ratios."""
+    rows = []
+    for contest, costs in contests:
+        for cost in costs:
+            last = cost is costs[-1]
+            rows.append(
+                [
+                    cost.row.model,
+                    *(form(contest.training if last else None, ".2f"), _ratio(cost.training_ratio)),
+                    *(form(contest.inference if last else None, ".2f"), _ratio(cost.inference_ratio)),
+                ]
+            )
+    trained = sorted({cost.row.name for _, costs in contests for cost in costs if cost.trained})
+    headers = ["model", "training", "ours", "inference", "ours"]
+    notes = [
+        *_scaled(scale),
+        f"Batches of {setting.batch_size} × {setting.segment_length} tokens; medians and quartiles of {setting.rounds} "
+        f"rounds in which all take turns; in terms of the first of each group, the explicit model.",
+        f"Trained weights: {', '.join(trained) or 'none'}. A model that was not trained may converge sooner or later.",
+    ]
+    return Sheet(table.title, headers, rows, notes)
+
+
+def _bytes(number: float | None) -> str:
+    return "–" if number is None else f"{count(number)}B"
+
+
+def _ratio(figure: Quartiles) -> str:
+    return f"{figure.median:.2f} ({figure.lower_quartile:.2f}–{figure.upper_quartile:.2f})"
+
+
+def _published(row: Row) -> dict[str, object]:
+    published = {
+        "parameters": row.parameters,
+        "inner": row.inner,
+        "figure": row.figure,
+        "gigabytes": row.gigabytes,
+    }
+    return {"name": row.name, "model": row.model, "published": published}
+
+
+def _measured(table: MeasuredTable, scale: Scale, seed: int, setting: Setting) -> dict[str, object]:
+    return {"table": table.name, "title": table.title, "scale": scale, "seed": seed, "setting": asdict(setting)}
+
+
+def _share(row: Row, first: Row) -> float | None:
+    return None if row.gigabytes is None or first.gigabytes is None else row.gigabytes / first.gigabytes
+
+
+def _scaled(scale: Scale) -> list[str]:
+    return [] if scale == "full" else [_SCALED.format(scale=scale)]
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each note once, with the rows that it is about."""
+    about: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.note:
+            about.setdefault(outcome.note, []).append(outcome.row.name)
+    return [f"{', '.join(names)}: {note}." for note, names in about.items()]

@@ -1,0 +1,215 @@
+"""`equilibria reproduce`, on tables of the smallest models."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stand_ins
+from equilibria.cli import reproduce
+from equilibria.cli.app import main
+from equilibria.training.loop import TrainingLoop
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stand_ins.write_checkout(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    trained = {"ptb": stand_ins.TEXT, "copy-memory": stand_ins.TASK}
+    monkeypatch.setattr(reproduce, "TRAINED", trained)
+    monkeypatch.setattr(reproduce, "MEASURED", {"memory": stand_ins.MEMORY, "runtime": stand_ins.RUNTIME})
+    return tmp_path
+
+
+def reproduced(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["reproduce", *arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def by_name(table: dict[str, Any]) -> dict[str, Any]:
+    return {row["name"]: row for row in table["rows"]}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """SIGTERM arrives while that step is taken."""
+    take = TrainingLoop.step
+
+    def taking(loop: TrainingLoop) -> Any:
+        if loop.done == step - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return take(loop)
+
+    monkeypatch.setattr(TrainingLoop, "step", taking)
+
+
+def test_what_was_not_run_says_so(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
+    assert {row["status"] for row in rows.values()} == {"not run"}
+    assert rows["cited"]["size"] is None
+    assert rows["cited"]["note"] == "no recipe here"
+    assert rows["equilibrium"]["note"] == "not begun; --train does"
+    assert rows["equilibrium"]["size"]["total"] - rows["equilibrium"]["size"]["inner"] == 300 * 16
+    assert rows["equilibrium"]["published"]["figure"] == 42.0
+    assert not list(checkout.glob("runs/reproduce/ptb/*-0"))
+    assert main(["reproduce", "ptb"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("not run") == 3
+    assert "42.0" in shown
+
+
+def test_rows_are_trained_once(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))
+    assert [rows[name]["status"] for name in ("cited", "explicit", "equilibrium")] == ["not run", "run", "run"]
+    figures = rows["equilibrium"]["figures"]
+    assert 1 < figures["perplexity"] < 300
+    assert figures["residual"]["mean"] > 0
+    assert (figures["split"], figures["tokens"], figures["data"]) == ("test", 99, "text")
+    assert figures["evaluations_per_solve"] > 1
+    assert rows["explicit"]["figures"]["residual"]["mean"] is None
+    assert rows["equilibrium"]["size"] == figures["size"]
+    run = checkout / "runs/reproduce/ptb/equilibrium-tiny-0"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train")) == rows
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert main(["reproduce", "ptb", "--scale", "tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{figures['perplexity']:.1f}" in shown
+    assert "scaled down (tiny)" in shown
+
+
+def test_it_writes_json_and_markdown(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = reproduced(capsys, "ptb", "--scale", "tiny", "--seed", "3", "--out", "elsewhere")
+    assert json.loads((checkout / "elsewhere/ptb/tiny-3.json").read_text()) == found
+    lines = (checkout / "elsewhere/ptb/tiny-3.md").read_text().splitlines()
+    assert lines[0] == "# Perplexities of a text"
+    assert sum(line.startswith("| An e") and "| not run |" in line for line in lines) == 2
+
+
+def test_a_seed_and_a_scale_have_runs_of_their_own(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("ptb", "--rows", "equilibrium", "--train", "--scale")
+    tiny, small = reproduced(capsys, *flags, "tiny"), reproduced(capsys, *flags, "small", "--seed", "1")
+    assert [row["name"] for row in tiny["rows"]] == ["equilibrium"]
+    assert [table["rows"][0]["figures"]["step"] for table in (tiny, small)] == [6, 9]
+    assert small["rows"][0]["size"]["total"] > tiny["rows"][0]["size"]["total"]
+    assert small["rows"][0]["figures"]["tokens"] > 99
+    folders = {path.name for path in (checkout / "runs/reproduce/ptb").iterdir() if path.is_dir()}
+    assert folders == {"equilibrium-tiny-0", "equilibrium-small-1"}
+
+
+def test_an_interrupted_row_goes_on(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("ptb", "--scale", "tiny", "--train")
+    whole = by_name(reproduced(capsys, *command, "--out", "whole"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        rows = by_name(reproduced(capsys, *command, code=128 + signal.SIGTERM))
+    assert rows["explicit"]["note"] == "stopped after step 4 of 6; --train goes on"
+    assert rows["equilibrium"]["note"] == "not begun; --train does"
+    assert not (checkout / "runs/reproduce/ptb/equilibrium-tiny-0").exists()
+    assert by_name(reproduced(capsys, "ptb", "--scale", "tiny"))["explicit"]["note"] == rows["explicit"]["note"]
+    rows = by_name(reproduced(capsys, *command))
+    for name in ("explicit", "equilibrium"):
+        assert rows[name]["figures"]["loss"] == whole[name]["figures"]["loss"]
+
+
+def test_a_run_that_was_never_evaluated_is(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the last step and the evaluation."""
+    command = ("ptb", "--scale", "tiny", "--train", "--rows", "explicit")
+    whole = reproduced(capsys, *command)
+    (checkout / "runs/reproduce/ptb/explicit-tiny-0/reproduction.json").unlink()
+    again = reproduced(capsys, *command)
+    assert again["rows"][0]["figures"]["loss"] == whole["rows"][0]["figures"]["loss"]
+
+
+def test_a_changed_recipe_is_not_mixed_up_with_its_run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("ptb", "--scale", "tiny", "--train", "--rows", "explicit")
+    reproduced(capsys, *command)
+    recipe = checkout / "recipes/text/explicit.toml"
+    recipe.write_text(recipe.read_text().replace("applications = 8", "applications = 9"))
+    row = reproduced(capsys, *command)["rows"][0]
+    assert row["status"] == "not run"
+    assert "explicit-tiny-0 was run with another recipe; remove it" in row["note"]
+
+
+def test_a_missing_text_is_said_and_how_to_get_it(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.move(checkout / "text", checkout / "other")
+    row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))["explicit"]
+    assert row["status"] == "not run"
+    assert row["note"] == f"there is no {checkout / 'text'}; put a text there, or name another text with --data-path"
+    row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", "--data-path", str(moved)))["explicit"]
+    assert row["figures"]["data"] == "other"
+    assert row["size"] == row["figures"]["size"]
+    assert (checkout / "runs/reproduce/ptb-on-other/explicit-tiny-0").is_dir()
+    assert (checkout / "runs/reproduce/ptb-on-other/tiny-0.md").is_file()
+
+
+def test_a_row_that_cannot_be_trained_does_not_stop_the_others(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = checkout / "recipes/text/explicit.toml"
+    recipe.write_text(recipe.read_text().replace("batch_size = 2", "batch_size = 100000"))
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))
+    assert "too few for batch_size 100000" in rows["explicit"]["note"]
+    assert rows["equilibrium"]["status"] == "run"
+
+
+def test_a_task_needs_no_text(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = reproduced(capsys, "copy-memory", "--train")["rows"][0]
+    assert (row["figures"]["split"], row["figures"]["tokens"]) == ("held out", 10 * 9)
+    assert row["figures"]["chance"] == pytest.approx(2 * 2.0794415 / 9)
+    assert main(["reproduce", "copy-memory", "--data-path", "text"]) == 2
+    assert "copy-memory reads no text" in capsys.readouterr().err
+
+
+def test_memory_is_measured(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = reproduced(capsys, "memory", "--scale", "tiny")
+    explicit, equilibrium = found["contests"][0]
+    assert explicit["ratio"] == 1
+    assert equilibrium["ratio"] == equilibrium["saved_bytes"] / explicit["saved_bytes"]
+    assert 0.08 < equilibrium["ratio"] < 0.4  # one application of eight, and what belongs to none
+    assert (explicit["name"], equilibrium["published"]["gigabytes"]) == ("explicit", 1.0)
+    assert found["setting"]["batch_size"] == 2
+    assert reproduced(capsys, "memory", "--scale", "tiny") == found
+    assert main(["reproduce", "memory"]) == 0
+    assert "0.25" in capsys.readouterr().out
+    assert (checkout / "runs/reproduce/memory/tiny-0.md").is_file()
+
+
+def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = reproduced(capsys, "runtime", "--scale", "tiny")
+    explicit, equilibrium = found["contests"][0]["rows"]
+    assert explicit["training_ratio"] == {"median": 1, "lower_quartile": 1, "upper_quartile": 1}
+    assert equilibrium["inference_ratio"]["lower_quartile"] <= equilibrium["inference_ratio"]["median"]
+    assert equilibrium["training"]["median"] > 0
+    assert not equilibrium["trained"]
+    reproduced(capsys, "ptb", "--scale", "tiny", "--train", "--rows", "equilibrium")
+    explicit, equilibrium = reproduced(capsys, "runtime", "--rows", "equilibrium")["contests"][0]["rows"]
+    assert equilibrium["trained"]
+    assert not explicit["trained"]
+    shutil.move(checkout / "text", checkout / "other")
+    on_other = ("--data-path", "other", "--rows", "explicit")
+    reproduced(capsys, "ptb", "--scale", "tiny", "--train", *on_other)
+    explicit, equilibrium = reproduced(capsys, "runtime", *on_other)["contests"][0]["rows"]
+    assert explicit["trained"]
+    assert not equilibrium["trained"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of cited, explicit, equilibrium"),
+        (["memory", "--rows", "cited"], "--rows cited: no such row; expected of explicit, equilibrium"),
+        (["memory", "--train"], "memory is measured, not trained: leave out --train"),
+    ],
+)
+def test_what_cannot_be(checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (checkout / "runs").exists()

@@ -1,0 +1,138 @@
+"""What a model costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import equilibria as eq
+from equilibria.cells import Cell, Memory, PostNormCell, StackedCell
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
+from equilibria.reproduction.measuring import (
+    Contender,
+    Quartiles,
+    Size,
+    WordLike,
+    alternate,
+    ratios,
+    saved_by_step,
+    size_of,
+    size_without_weights,
+)
+from layers import AveragingLayer
+
+
+def model_of(depth: Depth, vocabulary_size: int = 50, memory_length: int = 0) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(TiedEmbedding(vocabulary_size, 8), PostNormCell(8, 2, 16), depth, memory_length=memory_length)
+
+
+def stack_of(cells: Callable[[], list[Cell[Any]]]) -> Callable[[], LanguageModel]:
+    return lambda: LanguageModel(TiedEmbedding(10, 6), StackedCell(cells()), UnrolledDepth(1))
+
+
+def test_tied_layers_are_counted_once() -> None:
+    layer = 2 * 36 + 6  # two matrices and a bias
+    tied = stack_of(lambda: [AveragingLayer()] * 3)
+    separate = stack_of(lambda: [AveragingLayer() for _ in range(3)])
+    assert size_of(tied()) == Size(60 + layer, layer)
+    assert size_of(separate()) == Size(60 + 3 * layer, 3 * layer)
+    assert size_without_weights(separate) == size_of(separate())
+
+
+def test_a_model_is_counted_without_weights() -> None:
+    built: list[torch.device] = []
+
+    def build() -> LanguageModel:
+        model = model_of(UnrolledDepth(2))
+        built.append(next(model.parameters()).device)
+        return model
+
+    assert size_without_weights(build) == size_of(model_of(UnrolledDepth(2)))
+    assert built == [torch.device("meta")]
+
+
+@given(st.integers(1, 3000), st.integers(1, 4), st.integers(1, 9), st.integers(0, 5), st.integers(0, 9))
+def test_batches_are_a_function_of_their_index(vocabulary: int, rows: int, length: int, seed: int, index: int) -> None:
+    segment = WordLike(vocabulary, rows, length, seed).at(index)
+    again = WordLike(vocabulary, rows, length, seed).at(index)
+    assert segment.inputs.shape == segment.targets.shape == (rows, length)
+    assert torch.equal(segment.inputs, again.inputs)
+    assert torch.equal(segment.inputs[:, 1:], segment.targets[:, :-1])
+    assert 0 <= segment.inputs.min() <= segment.inputs.max() < vocabulary
+    assert segment.starts == (index == 0)
+
+
+def test_tokens_are_as_unequal_as_words() -> None:
+    tokens = WordLike(999, 40, 1000).at(0).inputs
+    for below, share in ((9, 1 / 3), (99, 2 / 3), (999, 1)):
+        assert (tokens < below).double().mean() == pytest.approx(share, abs=0.01)
+    assert tokens.max() == 998
+
+
+@pytest.mark.parametrize("vocabulary_size", [50, 5000])
+def test_memory_of_a_step_grows_with_explicit_depth_alone(vocabulary_size: int) -> None:
+    def saved(depth: Depth) -> int:
+        return saved_by_step(model_of(depth, vocabulary_size), WordLike(50, 2, 5))
+
+    two, four, eight = (saved(UnrolledDepth(applications)) for applications in (2, 4, 8))
+    assert eight - four == 2 * (four - two) > 0
+    assert saved_by_step(model_of(UnrolledDepth(4), 50), WordLike(50, 2, 5)) == four  # the softmax has no part in it
+    checkpointed = saved(UnrolledDepth(8, checkpoint=True))
+    assert checkpointed < saved(UnrolledDepth(2))
+    deep = Equilibrium(eq.Picard(tol=1e-9, max_evaluations=30), eq.Implicit(), residual_penalty=0.0)
+    shallow = replace(deep, solver=eq.Picard(tol=1e-9, max_evaluations=3))
+    assert saved(deep) == saved(shallow) < two
+
+
+def test_a_step_has_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_lengths: list[int] = []
+    context = PostNormCell.context
+
+    def watched(cell: PostNormCell, inputs: torch.Tensor, memory: Memory | None) -> Any:
+        given_lengths.append(0 if memory is None else memory.length)
+        return context(cell, inputs, memory)
+
+    monkeypatch.setattr(PostNormCell, "context", watched)
+    with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), WordLike(50, 2, 5))
+    assert given_lengths == [0, 3]
+    assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), WordLike(50, 2, 5))
+
+
+@dataclass
+class Recorder(Contender):
+    """Notes its turns instead of taking them."""
+
+    name: str = ""
+    turns: list[str] = field(default_factory=list)
+
+    def step(self) -> None:
+        self.turns.append(self.name)
+        self.training.append(len(self.turns))
+
+    def evaluate(self) -> None:
+        self.turns.append(self.name.upper())
+        self.inference.append(len(self.turns))
+
+
+def test_turns_alternate_and_the_first_round_does_not_count() -> None:
+    turns: list[str] = []
+    contenders = [Recorder(None, (), name=name, turns=turns) for name in "abc"]  # pyright: ignore[reportArgumentType]
+    alternate(contenders, 4)
+    assert " ".join(turns) == "a b c A B C a b c A B C b c a B C A c a b C A B a b c A B C"
+    assert contenders[1].training == [8, 13, 21, 26]
+    assert contenders[1].inference == [11, 16, 24, 29]
+
+
+def test_quartiles() -> None:
+    assert Quartiles.of([5.0, 1.0, 3.0]) == Quartiles(3.0, 1.0, 5.0)
+    assert Quartiles.of([7.0]) == Quartiles(7.0, 7.0, 7.0)
+    assert ratios([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]).median == 2.0
+    with pytest.raises(ValueError, match="longer"):
+        ratios([1.0], [1.0, 2.0])

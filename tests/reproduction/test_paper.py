@@ -1,0 +1,99 @@
+"""The published tables: each of their rows can be run, at every scale."""
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from equilibria.cli.reproduce import reproduce
+from equilibria.configuration import Recipe, build_depth_schedule, build_model
+from equilibria.reproduction import paper
+from equilibria.reproduction.measuring import size_without_weights
+from equilibria.reproduction.runs import recipe_of
+from equilibria.reproduction.tables import Contest, Row, Scale, TrainedTable
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SCALES: tuple[Scale, ...] = get_args(Scale)
+ROWS = [(table, row) for table in paper.TRAINED.values() for row in table.rows if row.recipe is not None]
+CONTESTS = [contest for table in paper.MEASURED.values() for contest in table.contests]
+
+
+def named(value: object) -> str | None:
+    """For the names of tests."""
+    if isinstance(value, Contest):
+        return f"{value.table.name}-{value.rows[-1].name}"
+    return value.name if isinstance(value, TrainedTable | Row) else None
+
+
+def scaled(table: TrainedTable, row: Row, scale: Scale) -> Recipe:
+    assert row.recipe is not None
+    return recipe_of(table, row, RECIPES / row.recipe, scale, 5, Path("runs"))
+
+
+def inner(table: TrainedTable, row: Row, scale: Scale) -> int:
+    recipe = scaled(table, row, scale)
+    return size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe))).inner
+
+
+def test_the_command_knows_the_tables() -> None:
+    names = get_args(get_type_hints(reproduce)["table"])
+    assert list(names) == [*paper.TRAINED, *paper.MEASURED]
+
+
+def test_rows_have_names_of_their_own() -> None:
+    for table in paper.TRAINED.values():
+        assert len({row.name for row in table.rows}) == len(table.rows)
+        assert all(set(row.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for row in table.rows)
+
+
+def test_all_recipes_of_the_tables_are_rows() -> None:
+    files = {path.relative_to(RECIPES).as_posix() for name in paper.TRAINED for path in (RECIPES / name).glob("*.toml")}
+    later = {"wikitext-103/deq-transformer-medium-regularised.toml"}  # a model of the paper of 2021
+    assert {row.recipe for _, row in ROWS} == files - later
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=named)
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_row_can_be_run(table: TrainedTable, row: Row, scale: Scale) -> None:
+    recipe = scaled(table, row, scale)
+    with torch.device("meta"):
+        model = build_model(recipe, table.vocabulary_of(recipe))
+    assert model.embedding.vocabulary_size <= table.vocabulary_size
+    assert recipe.run.folder == Path("runs", table.name, f"{row.name}-{scale}-5")
+    assert recipe.training.seed == 5
+    schedule = build_depth_schedule(recipe)
+    assert schedule is None or schedule.warmup_steps < recipe.training.steps / 5
+    assert (recipe.data.path is not None) == bool(table.data)
+    if scale != "full":
+        whole = scaled(table, row, "full")
+        assert recipe.training.steps < whole.training.steps
+        assert recipe.model.depth.applications == whole.model.depth.applications
+        assert recipe.model.depth.kind == whole.model.depth.kind
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("contest", CONTESTS, ids=named)
+def test_a_contest_is_between_equals(contest: Contest, scale: Scale) -> None:
+    """As equal as the paper's own."""
+    first, *others = (inner(contest.table, row, scale) for row in contest.rows)
+    assert others == pytest.approx([first] * len(others), rel=0.1)
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=named)
+def test_the_measure_is_explicit_and_keeps_everything(contest: Contest) -> None:
+    depths = [scaled(contest.table, row, "tiny").model.depth for row in contest.rows]
+    assert depths[0].kind in ("unrolled", "stack")
+    assert depths[-1].kind == "equilibrium"
+    assert [bool(depth.checkpoint) for depth in depths] == ["checkpointed" in row.name for row in contest.rows]
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_rows_of_a_size_in_the_paper_are_of_a_size_at_every_scale(scale: Scale) -> None:
+    sizes: dict[tuple[str, float], list[int]] = {}
+    for table, row in ROWS:
+        if row.inner is not None:
+            sizes.setdefault((table.name, row.inner), []).append(inner(table, row, scale))
+    assert max(map(len, sizes.values())) > 2
+    for found in sizes.values():
+        assert found == pytest.approx([found[0]] * len(found), rel=0.1)

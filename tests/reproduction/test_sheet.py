@@ -1,0 +1,86 @@
+"""Tables of text."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from equilibria.reproduction import paper
+from equilibria.reproduction.comparing import Memory, Runtime
+from equilibria.reproduction.measuring import Quartiles, Size
+from equilibria.reproduction.sheet import Sheet, count, form
+from equilibria.reproduction.tables import MeasuredTable, TrainedTable
+from equilibria.reproduction.writing import Outcome, memory_sheet, runtime_sheet, trained_sheet
+
+FIGURES = {
+    "data": "wikitext-103",
+    "split": "test",
+    "loss": 0.0501,
+    "perplexity": 1234.56,
+    "residual": {"mean": 1.2e-3},
+    "evaluations_per_solve": 29.9,
+}
+
+
+def lines_of(sheet: Sheet) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(sheet.drawn())
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("table", paper.TRAINED.values(), ids=lambda table: table.name)
+def test_every_trained_table_is_readable_at_80_columns(table: TrainedTable) -> None:
+    outcomes = [Outcome(row, Size(109_900_000, 69_750_000), FIGURES) for row in table.rows]
+    lines = lines_of(trained_sheet(table, "tiny", outcomes))
+    figure = "0.0501" if table.figure == "loss" else "1,234.6"
+    shown = [line for line in lines if figure in line and "1e-03" in line and "29.9" in line]
+    assert len(shown) >= len(table.rows)
+    assert all(len(line.split("110M")[0]) >= 15 for line in shown)  # room for the names
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_measured_tables_are_readable_at_80_columns() -> None:
+    def rows(table: MeasuredTable) -> list:
+        return [list(contest.rows) for contest in table.contests]
+
+    size, times = Size(10**8, 69_750_000), Quartiles(12.34, 11.11, 13.13)
+    costs = [[Memory(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(paper.MEMORY)]
+    setting = paper.MEMORY.settings["full"]
+    lines = lines_of(memory_sheet(paper.MEMORY, "full", setting, costs))
+    assert sum("24.7GB" in line and "0.12" in line for line in lines) >= 12
+    found = [
+        [Runtime(row, size, True, times, times, times, times) for row in contest] for contest in rows(paper.RUNTIME)
+    ]
+    pairs = list(zip(paper.RUNTIME.contests, found, strict=True))
+    lines += lines_of(runtime_sheet(paper.RUNTIME, "full", setting, pairs))
+    assert sum(line.count("12.34 (11.11–13.13)") == 2 for line in lines) == 4
+    assert sum("2.82" in line and "1.76" in line for line in lines) == 1
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_markdown() -> None:
+    sheet = Sheet("A title", ["model", "figure"], [["one", "1"], ["two", "–"]], ["Said.", "Also."])
+    assert sheet.markdown() == (
+        "# A title\n\n| model | figure |\n| --- | ---: |\n| one | 1 |\n| two | – |\n\n- Said.\n- Also.\n"
+    )
+
+
+def test_numbers() -> None:
+    assert [count(number) for number in (None, 14e3, 4.9e6, 267_735, 1e9, 12)] == [
+        "–",
+        "14K",
+        "4.9M",
+        "268K",
+        "1G",
+        "12",
+    ]
+    assert [form(None, ".1f"), form(0.0, ".1f"), form(3.5e-6, ".3g")] == ["–", "0.0", "3.5e-06"]
+
+
+def test_a_note_is_said_once() -> None:
+    table = paper.COPY_MEMORY
+    notes = ["why", "", "why", "else"]
+    outcomes = [Outcome(row, None, None, note) for row, note in zip(table.rows, notes, strict=True)]
+    assert trained_sheet(table, "full", outcomes).notes[-2:] == ["deq-transformer, lstm: why.", "gru: else."]

@@ -1,0 +1,85 @@
+"""Tables like the paper's, of the smallest models: trained in seconds, from recipe files in a checkout of their own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from equilibria.configuration import DataRecipe, DepthRecipe, GradientRecipe, Recipe, write_recipe
+from equilibria.configuration.baseline import BaselineRecipe
+from equilibria.configuration.model import ModelRecipe
+from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
+from tiny import tiny_recipe
+
+EQUILIBRIUM = Row(
+    name="equilibrium",
+    model="An equilibrium model",
+    recipe="text/equilibrium.toml",
+    scales={"small": ("--model.cell.d_model", "24")},
+    parameters=7e3,
+    inner=2.5e3,
+    figure=42.0,
+    gigabytes=1.0,
+)
+EXPLICIT = Row(name="explicit", model="An explicit model", recipe="text/explicit.toml", figure=43.0, gigabytes=4.0)
+CITED = Row(name="cited", model="A model that is only cited", parameters=1e9, figure=41.0)
+
+TEXT = TrainedTable(
+    name="ptb",
+    title="Perplexities of a text",
+    figure="perplexity",
+    vocabulary_size=300,
+    rows=(CITED, EXPLICIT, EQUILIBRIUM),
+    scales={"tiny": ("--training.steps", "6"), "small": ("--training.steps", "9")},
+    test_tokens={"tiny": 100},
+    data="put a text there",
+)
+TASK = TrainedTable(
+    name="copy-memory",
+    title="Losses of a task",
+    figure="loss",
+    vocabulary_size=10,
+    rows=(Row(name="lstm", model="LSTM", recipe="task/lstm.toml", figure=0.05),),
+)
+CONTEST = Contest(table=TEXT, rows=(EXPLICIT, EQUILIBRIUM), training=2.0, inference=1.5)
+SETTING = Setting(batch_size=2, segment_length=12, rounds=3)
+SETTINGS: Mapping[Scale, Setting] = {"tiny": SETTING, "full": SETTING}
+MEMORY = MeasuredTable(name="memory", title="Memories", contests=(CONTEST,), settings=SETTINGS)
+RUNTIME = MeasuredTable(name="runtime", title="Times", contests=(CONTEST,), settings=SETTINGS)
+
+
+def equilibrium_recipe(base: Path) -> Recipe:
+    """One that solves, and remembers one evaluation."""
+    recipe = tiny_recipe(base)
+    depth = replace(recipe.model.depth, gradient=GradientRecipe(method="implicit"))
+    return replace(recipe, model=replace(recipe.model, depth=depth))
+
+
+def explicit_recipe(base: Path) -> Recipe:
+    """Its twin, which remembers eight."""
+    recipe = tiny_recipe(base)
+    depth = DepthRecipe(kind="unrolled", applications=8)
+    return replace(recipe, model=replace(recipe.model, depth=depth))
+
+
+def task_recipe(base: Path) -> Recipe:
+    """An LSTM on a short copy memory."""
+    recipe = tiny_recipe(base)
+    return replace(
+        recipe,
+        data=DataRecipe(source="copy_memory", blanks=5, symbols=2, held_out=10),
+        model=ModelRecipe(baseline=BaselineRecipe(kind="lstm", d_model=8, hidden=8)),
+    )
+
+
+def write_checkout(base: Path) -> Path:
+    """A folder with the text and the recipes; returns that of the text's recipes."""
+    recipes = {
+        "text/equilibrium": equilibrium_recipe(base),
+        "text/explicit": explicit_recipe(base),
+        "task/lstm": task_recipe(base),
+    }
+    for name, recipe in recipes.items():
+        file = base / "recipes" / f"{name}.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, file)
+    return base / "recipes" / "text"
