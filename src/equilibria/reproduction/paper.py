@@ -96,6 +96,10 @@ COPY_MEMORY = TrainedTable(
             name="deq-transformer",
             model="DEQ-Transformer",
             recipe="copy-memory/deq-transformer.toml",
+            scales={
+                "tiny": _flags("model.depth.schedule", warmup_steps=200),
+                "small": _flags("model.depth.schedule", warmup_steps=600),
+            },
             parameters=14 * _K,
             figure=3.5e-6,
         ),
