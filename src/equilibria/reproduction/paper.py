@@ -161,8 +161,8 @@ PTB = TrainedTable(
         "small": _TEXT_SMALL,
     },
     test_tokens={"tiny": 8192},
-    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, ptb.test.txt; "
-    "10,000 words) there",
+    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, "
+    "ptb.test.txt; 10,000 words) there",
 )
 
 _WT_TRELLIS = _trellis((48, 80), (64, 112))
