@@ -1,5 +1,4 @@
-"""The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models. Two later
-models stand below WikiText-103, with figures of their authors' repositories (locuslab/deq, locuslab/torchdeq).
+"""The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models.
 
 Depth is never scaled: a model of 70 levels keeps them, and models of one size in the paper are of one size at every
 scale, so that the rows of a scale can be compared with each other. With the paper's figures only those of "full" can.
@@ -162,7 +161,7 @@ PTB = TrainedTable(
         "small": _TEXT_SMALL,
     },
     test_tokens={"tiny": 8192},
-    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt and "
+    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, "
     "ptb.test.txt; 10,000 words) there",
 )
 
@@ -295,19 +294,10 @@ WIKITEXT_103 = TrainedTable(
             gigabytes=1.1,
         ),
         Row(
-            name="deq-transformer-regularised",
-            model="Later: DEQ-Transformer with Jacobian penalty (2021)",
-            recipe="wikitext-103/deq-transformer-medium-regularised.toml",
-            scales=_pretrained(_transformer(3600, 7200)),
-            figure=23.8,
-        ),
-        Row(
             name="deq-transformer-2023",
-            model="Later: DEQ-LM of TorchDEQ (2023)",
+            model="DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
             recipe="wikitext-103/deq-transformer-2023.toml",
             scales=_transformer(1120, 2240),
-            parameters=98 * _M,
-            figure=22.34,
         ),
     ),
     scales={
@@ -315,7 +305,7 @@ WIKITEXT_103 = TrainedTable(
         "small": (*_flags("data", vocabulary_size=10_000), *_TEXT_SMALL),
     },
     test_tokens={"tiny": 8192},
-    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens and "
+    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens, "
     "wiki.test.tokens) there",
 )
 
