@@ -49,7 +49,8 @@ def test_rows_have_names_of_their_own() -> None:
 
 def test_all_recipes_of_the_tables_are_rows() -> None:
     files = {path.relative_to(RECIPES).as_posix() for name in paper.TRAINED for path in (RECIPES / name).glob("*.toml")}
-    assert {row.recipe for _, row in ROWS} == files
+    later = {"wikitext-103/deq-transformer-medium-regularised.toml"}  # a model of the paper of 2021
+    assert {row.recipe for _, row in ROWS} == files - later
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=named)
