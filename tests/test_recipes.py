@@ -12,7 +12,7 @@ from equilibria.models import LanguageModel, TokenModel
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
-VOCABULARIES = {"ptb": 10_000, "wikitext-103": 267_735, "wikitext-2": 33_278, "english-4m": 41_300}
+VOCABULARIES = {"ptb": 10_000, "wikitext-103": 267_735, "wikitext-2": 33_278, "english-4m": 4096}
 
 EXACT = {
     "ptb/deq-trellisnet": (24.17e6, 20.16e6),
