@@ -11,6 +11,7 @@ from equilibria.configuration.building import (
 )
 from equilibria.configuration.data import DataRecipe
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
+from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe
 from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
@@ -21,6 +22,7 @@ __all__ = [
     "CellRecipe",
     "DataRecipe",
     "DepthRecipe",
+    "DistributedRecipe",
     "EmbeddingRecipe",
     "GradientRecipe",
     "ModelRecipe",

@@ -13,6 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from equilibria.configuration.data import DataRecipe, data_problems
+from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import ModelRecipe, model_problems
 from equilibria.configuration.training import TrainingRecipe, training_problems
 
@@ -44,6 +45,8 @@ class Recipe:
     """The model."""
     training: Annotated[TrainingRecipe, Parameter(group="training")] = field(default_factory=TrainingRecipe)
     """How it is trained."""
+    distributed: Annotated[DistributedRecipe, Parameter(group="distributed")] = field(default_factory=DistributedRecipe)
+    """How several processes share the work."""
 
 
 def problems(recipe: Recipe) -> Iterator[str]:

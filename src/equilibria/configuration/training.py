@@ -81,16 +81,26 @@ class TrainingRecipe:
     """The uniform average starts when validation is no better than it was more than so many evaluations ago; 5."""
     clip: Positive = 1.0
     """Largest norm of the whole gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training; weights, states, residuals and everything solvers compute stay in float32."""
+    compile: bool = False
+    """Compile the cell with torch.compile, for which PyTorch needs a C++ compiler."""
+    skipped_steps: Natural = 10
+    """Steps in a row that may be skipped because loss or gradient is infinite or NaN, before the run ends."""
     evaluate_every: Count = 200
     """Interval between evaluations on validation text."""
     evaluate_tokens: Count | None = None
     """Validation tokens in these evaluations, at most; left out: all."""
     checkpoint_every: Count = 200
     """Interval between checkpoints."""
+    checkpoints_kept: Count = 2
+    """The last so many checkpoints are kept, and the best one beside them."""
     log_every: Count = 10
     """Interval between lines of metrics."""
     seed: Natural = 0
     """Seed of weights and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model is trained; auto: on CUDA where there is a device for every process, else on the CPU."""
     threads: Count | None = None
     """CPU threads; left out: what PyTorch chooses."""
 

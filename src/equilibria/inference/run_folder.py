@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def launch(self) -> Path:
+        """What the start of processes by torchrun was called that made the folder."""
+        return self.path / ".launch"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer, copied here so that the run does not depend on the data cache."""
         return self.path / "tokenizer.json"

@@ -50,6 +50,16 @@ class MetricsWriter:
             return
 
 
+class NoMetrics:
+    """The log of a process that keeps none, beside one that does."""
+
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, object]]:
     """The complete lines of a metrics file; a last line that was cut short is left out.
 

@@ -129,6 +129,12 @@ class ScheduledOptimizers:
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
 
+    def skip(self, done: int) -> None:
+        """Clears the gradients and goes on to the rate that follows `done` steps."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._set(done)
+
     def tensors(self) -> dict[str, Tensor]:
         """What the optimizers have learned, as `{kind}.{name of the parameter}`."""
         return {

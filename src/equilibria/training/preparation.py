@@ -9,6 +9,7 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
+from equilibria.training.distributed import launch, restarted
 
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 
@@ -19,7 +20,8 @@ def create_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
     Raises:
         UserError: it exists already and is not empty, or cannot be written.
     """
-    if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+    taken = folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir()))
+    if taken and not _is_own(folder):
         raise UserError(
             f"the run folder {folder.path} exists already; continue it with --resume, "
             f"choose another --run.name or remove it"
@@ -34,11 +36,25 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
         UserError: the folder cannot be written.
     """
     try:
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        name = launch()
+        if name is not None:
+            folder.launch.write_text(name, encoding="utf-8")
+        folder.checkpoints.mkdir(exist_ok=True)
         record_recipe(folder, recipe)
         tokenizer.save(folder.tokenizer)
     except OSError as problem:
         raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
+
+
+def began_before(folder: RunFolder) -> bool:
+    """Whether torchrun started these processes again, after an earlier start of theirs that had made the folder."""
+    return restarted() and folder.config.is_file() and _is_own(folder)
+
+
+def _is_own(folder: RunFolder) -> bool:
+    """Whether an earlier start of these processes by the same torchrun made the folder."""
+    return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
 def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
