@@ -43,22 +43,26 @@ Layout = Callable[[str, torch.Size, torch.dtype], Tensor | None]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """What training goes on from.
 
     Attributes:
-        model: weights to evaluate, by name, whole; of the process of rank 0 alone.
-        trainer: everything else that is a tensor: weights, optimizer, segment memory, random states, running sums. A
+        trainer: all that is a tensor: weights, optimizer, average, segment memory, random states, running sums. A
             tensor that is not a share of one is taken to be the same in all processes that name it.
         scalars: everything else, as the json module writes it; that of the process of rank 0.
     """
 
-    model: Mapping[str, Tensor]
     trainer: Mapping[str, Tensor]
     scalars: Mapping[str, object]
 
 
 def save_checkpoint(
-    folder: RunFolder, step: int, checkpoint: Checkpoint, best: bool, kept: int = 2, world: World = ALONE
+    folder: RunFolder,
+    step: int,
+    weights: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    best: bool,
+    kept: int = 2,
+    world: World = ALONE,
 ) -> None:
     """Saves a checkpoint as the last one (and the best one), then removes the oldest.
 
@@ -69,7 +73,8 @@ def save_checkpoint(
     Args:
         folder: the run.
         step: optimizer steps finished; names the checkpoint.
-        checkpoint: what to save.
+        weights: to evaluate, by name, whole; those of the process of rank 0 are saved.
+        checkpoint: what to go on from.
         best: whether this is the best one so far.
         kept: how many of the last ones stay, beside the best.
         world: the processes, which must all call.
@@ -87,7 +92,7 @@ def save_checkpoint(
             return
         _by_main(world, lambda: _make_anew(partial / TRAINER_FOLDER))
         _write_trainer(partial / TRAINER_FOLDER, checkpoint.trainer, world)
-        _by_main(world, lambda: _complete(folder, partial, checkpoint, index))
+        _by_main(world, lambda: _complete(folder, partial, weights, checkpoint, index))
     except (OSError, CheckpointException) as problem:
         if world.main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -157,7 +162,7 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
             f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or name another checkpoint as "
             f'"last" in {path.parent / "index.json"}'
         ) from problem
-    return Checkpoint({}, trainer, scalars)
+    return Checkpoint(trainer, scalars)
 
 
 def step_of(path: Path) -> int:
@@ -185,9 +190,11 @@ def _make_anew(path: Path) -> None:
     path.mkdir(parents=True)
 
 
-def _complete(folder: RunFolder, partial: Path, checkpoint: Checkpoint, index: CheckpointIndex) -> None:
+def _complete(
+    folder: RunFolder, partial: Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint, index: CheckpointIndex
+) -> None:
     """Adds what is written once, gives the folder its name and points the index to it."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.model.items()}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / MODEL_FILE)
     _flush(partial / MODEL_FILE)
     _write_text(partial / SCALARS_FILE, json.dumps(checkpoint.scalars, indent=1))

@@ -17,14 +17,14 @@ from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.solvers import Solution
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
+from equilibria.training.compilation import compile_cell
 from equilibria.training.distributed import ALONE, World, seed_process, share
 from equilibria.training.optimizers import ScheduledOptimizers
 from equilibria.training.parallel import Objective, Strategy, by_rows, empty_like, local, spread, whole
 from equilibria.training.randomness import random_state, restore_random_state
-from equilibria.training.statistics import StepStatistics
+from equilibria.training.statistics import SolveFigures, StepStatistics
 
 
 class TrainingLoop:
@@ -77,7 +77,7 @@ class TrainingLoop:
         self._depths = depths
         self._average = WeightAverage(model, recipe)  # copies the model while it is whole
         if recipe.compile and isinstance(model, LanguageModel):
-            model.cell.compile()
+            compile_cell(model)
         self._parallel = spread(Objective(model, recipe.precision), world, strategy)
         if self._average.module is not None:
             self._parallel.follow(self._average.module)
@@ -120,49 +120,47 @@ class TrainingLoop:
         segment = self._batches.at(self.done, self._rows)
         if segment.starts:
             self._memories = [None] * self.recipe.accumulation
-        before, solutions = list(self._memories), []
+        before = list(self._memories)
         self.model.train()
         total = max(1, int(self._world.sum(int((segment.targets != NO_TARGET).sum()))[0]))
         slots = zip(*(part.chunk(self.recipe.accumulation) for part in (segment.inputs, segment.targets)), strict=True)
-        loss = torch.zeros((), device=self.device)
+        loss, solves = torch.zeros((), device=self.device), []
         for slot, (inputs, targets) in enumerate(slots):
-            loss += self._backward(slot, inputs, targets, total, solutions)
+            loss += self._backward(slot, inputs, targets, total, solves)
         self._world.add(loss)
         gradient_norm = whole(nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip))
         self.done += 1
         self.tokens += total
         if bool(torch.isfinite(loss + gradient_norm)):
-            self._take(loss, gradient_norm, total, solutions)
+            self._take()
+            self.statistics.add_solves(solves)
+            self.statistics.add_step(loss, gradient_norm, total)
         else:
             self._skip(before)
         return loss
 
-    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solutions: list[Solution]) -> Tensor:
+    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveFigures]) -> Tensor:
         """Adds the gradient of a slot, weighted by its share of all targets; returns its weighted loss."""
         count = int((targets != NO_TARGET).sum())
         if not count:  # a pass through all weights all the same, which the other processes wait for
             targets = torch.zeros_like(targets)
         weight = torch.tensor(count / total, device=self.device)
-        last = slot == self.recipe.accumulation - 1
-        with self._parallel.slot(last):
-            objective, output = self._parallel.forward(
-                # What is averaged over the processes is to be a sum.
+        with self._parallel.slot(last=slot == self.recipe.accumulation - 1):
+            objective, figures = self._parallel.forward(
                 inputs.to(self.device),
                 targets.to(self.device),
                 self._memories[slot],
-                weight * self._world.size,
+                weight * self._world.size,  # gradients of the processes are averaged, and are to be added up
             )
             objective.backward()
-        self._memories[slot] = output.memory
-        if output.solution is not None:
-            solutions.append(output.solution)
-        return output.loss.detach() * weight
+        self._memories[slot] = figures.memory
+        if figures.solve is not None:
+            solves.append(figures.solve)
+        return figures.loss * weight
 
-    def _take(self, loss: Tensor, gradient_norm: Tensor, total: int, solutions: list[Solution]) -> None:
+    def _take(self) -> None:
         self._optimizers.step()
         self._average.update(self.done)
-        self.statistics.add_solves(solutions)
-        self.statistics.add_step(loss, gradient_norm, total)
         self.skipped_in_a_row = 0
 
     def _skip(self, memories: list[Memory | None]) -> None:
@@ -175,7 +173,7 @@ class TrainingLoop:
     def checkpoint(self) -> Checkpoint:
         """Everything that later steps depend on; all processes must ask.
 
-        Tensors of `trainer` are not copied: save before the next step.
+        Tensors are not copied: save before the next step.
         """
         rank, rows = self._world.rank, self._world
         trainer = {f"random.{rank}.{name}": tensor for name, tensor in random_state(self.device).items()}
@@ -192,10 +190,10 @@ class TrainingLoop:
             "skipped_in_a_row": self.skipped_in_a_row,
             "processes": self._world.size,
         }
-        return Checkpoint(self._whole_weights(), trainer, scalars)
+        return Checkpoint(trainer, scalars)
 
-    def _whole_weights(self) -> dict[str, Tensor]:
-        """Of what is evaluated, in the process of rank 0."""
+    def weights(self) -> dict[str, Tensor]:
+        """Those of `evaluated`, whole, in the process of rank 0; all must ask."""
         weights = {}
         for name, tensor in distinct_state(self.evaluated).items():
             tensor = whole(tensor.detach())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,9 +24,19 @@ from torch.nn.parallel import DistributedDataParallel
 from equilibria.cells import Memory
 from equilibria.models import Output, TokenModel
 from equilibria.training.distributed import World
+from equilibria.training.statistics import SolveFigures
 
 Strategy = Literal["ddp", "fsdp2"]
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class SlotFigures:
+    """A slot's loss, in nats per target, the memory after it, and its solve; None for explicit depths."""
+
+    loss: Tensor
+    memory: Memory | None
+    solve: SolveFigures | None
 
 
 class Objective(nn.Module):
@@ -41,13 +52,15 @@ class Objective(nn.Module):
 
     def forward(
         self, tokens_BL: Tensor, targets_BL: Tensor, memory: Memory | None, share: Tensor
-    ) -> tuple[Tensor, Output]:
-        """The objective times `share`, as a tensor of its own (hooks of FSDP2 do not look into an output), and all."""
+    ) -> tuple[Tensor, SlotFigures]:
+        """The objective times `share`, and what else is wanted, without a graph: a backward pass starts at one place,
+        where FSDP2 sets its hook."""
         with torch.autocast(tokens_BL.device.type, torch.bfloat16, enabled=self._lowered):
             output: Output = self.model(tokens_BL, targets_BL, memory)
         assert output.loss is not None  # there are targets
         objective = output.loss if output.penalty is None else output.loss + output.penalty
-        return objective * share, output
+        solve = None if output.solution is None else SolveFigures.of(output.solution)
+        return objective * share, SlotFigures(output.loss.detach(), output.memory, solve)
 
 
 class Parallel(ABC):
@@ -89,7 +102,7 @@ class Replicated(Parallel):
 
     def __init__(self, objective: Objective) -> None:
         # Buffers depend on weights alone, which are the same everywhere: there is nothing to send.
-        self._ddp = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._ddp = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.forward = self._ddp
 
     def slot(self, last: bool) -> AbstractContextManager[object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.solvers import Solution, Status
+from equilibria.solvers import AdjointReport, Solution, Status
 from equilibria.training.distributed import ALONE, World
 
 
@@ -26,7 +26,8 @@ class StepSummary:
         residual_worst: the largest of them.
         unconverged: share of groups (see `Solver.scope`) that did not come within the tolerance; None for explicit
             depths.
-        failed: solves that stalled, diverged or met a value that was not finite; running out of evaluations is none.
+        failed: solves that, or whose adjoint, stalled, diverged or met a value that was not finite; running out of
+            evaluations is no failure.
         solves: how many there were.
     """
 
@@ -44,6 +45,28 @@ class StepSummary:
 
 
 _FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
+
+
+@dataclass(frozen=True)
+class SolveFigures:
+    """What is kept of a solve and of its adjoint, without their states."""
+
+    residual: Tensor
+    tolerance: float
+    evaluations: int
+    status: Status
+    adjoint: AdjointReport
+
+    @classmethod
+    def of(cls, solution: Solution) -> "SolveFigures":
+        """Those of a solution; the adjoint is filled in by the backward pass."""
+        residual = solution.residual.detach().double()
+        return cls(residual, solution.tolerance, solution.evaluations, solution.status, solution.adjoint)
+
+    @property
+    def failed(self) -> bool:
+        """Whether one of the two stalled, diverged or met a value that was not finite."""
+        return self.status in _FAILURES or self.adjoint.status in _FAILURES
 
 
 class StepStatistics:
@@ -69,15 +92,13 @@ class StepStatistics:
         # evaluations, solves, failed solves
         self._solve_counts = [0, 0, 0]
 
-    def add_solves(self, solutions: Sequence[Solution]) -> None:
-        """Counts the solves of a training step."""
-        for solution in solutions:
-            residual = solution.residual.detach().double()
-            beyond = (~(residual <= solution.tolerance)).double()
-            self._solve_sums += torch.stack([residual.mean(), beyond.mean()])
-            self._worst = torch.maximum(self._worst, residual.max())
-            failed = solution.status in _FAILURES
-            added = (solution.evaluations, 1, int(failed))
+    def add_solves(self, solves: Sequence[SolveFigures]) -> None:
+        """Counts the solves of a training step, after its backward pass."""
+        for solve in solves:
+            beyond = (~(solve.residual <= solve.tolerance)).double()
+            self._solve_sums += torch.stack([solve.residual.mean(), beyond.mean()])
+            self._worst = torch.maximum(self._worst, solve.residual.max())
+            added = (solve.evaluations, 1, int(solve.failed))
             self._solve_counts = [a + b for a, b in zip(self._solve_counts, added, strict=True)]
 
     def add_step(self, loss: Tensor, gradient_norm: Tensor, tokens: int) -> None:
@@ -116,6 +137,11 @@ class StepStatistics:
         sums = self._world.sum(*self._solve_sums.tolist(), *self._solve_counts)
         (worst,) = self._world.highest(float(self._worst))
         return sums[:2], worst, sums[2:]
+
+    @property
+    def own_evaluations(self) -> int:
+        """Of the cell, in the solves of this process."""
+        return self._solve_counts[0]
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums, for a checkpoint; all processes must ask."""

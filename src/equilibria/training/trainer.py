@@ -257,7 +257,7 @@ class Trainer:
         }
         checkpoint = replace(checkpoint, scalars=scalars)
         kept = self.recipe.training.checkpoints_kept
-        save_checkpoint(self.folder, self.loop.done, checkpoint, best, kept, self._world)
+        save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
 
     def _resume(self) -> list[str]:
