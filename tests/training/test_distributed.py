@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import cases
+import distributed_cases as cases
 from equilibria.data.batching import NO_TARGET
 from equilibria.errors import UserError
 from equilibria.training.distributed import ALONE, World, share

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import recovery
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
@@ -79,7 +80,7 @@ def test_twenty_kills_at_any_moment_leave_the_weights_of_an_undisturbed_run(tmp_
     killed, whole = (tiny_recipe(tmp_path, training, name) for name in ("killed", "whole"))
     path = tmp_path / "recipe.toml"
     write_recipe(killed, path)
-    command = [sys.executable, str(Path(__file__).with_name("recovery.py")), str(path), "20", "1"]
+    command = [sys.executable, str(Path(recovery.__file__)), str(path), "20", "1"]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = json.loads(ended.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
 """Several processes at the price of one import: `processes.py SIZE FOLDER CASE ...`.
 
-SIZE of them are forked, as torchrun would start them, and each calls the function of that name in `cases`. What it
-returns goes to FOLDER/CASE-RANK.safetensors.
+SIZE of them are forked, as torchrun would start them, and each calls the function of that name in `distributed_cases`.
+What it returns goes to FOLDER/CASE-RANK.safetensors.
 """
 
 import os
@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
     """For a process that runs the sources of this checkout."""
     found = os.environ.get("PYTHONPATH", "")
-    paths = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests" / "training"), found]
+    paths = [str(ROOT / "src"), str(ROOT / "tests"), found]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
@@ -42,7 +42,7 @@ def _free_port() -> int:
 
 def _work(case: str, rank: int, size: int, folder: Path) -> int:
     try:
-        save_file(getattr(import_module("cases"), case)(folder), folder / f"{case}-{rank}.safetensors")
+        save_file(getattr(import_module("distributed_cases"), case)(folder), folder / f"{case}-{rank}.safetensors")
     except BaseException:
         traceback.print_exc()
         return 1
@@ -67,7 +67,7 @@ def fork(case: str, size: int, folder: Path) -> int:
 
 def main(size: int, folder: Path, cases: list[str]) -> int:
     """Runs the cases; returns 0 if all succeeded."""
-    import_module("cases")  # once, before the forks
+    import_module("distributed_cases")  # once, before the forks
     torch.set_num_threads(1)
     return max(fork(case, size, folder) for case in cases)
 
