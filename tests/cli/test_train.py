@@ -11,7 +11,7 @@ from equilibria.inference import load
 from equilibria.models import LanguageModel
 
 SOLVER = (
-    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "check_every"),
+    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "fallback_damping", "check_every"),
     *("damping", "history", "ridge", "halvings", "inner", "forcing", "products"),
 )
 FLAGS = {

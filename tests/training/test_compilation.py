@@ -41,8 +41,11 @@ def test_what_compiled_code_cannot_do_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     write_recipe(tiny_recipe(tmp_path), path)
     for flags, said in (
-        (["--model.depth.jacobian-penalty", "0.1"], "second derivatives"),
-        (["--model.depth.solver.method", "newton_krylov"], "forward mode"),
+        (["--model.depth.jacobian_penalty", "0.1"], "second derivatives"),
+        (
+            ["--model.depth.solver.method", "newton_krylov", "--model.depth.solver.scope", "sample"],
+            "forward mode",
+        ),
     ):
         with pytest.raises(UserError, match=said):
-            read_recipe(path, ["--training.compile", *[flag.replace("-penalty", "_penalty") for flag in flags]])
+            read_recipe(path, ["--training.compile", *flags])

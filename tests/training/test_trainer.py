@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from equilibria.configuration import Recipe, build_task, read_recipe
+from equilibria.configuration import GradientRecipe, Recipe, SolverRecipe, build_task, read_recipe
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_folder import RunFolder
@@ -264,16 +264,29 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert RunFolder(recipe.run.folder).checkpoint("last").name == "step-6"
 
 
-def test_solves_that_fail_are_reported(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path)
+def swinging(base: Path, damping: float | None, name: str) -> tuple[str, list[dict[str, object]]]:
+    """What is said, and the lines, of a run whose map swings ever wider under plain iteration."""
+    recipe = tiny_recipe(base, name=name)
+    solver = SolverRecipe(method="picard", tol=1e-2, max_evaluations=30, fallback_damping=damping)
+    depth = replace(recipe.model.depth, solver=solver, gradient=GradientRecipe(method="jacobian_free"))
+    recipe = replace(recipe, model=replace(recipe.model, depth=depth))
     stream = io.StringIO()
     trainer = tiny_trainer(recipe, Console(file=stream, width=400))
     assert isinstance(trainer.model, LanguageModel)
-    trainer.model.cell.register_forward_hook(lambda module, arguments, state: 1e3 * (state + 1))
+    trainer.model.cell.register_forward_hook(lambda module, arguments, state: 0.1 * state - 1.6 * arguments[0])
     trainer.run()
-    assert "solves since the last line stalled, diverged or met values that are not finite" in stream.getvalue()
     lines = read_metrics(RunFolder(recipe.run.folder).metrics)
+    return stream.getvalue(), [line for line in lines if line["kind"] == "train"]
+
+
+def test_solves_that_fail_are_reported_and_damping_helps(tmp_path: Path) -> None:
+    failed = "solves since the last line stalled, diverged or met values that are not finite"
+    said, lines = swinging(tmp_path, None, "plain")
+    assert failed in said
     assert all(line["unconverged"] == 1.0 for line in lines)
+    said, lines = swinging(tmp_path, 0.4, "damped")
+    assert failed not in said
+    assert all(line["unconverged"] == 0.0 for line in lines)
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint
 from equilibria.training.display import Display, display
-from equilibria.training.distributed import ALONE, World, seed_process
+from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.metrics import MetricsWriter, NoMetrics
@@ -121,7 +121,7 @@ class Trainer:
         self._metrics = MetricsWriter(self.folder.metrics, first) if self._world.main else NoMetrics()
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
         try:
-            with Interruption() as interruption, shown:
+            with Interruption(patient=launch() is not None) as interruption, shown:
                 for message in messages:
                     self._event(message, shown)
                 self._train_until_done(interruption, shown)
