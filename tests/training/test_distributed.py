@@ -162,7 +162,8 @@ def test_lowered_precision_keeps_states_and_residuals_in_float32() -> None:
         objective, figures = parallel.forward(segment.inputs, segment.targets, None, torch.ones(()))
         objective.backward()
         assert figures.loss.dtype == objective.dtype == torch.float32
-        gradients[precision] = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        found = [parameter.grad for parameter in model.parameters()]
+        gradients[precision] = torch.cat([gradient.flatten() for gradient in found if gradient is not None])
         assert {solutions[-1].value.dtype, solutions[-1].residual.dtype, gradients[precision].dtype} == {torch.float32}
         assert set(seen) == {getattr(torch, precision)}
         seen.clear()

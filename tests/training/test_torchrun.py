@@ -14,10 +14,13 @@ from safetensors.torch import load_file
 
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
+from equilibria.configuration.training import TrainingRecipe
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
+from equilibria.training.parallel import Strategy
+from equilibria.training.preparation import began_before, create_run
 from processes import environment, run_cases
-from tiny import TRAINING, tiny_recipe
+from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 pytestmark = pytest.mark.slow
 LONG = replace(TRAINING, steps=400, batch_size=4, checkpoint_every=10, evaluate_every=100, log_every=1)
@@ -60,7 +63,7 @@ def wait_for(launcher: subprocess.Popen[str], recipe: Recipe, step: int, message
     while True:
         lines = read_metrics(metrics) if metrics.exists() else []
         said = any(message in str(line.get("message", "")) for line in lines)
-        if said and any(line["kind"] == "train" and line["step"] >= step for line in lines):
+        if said and max([int(str(line["step"])) for line in lines if line["kind"] == "train"], default=0) >= step:
             return
         if launcher.poll() is not None or time.monotonic() > deadline:
             os.killpg(launcher.pid, signal.SIGKILL)
@@ -72,7 +75,7 @@ def last_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
 
 
-def undisturbed(base: Path, training: object, strategy: str, workers: int) -> Recipe:
+def undisturbed(base: Path, training: TrainingRecipe, strategy: Strategy, workers: int) -> Recipe:
     """The same run by as many processes, from the first step to the last."""
     recipe = run_of(base, training, strategy, "whole")
     folder = base / "whole"
@@ -82,8 +85,8 @@ def undisturbed(base: Path, training: object, strategy: str, workers: int) -> Re
     return recipe
 
 
-def run_of(base: Path, training: object, strategy: str, name: str) -> Recipe:
-    recipe = tiny_recipe(base, training, name)  # pyright: ignore[reportArgumentType]
+def run_of(base: Path, training: TrainingRecipe, strategy: Strategy, name: str) -> Recipe:
+    recipe = tiny_recipe(base, training, name)
     return replace(recipe, distributed=replace(recipe.distributed, strategy=strategy))
 
 
@@ -133,9 +136,6 @@ def test_a_killed_worker_of_four_is_started_again_and_the_run_ends_as_it_would_h
 
 
 def test_an_existing_run_is_not_taken_over_by_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from equilibria.training.preparation import began_before, create_run
-    from tiny import tiny_trainer
-
     recipe = tiny_recipe(tmp_path)
     tiny_trainer(recipe).run()
     folder = RunFolder(recipe.run.folder)
