@@ -56,8 +56,9 @@ FLAGS = {
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("clip", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
+        *("clip", "tensorboard", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
     ),
+    "training.rates": ("embedding", "cell", "head", "vectors"),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""
 

@@ -11,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.training.rank import is_first_process
+
 Figures = Mapping[str, object]
 
 
@@ -35,7 +37,7 @@ class Display(Protocol):
 
 
 def display(console: Console, name: str, steps: int, done: int) -> Display:
-    """The display that suits the console.
+    """The display that suits the console; none but in the first process of a distributed run.
 
     Args:
         console: where to show; a live table if it is a terminal.
@@ -43,6 +45,8 @@ def display(console: Console, name: str, steps: int, done: int) -> Display:
         steps: of the whole run.
         done: steps finished before this process started.
     """
+    if not is_first_process():
+        return NoDisplay()
     pace = Pace(steps, done)
     return LiveDisplay(console, name, pace) if console.is_terminal else PlainDisplay(console, pace)
 
@@ -73,6 +77,24 @@ class Pace:
             return "?"
         seconds = round((time.monotonic() - self.started) / taken * (self.steps - self.done))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+class NoDisplay:
+    """Shows nothing."""
+
+    def __enter__(self) -> "NoDisplay":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        return None
+
+    def advance(self, step: int) -> None: ...
+
+    def train(self, step: int, figures: Figures) -> None: ...
+
+    def valid(self, step: int, figures: Figures) -> None: ...
+
+    def say(self, message: str) -> None: ...
 
 
 class PlainDisplay:

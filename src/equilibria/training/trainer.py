@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.metrics import MetricsWriter
 from equilibria.training.preparation import check_resumable, create_run, furnish_run, record_recipe
+from equilibria.training.rank import is_first_process
 from equilibria.training.statistics import StepSummary
+from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ class Trainer:
         run_folder: where everything goes.
         console: where to show progress.
         depths: the model's depth in each step; the model's own throughout when None.
+        trackers: get each record of the metrics; closed when `run` ends.
 
     Raises:
-        UserError: the text has token ids that the model has not, or is too short for the batch.
+        UserError: the text has token ids that the model has not, or is too short for the batch; or a package is missing.
     """
 
     def __init__(
@@ -71,12 +74,16 @@ class Trainer:
         run_folder: Path,
         console: Console,
         depths: DepthSchedule | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.task = task
         self.folder = RunFolder(run_folder)
         self._console = console
+        self._trackers = trackers
+        if recipe.training.tensorboard:
+            require_tensorboard()
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
@@ -109,7 +116,7 @@ class Trainer:
         else:
             create_run(self.folder, self.recipe, self.task.tokenizer)
         first, seconds = self.loop.done, self._seconds
-        self._metrics = MetricsWriter(self.folder.metrics, first)
+        self._metrics = MetricsWriter(self.folder.metrics, first, self._all_trackers(first))
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
         try:
             with Interruption() as interruption, shown:
@@ -128,6 +135,13 @@ class Trainer:
             seconds=self._seconds,
             tokens_per_second=self.loop.tokens / taken if taken else 0.0,
         )
+
+    def _all_trackers(self, first: int) -> list[Tracker]:
+        """Those that were given and those of the recipe; none but in the first process of a distributed run."""
+        if not is_first_process():
+            return []
+        wanted = self.recipe.training.tensorboard
+        return [*self._trackers, *([TensorBoard(self.folder.tensorboard, first)] if wanted else [])]
 
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
         training = self.recipe.training
