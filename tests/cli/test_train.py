@@ -56,7 +56,16 @@ FLAGS = {
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("clip", "tensorboard", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
+        *(
+            "clip",
+            "tensorboard",
+            "evaluate_every",
+            "evaluate_tokens",
+            "checkpoint_every",
+            "log_every",
+            "seed",
+            "threads",
+        ),
     ),
     "training.rates": ("embedding", "cell", "head", "vectors"),
 }

@@ -116,9 +116,7 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
     steps = {"together": ScheduledOptimizers(model, replace(recipe, rates=RatesRecipe(**rates)))}
     for role, rate in rates.items():
         if rate:
-            steps[role] = ScheduledOptimizers(
-                alone[role], replace(recipe, learning_rate=recipe.learning_rate * rate)
-            )
+            steps[role] = ScheduledOptimizers(alone[role], replace(recipe, learning_rate=recipe.learning_rate * rate))
     tokens = torch.arange(12).view(2, 6) % 6
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(3):
