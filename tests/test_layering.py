@@ -25,7 +25,8 @@ DIRECTLY_ABOVE = {
     "interop": ("training",),
     "report": ("training",),
     "reproduction": ("training",),
-    "cli": ("interop", "report", "reproduction"),
+    "sweep": ("training",),
+    "cli": ("interop", "report", "reproduction", "sweep"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }

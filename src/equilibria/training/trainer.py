@@ -63,7 +63,8 @@ class Trainer:
         trackers: get each record of the metrics; closed when `run` ends.
 
     Raises:
-        UserError: the text has token ids that the model has not, or is too short for the batch; or a package is missing.
+        UserError: the text has token ids that the model has not, or is too short for the batch; or a package that the
+            recipe needs is missing.
     """
 
     def __init__(
