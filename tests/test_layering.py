@@ -26,7 +26,9 @@ DIRECTLY_ABOVE = {
     "report": ("training",),
     "reproduction": ("training",),
     "sweep": ("training",),
-    "cli": ("interop", "report", "reproduction", "sweep"),
+    "machine": (),
+    "doctor": ("training", "machine"),
+    "cli": ("interop", "report", "reproduction", "sweep", "doctor"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }
