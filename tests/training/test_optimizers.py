@@ -12,7 +12,7 @@ from equilibria.cells import ContractiveCell
 from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
-from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles
+from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles, state_bytes
 
 RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
 RECIPES = {
@@ -116,7 +116,8 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
     steps = {"together": ScheduledOptimizers(model, replace(recipe, rates=RatesRecipe(**rates)))}
     for role, rate in rates.items():
         if rate:
-            steps[role] = ScheduledOptimizers(alone[role], replace(recipe, learning_rate=recipe.learning_rate * rate))
+            own = replace(recipe, learning_rate=recipe.learning_rate * rate, rates=RatesRecipe())
+            steps[role] = ScheduledOptimizers(alone[role], own)
     tokens = torch.arange(12).view(2, 6) % 6
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(3):
@@ -186,6 +187,16 @@ def test_it_lowers_a_loss(recipe: TrainingRecipe) -> None:
     model = small()
     losses = train(model, ScheduledOptimizers(model, recipe), 40)
     assert losses[-1] < 0.6 * losses[0]
+
+
+@each_recipe
+def test_what_it_keeps_is_known_beforehand(recipe: TrainingRecipe) -> None:
+    model = small()
+    with torch.device("meta"):
+        expected = state_bytes(Small(), recipe)
+    optimizers = ScheduledOptimizers(model, recipe)
+    train(model, optimizers, 1)
+    assert sum(tensor.nbytes for tensor in optimizers.tensors().values()) == expected
 
 
 @each_recipe

@@ -114,6 +114,22 @@ def _betas(recipe: TrainingRecipe) -> tuple[float, float]:
     return recipe.option("beta1"), recipe.option("beta2")
 
 
+def state_bytes(model: nn.Module, recipe: TrainingRecipe) -> int:
+    """Bytes of what the optimizers of a recipe keep once they have taken a step, on whatever device a model is."""
+    found = roles(model)
+    every = {**found.embedding, **found.cell, **found.head, **found.vectors}
+    by_muon = taken_by_muon(found)[0] if recipe.optimizer == "muon" else {}
+    momentum = _bytes(by_muon)
+    others = {name: parameter for name, parameter in every.items() if name not in by_muon}
+    if recipe.optimizer == "sgd":
+        return _bytes(others) if recipe.option("momentum") else 0
+    return momentum + 2 * _bytes(others) + 4 * len(others)  # two means, and the number of steps as a float32
+
+
+def _bytes(parameters: Named) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+
+
 class ScheduledOptimizers:
     """The optimizers of a recipe at the rates of its schedule.
 
