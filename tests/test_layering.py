@@ -28,7 +28,8 @@ DIRECTLY_ABOVE = {
     "sweep": ("training",),
     "machine": (),
     "doctor": ("training", "machine"),
-    "cli": ("interop", "report", "reproduction", "sweep", "doctor"),
+    "planning": ("training", "machine"),
+    "cli": ("interop", "report", "reproduction", "sweep", "doctor", "planning"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }

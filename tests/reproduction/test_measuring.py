@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import equilibria as eq
 from equilibria.cells import Cell, Memory, PostNormCell, StackedCell

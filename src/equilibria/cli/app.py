@@ -28,6 +28,7 @@ app.command("equilibria.cli.train:command", name="train", help="Train the model 
 app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on its text.")
 app.command("equilibria.cli.generate:command", name="generate", help="Write text with a run's model.")
 app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
+app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
 app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")
 app.command("equilibria.cli.doctor:command", name="doctor", help="Say what there is to train on; check that it works.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")

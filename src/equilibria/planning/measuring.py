@@ -3,8 +3,9 @@ time and memory allow. So even the largest recipe is tried, and nothing is tried
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from equilibria.diagnostics import saved_bytes
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.machine.speed import wait
 from equilibria.models import TokenModel
+from equilibria.planning.peak import peak_bytes
 from equilibria.training.loop import TrainingLoop
 
 _REPEATS = 3  # timed steps of the largest shape, where there is time for them
-_SLACK = 2  # how many times what a backward pass saves a step may take at its peak
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class StepCost:
         steps: how many were timed.
         tokens: predicted in one.
         saved: bytes that one batch keeps for its backward pass.
+        peak: bytes at the worst moment beyond what training holds between steps: gradients, `saved`, temporaries.
         memory: bytes of the segment memory of all slots.
         evaluations: of the cell, per solve; None for explicit depths.
         evaluated: tokens predicted per second in evaluation.
@@ -79,6 +81,7 @@ class StepCost:
     steps: int
     tokens: int
     saved: int
+    peak: int
     memory: int
     evaluations: float | None
     evaluated: float
@@ -89,23 +92,50 @@ class Limits:
     """How far measuring goes.
 
     Attributes:
-        seconds: no step is begun that would end later than this.
-        free: bytes that steps may take besides what training holds anyway; None for no limit.
+        seconds: no shape is tried that would take longer than what is left of this.
+        free: bytes that a step may take at its peak.
     """
 
     seconds: float
-    free: int | None
+    free: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The steps that were tried, from small to large.
+
+    Attributes:
+        costs: at least one.
+        stopped: why there was no larger one; None where the last is the whole one.
+    """
+
+    costs: tuple[StepCost, ...]
+    stopped: Literal["time", "memory"] | None
+
+    @property
+    def largest(self) -> StepCost:
+        """The cost of the largest."""
+        return self.costs[-1]
+
+    def scaled(self, of: Callable[[StepCost], int], tokens: int) -> int:
+        """Bytes for a batch of so many tokens: on the line through the two largest batches that were tried."""
+        points = {cost.shape.rows * cost.shape.length: of(cost) for cost in self.costs}
+        *_, (most, value) = points.items()
+        if len(points) == 1:
+            return round(value * tokens / most)
+        (fewer, before), *_ = list(points.items())[-2:]
+        return max(value, round(value + (value - before) / (most - fewer) * (tokens - most)))
 
 
 def measure(
     model: TokenModel,
     recipe: TrainingRecipe,
     batches: Callable[[Shape], Batches],
-    shapes: list[Shape],
+    shapes: Sequence[Shape],
     limits: Limits,
     on_progress: Callable[[str], None],
-) -> StepCost:
-    """The cost of a step of the largest shape that the limits allow; the smallest is tried in any case.
+) -> Measured:
+    """The cost of steps up to the largest shape that the limits allow; the smallest is tried in any case.
 
     Args:
         model: on its device, at the depth that is to be measured; it is trained a little.
@@ -115,32 +145,39 @@ def measure(
         limits: how far to go.
         on_progress: called with a line for each shape.
     """
-    begun = time.perf_counter()
-    cost, trial = None, None
+    end = time.perf_counter() + limits.seconds
+    found = Measured((), None)
+    trial = None
     for shape in shapes:
-        left = limits.seconds - (time.perf_counter() - begun)
-        if cost is not None and not _affordable(cost, shape, left, limits.free, model):
+        reason = _too_much(found, shape, end - time.perf_counter(), limits.free, model) if found.costs else None
+        if reason is not None:
+            found = Measured(found.costs, reason)
             break
         on_progress(f"measuring a step of {shape}")
         trial = _Trial(model, recipe, batches(shape), shape)
-        cost = trial.cost()
-    assert cost is not None
+        found = Measured((*found.costs, trial.cost()), None)
     assert trial is not None
-    while len(trial.seconds) < _REPEATS and cost.seconds < limits.seconds - (time.perf_counter() - begun):
+    *smaller, largest = found.costs
+    while len(trial.seconds) < _REPEATS and time.perf_counter() + largest.seconds < end:
         trial.step()
-    return replace(cost, seconds=statistics.median(trial.seconds), steps=len(trial.seconds))
+    largest = replace(largest, seconds=statistics.median(trial.seconds), steps=len(trial.seconds))
+    return Measured((*smaller, largest), found.stopped)
 
 
-def _affordable(last: StepCost, shape: Shape, seconds: float, free: int | None, model: TokenModel) -> bool:
-    """Whether a shape can be tried after another, its cost growing with its tokens."""
-    times = shape.tokens / last.shape.tokens
-    steps = _warm_up(model, shape) + 1
-    bytes_needed = _SLACK * last.saved * (shape.rows * shape.length) / (last.shape.rows * last.shape.length)
-    return times * last.seconds * steps <= seconds and (free is None or bytes_needed <= free)
+def _too_much(
+    found: Measured, shape: Shape, seconds: float, free: int, model: TokenModel
+) -> Literal["time", "memory"] | None:
+    """What would not suffice for a shape, if its cost grows with its tokens."""
+    last = found.largest
+    if found.scaled(lambda cost: cost.peak, shape.rows * shape.length) > free:
+        return "memory"
+    # Besides the timed step: one that is watched, and a pass forward and an evaluation, about one together.
+    steps = _warm_up(model, shape) + 3
+    return "time" if last.seconds * shape.tokens / last.shape.tokens * steps > seconds else None
 
 
 def _warm_up(model: TokenModel, shape: Shape) -> int:
-    """Steps before the one that counts: until the segment memory is full, but at most three."""
+    """Steps before those that count: until the segment memory is full, but at most three."""
     return min(3, max(1, -(-model.memory_length // shape.length)))
 
 
@@ -166,18 +203,21 @@ class _Trial:
         for _ in range(_warm_up(self._model, self._shape)):
             self._loop.step()
         self._loop.statistics.reset()
-        tokens = self._loop.tokens
+        before = self._loop.tokens
         self.step()
+        tokens = self._loop.tokens - before
         summary = self._loop.statistics.summary()
         assert summary is not None
         saved, memory = self._kept()
+        peak = peak_bytes(self._loop.step, self._loop.device)
         (seconds,) = self.seconds
         return StepCost(
             shape=self._shape,
             seconds=seconds,
             steps=1,
-            tokens=self._loop.tokens - tokens,
+            tokens=tokens,
             saved=saved,
+            peak=peak,
             memory=memory * self._shape.slots,
             evaluations=summary.evaluations,
             evaluated=self._evaluated(),
