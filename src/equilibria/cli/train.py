@@ -1,6 +1,7 @@
 """`equilibria train`."""
 
 import json as json_format
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclopts import App
@@ -9,6 +10,7 @@ from rich.console import Console
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.training.randomness import seed_everything
+from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
 command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", config=fill_from_file)
@@ -33,16 +35,26 @@ def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bo
     return exit_code(result)
 
 
-def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResult:
+def run_training(
+    recipe: Recipe, resume: bool = False, console: Console | None = None, trackers: Sequence[Tracker] = ()
+) -> TrainingResult:
     """Prepares the text or the task, builds the model and trains it.
+
+    Args:
+        recipe: the whole recipe.
+        resume: continue the run in the recipe's folder.
+        console: where to show progress; standard output when None.
+        trackers: get each record of the metrics.
 
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
+    console = console or Console()
     task = build_task(recipe, console.out)
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
-    return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
+    depths = build_depth_schedule(recipe)
+    return Trainer(model, recipe, task, recipe.run.folder, console, depths, trackers=trackers).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:
