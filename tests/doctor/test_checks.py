@@ -32,8 +32,8 @@ def test_everything_works_here_and_nothing_random_is_disturbed() -> None:
 class Mixing(ContractiveCell):
     """Rows of a batch see each other."""
 
-    def forward(self, z: Tensor, context: Any) -> Tensor:
-        return super().forward(z, context) + 1e-3 * z.mean(0, keepdim=True)
+    def forward(self, z_BLD: Tensor, context: Any) -> Tensor:
+        return super().forward(z_BLD, context) + 1e-3 * z_BLD.mean(0, keepdim=True)
 
 
 def inexact(f: Any, z0: Any, *options: Any) -> Any:

@@ -42,13 +42,13 @@ def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
     assert found.cost.tokens * training.steps == loop.tokens
     lines = [line for line in read_metrics(trainer.folder.metrics) if line["kind"] == "valid"]
     assert len(lines) == 3
-    assert trainer.task is not None
     assert found.step_seconds == found.cost.seconds
-    assert found.training_seconds == pytest.approx(found.step_seconds * training.steps)
+    assert found.training_seconds == pytest.approx(found.cost.seconds * training.steps)
     result = trainer._validation
     assert result is not None
-    assert found.evaluation_seconds == pytest.approx(3 * result.tokens / found.cost.evaluated)
-    assert found.run_seconds == pytest.approx(found.training_seconds + found.evaluation_seconds)
+    evaluation = 3 * result.tokens / found.cost.evaluated
+    assert found.evaluation_seconds == pytest.approx(evaluation)
+    assert found.run_seconds == pytest.approx(found.cost.seconds * training.steps + evaluation)
     assert (found.passes is None) == (kind == "task")
     assert found.memory.total > found.memory.weights * 5
 

@@ -82,8 +82,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in tags}
 
 
-def expected(recipe: Recipe) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
+def expected(recipe: Recipe) -> dict[str, list[tuple[int, object]]]:
+    found: dict[str, list[tuple[int, object]]] = {}
     for line in lines(recipe):
         for name, value in numbers(line).items():
             found.setdefault(f"{line['kind']}/{name}", []).append((line["step"], pytest.approx(value, rel=1e-6)))

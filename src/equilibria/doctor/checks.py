@@ -170,7 +170,8 @@ def _processes(device: torch.device) -> tuple[bool, str]:
         return True, "not looked at: this PyTorch has no gloo"
     if distributed.is_initialized():
         return True, "not looked at: this process is in a group"
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         ones = torch.ones(3)
         distributed.all_reduce(ones)
