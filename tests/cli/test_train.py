@@ -56,9 +56,10 @@ FLAGS = {
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("precision", "compile", "skipped_steps", "clip", "evaluate_every", "evaluate_tokens"),
+        *("precision", "compile", "skipped_steps", "clip", "tensorboard", "evaluate_every", "evaluate_tokens"),
         *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "threads"),
     ),
+    "training.rates": ("embedding", "cell", "head", "vectors"),
     "distributed": ("strategy",),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""

@@ -1,6 +1,7 @@
 """`equilibria train`."""
 
 import json as json_format
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclopts import App
@@ -10,6 +11,7 @@ from equilibria.configuration import Recipe, build_depth_schedule, build_model, 
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.training.distributed import joined, training_device
 from equilibria.training.randomness import seed_everything
+from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
 command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", config=fill_from_file)
@@ -35,12 +37,21 @@ def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bo
     return exit_code(result)
 
 
-def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResult:
+def run_training(
+    recipe: Recipe, resume: bool = False, console: Console | None = None, trackers: Sequence[Tracker] = ()
+) -> TrainingResult:
     """Prepares the text or the task, builds the model and trains it, with the processes that torchrun has started.
+
+    Args:
+        recipe: the whole recipe.
+        resume: continue the run in the recipe's folder.
+        console: where to show progress; standard output when None.
+        trackers: get each record of the metrics.
 
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
+    console = console or Console()
     device = training_device(recipe.training.device)
     with joined(device) as world:
         with world.main_first():
@@ -48,7 +59,7 @@ def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResu
         seed_everything(recipe.training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size).to(device)
         depths = build_depth_schedule(recipe)
-        return Trainer(model, recipe, task, recipe.run.folder, console, depths, world).run(resume)
+        return Trainer(model, recipe, task, recipe.run.folder, console, depths, world, trackers).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:

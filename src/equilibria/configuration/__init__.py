@@ -15,7 +15,7 @@ from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe
 from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 
 __all__ = [
     "BaselineRecipe",
@@ -26,6 +26,7 @@ __all__ = [
     "EmbeddingRecipe",
     "GradientRecipe",
     "ModelRecipe",
+    "RatesRecipe",
     "Recipe",
     "RunRecipe",
     "ScheduleRecipe",

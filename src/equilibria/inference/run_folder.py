@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "sample.json"
 
     @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"

@@ -1,9 +1,6 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-
+from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
@@ -69,7 +66,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     if not folder.config.is_file():
         raise UserError(f"there is no run to resume in {folder.path}; start one without --resume")
     earlier = read_recipe(folder.config, [])
-    difference = _first_difference(_fixed(earlier), _fixed(recipe))
+    difference = first_difference(_fixed(earlier), _fixed(recipe))
     if difference is not None:
         key, before, now = difference
         raise UserError(
@@ -93,23 +90,5 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
 
 def _fixed(recipe: Recipe) -> dict[str, object]:
     """What a run may not change while it is continued, with dotted keys."""
-    fixed = _flat("model", asdict(recipe.model))
-    training = asdict(recipe.training)
-    return fixed | {f"training.{name}": training[name] for name in _FIXED_TRAINING}
-
-
-def _flat(prefix: str, value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(f"{prefix}.{name}", part).items()}
-
-
-def _first_difference(before: dict[str, object], now: dict[str, object]) -> tuple[str, object, object] | None:
-    for key, value in before.items():
-        if now.get(key) != value:
-            return key, _shown(value), _shown(now.get(key))
-    return None
-
-
-def _shown(value: object) -> str:
-    return json.dumps(str(value) if isinstance(value, Path) else value, default=str)
+    fixed = tuple(f"training.{name}" for name in _FIXED_TRAINING)
+    return {key: value for key, value in settings(recipe).items() if key.startswith("model.") or key in fixed}

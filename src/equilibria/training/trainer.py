@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from equilibria.training.loop import TrainingLoop
 from equilibria.training.metrics import MetricsWriter, NoMetrics
 from equilibria.training.preparation import began_before, check_resumable, create_run, furnish_run, record_recipe
 from equilibria.training.statistics import StepSummary
+from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Trainer:
         console: where to show progress.
         depths: the model's depth in each step; the model's own throughout when None.
         world: the processes that train together; the one of rank 0 writes the folder and talks to the user.
+        trackers: get each record of the metrics from the process of rank 0; closed when `run` ends.
 
     Raises:
         UserError: the text has token ids that the model has not, or is too short for the batch, or the batch cannot be
-            shared by so many processes.
+            shared by so many processes; or a package that the recipe needs is missing.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Trainer:
         console: Console,
         depths: DepthSchedule | None = None,
         world: World = ALONE,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -85,6 +88,9 @@ class Trainer:
         self.folder = RunFolder(run_folder)
         self._console = console if world.main else Console(quiet=True)
         self._world = world
+        self._trackers = trackers
+        if recipe.training.tensorboard:
+            require_tensorboard()
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
@@ -118,7 +124,7 @@ class Trainer:
         elif self._world.main:
             create_run(self.folder, self.recipe, self.task.tokenizer)
         first, seconds = self.loop.done, self._seconds
-        self._metrics = MetricsWriter(self.folder.metrics, first) if self._world.main else NoMetrics()
+        self._metrics = self._writer(first)
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
         try:
             with Interruption(patient=launch() is not None) as interruption, shown:
@@ -142,6 +148,13 @@ class Trainer:
     def _restarted(self) -> bool:
         """Whether torchrun has started this run before, and it goes on."""
         return self._world.told(began_before(self.folder))
+
+    def _writer(self, first: int) -> MetricsWriter | NoMetrics:
+        """What the metrics go to: the folder's file and the trackers, or nothing but in the process of rank 0."""
+        if not self._world.main:
+            return NoMetrics()
+        board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
+        return MetricsWriter(self.folder.metrics, first, [*self._trackers, *board])
 
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
         training = self.recipe.training
