@@ -11,7 +11,7 @@ from equilibria.inference import load
 from equilibria.models import LanguageModel
 
 SOLVER = (
-    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "check_every"),
+    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "fallback_damping", "check_every"),
     *("damping", "history", "ridge", "halvings", "inner", "forcing", "products"),
 )
 FLAGS = {
@@ -56,8 +56,11 @@ FLAGS = {
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("clip", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
+        *("precision", "compile", "skipped_steps", "clip", "tensorboard", "evaluate_every", "evaluate_tokens"),
+        *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "threads"),
     ),
+    "training.rates": ("embedding", "cell", "head", "vectors"),
+    "distributed": ("strategy",),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""
 

@@ -131,13 +131,16 @@ def test_an_option_reaches_the_solver(method: Any, option: str) -> None:
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_every_option_of_a_solver_is_in_the_recipe(method: Any) -> None:
-    common = {"tol", "max_evaluations", "scope", "criterion", "draft", "check_every"}
+    common = {"tol", "max_evaluations", "scope", "criterion", "draft", "fallback", "check_every"}
     measurement, for_code = {"trace_groups"}, {"preconditioner"}  # neither can be written down or matters to a run
     assert parameters(SOLVERS[method]) - measurement - for_code == common | set(SOLVER_OPTIONS[method])
     section = SolverRecipe(method=method, tol=0.5, max_evaluations=7, scope="sample")
     solver = build_solver(replace(section, criterion="absolute", check_every=4, draft=True))
     assert (solver.criterion, solver.check_every, solver.draft) == ("absolute", 4, Draft())
     assert build_solver(replace(section, draft=False)).draft is None
+    fallback = Picard(damping=0.25, tol=0.5, max_evaluations=14, scope="sample")
+    assert build_solver(replace(section, fallback_damping=0.25)).fallback == fallback
+    assert solver.fallback is None
 
 
 @pytest.mark.parametrize(("method", "option"), [case for case in cases(GRADIENT_OPTIONS) if case[0] in GRADIENTS])

@@ -164,9 +164,17 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
 def build_solver(recipe: SolverRecipe) -> Solver:
     """The solver that a section of a recipe describes."""
     options = given_options(recipe, ("criterion", "check_every", *SOLVER_OPTIONS[recipe.method]))
-    draft = Draft() if recipe.draft else None
+    draft, fallback = Draft() if recipe.draft else None, None
+    if recipe.fallback_damping is not None:
+        damping, limit = recipe.fallback_damping, 2 * recipe.max_evaluations
+        fallback = Picard(damping=damping, tol=recipe.tol, max_evaluations=limit, scope=recipe.scope)
     return _SOLVERS[recipe.method](
-        tol=recipe.tol, max_evaluations=recipe.max_evaluations, scope=recipe.scope, draft=draft, **options
+        tol=recipe.tol,
+        max_evaluations=recipe.max_evaluations,
+        scope=recipe.scope,
+        draft=draft,
+        fallback=fallback,
+        **options,
     )
 
 

@@ -72,6 +72,9 @@ class SolverRecipe:
     """What a residual is; left out: relative."""
     draft: bool | None = None
     """Solve in bfloat16 first and start from there."""
+    fallback_damping: Ratio | None = None
+    """Solve again where the solve did not converge, by picard with this share of the new value in a step and twice as
+    many evaluations; left out: leave it at that."""
     check_every: Count | None = None
     """Evaluations between looks whether the solve is done, each of which waits for the device; left out: 1."""
     damping: Ratio | None = None

@@ -11,6 +11,7 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.inference.manifest import MANIFEST, check_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
 from equilibria.models import TokenModel
@@ -65,6 +66,8 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     recipe = read_recipe(folder.config, [])
     tokenizer = load_tokenizer(folder.tokenizer)
     model = build_model(recipe, tokenizer.vocabulary_size)
+    if (source / MANIFEST).is_file():  # of a checkpoint; what was saved before there were manifests has none
+        check_manifest(source, only=[weights.name])
     load_weights(model, weights)
     model.eval()
     return LoadedRun(model, tokenizer, recipe, source, folder)
