@@ -18,10 +18,11 @@ FLAGS = {
     "run": ("name", "directory"),
     "data": (
         *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
+        "tokenizer_file",
         *("blanks", "symbols", "held_out"),
     ),
     "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
-    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
+    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
         *("norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads", "activation"),
@@ -57,7 +58,7 @@ FLAGS = {
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
         *("precision", "compile", "skipped_steps", "clip", "tensorboard", "evaluate_every", "evaluate_tokens"),
-        *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "threads"),
+        *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "initial_weights", "threads"),
     ),
     "training.rates": ("embedding", "cell", "head", "vectors"),
     "distributed": ("strategy",),

@@ -31,6 +31,8 @@ app.command("equilibria.cli.report:command", name="report", help="Write a run's 
 app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
 app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")
 app.command("equilibria.cli.doctor:command", name="doctor", help="Say what there is to train on; check that it works.")
+app.command("equilibria.cli.importing:command", name="import", help="Make a run of another project's model.")
+app.command("equilibria.cli.export:command", name="export", help="Write a run's model for use without this package.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
 app.command("equilibria.cli.reproduce:command", name="reproduce", help="Print a table of the paper, ours beside it.")
 app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")

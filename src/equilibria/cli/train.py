@@ -9,6 +9,9 @@ from rich.console import Console
 
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
+from equilibria.inference.loading import weights_file
+from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.weights import load_weights
 from equilibria.training.distributed import joined, training_device
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trackers import Tracker
@@ -57,7 +60,11 @@ def run_training(
         with world.main_first():
             task = build_task(recipe, console.out if world.main else None)
         seed_everything(recipe.training.seed)
-        model = build_model(recipe, task.tokenizer.vocabulary_size).to(device)
+        model = build_model(recipe, task.tokenizer.vocabulary_size)
+        begun = resume and RunFolder(recipe.run.folder).index() is not None
+        if recipe.training.initial_weights is not None and not begun:
+            load_weights(model, weights_file(recipe.training.initial_weights))
+        model.to(device)
         depths = build_depth_schedule(recipe)
         return Trainer(model, recipe, task, recipe.run.folder, console, depths, world, trackers).run(resume)
 

@@ -6,6 +6,7 @@ not have is an error.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -121,6 +122,8 @@ class TrainingRecipe:
     """Seed of weights and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model is trained; auto: on CUDA where there is a device for every process, else on the CPU."""
+    initial_weights: Path | None = None
+    """A run or import whose best weights training starts from, or a .safetensors file; left out: drawn anew."""
     threads: Count | None = None
     """CPU threads; left out: what PyTorch chooses."""
 
