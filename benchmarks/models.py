@@ -3,7 +3,7 @@
 What is measured goes into the file that --out names, after every seed, and checkpoints into a folder beside it, so that
 a benchmark that was interrupted goes on where it was.
 
-    equilibria bench models [--recipes FOLDER] [--data-path FOLDER] [--steps N] [--seeds N] [--rows NAME ...]
+    equilibria bench models [--recipes FOLDER] [--data-path FOLDER] [--steps N] [--seeds S ...] [--rows NAME ...]
                             [--evaluate-tokens N] [--checkpoint-every N] [--threads N] [--json] [--out FILE]
 """
 
@@ -25,7 +25,7 @@ from benchmarks._harness import options_of, prepare, publish
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, read_recipe
 from equilibria.data.task import Task
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import evaluate
+from equilibria.inference.evaluation import TextEvaluation, evaluate
 from equilibria.inference.run_folder import RunFolder
 from equilibria.reproduction.measuring import Contender, saved_by_step, size_of
 from equilibria.reproduction.runs import write_text
@@ -114,7 +114,11 @@ class Results:
             raise UserError(f"{file} was made with another {others[0]}; remove it, or name another file with --out")
 
     def write(self) -> None:
-        """Writes the file."""
+        """Writes the file, with the seeds that another process has added to it meanwhile."""
+        if self.file.exists():
+            for name, row in json.loads(self.file.read_text(encoding="utf-8"))["rows"].items():
+                ours = self.rows.setdefault(name, row)
+                ours["seeds"] = row["seeds"] | ours["seeds"]
         write_text(self.file, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1) + "\n")
 
     def missing(self, recipes: dict[str, Recipe], seed: int) -> list[str]:
@@ -180,6 +184,7 @@ class Racer:
         return {
             "loss": result.loss,
             "perplexity": result.perplexity,
+            "word_perplexity": result.word_perplexity if isinstance(result, TextEvaluation) else None,
             "residual": result.residual.mean,
             "evaluations_per_solve": result.evaluations_per_solve,
             "unconverged": result.unconverged,
@@ -213,10 +218,10 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
     results = Results(options.out, recipes, settings_of(any_recipe))
     results.write()  # so that checkpoints are never gone on with by other recipes
     task = build_task(any_recipe, console.out)
-    checkpoints = options.out.with_name(f"{options.out.name}.checkpoints")
-    for seed in range(options.seeds):
+    for seed in options.seeds:
+        checkpoints = options.out.with_name(f"{options.out.name}.checkpoints-{seed}")
         names = results.missing(recipes, seed)
-        racers = {name: Racer(seeded(recipes[name], seed), task, checkpoints / f"{name}-{seed}") for name in names}
+        racers = {name: Racer(seeded(recipes[name], seed), task, checkpoints / name) for name in names}
         if racers:
             console.print(f"seed {seed}: {', '.join(names)}")
             race(racers, any_recipe.training.steps, options.checkpoint_every, console)
@@ -225,6 +230,7 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
             results.add(name, seed, figures)
             console.print(f"{name}, seed {seed}: perplexity {figures['perplexity']:.2f}")
         shutil.rmtree(checkpoints, ignore_errors=True)
+    results.write()
     return {"data": task.name, "settings": results.settings, "rows": results.rows}
 
 
@@ -244,10 +250,11 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
             return statistics.fmean(values) if values else None
 
         perplexities = [seed["perplexity"] for seed in seeds]
-        spread = f" ± {statistics.stdev(perplexities):.1f} ({len(seeds)})" if len(seeds) > 1 else ""
+        spread = f" ± {statistics.stdev(perplexities):.2f} ({len(seeds)})" if len(seeds) > 1 else ""
         entries = [
             name,
-            f"{form(mean('perplexity'), '.1f')}{spread}",
+            f"{form(mean('perplexity'), '.2f')}{spread}",
+            form(mean("word_perplexity"), ".1f"),
             form(_scaled(mean("training_seconds_per_token"), 1e6), ".0f"),
             form(_scaled(mean("saved_bytes"), 1e-6), ".3g"),
             form(mean("residual"), ".0e"),
@@ -259,11 +266,11 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
     tokens = math.prod([steps, *shape])
     title = f"{result['data']}: {steps:,} steps, {tokens:,} tokens"
     notes = [
-        "perplexity: of validation text; mean over seeds, their standard deviation and number.",
+        "perplexity: of validation text by token: mean over seeds, their standard deviation and number; and by word.",
         "µs: per token of training, median step. MB: saved for a step's backward pass, without softmax and weights.",
         "residual: mean per token. eval.: evaluations of the cell per solve. inner: parameters outside the embedding.",
     ]
-    headers = ["model", "perplexity", "µs", "MB", "residual", "eval.", "inner"]
+    headers = ["model", "perplexity", "word", "µs", "MB", "residual", "eval.", "inner"]
     return Sheet(title, headers, [entries for _, entries in sorted(rows, key=lambda row: row[0])], notes)
 
 
@@ -285,7 +292,9 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--recipes", type=Path, default=RECIPES, help="folder of recipes; every one is a row")
     parser.add_argument("--data-path", type=Path, help="folder of train/valid text instead of the recipes' own")
     parser.add_argument("--steps", type=int, help="training steps of each instead of the recipes' own")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; several processes may share them"
+    )
     parser.add_argument("--rows", nargs="+", default=[], help="names of recipes; all if left out")
     parser.add_argument("--evaluate-tokens", type=int, help="validation tokens at most")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
