@@ -26,7 +26,7 @@ from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
-from equilibria.models.baselines import LSTMLayer, Regularisation, SequenceModel
+from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
@@ -248,7 +248,7 @@ def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: L
 
     def learner(seed: int) -> TrainingLoop:
         torch.manual_seed(seed)
-        model = SequenceModel(UntiedEmbedding(10, 8, 16), [LSTMLayer(8, 16, 0.1)], Regularisation(hidden=0.1))
+        model = SequenceModel(UntiedEmbedding(10, 8, 16), [LSTMLayer(8, 16, 0.1)], hidden_dropout=0.1)
         return TrainingLoop(model, recipe, task.training(recipe.batch_size))
 
     undisturbed, interrupted, resumed = learner(0), learner(0), learner(1)

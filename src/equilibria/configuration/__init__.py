@@ -12,7 +12,7 @@ from equilibria.configuration.building import (
 from equilibria.configuration.data import DataRecipe
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
 from equilibria.configuration.distributed import DistributedRecipe
-from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe
+from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe, RegularisationRecipe
 from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.training import RatesRecipe, TrainingRecipe
@@ -28,6 +28,7 @@ __all__ = [
     "ModelRecipe",
     "RatesRecipe",
     "Recipe",
+    "RegularisationRecipe",
     "RunRecipe",
     "ScheduleRecipe",
     "SolverRecipe",

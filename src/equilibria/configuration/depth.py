@@ -43,7 +43,7 @@ GRADIENT_OPTIONS: Options = {
 DEPTH_OPTIONS: Options = {
     "equilibrium": ("residual_penalty", "jacobian_penalty", "states_every"),
     "unrolled": ("checkpoint", "states_every", "residual_penalty"),
-    "stack": ("tied",),
+    "stack": ("tied", "shared_biases"),
     "halting": ("max_steps", "threshold", "ponder_weight"),
 }
 """Options that each depth takes. The unrolled one takes the penalty too, and leaves it aside, as it does the solvers:
@@ -159,6 +159,8 @@ class DepthRecipe:
     """Applications of the cell, for kind "unrolled"; layers, for kind "stack"."""
     tied: bool | None = None
     """Whether the layers are one and the same, each with its own memory; for stack."""
+    shared_biases: bool | None = None
+    """Whether the layers share the two biases of relative attention; for stack; left out: no."""
     checkpoint: bool | None = None
     """Recompute each application in the backward pass instead of storing it; for unrolled."""
     states_every: Count | None = None

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from equilibria.configuration.baseline import ENCODER_DECODER
 from equilibria.configuration.data import DataRecipe, data_problems
 from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import ModelRecipe, model_problems
@@ -55,6 +56,9 @@ def problems(recipe: Recipe) -> Iterator[str]:
     yield from model_problems(recipe.model)
     yield from training_problems(recipe.training)
     yield from _compilation_problems(recipe)
+    reads_source = recipe.model.baseline.kind == ENCODER_DECODER
+    if reads_source != (recipe.data.source == "reversal"):
+        yield f'data.source = "reversal" and model.baseline.kind = "{ENCODER_DECODER}" go together: give both or none'
     name = recipe.run.name
     if name in ("", ".", "..") or Path(name).name != name:
         yield f'run.name = "{name}": expected a name without slashes; where the folder is says run.directory'

@@ -112,6 +112,10 @@ class TokenModel(nn.Module, ABC):
         """The state `(B, D)` that predicts the token after those written so far."""
         return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:]).hidden[:, -1]
 
+    def loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        """The mean negative log-likelihood of the targets, in nats, given final states."""
+        return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
+
     def check(self, tokens_BL: Tensor) -> None:
         """Raises ValueError for a token id outside the vocabulary."""
         if torch.compiler.is_compiling():
