@@ -18,10 +18,11 @@ FLAGS = {
     "run": ("name", "directory"),
     "data": (
         *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
+        "tokenizer_file",
         *("blanks", "symbols", "held_out"),
     ),
     "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
-    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
+    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
         *("norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads", "activation"),
@@ -57,6 +58,7 @@ FLAGS = {
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
         *("clip", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
+        "initial_weights",
     ),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""

@@ -147,7 +147,7 @@ def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_
         ([], "not a tokenizer of equilibria"),
         ({"kind": "letters"}, "not a tokenizer of equilibria"),
         ({"kind": "word", "words": ["a", 3]}, "not a tokenizer of equilibria"),
-        ({"kind": "word", "words": ["a", "b"]}, "lacks <unk>"),
+        ({"kind": "word", "words": ["a", "b"]}, "lacks <eos>"),
         ({"kind": "word", "words": ["<unk>", "<eos>", "b", "b"]}, "lists 'b' 2 times"),
         ({"kind": "bpe", "tokenizer": {"model": 1}}, "not a tokenizer of equilibria"),
     ],

@@ -28,7 +28,7 @@ from equilibria.configuration.model import (
 )
 from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
-from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerSpec, prepare
+from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerFile, TokenizerSpec, prepare
 from equilibria.data.synthetic import CopyMemory
 from equilibria.data.task import Task
 from equilibria.depths import (
@@ -96,8 +96,7 @@ def build_corpus(recipe: Recipe, on_progress: Callable[[str], None] | None = Non
         UserError: a file is missing, or there is no text in it, or the recipe is about no text.
     """
     data = recipe.data
-    spec = TokenizerSpec(data.tokenizer, data.vocabulary_size, data.minimum_count)
-    return prepare(_source(data), spec, data.cache, on_progress)
+    return prepare(_source(data), _tokenizer(data), data.cache, on_progress)
 
 
 def build_task(recipe: Recipe, on_progress: Callable[[str], None] | None = None) -> Task:
@@ -206,6 +205,13 @@ def _source(data: DataRecipe) -> Source:
         case "copy_memory":
             raise UserError('data.source = "copy_memory" is a task and no text')
     raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')
+
+
+def _tokenizer(data: DataRecipe) -> TokenizerSpec | TokenizerFile:
+    if data.tokenizer == "file":
+        assert data.tokenizer_file is not None  # checked
+        return TokenizerFile(data.tokenizer_file)
+    return TokenizerSpec(data.tokenizer, data.vocabulary_size, data.minimum_count)
 
 
 def _embedding(embedding: EmbeddingRecipe, vocabulary_size: int, d_model: int, d_output: int) -> TokenEmbedding:

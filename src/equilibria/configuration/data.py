@@ -24,8 +24,10 @@ class DataRecipe:
     """The folder, for source "folder"."""
     files: Annotated[tuple[Path, ...], Parameter(json_list=False)] = ()
     """The text files, for source "files"; as a flag, once per file."""
-    tokenizer: Literal["word", "bpe", "bytes"] = "bpe"
-    """What a token of a text is: a word, a byte-pair unit learned from the training text, or a byte."""
+    tokenizer: Literal["word", "bpe", "bytes", "file"] = "bpe"
+    """A token is a word, a byte-pair unit learned from the training text, a byte, or what a given file says."""
+    tokenizer_file: Path | None = None
+    """The tokenizer.json of a run or an import, for tokenizer "file"."""
     vocabulary_size: Count | None = None
     """Tokens in the vocabulary, at most; left out: all frequent words, or the usual number of byte pairs."""
     minimum_count: Count = 1
@@ -51,6 +53,14 @@ def data_problems(data: DataRecipe) -> Iterator[str]:
             yield f'data.{key} is missing: data.source = "{source}" needs it'
         if data.source != source and given:
             yield f'data.{key} is for data.source = "{source}", which is "{data.source}" here'
+    if data.tokenizer == "file":
+        if data.tokenizer_file is None:
+            yield 'data.tokenizer_file is missing: data.tokenizer = "file" needs it'
+        if data.vocabulary_size is not None or data.minimum_count != 1:
+            key = "minimum_count" if data.vocabulary_size is None else "vocabulary_size"
+            yield f'data.{key} has no use beside data.tokenizer = "file", whose vocabulary is given'
+    elif data.tokenizer_file is not None:
+        yield f'data.tokenizer_file is for data.tokenizer = "file", which is "{data.tokenizer}" here'
     for source, keys in TASK_OPTIONS.items():
         for key in keys:
             if data.source != source and is_given(getattr(data, key)):

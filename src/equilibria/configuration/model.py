@@ -18,7 +18,7 @@ from equilibria.nn.norms import Norm
 
 EMBEDDING_OPTIONS: Options = {
     "tied": (),
-    "adaptive": ("cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
+    "adaptive": ("cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "untied": (),
 }
 """Options that each embedding takes."""
@@ -56,6 +56,8 @@ class EmbeddingRecipe:
     """Clusters, from the first, with a projection of their own in the softmax; for adaptive; left out: 1."""
     initialisation: Literal["scaled", "published"] | None = None
     """Scores of variance 1, or Transformer-XL's small normal weights; for adaptive; left out: scaled."""
+    tied_tables: bool | None = None
+    """Whether the softmax has the embedding's tables; for adaptive; left out: yes."""
 
 
 @dataclass(frozen=True, kw_only=True)

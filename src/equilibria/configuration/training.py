@@ -6,6 +6,7 @@ not have is an error.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from equilibria.configuration.options import foreign_options
@@ -91,6 +92,8 @@ class TrainingRecipe:
     """Interval between lines of metrics."""
     seed: Natural = 0
     """Seed of weights and dropout."""
+    initial_weights: Path | None = None
+    """A run or import whose best weights training starts from, or a .safetensors file; left out: drawn anew."""
     threads: Count | None = None
     """CPU threads; left out: what PyTorch chooses."""
 
