@@ -68,7 +68,14 @@ VALUES: Mapping[str, Any] = {
     **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6},
     **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2},
     **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
-    **{"cutoffs": (4, 7), "div_val": 2, "d_embed": 12, "untied_projections": 0, "initialisation": "published"},
+    **{
+        "cutoffs": (4, 7),
+        "div_val": 2,
+        "d_embed": 12,
+        "untied_projections": 0,
+        "initialisation": "published",
+        "tied_tables": False,
+    },
     **{"layers": 2, "kernel_size": 3, "kernel_sizes": (2, 3), "channels": (8, 16), "dropout": 0.25, "slots": 2},
     **{"head_size": 8, "gates": "slot", "search": "first_order", "cell_dropout": 0.25, "node_dropout": 0.125},
 }

@@ -9,6 +9,7 @@ from rich.console import Console
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.inference.loading import weights_file
+from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult
@@ -44,7 +45,8 @@ def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResu
     task = build_task(recipe, console.out)
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
-    if recipe.training.initial_weights is not None and not resume:
+    begun = resume and RunFolder(recipe.run.folder).index() is not None
+    if recipe.training.initial_weights is not None and not begun:
         load_weights(model, weights_file(recipe.training.initial_weights))
     return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
 

@@ -94,7 +94,9 @@ class TextFolder:
         return tuple(self._files("train", "valid"))
 
     def passages(self, split: Split) -> Iterator[str]:
-        files = self._files(split)
+        files = self._files(split) if split != "test" else self._files()
+        if split not in files:
+            raise UserError(f"{self.path} has no {split} file; add {split}.txt")
         blank = True
         for line in read_lines(files[split]):
             blank = blank and not line.strip()
@@ -103,7 +105,9 @@ class TextFolder:
             raise UserError(f"{files[split]} holds no text; put the {split} text in it, one paragraph per line")
 
     def fingerprint(self) -> str:
-        return text_digest(part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path)))
+        return text_digest(
+            part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
+        )
 
     def _files(self, *needed: Split) -> dict[Split, Path]:
         """The file of each split that there is, those that are needed among them."""
