@@ -30,6 +30,8 @@ class Published:
     """Folder of the run, which must not exist; left out: runs/NAME-OF-THE-FILE."""
     vocabulary: Path | None = None
     """Folder of the text, such as WikiText-103, that the vocabulary is counted from; left out: tokens are numbers."""
+    text: Path | None = None
+    """Folder of the text, of numbers where there is no vocabulary, that `eval` reads; left out: the vocabulary's."""
     heads: Count | None = None
     """Attention heads; left out: as the file says, or 10 where it does not."""
     memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = PublishedOptions.memory_length
@@ -90,7 +92,7 @@ def torchdeq_seq(
 def _finish(imported: Imported, settings: Published) -> int:
     folder = settings.vocabulary
     tokenizer = IdTokenizer(imported.vocabulary_size) if folder is None else published_vocabulary(folder)
-    return report(imported, tokenizer, settings.out, settings.json, text=folder)
+    return report(imported, tokenizer, settings.out, settings.json, settings.text or folder)
 
 
 def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: bool, text: Path | None = None) -> int:
