@@ -30,7 +30,7 @@ class Published:
     div_val: int = 2
     pre_norm: bool = False
     affine: bool = False
-    memory_length: int = 7
+    memory_length: int = 5
     window: int = 1000
     iterations: int | None = 5
 

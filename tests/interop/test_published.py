@@ -19,7 +19,7 @@ INTEROP = Path(__file__).parents[3] / "shared" / "data" / "interop"
 LM, SEQ = Published("torchdeq-lm"), Published("torchdeq-seq", iterations=None)
 
 
-def text(model: Published, segments: int = 3, length: int = 4) -> list[tuple[Tensor, Tensor]]:
+def text(model: Published, segments: int = 3, length: int = 3) -> list[tuple[Tensor, Tensor]]:
     """Segments of inputs and targets in which every cluster occurs."""
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(model.vocabulary_size, (2, segments * length + 1), generator=generator)

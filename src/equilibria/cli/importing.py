@@ -1,7 +1,7 @@
 """`equilibria import`: another project's model as a run"""
 
 import json as json_format
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +10,14 @@ from cyclopts.validators import Number
 
 from equilibria.cells.transformer_xl import NormPosition
 from equilibria.data import IdTokenizer, Tokenizer
+from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import read_state_dict
 from equilibria.interop.torchdeq_lm import PUBLISHED_ITERATIONS, import_torchdeq_lm
 from equilibria.interop.torchdeq_seq import MOST_ITERATIONS, import_torchdeq_seq
 from equilibria.interop.vocabulary import published_vocabulary
+from equilibria.nn.attention import Positions
 
 command = App(name="import", help="Make a run of another project's model.")
 
@@ -87,6 +89,36 @@ def torchdeq_seq(
     settings = settings or Published()
     imported = import_torchdeq_seq(read_state_dict(file), settings.options, iterations, norm_position)
     return _finish(imported, settings)
+
+
+@command.command(name="gpt2")
+def gpt2(
+    folder: Path,
+    /,
+    *,
+    block: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    positions: Positions = "rotary",
+    memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    text: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """A GPT-2 decoder as a cell to start training from.
+
+    Args:
+        folder: what `save_pretrained` wrote.
+        block: the block that the cell is, counted from 0; left out: the mean of all.
+        positions: how the cell knows of positions, the decoder's own having no place in it.
+        memory_length: tokens of earlier segments that are attended to.
+        text: folder of the text that it is trained and evaluated on.
+        out: folder of the run, which must not exist; left out: runs/NAME-OF-THE-FOLDER.
+        json: print what was made as one JSON object.
+    """
+    imported = import_gpt2(folder, block, positions, memory_length)
+    tokenizer, missing = import_tokenizer(folder, imported.vocabulary_size)
+    if missing is not None:
+        imported = replace(imported, left_out=(*imported.left_out, missing))
+    return report(imported, tokenizer, out, json, text)
 
 
 def _finish(imported: Imported, settings: Published) -> int:

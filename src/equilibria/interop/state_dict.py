@@ -130,8 +130,17 @@ def read_state_dict(path: Path) -> StateDict:
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors.
     """
+    return StateDict(read_tensor_file(path), path)
+
+
+def read_tensor_file(path: Path) -> Mapping[str, object]:
+    """What a file of `torch.save` or a safetensors file holds by name.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds what is not loaded as data.
+    """
     if path.suffix == ".safetensors":
-        return StateDict(read_tensors(path), path)
+        return read_tensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
@@ -144,7 +153,7 @@ def read_state_dict(path: Path) -> StateDict:
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}; expected the state dictionary of a model")
-    return StateDict(content, path)
+    return content
 
 
 def _unwrapped(tensors: Mapping[str, object]) -> dict[str, object]:

@@ -112,7 +112,7 @@ class LanguageModel(TokenModel):
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""
-        chunks = inputs_BLD.split(self.chunk_length or max(1, inputs_BLD.shape[1]), dim=1)
+        chunks = (inputs_BLD,) if self.chunk_length is None else inputs_BLD.split(self.chunk_length, dim=1)
         arrived = []
         for number, chunk_BLD in enumerate(chunks, start=1):
             reached, applied = self._chunk(chunk_BLD, memory)
