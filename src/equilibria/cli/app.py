@@ -29,6 +29,7 @@ app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on 
 app.command("equilibria.cli.generate:command", name="generate", help="Write text with a run's model.")
 app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
 app.command("equilibria.cli.importing:command", name="import", help="Make a run of another project's model.")
+app.command("equilibria.cli.export:command", name="export", help="Write a run's model for use without this package.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
 app.command("equilibria.cli.reproduce:command", name="reproduce", help="Print a table of the paper, ours beside it.")
 app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")
