@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
-from equilibria.cli.app import main
 from equilibria.depths import Depth, Equilibrium, Halting, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.interop.torch_export import METADATA, FixedBudget, export_program, save_program, with_fixed_budget
@@ -114,19 +113,3 @@ def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
         export_program(SOLVES["picard"](), "evaluation", 3)
     with pytest.raises(ValueError, match="evaluations must be at least 1"):
         replace(FixedBudget(Picard(), 1), evaluations=0)
-
-
-def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "model.pt2"
-    assert main(["export", str(run), "--to", "torch", str(file), "--evaluations", "3", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert (figures["file"], figures["part"]) == (str(file), "solve")
-    assert "evaluations=3" in figures["depth"]
-    tokens = torch.randint(256, (2, 17))
-    assert torch.export.load(file).module()(tokens).shape == (2, 17, 256)
-    before = file.read_bytes()
-    assert main(["export", str(run), "--to", "torch", str(file)]) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert file.read_bytes() == before
-    assert main(["export", str(run), "--to", "torch", str(tmp_path / "model.onnx")]) == 2
-    assert "does not end in .pt2" in capsys.readouterr().err

@@ -65,6 +65,9 @@ class FixedBudget:
         return Reached(packing.unpack(apply.measure(z)))
 
 
+_Exported = Equilibrium | UnrolledDepth | FixedBudget
+
+
 class SolvedLogits(nn.Module):
     """`forward(tokens)`: the logits `(B, L, V)` of a text `(B, L)` without anything before it."""
 
@@ -107,7 +110,7 @@ def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> Lang
     Raises:
         UserError: it is another kind of model, or its solver has no fixed budget.
     """
-    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium | UnrolledDepth):
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
         raise UserError("this model has no cell that is solved or applied a fixed number of times; it is not exported")
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
@@ -116,7 +119,9 @@ def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> Lang
     return fixed
 
 
-def _budget(depth: Equilibrium | UnrolledDepth, evaluations: int | None) -> Depth:
+def _budget(depth: Equilibrium | UnrolledDepth | FixedBudget, evaluations: int | None) -> Depth:
+    if isinstance(depth, FixedBudget):
+        return replace(depth, evaluations=evaluations or depth.evaluations)
     if isinstance(depth, UnrolledDepth):
         return replace(depth, applications=evaluations or depth.applications)
     try:
