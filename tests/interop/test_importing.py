@@ -194,7 +194,7 @@ def test_a_tensor_that_does_not_fit_is_named(fault: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (PublishedOptions(heads=4), r"has 3 heads \(func\.dec_attn\.r_w_bias\); found --heads 4"),
+        (PublishedOptions(heads=4), r"has 3 heads, as func\.dec_attn\.r_w_bias says; found --heads 4"),
         (PublishedOptions(cutoffs=(10, 23)), r"clusters that begin at \(10, 22\); found --cutoffs \(10, 23\)"),
     ],
 )

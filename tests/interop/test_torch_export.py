@@ -42,8 +42,9 @@ SOLVES: dict[str, Callable[[], LanguageModel]] = {
 @pytest.mark.parametrize("kind", SOLVES)
 @torch.no_grad()
 def test_a_solve_comes_back(kind: str, tmp_path: Path) -> None:
-    eager = with_fixed_budget(SOLVES[kind]())
-    save_program(export_program(SOLVES[kind]()), tmp_path / "solve.pt2", {"kind": kind})
+    one = SOLVES[kind]()
+    eager = with_fixed_budget(one)
+    save_program(export_program(one), tmp_path / "solve.pt2", {"kind": kind})
     extra = {METADATA: ""}
     loaded = torch.export.load(tmp_path / "solve.pt2", extra_files=extra).module()
     assert json.loads(extra[METADATA]) == {"kind": kind}

@@ -156,7 +156,7 @@ class TransformerXLCell(Cell[TransformerXLContext]):
     ) -> TransformerXLBlockContext:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)
-        scores_BHLS = inputs_BLD.new_empty(()).expand(len(inputs_BLD), self.heads, *around.visible_LS.shape)
+        scores_BHLS = inputs_BLD.new_empty(()).expand(inputs_BLD.shape[0], self.heads, *around.visible_LS.shape)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
         attention = block.attention.context(around, block.seen(states[0]) if states else None, probabilities)
         return TransformerXLBlockContext(attention, block.feed_forward.context(inner), mixed, fed)

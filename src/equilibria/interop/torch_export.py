@@ -101,7 +101,7 @@ class OneEvaluation(nn.Module):
 
 
 def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> LanguageModel:
-    """The same model, in evaluation mode and on the same weights, at a depth of a fixed budget.
+    """The same model, in evaluation mode and on the same weights, at a depth of a fixed budget and without a memory.
 
     Args:
         model: a language model at an equilibrium or of unrolled applications.
@@ -115,7 +115,7 @@ def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> Lang
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
     fixed = copy.copy(model).eval()
-    fixed.depth = _budget(model.depth, evaluations)
+    fixed.depth, fixed.memory_length = _budget(model.depth, evaluations), 0
     return fixed
 
 
