@@ -158,11 +158,12 @@ def solve(
 ) -> list[Tensor]:
     """The states of a segment: after a number of applications from zero, or their limit."""
     states = [torch.zeros(model.d_model, dtype=torch.float64) for _ in injected]
+    change = math.inf
     for _ in range(model.iterations or 1000):
         before = torch.stack(states)
         for attention, feed_forward in model.prefixes:
             states = block(model, weights, attention, feed_forward, memory, states, injected)
-        change = (torch.stack(states) - before).norm() / torch.stack(states).norm()
+        change = float((torch.stack(states) - before).norm() / torch.stack(states).norm())
         if model.iterations is None and change < 1e-9:
             break
     assert model.iterations is not None or change < 1e-9, "the oracle has not converged"
@@ -207,10 +208,15 @@ def block(
 
 def split_heads(model: Published, features: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Query, key and value of each head: side by side per head in deq-lm, three blocks of all heads in deq-seq."""
-    size = model.d_model // model.heads
-    if model.kind == "torchdeq-lm":
-        return [tuple(features[3 * h * size + p * size :][:size] for p in range(3)) for h in range(model.heads)]
-    return [tuple(features[p * model.d_model + h * size :][:size] for p in range(3)) for h in range(model.heads)]
+    size, heads = model.d_model // model.heads, []
+    for h in range(model.heads):
+        if model.kind == "torchdeq-lm":
+            starts = [3 * h * size + part * size for part in range(3)]
+        else:
+            starts = [part * model.d_model + h * size for part in range(3)]
+        q, k, v = (features[start : start + size] for start in starts)
+        heads.append((q, k, v))
+    return heads
 
 
 def attend(

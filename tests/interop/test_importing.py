@@ -218,9 +218,7 @@ def test_files_that_hold_no_state_dictionary(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights\.pth (cannot be read|holds more than tensors)"):
         read_state_dict(path)
     torch.save({"options": Path("data")}, path)
-    with pytest.raises(
-        UserError, match=r"holds more than tensors, .* save model\.state_dict\(\)"
-    ):
+    with pytest.raises(UserError, match=r"holds more than tensors, .* save model\.state_dict\(\)"):
         read_state_dict(path)
     torch.save({"model": {"weight": torch.zeros(1)}}, path)
     with pytest.raises(UserError, match="'model' is a dict, not a tensor; give a bare state dictionary"):
