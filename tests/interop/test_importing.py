@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,17 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (run / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may write anywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, closed = saved(random_weights(LM), tmp_path), tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    assert main(["import", "torchdeq-lm", str(file), "--out", str(closed / "run")]) == 2
+def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, run = saved(random_weights(LM), tmp_path), tmp_path / "runs" / "run"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))  # the weights take more, everything else less
+    try:
+        assert main(["import", "torchdeq-lm", str(file), "--out", str(run)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot be written" in capsys.readouterr().err
+    assert list(run.parent.iterdir()) == []
+    assert main(["import", "torchdeq-lm", str(file), "--out", str(run)]) == 0
 
 
 def renamed(weights: Weights, before: str, after: str) -> Weights:

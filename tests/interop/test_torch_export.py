@@ -1,6 +1,7 @@
 """Programs of `torch.export` give what the eager model gives, for batches and lengths they were not traced with."""
 
 import json
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +115,25 @@ def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
         export_program(SOLVES["picard"](), "evaluation", 3)
     with pytest.raises(ValueError, match="evaluations must be at least 1"):
         replace(FixedBudget(Picard(), 1), evaluations=0)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    class Doubled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(10_000))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight * x
+
+    program = torch.export.export(Doubled(), (torch.zeros(10_000),))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            save_program(program, tmp_path / "program.pt2", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    save_program(program, tmp_path / "program.pt2", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["program.pt2"]

@@ -5,6 +5,7 @@ residuals has as many evaluations as its data ask for; a program has those that 
 """
 
 import copy
+import io
 import json
 import os
 from collections.abc import Callable
@@ -171,11 +172,13 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
         raise UserError(f"{path} does not end in .pt2, as programs of torch.export do; choose another name")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it")
-    partial = path.with_name(f".{path.stem}.partial.pt2")
+    partial = path.with_name(f".{path.name}.partial")
+    content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+    torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, partial, extra_files={METADATA: json.dumps(metadata)})
+        partial.write_bytes(content.getbuffer())
         os.replace(partial, path)
-    except (OSError, RuntimeError) as problem:
+    except OSError as problem:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({problem}); free some space or choose another") from problem
