@@ -30,7 +30,7 @@ FLAGS = {
         *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
     ),
     "model.depth": (
-        *("kind", "applications", "tied", "checkpoint", "states_every"),
+        *("kind", "applications", "tied", "shared_biases", "checkpoint", "states_every"),
         *("max_steps", "threshold", "ponder_weight", "residual_penalty", "jacobian_penalty"),
     ),
     "model.depth.solver": SOLVER,
@@ -47,10 +47,12 @@ FLAGS = {
     ),
     "model.baseline": (
         *("kind", "d_model", "hidden", "layers", "weight_dropout", "window", "kernel_size"),
-        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates"),
-        *("search", "cell_dropout", "node_dropout"),
-        *("token_dropout", "input_dropout", "hidden_dropout", "output_dropout"),
-        *("activation_penalty", "slowness_penalty"),
+        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates", "mlp_layers"),
+        *("search", "cell_dropout", "recurrent_dropout", "hidden_dropout"),
+        *("inner", "max_steps", "threshold", "ponder_weight"),
+    ),
+    "model.regularisation": (
+        *("token_dropout", "input_dropout", "output_dropout", "activation_penalty", "slowness_penalty"),
     ),
     "training": (
         *("steps", "batch_size", "segment_length", "accumulation"),
