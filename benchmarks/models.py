@@ -76,7 +76,7 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
     notes = [
         "perplexity: of validation text, per token; mean over seeds, their standard deviation and number.",
         "µs: per token of training, median step. MB: saved for a step's backward pass, without softmax and weights.",
-        "resid.: mean residual per token. eval.: evaluations of the cell per solve. inner: parameters, embedding left out.",
+        "resid.: mean per token. eval.: evaluations of the cell per solve. inner: parameters outside the embedding.",
     ]
     headers = ["model", "perplexity", "µs", "MB", "resid.", "eval.", "inner"]
     return Sheet(title, headers, [entries for _, entries in sorted(rows, key=lambda row: row[0])], notes)
