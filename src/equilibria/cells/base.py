@@ -158,8 +158,8 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """The same context over another part of a cache: for the next application of an explicit depth."""
         raise NotImplementedError
 
-    def keep(self, z_BLD: Tensor, context: Context) -> None:
-        """Have the segment's slots of the cache hold what belongs to `z`, at which the latest evaluation was made.
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: Context) -> None:
+        """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
 
         Nothing is to be done by a cell whose evaluations write there themselves.
         """

@@ -60,6 +60,7 @@ class Cache:
     """Per-token tensors of all cells of a model, preallocated, growing in blocks. Changed in place by the model.
 
     Args:
+        entries: what is kept of a token, cell after cell.
         limit: past tokens that are kept at most, as a memory's length; None for all.
 
     Attributes:
@@ -70,10 +71,10 @@ class Cache:
         ValueError: the limit is negative.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, entries: Sequence[Entry], limit: int | None = None) -> None:
         if limit is not None and limit < 0:
             raise ValueError(f"a cache's limit must be at least 0, or None for all tokens; found {limit}")
-        self.limit = limit
+        self.entries, self.limit = tuple(entries), limit
         self.tokens = 0
         self.state: Tensor | None = None
         self._tensors: tuple[Tensor, ...] = ()
@@ -102,42 +103,43 @@ class Cache:
         """Of the tokens that the next one will see, of all rows."""
         return self.bytes_per_token * self.length * (self.batch or 0)
 
-    def pad(self, padding_B: Tensor) -> None:
-        """Declare the first so many tokens of each row padding. Before the first token only."""
-        assert not self.tokens
-        self._longest_padding = int(padding_B.max()) if padding_B.numel() else 0
-        self._padding_B = padding_B if self._longest_padding else None
-
-    def present(self, length: int) -> Tensor | None:
-        """Which of the next tokens are no padding, `(B, length)`; None where all are."""
-        return self._present(self.tokens, length)
-
-    def room(self, entries: Sequence[Entry], like_BLD: Tensor, limit: int | None) -> CacheView:
-        """A view for a segment `(B, L, ·)`; what is too old goes.
-
-        Args:
-            entries: what is kept of a token.
-            like_BLD: of the segment's batch, length, dtype and device.
-            limit: past tokens that the cells look at, where that is fewer than the cache's own limit.
+    def pad(self, padding_B: Tensor, tokens_BL: Tensor) -> None:
+        """Declare the first so many tokens of each row padding. Before the first token only.
 
         Raises:
-            ValueError: another batch than before, or a cache of another model.
+            ValueError: not one number per row, or one that leaves no token.
+        """
+        assert not self.tokens
+        batch, length = tokens_BL.shape
+        if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
+            raise ValueError(
+                f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"
+            )
+        self._longest_padding = int(padding_B.max()) if batch else 0
+        self._padding_B = padding_B.to(tokens_BL.device) if self._longest_padding else None
+
+    def present(self, length: int) -> Tensor | None:
+        """Which of the next tokens are no padding, `(B, length, 1)`; None where all are."""
+        present_BL = self._present(self.tokens, length)
+        return None if present_BL is None else present_BL.unsqueeze(-1)
+
+    def room(self, like_BLD: Tensor) -> CacheView:
+        """A view for a segment `(B, L, ·)` of this dtype and device; what is too old goes.
+
+        Raises:
+            ValueError: another batch than before.
         """
         batch, length = like_BLD.shape[:2]
-        if self._tensors and (batch != self.batch or [_entry(t) for t in self._tensors] != list(entries)):
-            raise ValueError(
-                f"the cache is of {self.batch} rows with entries {[_entry(t) for t in self._tensors]}, and the tokens "
-                f"are {batch} rows for a model with entries {list(entries)}; start with a new cache"
-            )
-        self.limit = min(bound) if (bound := [n for n in (self.limit, limit) if n is not None]) else None
+        if self._tensors and batch != self.batch:
+            raise ValueError(f"the cache is of {self.batch} rows, and the tokens are of {batch}")
         past = self.length
         if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
-            self._make_room(entries, like_BLD, past)
+            self._make_room(like_BLD, past)
         first, end = self._end - past, self._end + length
         tensors = tuple(t[..., first:end, :] for t in self._tensors)
         position = self.tokens - past
         place = Place(past, position, self._present(position, past + length))
-        return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2] if self._tensors else end)
+        return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
 
     def advance(self, length: int) -> None:
         """What was written for so many tokens is final."""
@@ -150,11 +152,11 @@ class Cache:
         self.state = None if self.state is None else self.state.index_select(0, rows)
         self._padding_B = None if self._padding_B is None else self._padding_B.index_select(0, rows)
 
-    def _make_room(self, entries: Sequence[Entry], like_BLD: Tensor, past: int) -> None:
+    def _make_room(self, like_BLD: Tensor, past: int) -> None:
         """New buffers with room for the segment and a block of tokens more; the past that is still seen moves there."""
         batch, length = like_BLD.shape[:2]
         capacity = past + length + _BLOCK
-        tensors = [like_BLD.new_empty(batch, *entry[:-1], capacity, entry[-1]) for entry in entries]
+        tensors = [like_BLD.new_empty(batch, *entry[:-1], capacity, entry[-1]) for entry in self.entries]
         for new, old in zip(tensors, self._tensors, strict=False):
             new[..., :past, :] = old[..., self._end - past : self._end, :]
         self._tensors, self._end = tuple(tensors), past
@@ -165,7 +167,3 @@ class Cache:
             return None
         positions = torch.arange(position, position + length, device=self._padding_B.device)
         return positions >= self._padding_B.unsqueeze(1)
-
-
-def _entry(tensor: Tensor) -> Entry:
-    return (*tensor.shape[1:-2], tensor.shape[-1])

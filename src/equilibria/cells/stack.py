@@ -98,13 +98,15 @@ class StackedCell(Cell[StackedContext]):
         layers = zip(self._layers(), context.layers, self._parts(view), strict=True)
         return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
 
-    def keep(self, z_BLD: Tensor, context: StackedContext) -> None:
-        """Each layer keeps what belongs to its input in the evaluation at `z`."""
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: StackedContext) -> None:
+        """Each layer keeps what belongs to its part of the evaluation."""
         inputs = context.latest.of(z_BLD)
         if inputs is None:
             _, inputs = self._pass(z_BLD, context)
-        for cell, h, layer in zip(self._layers(), inputs, context.layers, strict=True):
-            cell.keep(h, layer)
+        for cell, h, value, layer in zip(
+            self._layers(), inputs, [*inputs[1:], value_BLD], context.layers, strict=True
+        ):
+            cell.keep(h, value, layer)
 
     def forward(self, z_BLD: Tensor, context: StackedContext) -> Tensor:
         """One evaluation of every layer."""

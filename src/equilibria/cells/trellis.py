@@ -161,10 +161,12 @@ class TrellisCell(Cell[TrellisContext]):
             context, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:]
         )
 
-    def keep(self, z_BLD: Tensor, context: TrellisContext) -> None:
-        """The states themselves."""
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: TrellisContext) -> None:
+        """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""
         if context.room is not None:
-            context.room.copy_(z_BLD)
+            h_BLH, c_BLH = context.room.chunk(2, dim=-1)
+            h_BLH.copy_(z_BLD.chunk(2, dim=-1)[0])
+            c_BLH.copy_((value_BLD if self.scan else z_BLD).chunk(2, dim=-1)[1])
 
     def _cached_context(self, inputs_BLD: Tensor, view: CacheView) -> TrellisContext:
         states, inputs = view.tensors

@@ -14,10 +14,11 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from equilibria.cells import Memory
-from equilibria.models.base import Output, TokenModel
+from equilibria.cells import Cache, Memory
+from equilibria.models.base import Output, Step, TokenModel
 from equilibria.nn import TokenEmbedding, dropout_mask, embedding_row_dropout, masked
 
 State = tuple[Tensor, ...]
@@ -132,6 +133,42 @@ class SequenceModel(TokenModel):
             solution=None,
             penalty=self._penalty(raw_BLH, hidden_BLH),
         )
+
+    @property
+    def decodes(self) -> bool:
+        """Always: a state is all that a layer needs of the past."""
+        return True
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        tokens_BL: Tensor,
+        padding_B: Tensor | None = None,
+        limit: int | None = None,
+        chunk_length: int | None = None,
+    ) -> Step:
+        """Read a prompt; the cache is the layers' state, whatever the memory's length, so no limit bounds it.
+
+        Raises:
+            ValueError: a row has padding, which a state would not forget, or a token is none of the vocabulary's.
+        """
+        self._check_decoding(tokens_BL)
+        if padding_B is not None and bool(padding_B.any()):
+            raise ValueError("this model's state would take padding for text; give prompts of one length")
+        return self._step(tokens_BL, None)
+
+    @torch.no_grad()
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+        """Read further tokens; see `TokenModel.decode`."""
+        tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
+        self._check_decoding(tokens_BL)
+        if not isinstance(cache, Memory):
+            raise ValueError("this model decodes from the state that its prefill returned")
+        return self._step(tokens_BL, cache)
+
+    def _step(self, tokens_BL: Tensor, memory: Memory | None) -> Step:
+        hidden_BLH, states = self._read(self._embedded(tokens_BL), memory)
+        return Step(hidden_BLH, self.embedding, Memory(states))
 
     def _read(self, x_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, State]:
         """The last layer's output, and the states of all layers after the last token."""
