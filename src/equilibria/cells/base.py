@@ -158,6 +158,16 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """The same context over another part of a cache: for the next application of an explicit depth."""
         raise NotImplementedError
 
+    def at(self, context: Context, row: int, tokens_T: Tensor) -> Context:
+        """The context of some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
+
+        Their evaluation writes to their slots, and sees those of all others as they are. In evaluation mode.
+
+        Raises:
+            ValueError: the cell evaluates all tokens together.
+        """
+        raise ValueError(f"{type(self).__name__} evaluates all tokens of a segment together; none can leave it early")
+
     def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: Context) -> None:
         """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
 

@@ -172,6 +172,17 @@ class ContractiveCell(Cell[ContractiveContext]):
         blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
         return replace(context, blocks=tuple(blocks))
 
+    def at(self, context: ContractiveContext, row: int, tokens_T: Tensor) -> ContractiveContext:
+        """The context of some tokens of a row."""
+        blocks = []
+        for block, block_context in zip(self.blocks, context.blocks, strict=True):
+            assert isinstance(block, Block)
+            blocks.append(
+                replace(block_context, attention=block.attention.at(block_context.attention, row, tokens_T))
+            )
+        injection = None if context.injection is None else context.injection[row : row + 1, tokens_T]
+        return ContractiveContext(context.carry, injection, tuple(blocks))
+
     def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:
         """What each block is given of the past."""
         if isinstance(past, CacheView):

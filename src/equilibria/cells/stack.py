@@ -98,6 +98,11 @@ class StackedCell(Cell[StackedContext]):
         layers = zip(self._layers(), context.layers, self._parts(view), strict=True)
         return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
 
+    def at(self, context: StackedContext, row: int, tokens_T: Tensor) -> StackedContext:
+        """Each layer's context of some tokens of a row."""
+        layers = zip(self._layers(), context.layers, strict=True)
+        return StackedContext(tuple(cell.at(layer, row, tokens_T) for cell, layer in layers))
+
     def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: StackedContext) -> None:
         """Each layer keeps what belongs to its part of the evaluation."""
         inputs = context.latest.of(z_BLD)

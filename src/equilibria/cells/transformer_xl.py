@@ -149,6 +149,15 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
         return replace(context, blocks=tuple(blocks))
 
+    def at(self, context: TransformerXLContext, row: int, tokens_T: Tensor) -> TransformerXLContext:
+        """The context of some tokens of a row."""
+        length = context.inputs_BLD.shape[1]
+        blocks = (
+            replace(block_context, attention=block.attention.at(block_context.attention, row, length, tokens_T))
+            for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True)
+        )
+        return TransformerXLContext(context.inputs_BLD[row : row + 1, tokens_T], tuple(blocks))
+
     def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
         """One evaluation."""
         for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True):

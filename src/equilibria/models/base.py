@@ -77,7 +77,7 @@ class Output:
     hidden: Tensor
     embedding: TokenEmbedding
     loss: Tensor | None
-    memory: Memory | None
+    memory: Memory | Cache | None
     solution: Solution | None
     penalty: Tensor | None = None
 

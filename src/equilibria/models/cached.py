@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,18 @@ class CachedMap:
         inputs_BLD: of the segment; zeroed at padding, where states stay what they are.
         views: one part of a cache, or one for each application of an explicit depth.
         present_BL1: False at padding; None where there is none.
+        logits: of a final state; None where a state does not lead to them token by token.
     """
 
     def __init__(
-        self, cell: Cell[Any], inputs_BLD: Tensor, views: Sequence[CacheView], present_BL1: Tensor | None
+        self,
+        cell: Cell[Any],
+        inputs_BLD: Tensor,
+        views: Sequence[CacheView],
+        present_BL1: Tensor | None,
+        logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self._logits = logits
         self.cell = cell
         self.inputs_BLD = inputs_BLD if present_BL1 is None else inputs_BLD * present_BL1
         self._present_BL1 = present_BL1
@@ -46,6 +54,20 @@ class CachedMap:
         if self._several:
             self.cell.keep(z_BLD, value, self._context)
         return value
+
+    def at(self, row: int, tokens_T: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map at some tokens of a row, `(1, T, ·)`, the others being as they were last evaluated."""
+        return partial(self.cell, context=self.cell.at(self._context, row, tokens_T))
+
+    def predictions(self, z_BLD: Tensor) -> Tensor:
+        """Log-probabilities `(B, L, V)` of the next tokens.
+
+        Raises:
+            ValueError: layers behind the depth mix tokens.
+        """
+        if self._logits is None:
+            raise ValueError("predictions of a model with a coda need all its tokens; let tokens leave by residual")
+        return self._logits(self.cell.readout(z_BLD)).log_softmax(-1)
 
     def settle(self, reached: Reached) -> None:
         """Have the cache hold what belongs to where the depth arrived: of its one application, or of the solution.

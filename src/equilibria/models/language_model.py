@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Cell, Memory
 from equilibria.cells.base import furthest
-from equilibria.depths import Depth, Equilibrium, Reached, UnrolledDepth, joined
+from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
 from equilibria.models.base import Output, Step, TokenModel
 from equilibria.models.cached import CachedMap, applied_once
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
@@ -88,17 +88,21 @@ class LanguageModel(TokenModel):
         self.memory_length, self.chunk_length = memory_length, chunk_length
         self.dropout, self.auxiliary_weight = dropout, auxiliary_weight
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(
+        self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None
+    ) -> Output:
         """One segment.
 
         Args:
             tokens_BL: token ids, `(B, L)` integers.
             targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned.
+            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
 
         Raises:
             ValueError: a token id outside the vocabulary, or a memory of another model.
         """
+        if isinstance(memory, Cache) or isinstance(self.depth, Adaptive):
+            return self._over_cache(tokens_BL, targets, memory)
         self.check(tokens_BL)
         inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
@@ -115,7 +119,7 @@ class LanguageModel(TokenModel):
     @property
     def decodes(self) -> bool:
         """True at an equilibrium and for a fixed number of applications; halting depends on absolute positions."""
-        return isinstance(self.depth, Equilibrium | UnrolledDepth)
+        return isinstance(self.depth, Equilibrium | UnrolledDepth | Adaptive)
 
     @torch.no_grad()
     def prefill(
@@ -163,7 +167,8 @@ class LanguageModel(TokenModel):
         if self.prelude is not None:
             inputs_BLD = applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
         after = views.pop() if self.coda is not None else None
-        cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1)
+        logits = self.embedding.logits if self.coda is None else None
+        cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
         start = self.cell.initial_state(cell_map.inputs_BLD)
         reached = self.depth.reach(cell_map, start, training=False)
         cell_map.settle(reached)
@@ -172,6 +177,15 @@ class LanguageModel(TokenModel):
             hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
         cache.advance(length)
         return replace(reached, state=hidden_BLD)
+
+    def _over_cache(self, tokens_BL: Tensor, targets: Tensor | None, memory: Memory | Cache | None) -> Output:
+        """One segment without gradients, with a cache in the place of the memory."""
+        if memory is None:
+            step = self.prefill(tokens_BL, limit=self.memory_length, chunk_length=self.chunk_length)
+        else:
+            step = self.decode(tokens_BL, memory)
+        loss = None if targets is None else self._loss(step.hidden_BLD, targets)
+        return Output(step.hidden_BLD, self.embedding, loss, step.cache, step.solution)
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""

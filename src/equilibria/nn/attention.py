@@ -8,7 +8,7 @@ K heads of keys and values, E head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -40,11 +40,28 @@ class KeysValuesRoom(KeysValues):
     After an evaluation the buffer holds those of the states that it was made at; nothing of the past is copied.
     """
 
+    def at(self, row: int, slots_T: Tensor) -> KeysValuesSlots:
+        """The same buffer for some tokens of a row."""
+        return KeysValuesSlots(self.keys[row : row + 1], self.values[row : row + 1], slots_T)
+
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of past and segment, `(B, K, S, E)`; without a graph."""
         length = keys.shape[2]
         self.keys[:, :, -length:] = keys
         self.values[:, :, -length:] = values
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class KeysValuesSlots(KeysValues):
+    """The whole buffer of one row, `(1, K, S, E)`, whose slots `slots_T` are those of the tokens that are evaluated."""
+
+    slots_T: Tensor
+
+    def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of past and segment, `(1, K, S, E)`, those of the tokens renewed."""
+        self.keys.index_copy_(2, self.slots_T, keys)
+        self.values.index_copy_(2, self.slots_T, values)
         return self.keys, self.values
 
 
@@ -186,6 +203,24 @@ class CausalAttention(nn.Module):
         if isinstance(past, Tensor):
             past = self.remember(past, pattern.place, weight)
         return AttentionContext(weight, self.output.weight, gain_HE, pattern, past)
+
+    def at(self, context: AttentionContext, row: int, tokens_T: Tensor) -> AttentionContext:
+        """The context of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
+
+        Raises:
+            ValueError: the context has no buffer.
+        """
+        pattern, past = context.pattern, context.past
+        if not isinstance(past, KeysValuesRoom):
+            raise ValueError("tokens are evaluated apart over a cache only")
+        slots_T = pattern.place.past + tokens_T
+        if pattern.mask is None:
+            mask = torch.arange(past.keys.shape[2], device=slots_T.device) <= slots_T.unsqueeze(1)
+        else:
+            mask = pattern.mask[row if pattern.mask.dim() == 4 else ...][..., tokens_T, :]
+        rotation = None if pattern.rotation is None else Rotation(pattern.rotation.turn[tokens_T])
+        chosen = AttentionPattern(pattern.place, rotation, mask, causal=False)
+        return replace(context, pattern=chosen, past=past.at(row, slots_T))
 
     def remember(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
         """Keys and values of the states of a segment's past."""

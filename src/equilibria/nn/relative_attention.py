@@ -10,13 +10,13 @@ memory, S = M + L, H heads, E head size, R = 1 + S.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.attention import KeysValues
+from equilibria.nn.attention import KeysValues, KeysValuesRoom
 from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.positions import relative_shift
@@ -49,6 +49,7 @@ class RelativeContext:
         visible: True where a query may see a key; None where it may see all.
         past: keys and values before the segment.
         dropout_BHLS: mask of the attention probabilities, or None.
+        columns_TS: of tokens that do not stand side by side: where each key's distance is in `distances_HRE`.
     """
 
     queries_keys_values: Tensor
@@ -59,6 +60,7 @@ class RelativeContext:
     visible: Tensor | None
     past: KeysValues | None
     dropout_BHLS: Tensor | None
+    columns_TS: Tensor | None = None
 
 
 class RelativeAttention(nn.Module):
@@ -149,13 +151,38 @@ class RelativeAttention(nn.Module):
         q, k, v = self._split(projected.unflatten(0, x_BLD.shape[:2]), 3)
         if context.past is not None:
             k, v = context.past.before(k, v)
-        bias = relative_shift((q + context.bias_change_HLE) @ context.distances_HRE.mT)
+        bias = (q + context.bias_change_HLE) @ context.distances_HRE.mT
+        if context.columns_TS is None:
+            bias = relative_shift(bias)
+        else:
+            bias = bias.gather(-1, context.columns_TS.expand(*bias.shape[:2], -1, -1))
         if context.visible is not None:
             bias = torch.where(context.visible, bias, -torch.inf)
         mixed = _attend(q, k, v, bias, context.dropout_BHLS).transpose(1, 2).flatten(-2)
         if self.output_norm is not None:
             mixed = self.output_norm(mixed)
         return F.linear(mixed, context.output, self.output.bias)
+
+    def at(self, context: RelativeContext, row: int, length: int, tokens_T: Tensor) -> RelativeContext:
+        """The context of some tokens of a row of `length` new ones, in their order, over a buffer.
+
+        Raises:
+            ValueError: the context has no buffer.
+        """
+        past, visible, addend_NC = context.past, context.visible, context.addend_NC
+        if not isinstance(past, KeysValuesRoom):
+            raise ValueError("tokens are evaluated apart over a cache only")
+        seen = past.keys.shape[2]
+        slots_T = seen - length + tokens_T
+        keys_S = torch.arange(seen, device=slots_T.device)
+        return replace(
+            context,
+            addend_NC=addend_NC if len(addend_NC) == 1 else addend_NC[row * length + tokens_T],
+            visible=None if visible is None else visible[row if visible.dim() == 4 else ...][..., tokens_T, :],
+            past=past.at(row, slots_T),
+            # Keys of later tokens have no distance: any column does, for they are not visible.
+            columns_TS=(seen - slots_T.unsqueeze(1) + keys_S).clamp_max(seen),
+        )
 
     def _split(self, x_BLC: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Queries, keys and values, or the last two: each `(B, H, L, E)`."""
