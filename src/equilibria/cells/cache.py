@@ -65,7 +65,8 @@ class Cache:
 
     Attributes:
         tokens: read so far, padding among them.
-        state: the last token's state `(B, 1, ·)`, from which the next one's solve may start.
+        warm_start: whether the solve of a single token starts from the mean state of those before it, and not from
+            where a segment's would. It saves a fraction of an evaluation; the last token's state saves none.
 
     Raises:
         ValueError: the limit is negative.
@@ -76,7 +77,8 @@ class Cache:
             raise ValueError(f"a cache's limit must be at least 0, or None for all tokens; found {limit}")
         self.entries, self.limit = tuple(entries), limit
         self.tokens = 0
-        self.state: Tensor | None = None
+        self.warm_start = True
+        self._sum: Tensor | None = None
         self._tensors: tuple[Tensor, ...] = ()
         self._end = 0
         self._padding_B: Tensor | None = None
@@ -141,15 +143,26 @@ class Cache:
         place = Place(past, position, self._present(position, past + length))
         return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
 
-    def advance(self, length: int) -> None:
-        """What was written for so many tokens is final."""
-        self._end += length
-        self.tokens += length
+    def start(self, initial_BLD: Tensor) -> Tensor:
+        """Where the solve of the next tokens starts, given where that of a segment would."""
+        if self._sum is None or not self.warm_start or initial_BLD.shape[1] != 1:
+            return initial_BLD
+        counts: Tensor | int = (
+            self.tokens if self._padding_B is None else (self.tokens - self._padding_B).view(-1, 1, 1)
+        )
+        return self._sum / counts
+
+    def advance(self, states_BLD: Tensor) -> None:
+        """What was written for so many tokens is final; their states, zeros at padding, are what starts are taken from."""
+        total = states_BLD if states_BLD.shape[1] == 1 else states_BLD.sum(dim=1, keepdim=True)
+        self._sum = total if self._sum is None else self._sum + total
+        self._end += states_BLD.shape[1]
+        self.tokens += states_BLD.shape[1]
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, each as often as it is named: for beams and several samples."""
         self._tensors = tuple(t.index_select(0, rows) for t in self._tensors)
-        self.state = None if self.state is None else self.state.index_select(0, rows)
+        self._sum = None if self._sum is None else self._sum.index_select(0, rows)
         self._padding_B = None if self._padding_B is None else self._padding_B.index_select(0, rows)
 
     def _make_room(self, like_BLD: Tensor, past: int) -> None:

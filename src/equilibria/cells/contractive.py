@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
+from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import AttentionContext, AttentionPattern, CausalAttention, KeysValuesRoom, Positions
 from equilibria.nn.dropout import add_masked, dropout_mask
@@ -177,9 +177,7 @@ class ContractiveCell(Cell[ContractiveContext]):
         blocks = []
         for block, block_context in zip(self.blocks, context.blocks, strict=True):
             assert isinstance(block, Block)
-            blocks.append(
-                replace(block_context, attention=block.attention.at(block_context.attention, row, tokens_T))
-            )
+            blocks.append(replace(block_context, attention=block.attention.at(block_context.attention, row, tokens_T)))
         injection = None if context.injection is None else context.injection[row : row + 1, tokens_T]
         return ContractiveContext(context.carry, injection, tuple(blocks))
 

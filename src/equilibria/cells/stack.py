@@ -108,9 +108,7 @@ class StackedCell(Cell[StackedContext]):
         inputs = context.latest.of(z_BLD)
         if inputs is None:
             _, inputs = self._pass(z_BLD, context)
-        for cell, h, value, layer in zip(
-            self._layers(), inputs, [*inputs[1:], value_BLD], context.layers, strict=True
-        ):
+        for cell, h, value, layer in zip(self._layers(), inputs, [*inputs[1:], value_BLD], context.layers, strict=True):
             cell.keep(h, value, layer)
 
     def forward(self, z_BLD: Tensor, context: StackedContext) -> Tensor:

@@ -157,9 +157,7 @@ class TrellisCell(Cell[TrellisContext]):
         """The context after other states."""
         past, states = view.place.past, view.tensors[0]
         hidden_history, cell_history = last(states[:, :past], self.dilation).chunk(2, dim=-1)
-        return replace(
-            context, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:]
-        )
+        return replace(context, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:])
 
     def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: TrellisContext) -> None:
         """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""

@@ -88,9 +88,7 @@ class LanguageModel(TokenModel):
         self.memory_length, self.chunk_length = memory_length, chunk_length
         self.dropout, self.auxiliary_weight = dropout, auxiliary_weight
 
-    def forward(
-        self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None
-    ) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         """One segment.
 
         Args:
@@ -170,12 +168,14 @@ class LanguageModel(TokenModel):
         logits = self.embedding.logits if self.coda is None else None
         cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
         start = self.cell.initial_state(cell_map.inputs_BLD)
+        if not isinstance(self.depth, UnrolledDepth):
+            start = cache.start(start)
         reached = self.depth.reach(cell_map, start, training=False)
         cell_map.settle(reached)
         hidden_BLD = self.cell.readout(reached.state)
         if self.coda is not None and after is not None:
             hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
-        cache.advance(length)
+        cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
 
     def _over_cache(self, tokens_BL: Tensor, targets: Tensor | None, memory: Memory | Cache | None) -> Output:
