@@ -153,7 +153,7 @@ class Cache:
         return self._sum / counts
 
     def advance(self, states_BLD: Tensor) -> None:
-        """What was written for so many tokens is final; their states, zeros at padding, are what starts are taken from."""
+        """What was written for the tokens of these states (zeros at padding) is final."""
         total = states_BLD if states_BLD.shape[1] == 1 else states_BLD.sum(dim=1, keepdim=True)
         self._sum = total if self._sum is None else self._sum + total
         self._end += states_BLD.shape[1]

@@ -36,7 +36,8 @@ class Step:
     @cached_property
     def logits_BV(self) -> Tensor:
         """Of the token after the last one."""
-        return self.embedding.logits(self.hidden_BLD[:, -1])
+        with torch.no_grad():
+            return self.embedding.logits(self.hidden_BLD[:, -1])
 
     @property
     def evaluations_BL(self) -> Tensor | None:

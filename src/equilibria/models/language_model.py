@@ -168,7 +168,7 @@ class LanguageModel(TokenModel):
         logits = self.embedding.logits if self.coda is None else None
         cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
         start = self.cell.initial_state(cell_map.inputs_BLD)
-        if not isinstance(self.depth, UnrolledDepth):
+        if self.cell.injection and not isinstance(self.depth, UnrolledDepth):
             start = cache.start(start)
         reached = self.depth.reach(cell_map, start, training=False)
         cell_map.settle(reached)
