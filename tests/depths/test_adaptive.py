@@ -44,7 +44,7 @@ def adaptive(exit=None, **options) -> Adaptive:
 @torch.no_grad()
 def test_tokens_leave_and_the_solution_stays(cell):
     whole = model(cell, Equilibrium(eval_solver=eq.Picard(tol=1e-6, max_evaluations=200, scope="prefix")))
-    apart, tokens = model(cell, adaptive(ExitOnResidual(1e-5))), text()
+    apart, tokens = model(cell, adaptive(ExitOnResidual(1e-5), max_evaluations=200)), text()
     output = apart(tokens)
     torch.testing.assert_close(output.logits, whole(tokens).logits, rtol=0, atol=1e-3)
     assert output.solution is not None
@@ -84,9 +84,7 @@ def test_only_active_tokens_are_evaluated(monkeypatch):
     assert sum(sizes) < solution.evaluations * tokens.numel()
 
 
-@pytest.mark.parametrize(
-    "exit", [ExitOnResidual(1e-3), ExitOnChange(1e-5), ExitAfter(4)], ids=lambda e: type(e).__name__
-)
+@pytest.mark.parametrize("exit", [ExitOnResidual(1e-3), ExitOnChange(1e-5), ExitAfter(4)], ids=str)
 @pytest.mark.parametrize("budget", [3, 5, 40])
 def test_audits_find_exactly_zero(exit, budget):
     built = model(CELLS["rotary"], adaptive(exit, max_evaluations=budget))
@@ -137,9 +135,11 @@ def test_what_it_cannot_do_is_named():
         coda(text())
     with pytest.raises(ValueError, match="evaluation mode"):
         model(CELLS["rotary"], adaptive()).train()(text())
-    for wrong in ({"tile": 0}, {"together": 0}, {"max_evaluations": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Adaptive(**wrong)
-    for wrong in (lambda: ExitOnResidual(0.0), lambda: ExitOnChange(-1.0), lambda: ExitAfter(0)):
+    for wrong in (
+        lambda: ExitOnResidual(0.0),
+        lambda: ExitOnChange(-1.0),
+        lambda: ExitAfter(0),
+        lambda: Adaptive(tile=0),
+    ):
         with pytest.raises(ValueError, match="must be"):
             wrong()

@@ -95,7 +95,8 @@ class StackedCell(Cell[StackedContext]):
 
     def over(self, context: StackedContext, view: CacheView) -> StackedContext:
         """Each layer's context over its part."""
-        layers = zip(self._layers(), context.layers, self._parts(view), strict=True)
+        parts = view.split([len(cell.cached) for cell in self._layers()])
+        layers = zip(self._layers(), context.layers, parts, strict=True)
         return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
 
     def at(self, context: StackedContext, row: int, tokens_T: Tensor) -> StackedContext:
