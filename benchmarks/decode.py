@@ -91,7 +91,9 @@ class Afresh:
 def recipe_of(options: Namespace) -> Recipe:
     """The default recipe at the size asked for, with a memory, so that long contexts are nothing new."""
     cell = CellRecipe(d_model=options.d_model, heads=max(1, options.d_model // 32), inner=4 * options.d_model)
-    training = TrainingRecipe(steps=options.steps, batch_size=8, segment_length=64, seed=options.seed)
+    training = TrainingRecipe(
+        steps=options.steps, batch_size=8, segment_length=64, learning_rate=2e-3, warmup_steps=50, seed=options.seed
+    )
     recipe = Recipe(run=RunRecipe(name="decode"), data=DataRecipe(tokenizer="bytes"), training=training)
     return replace(recipe, model=replace(recipe.model, cell=cell, memory_length=64))
 
@@ -228,7 +230,7 @@ def parse(arguments: list[str]) -> Namespace:
     """The options."""
     parser = options_of("decode", __doc__)
     parser.add_argument("--run", type=Path, help="folder of a run whose model decodes; otherwise one is trained")
-    parser.add_argument("--steps", type=int, default=300, help="training steps, where there is no run")
+    parser.add_argument("--steps", type=int, default=400, help="training steps, where there is no run")
     parser.add_argument("--d-model", type=int, default=256, help="width, a multiple of 32, where there is no run")
     parser.add_argument("--seed", type=int, default=0, help="of weights")
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 512, 2048], help="tokens before")

@@ -135,11 +135,9 @@ def test_what_it_cannot_do_is_named():
         coda(text())
     with pytest.raises(ValueError, match="evaluation mode"):
         model(CELLS["rotary"], adaptive()).train()(text())
-    for wrong in (
-        lambda: ExitOnResidual(0.0),
-        lambda: ExitOnChange(-1.0),
-        lambda: ExitAfter(0),
-        lambda: Adaptive(tile=0),
-    ):
+    for wrong in ("tile", "together", "max_evaluations"):
+        with pytest.raises(ValueError, match=f"{wrong} must be at least 1"):
+            adaptive(**{wrong: 0})
+    for exit in (lambda: ExitOnResidual(0.0), lambda: ExitOnChange(-1.0), lambda: ExitAfter(0)):
         with pytest.raises(ValueError, match="must be"):
-            wrong()
+            exit()

@@ -6,16 +6,16 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-# From light to dark, readable with the foreground beside each on light and dark terminals.
+# From light to dark in hues that differ for all eyes; terminals of few colours take their nearest.
 _SHADES = (
-    ("black", "#f0f0f0"),
-    ("black", "#d9ecf2"),
-    ("black", "#b5dbe6"),
-    ("black", "#86c5d8"),
-    ("black", "#52a9c4"),
-    ("white", "#2f88a8"),
-    ("white", "#1d6584"),
-    ("white", "#103f5c"),
+    ("black", "#fde725"),
+    ("black", "#a0da39"),
+    ("black", "#4ac16d"),
+    ("black", "#2ab07f"),
+    ("white", "#277f8e"),
+    ("white", "#365c8d"),
+    ("white", "#46327e"),
+    ("white", "#440154"),
 )
 _FEWEST = 2
 
