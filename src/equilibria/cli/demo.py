@@ -62,7 +62,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_reading(loaded, Reading(), console.out)
-    sample = write_sample(loaded, _DRAW, lambda _: None)
+    sample = write_sample(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),
         "report": str(write_report(folder)),

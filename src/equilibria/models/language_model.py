@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilibria.cells import Cell, Memory
-from equilibria.depths import Depth, Equilibrium, Reached, joined
+from equilibria.cells import Cache, Cell, Memory
+from equilibria.cells.base import furthest
+from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
+from equilibria.models.base import Output, Step
+from equilibria.models.cached import CachedMap, applied_once
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
@@ -86,12 +89,100 @@ class LanguageModel(CausalModel):
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
+        """One segment.
+
+        Args:
+            tokens_BL: token ids, `(B, L)` integers.
+            targets: next tokens `(B, L)`; -100 where there is none.
+            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
+
+        Raises:
+            ValueError: a token id outside the vocabulary, or a memory of another model.
+        """
+        if isinstance(memory, Cache) or isinstance(self.depth, Adaptive):
+            return self._over_cache(tokens_BL, targets, memory)
+        return super().forward(tokens_BL, targets, memory)
+
     def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
         """Chunk after chunk: where the depth arrives."""
         inputs_BLD = x_BLD * self.cell.d_model**0.5
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
+
+    @property
+    def decodes(self) -> bool:
+        """True at an equilibrium and for a fixed number of applications; halting depends on absolute positions."""
+        return isinstance(self.depth, Equilibrium | UnrolledDepth | Adaptive)
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        tokens_BL: Tensor,
+        padding_B: Tensor | None = None,
+        limit: int | None = None,
+        chunk_length: int | None = None,
+    ) -> Step:
+        """Read a prompt into a new cache; see `TokenModel.prefill`."""
+        self._check_decoding(tokens_BL)
+        cells = self._cached_cells()
+        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
+        cache = Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
+        if padding_B is not None:
+            cache.pad(padding_B, tokens_BL)
+        return self._read(tokens_BL, cache, chunk_length or tokens_BL.shape[1])
+
+    @torch.no_grad()
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+        """Read further tokens; see `TokenModel.decode`."""
+        tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
+        self._check_decoding(tokens_BL)
+        if not isinstance(cache, Cache):
+            raise ValueError("this model decodes from the cache that its prefill returned")
+        return self._read(tokens_BL, cache, tokens_BL.shape[1])
+
+    def _read(self, tokens_BL: Tensor, cache: Cache, chunk_length: int) -> Step:
+        """Chunk after chunk into the cache."""
+        inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
+        reached = joined([self._into(cache, chunk_BLD) for chunk_BLD in inputs_BLD.split(chunk_length, dim=1)])
+        return Step(reached.state, self.embedding, cache, reached.solution)
+
+    def _cached_cells(self) -> list[Cell[Any]]:
+        """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
+        applications = self.depth.applications if isinstance(self.depth, UnrolledDepth) else 1
+        cells = [self.prelude, *[self.cell] * applications, self.coda]
+        return [cell for cell in cells if cell is not None]
+
+    def _into(self, cache: Cache, inputs_BLD: Tensor) -> Reached:
+        """The next tokens, which see what is in the cache and are added to it."""
+        length = inputs_BLD.shape[1]
+        present_BL1 = cache.present(length)
+        views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells()])
+        if self.prelude is not None:
+            inputs_BLD = applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
+        after = views.pop() if self.coda is not None else None
+        logits = self.embedding.logits if self.coda is None else None
+        cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
+        start = self.cell.initial_state(cell_map.inputs_BLD)
+        if self.cell.injection and not isinstance(self.depth, UnrolledDepth):
+            start = cache.start(start)
+        reached = self.depth.reach(cell_map, start, training=False)
+        cell_map.settle(reached)
+        hidden_BLD = self.cell.readout(reached.state)
+        if self.coda is not None and after is not None:
+            hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
+        cache.advance(reached.state)
+        return replace(reached, state=hidden_BLD)
+
+    def _over_cache(self, tokens_BL: Tensor, targets: Tensor | None, memory: Memory | Cache | None) -> Output:
+        """One segment without gradients, with a cache in the place of the memory."""
+        if memory is None:
+            step = self.prefill(tokens_BL, limit=self.memory_length, chunk_length=self.chunk_length)
+        else:
+            step = self.decode(tokens_BL, memory)
+        loss = None if targets is None else self.loss(step.hidden_BLD, targets)
+        return Output(step.hidden_BLD, self.embedding, loss, step.cache, step.solution)
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""

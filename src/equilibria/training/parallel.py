@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
 from equilibria.models import Output, TokenModel
 from equilibria.training.distributed import World
 from equilibria.training.statistics import SolveFigures
@@ -58,6 +58,7 @@ class Objective(nn.Module):
         with torch.autocast(tokens_BL.device.type, torch.bfloat16, enabled=self._lowered):
             output: Output = self.model(tokens_BL, targets_BL, memory)
         assert output.loss is not None  # there are targets
+        assert not isinstance(output.memory, Cache)  # which only an inference depth returns
         objective = output.loss if output.penalty is None else output.loss + output.penalty
         solve = None if output.solution is None else SolveFigures.of(output.solution)
         return objective * share, SlotFigures(output.loss.detach(), output.memory, solve)
