@@ -186,7 +186,7 @@ class CausalAttention(nn.Module):
         if self.positions == "linear":
             biases_HLS = linear_biases(self.heads, length, past, like_BLD)
             mask = biases_HLS if mask is None else torch.where(mask, biases_HLS, -torch.inf)
-        return AttentionPattern(place, rotation, mask, causal=plain and length > 1)
+        return AttentionPattern(place, rotation, mask, causal=plain)
 
     def context(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> AttentionContext:
         """What one solve needs.
