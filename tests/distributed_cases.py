@@ -57,8 +57,8 @@ def variants() -> dict[str, tuple[TrainingRecipe, TokenModel]]:
     return {
         "implicit": (RECIPE, language_model(IMPLICIT)),
         "slots": (replace(RECIPE, accumulation=2, averaging="exponential"), language_model(PHANTOM, adaptive=True)),
-        "lowered": (replace(RECIPE, precision="bfloat16"), language_model(IMPLICIT)),
-        "muon": (replace(RECIPE, optimizer="muon"), language_model(UnrolledDepth(2))),
+        "lowered": (replace(RECIPE, steps=5, precision="bfloat16"), language_model(IMPLICIT)),
+        "muon": (replace(RECIPE, steps=5, optimizer="muon"), language_model(UnrolledDepth(2))),
         "baseline": (replace(RECIPE, optimizer="sgd", momentum=0.9, learning_rate=0.1), baseline),
     }
 

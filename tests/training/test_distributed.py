@@ -18,7 +18,7 @@ from tiny import TRAINING
 Results = list[dict[str, Tensor]]
 
 # Rounding decides in bfloat16: of matrix products, and of Muon's iteration, whose terms FSDP2 adds up in parts.
-LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2, "fsdp2/muon": 1e-3}
+LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2, "ddp/muon": 1e-4, "fsdp2/muon": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], prefix: str, toleran
 def test_as_many_processes_go_on_bit_for_bit(two: tuple[Path, dict[str, Results]], strategy: str) -> None:
     for saved, resumed in zip(two[1]["saved"], two[1]["resumed"], strict=True):
         own = {name: tensor for name, tensor in saved.items() if name.startswith(strategy)}
-        assert {name.partition(".0")[0] for name in own} or own
+        assert {name.split(".")[1] for name in own} == {"0", "2"}  # without dropout, and with
         same(own, resumed, f"{strategy}/")
 
 
