@@ -6,6 +6,7 @@ from pathlib import Path
 from cyclopts import App
 from rich.console import Console
 
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.training.randomness import seed_everything
@@ -39,7 +40,7 @@ def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResu
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
-    task = build_task(recipe, console.out)
+    task = build_task(recipe, ConsoleProgress(console))
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)

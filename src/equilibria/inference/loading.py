@@ -1,6 +1,5 @@
 """From a run folder back to a model that evaluates and writes text."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +7,7 @@ from tempfile import TemporaryDirectory
 from equilibria.configuration.building import build_model, build_task
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
@@ -70,17 +70,17 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     return LoadedRun(model, tokenizer, recipe, source, folder)
 
 
-def load_task(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Task:
+def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
     """What a run was trained on.
 
     Args:
         run: the run.
-        on_progress: called with a line for each thing that takes a while.
+        progress: told of each thing that takes a while.
 
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
-    task = build_task(run.recipe, on_progress)
+    task = build_task(run.recipe, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()
