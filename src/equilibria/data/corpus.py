@@ -27,6 +27,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 _FOLDER_FILE = re.compile(r"(?:.+\.)?(train|valid|test)\.(?:txt|tokens|raw)(?:\.gz)?")
 
 
+def split_of(file_name: str) -> Split | None:
+    """The split that a file of a folder in the WikiText layout holds; None where its name is of no split."""
+    match = _FOLDER_FILE.fullmatch(file_name)
+    return next((split for split in SPLITS if match and match[1] == split), None)
+
+
 class Source(Protocol):
     """Text in two or three splits. Train and valid always exist."""
 
@@ -140,10 +146,10 @@ class TextFolder:
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
             raise UserError(f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt")
-        texts = [path for path in sorted(self.path.iterdir()) if _FOLDER_FILE.fullmatch(path.name)]
+        texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:
-            matching = [path for path in texts if (name := _FOLDER_FILE.fullmatch(path.name)) and name[1] == split]
+            matching = [path for path in texts if split_of(path.name) == split]
             if len(matching) > 1:
                 names = " and ".join(path.name for path in matching)
                 raise UserError(f"{self.path} has {len(matching)} {split} files, {names}; leave only one")
