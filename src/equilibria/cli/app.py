@@ -30,6 +30,7 @@ app.command("equilibria.cli.generate:command", name="generate", help="Write text
 app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
 app.command("equilibria.cli.reproduce:command", name="reproduce", help="Print a table of the paper, ours beside it.")
+app.command("equilibria.cli.data:command", name="data", help="Fetch a text and prepare it for training.")
 app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")
 
 
