@@ -36,6 +36,7 @@ class Served:
         ranges: whether parts of it can be asked for.
         length: "known" sends Content-Length, "chunked" sends chunks, "unknown" ends with the connection.
         headers: sent besides.
+        stall: stand still after this many bytes until the server ends.
         faults: used up one per request, then all goes well.
     """
 
@@ -45,6 +46,7 @@ class Served:
     ranges: bool = True
     length: str = "known"
     headers: dict[str, str] = field(default_factory=dict)
+    stall: int | None = None
     faults: list[Fault] = field(default_factory=list)
 
     def all_headers(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class Loopback(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, Served] = {}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.ending = threading.Event()
 
     @property
     def address(self) -> str:
@@ -85,6 +88,7 @@ def serving() -> Iterator[Loopback]:
     try:
         yield server
     finally:
+        server.ending.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -92,7 +96,7 @@ def serving() -> Iterator[Loopback]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Loopback
+    server: Loopback  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -144,7 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             parts = (body[at : at + 99] for at in range(0, len(body), 99))
             body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
             body += b"0\r\n\r\n" * (fault.after is None)
-        self.wfile.write(body)
+        self.wfile.write(body[: served.stall])
+        if served.stall is not None:
+            self.server.ending.wait()
         self.close_connection = self.close_connection or fault.after is not None or served.length == "unknown"
 
 

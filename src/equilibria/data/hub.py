@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from equilibria.data.corpus import Split, assigned
 from equilibria.data.download import PATIENCE, Fetched, Patience, file_hash
@@ -22,6 +22,7 @@ _SPLITS: dict[str, Split] = {
     "dev": "valid",
     "test": "test",
 }
+_ADDRESS = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROWS = 1000
 
@@ -63,7 +64,7 @@ class HubText:
             progress,
         )
         files = builder.config.data_files or {}
-        addresses = [address for split in files.values() for address in split if address.startswith("hf://")]
+        addresses = [address for split in files.values() for address in split if _ADDRESS.fullmatch(address)]
         fetched = [self._file(address, trusted.get(address), progress) for address in addresses]
         progress.say(f"reading {self.name}")
         self._patiently(builder.download_and_prepare, progress)
@@ -72,17 +73,14 @@ class HubText:
 
     def _file(self, address: str, trusted: str | None, progress: Progress) -> Fetched:
         """Brings one file into the hub's cache, and checks it."""
-        from huggingface_hub import HfFileSystem, hf_hub_download
+        from huggingface_hub import hf_hub_download
 
-        place = HfFileSystem().resolve_path(address)
+        place = _ADDRESS.fullmatch(address)
+        assert place is not None, address
+        name, revision, file = place.groups()
         progress.say(f"fetching {address}")
         path = Path(
-            self._patiently(
-                lambda: hf_hub_download(
-                    place.repo_id, place.path_in_repo, repo_type="dataset", revision=place.revision
-                ),
-                progress,
-            )
+            self._patiently(lambda: hf_hub_download(name, file, repo_type="dataset", revision=revision), progress)
         )
         content = path.resolve()
         found = file_hash(content, "sha256").removeprefix("sha256:")
@@ -97,38 +95,29 @@ class HubText:
     def _write(self, rows: Any, texts: Path, progress: Progress) -> None:
         columns = sorted({name for split in rows.values() for name in split.column_names})
         if self.column not in columns:
-            raise UserError(
-                f"{self.name} has no column {self.column!r} but {', '.join(columns)}; name one with --column"
-            )
+            raise UserError(f"{self.name} has no column {self.column!r}; name one with --column: {', '.join(columns)}")
         known = {name: split for name, split in _SPLITS.items() if name in rows}
         if "train" not in known:
             raise UserError(f"{self.name} has no training split; it has {', '.join(rows)}")
-        with ExitStack() as files:
-            opened: dict[Split, IO[str]] = {}
-
-            def put(split: Split, row: str) -> None:
-                if split not in opened:
-                    path = texts / f"{split}.txt"
-                    opened[split] = files.enter_context(path.open("w", encoding="utf-8", newline=""))
-                opened[split].write(row if row.endswith("\n") else row + "\n")
-
+        holds_out = "valid" not in known.values()
+        with ExitStack() as stack:
+            files = {
+                split: stack.enter_context((texts / f"{split}.txt").open("w", encoding="utf-8", newline=""))
+                for split in {*known.values(), "valid"}
+            }
             for name, split in known.items():
-                holding = split == "train" and "valid" not in known.values()
-                with progress.bar(
-                    f"writing the {split} text of {self.name}", rows[name].info.splits[name].num_bytes
-                ) as on:
+                with progress.bar(f"writing the {split} text of {self.name}", rows[name].data.nbytes) as advance:
                     for row in self._rows(rows[name]):
-                        put(assigned(row, self.held_out, 0.0) if holding else split, row)
-                        on(len(row))
-        if not (texts / "valid.txt").is_file():
-            raise UserError(f"{self.name} has too few rows to hold any out for validation")
+                        held_out = holds_out and split == "train"
+                        files[assigned(row, self.held_out, 0.0) if held_out else split].write(row)
+                        advance(len(row))
 
     def _rows(self, split: Any) -> Iterator[str]:
         for batch in split.select_columns([self.column]).iter(_ROWS):
             for row in batch[self.column]:
                 if row is not None and not isinstance(row, str):
                     raise UserError(f"the column {self.column!r} of {self.name} holds no text; name one with --column")
-                yield row or ""
+                yield row if row and row.endswith("\n") else f"{row or ''}\n"
 
     def _patiently(self, work: Callable[[], Result], progress: Progress) -> Result:
         """Does something with the hub, again where it may go well then."""
@@ -151,9 +140,7 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError as problem:
-        raise UserError(
-            f"data sets of the hub need another package ({problem}): pip install 'equilibria[data]'"
-        ) from problem
+        raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
     return datasets
 
 
