@@ -39,7 +39,7 @@ def unpack(path: Path, name: str, take: Take) -> None:
 
 
 def _members(path: Path, name: str) -> Iterator[tuple[str, IO[bytes]]]:
-    if zipfile.is_zipfile(path):
+    if _begins_with(path, b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():

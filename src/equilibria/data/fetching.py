@@ -196,20 +196,22 @@ class WebText:
         return {"text": self.text.name, "urls": [url for file in self._files() for url in file.urls]}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
-        fetched = []
+        fetched, paths = [], []
         for number, remote in enumerate(self._files()):
             name = unquote(PurePosixPath(urlsplit(remote.urls[0]).path).name) or "file"
-            path = work / f"{number}-{name}"
+            paths.append(work / f"{number}-{name}")
             first = trusted.get(remote.urls[0])
             if remote.digest is None and first is not None:
                 remote = replace(remote, digest=f"sha256:{first}")
-            fetched.append(download(remote, path, self.patience, progress))
+            fetched.append(download(remote, paths[-1], self.patience, progress))
             progress.say(f"unpacking {name}")
-            unpack(path, name, _Cut(texts, self.text.cut) if self.text.cut else _Splits(texts))
+            with _removed_by_errors(paths):
+                unpack(paths[-1], name, _Cut(texts, self.text.cut) if self.text.cut else _Splits(texts))
         missing = [split for split in ("train", "valid") if not any(texts.glob(f"{split}.*"))]
         if missing:
             addresses = ", ".join(url for file in self._files() for url in file.urls[:1])
-            raise UserError(f"{addresses}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, is there")
+            with _removed_by_errors(paths):
+                raise UserError(f"{addresses}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, is there")
         return fetched
 
     def _files(self) -> Sequence[RemoteFile]:
@@ -217,6 +219,17 @@ class WebText:
             return self.text.files
         digests = self.digests or (None,) * len(self.urls)
         return [RemoteFile((url,), digest) for url, digest in zip(self.urls, digests, strict=True)]
+
+
+@contextmanager
+def _removed_by_errors(paths: list[Path]) -> Iterator[None]:
+    """Files that are no use are not taken for the right ones by the next attempt."""
+    try:
+        yield
+    except UserError:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
