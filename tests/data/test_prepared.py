@@ -1,7 +1,13 @@
 """Prepared text: encoded once, counted as documented, and encoded anew when the cache is damaged."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +141,60 @@ def test_what_a_killed_process_left_goes(source: TextFolder, cache: Path) -> Non
     again = prepare(source, TokenizerSpec("word"), cache)
     assert again.split("valid").tokens.tolist() == [*again.tokenizer.encode("the dog sat"), again.tokenizer.eos]
     assert not left.exists()
+
+
+def test_a_killed_process_leaves_no_text(source: TextFolder, cache: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from equilibria.data import TextFolder, TokenizerSpec, prepare\n"
+        "class Slow(TextFolder):\n"
+        "    def pieces(self, split):\n"
+        "        yield from super().pieces(split)\n"
+        "        print(split, flush=True)\n"
+        "        time.sleep(600 if split == 'valid' else 0)\n"
+        "prepare(Slow(Path(sys.argv[1])), TokenizerSpec('word'), Path(sys.argv[2]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, "-c", program, str(source.path), str(cache)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("valid\n", ""):
+            pass
+        process.kill()
+    (left,) = cache.glob("[!.]*")
+    assert left.name.startswith("preparing-")
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    assert [path.name for path in cache.glob("[!.]*")] == [corpus.fingerprint]
+    assert len(corpus.split("train").tokens) == 10
+
+
+def test_a_full_disk_leaves_no_text(source: TextFolder, cache: Path) -> None:
+    (source.path / "train.txt").write_text(TRAIN * 10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cache cannot be written \(File too large\)"):
+            prepare(source, TokenizerSpec("bytes"), cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.glob("[!.]*")) == []
+    assert len(prepare(source, TokenizerSpec("bytes"), cache).split("train").tokens) == 10_000 * len(TRAIN.encode())
+
+
+def test_one_of_several_prepares_and_the_others_wait(source: TextFolder, cache: Path) -> None:
+    read: list[Split] = []
+
+    class Counting(TextFolder):
+        def pieces(self, split: Split) -> Iterator[str]:
+            read.append(split)
+            time.sleep(0.1)
+            return super().pieces(split)
+
+    with ThreadPoolExecutor(4) as pool:
+        orders = [pool.submit(prepare, Counting(source.path), TokenizerSpec("word"), cache) for _ in range(4)]
+    assert read == ["train", "train", "valid"]
+    assert len({order.result().directory for order in orders}) == 1
 
 
 def test_the_manifest_has_the_digest_of_the_source(source: TextFolder, cache: Path) -> None:

@@ -145,7 +145,10 @@ class TextFolder:
     def _files(self) -> dict[Split, Path]:
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt")
+            raise UserError(
+                f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt, "
+                "such as `equilibria data NAME` makes"
+            )
         texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:

@@ -161,8 +161,7 @@ PTB = TrainedTable(
         "small": _TEXT_SMALL,
     },
     test_tokens={"tiny": 8192},
-    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, "
-    "ptb.test.txt; 10,000 words) there",
+    data="`equilibria data ptb` fetches it",
 )
 
 _WT_TRELLIS = _trellis((48, 80), (64, 112))
@@ -305,8 +304,7 @@ WIKITEXT_103 = TrainedTable(
         "small": (*_flags("data", vocabulary_size=10_000), *_TEXT_SMALL),
     },
     test_tokens={"tiny": 8192},
-    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens, "
-    "wiki.test.tokens) there",
+    data="`equilibria data wikitext-103` fetches it",
 )
 
 
