@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task
 from equilibria.data.batching import Segment
 from equilibria.data.task import Task
@@ -225,7 +226,7 @@ def run(
     any_recipe = next(iter(recipes.values()))
     results = Results(options.out, recipes, settings_of(any_recipe))
     results.write()  # so that checkpoints are never gone on with by other recipes
-    task = build_task(any_recipe, console.out)
+    task = build_task(any_recipe, ConsoleProgress(console))
     for seed in options.seeds:
         checkpoints = options.out.with_name(f"{options.out.name}.checkpoints-{seed}")
         names = results.missing(recipes, seed)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel
@@ -65,7 +66,7 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
     if not isinstance(model, LanguageModel):
         raise UserError(f"{options.run} is a baseline's run, which solves nothing")
     recipe = run.recipe.training
-    stream = load_task(run, console.out).split("valid").segments(recipe.batch_size, recipe.segment_length)
+    stream = load_task(run, ConsoleProgress(console)).split("valid").segments(recipe.batch_size, recipe.segment_length)
     batches = [segment.inputs for segment, _ in zip(stream, range(options.batches), strict=False)]
     found: dict[str, Any] = {}
     for name, solver in contenders(options.budget).items():

@@ -84,7 +84,7 @@ def wider(recipe: Recipe) -> Recipe:
 
 def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     """A trainer with a freshly seeded model; silent unless it is given a console."""
-    task = build_task(recipe, lambda _: None)
+    task = build_task(recipe)
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     console = console or Console(quiet=True)

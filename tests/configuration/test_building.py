@@ -25,6 +25,7 @@ from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom, Unrolled
 from equilibria.solvers import GMRES, Anderson, Broyden, Picard
+from watching import Watcher
 
 
 def recipe(model: ModelRecipe | None = None, data: DataRecipe | None = None) -> Recipe:
@@ -79,9 +80,9 @@ def test_the_corpus_comes_from_the_source(tmp_path: Path) -> None:
     text, cache = tiny.write_text(tmp_path / "text"), tmp_path / "cache"
     folder = DataRecipe(source="folder", path=text, tokenizer="bytes", cache=cache)
     files = DataRecipe(source="files", files=(text / "train.txt",), tokenizer="word", cache=cache)
-    said: list[str] = []
-    from_folder, from_files = (build_corpus(recipe(data=data), said.append) for data in (folder, files))
-    assert said
+    watcher = Watcher()
+    from_folder, from_files = (build_corpus(recipe(data=data), watcher) for data in (folder, files))
+    assert watcher.bars
     assert from_folder.tokenizer.vocabulary_size == 256
     assert 20 < from_files.tokenizer.vocabulary_size < 200
     assert from_folder.split("train").words > from_files.split("train").words > 0

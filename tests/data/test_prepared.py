@@ -1,17 +1,24 @@
 """Prepared text: encoded once, counted as documented, and encoded anew when the cache is damaged."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from equilibria.data import prepared
+from equilibria.data import prepared, reading
 from equilibria.data.corpus import Split, TextFolder
 from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.tokenizers import TokenizerSpec
 from equilibria.errors import UserError
+from watching import Watcher
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TRAIN = "the cat sat\n\n on the café mat\n"
@@ -35,14 +42,14 @@ def cache(tmp_path: Path) -> Path:
 class Unreadable(TextFolder):
     """A source whose fingerprint can be taken but whose text must not be read."""
 
-    def passages(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split) -> Iterator[str]:
         raise AssertionError(f"the {split} split was read again")
 
 
 class Wordless(TextFolder):
-    """A source whose passages are all missing."""
+    """A source without any text."""
 
-    def passages(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split) -> Iterator[str]:
         return iter(())
 
 
@@ -60,7 +67,7 @@ def test_tokens_are_the_passages_each_ended(source: TextFolder, cache: Path) -> 
     assert train.tokens.tolist() == expected
     assert (train.words, train.bytes) == (10, len(TRAIN.encode()))
     assert isinstance(train.tokens, np.memmap)
-    assert train.tokens.dtype == np.uint16
+    assert train.tokens.dtype == np.uint8
     assert not train.tokens.flags.writeable
     assert corpus.tokenizer.decode(valid.tokens.tolist()) == "the <unk> sat\n"  # the vocabulary is of train alone
     assert (corpus.name, corpus.directory) == ("text", cache / corpus.fingerprint)
@@ -82,21 +89,125 @@ def test_chunks_do_not_change_what_is_written(
     assert (pieces.words, pieces.bytes) == (whole.words, whole.bytes)
 
 
-def test_large_vocabularies_take_wider_ids(source: TextFolder, cache: Path) -> None:
-    words = " ".join(f"w{number}" for number in range(70_000))
+@pytest.mark.parametrize(
+    ("distinct", "dtype"), [(254, np.uint8), (255, np.uint16), (65_534, np.uint16), (65_535, np.int32)]
+)
+def test_larger_vocabularies_take_wider_ids(source: TextFolder, cache: Path, distinct: int, dtype: type) -> None:
+    words = " ".join(f"w{number}" for number in range(distinct))  # and <unk> and <eos>
     (source.path / "train.txt").write_text(words)
     corpus = prepare(source, TokenizerSpec("word"), cache)
     tokens = corpus.split("train").tokens
-    assert tokens.dtype == np.int32
+    assert tokens.dtype == dtype
     assert corpus.tokenizer.decode(tokens.tolist()) == words + "\n"
 
 
+def test_progress_reaches_its_end(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "_CHUNK", 10)
+    watcher = Watcher()
+    prepare(source, TokenizerSpec("word"), cache, watcher)
+    assert [(total, sum(done)) for _, total, done in watcher.bars] == [
+        (len(text.encode()), len(text.encode())) for text in (TRAIN, TRAIN, VALID)
+    ]
+    assert len(watcher.bars[0][2]) > 1
+
+
+def test_a_long_line_is_one_passage(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(f"word{number % 7}" for number in range(500))
+    (source.path / "train.txt").write_text(text + "\n" + text)
+    for spec in (TokenizerSpec("word"), TokenizerSpec("bpe", 270), TokenizerSpec("bytes")):
+        whole = prepare(source, spec, cache / "whole").split("train")
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "_LONGEST", 64)
+            corpus = prepare(source, spec, cache / "parts")
+        parts = corpus.split("train")
+        assert parts.tokens.tolist() == whole.tokens.tolist()
+        assert (parts.words, parts.bytes) == (whole.words, whole.bytes) == (1002, 2 * len(text) + 2)
+        assert corpus.tokenizer.decode(parts.tokens.tolist()) == f"{text}\n{text}\n"
+
+
+def test_a_folder_read_as_bytes_is_itself(source: TextFolder, cache: Path) -> None:
+    content = b"\xff caf\xc3" + TRAIN.encode() + b"\r\nno end"
+    (source.path / "train.txt").write_bytes(content)
+    split = prepare(TextFolder(source.path, as_bytes=True), TokenizerSpec("bytes"), cache).split("train")
+    assert bytes(split.tokens.tolist()) == content
+    assert (len(split.tokens), split.bytes) == (len(content), len(content))
+
+
+def test_what_a_killed_process_left_goes(source: TextFolder, cache: Path) -> None:
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    left = cache / f"preparing-{corpus.fingerprint}"
+    corpus.directory.rename(left)  # killed a moment before the end
+    (left / "manifest.json").unlink()
+    again = prepare(source, TokenizerSpec("word"), cache)
+    assert again.split("valid").tokens.tolist() == [*again.tokenizer.encode("the dog sat"), again.tokenizer.eos]
+    assert not left.exists()
+
+
+def test_a_killed_process_leaves_no_text(source: TextFolder, cache: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from equilibria.data import TextFolder, TokenizerSpec, prepare\n"
+        "class Slow(TextFolder):\n"
+        "    def pieces(self, split):\n"
+        "        yield from super().pieces(split)\n"
+        "        print(split, flush=True)\n"
+        "        time.sleep(600 if split == 'valid' else 0)\n"
+        "prepare(Slow(Path(sys.argv[1])), TokenizerSpec('word'), Path(sys.argv[2]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, "-c", program, str(source.path), str(cache)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("valid\n", ""):
+            pass
+        process.kill()
+    (left,) = cache.glob("[!.]*")
+    assert left.name.startswith("preparing-")
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    assert [path.name for path in cache.glob("[!.]*")] == [corpus.fingerprint]
+    assert len(corpus.split("train").tokens) == 10
+
+
+def test_a_full_disk_leaves_no_text(source: TextFolder, cache: Path) -> None:
+    (source.path / "train.txt").write_text(TRAIN * 10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cache cannot be written \(File too large\)"):
+            prepare(source, TokenizerSpec("bytes"), cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.glob("[!.]*")) == []
+    assert len(prepare(source, TokenizerSpec("bytes"), cache).split("train").tokens) == 10_000 * len(TRAIN.encode())
+
+
+def test_one_of_several_prepares_and_the_others_wait(source: TextFolder, cache: Path) -> None:
+    read: list[Split] = []
+
+    class Counting(TextFolder):
+        def pieces(self, split: Split) -> Iterator[str]:
+            read.append(split)
+            time.sleep(0.1)
+            return super().pieces(split)
+
+    with ThreadPoolExecutor(4) as pool:
+        orders = [pool.submit(prepare, Counting(source.path), TokenizerSpec("word"), cache) for _ in range(4)]
+    assert read == ["train", "train", "valid"]
+    assert len({order.result().directory for order in orders}) == 1
+
+
+def test_the_manifest_has_the_digest_of_the_source(source: TextFolder, cache: Path) -> None:
+    corpus = prepare(source, TokenizerSpec("word"), cache)
+    assert json.loads((corpus.directory / "manifest.json").read_text())["source"] == source.fingerprint()
+
+
 def test_a_second_call_does_not_read_the_text(source: TextFolder, cache: Path) -> None:
-    stages: list[str] = []
-    first = prepare(source, TokenizerSpec("bpe", 270), cache, stages.append)
-    assert len(stages) == 3
-    second = prepare(Unreadable(source.path), TokenizerSpec("bpe", 270), cache, stages.append)
-    assert len(stages) == 3
+    watcher = Watcher()
+    first = prepare(source, TokenizerSpec("bpe", 270), cache, watcher)
+    assert len(watcher.bars) == 3
+    second = prepare(Unreadable(source.path), TokenizerSpec("bpe", 270), cache, watcher)
+    assert len(watcher.bars) == 3
     assert second.fingerprint == first.fingerprint
     assert second.split("train").tokens.tolist() == first.split("train").tokens.tolist()
     with pytest.raises(AssertionError, match="read again"):
@@ -111,7 +222,7 @@ def test_another_text_or_tokenizer_has_another_folder(source: TextFolder, cache:
     (source.path / "valid.txt").write_text("other words")
     directories.add(prepare(source, TokenizerSpec("word"), cache).directory)
     assert len(directories) == 4
-    assert {path.name for path in cache.iterdir()} == {path.name for path in directories}  # nothing temporary left
+    assert {path.name for path in cache.glob("[!.]*")} == {path.name for path in directories}  # nothing temporary left
 
 
 def truncate_tokens(directory: Path) -> None:
@@ -147,9 +258,9 @@ def test_a_damaged_cache_is_encoded_anew(source: TextFolder, cache: Path, damage
     first = prepare(source, TokenizerSpec("word"), cache)
     expected = {split: first.split(split).tokens.tolist() for split in ("train", "valid")}
     damage(first.directory)
-    stages: list[str] = []
-    again = prepare(source, TokenizerSpec("word"), cache, stages.append)
-    assert stages
+    watcher = Watcher()
+    again = prepare(source, TokenizerSpec("word"), cache, watcher)
+    assert watcher.bars
     assert {split: again.split(split).tokens.tolist() for split in ("train", "valid")} == expected
 
 
@@ -167,7 +278,7 @@ def test_an_empty_text_is_named_and_leaves_nothing(source: TextFolder, cache: Pa
     (source.path / file).write_text("\n\n")
     with pytest.raises(UserError, match=f"{file} holds no text"):
         prepare(source, TokenizerSpec(kind), cache)
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("[!.]*")) == []
 
 
 def test_a_source_without_passages_is_an_error(source: TextFolder, cache: Path) -> None:

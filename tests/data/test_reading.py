@@ -1,13 +1,15 @@
 """Lines of text files, and hashes that must never change."""
 
 import gzip
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.reading import file_digest, read_lines, stable_fraction, text_digest
+from equilibria.data import reading
+from equilibria.data.reading import file_digest, read_lines, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
 
 
@@ -21,6 +23,43 @@ def test_compressed_lines_are_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress("eins\nzwölf\n".encode()))
     assert list(read_lines(path)) == ["eins", "zwölf"]
+
+
+def test_pieces_are_lines_with_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff a \r\n\nb\u2028c\x0cd".encode())
+    assert list(read_pieces(path)) == [" a \n", "\n", "b\u2028c\x0cd\n"]
+    assert "".join(read_pieces(path, as_bytes=True)) == "\ufeff a \r\n\nb\u2028c\x0cd"
+
+
+@given(st.lists(st.text("ab é\n", max_size=30), max_size=6), st.integers(1, 9))
+def test_long_lines_come_in_parts_that_cut_no_word(tmp_path_factory, lines: list[str], longest: int) -> None:
+    text = "\n".join(lines)
+    path = tmp_path_factory.mktemp("long") / "a.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_LONGEST", longest)
+        exact, pieces = list(read_pieces(path, as_bytes=True)), list(read_pieces(path))
+    assert "".join(exact) == text
+    assert "".join(pieces) == text + "\n" * bool(text and not text.endswith("\n"))
+    assert max(map(len, exact), default=0) <= 2 * longest
+    for before, after in pairwise(pieces):
+        assert before.endswith("\n") or after.startswith(" ") or " " not in before.lstrip(" ")
+
+
+def test_any_bytes_can_be_read_as_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(256)) * 3)
+    pieces = list(read_pieces(path, as_bytes=True))
+    assert len(pieces) == 4
+    assert "".join(pieces).encode("utf-8", "surrogateescape") == path.read_bytes()
+    assert text_size(path) == 768
+
+
+def test_the_size_of_a_compressed_text_is_that_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"x" * 3_000_000))
+    assert text_size(path) == 3_000_000
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equilibria.data import tokenizers
 from equilibria.data.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,
@@ -20,7 +21,7 @@ from equilibria.data.tokenizers import (
 )
 from equilibria.errors import UserError
 
-PASSAGES = ["the cat sat on the mat", "the dog <unk> the cat", "", "a café of cats"]
+PASSAGES = ["the cat sat on the mat\n", "the dog <unk> the cat\n", "\n", "a café of cats\n"]
 SPECS = [TokenizerSpec("word"), TokenizerSpec("bpe", 300), TokenizerSpec("bytes")]
 BYTE_PAIRS = BytePairTokenizer.train(PASSAGES * 3, 300, 1)
 
@@ -107,6 +108,37 @@ def test_byte_pair_training_is_deterministic(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+@given(st.lists(st.text(), max_size=4))
+def test_pieces_are_encoded_as_they_are_one_by_one(lines: list[str]) -> None:
+    pieces = [line.replace("\n", " ") + "\n" for line in lines] + ["a part of", " a passage"]
+    for tokenizer in (WordTokenizer.train(PASSAGES, None, 1), BYTE_PAIRS, ByteTokenizer()):
+        expected = [
+            index
+            for piece in pieces
+            for index in [*tokenizer.encode(piece.removesuffix("\n")), *[tokenizer.eos] * piece.endswith("\n")]
+        ]
+        assert tokenizer.encode_pieces(pieces).tolist() == expected
+
+
+def test_byte_pairs_are_learned_from_blocks_all_over_a_large_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizers, "_BLOCK", 10)
+    monkeypatch.setattr(tokenizers, "_MOST_TEXT", 100)
+    pieces = [f"line {number:03}\n" for number in range(60)]
+    size = sum(map(len, pieces))
+    used = list(tokenizers._spread(pieces, size))
+    assert 80 <= sum(map(len, used)) <= 120
+    assert used[0] == "line 000\n"
+    assert used[-1] > "line 050"
+    assert list(tokenizers._spread(pieces, 100)) == pieces
+
+
+def test_bytes_that_are_no_text_survive() -> None:
+    raw = bytes(range(256))
+    text = raw.decode("utf-8", "surrogateescape")
+    assert ByteTokenizer().encode(text) == list(raw)
+    assert ByteTokenizer().encode("\ud800") == list(b"?")  # no byte: nothing that was read
+
+
 def test_bytes_end_in_the_newline() -> None:
     tokenizer = ByteTokenizer()
     assert tokenizer.vocabulary_size == 256
@@ -115,12 +147,12 @@ def test_bytes_end_in_the_newline() -> None:
 
 
 def test_an_error_of_the_text_passes_through_byte_pair_training() -> None:
-    def passages():
-        yield "some text"
+    def pieces():
+        yield "some text\n"
         raise UserError("the file is damaged")
 
     with pytest.raises(UserError, match="the file is damaged"):
-        train_tokenizer(TokenizerSpec("bpe", 300), passages())
+        train_tokenizer(TokenizerSpec("bpe", 300), pieces())
 
 
 def test_saved_tokenizers_read_back_equal(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ app.command("equilibria.cli.importing:command", name="import", help="Make a run 
 app.command("equilibria.cli.export:command", name="export", help="Write a run's model for use without this package.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
 app.command("equilibria.cli.reproduce:command", name="reproduce", help="Print a table of the paper, ours beside it.")
+app.command("equilibria.cli.data:command", name="data", help="Fetch a text and prepare it for training.")
 app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from equilibria.cli.checkout import in_checkout
 from equilibria.cli.eval import Reading, evaluate_reading
 from equilibria.cli.generate import Draw, write_sample
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import exit_code, run_training
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.inference.loading import load_run
@@ -61,7 +62,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and the n-gram models of its text, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
-    evaluation = evaluate_reading(loaded, Reading(), console.out)
+    evaluation = evaluate_reading(loaded, Reading(), ConsoleProgress(console))
     sample = write_sample(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),

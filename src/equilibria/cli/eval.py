@@ -1,7 +1,7 @@
 """`equilibria eval`."""
 
 import json as json_format
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +11,8 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
+from equilibria.cli.progress import ConsoleProgress
+from equilibria.data.progress import Progress
 from equilibria.inference.effort import Effort, Leaving, use
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
@@ -60,7 +62,7 @@ def evaluate_run(
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    result = evaluate_reading(loaded, reading, Console(stderr=True).out)
+    result = evaluate_reading(loaded, reading, ConsoleProgress(Console(stderr=True)))
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -88,19 +90,19 @@ class RunEvaluation:
         return {**self.settings, **self.model.to_json(), **self.yardsticks}
 
 
-def evaluate_reading(loaded: LoadedRun, reading: Reading, on_progress: Callable[[str], None]) -> RunEvaluation:
+def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
     """Evaluates a run's model on what it was trained on, and keeps the figures in the folder's evaluation.json.
 
     Args:
         loaded: the run.
         reading: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
-        on_progress: called with a line for each thing that takes a while.
+        progress: told of each thing that takes a while.
 
     Raises:
         UserError: there is no such split, or the model has no solver to limit.
     """
     training, model = loaded.recipe.training, loaded.model
-    task = load_task(loaded, on_progress)
+    task = load_task(loaded, progress)
     use(model, Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave))
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length

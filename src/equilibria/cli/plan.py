@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_task, check_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.reading import Settings, fill_from_file
@@ -61,7 +62,7 @@ def _reading(settings: Recipe, vocabulary: int | None, progress: Console) -> Rea
     if vocabulary is not None and settings.data.source not in TASK_OPTIONS:
         return Reading(vocabulary)
     try:
-        task = build_task(settings, progress.out)
+        task = build_task(settings, ConsoleProgress(progress))
     except UserError as problem:
         raise UserError(f"{problem}; without the text: --vocabulary N, its tokens in the vocabulary") from problem
     return Reading(task.tokenizer.vocabulary_size, task)

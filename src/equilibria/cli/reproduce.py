@@ -10,6 +10,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.checkout import in_checkout
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, build_model
 from equilibria.errors import UserError
@@ -140,7 +141,7 @@ def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[
         result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
         if result.interrupted is not None:
             return Outcome(row, size, None, standing(recipe).note), result.interrupted
-        figures = conclude(recipe, result, table.test_tokens.get(order.scale), order.say)
+        figures = conclude(recipe, result, table.test_tokens.get(order.scale), ConsoleProgress(order.console))
         return Outcome(row, trained_size(figures), figures), None
     except UserError as problem:
         return Outcome(row, size, None, str(problem)), None

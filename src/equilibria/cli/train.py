@@ -7,8 +7,10 @@ from pathlib import Path
 from cyclopts import App
 from rich.console import Console
 
+from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
+from equilibria.data.progress import UNWATCHED
 from equilibria.inference.loading import weights_file
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
@@ -58,7 +60,7 @@ def run_training(
     device = training_device(recipe.training.device)
     with joined(device) as world:
         with world.main_first():
-            task = build_task(recipe, console.out if world.main else None)
+            task = build_task(recipe, ConsoleProgress(console) if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size)
         begun = resume and RunFolder(recipe.run.folder).index() is not None

@@ -1,6 +1,6 @@
 """From a recipe to the objects it names: the one place, with `baseline_building`, that maps names to classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, assert_never
@@ -32,6 +32,7 @@ from equilibria.configuration.model import (
 from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerFile, TokenizerSpec, prepare
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.synthetic import CopyMemory, Reversal
 from equilibria.data.task import Task
 from equilibria.depths import (
@@ -75,28 +76,28 @@ _CELLS = {
 _TASKS = {"copy_memory": CopyMemory, "reversal": Reversal}
 
 
-def build_corpus(recipe: Recipe, on_progress: Callable[[str], None] | None = None) -> Corpus:
+def build_corpus(recipe: Recipe, progress: Progress = UNWATCHED) -> Corpus:
     """The recipe's text, encoded; read from the cache where it has been encoded before.
 
     Args:
         recipe: what text, and which tokens.
-        on_progress: called with a line for each thing that takes a while.
+        progress: told of each thing that takes a while.
 
     Raises:
         UserError: a file is missing, or there is no text in it, or the recipe is about no text.
     """
     data = recipe.data
-    return prepare(_source(data), _tokenizer(data), data.cache, on_progress)
+    return prepare(_source(data), _tokenizer(data), data.cache, progress)
 
 
-def build_task(recipe: Recipe, on_progress: Callable[[str], None] | None = None) -> Task:
+def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
     """What the recipe's model learns: its text, as `build_corpus`, or a task whose sequences are made.
 
     Raises:
         UserError: the text is missing, or the task has sizes that it cannot have.
     """
     if recipe.data.source not in TASK_OPTIONS:
-        return build_corpus(recipe, on_progress)
+        return build_corpus(recipe, progress)
     with _blamed_on("data"):
         return _TASKS[recipe.data.source](**given_options(recipe.data, TASK_OPTIONS[recipe.data.source]))
 
@@ -198,7 +199,7 @@ def _source(data: DataRecipe) -> Source:
         case "embedded":
             return EmbeddedText()
         case "folder" if data.path is not None:
-            return TextFolder(data.path)
+            return TextFolder(data.path, as_bytes=data.tokenizer == "bytes")
         case "files" if data.files:
             return TextFiles(data.files)
         case "copy_memory" | "reversal":

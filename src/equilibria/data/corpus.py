@@ -1,6 +1,7 @@
 """Where text comes from: the documentation inside Python, a folder in the WikiText layout, or any text files.
 
-A source yields *passages*; each passage ends in the tokenizer's `eos` once it is encoded.
+A source yields its text in *pieces*. A piece that ends in a newline ends a *passage*, and that newline becomes the
+tokenizer's `eos`. Only a line that is too long to hold in memory has more than one piece.
 """
 
 import re
@@ -10,13 +11,26 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from equilibria.data import standard_library
-from equilibria.data.reading import file_digest, read_lines, stable_fraction, text_digest
+from equilibria.data.reading import (
+    file_digest,
+    read_lines,
+    read_pieces,
+    stable_fraction,
+    text_digest,
+    text_size,
+)
 from equilibria.errors import UserError
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _FOLDER_FILE = re.compile(r"(?:.+\.)?(train|valid|test)\.(?:txt|tokens|raw)(?:\.gz)?")
+
+
+def split_of(file_name: str) -> Split | None:
+    """The split that a file of a folder in the WikiText layout holds; None where its name is of no split."""
+    match = _FOLDER_FILE.fullmatch(file_name)
+    return next((split for split in SPLITS if match and match[1] == split), None)
 
 
 class Source(Protocol):
@@ -31,11 +45,19 @@ class Source(Protocol):
         """The splits that exist, in the order train, valid, test."""
         ...
 
-    def passages(self, split: Split) -> Iterator[str]:
-        """Streams the passages of a split, in the order of the text, without the ends of their lines.
+    def pieces(self, split: Split) -> Iterator[str]:
+        """Streams a split in the order of the text; a piece that ends in a newline ends a passage.
 
         Raises:
             UserError: the split does not exist, holds no text or cannot be read.
+        """
+        ...
+
+    def size(self, split: Split) -> int:
+        """About how many bytes of text a split has: what progress is measured by.
+
+        Raises:
+            UserError: the split does not exist or cannot be read.
         """
         ...
 
@@ -60,10 +82,13 @@ class EmbeddedText:
     def splits(self) -> tuple[Split, ...]:
         return SPLITS
 
-    def passages(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split) -> Iterator[str]:
         for document in standard_library.documents():
-            if _assigned(document.name, valid_fraction=0.05, test_fraction=0.05) == split:
-                yield from document.passages
+            if assigned(document.name, valid_fraction=0.05, test_fraction=0.05) == split:
+                yield from (passage + "\n" for passage in document.passages)
+
+    def size(self, split: Split) -> int:
+        return sum(map(len, self.pieces(split)))
 
     def fingerprint(self) -> str:
         return standard_library.fingerprint()
@@ -79,12 +104,15 @@ class TextFolder:
 
     Args:
         path: the folder.
+        as_bytes: read files byte for byte, for a tokenizer whose tokens are bytes: they need not be UTF-8, line ends
+            stay what they are, and a last line without an end gets none.
 
     Raises:
         UserError: when used, where the folder or a file is missing, ambiguous, unreadable or without text.
     """
 
     path: Path
+    as_bytes: bool = False
 
     @property
     def name(self) -> str:
@@ -93,31 +121,41 @@ class TextFolder:
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._files("train", "valid"))
 
-    def passages(self, split: Split) -> Iterator[str]:
-        files = self._files(split) if split != "test" else self._files()
-        if split not in files:
-            raise UserError(f"{self.path} has no {split} file; add {split}.txt")
+    def pieces(self, split: Split) -> Iterator[str]:
+        path = self._file(split)
         blank = True
-        for line in read_lines(files[split]):
-            blank = blank and not line.strip()
-            yield line
+        for piece in read_pieces(path, self.as_bytes):
+            blank = blank and not piece.strip()
+            yield piece
         if blank:
-            raise UserError(f"{files[split]} holds no text; put the {split} text in it, one paragraph per line")
+            raise UserError(f"{path} holds no text; put the {split} text in it, one paragraph per line")
+
+    def size(self, split: Split) -> int:
+        return text_size(self._file(split))
 
     def fingerprint(self) -> str:
         return text_digest(
             part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
         )
 
+    def _file(self, split: Split) -> Path:
+        files = self._files()
+        if split not in files:
+            raise UserError(f"{self.path} has no {split} file; add {split}.txt")
+        return files[split]
+
     def _files(self, *needed: Split) -> dict[Split, Path]:
         """The file of each split that there is, those that are needed among them."""
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {found}; give a folder with train.txt and valid.txt")
-        texts = [path for path in sorted(self.path.iterdir()) if _FOLDER_FILE.fullmatch(path.name)]
+            raise UserError(
+                f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt, "
+                "such as `equilibria data NAME` makes"
+            )
+        texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:
-            matching = [path for path in texts if (name := _FOLDER_FILE.fullmatch(path.name)) and name[1] == split]
+            matching = [path for path in texts if split_of(path.name) == split]
             if len(matching) > 1:
                 names = " and ".join(path.name for path in matching)
                 raise UserError(f"{self.path} has {len(matching)} {split} files, {names}; leave only one")
@@ -133,7 +171,8 @@ class TextFolder:
 class TextFiles:
     """Any text files (`.gz` too), split by a stable hash of each paragraph, so no passage is in two splits.
 
-    A passage is a paragraph: the lines up to a blank one or, in a file without blank lines, each line.
+    A passage is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. It is held in
+    memory.
 
     Args:
         paths: the files, in the order of the text.
@@ -165,7 +204,7 @@ class TextFiles:
     def splits(self) -> tuple[Split, ...]:
         return SPLITS if self.test_fraction else SPLITS[:2]
 
-    def passages(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split) -> Iterator[str]:
         if split not in self.splits():
             raise UserError(f"{self.name} has no {split} split; give a test_fraction above 0")
         paragraphs = used = 0
@@ -173,9 +212,9 @@ class TextFiles:
             before = paragraphs
             for paragraph in _paragraphs(path):
                 paragraphs += 1
-                if _assigned(paragraph, self.valid_fraction, self.test_fraction) == split:
+                if assigned(paragraph, self.valid_fraction, self.test_fraction) == split:
                     used += 1
-                    yield paragraph
+                    yield paragraph + "\n"
             if paragraphs == before:
                 raise UserError(f"{path} holds no text; leave it out or give another file")
         if not used:
@@ -183,6 +222,10 @@ class TextFiles:
                 f"{self.name}: none of {paragraphs} paragraphs fell into the {split} split; "
                 "give more text or larger fractions"
             )
+
+    def size(self, split: Split) -> int:
+        shares = {"valid": self.valid_fraction, "test": self.test_fraction, "train": 1 - self._held_out()}
+        return int(shares[split] * sum(map(text_size, self.paths)))
 
     def fingerprint(self) -> str:
         fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
@@ -192,7 +235,7 @@ class TextFiles:
         return self.valid_fraction + self.test_fraction
 
 
-def _assigned(key: str, valid_fraction: float, test_fraction: float) -> Split:
+def assigned(key: str, valid_fraction: float, test_fraction: float) -> Split:
     """The split that `key` always belongs to."""
     fraction = stable_fraction(key)
     if fraction < valid_fraction:

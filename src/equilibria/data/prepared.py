@@ -3,25 +3,35 @@
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from equilibria.data.batching import EvaluationStream, TrainingStream, check_tokens
 from equilibria.data.corpus import SPLITS, Source, Split
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import file_digest, text_digest
-from equilibria.data.tokenizers import Tokenizer, TokenizerFile, TokenizerSpec, load_tokenizer, train_tokenizer
+from equilibria.data.tokenizers import (
+    TextTokenizer,
+    Tokenizer,
+    TokenizerFile,
+    TokenizerSpec,
+    load_tokenizer,
+    train_tokenizer,
+    utf_8,
+)
 from equilibria.errors import UserError
 
-_FORMAT = 1  # raise it when what is stored, or how text becomes tokens, changes
+_FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
 _MANIFEST = "manifest.json"
 _TOKENIZER = "tokenizer.json"
-_CHUNK = 1 << 20  # tokens held in memory before they are written
+_CHUNK = 1 << 20  # characters that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,9 @@ class EncodedSplit:
     """One split as token ids.
 
     Attributes:
-        tokens: (N,) uint16 or int32, memory-mapped, read-only; every passage ends in `eos`.
+        tokens: (N,) uint8, uint16 or int32, memory-mapped, read-only; every passage ends in `eos`.
         words: whitespace-separated words plus one per passage, as WikiText counts them.
-        bytes: UTF-8 bytes of the passages plus one (the newline) per passage.
+        bytes: bytes of the text, in UTF-8, the newlines that end passages among them.
     """
 
     tokens: np.ndarray
@@ -105,55 +115,74 @@ class Corpus:
         return manifest
 
 
-def prepare(
-    source: Source,
-    spec: TokenizerSpec | TokenizerFile,
-    cache: Path,
-    on_progress: Callable[[str], None] | None = None,
-) -> Corpus:
+def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
-    The folder is written under another name and renamed when complete; one whose files do not have the sizes
-    and digests of its manifest is written anew. Passages are streamed: memory does not grow with the text.
+    The text is streamed, once to build the vocabulary and once to encode it: memory does not grow with its length. The
+    folder is written under another name and renamed when complete; one whose files do not have the sizes and digests of
+    its manifest is written anew. Of several processes one writes and the others wait.
 
     Args:
         source: the text.
         spec: the tokenizer, built from the training split alone, or the file that it is in.
         cache: the folder that holds prepared texts; created if needed.
-        on_progress: called with a short sentence as each stage begins.
+        progress: told of each stage.
 
     Raises:
         UserError: the text cannot be read or is empty, or the cache cannot be written.
     """
-    say = on_progress or (lambda _: None)
     fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="preparing-", dir=cache) as temporary:
-                _write(source, spec, Path(temporary, fingerprint), say)
-                _put_in_place(Path(temporary, fingerprint), directory)
-        except OSError as error:
-            raise UserError(
-                f"the cache {cache} cannot be written ({error.strerror or error}); choose another data.cache"
-            ) from error
+        with _writable(cache), _alone(cache, fingerprint):
+            if not _is_whole(directory):
+                with _unfinished(cache / f"preparing-{fingerprint}") as written:
+                    _write(source, spec, written, progress)
+                    _put_in_place(written, directory)
     return Corpus(source.name, load_tokenizer(directory / _TOKENIZER), directory, fingerprint)
 
 
-def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path, say: Callable[[str], None]) -> None:
+@contextmanager
+def _writable(cache: Path) -> Iterator[None]:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        problem = error.strerror or error
+        raise UserError(f"the cache {cache} cannot be written ({problem}); choose another data.cache") from error
+
+
+@contextmanager
+def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
+    """No other process prepares the same text meanwhile."""
+    locks = cache / ".locks"
+    locks.mkdir(exist_ok=True)
+    with FileLock(locks / fingerprint):
+        yield
+
+
+@contextmanager
+def _unfinished(directory: Path) -> Iterator[Path]:
+    """An empty folder to write into; what is left of it at the end, or was by a process that was killed, goes."""
+    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    if isinstance(spec, TokenizerSpec):
-        say(f"building the {spec.kind} vocabulary of {source.name}")
-    tokenizer = train_tokenizer(spec, source.passages("train"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress) -> None:
+    tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
-    dtype = np.dtype(np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32)
+    dtype = _narrowest(tokenizer.vocabulary_size)
     splits = {}
     for split in SPLITS:
         if split not in source.splits():
             continue
-        say(f"encoding the {split} split of {source.name}")
-        splits[split] = _encode(source.passages(split), tokenizer, directory / f"{split}.bin", dtype)
+        with progress.bar(f"encoding the {split} split of {source.name}", source.size(split)) as advance:
+            pieces = _told(source.pieces(split), advance)
+            splits[split] = _encode(pieces, tokenizer, directory / f"{split}.bin", dtype)
         if splits[split]["tokens"] < 2:
             raise UserError(f"{source.name}: the {split} split is empty; there must be something to predict")
     files = {
@@ -161,6 +190,7 @@ def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path,
     }
     manifest = {
         "name": source.name,
+        "source": source.fingerprint(),
         "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,
@@ -169,22 +199,55 @@ def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path,
     (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _encode(passages: Iterator[str], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
+def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> TextTokenizer:
+    """Learned from the training text, or read."""
+    if isinstance(spec, TokenizerFile):
+        tokenizer = load_tokenizer(spec.path)
+        if not isinstance(tokenizer, TextTokenizer):
+            raise UserError(f"{spec.path} is the tokenizer of a task; name that of a text")
+        return tokenizer
+    size = source.size("train")
+    with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
+        return train_tokenizer(spec, _told(source.pieces("train"), advance), size, scratch)
+
+
+def _narrowest(vocabulary_size: int) -> np.dtype:
+    """The smallest type that holds every id."""
+    return np.dtype(np.uint8 if vocabulary_size <= 1 << 8 else np.uint16 if vocabulary_size <= 1 << 16 else np.int32)
+
+
+def _encode(pieces: Iterable[str], tokenizer: TextTokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
     """Writes the tokens of a split; returns how many tokens, words and bytes it has."""
     tokens = words = size = 0
-    chunk: list[int] = []
     with path.open("wb") as file:
-        for passage in passages:
-            chunk += tokenizer.encode(passage)
-            chunk.append(tokenizer.eos)
-            words += len(passage.split()) + 1
-            size += len(passage.encode("utf-8", "replace")) + 1
-            if len(chunk) >= _CHUNK:
-                np.array(chunk, dtype).tofile(file)
-                tokens += len(chunk)
-                chunk.clear()
-        np.array(chunk, dtype).tofile(file)
-    return {"tokens": tokens + len(chunk), "words": words, "bytes": size}
+        for batch in _batches(pieces):
+            ids = tokenizer.encode_pieces(batch)
+            file.write(ids.astype(dtype).data)
+            text = "".join(batch)
+            tokens += len(ids)
+            words += len(text.split()) + sum(piece.endswith("\n") for piece in batch)
+            size += len(utf_8(text))
+    return {"tokens": tokens, "words": words, "bytes": size}
+
+
+def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    length = 0
+    for piece in pieces:
+        batch.append(piece)
+        length += len(piece)
+        if length >= _CHUNK:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+def _told(pieces: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
+    """The same pieces, their lengths told in large steps: to tell every line takes longer than to encode it."""
+    for batch in _batches(pieces):
+        yield from batch
+        advance(sum(len(utf_8(piece)) for piece in batch))
 
 
 def _put_in_place(written: Path, directory: Path) -> None:

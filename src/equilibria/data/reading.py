@@ -1,12 +1,16 @@
-"""Reading text files line by line, and the stable hashes that splits and caches rest on."""
+"""Reading text files piece by piece, and the stable hashes that splits and caches rest on."""
 
 import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from equilibria.errors import UserError
+
+_LONGEST = 1 << 20  # characters of a line that are held in memory
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -15,17 +19,50 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
         UserError: the file is missing, is not UTF-8 or is a damaged gzip file.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            for line in file:
-                yield line.removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}); copy or compress it again") from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def read_pieces(path: Path, as_bytes: bool = False) -> Iterator[str]:
+    """Streams a text file in pieces: lines with their ends, or parts of lines that are too long to hold in memory.
+
+    A part begins with the space that parts it from the one before; a word is cut only where a million characters
+    have no space among them. The last line ends in a newline even where the file does not.
+
+    Args:
+        path: the file, decompressed where its name ends in `.gz`.
+        as_bytes: the pieces together are the file byte for byte: nothing is added, line ends stay what they are,
+            and what is not UTF-8 becomes lone surrogates (Python's `surrogateescape`).
+
+    Raises:
+        UserError: the file is missing, is not UTF-8 or is a damaged gzip file.
+    """
+    rest, ended = "", True
+    with _opened(path, as_bytes) as file:
+        while part := file.readline(_LONGEST):
+            rest += part
+            ended = rest.endswith("\n")
+            if not ended and len(part) < _LONGEST:
+                break  # the end of the file
+            cut = len(rest) if ended else max(rest.rfind(" "), 0) or len(rest)
+            yield rest[:cut]
+            rest = rest[cut:]
+    if tail := rest if ended or as_bytes else rest + "\n":
+        yield tail
+
+
+def text_size(path: Path) -> int:
+    """The bytes of a text file, decompressed where its name ends in `.gz`.
+
+    Raises:
+        UserError: the file cannot be read or is a damaged gzip file.
+    """
+    with _named(path):
+        if path.suffix != ".gz":
+            return path.stat().st_size
+        with gzip.open(path, "rb") as file:
+            return sum(len(block) for block in iter(lambda: file.read(_LONGEST), b""))
 
 
 def file_digest(path: Path) -> str:
@@ -34,11 +71,8 @@ def file_digest(path: Path) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _named(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def text_digest(parts: Iterable[str]) -> str:
@@ -53,6 +87,27 @@ def text_digest(parts: Iterable[str]) -> str:
 def stable_fraction(key: str) -> float:
     """A number in [0, 1) that depends on `key` alone, the same in every process and on every machine."""
     return int(text_digest([key])[:13], 16) / 16**13
+
+
+@contextmanager
+def _opened(path: Path, as_bytes: bool = False) -> Iterator[TextIO]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    encoding, errors, newline = ("utf-8", "surrogateescape", "\n") if as_bytes else ("utf-8-sig", "strict", None)
+    with _named(path), opener(path, "rt", encoding=encoding, errors=errors, newline=newline) as file:
+        yield file
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What goes wrong with a file becomes an error that names it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is a damaged gzip file ({error}); copy or compress it again") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

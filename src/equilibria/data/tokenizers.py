@@ -1,24 +1,30 @@
 """Text to token ids and back: words, byte pairs, bytes, or the ids themselves written as numbers.
 
-Every tokenizer of text has an `eos` id that ends a passage and that decodes to a newline.
+Every tokenizer of text has an `eos` id that ends a passage and that decodes to a newline. Texts of any length are
+learned from and encoded piece by piece, a piece as `Source.pieces` yields them.
 """
 
+import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import tokenizers as rust
 
+from equilibria.data.counting import WordCounts
 from equilibria.data.reading import file_digest
 from equilibria.errors import UserError
 
 UNKNOWN = "<unk>"
 END = "<eos>"
 _DEFAULT_BYTE_PAIRS = 8000
+_MOST_TEXT = 256 << 20  # bytes of text that byte pairs are learned from: the distinct words in it are held in memory
+_BLOCK = 1 << 20
 
 
 class Tokenizer(Protocol):
@@ -51,6 +57,15 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class TextTokenizer(Tokenizer, Protocol):
+    """A tokenizer that a text is encoded with."""
+
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
+        ...
+
+
 class WordTokenizer:
     """Whitespace-separated words; a word outside the vocabulary becomes `<unk>`.
 
@@ -73,29 +88,41 @@ class WordTokenizer:
             raise UserError(f"the vocabulary lacks {END}; train the tokenizer again")
 
     @classmethod
-    def train(cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "WordTokenizer":
+    def train(
+        cls, pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int, scratch: Path | None = None
+    ) -> "WordTokenizer":
         """Builds the vocabulary from text: most frequent first, ties in alphabetical order.
 
         `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
 
         Args:
-            passages: the text.
+            pieces: the text.
             vocabulary_size: how many words to keep at most, `<unk>` and `<eos>` included; None keeps all.
             minimum_count: words seen less often are left out.
+            scratch: folder for what does not fit into memory; None is that of temporary files.
         """
-        counts: Counter[str] = Counter()
-        ends = 0
-        for passage in passages:
-            counts.update(passage.split())
-            ends += 1
-        unknown = counts.pop(UNKNOWN, 0)
-        ends += counts.pop(END, 0)
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        limit = len(ranked) if vocabulary_size is None else vocabulary_size - 2
-        kept = [item for item in ranked[:limit] if item[1] >= minimum_count]
-        unknown += counts.total() - sum(count for _, count in kept)
-        kept = sorted([*kept, (UNKNOWN, unknown), (END, ends)], key=lambda item: (-item[1], item[0]))
-        return cls([word for word, _ in kept])
+        unknown = ends = 0
+        frequent: list[tuple[int, str]] = []
+        with WordCounts(scratch) as counts:
+            for piece in pieces:
+                counts.update(piece.split())
+                ends += piece.endswith("\n")
+
+            def candidates() -> Iterator[tuple[int, str]]:
+                nonlocal unknown, ends
+                for word, count in counts.items():
+                    if word == END:
+                        ends += count
+                        continue
+                    unknown += count
+                    if word != UNKNOWN and count >= minimum_count:
+                        yield -count, word
+
+            frequent = (
+                sorted(candidates()) if vocabulary_size is None else heapq.nsmallest(vocabulary_size - 2, candidates())
+            )
+        unknown += sum(count for count, _ in frequent)
+        return cls([word for _, word in sorted([*frequent, (-unknown, UNKNOWN), (-ends, END)])])
 
     @property
     def vocabulary_size(self) -> int:
@@ -112,12 +139,19 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Raises UserError for a word outside a vocabulary without `<unk>`."""
+        return self._ids_of(text.split())
+
+    def _ids_of(self, words: Iterable[str]) -> list[int]:
         if self.unknown is not None:
-            return list(map(self._ids.get, text.split(), repeat(self.unknown)))
+            return list(map(self._ids.get, words, repeat(self.unknown)))
         try:
-            return [self._ids[word] for word in text.split()]
+            return [self._ids[word] for word in words]
         except KeyError as outside:
             raise UserError(f"{outside} is not in the vocabulary, which has no {UNKNOWN} to stand for it") from outside
+
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        words = (piece.split() + [END] * piece.endswith("\n") for piece in pieces)
+        return np.fromiter(self._ids_of(chain.from_iterable(words)), np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
@@ -142,11 +176,11 @@ class BytePairTokenizer:
         self._merged = inner.get_vocab_size()
 
     @classmethod
-    def train(cls, passages: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "BytePairTokenizer":
+    def train(cls, pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "BytePairTokenizer":
         """Merges the most frequent pairs until the vocabulary is full or the pairs are used up.
 
         Args:
-            passages: the text.
+            pieces: the text.
             vocabulary_size: the most ids wanted, the 256 bytes and `eos` included; None is 8000.
             minimum_count: pairs seen less often are not merged, nor are pairs seen once.
         """
@@ -159,7 +193,7 @@ class BytePairTokenizer:
             show_progress=False,
             initial_alphabet=rust.pre_tokenizers.ByteLevel.alphabet(),
         )
-        inner.train_from_iterator(passages, trainer)
+        inner.train_from_iterator((piece.removesuffix("\n") for piece in pieces), trainer)
         return cls(inner)
 
     @property
@@ -172,6 +206,12 @@ class BytePairTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._inner.encode(text).ids
+
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        encoded = self._inner.encode_batch_fast([piece.removesuffix("\n") for piece in pieces])
+        ends = ([self.eos] * piece.endswith("\n") for piece in pieces)
+        ids = chain.from_iterable(encoding.ids + end for encoding, end in zip(encoded, ends, strict=True))
+        return np.fromiter(ids, np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
@@ -194,7 +234,10 @@ class ByteTokenizer:
         return 10
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8", "replace"))
+        return list(utf_8(text))
+
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        return np.frombuffer(utf_8("".join(pieces)), np.uint8)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
@@ -259,6 +302,10 @@ class IdTokenizer:
         _check_ids(ids, self._size)
         return ids
 
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        ids = (self.encode(piece) + [self.eos] * piece.endswith("\n") for piece in pieces)
+        return np.fromiter(chain.from_iterable(ids), np.int32)
+
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self._size)
         return " ".join(map(str, ids))
@@ -322,21 +369,44 @@ class TokenizerSpec:
         return asdict(self)
 
 
-def train_tokenizer(spec: TokenizerSpec | TokenizerFile, passages: Iterable[str]) -> Tokenizer:
-    """Builds the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
+def train_tokenizer(
+    spec: TokenizerSpec, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
+) -> TextTokenizer:
+    """Builds the tokenizer of `spec` from text (the training split alone); bytes need none.
 
-    Raises:
-        UserError: the file is missing or damaged.
+    Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: from a larger one
+    every so many-th megabyte is taken.
+
+    Args:
+        spec: the kind and its sizes.
+        pieces: the text.
+        size: about how many bytes it has.
+        scratch: folder for what does not fit into memory; None is that of temporary files.
     """
-    if isinstance(spec, TokenizerFile):
-        return load_tokenizer(spec.path)
     match spec.kind:
         case "word":
-            return WordTokenizer.train(passages, spec.vocabulary_size, spec.minimum_count)
+            return WordTokenizer.train(pieces, spec.vocabulary_size, spec.minimum_count, scratch)
         case "bpe":
-            return BytePairTokenizer.train(passages, spec.vocabulary_size, spec.minimum_count)
+            return BytePairTokenizer.train(_spread(pieces, size), spec.vocabulary_size, spec.minimum_count)
         case "bytes":
             return ByteTokenizer()
+
+
+def utf_8(text: str) -> bytes:
+    """The bytes of a text, those among them that are not UTF-8 as they were read (`surrogateescape`)."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def _spread(pieces: Iterable[str], size: int) -> Iterator[str]:
+    """All of a text, or blocks of it, evenly spread, that are `_MOST_TEXT` together."""
+    every, position = max(1, -(-size // _MOST_TEXT)), 0
+    for piece in pieces:
+        if position // _BLOCK % every == 0:
+            yield piece
+        position += len(piece)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

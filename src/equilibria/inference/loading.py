@@ -1,6 +1,5 @@
 """From a run folder back to a model that evaluates and writes text."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +7,7 @@ from tempfile import TemporaryDirectory
 from equilibria.configuration.building import build_model, build_task
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
@@ -81,12 +81,12 @@ def weights_file(path: Path, checkpoint: str = "best") -> Path:
     return RunFolder(path).checkpoint(checkpoint) / "model.safetensors"
 
 
-def load_task(run: LoadedRun, on_progress: Callable[[str], None] | None = None) -> Task:
+def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
     """What a run was trained on.
 
     Args:
         run: the run.
-        on_progress: called with a line for each thing that takes a while.
+        progress: told of each thing that takes a while.
 
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
@@ -94,7 +94,7 @@ def load_task(run: LoadedRun, on_progress: Callable[[str], None] | None = None) 
     recipe = run.recipe
     if recipe.data.tokenizer == "file":  # the run's own copy: the file may have been moved since
         recipe = replace(recipe, data=replace(recipe.data, tokenizer_file=run.folder.tokenizer))
-    task = build_task(recipe, on_progress)
+    task = build_task(recipe, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()

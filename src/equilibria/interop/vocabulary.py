@@ -20,7 +20,7 @@ def published_vocabulary(folder: Path) -> WordTokenizer:
         UserError: there is no such text.
     """
     counts: Counter[str] = Counter()
-    for passage in TextFolder(folder).passages("train"):
-        counts.update(passage.split())
+    for piece in TextFolder(folder).pieces("train"):
+        counts.update(piece.split())
     del counts[END]
     return WordTokenizer([END, *(word for word, _ in counts.most_common())])

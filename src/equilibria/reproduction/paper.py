@@ -133,8 +133,7 @@ PTB = TrainedTable(
     ),
     scales=_all(_TEXT, {"tiny": ("--data.vocabulary_size", "2000"), "small": ()}),
     test_tokens={"tiny": 8192},
-    data="put the Penn Treebank by words as Mikolov et al. 2010 prepared it (ptb.train.txt, ptb.valid.txt, "
-    "ptb.test.txt; 10,000 words) there",
+    data="`equilibria data ptb` fetches it",
 )
 
 WIKITEXT_103 = TrainedTable(
@@ -197,8 +196,7 @@ WIKITEXT_103 = TrainedTable(
     ),
     scales=_all(_TEXT, _at("data", vocabulary_size=(2000, 10_000))),
     test_tokens={"tiny": 8192},
-    data="put WikiText-103 by words (Merity et al. 2016, arXiv:1609.07843; wiki.train.tokens, wiki.valid.tokens, "
-    "wiki.test.tokens) there",
+    data="`equilibria data wikitext-103` fetches it",
 )
 
 

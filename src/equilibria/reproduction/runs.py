@@ -4,11 +4,12 @@ A finished run keeps its figures in `reproduction.json`: evaluating it otherwise
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.data.progress import Progress
 from equilibria.data.synthetic import SymbolTask
 from equilibria.data.task import Task
 from equilibria.errors import UserError
@@ -76,23 +77,21 @@ def standing(recipe: Recipe) -> Standing:
     return Standing(note=f"stopped after step {done} of {recipe.training.steps}; --train goes on", open=True)
 
 
-def conclude(
-    recipe: Recipe, result: TrainingResult, test_tokens: int | None, on_progress: Callable[[str], None]
-) -> Figures:
+def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, progress: Progress) -> Figures:
     """Evaluates the best model of a run that was trained to its end, and keeps the figures in its folder.
 
     Args:
         recipe: of the run.
         result: how training ended.
         test_tokens: how much of the text to read; None for all. A task is always read whole.
-        on_progress: called with a line for each thing that takes a while.
+        progress: told of each thing that takes a while.
 
     Raises:
         UserError: the run or its text cannot be read, or the folder cannot be written.
     """
     loaded = load_run(recipe.run.folder)
-    on_progress(f"evaluating {recipe.run.name}")
-    evaluation, read = _evaluated(loaded, load_task(loaded, on_progress), test_tokens)
+    progress.say(f"evaluating {recipe.run.name}")
+    evaluation, read = _evaluated(loaded, load_task(loaded, progress), test_tokens)
     figures = {
         **read,
         "step": loaded.step,

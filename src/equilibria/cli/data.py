@@ -1,0 +1,138 @@
+"""`equilibria data`."""
+
+import json as json_format
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.table import Table
+
+from equilibria.cli.progress import ConsoleProgress
+from equilibria.configuration.values import Count
+from equilibria.data.corpus import TextFolder
+from equilibria.data.fetching import FetchedText, RemoteText, WebText, fetch_text
+from equilibria.data.hub import HubText
+from equilibria.data.prepared import Corpus, prepare
+from equilibria.data.published import PUBLISHED
+from equilibria.data.tokenizers import TokenizerSpec
+
+command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a text goes and how it becomes tokens."""
+
+    out: Path | None = None
+    """Folder for the text; left out: data/NAME, where recipes look for it."""
+    offline: bool = False
+    """Do not use the network: only prepare what is here."""
+    again: bool = False
+    """Fetch it anew even if it is here; what is here is replaced once the new one is whole."""
+    tokenizer: Literal["word", "bpe", "bytes"] | None = None
+    """What a token is; left out: as the corpus is published, or byte pairs."""
+    vocabulary_size: Count | None = None
+    """Tokens in the vocabulary, at most; left out: as for training."""
+    minimum_count: Count = 1
+    """How often a word must occur in the training text to have a token of its own."""
+    cache: Path = Path(".cache/equilibria")
+    """Folder for encoded text; where recipes look for it."""
+    json: bool = False
+    """Print what there is as one JSON object on stdout; progress goes to stderr."""
+
+
+_Flat = Annotated[Place | None, Parameter(name="*")]
+_Many = Parameter(negative=())
+
+
+@command.default
+def data(
+    name: Literal["wikitext-103", "wikitext-2", "ptb", "enwik8", "text8"],
+    /,
+    *,
+    url: Annotated[tuple[str, ...], _Many] = (),
+    digest: Annotated[tuple[str, ...], _Many] = (),
+    place: _Flat = None,
+) -> int:
+    """Fetch a published corpus and prepare it; what is here already is not fetched again.
+
+    Args:
+        name: of the corpus; "hf NAME" is any data set of the Hugging Face hub.
+        url: fetch it from here instead; once per file. Without a digest, what comes is trusted the first time.
+        digest: of what is at --url, as sha256:…; once per --url.
+        place: where it goes.
+    """
+    text = next(text for text in PUBLISHED if text.name == name)
+    return _provide(WebText(text, url, digest), name, text.tokenizer, place or Place())
+
+
+@command.command
+def hf(
+    name: str,
+    /,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    column: str = "text",
+    held_out: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] = 0.01,
+    place: _Flat = None,
+) -> int:
+    """Fetch the text of a data set on the Hugging Face hub (HF_ENDPOINT names another) and prepare it.
+
+    Args:
+        name: of the data set, as OWNER/NAME.
+        config: which of its configurations.
+        revision: branch, tag or commit; left out: the main branch.
+        column: the column with the text.
+        held_out: share of the rows for validation, where the set has no split for it.
+        place: where it goes.
+    """
+    folder = "--".join(part for part in (name.replace("/", "--"), config) if part)
+    return _provide(HubText(name, config, revision, column, held_out), folder, TokenizerSpec("bpe"), place or Place())
+
+
+def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place) -> int:
+    console = Console(stderr=place.json)
+    progress = ConsoleProgress(console)
+    spec = TokenizerSpec(place.tokenizer or published.kind, place.vocabulary_size, place.minimum_count)
+    folder = place.out or Path("data", name)
+    fetched = fetch_text(text, folder, offline=place.offline, again=place.again, progress=progress)
+    corpus = prepare(TextFolder(folder, as_bytes=spec.kind == "bytes"), spec, place.cache, progress)
+    if place.json:
+        print(json_format.dumps(_figures(fetched, corpus)))
+        return 0
+    console.print(_table(corpus))
+    for source in fetched.manifest["sources"]:
+        trust = "its published digest" if source["verified"] else "on trust this first time: no digest is published"
+        console.out(f"{source['url']}: {source['size']:,} bytes, sha256:{source['sha256']}, {trust}")
+    console.out(f"The text is in {folder}, {'fetched now' if fetched.new else 'as it was fetched'}. In a recipe:")
+    console.out(f'[data]\nsource = "folder"\npath = "{folder}"\ntokenizer = "{spec.kind}"')
+    return 0
+
+
+def _figures(fetched: FetchedText, corpus: Corpus) -> dict[str, object]:
+    splits = {name: corpus.split(name) for name in corpus.splits()}
+    return {
+        "folder": str(fetched.folder),
+        "new": fetched.new,
+        "sources": fetched.manifest["sources"],
+        "tokens": str(corpus.directory),
+        "vocabulary_size": corpus.tokenizer.vocabulary_size,
+        "splits": {
+            name: {"tokens": len(split.tokens), "words": split.words, "bytes": split.bytes}
+            for name, split in splits.items()
+        },
+    }
+
+
+def _table(corpus: Corpus) -> Table:
+    table = Table(title=f"{corpus.name}, {corpus.tokenizer.vocabulary_size:,} tokens in the vocabulary")
+    for heading in ("split", "tokens", "words", "bytes"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name in corpus.splits():
+        split = corpus.split(name)
+        table.add_row(name, *(f"{number:,}" for number in (len(split.tokens), split.words, split.bytes)))
+    return table

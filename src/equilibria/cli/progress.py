@@ -1,0 +1,29 @@
+"""Long work on data, shown: bars on a terminal, plain lines elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+
+@dataclass(frozen=True)
+class ConsoleProgress:
+    """Shows progress on a console; see `equilibria.data.progress.Progress`."""
+
+    console: Console
+
+    def say(self, sentence: str) -> None:
+        self.console.out(sentence)
+
+    @contextmanager
+    def bar(self, sentence: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        self.console.out(sentence)
+        if not self.console.is_terminal:
+            yield lambda amount: None
+            return
+        columns = (TextColumn(" "), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(sentence, total=total)
+            yield lambda amount: progress.advance(task, amount)

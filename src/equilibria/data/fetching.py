@@ -1,0 +1,268 @@
+"""A folder of text from elsewhere, in the layout that recipes read, with a manifest of what it holds and whence.
+
+A folder appears when it is complete and never changes afterwards: it is made beside its place and renamed. What a
+broken attempt has fetched so far stays beside it too, hidden, and the next attempt goes on with it.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+from equilibria.data.archives import unpack
+from equilibria.data.corpus import SPLITS, split_of
+from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, download, file_hash
+from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.data.published import PublishedText
+from equilibria.errors import UserError
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_BLOCK = 1 << 20
+
+
+class RemoteText(Protocol):
+    """A text that is elsewhere."""
+
+    def request(self) -> dict[str, Any]:
+        """What is asked for, in JSON's types: two texts are the same if it is."""
+        ...
+
+    def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
+        """Writes `train.txt`, `valid.txt` and perhaps `test.txt`.
+
+        Args:
+            work: a folder whose content stays when this fails, for the next attempt.
+            texts: an empty folder for the texts.
+            trusted: SHA-256 of what was at an address when this text was fetched before.
+            progress: told of what is going on.
+
+        Returns:
+            What was fetched.
+
+        Raises:
+            UserError: it cannot be had, or is not what it must be.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FetchedText:
+    """A folder of text that is here.
+
+    Attributes:
+        folder: where.
+        manifest: what its manifest.json says: `request`, `sources` and `files`.
+        new: whether it was fetched just now.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    new: bool
+
+
+def fetch_text(
+    text: RemoteText, folder: Path, *, offline: bool = False, again: bool = False, progress: Progress = UNWATCHED
+) -> FetchedText:
+    """Fetches a text into a folder, or finds it there whole, without the network.
+
+    Args:
+        text: which one, and how it is fetched.
+        folder: where it goes. What is there already is left alone unless `again` is set and the new one is whole.
+        offline: do not use the network.
+        again: fetch it even if it is there; files whose digest is not published must then be what they were.
+        progress: told of what is going on.
+
+    Raises:
+        UserError: the folder holds something else or was changed, the text cannot be had or is not what it must be, or
+            the disk cannot be written.
+    """
+    with _writable(folder), FileLock(folder.with_name(f".{folder.name}.lock")):
+        manifest = _read_manifest(folder)
+        if not again and folder.exists():
+            _check(folder, manifest, text)
+            return FetchedText(folder, manifest, new=False)
+        if again and folder.exists() and not manifest:
+            raise _not_ours(folder)
+        if offline:
+            raise UserError(f"{folder} does not hold this text yet, and --offline forbids to fetch it")
+        return FetchedText(folder, _fetch(text, folder, manifest, progress), new=True)
+
+
+def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    work = folder.with_name(f".{folder.name}.fetching")
+    texts = work / "texts"
+    shutil.rmtree(texts, ignore_errors=True)
+    texts.mkdir(parents=True)
+    trusted = {source["url"]: source["sha256"] for source in earlier.get("sources", ())}
+    sources = text.fetch(work, texts, trusted, progress)
+    manifest = {
+        "format": _FORMAT,
+        "request": text.request(),
+        "sources": [asdict(source) for source in sources],
+        "files": {path.name: _description(path) for path in sorted(texts.iterdir())},
+    }
+    (texts / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    _replace(folder, texts, work / "replaced")
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _replace(folder: Path, new: Path, aside: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        new.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+
+
+def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
+    """Checks that a folder holds the text that is asked for, unchanged."""
+    if not manifest:
+        raise _not_ours(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or _description(path) != expected:
+            state = "has changed since it was fetched" if path.is_file() else "is gone"
+            raise UserError(f"{path} {state}; keep what you need of {folder} elsewhere, then fetch it with --again")
+    if manifest["request"] != text.request():
+        raise UserError(
+            f"{folder} was fetched from elsewhere ({json.dumps(manifest['request'])}); give another --out, or --again"
+        )
+
+
+def _not_ours(folder: Path) -> UserError:
+    return UserError(f"{folder} exists already and was not made by this command; give another --out, or remove it")
+
+
+def _description(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_hash(path, "sha256").removeprefix("sha256:")}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest; empty where there is none that can be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_one = isinstance(manifest, dict) and manifest.get("format") == _FORMAT
+    return manifest if is_one and {"request", "sources", "files"} <= manifest.keys() else {}
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as problem:
+        raise UserError(f"{folder} cannot be written ({problem.strerror or problem}); give another --out") from problem
+
+
+@dataclass(frozen=True)
+class WebText:
+    """A published text, from where it is published or from elsewhere.
+
+    Args:
+        text: which one.
+        urls: addresses to fetch it from instead: one of an archive, or one per file. Nothing is known of what is
+            there, so it is taken on trust the first time, and must be the same ever after.
+        digests: of what is at these addresses, in their order, where they are known.
+        patience: with the servers.
+
+    Raises:
+        UserError: digests without addresses, or of another number.
+    """
+
+    text: PublishedText
+    urls: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    patience: Patience = PATIENCE
+
+    def __post_init__(self) -> None:
+        if self.digests and len(self.digests) != len(self.urls):
+            raise UserError(f"{len(self.digests)} digests do not belong to {len(self.urls)} addresses; give one each")
+
+    def request(self) -> dict[str, Any]:
+        return {"text": self.text.name, "urls": [url for file in self._files() for url in file.urls]}
+
+    def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
+        fetched, paths = [], []
+        for number, remote in enumerate(self._files()):
+            name = unquote(PurePosixPath(urlsplit(remote.urls[0]).path).name) or "file"
+            paths.append(work / f"{number}-{name}")
+            first = trusted.get(remote.urls[0])
+            if remote.digest is None and first is not None:
+                remote = replace(remote, digest=f"sha256:{first}")
+            fetched.append(download(remote, paths[-1], self.patience, progress))
+            progress.say(f"unpacking {name}")
+            with _removed_by_errors(paths):
+                unpack(paths[-1], name, _Cut(texts, self.text.cut) if self.text.cut else _Splits(texts))
+        missing = [split for split in ("train", "valid") if not any(texts.glob(f"{split}.*"))]
+        if missing:
+            addresses = ", ".join(url for file in self._files() for url in file.urls[:1])
+            with _removed_by_errors(paths):
+                raise UserError(f"{addresses}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, is there")
+        return fetched
+
+    def _files(self) -> Sequence[RemoteFile]:
+        if not self.urls:
+            return self.text.files
+        digests = self.digests or (None,) * len(self.urls)
+        return [RemoteFile((url,), digest) for url, digest in zip(self.urls, digests, strict=True)]
+
+
+@contextmanager
+def _removed_by_errors(paths: list[Path]) -> Iterator[None]:
+    """Files that are no use are not taken for the right ones by the next attempt."""
+    try:
+        yield
+    except UserError:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Takes the files that are named after a split."""
+
+    folder: Path
+
+    def __call__(self, name: str, stream: IO[bytes]) -> None:
+        split = split_of(name)
+        if split is None:
+            return
+        if any(self.folder.glob(f"{split}.*")):
+            raise UserError(f"{name} would be a second {split} text; give an address that has one")
+        with (self.folder / f"{split}.txt{'.gz' * name.endswith('.gz')}").open("wb") as file:
+            shutil.copyfileobj(stream, file, _BLOCK)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Takes one file and cuts it into splits of given sizes."""
+
+    folder: Path
+    sizes: tuple[int, int, int]
+
+    def __call__(self, name: str, stream: IO[bytes]) -> None:
+        if (self.folder / "train.txt").exists():
+            raise UserError(f"{name} is a second file; give an address that has one")
+        missing = 0
+        for split, size in zip(SPLITS, self.sizes, strict=True):
+            with (self.folder / f"{split}.txt").open("wb") as file:
+                while size and (block := stream.read(min(size, _BLOCK))):
+                    size -= file.write(block)
+            missing += size
+        if missing or stream.read(1):
+            raise UserError(f"{name} is not {sum(self.sizes):,} bytes long; it is another text")

@@ -1,0 +1,156 @@
+"""A text from the Hugging Face hub, by the libraries that know it: `datasets` finds the files of a data set and reads
+them, `huggingface_hub` fetches them, goes on with broken downloads and keeps them in its own cache."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from equilibria.data.corpus import Split, assigned
+from equilibria.data.download import PATIENCE, Fetched, Patience, file_hash
+from equilibria.data.progress import Progress
+from equilibria.errors import UserError
+
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "validation": "valid",
+    "valid": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+_ADDRESS = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ROWS = 1000
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class HubText:
+    """The text of a data set on the hub: one column of it, each row a line, or as many lines as it has.
+
+    A set without a validation split has rows held out for it, by a stable hash of each, so that no row is in both.
+
+    Args:
+        name: of the data set, as OWNER/NAME.
+        config: which of its configurations; None where it has one.
+        revision: branch, tag or commit; None is the main branch as it is now.
+        column: the column with the text.
+        held_out: share of the rows held out where there is no validation split.
+        patience: with the hub.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    column: str = "text"
+    held_out: float = 0.01
+    patience: Patience = PATIENCE
+
+    def request(self) -> dict[str, Any]:
+        return {"hub": self.name, "config": self.config, "revision": self.revision, "column": self.column}
+
+    def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
+        datasets = _library()
+        progress.say(f"asking the hub for {self.name}")
+        builder = self._patiently(
+            lambda: datasets.load_dataset_builder(
+                self.name, self.config, revision=self.revision, cache_dir=str(work / "arrow")
+            ),
+            progress,
+        )
+        files = builder.config.data_files or {}
+        addresses = [address for split in files.values() for address in split if _ADDRESS.fullmatch(address)]
+        fetched = [self._file(address, trusted.get(address), progress) for address in addresses]
+        progress.say(f"reading {self.name}")
+        self._patiently(builder.download_and_prepare, progress)
+        self._write(builder.as_dataset(), texts, progress)
+        return fetched
+
+    def _file(self, address: str, trusted: str | None, progress: Progress) -> Fetched:
+        """Brings one file into the hub's cache, and checks it."""
+        from huggingface_hub import hf_hub_download
+
+        place = _ADDRESS.fullmatch(address)
+        assert place is not None, address
+        name, revision, file = place.groups()
+        progress.say(f"fetching {address}")
+        path = Path(
+            self._patiently(lambda: hf_hub_download(name, file, repo_type="dataset", revision=revision), progress)
+        )
+        content = path.resolve()
+        found = file_hash(content, "sha256").removeprefix("sha256:")
+        # The cache names a large file by its SHA-256 as the hub has it; small ones have none.
+        published = content.name if _SHA256.fullmatch(content.name) else None
+        if (published or trusted) not in (None, found):
+            content.unlink()
+            path.unlink(missing_ok=True)
+            raise UserError(f"{address} has the SHA-256 {found}, expected {published or trusted}; it was not kept")
+        return Fetched(address, content.stat().st_size, found, published is not None)
+
+    def _write(self, rows: Any, texts: Path, progress: Progress) -> None:
+        columns = sorted({name for split in rows.values() for name in split.column_names})
+        if self.column not in columns:
+            raise UserError(f"{self.name} has no column {self.column!r}; name one with --column: {', '.join(columns)}")
+        known = {name: split for name, split in _SPLITS.items() if name in rows}
+        if "train" not in known:
+            raise UserError(f"{self.name} has no training split; it has {', '.join(rows)}")
+        holds_out = "valid" not in known.values()
+        with ExitStack() as stack:
+            files = {
+                split: stack.enter_context((texts / f"{split}.txt").open("w", encoding="utf-8", newline=""))
+                for split in {*known.values(), "valid"}
+            }
+            for name, split in known.items():
+                with progress.bar(f"writing the {split} text of {self.name}", rows[name].data.nbytes) as advance:
+                    for row in self._rows(rows[name]):
+                        held_out = holds_out and split == "train"
+                        files[assigned(row, self.held_out, 0.0) if held_out else split].write(row)
+                        advance(len(row))
+
+    def _rows(self, split: Any) -> Iterator[str]:
+        for batch in split.select_columns([self.column]).iter(_ROWS):
+            for row in batch[self.column]:
+                if row is not None and not isinstance(row, str):
+                    raise UserError(f"the column {self.column!r} of {self.name} holds no text; name one with --column")
+                yield row if row and row.endswith("\n") else f"{row or ''}\n"
+
+    def _patiently(self, work: Callable[[], Result], progress: Progress) -> Result:
+        """Does something with the hub, again where it may go well then."""
+        for failures in range(1, self.patience.attempts + 1):
+            try:
+                return work()
+            except UserError:
+                raise
+            except Exception as problem:  # of several libraries, that have no common one
+                reason = f"{self.name}: {' '.join(str(problem).split()) or type(problem).__name__}"
+                if not _passes(problem) or failures == self.patience.attempts:
+                    raise UserError(reason) from problem
+                wait = self.patience.first_wait * 2 ** (failures - 1)
+                progress.say(f"{reason}; trying again in {wait:.3g} s")
+                time.sleep(wait)
+        raise AssertionError("an attempt returns or raises")
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as problem:
+        raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
+    return datasets
+
+
+def _passes(problem: BaseException | None) -> bool:
+    """Whether it was the network or a server that failed for now, however the libraries have wrapped it."""
+    while problem is not None:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        if status is not None:
+            return status >= 500 or status in (408, 429)
+        if isinstance(problem, ConnectionError | TimeoutError) or type(problem).__module__.startswith("http"):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False

