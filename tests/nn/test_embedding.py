@@ -24,6 +24,17 @@ def test_logits_and_loss_equal_plain_loops():
     assert float(embedding.loss(hidden, targets)) == pytest.approx(sum(nats) / 3, abs=1e-12)
 
 
+def test_the_loss_of_a_large_vocabulary_and_its_gradients_equal_the_plain_formula():
+    torch.manual_seed(0)
+    embedding, targets = TiedEmbedding(20_001, 3), torch.tensor([3, -100, 20_000, 6])
+    hidden = torch.randn(4, 3, requires_grad=True)
+    plain = torch.nn.functional.cross_entropy(embedding.logits(hidden), targets)
+    expected = torch.autograd.grad(plain, (hidden, embedding.weight))
+    loss = embedding.loss(hidden, targets)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(torch.autograd.grad(loss, (hidden, embedding.weight)), expected)
+
+
 def test_rows_start_with_variance_one_over_the_width():
     torch.manual_seed(0)
     embedding = TiedEmbedding(2000, 64)

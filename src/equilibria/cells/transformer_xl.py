@@ -130,16 +130,16 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         """The rest of the window."""
         return None if self.window is None else self.window - 1
 
-    def context(self, inputs_BLD: Tensor, past: Past = None) -> TransformerXLContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TransformerXLContext:
         """Inject, project the memory's keys and values and the distances, read the weights, draw the masks."""
-        place = place_of(past)
-        states = past.states if isinstance(past, Memory) and place.past else ()
+        place = place_of(memory)
+        states = memory.states if isinstance(memory, Memory) and place.past else ()
         around = self._surroundings(inputs_BLD, place, states)
-        rooms = keys_values_rooms(past) if isinstance(past, CacheView) else (None,) * len(self.blocks)
-        tables = self._distance_tables(inputs_BLD, past)
+        rooms = keys_values_rooms(memory) if isinstance(memory, CacheView) else (None,) * len(self.blocks)
+        tables = self._distance_tables(inputs_BLD, memory)
         blocks = (
             self._block_context(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
-            for block, table, room in zip(self._typed_blocks(), tables, rooms, strict=True)
+            for block, table, room in zip(self.typed_blocks(), tables, rooms, strict=True)
         )
         return TransformerXLContext(inputs_BLD, tuple(blocks))
 
@@ -154,13 +154,13 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         length = context.inputs_BLD.shape[1]
         blocks = (
             replace(block_context, attention=block.attention.at(block_context.attention, row, length, tokens_T))
-            for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True)
+            for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True)
         )
         return TransformerXLContext(context.inputs_BLD[row : row + 1, tokens_T], tuple(blocks))
 
     def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
         """One evaluation."""
-        for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True):
+        for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True):
             z_BLD = block(z_BLD, block_context)
         return z_BLD
 
@@ -174,7 +174,7 @@ class TransformerXLCell(Cell[TransformerXLContext]):
             return Surroundings(visible)
         memory_injection = None
         if states:
-            keys_values = next(self._typed_blocks()).attention.keys_values
+            keys_values = next(self.typed_blocks()).attention.keys_values
             memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
         return Surroundings(visible, self.inject(inputs_BLD), memory_injection)
 
@@ -182,14 +182,14 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         """For each block, `(H, 1 + S, E)`."""
         seen = place_of(past).past + inputs_BLD.shape[1]
         if isinstance(past, CacheView):
-            for block in self._typed_blocks():
+            for block in self.typed_blocks():
                 yield past.table(block, partial(self._distance_table, block, inputs_BLD))[:, -seen - 1 :]
             return
         distances_SD = distance_embedding(seen, self.d_model, inputs_BLD)
         # One table for the batch; with injection its mask is one row.
         table_SD = distances_SD[:1] if self.injection else distances_SD
         distances_SD = masked(distances_SD, dropout_mask(table_SD, self.dropout, self.training))
-        for block in self._typed_blocks():
+        for block in self.typed_blocks():
             yield block.attention.distance_table(distances_SD)
 
     def _distance_table(self, block: TransformerXLBlock, like: Tensor, length: int) -> Tensor:
@@ -216,7 +216,16 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         shape = torch.Size((batch, 1 if self.injection else length, features))
         return dropout_mask(inputs_BLD.new_empty(()).expand(shape), self.dropout, self.training)
 
-    def _typed_blocks(self) -> Iterator[TransformerXLBlock]:
+    def typed_blocks(self) -> Iterator[TransformerXLBlock]:
+        """The blocks, in order."""
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block
+
+
+def share_position_biases(cells: Sequence[TransformerXLCell]) -> None:
+    """Gives all blocks the two biases of relative attention that the first has: one parameter each, as in
+    Transformer-XL's published PyTorch code (its TensorFlow code leaves the choice)."""
+    first, *others = (block.attention for cell in cells for block in cell.typed_blocks())
+    for attention in others:
+        attention.content_bias, attention.distance_bias = first.content_bias, first.distance_bias

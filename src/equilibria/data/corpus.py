@@ -91,10 +91,10 @@ class TextFolder:
         return self.path.resolve().name
 
     def splits(self) -> tuple[Split, ...]:
-        return tuple(self._files())
+        return tuple(self._files("train", "valid"))
 
     def passages(self, split: Split) -> Iterator[str]:
-        files = self._files()
+        files = self._files(split) if split != "test" else self._files()
         if split not in files:
             raise UserError(f"{self.path} has no {split} file; add {split}.txt")
         blank = True
@@ -105,12 +105,15 @@ class TextFolder:
             raise UserError(f"{files[split]} holds no text; put the {split} text in it, one paragraph per line")
 
     def fingerprint(self) -> str:
-        return text_digest(part for split, path in self._files().items() for part in (split, file_digest(path)))
+        return text_digest(
+            part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
+        )
 
-    def _files(self) -> dict[Split, Path]:
+    def _files(self, *needed: Split) -> dict[Split, Path]:
+        """The file of each split that there is, those that are needed among them."""
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt")
+            raise UserError(f"{self.path} {found}; give a folder with train.txt and valid.txt")
         texts = [path for path in sorted(self.path.iterdir()) if _FOLDER_FILE.fullmatch(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:
@@ -120,7 +123,7 @@ class TextFolder:
                 raise UserError(f"{self.path} has {len(matching)} {split} files, {names}; leave only one")
             if matching:
                 files[split] = matching[0]
-            elif split != "test":
+            elif split in needed:
                 found = ", ".join(path.name for path in texts) or "no text file of this layout"
                 raise UserError(f"{self.path} has no {split}.txt or {split}.txt.gz (found: {found}); add it")
         return files

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from equilibria.data.batching import EvaluationStream, TrainingStream, check_tok
 from equilibria.data.corpus import SPLITS, Source, Split
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.reading import file_digest, text_digest
-from equilibria.data.tokenizers import Tokenizer, TokenizerSpec, load_tokenizer, train_tokenizer
+from equilibria.data.tokenizers import Tokenizer, TokenizerFile, TokenizerSpec, load_tokenizer, train_tokenizer
 from equilibria.errors import UserError
 
 _FORMAT = 1  # raise it when what is stored, or how text becomes tokens, changes
@@ -106,7 +106,10 @@ class Corpus:
 
 
 def prepare(
-    source: Source, spec: TokenizerSpec, cache: Path, on_progress: Callable[[str], None] | None = None
+    source: Source,
+    spec: TokenizerSpec | TokenizerFile,
+    cache: Path,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
@@ -115,7 +118,7 @@ def prepare(
 
     Args:
         source: the text.
-        spec: the tokenizer, built from the training split alone.
+        spec: the tokenizer, built from the training split alone, or the file that it is in.
         cache: the folder that holds prepared texts; created if needed.
         on_progress: called with a short sentence as each stage begins.
 
@@ -123,7 +126,7 @@ def prepare(
         UserError: the text cannot be read or is empty, or the cache cannot be written.
     """
     say = on_progress or (lambda _: None)
-    fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(asdict(spec), sort_keys=True)])
+    fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
         try:
@@ -138,9 +141,10 @@ def prepare(
     return Corpus(source.name, load_tokenizer(directory / _TOKENIZER), directory, fingerprint)
 
 
-def _write(source: Source, spec: TokenizerSpec, directory: Path, say: Callable[[str], None]) -> None:
+def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path, say: Callable[[str], None]) -> None:
     directory.mkdir()
-    say(f"building the {spec.kind} vocabulary of {source.name}")
+    if isinstance(spec, TokenizerSpec):
+        say(f"building the {spec.kind} vocabulary of {source.name}")
     tokenizer = train_tokenizer(spec, source.passages("train"))
     tokenizer.save(directory / _TOKENIZER)
     dtype = np.dtype(np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32)
@@ -157,7 +161,7 @@ def _write(source: Source, spec: TokenizerSpec, directory: Path, say: Callable[[
     }
     manifest = {
         "name": source.name,
-        "spec": asdict(spec),
+        "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,
         "files": files,

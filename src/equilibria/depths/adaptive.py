@@ -6,8 +6,8 @@ right, always of the same size. So the arithmetic of a token depends on nothing 
 is causal and independent of the batch stays so to the last bit. An evaluation of tiles is the evaluation of the whole
 segment, since a causal token needs the keys of earlier tiles only.
 
-What leaves early sees its predecessors move on. So tokens leave with a margin, and at the end all are evaluated together
-once more: that is the residual of what is returned, and what it finds above the tolerance comes back.
+What leaves early sees its predecessors move on. So tokens leave with a margin, and at the end all are evaluated
+together once more: that is the residual of what is returned, and what it finds above the tolerance comes back.
 """
 
 from __future__ import annotations

@@ -2,5 +2,6 @@
 
 from equilibria.models.base import Drawn, Output, Step, TokenModel
 from equilibria.models.language_model import LanguageModel
+from equilibria.models.regularisation import Regularisation
 
-__all__ = ["Drawn", "LanguageModel", "Output", "Step", "TokenModel"]
+__all__ = ["Drawn", "LanguageModel", "Output", "Regularisation", "Step", "TokenModel"]

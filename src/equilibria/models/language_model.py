@@ -18,8 +18,10 @@ from torch import Tensor
 from equilibria.cells import Cache, Cell, Memory
 from equilibria.cells.base import furthest
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
-from equilibria.models.base import Output, Step, TokenModel
+from equilibria.models.base import Step
 from equilibria.models.cached import CachedMap, applied_once
+from equilibria.models.causal import CausalModel, Read
+from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 
 
@@ -35,7 +37,7 @@ class _Applied:
         return self.cell.remember(self.state, self.context)
 
 
-class LanguageModel(TokenModel):
+class LanguageModel(CausalModel):
     """Predict each next token from those before it, at a depth of one's choice.
 
     Args:
@@ -43,12 +45,14 @@ class LanguageModel(TokenModel):
         cell: the map that is applied.
         depth: how often; an equilibrium when None.
         memory_length: tokens of earlier segments and chunks that are attended to.
-        dropout: probability of dropping a feature of the embedding.
+        dropout: probability of dropping a feature of an embedded token, each token with a mask of its own.
         prelude: applied once before the depth; its output is what the cell injects.
         coda: applied once after the depth.
         chunk_length: tokens that are solved together; a whole segment when None. In training the gradient flows from a
             chunk to those before it, as far as the memory reaches.
         auxiliary_weight: weight of the mean loss of the states that the depth returns on its way, in training.
+        regularisation: dropouts and penalties of training around the depth; those of final states are of what the
+            coda makes of them.
 
     Raises:
         ValueError: a number is out of its range, or the parts are not of one width.
@@ -66,13 +70,12 @@ class LanguageModel(TokenModel):
         coda: Cell[Any] | None = None,
         chunk_length: int | None = None,
         auxiliary_weight: float = 0.0,
+        regularisation: Regularisation | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(embedding, memory_length, regularisation)
         widths = {part.d_model for part in (embedding, prelude, cell, coda) if part is not None}
         if len(widths) != 1:
             raise ValueError(f"embedding, prelude, cell and coda must have one d_model, found {sorted(widths)}")
-        if memory_length < 0:
-            raise ValueError(f"memory_length must be at least 0, found {memory_length}")
         if chunk_length is not None and (chunk_length < 1 or memory_length < 1):
             raise ValueError(
                 f"chunks must have at least 1 token and see each other through a memory; "
@@ -80,39 +83,25 @@ class LanguageModel(TokenModel):
             )
         if not auxiliary_weight >= 0:
             raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
-        self.embedding = embedding
         self.prelude = prelude
         self.cell = cell
         self.coda = coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
-        self.memory_length, self.chunk_length = memory_length, chunk_length
-        self.dropout, self.auxiliary_weight = dropout, auxiliary_weight
+        self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
-        """One segment.
-
-        Args:
-            tokens_BL: token ids, `(B, L)` integers.
-            targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
-
-        Raises:
-            ValueError: a token id outside the vocabulary, or a memory of another model.
-        """
-        if isinstance(memory, Cache) or isinstance(self.depth, Adaptive):
-            return self._over_cache(tokens_BL, targets, memory)
-        self.check(tokens_BL)
-        inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
+        """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
+        inputs_BLD = x_BLD * self.cell.d_model**0.5
+        if isinstance(self.depth, Adaptive) and memory is None:
+            self._check_mode()
+            memory = self._new_cache(self.memory_length)
+        if isinstance(memory, Cache):
+            self._check_mode()
+            reached = self._into(memory, inputs_BLD, self.chunk_length)
+            return Read(reached.state, memory, reached.solution)
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
-        loss, penalty = None, reached.penalty
-        if targets is not None:
-            loss = self._loss(reached.state, targets)
-            if self.auxiliary_weight and reached.states:
-                losses = torch.stack([self._loss(state, targets) for state in reached.states])
-                auxiliary = self.auxiliary_weight * losses.mean()
-                penalty = auxiliary if penalty is None else penalty + auxiliary
-        return Output(reached.state, self.embedding, loss, kept, reached.solution, penalty)
+        return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
 
     @property
     def decodes(self) -> bool:
@@ -129,12 +118,10 @@ class LanguageModel(TokenModel):
     ) -> Step:
         """Read a prompt into a new cache; see `TokenModel.prefill`."""
         self._check_decoding(tokens_BL)
-        cells = self._cached_cells()
-        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
-        cache = Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
+        cache = self._new_cache(limit)
         if padding_B is not None:
             cache.pad(padding_B, tokens_BL)
-        return self._read(tokens_BL, cache, chunk_length or tokens_BL.shape[1])
+        return self._step(tokens_BL, cache, chunk_length)
 
     @torch.no_grad()
     def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
@@ -143,13 +130,17 @@ class LanguageModel(TokenModel):
         self._check_decoding(tokens_BL)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        return self._read(tokens_BL, cache, tokens_BL.shape[1])
+        return self._step(tokens_BL, cache, None)
 
-    def _read(self, tokens_BL: Tensor, cache: Cache, chunk_length: int) -> Step:
-        """Chunk after chunk into the cache."""
-        inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
-        reached = joined([self._into(cache, chunk_BLD) for chunk_BLD in inputs_BLD.split(chunk_length, dim=1)])
+    def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None) -> Step:
+        inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5
+        reached = self._into(cache, inputs_BLD, chunk_length)
         return Step(reached.state, self.embedding, cache, reached.solution)
+
+    def _new_cache(self, limit: int | None) -> Cache:
+        cells = self._cached_cells()
+        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
+        return Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
 
     def _cached_cells(self) -> list[Cell[Any]]:
         """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
@@ -157,7 +148,13 @@ class LanguageModel(TokenModel):
         cells = [self.prelude, *[self.cell] * applications, self.coda]
         return [cell for cell in cells if cell is not None]
 
-    def _into(self, cache: Cache, inputs_BLD: Tensor) -> Reached:
+    @torch.no_grad()
+    def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None) -> Reached:
+        """The next tokens, chunk after chunk."""
+        chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
+        return joined([self._chunk_into(cache, chunk_BLD) for chunk_BLD in chunks])
+
+    def _chunk_into(self, cache: Cache, inputs_BLD: Tensor) -> Reached:
         """The next tokens, which see what is in the cache and are added to it."""
         length = inputs_BLD.shape[1]
         present_BL1 = cache.present(length)
@@ -178,18 +175,9 @@ class LanguageModel(TokenModel):
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
 
-    def _over_cache(self, tokens_BL: Tensor, targets: Tensor | None, memory: Memory | Cache | None) -> Output:
-        """One segment without gradients, with a cache in the place of the memory."""
-        if memory is None:
-            step = self.prefill(tokens_BL, limit=self.memory_length, chunk_length=self.chunk_length)
-        else:
-            step = self.decode(tokens_BL, memory)
-        loss = None if targets is None else self._loss(step.hidden_BLD, targets)
-        return Output(step.hidden_BLD, self.embedding, loss, step.cache, step.solution)
-
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""
-        chunks = inputs_BLD.split(self.chunk_length or max(1, inputs_BLD.shape[1]), dim=1)
+        chunks = (inputs_BLD,) if self.chunk_length is None else inputs_BLD.split(self.chunk_length, dim=1)
         arrived = []
         for number, chunk_BLD in enumerate(chunks, start=1):
             reached, applied = self._chunk(chunk_BLD, memory)
@@ -217,9 +205,6 @@ class LanguageModel(TokenModel):
         hidden_BLD, last = _once(self.coda, self.cell.readout(reached.state), after)
         states = tuple(_once(self.coda, self.cell.readout(state), after)[0] for state in reached.states)
         return replace(reached, state=hidden_BLD, states=states), [*first, remembered, *last]
-
-    def _loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
-        return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
 
 
 def _once(cell: Cell[Any] | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, list[_Applied]]:

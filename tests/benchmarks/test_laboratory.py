@@ -1,0 +1,61 @@
+"""`equilibria bench laboratory`: contenders and variants, with everything that is measured of an equilibrium."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.laboratory import ratios, seconds_to, token_gain
+from equilibria.cli.app import main
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    text = tmp_path / "text"
+    text.mkdir()
+    for split in ("train", "valid"):
+        (text / f"{split}.txt").write_text("some words again and again\n" * 200)
+    return ["bench", "laboratory", "--proxy", "bytes", "--data-path", str(text), "--steps", "2", "--seeds", "0"]
+
+
+def test_a_variant_is_the_default_with_other_keys(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "laboratory.json"
+    small = ["model.cell.d_model=8", "model.cell.heads=2", "model.cell.inner=8", "training.batch_size=2"]
+    assert main([*command, "--variant", "light", *small, "model.depth.residual_penalty=0.5", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["rows"]["light"]["seeds"]["0"]
+    assert set(found["budgets"]) == {"2", "4", "8", "16", "32", "64"}
+    assert found["budgets"]["64"]["residual"] <= found["budgets"]["2"]["residual"]
+    assert [point["step"] for point in found["curve"]] == [1, 2]
+    assert found["radius"] > 0
+    assert 0 <= found["gradient_error"] < 1
+    assert "light" in capsys.readouterr().out
+
+
+def test_unknown_rows_and_malformed_variants_are_errors(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--rows", "twim"]) == 2
+    assert "twim" in capsys.readouterr().err
+    assert main([*command, "--variant", "light", "model.cell.inner"]) == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
+
+
+def test_the_gain_from_token_to_token_equals_its_closed_form() -> None:
+    torch.manual_seed(0)
+    own, before = 0.3 * torch.randn(3, 3).double(), torch.randn(3, 3).double()
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        return z @ own.T + torch.nn.functional.pad(z, (0, 0, 1, 0))[:, :-1] @ before.T
+
+    expected = torch.linalg.matrix_norm(torch.linalg.inv(torch.eye(3) - own) @ before, ord=2)
+    assert token_gain(f, torch.randn(1, 4, 3).double(), 2) == pytest.approx(float(expected))
+
+
+def test_time_to_a_loss_is_interpolated_and_compared_seed_by_seed() -> None:
+    curve = [{"loss": 4.0, "seconds": 10.0}, {"loss": 2.0, "seconds": 20.0}]
+    assert [seconds_to(curve, loss) for loss in (5.0, 3.0, 1.0)] == [10.0, 15.0, None]
+    row = {"seeds": {"0": {"loss": 2.0, "curve": curve, "saved_bytes": 1}}}
+    twin = {"seeds": {"0": {"loss": 3.0, "training_seconds": 60.0, "saved_bytes": 4}, "1": {}}}
+    assert ratios(row, twin) == {"loss": pytest.approx(2 / 3), "time": 0.25, "saved": 0.25}
+    assert ratios({"seeds": {}}, twin) == {"loss": None, "time": None, "saved": None}
