@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -37,7 +39,7 @@ def text(batch: int = 2, length: int = 40, seed: int = 1) -> Tensor:
 
 
 def adaptive(exit=None, **options) -> Adaptive:
-    return Adaptive(exit or ExitOnResidual(1e-3), **{"max_evaluations": 60, "together": 2, "tile": 8} | options)
+    return replace(Adaptive(exit or ExitOnResidual(1e-3), max_evaluations=60, together=2, tile=8), **options)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())

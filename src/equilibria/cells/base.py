@@ -175,7 +175,7 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """
 
     @abstractmethod
-    def context(self, inputs_BLD: Tensor, past: Past) -> Context:
+    def context(self, inputs_BLD: Tensor, memory: Past) -> Context:
         """Everything that does not depend on `z`, computed once per solve."""
 
     @abstractmethod

@@ -137,10 +137,10 @@ class ContractiveCell(Cell[ContractiveContext]):
         """Keys and values of each block."""
         return ((self.key_value_heads, self.d_model // self.heads),) * (2 * len(self.blocks))
 
-    def context(self, inputs_BLD: Tensor, past: Past = None) -> ContractiveContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> ContractiveContext:
         """Gate the injection, read the weights, project the memory's keys and values, draw the dropout masks."""
-        place, pattern, contexts = place_of(past), None, []
-        for block, before in zip(self.blocks, self._before(past), strict=True):
+        place, pattern, contexts = place_of(memory), None, []
+        for block, before in zip(self.blocks, self._before(memory), strict=True):
             assert isinstance(block, Block)
             pattern = pattern or block.attention.pattern(inputs_BLD, place)
             masks = (dropout_mask(inputs_BLD, self.dropout, self.training) for _ in range(2))

@@ -87,9 +87,9 @@ class StackedCell(Cell[StackedContext]):
         """That of the layer that looks back furthest."""
         return furthest(cell.reach for cell in self._layers())
 
-    def context(self, inputs_BLD: Tensor, past: Past = None) -> StackedContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> StackedContext:
         """The context of each layer, with its part of the past."""
-        parts = self._parts(past)
+        parts = self._parts(memory)
         layers = (cell.context(inputs_BLD, part) for cell, part in zip(self._layers(), parts, strict=True))
         return StackedContext(tuple(layers))
 

@@ -130,13 +130,13 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         """The rest of the window."""
         return None if self.window is None else self.window - 1
 
-    def context(self, inputs_BLD: Tensor, past: Past = None) -> TransformerXLContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TransformerXLContext:
         """Inject, project the memory's keys and values and the distances, read the weights, draw the masks."""
-        place = place_of(past)
-        states = past.states if isinstance(past, Memory) and place.past else ()
+        place = place_of(memory)
+        states = memory.states if isinstance(memory, Memory) and place.past else ()
         around = self._surroundings(inputs_BLD, place, states)
-        rooms = keys_values_rooms(past) if isinstance(past, CacheView) else (None,) * len(self.blocks)
-        tables = self._distance_tables(inputs_BLD, past)
+        rooms = keys_values_rooms(memory) if isinstance(memory, CacheView) else (None,) * len(self.blocks)
+        tables = self._distance_tables(inputs_BLD, memory)
         blocks = (
             self._block_context(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
             for block, table, room in zip(self.typed_blocks(), tables, rooms, strict=True)

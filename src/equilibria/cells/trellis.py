@@ -117,13 +117,13 @@ class TrellisCell(Cell[TrellisContext]):
         """The dilation."""
         return self.dilation
 
-    def context(self, inputs_BLD: Tensor, past: Past = None) -> TrellisContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TrellisContext:
         """Convolve the inputs, cut the history from the past, read the weights, draw the dropout masks."""
-        if isinstance(past, CacheView):
-            return self._cached_context(inputs_BLD, past)
-        if past is None:
-            past = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
-        states, inputs = (last(part, self.dilation) for part in past.states)
+        if isinstance(memory, CacheView):
+            return self._cached_context(inputs_BLD, memory)
+        if memory is None:
+            memory = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
+        states, inputs = (last(part, self.dilation) for part in memory.states)
         hidden_history, cell_history = states.chunk(2, dim=-1)
         recurrent = drop_connect(
             self.recur.weight, self.weight_dropout, self.training, keep_norms=self.normalisation == "weight"

@@ -6,8 +6,8 @@ right, always of the same size. So the arithmetic of a token depends on nothing 
 is causal and independent of the batch stays so to the last bit. An evaluation of tiles is the evaluation of the whole
 segment, since a causal token needs the keys of earlier tiles only.
 
-What leaves early sees its predecessors move on. At the end all tokens are evaluated together once more: that is the
-residual of what is returned, and what it finds above the tolerance comes back.
+What leaves early sees its predecessors move on. So tokens leave with a margin, and at the end all are evaluated
+together once more: that is the residual of what is returned, and what it finds above the tolerance comes back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equilibria.depths.base import Reached
-from equilibria.depths.exits import Exit, ExitOnResidual
+from equilibria.depths.exits import Evaluated, Exit, ExitOnResidual
 from equilibria.solvers import Solution, Status
 from equilibria.solvers.residual import relative_residual
 from equilibria.solvers.solution import worst
@@ -39,6 +39,10 @@ class TokenMap(Protocol):
         """The map at some tokens of a row, `(1, T, ·)`, the others being as they were last evaluated."""
         ...
 
+    def hold(self, z_BLD: Tensor) -> None:
+        """Every token was last evaluated at its state in `z`."""
+        ...
+
     def predictions(self, z_BLD: Tensor) -> Tensor:
         """Log-probabilities `(B, L, V)` of the next tokens."""
         ...
@@ -53,17 +57,24 @@ class Adaptive:
         max_evaluations: of a token, at most; the last evaluation of all, where there is one, is not counted.
         together: evaluations that all tokens have together before some are evaluated apart.
         tile: tokens that are evaluated together then. A segment of no more tokens is never taken apart.
+        margin: share of the rule's threshold at which a token leaves before others, `0 < margin ≤ 1`.
+        confirm: whether all tokens are evaluated once more at the end. Without, a residual is that at which its token
+            left; that of what is returned may be higher, by less than the margin as a rule.
     """
 
     exit: Exit = field(default_factory=ExitOnResidual)
     max_evaluations: int = 40
     together: int = 3
-    tile: int = 32
+    tile: int = 64
+    margin: float = 0.5
+    confirm: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_evaluations", "together", "tile"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not 0 < self.margin <= 1:
+            raise ValueError(f"margin must be above 0 and at most 1, found {self.margin}")
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Iterate from `z0`.
@@ -75,6 +86,7 @@ class Adaptive:
             raise ValueError("Adaptive is a depth for inference over a cache; train with Equilibrium")
         run = _Run(self, f, z0)
         run.iterate()
+        f.hold(run.z)
         solution = run.solution()
         return Reached(solution.value, solution)
 
@@ -96,19 +108,19 @@ class _Run:
         """Rounds of evaluations until all tokens are done; the last one is of all tokens."""
         depth = self.depth
         whole, together = self.z.shape[1] <= depth.tile, max(depth.together, depth.exit.together)
-        active = torch.ones_like(self.done)
+        everything = active = torch.ones_like(self.done)
         while bool(active.any()):
             apart = not whole and len(self.trace) >= together
             self.spent += active
             if apart:
                 self._evaluate_tiles(active)
+                active = self._unfinished(active)
             else:
-                self._evaluate_all()
-            left = self._unfinished(active if apart else torch.ones_like(active))
-            if apart and not bool(left.any()):
-                self._evaluate_all()
-                left = self._unfinished(torch.ones_like(active))
-            active = left
+                self._evaluate_all(1.0 if whole else depth.margin)
+                active = self._unfinished(everything)
+            if apart and depth.confirm and not bool(active.any()):
+                self._evaluate_all(1.0)
+                active = self._unfinished(everything)
             if bool(active.any()):
                 self.z = torch.where(active.unsqueeze(-1), self.value, self.z)
 
@@ -133,9 +145,9 @@ class _Run:
         within = (self.spent < self.depth.max_evaluations) & torch.isfinite(self.residual)
         return among & ~self.done & within
 
-    def _evaluate_all(self) -> None:
+    def _evaluate_all(self, margin: float) -> None:
         self.value = self.f(self.z)
-        self.residual, self.done = self._judged(self.z, self.value, self.spent)
+        self.residual, self.done = self._judged(self.z, self.value, self.spent, margin)
         self.evaluated += 1
         self._trace()
 
@@ -143,7 +155,9 @@ class _Run:
         for row, tokens_T, count in self._tiles(active):
             z_1TD = self.z[row : row + 1, tokens_T]
             value_1TD = self.f.at(row, tokens_T)(z_1TD)
-            residual_1T, done_1T = self._judged(z_1TD, value_1TD, self.spent[row : row + 1, tokens_T])
+            residual_1T, done_1T = self._judged(
+                z_1TD, value_1TD, self.spent[row : row + 1, tokens_T], self.depth.margin
+            )
             here = tokens_T[:count]
             self.value[row, here] = value_1TD[0, :count]
             self.residual[row, here] = residual_1T[0, :count]
@@ -160,13 +174,13 @@ class _Run:
                 if count:
                     yield row, F.pad(tokens_T, (0, self.depth.tile - count), value=int(tokens_T[-1])), count
 
-    def _judged(self, z: Tensor, value: Tensor, spent: Tensor) -> tuple[Tensor, Tensor]:
+    def _judged(self, z: Tensor, value: Tensor, spent: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         """Residuals, and whether the tokens are done."""
         residual = relative_residual(value, z)
         before = now = None
         if self.depth.exit.reads_predictions:
             before, now = self.f.predictions(z), self.f.predictions(value)
-        return residual, self.depth.exit.done(spent, residual, before, now)
+        return residual, self.depth.exit.done(Evaluated(spent, residual, before, now), margin)
 
     def _trace(self) -> None:
         self.trace.append(worst(self.residual))

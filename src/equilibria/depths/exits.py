@@ -12,6 +12,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """Tokens that were just evaluated.
+
+    Attributes:
+        spent: evaluations that each has had, `(…)`.
+        residual: of their states, `(…)`.
+        before, now: log-probabilities predicted from the state and from its value, `(…, V)`; None where the rule does
+            not read them.
+    """
+
+    spent: Tensor
+    residual: Tensor
+    before: Tensor | None
+    now: Tensor | None
+
+
 class Exit(Protocol):
     """A rule. `tol` is the residual that counts as converged in what is reported.
 
@@ -29,14 +46,12 @@ class Exit(Protocol):
     @property
     def together(self) -> int: ...
 
-    def done(self, spent: Tensor, residual: Tensor, before: Tensor | None, now: Tensor | None) -> Tensor:
-        """Which tokens leave with the state that was just evaluated, booleans like `residual`.
+    def done(self, tokens: Evaluated, margin: float) -> Tensor:
+        """Which tokens leave with the state that was evaluated, booleans `(…)`.
 
         Args:
-            spent: evaluations that each token has had.
-            residual: of their states.
-            before, now: log-probabilities predicted from the state and from its value, `(…, V)`; None where the rule
-                does not read them.
+            tokens: what is known of them.
+            margin: share of its threshold that the rule shall ask for.
         """
         ...
 
@@ -52,9 +67,9 @@ class ExitOnResidual:
     def __post_init__(self) -> None:
         _check_positive("tol", self.tol)
 
-    def done(self, spent: Tensor, residual: Tensor, before: Tensor | None, now: Tensor | None) -> Tensor:
+    def done(self, tokens: Evaluated, margin: float) -> Tensor:
         """By residual."""
-        return residual <= self.tol
+        return tokens.residual <= margin * self.tol
 
 
 @dataclass(frozen=True)
@@ -74,11 +89,12 @@ class ExitOnChange:
     def __post_init__(self) -> None:
         _check_positive("divergence", self.divergence)
 
-    def done(self, spent: Tensor, residual: Tensor, before: Tensor | None, now: Tensor | None) -> Tensor:
+    def done(self, tokens: Evaluated, margin: float) -> Tensor:
         """By change of the prediction."""
-        assert before is not None
-        assert now is not None
-        return F.kl_div(before, now, reduction="none", log_target=True).sum(-1) <= self.divergence
+        assert tokens.before is not None
+        assert tokens.now is not None
+        divergence = F.kl_div(tokens.before, tokens.now, reduction="none", log_target=True).sum(-1)
+        return divergence <= margin * margin * self.divergence  # it is quadratic in what changes
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,9 @@ class ExitAfter:
         """All of them."""
         return self.evaluations
 
-    def done(self, spent: Tensor, residual: Tensor, before: Tensor | None, now: Tensor | None) -> Tensor:
+    def done(self, tokens: Evaluated, margin: float) -> Tensor:
         """All at once."""
-        return spent >= self.evaluations
+        return tokens.spent >= self.evaluations
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -100,7 +100,7 @@ class TokenModel(nn.Module, ABC):
     memory_length: int
 
     @abstractmethod
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         """One segment.
 
         Args:
@@ -241,11 +241,14 @@ class TokenModel(nn.Module, ABC):
         """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""
         if not self.decodes:
             raise ValueError(self._no_cache)
-        if self.training:
-            raise ValueError("a cache is for evaluation mode; call model.eval() first")
+        self._check_mode()
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
             raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
-        self.check(tokens_BL)
+
+    def _check_mode(self) -> None:
+        """Raises ValueError in training mode, in which features would be dropped."""
+        if self.training:
+            raise ValueError("a cache is for evaluation mode; call model.eval() first")
 
     def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:
         """The state `(B, D)` that predicts the token after those written so far."""

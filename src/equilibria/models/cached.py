@@ -59,6 +59,10 @@ class CachedMap:
         """The map at some tokens of a row, `(1, T, ·)`, the others being as they were last evaluated."""
         return partial(self.cell, context=self.cell.at(self._context, row, tokens_T))
 
+    def hold(self, z_BLD: Tensor) -> None:
+        """Every token was last evaluated at its state in `z`: the cache holds what belongs there."""
+        self._argument = z_BLD
+
     def predictions(self, z_BLD: Tensor) -> Tensor:
         """Log-probabilities `(B, L, V)` of the next tokens.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from equilibria.cells import Cache, Cell, Memory
 from equilibria.cells.base import furthest
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
-from equilibria.models.base import Output, Step
+from equilibria.models.base import Step
 from equilibria.models.cached import CachedMap, applied_once
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.regularisation import Regularisation
@@ -89,24 +89,16 @@ class LanguageModel(CausalModel):
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
-        """One segment.
-
-        Args:
-            tokens_BL: token ids, `(B, L)` integers.
-            targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
-
-        Raises:
-            ValueError: a token id outside the vocabulary, or a memory of another model.
-        """
-        if isinstance(memory, Cache) or isinstance(self.depth, Adaptive):
-            return self._over_cache(tokens_BL, targets, memory)
-        return super().forward(tokens_BL, targets, memory)
-
-    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
-        """Chunk after chunk: where the depth arrives."""
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
+        """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
         inputs_BLD = x_BLD * self.cell.d_model**0.5
+        if isinstance(self.depth, Adaptive) and memory is None:
+            self._check_mode()
+            memory = self._new_cache(self.memory_length)
+        if isinstance(memory, Cache):
+            self._check_mode()
+            reached = self._into(memory, inputs_BLD, self.chunk_length)
+            return Read(reached.state, memory, reached.solution)
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
@@ -126,12 +118,10 @@ class LanguageModel(CausalModel):
     ) -> Step:
         """Read a prompt into a new cache; see `TokenModel.prefill`."""
         self._check_decoding(tokens_BL)
-        cells = self._cached_cells()
-        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
-        cache = Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
+        cache = self._new_cache(limit)
         if padding_B is not None:
             cache.pad(padding_B, tokens_BL)
-        return self._read(tokens_BL, cache, chunk_length or tokens_BL.shape[1])
+        return self._step(tokens_BL, cache, chunk_length)
 
     @torch.no_grad()
     def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
@@ -140,13 +130,17 @@ class LanguageModel(CausalModel):
         self._check_decoding(tokens_BL)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        return self._read(tokens_BL, cache, tokens_BL.shape[1])
+        return self._step(tokens_BL, cache, None)
 
-    def _read(self, tokens_BL: Tensor, cache: Cache, chunk_length: int) -> Step:
-        """Chunk after chunk into the cache."""
-        inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
-        reached = joined([self._into(cache, chunk_BLD) for chunk_BLD in inputs_BLD.split(chunk_length, dim=1)])
+    def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None) -> Step:
+        inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5
+        reached = self._into(cache, inputs_BLD, chunk_length)
         return Step(reached.state, self.embedding, cache, reached.solution)
+
+    def _new_cache(self, limit: int | None) -> Cache:
+        cells = self._cached_cells()
+        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
+        return Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
 
     def _cached_cells(self) -> list[Cell[Any]]:
         """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
@@ -154,7 +148,13 @@ class LanguageModel(CausalModel):
         cells = [self.prelude, *[self.cell] * applications, self.coda]
         return [cell for cell in cells if cell is not None]
 
-    def _into(self, cache: Cache, inputs_BLD: Tensor) -> Reached:
+    @torch.no_grad()
+    def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None) -> Reached:
+        """The next tokens, chunk after chunk."""
+        chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
+        return joined([self._chunk_into(cache, chunk_BLD) for chunk_BLD in chunks])
+
+    def _chunk_into(self, cache: Cache, inputs_BLD: Tensor) -> Reached:
         """The next tokens, which see what is in the cache and are added to it."""
         length = inputs_BLD.shape[1]
         present_BL1 = cache.present(length)
@@ -174,15 +174,6 @@ class LanguageModel(CausalModel):
             hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
-
-    def _over_cache(self, tokens_BL: Tensor, targets: Tensor | None, memory: Memory | Cache | None) -> Output:
-        """One segment without gradients, with a cache in the place of the memory."""
-        if memory is None:
-            step = self.prefill(tokens_BL, limit=self.memory_length, chunk_length=self.chunk_length)
-        else:
-            step = self.decode(tokens_BL, memory)
-        loss = None if targets is None else self.loss(step.hidden_BLD, targets)
-        return Output(step.hidden_BLD, self.embedding, loss, step.cache, step.solution)
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""

@@ -78,12 +78,12 @@ class SequenceModel(CausalModel):
         self.layers = nn.ModuleList(layers)
         self.hidden_dropout = hidden_dropout
 
-    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
         """The last layer's output, and the states of all layers after the last token."""
-        x_BLD, states = self._through(x_BLD, memory)
+        hidden_BLH, states = self._states(x_BLD, memory)
         # Clones, so that a long segment is not kept alive by a view of its end.
         kept = Memory(tuple(part.detach().clone() for part in states)) if self.memory_length else None
-        return Read(x_BLD, kept)
+        return Read(hidden_BLH, kept)
 
     @property
     def decodes(self) -> bool:
@@ -118,11 +118,12 @@ class SequenceModel(CausalModel):
         return self._step(tokens_BL, cache)
 
     def _step(self, tokens_BL: Tensor, memory: Memory | None) -> Step:
-        hidden_BLH, states = self._through(self.embedding(tokens_BL), memory)
+        hidden_BLH, states = self._states(self.embedded(tokens_BL), memory)
         return Step(hidden_BLH, self.embedding, Memory(states))
 
-    def _through(self, x_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, State]:
-        """The last layer's output, and the states of all layers after the last token."""
+    def _states(self, x_BLD: Tensor, memory: Memory | Cache | None) -> tuple[Tensor, State]:
+        if isinstance(memory, Cache):
+            raise ValueError("this model goes on from a memory, not from another model's cache")
         layers = cast("Sequence[Layer]", self.layers)
         before = Memory.split(memory, [len(layer.state_shapes) for layer in layers])
         states: list[Tensor] = []
