@@ -133,7 +133,7 @@ class Racer:
         self.contender = Contender(TrainingLoop(model, recipe.training, batches, build_depth_schedule(recipe)), ())
         if self._folder.index() is not None:
             path = self._folder.checkpoint("last")
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(path, self.contender.loop.layout)
             self.contender.loop.restore(checkpoint, path)
             self.contender.training.extend(checkpoint.scalars["step_seconds"])  # pyright: ignore[reportArgumentType]
             self.curve.extend(checkpoint.scalars["curve"])  # pyright: ignore[reportArgumentType]
@@ -159,9 +159,10 @@ class Racer:
         """Writes a checkpoint, with the times of the steps so far."""
         restore_random_state(self._random, self.contender.loop.device)
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        checkpoint = self.contender.loop.checkpoint()
+        loop = self.contender.loop
+        checkpoint = loop.checkpoint()
         scalars = {**checkpoint.scalars, "step_seconds": self.contender.training, "curve": self.curve}
-        save_checkpoint(self._folder, self.done, replace(checkpoint, scalars=scalars), best=False)
+        save_checkpoint(self._folder, self.done, loop.weights(), replace(checkpoint, scalars=scalars), best=False)
 
     def evaluation(self) -> Evaluation:
         """Of the model as it is, on the recipe's validation tokens."""

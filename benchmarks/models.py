@@ -59,11 +59,10 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
             return statistics.fmean(values) if values else None
 
         perplexities = [seed["perplexity"] for seed in seeds]
-        spread = f" ± {statistics.stdev(perplexities):.2f} ({len(seeds)})" if len(seeds) > 1 else ""
+        spread = f" ± {statistics.stdev(perplexities):.1f} ({len(seeds)})" if len(seeds) > 1 else ""
         entries = [
             name,
-            f"{form(mean('perplexity'), '.2f')}{spread}",
-            form(mean("word_perplexity"), ".1f"),
+            f"{form(mean('perplexity'), '.1f')}{spread}",
             form(_scaled(mean("training_seconds_per_token"), 1e6), ".0f"),
             form(_scaled(mean("saved_bytes"), 1e-6), ".3g"),
             form(mean("residual"), ".0e"),
@@ -75,11 +74,11 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
     tokens = math.prod([steps, *shape])
     title = f"{result['data']}: {steps:,} steps, {tokens:,} tokens"
     notes = [
-        "perplexity: of validation text by token: mean over seeds, their standard deviation and number; and by word.",
+        "perplexity: of validation text, per token; mean over seeds, their standard deviation and number.",
         "µs: per token of training, median step. MB: saved for a step's backward pass, without softmax and weights.",
-        "residual: mean per token. eval.: evaluations of the cell per solve. inner: parameters outside the embedding.",
+        "resid.: mean per token. eval.: evaluations of the cell per solve. inner: parameters outside the embedding.",
     ]
-    headers = ["model", "perplexity", "word", "µs", "MB", "residual", "eval.", "inner"]
+    headers = ["model", "perplexity", "µs", "MB", "resid.", "eval.", "inner"]
     return Sheet(title, headers, [entries for _, entries in sorted(rows, key=lambda row: row[0])], notes)
 
 

@@ -13,22 +13,21 @@ from tiny import tiny_recipe
 EQUILIBRIUM = Row(
     name="equilibrium",
     model="An equilibrium model",
-    recipe="text/equilibrium.toml",
+    recipe="equilibrium",
     scales={"small": ("--model.cell.d_model", "24")},
     parameters=7e3,
     inner=2.5e3,
     figure=42.0,
     gigabytes=1.0,
 )
-EXPLICIT = Row(name="explicit", model="An explicit model", recipe="text/explicit.toml", figure=43.0, gigabytes=4.0)
-CITED = Row(name="cited", model="A model that is only cited", parameters=1e9, figure=41.0)
+EXPLICIT = Row(name="explicit", model="An explicit model", recipe="explicit", figure=43.0, gigabytes=4.0)
 
 TEXT = TrainedTable(
     name="ptb",
     title="Perplexities of a text",
     figure="perplexity",
     vocabulary_size=300,
-    rows=(CITED, EXPLICIT, EQUILIBRIUM),
+    rows=(EXPLICIT, EQUILIBRIUM),
     scales={"tiny": ("--training.steps", "6"), "small": ("--training.steps", "9")},
     test_tokens={"tiny": 100},
     data="put a text there",
@@ -38,7 +37,7 @@ TASK = TrainedTable(
     title="Losses of a task",
     figure="loss",
     vocabulary_size=10,
-    rows=(Row(name="lstm", model="LSTM", recipe="task/lstm.toml", figure=0.05),),
+    rows=(Row(name="lstm", model="LSTM", recipe="lstm", figure=0.05),),
 )
 CONTEST = Contest(table=TEXT, rows=(EXPLICIT, EQUILIBRIUM), training=2.0, inference=1.5)
 SETTING = Setting(batch_size=2, segment_length=12, rounds=3)
@@ -74,12 +73,12 @@ def task_recipe(base: Path) -> Recipe:
 def write_checkout(base: Path) -> Path:
     """A folder with the text and the recipes; returns that of the text's recipes."""
     recipes = {
-        "text/equilibrium": equilibrium_recipe(base),
-        "text/explicit": explicit_recipe(base),
-        "task/lstm": task_recipe(base),
+        "ptb/equilibrium": equilibrium_recipe(base),
+        "ptb/explicit": explicit_recipe(base),
+        "copy-memory/lstm": task_recipe(base),
     }
     for name, recipe in recipes.items():
         file = base / "recipes" / f"{name}.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(recipe, file)
-    return base / "recipes" / "text"
+    return base / "recipes" / "ptb"

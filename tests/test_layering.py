@@ -25,7 +25,11 @@ DIRECTLY_ABOVE = {
     "interop": ("training",),
     "report": ("training",),
     "reproduction": ("training",),
-    "cli": ("interop", "report", "reproduction"),
+    "sweep": ("training",),
+    "machine": (),
+    "doctor": ("training", "machine"),
+    "planning": ("training", "machine"),
+    "cli": ("interop", "report", "reproduction", "sweep", "doctor", "planning"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }

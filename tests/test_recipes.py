@@ -8,7 +8,9 @@ import torch
 
 from equilibria.configuration import Recipe, ScheduleRecipe, build_depth_schedule, build_model, build_task, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
+from equilibria.configuration.options import is_given
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.models.encoder_decoder import UniversalTransformer
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
@@ -25,8 +27,14 @@ EXACT = {
 """Parameters in all and outside the embedding, where sizes are published; to be met within 0.5 %."""
 
 ROUNDED = {
+    "ptb/variational-lstm": (66, None),
+    "ptb/nas": (54, None),
+    "ptb/nas-tuned": (24, 20),
+    "ptb/darts": (23, None),
     "ptb/trellisnet": (24, 20),
     "ptb/awd-lstm": (24, 20),
+    "wikitext-103/tcn": (150, 34),
+    "wikitext-103/gated-convolution": (230, None),
     "wikitext-103/deq-transformer-small": (138, 4.5),
     "wikitext-103/deq-transformer-medium": (172, 43),
     "wikitext-103/transformer-xl-4": (139, 4.9),
@@ -35,6 +43,24 @@ ROUNDED = {
     "wikitext-103/transformer-xl-18-adaptive": (110, 72),
 }
 """The same in millions as the tables of arXiv:1909.01377 have them; to be met within 0.5 % or the figure's rounding."""
+
+_WORDS = 267_735
+
+DEVIATING = {
+    # 850 units: the embedding with its biases, one matrix of the input and one of the state, and one for each node
+    "ptb/darts": (10_000 * 851 + 10 * 850 * 2 * 850, 10 * 850 * 2 * 850),
+    # 400, three times 2500, 400 units; candidate and two gates; the first layer sees two tokens
+    "wikitext-103/awd-qrnn": (_WORDS * 401 + 46_523_700, 3 * (2500 * (800 + 2 * 2500 + 3) + 400 * 2501)),
+    # 512 features, 2500 units: queries, keys and values, five layers, projections in and out
+    "wikitext-103/relational-memory": (_WORDS * 513 + 52.6e6, 2500 * (3 * 2500 + 5 * 2501 + 512 + 1 + 512)),
+    # 18 layers of width 1024: five square matrices, a feed-forward network of inner width 4096; 20, 20, 160 and 68
+    # thousand tokens of 1024, 256, 64 and 16 features, each cluster with a projection, the first with two
+    "wikitext-103/transformer-xl-large": (
+        18 * (5 + 8) * 1024**2 + (20_000 * 1280 + 160_000 * 64 + 67_735 * 16) + 1024 * (2 * 1024 + 336),
+        18 * (5 + 8) * 1024**2,
+    ),
+}
+"""Counts of the sizes that a model's authors publish, where these make others than the table has; within 0.5 %."""
 
 COPY_MEMORY = {"deq-transformer": 14, "tcn": 16, "lstm": 14, "gru": 14}
 """Thousands of parameters."""
@@ -46,9 +72,10 @@ def recipe_of(name: str) -> Recipe:
 
 def built(name: str) -> TokenModel:
     """The model of a recipe, without memory for its weights."""
-    vocabulary = 10 if name.startswith("copy-memory") else VOCABULARIES.get(name.split("/")[0], 1000)
+    recipe = recipe_of(name)
+    vocabulary = 10 if recipe.data.source in TASK_OPTIONS else VOCABULARIES.get(name.split("/")[0], 1000)
     with torch.device("meta"):
-        return build_model(recipe_of(name), vocabulary)
+        return build_model(recipe, vocabulary)
 
 
 def size(module: torch.nn.Module) -> int:
@@ -62,7 +89,7 @@ def sizes(name: str) -> tuple[int, int]:
 
 
 def test_there_are_recipes() -> None:
-    assert {"demo", "wikitext-2", "english-4m/default", *EXACT, *ROUNDED} <= set(NAMES)
+    assert {"demo", "wikitext-2", "english-4m/default", "reversal", *EXACT, *ROUNDED, *DEVIATING} <= set(NAMES)
     assert {f"copy-memory/{name}" for name in COPY_MEMORY} <= set(NAMES)
 
 
@@ -94,9 +121,9 @@ def test_it_says_what_it_is(name: str) -> None:
         assert "deviates" in comment or "Sizes are" in comment
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", sorted({*EXACT, *DEVIATING}))
 def test_published_sizes(name: str) -> None:
-    for found, published in zip(sizes(name), EXACT[name], strict=True):
+    for found, published in zip(sizes(name), (EXACT | DEVIATING)[name], strict=True):
         assert published is None or found == pytest.approx(published, rel=5e-3)
 
 
@@ -111,6 +138,8 @@ def test_the_published_cell_without_its_injection(name: str) -> None:
 @pytest.mark.parametrize("name", ROUNDED)
 def test_sizes_of_the_tables(name: str) -> None:
     for found, published in zip(sizes(name), ROUNDED[name], strict=True):
+        if published is None:
+            continue
         rounding = 0.5 if isinstance(published, int) else 0.05
         assert abs(found / 1e6 - published) <= max(rounding, 5e-3 * published)
 
@@ -132,12 +161,17 @@ def shrunk(recipe: Recipe) -> Recipe:
         hidden=6 if cell.hidden else None,
         output_size=None,
     )
+    if embedding.kind == "untied" and embedding.cutoffs:
+        embedding = replace(embedding, cutoffs=(6, 9), d_embed=12)
     if embedding.kind == "adaptive":
         cutoffs = (6, 9, 12) if embedding.cutoffs else ()
         div_val = 2 if embedding.div_val else None
         embedding = replace(embedding, cutoffs=cutoffs, div_val=div_val, d_embed=12 if embedding.d_embed else None)
     if baseline.kind is not None:
-        baseline = replace(baseline, d_model=8, hidden=6)
+        sizes = {"d_model": 8, "hidden": 6, "inner": 6, "head_size": 4, "channels": (*[8] * 13, 16)}
+        baseline = replace(
+            baseline, **{name: size for name, size in sizes.items() if is_given(getattr(baseline, name))}
+        )
     depth = replace(depth, applications=min(depth.applications, 13))
     return replace(recipe, model=replace(model, cell=cell, embedding=embedding, baseline=baseline, depth=depth))
 
@@ -154,7 +188,7 @@ def test_a_small_version_of_it_learns(name: str) -> None:
         if schedule is not None:
             assert isinstance(model, LanguageModel)
             model.depth = schedule.at(step, steps)
-        memory = model(tokens[:, :-1]).memory
+        memory = None if isinstance(model, UniversalTransformer) else model(tokens[:, :-1]).memory
         output = model(tokens[:, :-1], tokens[:, 1:], memory)
         assert output.loss is not None
         (output.loss + (output.penalty if output.penalty is not None else 0.0)).backward()

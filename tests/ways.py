@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -71,3 +72,8 @@ def tanh_problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torc
     weight = 0.25 * torch.randn(4, 4, generator=generator, dtype=torch.float64)
     inputs = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
     return weight.to(dtype).requires_grad_(), inputs.to(dtype).requires_grad_()
+
+
+def tanh_map(weight: torch.Tensor, inputs: torch.Tensor, factor: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The map of `tanh_problem`: `z ↦ tanh(factor · z @ weight + inputs)`."""
+    return lambda z: torch.tanh(factor * (z @ weight) + inputs)

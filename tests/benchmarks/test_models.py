@@ -1,74 +1,134 @@
-"""`equilibria bench models`: rows of a folder of recipes on the same batches."""
+"""`equilibria bench models`, on recipes of the smallest models."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
+import stand_ins
 from equilibria.cli.app import main
-
-RECIPE = """
-[run]
-name = "{name}"
-
-[data]
-source = "folder"
-path = "{text}"
-tokenizer = "bytes"
-
-[model.cell]
-d_model = 8
-heads = 1
-inner = 8
-
-[model.depth]
-{depth}
-
-[training]
-steps = {steps}
-batch_size = 2
-segment_length = 8
-evaluate_tokens = 64
-"""
+from equilibria.training.loop import TrainingLoop
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    text = tmp_path / "text"
-    text.mkdir()
-    for split in ("train", "valid"):
-        (text / f"{split}.txt").write_text("some words again and again\n" * 40)
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    for name, depth in (("default", 'kind = "equilibrium"'), ("twin", 'kind = "unrolled"\napplications = 3')):
-        (recipes / f"{name}.toml").write_text(RECIPE.format(name=name, text=text, depth=depth, steps=4))
-    return ["bench", "models", "--recipes", str(recipes), "--out", str(tmp_path / "models.json")]
+def recipes(tmp_path: Path) -> Path:
+    return stand_ins.write_checkout(tmp_path)
 
 
-def rows_of(command: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    return {name: row["seeds"] for name, row in json.loads(Path(command[-1]).read_text())["rows"].items()}
+def bench(recipes: Path, out: str, *flags: str, code: int = 0) -> dict[str, Any]:
+    file = recipes / out
+    command = ["bench", "models", "--recipes", str(recipes), "--seeds", "0", "--out", str(file), *flags]
+    assert main(command) == code
+    return json.loads(file.read_text())
 
 
-def test_seeds_that_are_there_are_kept_and_others_are_added(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command[:-2], "--seeds", "1", *command[-2:]]) == 0
-    first = rows_of(command)
-    assert {name: list(seeds) for name, seeds in first.items()} == {"default": ["1"], "twin": ["1"]}
-    assert main([*command[:-2], "--seeds", "0", "1", *command[-2:]]) == 0
-    both = rows_of(command)
-    assert all(set(both[name]) == {"0", "1"} and both[name]["1"] == first[name]["1"] for name in both)
-    assert both["default"]["0"]["loss"] != both["default"]["1"]["loss"]
-    assert both["default"]["1"]["residual"] is not None
-    assert both["twin"]["1"]["residual"] is None
-    assert "4 steps, 64 tokens" in capsys.readouterr().out
+def losses(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: {seed: run["loss"] for seed, run in row["seeds"].items()} for name, row in result["rows"].items()}
 
 
-def test_rows_that_would_not_see_the_same_batches_are_refused(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    twin = Path(command[3]) / "twin.toml"
-    twin.write_text(twin.read_text().replace("steps = 4", "steps = 5"))
+def stop(patch: pytest.MonkeyPatch, before: int) -> None:
+    """Ctrl-C comes before the step of that number, counted over all models."""
+    take, taken = TrainingLoop.step, []
+
+    def taking(loop: TrainingLoop) -> Tensor:
+        if len(taken) + 1 == before:
+            raise KeyboardInterrupt
+        taken.append(loop)
+        return take(loop)
+
+    patch.setattr(TrainingLoop, "step", taking)
+
+
+def test_every_recipe_is_a_row(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench(recipes, "whole.json", "--seeds", "0", "1", "--evaluate-tokens", "150")
+    assert result["rows"].keys() == {"equilibrium", "explicit"}
+    assert result["settings"]["steps"] == 12
+    assert result["data"] == "text"
+    equilibrium, explicit = (result["rows"][name]["seeds"] for name in ("equilibrium", "explicit"))
+    assert equilibrium.keys() == {"0", "1"}
+    assert equilibrium["0"]["loss"] != equilibrium["1"]["loss"]
+    assert equilibrium["0"]["saved_bytes"] < explicit["0"]["saved_bytes"] / 2
+    assert equilibrium["0"]["evaluations_per_solve"] > 1
+    assert explicit["0"]["residual"] is None
+    assert explicit["0"]["training_seconds_per_token"] > 0
+    assert equilibrium["0"]["size"]["total"] - equilibrium["0"]["size"]["inner"] == 256 * 16
+    best, worst = sorted(result["rows"], key=lambda name: sum(losses(result)[name].values()))
+    shown = capsys.readouterr().out.partition("12 steps, 384 tokens")[2]
+    assert shown.index(best) < shown.index(worst)
+    assert (recipes / "whole.md").read_text().count("(2) |") == 2
+    assert not list(recipes.glob("whole.json.checkpoints*"))
+
+
+def test_a_model_does_not_notice_its_neighbours(recipes: Path) -> None:
+    """Dropout is on: each draws its own random numbers."""
+    beside = losses(bench(recipes, "beside.json"))
+    for name in beside:
+        alone = losses(bench(recipes, f"{name}.json", "--rows", name))
+        assert alone[name] == beside[name]
+
+
+@pytest.mark.parametrize("before", [2, 10, 15])
+def test_an_interrupted_benchmark_goes_on(recipes: Path, before: int) -> None:
+    whole = losses(bench(recipes, "whole.json"))
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, before)
+        bench(recipes, "stopped.json", "--checkpoint-every", "4", code=130)
+    with pytest.MonkeyPatch.context() as patch:
+        left = 24 - 2 * (4 * ((before - 1) // 8)) + 1
+        stop(patch, left)  # one more than are left to take
+        assert losses(bench(recipes, "stopped.json", "--checkpoint-every", "4")) == whole
+
+
+def test_a_model_that_is_behind_catches_up(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the checkpoints of two models."""
+    whole = losses(bench(recipes, "whole.json"))
+    with monkeypatch.context() as patch:
+        stop(patch, 15)
+        bench(recipes, "stopped.json", "--checkpoint-every", "4", code=130)
+    behind = recipes / "stopped.json.checkpoints-0" / "explicit" / "checkpoints"
+    (behind / "index.json").unlink()
+    assert losses(bench(recipes, "stopped.json", "--checkpoint-every", "4")) == whole
+
+
+def test_what_was_measured_is_not_trained_again(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bench(recipes, "kept.json", "--rows", "explicit")
+    with monkeypatch.context() as patch:
+        stop(patch, 1)
+        assert bench(recipes, "kept.json", "--rows", "explicit")["rows"] == first["rows"]
+    both = bench(recipes, "kept.json")
+    assert both["rows"]["explicit"] == first["rows"]["explicit"]
+    assert both["rows"]["equilibrium"]["seeds"].keys() == {"0"}
+    with monkeypatch.context() as patch:
+        stop(patch, 13)
+        more = bench(recipes, "kept.json", "--rows", "explicit", "--seeds", "0", "1")
+    assert {name: row["seeds"].keys() for name, row in more["rows"].items()} == {
+        "explicit": {"0", "1"},
+        "equilibrium": {"0"},
+    }
+
+
+def test_results_of_other_recipes_are_not_mixed(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = bench(recipes, "kept.json")
+    assert bench(recipes, "kept.json", "--steps", "9", code=2) == before
+    assert "kept.json was made with another steps; remove it" in capsys.readouterr().err
+    file = recipes / "explicit.toml"
+    file.write_text(file.read_text().replace("applications = 8", "applications = 9"))
+    assert bench(recipes, "kept.json", code=2) == before
+    assert "kept.json was made with another explicit; remove it" in capsys.readouterr().err
+
+
+def test_what_cannot_be(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "models", "--recipes", str(recipes), "--out", str(recipes / "none.json")]
+    assert main([*command, "--rows", "other"]) == 2
+    assert "--rows other" in capsys.readouterr().err
+    assert main([*command, "--recipes", str(recipes / "empty")]) == 2
+    assert "there is no recipe in" in capsys.readouterr().err
+    file = recipes / "explicit.toml"
+    file.write_text(file.read_text().replace("batch_size = 2", "batch_size = 3"))
     assert main(command) == 2
-    assert "default and twin differ in [data], steps" in capsys.readouterr().err
-    assert not Path(command[-1]).exists()
+    assert "equilibrium and explicit differ" in capsys.readouterr().err
+    (recipes / "none.json").write_text("{")
+    assert main([*command, "--rows", "explicit"]) == 2
+    assert "none.json is damaged" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import equilibria as eq
 from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
 from equilibria.cells.stack import StackedContext
+from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths import UnrolledDepth
 from layers import AveragingLayer, by_loops
 
@@ -169,3 +170,30 @@ def test_a_memory_of_another_stack_is_an_error():
     cell: Cell[StackedContext] = stack(3)
     with pytest.raises(ValueError, match="2 tensors and the cells of this model remember 3"):
         cell.context(torch.zeros(1, 2, 3), Memory((torch.zeros(1, 2, 3),) * 2))
+
+
+def test_shared_biases_are_equal_ones_whose_gradients_add_up():
+    def layers() -> list[PostNormCell]:
+        torch.manual_seed(0)
+        return [PostNormCell(8, 2, 12, injection=False, initial_std=0.5).double() for _ in range(3)]
+
+    apart, shared = layers(), layers()
+    share_position_biases(shared)
+    inputs, losses = torch.randn(2, 5, 8, dtype=torch.float64), []
+    names = ("content_bias", "distance_bias")
+    with torch.no_grad():
+        for cell in apart:
+            for name in names:
+                first = shared[0].blocks[0].get_parameter(f"attention.{name}")
+                cell.blocks[0].get_parameter(f"attention.{name}").copy_(first)
+    for cells in (apart, shared):
+        cell = StackedCell(cells)
+        losses.append(cell(inputs, cell.context(inputs, None)).square().mul(inputs).sum())
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    for name in names:
+        gradients = [cell.blocks[0].get_parameter(f"attention.{name}").grad for cell in apart]
+        found = shared[2].blocks[0].get_parameter(f"attention.{name}")
+        assert found is shared[0].blocks[0].get_parameter(f"attention.{name}")
+        torch.testing.assert_close(found.grad, torch.stack(gradients).sum(0))
+        assert all(gradient.any() for gradient in gradients)

@@ -7,7 +7,7 @@ import pytest
 
 from equilibria.cli.app import main
 
-COMMANDS = ("train", "eval", "generate", "report", "bench", "data", "demo")
+COMMANDS = ("train", "eval", "generate", "report", "bench", "data", "demo", "doctor", "plan", "sweep")
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,21 +49,19 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_what_was_not_run_says_so(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
     assert {row["status"] for row in rows.values()} == {"not run"}
-    assert rows["cited"]["size"] is None
-    assert rows["cited"]["note"] == "no recipe here"
     assert rows["equilibrium"]["note"] == "not begun; --train does"
     assert rows["equilibrium"]["size"]["total"] - rows["equilibrium"]["size"]["inner"] == 300 * 16
     assert rows["equilibrium"]["published"]["figure"] == 42.0
     assert not list(checkout.glob("runs/reproduce/ptb/*-0"))
     assert main(["reproduce", "ptb"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("not run") == 3
+    assert shown.count("not run") == 2
     assert "42.0" in shown
 
 
 def test_rows_are_trained_once(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))
-    assert [rows[name]["status"] for name in ("cited", "explicit", "equilibrium")] == ["not run", "run", "run"]
+    assert [rows[name]["status"] for name in ("explicit", "equilibrium")] == ["run", "run"]
     figures = rows["equilibrium"]["figures"]
     assert 1 < figures["perplexity"] < 300
     assert figures["residual"]["mean"] > 0
@@ -131,7 +129,7 @@ def test_a_run_that_was_never_evaluated_is(
 def test_a_changed_recipe_is_not_mixed_up_with_its_run(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("ptb", "--scale", "tiny", "--train", "--rows", "explicit")
     reproduced(capsys, *command)
-    recipe = checkout / "recipes/text/explicit.toml"
+    recipe = checkout / "recipes/ptb/explicit.toml"
     recipe.write_text(recipe.read_text().replace("applications = 8", "applications = 9"))
     row = reproduced(capsys, *command)["rows"][0]
     assert row["status"] == "not run"
@@ -153,7 +151,7 @@ def test_a_missing_text_is_said_and_how_to_get_it(checkout: Path, capsys: pytest
 def test_a_row_that_cannot_be_trained_does_not_stop_the_others(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = checkout / "recipes/text/explicit.toml"
+    recipe = checkout / "recipes/ptb/explicit.toml"
     recipe.write_text(recipe.read_text().replace("batch_size = 2", "batch_size = 100000"))
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))
     assert "too few for batch_size 100000" in rows["explicit"]["note"]
@@ -204,8 +202,8 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of cited, explicit, equilibrium"),
-        (["memory", "--rows", "cited"], "--rows cited: no such row; expected of explicit, equilibrium"),
+        (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of explicit, equilibrium"),
+        (["memory", "--rows", "lstm"], "--rows lstm: no such row; expected of explicit, equilibrium"),
         (["memory", "--train"], "memory is measured, not trained: leave out --train"),
     ],
 )

@@ -1,13 +1,15 @@
 """Every command on a run about no text but about sequences that are made."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from equilibria.cli.app import main
-from equilibria.configuration import build_task, write_recipe
+from equilibria.configuration import BaselineRecipe, DataRecipe, ModelRecipe, build_task, write_recipe
 from equilibria.data.synthetic import CopyMemory
 from equilibria.errors import UserError
 from equilibria.inference import load, load_run, load_task
@@ -90,3 +92,25 @@ def test_a_model_with_too_few_classes_is_an_error(run: Path) -> None:
     with pytest.raises(UserError, match="copy memory has 10 classes, the model only 9"):
         TASK.check(9)
     assert load(run).embedding.vocabulary_size == 10
+
+
+def test_every_command_works_on_an_encoder_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline = BaselineRecipe(kind="universal_transformer", d_model=16, heads=2, inner=24, max_steps=2, dropout=0.1)
+    recipe = replace(
+        tiny_task_recipe(tmp_path),
+        data=DataRecipe(source="reversal", symbols=3, held_out=50),
+        model=ModelRecipe(baseline=baseline),
+    )
+    write_recipe(recipe, tmp_path / "reversal.toml")
+    run = tmp_path / "runs" / "task"
+    assert main(["train", str(tmp_path / "reversal.toml"), "--training.steps", "6"]) == 0
+    assert main(["train", str(tmp_path / "reversal.toml"), "--resume"]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["step"], figures["tokens"], figures["chance_loss"]) == (12, 150, pytest.approx(math.log(8)))
+    assert 0 < figures["loss"] < 4
+    assert main(["generate", str(run), "--prompt", "123", "--max-new-tokens", "3", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["text"]) == 3
+    assert main(["report", str(run)]) == 0
+    assert f"chance {math.log(8):.3g}" in (run / "report.html").read_text(encoding="utf-8")

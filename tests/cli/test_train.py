@@ -11,17 +11,18 @@ from equilibria.inference import load
 from equilibria.models import LanguageModel
 
 SOLVER = (
-    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "check_every"),
+    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "fallback_damping", "check_every"),
     *("damping", "history", "ridge", "halvings", "inner", "forcing", "products"),
 )
 FLAGS = {
     "run": ("name", "directory"),
     "data": (
         *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
+        "tokenizer_file",
         *("blanks", "symbols", "held_out"),
     ),
     "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
-    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
+    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
         *("norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads", "activation"),
@@ -29,7 +30,7 @@ FLAGS = {
         *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
     ),
     "model.depth": (
-        *("kind", "applications", "tied", "checkpoint", "states_every"),
+        *("kind", "applications", "tied", "shared_biases", "checkpoint", "states_every"),
         *("max_steps", "threshold", "ponder_weight", "residual_penalty", "jacobian_penalty"),
     ),
     "model.depth.solver": SOLVER,
@@ -46,18 +47,23 @@ FLAGS = {
     ),
     "model.baseline": (
         *("kind", "d_model", "hidden", "layers", "weight_dropout", "window", "kernel_size"),
-        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates"),
-        *("search", "cell_dropout", "node_dropout"),
-        *("token_dropout", "input_dropout", "hidden_dropout", "output_dropout"),
-        *("activation_penalty", "slowness_penalty"),
+        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates", "mlp_layers"),
+        *("search", "cell_dropout", "recurrent_dropout", "hidden_dropout"),
+        *("inner", "max_steps", "threshold", "ponder_weight"),
+    ),
+    "model.regularisation": (
+        *("token_dropout", "input_dropout", "output_dropout", "activation_penalty", "slowness_penalty"),
     ),
     "training": (
         *("steps", "batch_size", "segment_length", "accumulation"),
         *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
         *("schedule", "warmup_steps", "final_rate", "decay_steps"),
         *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("clip", "evaluate_every", "evaluate_tokens", "checkpoint_every", "log_every", "seed", "threads"),
+        *("precision", "compile", "skipped_steps", "clip", "tensorboard", "evaluate_every", "evaluate_tokens"),
+        *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "initial_weights", "threads"),
     ),
+    "training.rates": ("embedding", "cell", "head", "vectors"),
+    "distributed": ("strategy",),
 }
 """All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""
 

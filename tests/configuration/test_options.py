@@ -13,11 +13,13 @@ from equilibria.cells import ContractiveCell, PostNormCell, ThreeBlockCell, Trel
 from equilibria.configuration import (
     BaselineRecipe,
     CellRecipe,
+    DataRecipe,
     DepthRecipe,
     EmbeddingRecipe,
     GradientRecipe,
     ModelRecipe,
     Recipe,
+    RegularisationRecipe,
     RunRecipe,
     ScheduleRecipe,
     SolverRecipe,
@@ -28,9 +30,9 @@ from equilibria.configuration import (
     build_solver,
     building,
 )
-from equilibria.configuration.baseline import BASELINE_OPTIONS, REGULARISATION
+from equilibria.configuration.baseline import BASELINE_OPTIONS
 from equilibria.configuration.depth import ADJOINT_OPTIONS, DEPTH_OPTIONS, GRADIENT_OPTIONS, SOLVER_OPTIONS
-from equilibria.configuration.model import CELL_OPTIONS, EMBEDDING_OPTIONS
+from equilibria.configuration.model import CELL_OPTIONS, EMBEDDING_OPTIONS, REGULARISATION
 from equilibria.configuration.recipe import problems
 from equilibria.depths import (
     DepthSchedule,
@@ -43,8 +45,9 @@ from equilibria.depths import (
     UnrolledDepth,
 )
 from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Unrolled
-from equilibria.models import LanguageModel
-from equilibria.models.baselines import Regularisation, SequenceModel
+from equilibria.models import LanguageModel, Regularisation
+from equilibria.models.baselines import SequenceModel
+from equilibria.models.encoder_decoder import UniversalTransformer
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
 
@@ -68,9 +71,17 @@ VALUES: Mapping[str, Any] = {
     **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6},
     **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2},
     **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
-    **{"cutoffs": (4, 7), "div_val": 2, "d_embed": 12, "untied_projections": 0, "initialisation": "published"},
+    **{
+        "cutoffs": (4, 7),
+        "div_val": 2,
+        "d_embed": 12,
+        "untied_projections": 0,
+        "initialisation": "published",
+        "tied_tables": False,
+    },
     **{"layers": 2, "kernel_size": 3, "kernel_sizes": (2, 3), "channels": (8, 16), "dropout": 0.25, "slots": 2},
-    **{"head_size": 8, "gates": "slot", "search": "first_order", "cell_dropout": 0.25, "node_dropout": 0.125},
+    **{"mlp_layers": 3, "hidden_dropout": 0.25},
+    **{"head_size": 8, "gates": "slot", "search": "first_order", "cell_dropout": 0.25, "recurrent_dropout": 0.125},
 }
 """A value of every option that is no default."""
 
@@ -131,13 +142,16 @@ def test_an_option_reaches_the_solver(method: Any, option: str) -> None:
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_every_option_of_a_solver_is_in_the_recipe(method: Any) -> None:
-    common = {"tol", "max_evaluations", "scope", "criterion", "draft", "check_every"}
+    common = {"tol", "max_evaluations", "scope", "criterion", "draft", "fallback", "check_every"}
     measurement, for_code = {"trace_groups"}, {"preconditioner"}  # neither can be written down or matters to a run
     assert parameters(SOLVERS[method]) - measurement - for_code == common | set(SOLVER_OPTIONS[method])
     section = SolverRecipe(method=method, tol=0.5, max_evaluations=7, scope="sample")
     solver = build_solver(replace(section, criterion="absolute", check_every=4, draft=True))
     assert (solver.criterion, solver.check_every, solver.draft) == ("absolute", 4, Draft())
     assert build_solver(replace(section, draft=False)).draft is None
+    fallback = Picard(damping=0.25, tol=0.5, max_evaluations=14, scope="sample")
+    assert build_solver(replace(section, fallback_damping=0.25)).fallback == fallback
+    assert solver.fallback is None
 
 
 @pytest.mark.parametrize(("method", "option"), [case for case in cases(GRADIENT_OPTIONS) if case[0] in GRADIENTS])
@@ -246,17 +260,27 @@ def test_the_other_embeddings() -> None:
     untied = language_model(ModelRecipe(cell=cell, embedding=EmbeddingRecipe(kind="untied"))).embedding
     assert isinstance(untied, UntiedEmbedding)
     assert (untied.d_model, untied.output.in_features) == (16, 12)
+    section = EmbeddingRecipe(kind="untied", d_embed=5, cutoffs=(3, 7))
+    clustered = language_model(ModelRecipe(cell=CellRecipe(d_model=16), embedding=section)).embedding
+    assert isinstance(clustered, UntiedEmbedding)
+    assert (clustered.rows.embedding_dim, clustered.d_model, clustered.edges) == (5, 16, (0, 3, 7, 11))
+    assert parameters(UntiedEmbedding, "vocabulary_size", "d_model", "d_output") == set(EMBEDDING_OPTIONS["untied"])
     assert isinstance(language_model(ModelRecipe()).embedding, TiedEmbedding)
+
+
+LAYERS = [kind for kind in BASELINE_OPTIONS if kind != "universal_transformer"]
 
 
 def baseline_recipe(kind: Any, embedding: Any = "untied", **options: Any) -> ModelRecipe:
     sizes: dict[str, Any] = {"d_model": 16}
     if kind == "gated_convolution":
         sizes |= {"kernel_sizes": (2,), "channels": (16,)}
+    elif kind == "universal_transformer":
+        sizes |= {"heads": 4, "inner": 12}
     else:
         sizes |= {"hidden": 9, **({"kernel_size": 2} if kind == "tcn" else {})}
     section = BaselineRecipe(kind=kind, **{**sizes, **options})
-    return ModelRecipe(baseline=section, embedding=EmbeddingRecipe(kind=embedding), memory_length=1)
+    return ModelRecipe(baseline=section, embedding=EmbeddingRecipe(kind=embedding), memory_length=int(kind in LAYERS))
 
 
 def baseline(model: ModelRecipe) -> SequenceModel:
@@ -266,7 +290,7 @@ def baseline(model: ModelRecipe) -> SequenceModel:
     return built
 
 
-@pytest.mark.parametrize(("kind", "option"), cases(BASELINE_OPTIONS))
+@pytest.mark.parametrize(("kind", "option"), cases({kind: BASELINE_OPTIONS[kind] for kind in LAYERS}))
 def test_an_option_changes_the_baseline(kind: str, option: str) -> None:
     options = {option: VALUES[option]}
     if kind == "gated_convolution":
@@ -285,14 +309,17 @@ def test_an_option_changes_the_baseline(kind: str, option: str) -> None:
             for layer in model.layers
         ]
 
-    assert described(built) != described(usual)
+    if option == "hidden_dropout":
+        assert (built.hidden_dropout, usual.hidden_dropout) == (0.25, 0.0)
+    else:
+        assert described(built) != described(usual)
     tokens = torch.arange(10).reshape(2, 5)
     output = built(tokens, tokens)
     assert torch.isfinite(output.loss)
     assert output.logits.shape == (2, 5, 11)
 
 
-@pytest.mark.parametrize("kind", BASELINE_OPTIONS)
+@pytest.mark.parametrize("kind", LAYERS)
 def test_a_tied_baseline_ends_in_the_width_of_the_embedding(kind: str) -> None:
     built = baseline(baseline_recipe(kind, "tied"))
     tokens = torch.arange(10).reshape(2, 5)
@@ -301,10 +328,63 @@ def test_a_tied_baseline_ends_in_the_width_of_the_embedding(kind: str) -> None:
 
 
 @pytest.mark.parametrize("option", REGULARISATION)
-def test_a_regularisation_reaches_the_baseline(option: str) -> None:
-    built = baseline(baseline_recipe("lstm", **{option: 0.25}))
-    assert built.regularisation == Regularisation(**{REGULARISATION[option]: 0.25})
+def test_a_regularisation_reaches_every_model_of_text(option: str) -> None:
+    section, expected = RegularisationRecipe(**{option: 0.25}), Regularisation(**{REGULARISATION[option]: 0.25})
+    assert baseline(replace(baseline_recipe("lstm"), regularisation=section)).regularisation == expected
+    assert language_model(ModelRecipe(regularisation=section)).regularisation == expected
     assert {field.name for field in fields(Regularisation)} == set(REGULARISATION.values())
+
+
+def encoder_decoder(**options: Any) -> UniversalTransformer:
+    reversal = replace(
+        recipe(baseline_recipe("universal_transformer", "tied", **options)), data=DataRecipe(source="reversal")
+    )
+    assert list(problems(reversal)) == []
+    built = build_model(reversal, 11)
+    assert isinstance(built, UniversalTransformer)
+    return built
+
+
+def test_options_of_the_encoder_decoder() -> None:
+    usual, built = encoder_decoder(), encoder_decoder(dropout=0.25, max_steps=3, threshold=0.5, ponder_weight=0.25)
+    assert (usual.dropout, built.dropout) == (0.0, 0.25)
+    for depth in (built.encoder, built.decoder):
+        assert (depth.max_steps, depth.threshold, depth.ponder_weight) == (3, 0.5, 0.25)
+    for name, value in (("heads", 2), ("inner", 24)):
+        other = encoder_decoder(**{name: value})
+        blocks = (
+            [(block.self_attention.num_heads, block.feed_forward.expand.out_features) for block in (m.read, m.write)]
+            for m in (usual, other)
+        )
+        assert next(blocks) != next(blocks)
+    assert built.encoder is not built.decoder
+
+
+def test_a_task_of_pairs_and_its_model_need_each_other() -> None:
+    pairs, text = baseline_recipe("universal_transformer"), ModelRecipe()
+    for model, source in ((pairs, "copy_memory"), (text, "reversal")):
+        found = list(problems(replace(recipe(model), data=DataRecipe(source=source))))
+        assert found == [
+            'data.source = "reversal" and model.baseline.kind = "universal_transformer" go together: give both or none'
+        ]
+    section = RegularisationRecipe(output_dropout=0.5)
+    foreign = replace(
+        recipe(replace(pairs, regularisation=section, memory_length=3)), data=DataRecipe(source="reversal")
+    )
+    assert [problem.split()[0] for problem in problems(foreign)] == ["model.regularisation", "model.memory_length"]
+
+
+def test_a_stack_may_share_the_biases_of_its_attention() -> None:
+    cell, depth = CellRecipe(kind="post_norm", d_model=16, initial_std=0.5), DepthRecipe(kind="stack", applications=3)
+    apart = language_model(ModelRecipe(cell=cell, depth=depth))
+    shared = language_model(ModelRecipe(cell=cell, depth=replace(depth, shared_biases=True)))
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (apart, shared)]
+    assert sizes[0] - sizes[1] == 2 * 2 * 16
+    for wrong in (
+        ModelRecipe(depth=replace(depth, shared_biases=True)),
+        ModelRecipe(cell=cell, depth=replace(depth, shared_biases=True, tied=True)),
+    ):
+        assert [problem for problem in problems(recipe(wrong)) if problem.startswith("model.depth.shared_biases: exp")]
 
 
 def scheduled(**options: Any) -> DepthSchedule | None:
@@ -368,6 +448,6 @@ def test_a_foreign_option_is_an_error_that_names_it(key: str, kind: str) -> None
     section, selector, options = SECTIONS[key]
     every = {option for names in options.values() for option in names}
     for option in every - set(options[kind]):
-        value = {**VALUES, "adjoint": "picard", "tied": True}[option]
+        value = {**VALUES, "adjoint": "picard", "tied": True, "shared_biases": True}[option]
         found = list(problems(recipe(section(**{selector: kind, option: value}))))
         assert [problem for problem in found if problem.startswith((f"{key}.{option}:", f"{key}.{option} ="))]

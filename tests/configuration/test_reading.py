@@ -325,6 +325,15 @@ def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: 
         ),
         ("[data]\nblanks = 5", 'FILE: data.blanks is for data.source = "copy_memory", which is "embedded" here'),
         ('[training]\noptimizer = "adan"', 'FILE: training.optimizer = "adan": expected one of "adamw", "adam", '),
+        ('[data]\ntokenizer = "file"', 'FILE: data.tokenizer_file is missing: data.tokenizer = "file" needs it'),
+        (
+            '[data]\ntokenizer_file = "f"',
+            'FILE: data.tokenizer_file is for data.tokenizer = "file", which is "bpe" here',
+        ),
+        (
+            '[data]\ntokenizer = "file"\ntokenizer_file = "f"\nminimum_count = 2',
+            'FILE: data.minimum_count has no use beside data.tokenizer = "file", whose vocabulary is given',
+        ),
         ('[data]\nsource = "folder"', 'FILE: data.path is missing: data.source = "folder" needs it'),
         ('[data]\npath = "p"', 'FILE: data.path is for data.source = "folder", which is "embedded" here'),
         ("x = ", "FILE: cannot be read as TOML: "),

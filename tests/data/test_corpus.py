@@ -54,7 +54,7 @@ def test_folder_fingerprint_follows_the_content(folder: Path) -> None:
 def test_folder_errors_name_what_is_wrong(folder: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         TextFolder(folder / "nowhere").splits()
-    with pytest.raises(UserError, match=r"train\.txt is a file; data\.path takes a folder"):
+    with pytest.raises(UserError, match=r"train\.txt is a file; give a folder"):
         TextFolder(folder / "train.txt").splits()
     with pytest.raises(UserError, match=r"has no test file; add test\.txt"):
         list(TextFolder(folder).pieces("test"))

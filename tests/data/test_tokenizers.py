@@ -11,7 +11,9 @@ from equilibria.data import tokenizers
 from equilibria.data.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,
+    IdTokenizer,
     Tokenizer,
+    TokenizerFile,
     TokenizerSpec,
     WordTokenizer,
     load_tokenizer,
@@ -163,6 +165,33 @@ def test_saved_tokenizers_read_back_equal(tokenizer: Tokenizer, tmp_path: Path) 
         assert loaded.encode(text) == tokenizer.encode(text)
 
 
+def test_ids_are_numbers(tmp_path: Path) -> None:
+    ids = IdTokenizer(300)
+    assert (ids.encode(" 7\n0  299 "), ids.eos, ids.vocabulary_size) == ([7, 0, 299], 0, 300)
+    assert ids.decode([7, 0, 299]) == "7 0 299"
+    ids.save(tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert isinstance(loaded, IdTokenizer)
+    assert loaded.vocabulary_size == 300
+    for text, message in (("7 300", "token id 300 is outside"), ("7 x", "'x' is not a token id"), ("-1", "'-1' is")):
+        with pytest.raises(UserError, match=message):
+            ids.encode(text)
+    with pytest.raises(UserError, match="token id 300 is outside"):
+        ids.decode([300])
+    with pytest.raises(UserError, match="a vocabulary of 0 ids"):
+        IdTokenizer(0)
+
+
+def test_a_tokenizer_from_a_file_is_that_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for name in ("one.json", "same.json"):
+        tokenizer.save(tmp_path / name)
+    found = train_tokenizer(TokenizerFile(tmp_path / "one.json"), ["other text"])
+    assert all(found.encode(text) == tokenizer.encode(text) for text in PASSAGES)
+    IdTokenizer(5).save(tmp_path / "other.json")
+    one, same, other = (TokenizerFile(tmp_path / f"{name}.json").identity() for name in ("one", "same", "other"))
+    assert one == same != other
+
+
 def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
@@ -179,7 +208,7 @@ def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_
         ([], "not a tokenizer of equilibria"),
         ({"kind": "letters"}, "not a tokenizer of equilibria"),
         ({"kind": "word", "words": ["a", 3]}, "not a tokenizer of equilibria"),
-        ({"kind": "word", "words": ["a", "b"]}, "lacks <unk>"),
+        ({"kind": "word", "words": ["a", "b"]}, "lacks <eos>"),
         ({"kind": "word", "words": ["<unk>", "<eos>", "b", "b"]}, "lists 'b' 2 times"),
         ({"kind": "bpe", "tokenizer": {"model": 1}}, "not a tokenizer of equilibria"),
     ],

@@ -21,7 +21,10 @@ def test_a_contraction_forgets_its_start(scope):
 def test_two_basins_are_told_from_one():
     gain = torch.tensor([[3.0], [0.5]])  # tanh(3 z) has attractors on both sides of 0, tanh(z / 2) none but 0
     z0 = torch.full((2, 1), 0.1)
-    f = lambda z: torch.tanh(gain * z) + torch.tensor([[0.0], [1.0]])  # noqa: E731
+
+    def f(z):
+        return torch.tanh(gain * z) + torch.tensor([[0.0], [1.0]])
+
     found = eq.path_independence(f, z0, eq.Picard(tol=1e-6, max_evaluations=200), starts=8)
     assert bool(found.converged.all())
     assert float(found.distance[0]) == pytest.approx(2.0, rel=1e-3)
@@ -44,7 +47,10 @@ def test_what_did_not_converge_is_said():
 
 def test_starts_are_reproducible_and_nested():
     z0 = (torch.zeros(2, 3), {"a": torch.zeros(2, 1)})
-    f = lambda z: (torch.tanh(3 * z[0]), {"a": torch.tanh(2 * z[1]["a"])})  # noqa: E731
+
+    def f(z):
+        return torch.tanh(3 * z[0]), {"a": torch.tanh(2 * z[1]["a"])}
+
     solver = eq.Picard(tol=1e-6, max_evaluations=300)
     first, again, other = (eq.path_independence(f, z0, solver, starts=3, seed=seed).distance for seed in (1, 1, 2))
     assert torch.equal(first, again)

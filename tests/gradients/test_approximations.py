@@ -12,7 +12,7 @@ from equilibria.solvers.point import CountedMap, Point
 from equilibria.solvers.residual import Groups
 from equilibria.solvers.state import Packing, Scope
 from problems import Affine, affine
-from ways import EXACT, SOLVERS, tanh_problem, tight
+from ways import EXACT, SOLVERS, tanh_map, tanh_problem, tight
 
 
 @pytest.mark.parametrize("terms", [1, 2, 5])
@@ -101,7 +101,7 @@ class TestMemory:
     @staticmethod
     def step(gradient: eq.Implicit, factor: float = 1.0, samples: int = 2):
         weight, inputs = tanh_problem()
-        f = lambda z: torch.tanh(factor * (z @ weight) + inputs[:samples])  # noqa: E731
+        f = tanh_map(weight, inputs[:samples], factor)
         solver = tight(SOLVERS["anderson"], torch.float64)
         solution = eq.fixed_point(f, torch.zeros_like(inputs[:samples]), solver, gradient)
         (found,) = torch.autograd.grad(solution.value.square().sum(), weight)
@@ -127,7 +127,7 @@ class TestMemory:
         memory = eq.AdjointMemory()
         gradient = eq.Implicit(eq.GMRES(tol=1e-10), memory=memory)
         weight, inputs = tanh_problem()
-        f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs)
         value = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(tol=1e-8), gradient).value
         (value * torch.nan).sum().backward()
         torch.testing.assert_close(self.step(gradient)[0], self.step(EXACT)[0])

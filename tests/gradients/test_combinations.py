@@ -12,7 +12,7 @@ from equilibria.gradients import Gradient
 from equilibria.solvers import Solver
 from equilibria.solvers.state import leaves, rebuild
 from problems import Affine, affine
-from ways import ALL, CONVERGENT, assert_near, combinations, tanh_problem, tight
+from ways import ALL, CONVERGENT, assert_near, combinations, tanh_map, tanh_problem, tight
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -50,7 +50,7 @@ def test_jacobian_free_takes_the_incoming_gradient_as_it_is(solver: Solver, grad
 @pytest.mark.parametrize(("solver", "gradient"), combinations(CONVERGENT))
 def test_unrolling_on_a_nonlinear_map(solver: Solver, gradient: Gradient, dtype: torch.dtype):
     weight, inputs = tanh_problem(dtype)
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     value = eq.fixed_point(f, torch.zeros_like(inputs), tight(solver, dtype), gradient).value
     found = torch.autograd.grad(value.square().sum(), (weight, inputs))
     weight, inputs = tanh_problem(torch.float64)

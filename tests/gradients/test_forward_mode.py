@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 import equilibria as eq
 from equilibria.solvers import Solver
-from ways import EXACT, SOLVERS, tanh_problem, tight
+from ways import EXACT, SOLVERS, tanh_map, tanh_problem, tight
 
 # torch warns of itself when it first loads its forward-mode decompositions.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -31,7 +31,7 @@ def test_jvp_is_that_of_unrolling(solver: Solver, outside: bool):
 
     def solve(weight, inputs):
         start = zeros if outside else torch.zeros_like(inputs)
-        f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs)
         return eq.fixed_point(f, start, tight(solver, torch.float64), EXACT).value
 
     def unroll(weight, inputs):
@@ -79,7 +79,7 @@ def test_the_tangent_solve_is_reported():
     reports = []
 
     def solve(weight, inputs):
-        f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs)
         short = eq.Implicit(eq.GMRES(tol=1e-12, max_evaluations=3))
         solution = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(), short)
         reports.append(solution.adjoint)

@@ -9,7 +9,7 @@ from torch import nn
 import equilibria as eq
 from equilibria.solvers import Solver
 from problems import affine, causal_attention
-from ways import EXACT, tanh_problem
+from ways import EXACT, tanh_map, tanh_problem
 
 TIGHT = {
     "picard": eq.Picard(tol=1e-11, max_evaluations=1000),
@@ -30,7 +30,7 @@ def test_implicit_gradient_passes_gradcheck(solver: Solver):
 
 def test_phantom_of_n_steps_is_backpropagation_through_n_evaluations():
     weight, inputs = tanh_problem()
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     solver = eq.Picard(tol=0.0, max_evaluations=4)
     value = eq.fixed_point(f, torch.zeros_like(inputs), solver, eq.Phantom(steps=3), on_failure="ignore").value
     z = torch.zeros_like(inputs)
@@ -60,7 +60,7 @@ def test_the_adjoint_reports_how_it_ended():
 
 def test_a_failed_adjoint_is_not_forgotten_over_a_later_one():
     weight, inputs = tanh_problem()
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     solution = eq.fixed_point(f, torch.zeros_like(inputs), TIGHT["anderson"], EXACT)
     torch.autograd.grad((torch.nan * solution.value).sum(), weight, retain_graph=True)
     spent = solution.adjoint.evaluations

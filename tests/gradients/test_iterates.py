@@ -10,7 +10,7 @@ import torch
 import equilibria as eq
 from equilibria.gradients import Gradient
 from equilibria.solvers import Solver
-from ways import ALL, EXACT, SOLVERS, tanh_problem, tight
+from ways import ALL, EXACT, SOLVERS, tanh_map, tanh_problem, tight
 
 PICARD: Solver = eq.Picard(tol=1e-11, max_evaluations=1000)
 
@@ -23,7 +23,7 @@ def plain(weight, inputs, steps):
 
 
 def solve(weight, inputs, gradient: Gradient, iterates, solver: Solver = PICARD):
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     return eq.fixed_point(f, torch.zeros_like(inputs), solver, gradient, iterates=iterates)
 
 
@@ -51,7 +51,7 @@ def test_every_iterate_has_the_gradient_of_its_kind_at_its_place(name: str):
     if name == "reused":  # its pairs are those of the whole solve, and cannot be had from one that begins here
         assert all(bool(torch.isfinite(part).all()) for part in found)
         return
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     if name.startswith("phantom"):
         gradient = ALL[name]
         assert isinstance(gradient, eq.Phantom)
@@ -93,7 +93,7 @@ def test_kept_iterates_bound_the_memory_not_the_number_of_evaluations():
     def bytes_with(iterates, budget):
         weight, inputs = tanh_problem()
         solver = eq.Picard(tol=0.0, max_evaluations=budget)
-        f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs)
         return eq.saved_bytes(
             lambda: eq.fixed_point(f, torch.zeros_like(inputs), solver, EXACT, "ignore", iterates=iterates),
             exclude=[weight, inputs],

@@ -11,7 +11,7 @@ import equilibria as eq
 from equilibria.gradients import Gradient
 from equilibria.solvers import Solver
 from problems import Affine, affine, without_fixed_point
-from ways import ALL, CONVERGENT, EXACT, SOLVERS, tanh_problem, tight
+from ways import ALL, CONVERGENT, EXACT, SOLVERS, tanh_map, tanh_problem, tight
 
 SOLVER = tight(SOLVERS["anderson"], torch.float64)
 ADJOINTS = [eq.GMRES(tol=1e-4), eq.Anderson(tol=1e-4), eq.Picard(tol=1e-4, max_evaluations=200), eq.Broyden(tol=1e-4)]
@@ -21,7 +21,7 @@ ADJOINTS = [eq.GMRES(tol=1e-4), eq.Anderson(tol=1e-4), eq.Picard(tol=1e-4, max_e
 @pytest.mark.parametrize("exponent", [-60, -20, 40])
 def test_2_the_scale_of_the_loss_scales_the_gradient_and_nothing_else(adjoint: Solver | eq.GMRES, exponent: int):
     weight, inputs = tanh_problem(torch.float32)
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     value = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(tol=1e-5), eq.Implicit(adjoint)).value
     (plain,) = torch.autograd.grad(value.square().sum(), weight, retain_graph=True)
     # A power of two rescales floating-point numbers without rounding, so the two must be equal, not only close.
@@ -35,7 +35,7 @@ def test_2_the_scale_of_the_loss_scales_the_gradient_and_nothing_else(adjoint: S
 def test_6_kept_iterates_leave_the_gradient_of_the_solution_alone(name: str):
     def gradient_with(iterates: list[int]):
         weight, inputs = tanh_problem()
-        f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs)
         solver = tight(SOLVERS["broyden"], torch.float64)
         solution = eq.fixed_point(f, torch.zeros_like(inputs), solver, CONVERGENT[name], iterates=iterates)
         return torch.autograd.grad(solution.value.square().sum(), weight)[0], solution
@@ -54,7 +54,7 @@ def test_7_two_forwards_before_a_backward_and_a_second_backward(gradient: Gradie
     solver = tight(SOLVERS["broyden"], torch.float64)
 
     def loss(factor: float):
-        f = lambda z: torch.tanh(factor * (z @ weight) + inputs)  # noqa: E731
+        f = tanh_map(weight, inputs, factor)
         return eq.fixed_point(f, torch.zeros_like(inputs), solver, gradient).value.square().sum()
 
     alone = [torch.autograd.grad(loss(factor), weight)[0] for factor in (0.5, 1.0)]
@@ -96,7 +96,7 @@ def test_8_a_neighbour_whose_loss_is_not_a_number_spoils_only_itself(name: str):
 @pytest.mark.parametrize("adjoint", [eq.Anderson(tol=1e-9, max_evaluations=n) for n in (1, 2)])
 def test_8_an_adjoint_without_budget_is_reported(adjoint: Solver):
     weight, inputs = tanh_problem()
-    f = lambda z: torch.tanh(z @ weight + inputs)  # noqa: E731
+    f = tanh_map(weight, inputs)
     solution = eq.fixed_point(f, torch.zeros_like(inputs), SOLVER, eq.Implicit(adjoint))
     solution.value.sum().backward()
     assert solution.adjoint.status is eq.Status.MAX_EVALUATIONS

@@ -285,3 +285,21 @@ def test_it_learns_to_copy():
     hidden = embedding(tokens.unsqueeze(0)).flatten(0, 1) * 4.0
     assert float(embedding.loss(hidden, tokens.roll(-1)).detach()) < 0.1
     assert torch.equal(embedding.logits(hidden).argmax(-1), tokens.roll(-1))
+
+
+def test_untied_tables_are_two_models_in_one() -> None:
+    tied = [random(AdaptiveEmbedding(20, 6, (7, 12), 2), seed) for seed in (1, 2)]
+    both = AdaptiveEmbedding(20, 6, (7, 12), 2, tied_tables=False).double()
+    state = tied[1].state_dict()
+    state = {name.replace("tables", "own_tables"): tensor for name, tensor in state.items()}
+    embedded = {name: tensor for name, tensor in tied[0].state_dict().items() if "tables" in name}
+    embedded["tables.0.weight"] = embedded["tables.0.weight"][:7]  # no rows for clusters, which only a softmax has
+    tied[0].load_state_dict({**tied[0].state_dict(), **{k: v for k, v in state.items() if "projections" in k}})
+    both.load_state_dict(state | embedded)
+    tokens, hidden = torch.arange(20).view(2, 10), torch.randn(9, 6, dtype=torch.float64)
+    assert torch.equal(both(tokens), tied[0](tokens))
+    assert torch.equal(both.logits(hidden), tied[1].logits(hidden))
+    loss = both.loss(hidden, torch.arange(0, 18, 2))
+    assert torch.equal(loss, tied[1].loss(hidden, torch.arange(0, 18, 2)))
+    (loss + both(tokens).sum()).backward()
+    assert all(parameter.grad is not None for parameter in both.parameters())

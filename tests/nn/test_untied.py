@@ -41,3 +41,50 @@ def test_an_equilibrium_may_have_classes_of_its_own() -> None:
 def test_sizes_below_one_are_errors(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="vocabulary_size, d_model and d_output must be at least 1"):
         UntiedEmbedding(*sizes)
+
+
+@torch.no_grad()
+def test_an_adaptive_softmax_equals_plain_loops() -> None:
+    torch.manual_seed(0)
+    embedding = UntiedEmbedding(12, 4, 32, d_embed=3, cutoffs=(4, 7)).double()
+    softmax = embedding.output
+    assert isinstance(softmax, torch.nn.AdaptiveLogSoftmaxWithLoss)
+    hidden, targets = torch.randn(6, 32, dtype=torch.float64), torch.tensor([3, -100, 0, 6, 11, -100])
+    logits = embedding.logits(hidden.view(2, 3, 32)).view(6, 12)
+    nats = []
+    for n, target in enumerate(targets.tolist()):
+        head = [
+            sum(w * h for w, h in zip(row, hidden[n].tolist(), strict=True)) for row in softmax.head.weight.tolist()
+        ]
+        log_p = [score - math.log(sum(map(math.exp, head))) for score in head]
+        expected = log_p[:4]
+        for cluster, (project, scores) in enumerate(softmax.tail):
+            tail = (scores.weight @ (project.weight @ hidden[n])).tolist()
+            total = math.log(sum(map(math.exp, tail)))
+            expected += [log_p[4 + cluster] + score - total for score in tail]
+        torch.testing.assert_close(logits[n], torch.tensor(expected, dtype=torch.float64))
+        if target >= 0:
+            nats.append(-expected[target])
+    assert float(embedding.loss(hidden, targets)) == pytest.approx(sum(nats) / 4, abs=1e-12)
+    known = targets >= 0
+    theirs = softmax(hidden[known], targets[known]).loss
+    assert float(embedding.loss(hidden, targets)) == pytest.approx(float(theirs), abs=1e-12)
+    features = embedding.project.get_parameter("weight") @ embedding.rows.weight[5]
+    torch.testing.assert_close(embedding(torch.tensor([[5]]))[0, 0], features + embedding.project.get_parameter("bias"))
+
+
+def test_clusters_without_targets_have_gradients_of_zero() -> None:
+    embedding = UntiedEmbedding(12, 16, cutoffs=(4, 7))
+    embedding.loss(torch.randn(3, 16), torch.tensor([0, 1, 2])).backward()
+    unseen = [p for name, p in embedding.named_parameters() if "tail" in name]
+    assert len(unseen) == 4
+    assert all(p.grad is not None and not p.grad.any() for p in unseen)
+
+
+def test_impossible_clusters_are_named() -> None:
+    with pytest.raises(ValueError, match=r"cutoffs must rise between 0 and vocabulary_size 12, found \(4, 12\)"):
+        UntiedEmbedding(12, 16, cutoffs=(4, 12))
+    with pytest.raises(ValueError, match=r"d_output must be at least 4\*\*2 for 2 cutoffs, found 15"):
+        UntiedEmbedding(12, 16, 15, cutoffs=(4, 7))
+    with pytest.raises(ValueError, match="d_embed must be at least 1, found 0"):
+        UntiedEmbedding(12, 16, d_embed=0)

@@ -15,7 +15,7 @@ from equilibria.reproduction.tables import Contest, Row, Scale, TrainedTable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCALES: tuple[Scale, ...] = get_args(Scale)
-ROWS = [(table, row) for table in paper.TRAINED.values() for row in table.rows if row.recipe is not None]
+ROWS = [(table, row) for table in paper.TRAINED.values() for row in table.rows]
 CONTESTS = [contest for table in paper.MEASURED.values() for contest in table.contests]
 
 
@@ -27,8 +27,7 @@ def named(value: object) -> str | None:
 
 
 def scaled(table: TrainedTable, row: Row, scale: Scale) -> Recipe:
-    assert row.recipe is not None
-    return recipe_of(table, row, RECIPES / row.recipe, scale, 5, Path("runs"))
+    return recipe_of(table, row, RECIPES / table.name / f"{row.recipe}.toml", scale, 5, Path("runs"))
 
 
 def inner(table: TrainedTable, row: Row, scale: Scale) -> int:
@@ -50,7 +49,7 @@ def test_rows_have_names_of_their_own() -> None:
 def test_all_recipes_of_the_tables_are_rows() -> None:
     files = {path.relative_to(RECIPES).as_posix() for name in paper.TRAINED for path in (RECIPES / name).glob("*.toml")}
     later = {"wikitext-103/deq-transformer-medium-regularised.toml"}  # a model of the paper of 2021
-    assert {row.recipe for _, row in ROWS} == files - later
+    assert {f"{table.name}/{row.recipe}.toml" for table, row in ROWS} == files - later
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=named)

@@ -82,5 +82,5 @@ def test_numbers() -> None:
 def test_a_note_is_said_once() -> None:
     table = paper.COPY_MEMORY
     notes = ["why", "", "why", "else"]
-    outcomes = [Outcome(row, None, None, note) for row, note in zip(table.rows, notes, strict=True)]
+    outcomes = [Outcome(row, Size(14_000, 13_000), None, note) for row, note in zip(table.rows, notes, strict=True)]
     assert trained_sheet(table, "full", outcomes).notes[-2:] == ["deq-transformer, lstm: why.", "gru: else."]

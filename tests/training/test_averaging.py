@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell
@@ -120,11 +121,7 @@ def test_restored_goes_on_bit_for_bit(recipe: TrainingRecipe, saved_after: int) 
     torch.manual_seed(1)
     go(half, 0, saved_after)
     saved = half.checkpoint()
-    saved = replace(
-        saved,
-        model={name: tensor.detach().clone() for name, tensor in saved.model.items()},
-        trainer={name: tensor.detach().clone() for name, tensor in saved.trainer.items()},
-    )
+    saved = replace(saved, trainer={name: tensor.detach().clone() for name, tensor in saved.trainer.items()})
     resumed.restore(saved, Path("step"))
     assert torch.equal(weights(resumed.evaluated), weights(half.evaluated))
     go(resumed, saved_after, 9)
@@ -137,13 +134,15 @@ def test_a_run_evaluates_keeps_and_loads_the_average(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, replace(EXPONENTIAL, averaging_decay=0.95))
     trainer = tiny_trainer(recipe)
     result = trainer.run()
-    checkpoint = read_checkpoint(RunFolder(recipe.run.folder).checkpoint("last"))
+    path = RunFolder(recipe.run.folder).checkpoint("last")
+    checkpoint, kept = read_checkpoint(path), load_file(path / "model.safetensors")
     averaged, trained = trainer.loop.evaluated, trainer.loop.model
     assert not torch.equal(weights(averaged), weights(trained))
     for name, tensor in averaged.state_dict().items():
-        assert torch.equal(checkpoint.model[name], tensor)
-    for name, tensor in trained.state_dict().items():
+        assert torch.equal(kept[name], tensor)
         assert torch.equal(checkpoint.trainer[f"average.weights.{name}"], tensor)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(checkpoint.trainer[f"weights.{name}"], tensor)
     assert torch.equal(weights(load(recipe.run.folder)), weights(averaged))
     plain = tiny_trainer(tiny_recipe(tmp_path, TRAINING, name="plain")).run()
     assert result.validation is not None
@@ -166,8 +165,8 @@ def test_an_interrupted_run_with_an_average_resumes_exactly(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="killed"):
         first.run()
     tiny_trainer(parts).run(resume=True)
-    expected, found = (read_checkpoint(RunFolder(r.run.folder).checkpoint("last")) for r in (whole, parts))
-    assert all(torch.equal(found.model[name], tensor) for name, tensor in expected.model.items())
+    expected, found = (RunFolder(r.run.folder).checkpoint("last") / "model.safetensors" for r in (whole, parts))
+    assert all(torch.equal(load_file(found)[name], tensor) for name, tensor in load_file(expected).items())
     plain = replace(parts, training=replace(TRAINING, steps=14))
     with pytest.raises(UserError, match=r'training\.averaging = "exponential", the recipe "none"'):
         tiny_trainer(plain).run(resume=True)

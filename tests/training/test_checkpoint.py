@@ -1,72 +1,106 @@
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
 from equilibria.inference.weights import fill
 from equilibria.training import checkpoint as module
-from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 
 
 def content(value: float) -> Checkpoint:
-    return Checkpoint({"w": torch.full((2, 3), value)}, {"m": torch.tensor([value])}, {"step": int(value)})
+    return Checkpoint({"m": torch.tensor([value])}, {"step": int(value), "best_step": None})
+
+
+def save(folder: RunFolder, step: int, best: bool = False, content: Checkpoint | None = None, kept: int = 2) -> None:
+    """A checkpoint whose weights are all the number of the step."""
+    of = content or Checkpoint({"m": torch.tensor([float(step)])}, {"step": step, "best_step": None})
+    save_checkpoint(folder, step, {"w": torch.full((2, 3), float(step))}, of, best, kept)
 
 
 def saved(folder: RunFolder) -> set[str]:
     return {entry.name for entry in folder.checkpoints.iterdir()}
 
 
+def weights(folder: RunFolder, name: str = "last") -> torch.Tensor:
+    return load_file(folder.checkpoint(name) / "model.safetensors")["w"]
+
+
+def flip(path: Path, place: int) -> None:
+    """Inverts a byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+
+
 def test_reads_back_what_was_saved(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 4, content(4), best=False)
+    tensors = {"a": torch.tensor(3.0), "b": torch.zeros(0, dtype=torch.float64), "c": torch.tensor([True, False])}
+    save(folder, 4, content=replace(content(4), trainer=tensors))
     found = read_checkpoint(folder.checkpoint("last"))
-    assert torch.equal(found.model["w"], torch.full((2, 3), 4.0))
-    assert torch.equal(found.trainer["m"], torch.tensor([4.0]))
-    assert found.scalars == {"step": 4}
+    assert torch.equal(weights(folder), torch.full((2, 3), 4.0))
+    assert found.trainer.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found.trainer[name], tensor)
+        assert found.trainer[name].dtype == tensor.dtype
+    assert found.scalars == content(4).scalars
 
 
-def test_keeps_best_and_last_alone(tmp_path: Path) -> None:
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for step, best in ((1, True), (2, True), (3, False), (4, False)):
-        save_checkpoint(folder, step, content(step), best)
-    assert saved(folder) == {"step-2", "step-4", "index.json"}
-    assert folder.index() == CheckpointIndex(last="step-4", best="step-2")
+    save(folder, 4, best=False)
+    files = [path for path in folder.checkpoint("last").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert len(files) == 4
+
+
+def test_keeps_the_best_and_so_many_of_the_last(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step, best in ((1, True), (2, True), (3, False), (4, False), (5, False)):
+        save(folder, step, best, kept=2)
+    assert saved(folder) == {"step-2", "step-4", "step-5", "index.json"}
+    assert folder.index() == CheckpointIndex(last="step-5", best="step-2")
     assert folder.checkpoint("best").name == "step-2"
+    save(folder, 6, best=False, kept=1)
+    assert saved(folder) == {"step-2", "step-6", "index.json"}
 
 
 def test_best_is_the_last_before_the_first_evaluation(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=False)
+    save(folder, 1, best=False)
     assert folder.checkpoint("best").name == "step-1"
 
 
 def test_a_step_that_the_index_names_is_not_written_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=False)
-    save_checkpoint(folder, 1, content(2), best=True)
+    save(folder, 1, best=False)
+    save(folder, 1, best=True, content=content(2))
     assert folder.index() == CheckpointIndex("step-1", "step-1")
-    assert read_checkpoint(folder.checkpoint("last")).scalars == {"step": 1}
+    assert torch.equal(weights(folder), torch.full((2, 3), 1.0))
 
 
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=True)
+    save(folder, 1, best=True)
     for leftover in ("step-2", ".step-2.partial", ".step-9.partial"):
         (folder.checkpoints / leftover).mkdir()
         (folder.checkpoints / leftover / "model.safetensors").write_bytes(b"half")
-    save_checkpoint(folder, 2, content(2), best=True)
-    assert saved(folder) == {"step-2", "index.json"}
-    assert torch.equal(read_checkpoint(folder.checkpoint("last")).model["w"], torch.full((2, 3), 2.0))
+    save(folder, 2, best=True)
+    assert saved(folder) == {"step-1", "step-2", "index.json"}
+    assert torch.equal(weights(folder), torch.full((2, 3), 2.0))
 
 
-@pytest.mark.parametrize("failing", ["_write_tensors", "_write_text", "write_index"])
+@pytest.mark.parametrize("failing", ["_make_anew", "_write_trainer", "save_file", "_write_text", "write_index"])
 def test_a_save_that_fails_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=True)
+    save(folder, 1, best=True)
 
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -74,35 +108,76 @@ def test_a_save_that_fails_leaves_what_was_saved(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(module, failing, no_space)
         with pytest.raises(UserError, match=r"No space left.*step-1 stays"):
-            save_checkpoint(folder, 2, content(2), best=True)
+            save(folder, 2, best=True)
     assert folder.index() == CheckpointIndex("step-1", "step-1")
-    assert read_checkpoint(folder.checkpoint("last")).scalars == {"step": 1}
-    save_checkpoint(folder, 2, content(2), best=True)
-    assert saved(folder) == {"step-2", "index.json"}
+    assert sound_checkpoint(folder) == (folder.checkpoint("step-1"), [])
+    save(folder, 2, best=True)
+    assert saved(folder) == {"step-1", "step-2", "index.json"}
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "trainer.safetensors", "trainer.json"])
-@pytest.mark.parametrize("size", [0, 5, -1])
-def test_a_truncated_file_is_named(tmp_path: Path, file: str, size: int) -> None:
+FILES = ["model.safetensors", "trainer/shard-00001-model-00001-of-00001.safetensors", "trainer.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "missing"])
+def test_what_is_damaged_is_named_and_the_one_before_it_taken(tmp_path: Path, file: str, damage: str) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=True)
-    path = folder.checkpoint("last") / file
-    os.truncate(path, size if size >= 0 else path.stat().st_size - 1)
-    with pytest.raises(UserError, match=file):
-        read_checkpoint(folder.checkpoint("last"))
+    for step in (1, 2, 3):
+        best = step == 2
+        scalars = {"step": step, "best_step": 2 if step > 1 else None}
+        save(folder, step, best, replace(content(step), scalars=scalars), kept=3)
+    path = folder.checkpoint("step-3") / file
+    match damage:
+        case "empty":
+            os.truncate(path, 0)
+        case "cut":
+            os.truncate(path, path.stat().st_size - 2)  # of JSON, more than a line's end
+        case "flipped":
+            flip(path, path.stat().st_size - 3)
+        case "missing":
+            path.unlink()
+    found, problems = sound_checkpoint(folder)
+    assert found == folder.checkpoints / "step-2"
+    assert len(problems) == 1
+    assert file.rpartition("/")[2] in problems[0]
+    assert folder.index() == CheckpointIndex("step-2", "step-2")
+    assert saved(folder) == {"step-1", "step-2", "damaged-step-3", "index.json"}
+    assert sound_checkpoint(folder) == (found, [])
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_best_checkpoint_that_is_damaged_is_the_best_no_more(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=True)
-    (folder.checkpoint("last") / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
-        read_checkpoint(folder.checkpoint("last"))
+    save(folder, 1, best=False)
+    save(folder, 2, best=True)
+    flip(folder.checkpoint("step-2") / "model.safetensors", -1)
+    assert sound_checkpoint(folder)[0].name == "step-1"
+    assert folder.index() == CheckpointIndex("step-1", None)
+
+
+def test_no_sound_checkpoint_is_an_error_that_names_all(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        save(folder, step, best=False)
+        flip(folder.checkpoint("last") / "trainer.json", 5)
+    with pytest.raises(UserError, match=r"no checkpoint of .* can be resumed from: .*step-2.*step-1.*trainer\.json"):
+        sound_checkpoint(folder)
+    assert saved(folder) == {"step-1", "step-2", "index.json"}
+
+
+def test_a_last_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        save(folder, step, best=False)
+    shutil.rmtree(folder.checkpoint("last"))
+    path, problems = sound_checkpoint(folder)
+    assert path.name == "step-1"
+    assert "step-2 is missing" in problems[0]
+    assert folder.index() == CheckpointIndex("step-1", None)
 
 
 def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    save_checkpoint(folder, 1, content(1), best=True)
+    save(folder, 1, best=True)
     for text in ("", "{", "[]", json.dumps({"last": 3})):
         folder.index_file.write_text(text)
         with pytest.raises(UserError, match=r"index\.json is damaged"):

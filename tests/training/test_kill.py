@@ -1,6 +1,6 @@
-"""SIGKILL between two checkpoints, in a real process."""
+"""SIGKILL between two checkpoints, or at any moment, in a real process."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -13,20 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import recovery
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
+from processes import environment
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
 
-SOURCE = Path(__file__).parents[2] / "src"
 STEPS, CHECKPOINT, KILL = 120, 40, 45
 
 
 def start(path: Path, *flags: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "equilibria", "train", str(path), *flags]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> None:
@@ -72,3 +72,24 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "train"]
     assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_moment_leave_the_weights_of_an_undisturbed_run(tmp_path: Path) -> None:
+    training = replace(TRAINING, steps=200, checkpoint_every=3, evaluate_every=25, log_every=1)
+    killed, whole = (tiny_recipe(tmp_path, training, name) for name in ("killed", "whole"))
+    path = tmp_path / "recipe.toml"
+    write_recipe(killed, path)
+    command = [sys.executable, str(Path(recovery.__file__)), str(path), "20", "1"]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    counts = json.loads(ended.stdout.splitlines()[-1])
+    assert counts["code"] == 0
+    assert counts["kills"] >= 20
+    assert counts["saving"] > 0, "no kill fell into a save"
+    tiny_trainer(whole).run()
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    lines = [line for line in read_metrics(RunFolder(killed.run.folder).metrics) if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, 201))

@@ -26,7 +26,7 @@ from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
-from equilibria.models.baselines import LSTMLayer, Regularisation, SequenceModel
+from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
@@ -112,7 +112,7 @@ def test_gradients_are_clipped() -> None:
     clipped.step()
     summary = clipped.statistics.summary()
     assert summary is not None
-    assert summary.gradient_norm > 1e-3  # as it was before clipping
+    assert (summary.gradient_norm or 0) > 1e-3  # as it was before clipping
     moved = (weights(clipped) - before).abs().max()  # what is left moves Adam by less than its epsilon allows
     assert moved < (weights(free) - before).abs().max() / 10
 
@@ -127,11 +127,7 @@ def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe:
     for _ in range(3):
         interrupted.step()
     saved = interrupted.checkpoint()
-    saved = replace(
-        saved,
-        model={name: tensor.detach().clone() for name, tensor in saved.model.items()},
-        trainer={name: tensor.clone() for name, tensor in saved.trainer.items()},
-    )
+    saved = replace(saved, trainer={name: tensor.detach().clone() for name, tensor in saved.trainer.items()})
     resumed = build(replace(recipe, seed=99))
     resumed.restore(saved, Path("step-3"))
     assert resumed.learning_rate == interrupted.learning_rate
@@ -206,7 +202,7 @@ def test_two_loops_take_turns() -> None:
 
 def test_another_shape_is_named() -> None:
     small, wide = loop(), loop(width=24)
-    with pytest.raises(UserError, match=r"model\.safetensors is of another shape: .* is \(.*in the file"):
+    with pytest.raises(UserError, match=r"trainer is of another shape: .* is \(.*in the file"):
         wide.restore(small.checkpoint(), Path("step-0"))
 
 
@@ -214,9 +210,9 @@ def test_an_incomplete_trainer_state_is_named() -> None:
     learning = loop()
     learning.step()
     saved = learning.checkpoint()
-    for lacking in ("random.cpu", "statistics.sums", "optimizer.exp_avg.embedding.weight"):
+    for lacking in ("random.0.cpu", "statistics.sums", "optimizer.exp_avg.embedding.weight"):
         trainer = {name: tensor for name, tensor in saved.trainer.items() if name != lacking}
-        with pytest.raises(UserError, match=r"trainer\.safetensors"):
+        with pytest.raises(UserError, match=r"trainer does not belong"):
             loop().restore(replace(saved, trainer=trainer), Path("step-1"))
 
 
@@ -233,7 +229,8 @@ def test_statistics_are_means_since_the_reset() -> None:
     assert summary.tokens == 3 * 2 * 16
     assert (summary.evaluations or 0) >= 4
     assert 0 < (summary.residual or 0) <= (summary.residual_worst or 0)
-    assert summary.finite
+    assert (summary.skipped, summary.failed, summary.solves) == (0, 0, 3)
+    assert 0 <= (summary.unconverged or 0) <= 1
 
 
 def test_explicit_depths_have_no_residual() -> None:
@@ -251,7 +248,7 @@ def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: L
 
     def learner(seed: int) -> TrainingLoop:
         torch.manual_seed(seed)
-        model = SequenceModel(UntiedEmbedding(10, 8, 16), [LSTMLayer(8, 16, 0.1)], Regularisation(hidden=0.1))
+        model = SequenceModel(UntiedEmbedding(10, 8, 16), [LSTMLayer(8, 16, 0.1)], hidden_dropout=0.1)
         return TrainingLoop(model, recipe, task.training(recipe.batch_size))
 
     undisturbed, interrupted, resumed = learner(0), learner(0), learner(1)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD, Adam, AdamW, Muon, RAdam
 
-from equilibria.configuration.training import TrainingRecipe
-from equilibria.nn import AdaptiveEmbedding
-from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles
+from equilibria.cells import ContractiveCell
+from equilibria.configuration.training import RatesRecipe, TrainingRecipe
+from equilibria.models import LanguageModel
+from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
+from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles, state_bytes
 
 RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
 RECIPES = {
@@ -19,6 +22,7 @@ RECIPES = {
     "sgd": replace(RECIPE, optimizer="sgd", learning_rate=0.3),
     "sgd with momentum": replace(RECIPE, optimizer="sgd", learning_rate=0.05, momentum=0.9, schedule="linear"),
     "muon": replace(RECIPE, optimizer="muon", learning_rate=1e-2, schedule="warmup_stable_decay"),
+    "rates": replace(RECIPE, learning_rate=1e-2, rates=RatesRecipe(embedding=0.5, vectors=3.0)),
 }
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 
@@ -70,16 +74,67 @@ def train(model: Small, optimizers: ScheduledOptimizers, steps: int) -> list[flo
 
 def test_parameters_have_roles() -> None:
     found = roles(Small())
-    assert set(found.matrices) == MATRICES
+    assert set(found.cell) == MATRICES
     assert set(found.vectors) == VECTORS
-    assert set(found.embeddings) == {"embedding.weight"}
+    assert set(found.embedding) == {"embedding.weight"}
+    assert found.head == {}
 
 
-def test_the_tables_of_an_adaptive_embedding_are_rows_of_tokens() -> None:
-    found = roles(AdaptiveEmbedding(30, 8, (10, 20), div_val=2))
-    assert set(found.embeddings) == {f"tables.{cluster}.weight" for cluster in range(3)}
-    assert set(found.matrices) == {*(f"projections.{cluster}" for cluster in range(3)), "own_projections.0"}
-    assert set(found.vectors) == {f"biases.{cluster}" for cluster in range(3)}
+def language_model(embedding: AdaptiveEmbedding | UntiedEmbedding) -> LanguageModel:
+    return LanguageModel(embedding, ContractiveCell(d_model=8, heads=2, inner=16))
+
+
+def test_the_head_is_what_an_embedding_has_besides_its_rows_of_tokens() -> None:
+    found = roles(language_model(AdaptiveEmbedding(30, 8, (10, 20), div_val=2)))
+    clusters = range(3)
+    assert set(found.embedding) == {f"embedding.tables.{cluster}.weight" for cluster in clusters}
+    projections = {f"embedding.projections.{cluster}" for cluster in clusters}
+    assert set(found.head) == projections | {"embedding.own_projections.0"}
+    assert {f"embedding.biases.{cluster}" for cluster in clusters} < set(found.vectors)
+    assert found.cell
+    assert all(name.startswith("cell.") for name in found.cell)
+
+
+def test_an_output_layer_of_its_own_is_the_head_and_muon_leaves_it_alone() -> None:
+    model = language_model(UntiedEmbedding(30, 8))
+    found = roles(model)
+    assert set(found.embedding) == {"embedding.rows.weight"}
+    assert set(found.head) == {"embedding.output.weight"}
+    muon, adamw = build_optimizers(model, replace(RECIPE, optimizer="muon"))
+    taken = [id(parameter) for parameter in muon.param_groups[0]["params"]]
+    assert taken == [id(parameter) for parameter in found.cell.values()]
+    rest = {id(parameter) for group in adamw.param_groups for parameter in group["params"]}
+    assert rest == {id(parameter) for parameter in model.parameters()} - set(taken)
+
+
+@each_recipe
+def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
+    """Beside an optimizer per role at that role's own rate, on the same gradients: PyTorch's word for a group."""
+    rates = {"embedding": 0.5, "cell": 2.0, "head": 0.25, "vectors": 0.0}
+    model = language_model(UntiedEmbedding(6, 8))
+    alone = {role: deepcopy(model) for role in rates}
+    steps = {"together": ScheduledOptimizers(model, replace(recipe, rates=RatesRecipe(**rates)))}
+    for role, rate in rates.items():
+        if rate:
+            own = replace(recipe, learning_rate=recipe.learning_rate * rate, rates=RatesRecipe())
+            steps[role] = ScheduledOptimizers(alone[role], own)
+    tokens = torch.arange(12).view(2, 6) % 6
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for _ in range(3):
+        loss = model(tokens, tokens.roll(-1, 1)).loss
+        assert loss is not None
+        loss.backward()
+        for copy in alone.values():
+            for mine, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+                mine.grad = None if theirs.grad is None else theirs.grad.clone()
+        for optimizers in steps.values():
+            optimizers.step()
+    for role, names in vars(roles(model)).items():
+        for name in names:
+            expected = dict(alone[role].named_parameters())[name] if rates[role] else start[name]
+            assert torch.equal(model.get_parameter(name), expected), name
+    assert steps["together"].learning_rate == recipe.learning_rate
+    assert not torch.equal(model.get_parameter("embedding.rows.weight"), start["embedding.rows.weight"])
 
 
 @each_recipe
@@ -132,6 +187,16 @@ def test_it_lowers_a_loss(recipe: TrainingRecipe) -> None:
     model = small()
     losses = train(model, ScheduledOptimizers(model, recipe), 40)
     assert losses[-1] < 0.6 * losses[0]
+
+
+@each_recipe
+def test_what_it_keeps_is_known_beforehand(recipe: TrainingRecipe) -> None:
+    model = small()
+    with torch.device("meta"):
+        expected = state_bytes(Small(), recipe)
+    optimizers = ScheduledOptimizers(model, recipe)
+    train(model, optimizers, 1)
+    assert sum(tensor.nbytes for tensor in optimizers.tensors().values()) == expected
 
 
 @each_recipe

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 import tiny
 from equilibria.cli.app import main
@@ -31,7 +32,6 @@ from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import load_run, load_task
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel
-from equilibria.training.checkpoint import read_checkpoint
 from equilibria.training.metrics import read_metrics
 
 TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
@@ -53,7 +53,7 @@ def trained(recipe: Recipe, resume: bool = False) -> Path:
 
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(read_checkpoint(RunFolder(folder).checkpoint("last")).model)
+    return load_file(RunFolder(folder).checkpoint("last") / "model.safetensors")
 
 
 def test_a_text_is_read_by_the_recipe(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.training.schedules import (
@@ -49,6 +51,33 @@ def test_after_the_rise_each_has_its_own_shape() -> None:
     assert found["warmup_stable_decay"][70:] == pytest.approx([1 - 0.9 * (step + 1) / 30 for step in range(30)])
     assert found["inverse_square_root"][39] == pytest.approx(0.5)
     assert found["constant"][10:] == [1.0] * 90
+
+
+def pytorchs(name: str, optimizer: Optimizer) -> LRScheduler:
+    """PyTorch's own schedulers one after another: a linear rise over 10 steps, then what falls over 90."""
+    rise = LinearLR(optimizer, start_factor=0.1, total_iters=9)
+    stay = ConstantLR(optimizer, factor=1.0)
+    match name:
+        case "cosine":
+            return SequentialLR(optimizer, [rise, CosineAnnealingLR(optimizer, T_max=89, eta_min=0.1)], [10])
+        case "linear":
+            return SequentialLR(optimizer, [rise, LinearLR(optimizer, 1.0, 0.1, total_iters=89)], [10])
+        case "warmup_stable_decay":
+            return SequentialLR(optimizer, [rise, stay, LinearLR(optimizer, 1.0, 0.1, total_iters=30)], [10, 69])
+        case _:
+            return SequentialLR(optimizer, [rise, stay], [10])
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES.keys() - {"inverse_square_root"}))
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR's own call
+def test_they_are_those_of_pytorch_where_it_has_them(name: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
+    theirs, found = pytorchs(name, optimizer), []
+    for _ in range(100):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert factors(SCHEDULES[name]) == pytest.approx(found, rel=1e-6)
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 50), st.integers(0, 60), st.floats(0, 1), st.integers(1, 70))

@@ -1,5 +1,4 @@
 import io
-import os
 import resource
 import signal
 from dataclasses import replace
@@ -10,13 +9,17 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from equilibria.configuration import Recipe, build_task, read_recipe
+from equilibria.configuration import GradientRecipe, Recipe, SolverRecipe, build_task, read_recipe
 from equilibria.errors import UserError
+from equilibria.inference.loading import load_run
 from equilibria.inference.run_folder import RunFolder
+from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.training.metrics import read_metrics
 from equilibria.training.trainer import Trainer
 from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
+
+LONGER = replace(TRAINING, steps=16, schedule="constant")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -56,7 +59,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert index is not None
     assert index.last == "step-12"
     present = {entry.name for entry in folder.checkpoints.iterdir()}
-    assert present == {"index.json", index.last, index.best}
+    assert present == {"index.json", "step-8", index.last, index.best}  # two of the last are kept, and the best
     assert "step 12/12" in stream.getvalue()
     assert "validation" in stream.getvalue()
 
@@ -75,11 +78,12 @@ def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
         "evaluations",
         "residual",
         "residual_worst",
+        "unconverged",
         "seconds",
         "time",
     }
-    assert train.keys() == both | {"tokens_per_second", "learning_rate", "gradient_norm"}
-    assert valid.keys() == both | {"accuracy", "residual_p95", "unconverged", "evaluation_seconds"}
+    assert train.keys() == both | {"tokens_per_second", "learning_rate", "gradient_norm", "skipped"}
+    assert valid.keys() == both | {"accuracy", "residual_p95", "evaluation_seconds"}
     assert valid.pop("accuracy") is None  # a text asks no questions
     assert all(value is not None for line in (train, valid) for value in line.values())
 
@@ -171,35 +175,118 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) ->
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "trainer.safetensors", "trainer.json"])
-def test_a_truncated_checkpoint_is_an_error_and_nothing_is_overwritten(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer/shard-00001-model-00001-of-00001.safetensors"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, file: str, damage: str
+) -> None:
+    undisturbed, recipe = (tiny_recipe(tmp_path, LONGER, name) for name in ("whole", "tiny"))
+    tiny_trainer(undisturbed).run()
+    tiny_trainer(tiny_recipe(tmp_path, replace(LONGER, steps=12))).run()
+    path = RunFolder(recipe.run.folder).checkpoint("last") / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    stream = io.StringIO()
+    result = tiny_trainer(recipe, Console(file=stream, width=400)).run(resume=True)
+    said = stream.getvalue()
+    assert path.name in said
+    assert "going back to the checkpoint before it" in said
+    assert "resuming from step 8" in said
+    assert (RunFolder(recipe.run.folder).checkpoints / "damaged-step-12").is_dir()
+    expected, found = last_weights(undisturbed), last_weights(recipe)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert result.best_loss is not None
+
+
+def test_a_damaged_model_is_not_loaded(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     tiny_trainer(recipe).run()
-    path = RunFolder(recipe.run.folder).checkpoint("last") / file
-    os.truncate(path, path.stat().st_size // 2)
-    before = files(recipe.run.folder)
-    longer = replace(recipe, training=replace(TRAINING, steps=15))
-    with pytest.raises(UserError, match=file):
-        tiny_trainer(longer).run(resume=True)
-    assert files(recipe.run.folder) == before
+    path = RunFolder(recipe.run.folder).checkpoint("best") / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors is not what was saved"):
+        load_run(recipe.run.folder)
+    (path.parent / "manifest.json").unlink()  # as in a run folder of an earlier version
+    assert load_run(recipe.run.folder).step is not None
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def poisoned(trainer: Trainer, steps: range) -> None:
+    """One sample's state is not a number in those steps."""
+
+    def poison(module: object, arguments: object, state: torch.Tensor) -> torch.Tensor:
+        training = trainer.loop.model.training and trainer.loop.done in steps
+        return torch.cat([state[:1] * float("nan"), state[1:]]) if training else state
+
+    assert isinstance(trainer.model, LanguageModel)
+    trainer.model.cell.register_forward_hook(poison)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    stream = io.StringIO()
+    trainer = tiny_trainer(recipe, Console(file=stream, width=200))
+    poisoned(trainer, range(4, 6))
+    result = trainer.run()
+    assert result.step == 12
+    assert trainer.loop.skipped == 2
+    lines = read_metrics(RunFolder(recipe.run.folder).metrics)
+    assert [line["skipped"] for line in lines if line["kind"] == "train"] == [0, 2, 0, 0]
+    assert all(line["loss"] is not None for line in lines if line["kind"] == "train")
+    assert "gradient of step 5 is infinite or NaN; the step was skipped, the 1th of this run" in stream.getvalue()
+    assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run_and_keep_the_last_checkpoint(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, replace(TRAINING, skipped_steps=3))
+    trainer = tiny_trainer(recipe)
+    poisoned(trainer, range(6, 12))
+    with pytest.raises(UserError, match=r"step 10 is infinite or NaN, the 4th in a row.*lower.*step 8 stays"):
+        trainer.run()
+    assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     trainer = tiny_trainer(recipe)
     take = trainer.loop.step
 
-    def diverging() -> torch.Tensor:
-        if trainer.loop.done == 6:
+    def breaking() -> torch.Tensor:
+        if trainer.loop.done == 7:
             with torch.no_grad():
                 next(trainer.model.parameters()).fill_(float("nan"))
         return take()
 
-    trainer.loop.step = diverging
-    with pytest.raises(UserError, match=r"infinite or NaN by step .*lower training\.learning_rate.*step 6 stays"):
+    trainer.loop.step = breaking
+    with pytest.raises(UserError, match=r"weights are infinite or NaN at step 8 .*step 6 stays"):
         trainer.run()
-    assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
     assert RunFolder(recipe.run.folder).checkpoint("last").name == "step-6"
+
+
+def swinging(base: Path, damping: float | None, name: str) -> tuple[str, list[dict[str, object]]]:
+    """What is said, and the lines, of a run whose map swings ever wider under plain iteration."""
+    recipe = tiny_recipe(base, name=name)
+    solver = SolverRecipe(method="picard", tol=1e-2, max_evaluations=30, fallback_damping=damping)
+    depth = replace(recipe.model.depth, solver=solver, gradient=GradientRecipe(method="jacobian_free"))
+    recipe = replace(recipe, model=replace(recipe.model, depth=depth))
+    stream = io.StringIO()
+    trainer = tiny_trainer(recipe, Console(file=stream, width=400))
+    assert isinstance(trainer.model, LanguageModel)
+    trainer.model.cell.register_forward_hook(lambda module, arguments, state: 0.1 * state - 1.6 * arguments[0])
+    trainer.run()
+    lines = read_metrics(RunFolder(recipe.run.folder).metrics)
+    return stream.getvalue(), [line for line in lines if line["kind"] == "train"]
+
+
+def test_solves_that_fail_are_reported_and_damping_helps(tmp_path: Path) -> None:
+    failed = "solves since the last line stalled, diverged or met values that are not finite"
+    said, lines = swinging(tmp_path, None, "plain")
+    assert failed in said
+    assert all(line["unconverged"] == 1.0 for line in lines)
+    said, lines = swinging(tmp_path, 0.4, "damped")
+    assert failed not in said
+    assert all(line["unconverged"] == 0.0 for line in lines)
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path) -> None:
@@ -217,11 +304,11 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path: Path) -> None:
 
     trainer.loop.step = filling
     try:
-        with pytest.raises(UserError, match=r"step 8 cannot be saved .*step-6 stays"):
+        with pytest.raises(UserError, match=r"step 8 cannot be saved .*File too large.*step-6 stays"):
             trainer.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {entry.name for entry in (recipe.run.folder / "checkpoints").iterdir()} == {"index.json", "step-6"}
+    assert {entry.name for entry in (recipe.run.folder / "checkpoints").iterdir()} == {"index.json", "step-4", "step-6"}
     tiny_trainer(recipe).run(resume=True)
     expected, found = last_weights(undisturbed), last_weights(recipe)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -123,12 +123,12 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         past = memory.length if memory is not None else 0
         states = memory.states if memory is not None and past else ()
         around = self._surroundings(inputs_BLD, past, states)
-        blocks = (self._block_context(block, inputs_BLD, around, states) for block in self._typed_blocks())
+        blocks = (self._block_context(block, inputs_BLD, around, states) for block in self.typed_blocks())
         return TransformerXLContext(inputs_BLD, tuple(blocks))
 
     def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
         """One evaluation."""
-        for block, block_context in zip(self._typed_blocks(), context.blocks, strict=True):
+        for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True):
             z_BLD = block(z_BLD, block_context)
         return z_BLD
 
@@ -147,7 +147,7 @@ class TransformerXLCell(Cell[TransformerXLContext]):
             return Surroundings(distances_SD, visible_LS)
         memory_injection = None
         if states:
-            keys_values = next(self._typed_blocks()).attention.keys_values
+            keys_values = next(self.typed_blocks()).attention.keys_values
             memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
         return Surroundings(distances_SD, visible_LS, self.inject(inputs_BLD), memory_injection)
 
@@ -156,7 +156,7 @@ class TransformerXLCell(Cell[TransformerXLContext]):
     ) -> TransformerXLBlockContext:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)
-        scores_BHLS = inputs_BLD.new_empty(()).expand(len(inputs_BLD), self.heads, *around.visible_LS.shape)
+        scores_BHLS = inputs_BLD.new_empty(()).expand(inputs_BLD.shape[0], self.heads, *around.visible_LS.shape)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
         attention = block.attention.context(around, block.seen(states[0]) if states else None, probabilities)
         return TransformerXLBlockContext(attention, block.feed_forward.context(inner), mixed, fed)
@@ -166,7 +166,16 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         shape = torch.Size((batch, 1 if self.injection else length, features))
         return dropout_mask(inputs_BLD.new_empty(()).expand(shape), self.dropout, self.training)
 
-    def _typed_blocks(self) -> Iterator[TransformerXLBlock]:
+    def typed_blocks(self) -> Iterator[TransformerXLBlock]:
+        """The blocks, in order."""
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block
+
+
+def share_position_biases(cells: Sequence[TransformerXLCell]) -> None:
+    """Gives all blocks the two biases of relative attention that the first has: one parameter each, as in
+    Transformer-XL's published PyTorch code (its TensorFlow code leaves the choice)."""
+    first, *others = (block.attention for cell in cells for block in cell.typed_blocks())
+    for attention in others:
+        attention.content_bias, attention.distance_bias = first.content_bias, first.distance_bias

@@ -32,8 +32,6 @@ from equilibria.reproduction.writing import (
 
 command = App(name="reproduce")
 
-_NO_RECIPE = "no recipe here"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -47,10 +45,8 @@ class Order:
     console: Console
 
     def recipe(self, table: TrainedTable, row: Row) -> Recipe:
-        """The recipe of a row that has one."""
-        assert row.recipe is not None
-        folder, _, name = row.recipe.rpartition("/")
-        file = in_checkout(f"recipes/{folder}", name)
+        """The recipe of a row."""
+        file = in_checkout(f"recipes/{table.name}", f"{row.recipe}.toml")
         return recipe_of(table, row, file, self.scale, self.seed, self.out, self.text)
 
     def say(self, message: str) -> None:
@@ -129,8 +125,6 @@ def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, 
 
 def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[Outcome, int | None]:
     """A row as it stands, trained first if it is to be and can be; and the signal that stopped that."""
-    if row.recipe is None:
-        return Outcome(row, None, None, _NO_RECIPE), None
     recipe = order.recipe(table, row)
     size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
     state = standing(recipe)

@@ -1,6 +1,7 @@
 """`equilibria train`."""
 
 import json as json_format
+from collections.abc import Sequence
 from pathlib import Path
 
 from cyclopts import App
@@ -9,7 +10,13 @@ from rich.console import Console
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
+from equilibria.data.progress import UNWATCHED
+from equilibria.inference.loading import weights_file
+from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.weights import load_weights
+from equilibria.training.distributed import joined, training_device
 from equilibria.training.randomness import seed_everything
+from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
 command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", config=fill_from_file)
@@ -19,7 +26,8 @@ command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", co
 def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bool = False) -> int:
     """Train the model of a recipe.
 
-    Each key of a recipe is a flag too, and a flag has the last word. Ctrl-C saves a checkpoint first.
+    Each key of a recipe is a flag too, and a flag has the last word. Ctrl-C saves a checkpoint first. Several
+    processes: torchrun --nproc-per-node N -m equilibria train RECIPE.
 
     Args:
         recipe: the TOML file.
@@ -29,21 +37,38 @@ def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bo
     """
     check_recipe(settings, recipe)
     result = run_training(settings, resume, Console(stderr=json))
-    if json:
+    if json and result.main:
         print(json_format.dumps(_figures(result)))
     return exit_code(result)
 
 
-def run_training(recipe: Recipe, resume: bool, console: Console) -> TrainingResult:
-    """Prepares the text or the task, builds the model and trains it.
+def run_training(
+    recipe: Recipe, resume: bool = False, console: Console | None = None, trackers: Sequence[Tracker] = ()
+) -> TrainingResult:
+    """Prepares the text or the task, builds the model and trains it, with the processes that torchrun has started.
+
+    Args:
+        recipe: the whole recipe.
+        resume: continue the run in the recipe's folder.
+        console: where to show progress; standard output when None.
+        trackers: get each record of the metrics.
 
     Raises:
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
-    task = build_task(recipe, ConsoleProgress(console))
-    seed_everything(recipe.training.seed)
-    model = build_model(recipe, task.tokenizer.vocabulary_size)
-    return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe)).run(resume)
+    console = console or Console()
+    device = training_device(recipe.training.device)
+    with joined(device) as world:
+        with world.main_first():
+            task = build_task(recipe, ConsoleProgress(console) if world.main else UNWATCHED)
+        seed_everything(recipe.training.seed)
+        model = build_model(recipe, task.tokenizer.vocabulary_size)
+        begun = resume and RunFolder(recipe.run.folder).index() is not None
+        if recipe.training.initial_weights is not None and not begun:
+            load_weights(model, weights_file(recipe.training.initial_weights))
+        model.to(device)
+        depths = build_depth_schedule(recipe)
+        return Trainer(model, recipe, task, recipe.run.folder, console, depths, world, trackers).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:

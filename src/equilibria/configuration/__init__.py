@@ -11,20 +11,24 @@ from equilibria.configuration.building import (
 )
 from equilibria.configuration.data import DataRecipe
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
-from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe
+from equilibria.configuration.distributed import DistributedRecipe
+from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe, RegularisationRecipe
 from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 
 __all__ = [
     "BaselineRecipe",
     "CellRecipe",
     "DataRecipe",
     "DepthRecipe",
+    "DistributedRecipe",
     "EmbeddingRecipe",
     "GradientRecipe",
     "ModelRecipe",
+    "RatesRecipe",
     "Recipe",
+    "RegularisationRecipe",
     "RunRecipe",
     "ScheduleRecipe",
     "SolverRecipe",

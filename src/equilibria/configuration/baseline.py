@@ -7,44 +7,45 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from equilibria.configuration.options import Options, foreign_options, is_given, missing_options
-from equilibria.configuration.values import Count, Fraction, NonNegative
+from equilibria.configuration.values import Count, Fraction, NonNegative, Ratio
 
-REGULARISATION = {
-    "token_dropout": "tokens",
-    "input_dropout": "inputs",
-    "hidden_dropout": "hidden",
-    "output_dropout": "output",
-    "activation_penalty": "activation",
-    "slowness_penalty": "slowness",
-}
-"""The options that all baselines take, by their names in `Regularisation`."""
+_STACK = ("layers", "hidden_dropout")
 
 BASELINE_OPTIONS: Options = {
-    "lstm": ("hidden", "layers", "weight_dropout"),
-    "gru": ("hidden", "layers", "weight_dropout"),
-    "qrnn": ("hidden", "layers", "window", "weight_dropout"),
-    "tcn": ("hidden", "layers", "kernel_size", "dropout"),
-    "gated_convolution": ("kernel_sizes", "channels", "dropout"),
-    "relational_memory": ("hidden", "layers", "slots", "heads", "head_size", "gates"),
-    "darts": ("hidden", "layers", "search", "cell_dropout", "node_dropout"),
-    "nas": ("hidden", "layers"),
+    "lstm": ("hidden", *_STACK, "weight_dropout"),
+    "variational_lstm": ("hidden", *_STACK, "cell_dropout", "recurrent_dropout"),
+    "gru": ("hidden", *_STACK, "weight_dropout"),
+    "qrnn": ("hidden", *_STACK, "window", "weight_dropout"),
+    "tcn": ("hidden", *_STACK, "kernel_size", "dropout"),
+    "gated_convolution": ("kernel_sizes", "channels", "hidden_dropout", "dropout"),
+    "relational_memory": ("hidden", *_STACK, "slots", "heads", "head_size", "gates", "mlp_layers"),
+    "darts": ("hidden", *_STACK, "search", "cell_dropout", "recurrent_dropout"),
+    "nas": ("hidden", *_STACK),
+    "universal_transformer": ("heads", "inner", "dropout", "max_steps", "threshold", "ponder_weight"),
 }
-"""Options that each baseline takes beyond the width of its embedding and the regularisation."""
+"""Options that each baseline takes beyond the width of its embedding."""
 
 _NEEDED: Options = {
-    kind: ("d_model", "kernel_sizes", "channels")
-    if kind == "gated_convolution"
-    else ("d_model", "hidden", *(["kernel_size"] if kind == "tcn" else []))
-    for kind in BASELINE_OPTIONS
+    **dict.fromkeys(BASELINE_OPTIONS, ("d_model", "hidden")),
+    "tcn": ("d_model", "hidden", "kernel_size"),
+    "gated_convolution": ("d_model", "kernel_sizes", "channels"),
+    "universal_transformer": ("d_model", "heads", "inner"),
 }
+
+ENCODER_DECODER = "universal_transformer"
+"""The baseline that reads a source and writes a target; all others read on from segment to segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineRecipe:
     """Another sequence model in the place of cell and depth."""
 
-    kind: Literal["lstm", "gru", "qrnn", "tcn", "gated_convolution", "relational_memory", "darts", "nas"] | None = None
-    """Which; left out: none."""
+    kind: (
+        Literal["lstm", "variational_lstm", "gru", "qrnn", "tcn", "gated_convolution"]
+        | Literal["relational_memory", "darts", "nas", "universal_transformer"]
+        | None
+    ) = None
+    """Which; left out: none. The universal_transformer is an encoder and a decoder."""
     d_model: Count | None = None
     """Features of an embedded token."""
     hidden: Count | None = None
@@ -62,33 +63,36 @@ class BaselineRecipe:
     channels: Annotated[tuple[Count, ...], Parameter(json_list=False)] = ()
     """Channels of each layer; for gated_convolution."""
     dropout: Fraction | None = None
-    """Probability of dropping a channel; for tcn and gated_convolution; left out: 0."""
+    """Probability of dropping a channel; for tcn and gated_convolution; of a sublayer's output; for
+    universal_transformer; left out: 0."""
     slots: Count | None = None
     """Rows of the memory; for relational_memory; left out: 4."""
     heads: Count | None = None
-    """Attention heads; for relational_memory; left out: 4."""
+    """Attention heads; for relational_memory (left out: 4) and universal_transformer."""
     head_size: Count | None = None
     """Features of a head; for relational_memory; left out: 64."""
     gates: Literal["unit", "slot"] | None = None
     """A gate per feature or per slot; for relational_memory; left out: unit."""
+    mlp_layers: Count | None = None
+    """Layers of the network after the attention; for relational_memory; left out: 2."""
     search: Literal["first_order", "second_order"] | None = None
     """Which of the published cells; for darts; left out: second_order."""
     cell_dropout: Fraction | None = None
-    """Probability of dropping a feature of a layer's input; for darts; left out: 0."""
-    node_dropout: Fraction | None = None
-    """Probability of dropping a feature of what a node reads; for darts; left out: 0."""
-    token_dropout: Fraction | None = None
-    """Probability of dropping a token of the vocabulary wherever it occurs; left out, like what follows: 0."""
-    input_dropout: Fraction | None = None
-    """Probability of dropping a feature of the embedded tokens."""
+    """Probability of dropping a feature of a layer's input; for darts and, per gate, variational_lstm; left out: 0."""
+    recurrent_dropout: Fraction | None = None
+    """Probability of dropping a feature of what a node reads (darts), or of the last hidden state in each gate
+    (variational_lstm); left out: 0."""
     hidden_dropout: Fraction | None = None
-    """Probability of dropping a feature between layers."""
-    output_dropout: Fraction | None = None
-    """Probability of dropping a feature of the last layer."""
-    activation_penalty: NonNegative | None = None
-    """Weight of the mean square of the dropped output."""
-    slowness_penalty: NonNegative | None = None
-    """Weight of the mean square of the output's change from token to token."""
+    """Probability of dropping a feature between layers, for all tokens of a row alike; but for universal_transformer;
+    left out: 0."""
+    inner: Count | None = None
+    """Width of the feed-forward layers; for universal_transformer."""
+    max_steps: Count | None = None
+    """Applications at most, of the encoder and of the decoder; for universal_transformer; left out: 8."""
+    threshold: Ratio | None = None
+    """Sum of halting probabilities at which a token halts; for universal_transformer; left out: 0.99."""
+    ponder_weight: NonNegative | None = None
+    """Weight, in the training loss, of the steps that are taken; for universal_transformer; left out: 1e-3."""
 
 
 def baseline_problems(baseline: BaselineRecipe, untied: bool) -> Iterator[str]:

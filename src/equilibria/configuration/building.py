@@ -1,13 +1,14 @@
-"""From a recipe to the objects it names: the one place that maps names to classes."""
+"""From a recipe to the objects it names: the one place, with `baseline_building`, that maps names to classes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, assert_never
 
 from equilibria.cells import Cell, ContractiveCell, PostNormCell, StackedCell, ThreeBlockCell, TrellisCell
-from equilibria.configuration.baseline import BASELINE_OPTIONS, REGULARISATION, BaselineRecipe
+from equilibria.cells.transformer_xl import share_position_biases
+from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe
+from equilibria.configuration.baseline_building import build_layers
 from equilibria.configuration.data import TASK_OPTIONS, DataRecipe
 from equilibria.configuration.depth import (
     ADJOINT_OPTIONS,
@@ -22,15 +23,17 @@ from equilibria.configuration.model import (
     CELL_OPTIONS,
     EMBEDDING_OPTIONS,
     EXPLICIT_CELLS,
+    REGULARISATION,
     CellRecipe,
     EmbeddingRecipe,
     ModelRecipe,
+    RegularisationRecipe,
 )
 from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
-from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerSpec, prepare
+from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerFile, TokenizerSpec, prepare
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data.synthetic import CopyMemory, Reversal
 from equilibria.data.task import Task
 from equilibria.depths import (
     Depth,
@@ -55,21 +58,9 @@ from equilibria.gradients import (
     Unrolled,
 )
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.baselines import (
-    DARTS_FIRST_ORDER,
-    DARTS_SECOND_ORDER,
-    DARTSLayer,
-    GRULayer,
-    Layer,
-    LSTMLayer,
-    NASLayer,
-    QRNNLayer,
-    Regularisation,
-    RelationalMemoryLayer,
-    SequenceModel,
-    gated_blocks,
-    temporal_blocks,
-)
+from equilibria.models.baselines import SequenceModel
+from equilibria.models.encoder_decoder import UniversalTransformer
+from equilibria.models.regularisation import Regularisation
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, TokenEmbedding, UntiedEmbedding
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard, Solver
 
@@ -82,8 +73,7 @@ _CELLS = {
     "three_block": ThreeBlockCell,
     "trellis": TrellisCell,
 }
-_GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
-_DARTS_DROPOUTS = {"cell_dropout": "input_dropout", "node_dropout": "hidden_dropout"}
+_TASKS = {"copy_memory": CopyMemory, "reversal": Reversal}
 
 
 def build_corpus(recipe: Recipe, progress: Progress = UNWATCHED) -> Corpus:
@@ -97,8 +87,7 @@ def build_corpus(recipe: Recipe, progress: Progress = UNWATCHED) -> Corpus:
         UserError: a file is missing, or there is no text in it, or the recipe is about no text.
     """
     data = recipe.data
-    spec = TokenizerSpec(data.tokenizer, data.vocabulary_size, data.minimum_count)
-    return prepare(_source(data), spec, data.cache, progress)
+    return prepare(_source(data), _tokenizer(data), data.cache, progress)
 
 
 def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
@@ -110,7 +99,7 @@ def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
     if recipe.data.source not in TASK_OPTIONS:
         return build_corpus(recipe, progress)
     with _blamed_on("data"):
-        return CopyMemory(**given_options(recipe.data, TASK_OPTIONS[recipe.data.source]))
+        return _TASKS[recipe.data.source](**given_options(recipe.data, TASK_OPTIONS[recipe.data.source]))
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
@@ -142,6 +131,7 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
             dropout=model.cell.dropout if model.dropout is None else model.dropout,
             prelude=prelude,
             coda=coda,
+            regularisation=_regularisation(model.regularisation),
             **given_options(model, ("chunk_length", "auxiliary_weight")),
         )
 
@@ -165,9 +155,17 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
 def build_solver(recipe: SolverRecipe) -> Solver:
     """The solver that a section of a recipe describes."""
     options = given_options(recipe, ("criterion", "check_every", *SOLVER_OPTIONS[recipe.method]))
-    draft = Draft() if recipe.draft else None
+    draft, fallback = Draft() if recipe.draft else None, None
+    if recipe.fallback_damping is not None:
+        damping, limit = recipe.fallback_damping, 2 * recipe.max_evaluations
+        fallback = Picard(damping=damping, tol=recipe.tol, max_evaluations=limit, scope=recipe.scope)
     return _SOLVERS[recipe.method](
-        tol=recipe.tol, max_evaluations=recipe.max_evaluations, scope=recipe.scope, draft=draft, **options
+        tol=recipe.tol,
+        max_evaluations=recipe.max_evaluations,
+        scope=recipe.scope,
+        draft=draft,
+        fallback=fallback,
+        **options,
     )
 
 
@@ -204,9 +202,16 @@ def _source(data: DataRecipe) -> Source:
             return TextFolder(data.path, as_bytes=data.tokenizer == "bytes")
         case "files" if data.files:
             return TextFiles(data.files)
-        case "copy_memory":
-            raise UserError('data.source = "copy_memory" is a task and no text')
+        case "copy_memory" | "reversal":
+            raise UserError(f'data.source = "{data.source}" is a task and no text')
     raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')
+
+
+def _tokenizer(data: DataRecipe) -> TokenizerSpec | TokenizerFile:
+    if data.tokenizer == "file":
+        assert data.tokenizer_file is not None  # checked
+        return TokenizerFile(data.tokenizer_file)
+    return TokenizerSpec(data.tokenizer, data.vocabulary_size, data.minimum_count)
 
 
 def _embedding(embedding: EmbeddingRecipe, vocabulary_size: int, d_model: int, d_output: int) -> TokenEmbedding:
@@ -218,7 +223,8 @@ def _embedding(embedding: EmbeddingRecipe, vocabulary_size: int, d_model: int, d
                 options = given_options(embedding, EMBEDDING_OPTIONS["adaptive"])
                 return AdaptiveEmbedding(vocabulary_size, d_model, **options)
             case "untied":
-                return UntiedEmbedding(vocabulary_size, d_model, d_output)
+                options = given_options(embedding, EMBEDDING_OPTIONS["untied"])
+                return UntiedEmbedding(vocabulary_size, d_model, d_output, **options)
 
 
 def _cell(cell: CellRecipe, injection: bool = True) -> Cell[Any]:
@@ -243,7 +249,10 @@ def _cell_at(cell: CellRecipe, depth: DepthRecipe) -> Cell[Any]:
         case "stack" if depth.tied:
             return StackedCell([_cell(cell, injection=False)] * depth.applications)
         case "stack":
-            return StackedCell([_cell(cell, injection=False) for _ in range(depth.applications)])
+            cells = [_cell(cell, injection=False) for _ in range(depth.applications)]
+            if depth.shared_biases:
+                share_position_biases([part for part in cells if isinstance(part, PostNormCell)])
+            return StackedCell(cells)
         case _:
             assert_never(depth.kind)
 
@@ -296,46 +305,26 @@ def _residual(schedule: ScheduleRecipe) -> ResidualPenalty | None:
     return ResidualPenalty(schedule.residual_weight, schedule.residual_last_weight)
 
 
-def _baseline(model: ModelRecipe, vocabulary_size: int) -> SequenceModel:
+def _regularisation(regularisation: RegularisationRecipe) -> Regularisation:
+    options = given_options(regularisation, tuple(REGULARISATION))
+    return Regularisation(**{REGULARISATION[name]: value for name, value in options.items()})
+
+
+def _baseline(model: ModelRecipe, vocabulary_size: int) -> TokenModel:
     baseline = model.baseline
     assert baseline.d_model is not None  # checked
+    if baseline.kind == ENCODER_DECODER:
+        return _encoder_decoder(baseline, _embedding(model.embedding, vocabulary_size, *[baseline.d_model] * 2))
     with _blamed_on("model.baseline"):
-        layers = _layers(baseline, tied=model.embedding.kind != "untied")
-        options = given_options(baseline, tuple(REGULARISATION))
-        regularisation = Regularisation(**{REGULARISATION[name]: value for name, value in options.items()})
+        layers = build_layers(baseline, tied=model.embedding.kind != "untied")
     embedding = _embedding(model.embedding, vocabulary_size, baseline.d_model, layers[-1].d_out)
-    return SequenceModel(embedding, layers, regularisation, model.memory_length)
+    options = given_options(baseline, ("hidden_dropout",))
+    return SequenceModel(embedding, layers, _regularisation(model.regularisation), model.memory_length, **options)
 
 
-def _layers(baseline: BaselineRecipe, tied: bool) -> list[Layer]:
-    """The layers of a baseline: as many units in the last as the embedding has features, where the two are tied."""
-    d_model, hidden, layers = baseline.d_model, baseline.hidden, baseline.layers or 1
-    assert d_model is not None
-    assert baseline.kind is not None
-    options = given_options(baseline, set(BASELINE_OPTIONS[baseline.kind]) - {"hidden", "layers"})
-    if baseline.kind == "gated_convolution":
-        pairs = tuple(zip(options.pop("kernel_sizes"), options.pop("channels"), strict=True))
-        return [*gated_blocks(d_model, pairs, **options)]
-    assert hidden is not None  # checked
-    last = d_model if tied else hidden
-    if baseline.kind == "tcn":
-        return [*temporal_blocks(d_model, hidden, last, layers, **options)]
-    widths = pairwise([d_model, *[hidden] * (layers - 1), last])
-    match baseline.kind:
-        case "lstm":
-            return [LSTMLayer(*width, **options) for width in widths]
-        case "gru":
-            return [GRULayer(*width, **options) for width in widths]
-        case "qrnn":
-            first = options.pop("window", 2)
-            return [QRNNLayer(*width, 1 if number else first, **options) for number, width in enumerate(widths)]
-        case "relational_memory":
-            return [RelationalMemoryLayer(*width, **options) for width in widths]
-        case "darts":
-            graph = _GRAPHS[options.pop("search", "second_order")]
-            dropouts = {_DARTS_DROPOUTS[name]: value for name, value in options.items()}
-            return [DARTSLayer(*width, graph, **dropouts) for width in widths]
-        case "nas":
-            return [NASLayer(*width) for width in widths]
-        case _:
-            assert_never(baseline.kind)
+def _encoder_decoder(baseline: BaselineRecipe, embedding: TokenEmbedding) -> UniversalTransformer:
+    halting = given_options(baseline, ("max_steps", "threshold", "ponder_weight"))
+    options = given_options(baseline, ("heads", "inner", "dropout"))
+    with _blamed_on("model.baseline"):
+        encoder, decoder = (Halting(embedding.d_model, **halting) for _ in range(2))
+        return UniversalTransformer(embedding, encoder=encoder, decoder=decoder, **options)

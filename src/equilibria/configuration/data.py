@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from equilibria.configuration.options import Options, is_given
 from equilibria.configuration.values import Count
 
-TASK_OPTIONS: Options = {"copy_memory": ("blanks", "symbols", "held_out")}
+TASK_OPTIONS: Options = {"copy_memory": ("blanks", "symbols", "held_out"), "reversal": ("symbols", "held_out")}
 """Options of the sources that make their sequences themselves."""
 
 
@@ -18,14 +18,17 @@ TASK_OPTIONS: Options = {"copy_memory": ("blanks", "symbols", "held_out")}
 class DataRecipe:
     """The text and how it becomes tokens."""
 
-    source: Literal["embedded", "folder", "files", "copy_memory"] = "embedded"
-    """Python's own documentation, a folder with train/valid/test.txt[.gz], text files, or the copy memory task."""
+    source: Literal["embedded", "folder", "files", "copy_memory", "reversal"] = "embedded"
+    """Python's own documentation, a folder with train/valid/test.txt[.gz], text files, or a task: copy memory, or, for
+    an encoder-decoder, the reversal of symbols."""
     path: Path | None = None
     """The folder, for source "folder"."""
     files: Annotated[tuple[Path, ...], Parameter(json_list=False)] = ()
     """The text files, for source "files"; as a flag, once per file."""
-    tokenizer: Literal["word", "bpe", "bytes"] = "bpe"
-    """What a token of a text is: a word, a byte-pair unit learned from the training text, or a byte."""
+    tokenizer: Literal["word", "bpe", "bytes", "file"] = "bpe"
+    """A token is a word, a byte-pair unit learned from the training text, a byte, or what a given file says."""
+    tokenizer_file: Path | None = None
+    """The tokenizer.json of a run or an import, for tokenizer "file"."""
     vocabulary_size: Count | None = None
     """Tokens in the vocabulary, at most; left out: all frequent words, or the usual number of byte pairs."""
     minimum_count: Count = 1
@@ -33,11 +36,12 @@ class DataRecipe:
     cache: Path = Path(".cache/equilibria")
     """Folder for encoded text; relative paths are relative to the working directory."""
     blanks: Count | None = None
-    """For copy_memory: positions over which symbols must be remembered; left out: 400."""
+    """For copy_memory: positions over which symbols must be remembered; left out: 400. A sequence is blanks + 2 symbols
+    long."""
     symbols: Count | None = None
-    """For copy_memory: symbols to remember; left out: 10. A sequence is blanks + 2 symbols long."""
+    """For copy_memory and reversal: symbols to remember or reverse; left out: 10."""
     held_out: Count | None = None
-    """For copy_memory: sequences kept for validation; left out: 2000."""
+    """For copy_memory and reversal: sequences kept for validation; left out: 2000."""
 
 
 def data_problems(data: DataRecipe) -> Iterator[str]:
@@ -51,7 +55,16 @@ def data_problems(data: DataRecipe) -> Iterator[str]:
             yield f'data.{key} is missing: data.source = "{source}" needs it'
         if data.source != source and given:
             yield f'data.{key} is for data.source = "{source}", which is "{data.source}" here'
-    for source, keys in TASK_OPTIONS.items():
-        for key in keys:
-            if data.source != source and is_given(getattr(data, key)):
-                yield f'data.{key} is for data.source = "{source}", which is "{data.source}" here'
+    if data.tokenizer == "file":
+        if data.tokenizer_file is None:
+            yield 'data.tokenizer_file is missing: data.tokenizer = "file" needs it'
+        if data.vocabulary_size is not None or data.minimum_count != 1:
+            key = "minimum_count" if data.vocabulary_size is None else "vocabulary_size"
+            yield f'data.{key} has no use beside data.tokenizer = "file", whose vocabulary is given'
+    elif data.tokenizer_file is not None:
+        yield f'data.tokenizer_file is for data.tokenizer = "file", which is "{data.tokenizer}" here'
+    of_tasks = sorted({key for keys in TASK_OPTIONS.values() for key in keys})
+    for key in of_tasks:
+        if is_given(getattr(data, key)) and key not in TASK_OPTIONS.get(data.source, ()):
+            takers = " or ".join(f'"{source}"' for source, keys in TASK_OPTIONS.items() if key in keys)
+            yield f'data.{key} is for data.source = {takers}, which is "{data.source}" here'

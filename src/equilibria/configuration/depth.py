@@ -43,7 +43,7 @@ GRADIENT_OPTIONS: Options = {
 DEPTH_OPTIONS: Options = {
     "equilibrium": ("residual_penalty", "jacobian_penalty", "states_every"),
     "unrolled": ("checkpoint", "states_every", "residual_penalty"),
-    "stack": ("tied",),
+    "stack": ("tied", "shared_biases"),
     "halting": ("max_steps", "threshold", "ponder_weight"),
 }
 """Options that each depth takes. The unrolled one takes the penalty too, and leaves it aside, as it does the solvers:
@@ -72,6 +72,9 @@ class SolverRecipe:
     """What a residual is; left out: relative."""
     draft: bool | None = None
     """Solve in bfloat16 first and start from there."""
+    fallback_damping: Ratio | None = None
+    """Solve again where the solve did not converge, by picard with this share of the new value in a step and twice as
+    many evaluations; left out: leave it at that."""
     check_every: Count | None = None
     """Evaluations between looks whether the solve is done, each of which waits for the device; left out: 1."""
     damping: Ratio | None = None
@@ -156,6 +159,8 @@ class DepthRecipe:
     """Applications of the cell, for kind "unrolled"; layers, for kind "stack"."""
     tied: bool | None = None
     """Whether the layers are one and the same, each with its own memory; for stack."""
+    shared_biases: bool | None = None
+    """Whether the layers share the two biases of relative attention; for stack; left out: no."""
     checkpoint: bool | None = None
     """Recompute each application in the backward pass instead of storing it; for unrolled."""
     states_every: Count | None = None

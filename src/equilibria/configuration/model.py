@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from equilibria.cells.transformer_xl import NormPosition
-from equilibria.configuration.baseline import BaselineRecipe, baseline_problems
+from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe, baseline_problems
 from equilibria.configuration.depth import DepthRecipe, depth_problems
-from equilibria.configuration.options import Options, foreign_options, is_given
+from equilibria.configuration.options import Options, foreign_options
 from equilibria.configuration.values import Count, Fraction, Natural, NonNegative, Positive
 from equilibria.nn.attention import Positions
 from equilibria.nn.feed_forward import Activation
@@ -18,8 +18,8 @@ from equilibria.nn.norms import Norm
 
 EMBEDDING_OPTIONS: Options = {
     "tied": (),
-    "adaptive": ("cutoffs", "div_val", "d_embed", "untied_projections", "initialisation"),
-    "untied": (),
+    "adaptive": ("cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
+    "untied": ("cutoffs", "d_embed"),
 }
 """Options that each embedding takes."""
 
@@ -47,15 +47,18 @@ class EmbeddingRecipe:
     kind: Literal["tied", "adaptive", "untied"] = "tied"
     """One matrix for both, fewer features for rarer tokens (with a bias in the softmax), or a matrix for each."""
     cutoffs: Annotated[tuple[Count, ...], Parameter(json_list=False)] = ()
-    """First token of each cluster but the first; for adaptive; left out: one cluster."""
+    """First token of each cluster but the first; for adaptive, and for the softmax of untied; left out: one cluster."""
     div_val: Count | None = None
     """By what the features of a cluster are fewer than those of the one before; for adaptive; left out: 1."""
     d_embed: Count | None = None
-    """Features of the first cluster, projected to the model's width; for adaptive; left out: as many."""
+    """Features of a row (of the first cluster), projected to the model's width; for adaptive and untied; left out: as
+    many."""
     untied_projections: Natural | None = None
     """Clusters, from the first, with a projection of their own in the softmax; for adaptive; left out: 1."""
     initialisation: Literal["scaled", "published"] | None = None
     """Scores of variance 1, or Transformer-XL's small normal weights; for adaptive; left out: scaled."""
+    tied_tables: bool | None = None
+    """Whether the softmax has the embedding's tables; for adaptive; left out: yes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,32 @@ class CellRecipe:
     """Solve the recurrence of the memory cell in every evaluation; for trellis; left out: no."""
 
 
+REGULARISATION = {
+    "token_dropout": "tokens",
+    "input_dropout": "inputs",
+    "output_dropout": "output",
+    "activation_penalty": "activation",
+    "slowness_penalty": "slowness",
+}
+"""The options of the section `[model.regularisation]`, by their names in `Regularisation`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularisationRecipe:
+    """Dropouts and penalties around the layers; a mask is the same for all tokens of a row."""
+
+    token_dropout: Fraction | None = None
+    """Probability of dropping a token of the vocabulary wherever it occurs; left out, like what follows: 0."""
+    input_dropout: Fraction | None = None
+    """Probability of dropping a feature of the embedded tokens."""
+    output_dropout: Fraction | None = None
+    """Probability of dropping a feature of the final states."""
+    activation_penalty: NonNegative | None = None
+    """Weight of the mean square of the dropped final states."""
+    slowness_penalty: NonNegative | None = None
+    """Weight of the mean square of the final states' change from token to token."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
     """A cell and a depth, and what is around them."""
@@ -124,10 +153,14 @@ class ModelRecipe:
     """How often it is applied."""
     baseline: Annotated[BaselineRecipe, Parameter(group="model.baseline")] = field(default_factory=BaselineRecipe)
     """Another sequence model in the place of cell and depth."""
+    regularisation: Annotated[RegularisationRecipe, Parameter(group="model.regularisation")] = field(
+        default_factory=RegularisationRecipe
+    )
+    """Dropouts and penalties around the layers."""
     memory_length: Natural = 0
     """Tokens of the segments before that a segment sees; of a baseline: 0 for none, anything else for its state."""
     dropout: Fraction | None = None
-    """Probability of dropping a feature of the embedding; left out: that of the cell."""
+    """Probability of dropping a feature of an embedded token, each token on its own; left out: that of the cell."""
     chunk_length: Count | None = None
     """Tokens that are solved together; left out: a whole segment."""
     prelude_layers: Natural | None = None
@@ -156,6 +189,11 @@ def model_problems(model: ModelRecipe) -> Iterator[str]:
                 yield f'model.{name}: a cell of kind "{model.cell.kind}" {of_cell}'
         if model.depth.kind == "halting":
             yield f'model.depth.kind = "halting": a cell of kind "{model.cell.kind}" {of_cell}'
+    if model.depth.shared_biases and (model.cell.kind != "post_norm" or model.depth.tied):
+        yield (
+            'model.depth.shared_biases: expected model.cell.kind = "post_norm", whose attention has such biases, '
+            "and layers that are not tied"
+        )
     if model.chunk_length is not None and not model.memory_length:
         yield "model.memory_length = 0: chunks (model.chunk_length) see each other through a memory; give 1 or more"
     if model.auxiliary_weight and model.depth.states_every is None:
@@ -163,13 +201,11 @@ def model_problems(model: ModelRecipe) -> Iterator[str]:
 
 
 def _beside_a_baseline(model: ModelRecipe) -> Iterator[str]:
+    taken = {"embedding", "baseline"}
+    if model.baseline.kind != ENCODER_DECODER:
+        taken |= {"memory_length", "regularisation"}
     for entry in fields(model):
-        if entry.name in ("cell", "depth"):
-            useless = getattr(model, entry.name) != getattr(ModelRecipe(), entry.name)
-        else:
-            useless = entry.name not in ("embedding", "baseline", "memory_length") and is_given(
-                getattr(model, entry.name)
-            )
+        useless = entry.name not in taken and getattr(model, entry.name) != getattr(ModelRecipe(), entry.name)
         if useless:
             yield f'model.{entry.name} has no use beside model.baseline.kind = "{model.baseline.kind}"; leave it out'
 

@@ -12,7 +12,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from equilibria.configuration.baseline import ENCODER_DECODER
 from equilibria.configuration.data import DataRecipe, data_problems
+from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import ModelRecipe, model_problems
 from equilibria.configuration.training import TrainingRecipe, training_problems
 
@@ -44,6 +46,8 @@ class Recipe:
     """The model."""
     training: Annotated[TrainingRecipe, Parameter(group="training")] = field(default_factory=TrainingRecipe)
     """How it is trained."""
+    distributed: Annotated[DistributedRecipe, Parameter(group="distributed")] = field(default_factory=DistributedRecipe)
+    """How several processes share the work."""
 
 
 def problems(recipe: Recipe) -> Iterator[str]:
@@ -51,6 +55,24 @@ def problems(recipe: Recipe) -> Iterator[str]:
     yield from data_problems(recipe.data)
     yield from model_problems(recipe.model)
     yield from training_problems(recipe.training)
+    yield from _compilation_problems(recipe)
+    reads_source = recipe.model.baseline.kind == ENCODER_DECODER
+    if reads_source != (recipe.data.source == "reversal"):
+        yield f'data.source = "reversal" and model.baseline.kind = "{ENCODER_DECODER}" go together: give both or none'
     name = recipe.run.name
     if name in ("", ".", "..") or Path(name).name != name:
         yield f'run.name = "{name}": expected a name without slashes; where the folder is says run.directory'
+
+
+def _compilation_problems(recipe: Recipe) -> Iterator[str]:
+    """Why the cell cannot be compiled, where it shall be."""
+    depth = recipe.model.depth
+    if not recipe.training.compile:
+        return
+    if recipe.model.baseline.kind is not None:
+        yield "training.compile is for a cell, and model.baseline has none"
+    if depth.jacobian_penalty or depth.schedule.jacobian_weight:
+        yield "training.compile: a Jacobian penalty needs second derivatives, which compiled code has not"
+    for solver in (depth.solver, depth.eval_solver):
+        if solver.method == "newton_krylov" and solver.products != "differences":
+            yield 'training.compile: exact products need forward mode, which compiled code has not; use "differences"'

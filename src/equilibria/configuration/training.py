@@ -5,8 +5,11 @@ not have is an error.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from equilibria.configuration.options import foreign_options
 from equilibria.configuration.values import Count, Fraction, Natural, NonNegative, Positive
@@ -40,6 +43,20 @@ AVERAGING_OPTIONS: Defaults = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class RatesRecipe:
+    """Learning rates of parts of the model, as multiples of training.learning_rate; 0 keeps a part as it starts."""
+
+    embedding: NonNegative = 1.0
+    """Of the rows of tokens, and of an output matrix tied to them."""
+    cell: NonNegative = 1.0
+    """Of the matrices between embedding and softmax: the cell's, or those of a baseline's layers."""
+    head: NonNegative = 1.0
+    """Of the other matrices of embedding and softmax: an output layer, projections."""
+    vectors: NonNegative = 1.0
+    """Of biases, gains and norms, wherever they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """Batches, optimizer and intervals; an interval is counted in optimizer steps."""
 
@@ -55,6 +72,8 @@ class TrainingRecipe:
     """What takes the steps; "muon" takes those of matrices, and AdamW the others."""
     learning_rate: Positive = 1e-3
     """Peak learning rate."""
+    rates: Annotated[RatesRecipe, Parameter(group="training.rates")] = field(default_factory=RatesRecipe)
+    """Those of parts of the model, as multiples of it."""
     weight_decay: NonNegative | None = None
     """Decay of the matrices, in adam and sgd as part of the gradient; left out: 0.1 for adamw and muon, else 0."""
     beta1: Fraction | None = None
@@ -81,16 +100,30 @@ class TrainingRecipe:
     """The uniform average starts when validation is no better than it was more than so many evaluations ago; 5."""
     clip: Positive = 1.0
     """Largest norm of the whole gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training; weights, states, residuals and everything solvers compute stay in float32."""
+    compile: bool = False
+    """Compile the cell with torch.compile, for which PyTorch needs a C++ compiler."""
+    skipped_steps: Natural = 10
+    """Steps in a row that may be skipped because loss or gradient is infinite or NaN, before the run ends."""
     evaluate_every: Count = 200
     """Interval between evaluations on validation text."""
     evaluate_tokens: Count | None = None
     """Validation tokens in these evaluations, at most; left out: all."""
     checkpoint_every: Count = 200
     """Interval between checkpoints."""
+    checkpoints_kept: Count = 2
+    """The last so many checkpoints are kept, and the best one beside them."""
     log_every: Count = 10
     """Interval between lines of metrics."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, into the run's folder tensorboard; it needs the package tensorboard."""
     seed: Natural = 0
     """Seed of weights and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model is trained; auto: on CUDA where there is a device for every process, else on the CPU."""
+    initial_weights: Path | None = None
+    """A run or import whose best weights training starts from, or a .safetensors file; left out: drawn anew."""
     threads: Count | None = None
     """CPU threads; left out: what PyTorch chooses."""
 

@@ -1,6 +1,6 @@
 """What a model trains on: segments by index. And a text as such: each row reads on from one segment to the next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +35,8 @@ class Segment:
 class Batches(Protocol):
     """An endless supply of segments, each a pure function of its index: a resumed run needs the index alone."""
 
-    def at(self, index: int) -> Segment:
-        """The segment of that index, counted from 0."""
+    def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
+        """The segment of that index, counted from 0; of it, the rows of these numbers alone, all when None."""
         ...
 
 
@@ -73,8 +73,12 @@ class TrainingStream:
         """Segments in a pass."""
         return self._segments
 
-    def at(self, index: int) -> Segment:
+    def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
         """The segment of that index, counted from 0 over all passes.
+
+        Args:
+            index: of the segment.
+            rows: those to read; all when None.
 
         Raises:
             IndexError: the index is negative.
@@ -85,7 +89,8 @@ class TrainingStream:
         row_length = self._segments * self._segment_length
         room = len(self._tokens) - self._batch_size * row_length  # offsets that leave a last target
         offset = ((number * _GOLDEN) % 2**64 * room) >> 64
-        starts = offset + place * self._segment_length + row_length * np.arange(self._batch_size)
+        numbers = np.arange(self._batch_size) if rows is None else np.asarray(rows)
+        starts = offset + place * self._segment_length + row_length * numbers
         inputs, targets = _gather(self._tokens, starts, self._segment_length)
         return Segment(inputs, targets, starts=place == 0)
 

@@ -119,7 +119,7 @@ class TextFolder:
         return self.path.resolve().name
 
     def splits(self) -> tuple[Split, ...]:
-        return tuple(self._files())
+        return tuple(self._files("train", "valid"))
 
     def pieces(self, split: Split) -> Iterator[str]:
         path = self._file(split)
@@ -134,20 +134,22 @@ class TextFolder:
         return text_size(self._file(split))
 
     def fingerprint(self) -> str:
-        return text_digest(part for split, path in self._files().items() for part in (split, file_digest(path)))
+        return text_digest(
+            part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
+        )
 
     def _file(self, split: Split) -> Path:
-        files = self._files()
+        files = self._files(split) if split != "test" else self._files()
         if split not in files:
             raise UserError(f"{self.path} has no {split} file; add {split}.txt")
         return files[split]
 
-    def _files(self) -> dict[Split, Path]:
+    def _files(self, *needed: Split) -> dict[Split, Path]:
+        """The file of each split that there is, those that are needed among them."""
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
             raise UserError(
-                f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt, "
-                "such as `equilibria data NAME` makes"
+                f"{self.path} {found}; give a folder with train.txt and valid.txt, such as `equilibria data NAME` makes"
             )
         texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
@@ -158,7 +160,7 @@ class TextFolder:
                 raise UserError(f"{self.path} has {len(matching)} {split} files, {names}; leave only one")
             if matching:
                 files[split] = matching[0]
-            elif split != "test":
+            elif split in needed:
                 found = ", ".join(path.name for path in texts) or "no text file of this layout"
                 raise UserError(f"{self.path} has no {split}.txt or {split}.txt.gz (found: {found}); add it")
         return files

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import file_digest, text_digest
 from equilibria.data.tokenizers import (
-    TextTokenizer,
     Tokenizer,
+    TokenizerFile,
     TokenizerSpec,
     load_tokenizer,
     train_tokenizer,
@@ -114,7 +114,7 @@ class Corpus:
         return manifest
 
 
-def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
+def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
     The text is streamed, once to build the vocabulary and once to encode it: memory does not grow with its length. The
@@ -123,14 +123,14 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
 
     Args:
         source: the text.
-        spec: the tokenizer, built from the training split alone.
+        spec: the tokenizer, built from the training split alone, or the file that it is in.
         cache: the folder that holds prepared texts; created if needed.
         progress: told of each stage.
 
     Raises:
         UserError: the text cannot be read or is empty, or the cache cannot be written.
     """
-    fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(asdict(spec), sort_keys=True)])
+    fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
         with _writable(cache), _alone(cache, fingerprint):
@@ -171,10 +171,8 @@ def _unfinished(directory: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _write(source: Source, spec: TokenizerSpec, directory: Path, progress: Progress) -> None:
-    size = source.size("train")
-    with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
-        tokenizer = train_tokenizer(spec, _told(source.pieces("train"), advance), size, directory)
+def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress) -> None:
+    tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
     dtype = _narrowest(tokenizer.vocabulary_size)
     splits = {}
@@ -192,7 +190,7 @@ def _write(source: Source, spec: TokenizerSpec, directory: Path, progress: Progr
     manifest = {
         "name": source.name,
         "source": source.fingerprint(),
-        "spec": asdict(spec),
+        "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,
         "files": files,
@@ -200,12 +198,20 @@ def _write(source: Source, spec: TokenizerSpec, directory: Path, progress: Progr
     (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
+def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
+    if spec.kind in ("bytes", "file"):
+        return train_tokenizer(spec, ())
+    size = source.size("train")
+    with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
+        return train_tokenizer(spec, _told(source.pieces("train"), advance), size, scratch)
+
+
 def _narrowest(vocabulary_size: int) -> np.dtype:
     """The smallest type that holds every id."""
     return np.dtype(np.uint8 if vocabulary_size <= 1 << 8 else np.uint16 if vocabulary_size <= 1 << 16 else np.int32)
 
 
-def _encode(pieces: Iterable[str], tokenizer: TextTokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
+def _encode(pieces: Iterable[str], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
     """Writes the tokens of a split; returns how many tokens, words and bytes it has."""
     tokens = words = size = 0
     with path.open("wb") as file:

@@ -7,7 +7,7 @@ that is held out: disjoint by construction, not by luck.
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -224,13 +224,13 @@ class SymbolBatches:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self._task, self._batch_size = task, batch_size
 
-    def at(self, index: int) -> Segment:
-        """The batch of that index, counted from 0.
+    def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
+        """The batch of that index, counted from 0; of it, the rows of these numbers alone, all when None.
 
         Raises:
             IndexError: the index is negative.
         """
         if index < 0:
             raise IndexError(f"batch {index}: batches count from 0")
-        drawn = index * self._batch_size + np.arange(self._batch_size)
+        drawn = index * self._batch_size + (np.arange(self._batch_size) if rows is None else np.asarray(rows))
         return self._task.segment(self._task.held_out + drawn % (self._task.count - self._task.held_out))

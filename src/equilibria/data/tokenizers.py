@@ -1,4 +1,4 @@
-"""Text to token ids and back: words, byte pairs or bytes.
+"""Text to token ids and back: words, byte pairs, bytes, or the ids themselves written as numbers.
 
 Every tokenizer of text has an `eos` id that ends a passage and that decodes to a newline. Texts of any length are
 learned from and encoded piece by piece, a piece as `Source.pieces` yields them.
@@ -8,7 +8,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers as rust
 
 from equilibria.data.counting import WordCounts
+from equilibria.data.reading import file_digest
 from equilibria.errors import UserError
 
 UNKNOWN = "<unk>"
@@ -43,6 +44,10 @@ class Tokenizer(Protocol):
         """The ids of `text`, without a final `eos`."""
         ...
 
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, each `eos` a newline.
 
@@ -56,24 +61,16 @@ class Tokenizer(Protocol):
         ...
 
 
-class TextTokenizer(Tokenizer, Protocol):
-    """A tokenizer that a text is encoded with."""
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
-        ...
-
-
 class WordTokenizer:
     """Whitespace-separated words; a word outside the vocabulary becomes `<unk>`.
 
     Decoding joins words by single spaces, so other white space is lost.
 
     Args:
-        words: the vocabulary, a word's place its id; contains `<unk>` and `<eos>`.
+        words: the vocabulary, a word's place its id; contains `<eos>`, and `<unk>` where words may be outside it.
 
     Raises:
-        UserError: a word appears twice, or `<unk>` or `<eos>` is missing.
+        UserError: a word appears twice, or `<eos>` is missing.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -82,9 +79,8 @@ class WordTokenizer:
         if len(self._ids) < len(self.words):
             word, count = Counter(self.words).most_common(1)[0]
             raise UserError(f"the vocabulary lists {word!r} {count} times; a word may appear once")
-        for special in (UNKNOWN, END):
-            if special not in self._ids:
-                raise UserError(f"the vocabulary lacks {special}; train the tokenizer again")
+        if END not in self._ids:
+            raise UserError(f"the vocabulary lacks {END}; train the tokenizer again")
 
     @classmethod
     def train(
@@ -132,14 +128,22 @@ class WordTokenizer:
         return self._ids[END]
 
     @property
-    def unknown(self) -> int:
-        """The id of `<unk>`."""
-        return self._ids[UNKNOWN]
+    def unknown(self) -> int | None:
+        """The id of `<unk>`; None where there is no such word."""
+        return self._ids.get(UNKNOWN)
 
     def encode(self, text: str) -> list[int]:
-        return list(map(self._ids.get, text.split(), repeat(self.unknown)))
+        """Raises UserError for a word outside a vocabulary without `<unk>`."""
+        if self.unknown is not None:
+            return list(map(self._ids.get, text.split(), repeat(self.unknown)))
+        try:
+            return [self._ids[word] for word in text.split()]
+        except KeyError as outside:
+            raise UserError(f"{outside} is not in the vocabulary, which has no {UNKNOWN} to stand for it") from outside
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        if self.unknown is None:
+            return _one_by_one(self, pieces)
         words = (piece.split() + [END] * piece.endswith("\n") for piece in pieces)
         ids = map(self._ids.get, chain.from_iterable(words), repeat(self.unknown))
         return np.fromiter(ids, np.int32)
@@ -256,12 +260,75 @@ class DigitTokenizer:
             raise UserError(f"{text!r} is not a sequence of digits, which are all that this task knows")
         return [int(digit) for digit in digits]
 
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        return _one_by_one(self, pieces)
+
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
         return "".join(map(str, ids))
 
     def save(self, path: Path) -> None:
         _save_json(path, {"kind": "digits"})
+
+
+class IdTokenizer:
+    """Token ids themselves, written as decimal numbers between white space; 0 ends a passage and stays a number.
+
+    Args:
+        vocabulary_size: how many ids there are.
+    """
+
+    def __init__(self, vocabulary_size: int) -> None:
+        if vocabulary_size < 1:
+            raise UserError(f"a vocabulary of {vocabulary_size} ids holds nothing; give 1 or more")
+        self._size = vocabulary_size
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._size
+
+    @property
+    def eos(self) -> int:
+        return 0
+
+    def encode(self, text: str) -> list[int]:
+        """Raises UserError for anything but numbers and white space, and for an id outside the vocabulary."""
+        for word in text.split():
+            if not (word.isascii() and word.isdecimal()):
+                raise UserError(f"{word!r} is not a token id; this model's text is numbers with spaces between them")
+        ids = list(map(int, text.split()))
+        _check_ids(ids, self._size)
+        return ids
+
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        return _one_by_one(self, pieces)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        _check_ids(ids, self._size)
+        return " ".join(map(str, ids))
+
+    def save(self, path: Path) -> None:
+        _save_json(path, {"kind": "ids", "vocabulary_size": self._size})
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer that there is already, in a file that `Tokenizer.save` wrote."""
+
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """As in a recipe."""
+        return "file"
+
+    def identity(self) -> dict[str, object]:
+        """What two that are equal have in common: the content, not the path.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return {"kind": self.kind, "digest": file_digest(self.path)}
 
 
 @dataclass(frozen=True)
@@ -294,21 +361,30 @@ class TokenizerSpec:
         if self.minimum_count < 1:
             raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
 
+    def identity(self) -> dict[str, object]:
+        """What two that are equal have in common."""
+        return asdict(self)
+
 
 def train_tokenizer(
-    spec: TokenizerSpec, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
-) -> TextTokenizer:
-    """Builds the tokenizer of `spec` from text (the training split alone); bytes need none.
+    spec: TokenizerSpec | TokenizerFile, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
+) -> Tokenizer:
+    """Builds the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
 
     Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: from a larger one
     every so many-th megabyte is taken.
 
     Args:
-        spec: the kind and its sizes.
+        spec: the kind and its sizes, or the file.
         pieces: the text.
         size: about how many bytes it has.
         scratch: folder for what does not fit into memory; None is that of temporary files.
+
+    Raises:
+        UserError: the file is missing or damaged.
     """
+    if isinstance(spec, TokenizerFile):
+        return load_tokenizer(spec.path)
     match spec.kind:
         case "word":
             return WordTokenizer.train(pieces, spec.vocabulary_size, spec.minimum_count, scratch)
@@ -365,7 +441,14 @@ def _from_json(content: Any) -> Tokenizer:
             return ByteTokenizer()
         case {"kind": "digits"}:
             return DigitTokenizer()
+        case {"kind": "ids", "vocabulary_size": int(size)}:
+            return IdTokenizer(size)
     raise UserError("no known kind with its vocabulary inside")
+
+
+def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:
+    ids = (tokenizer.encode(piece.removesuffix("\n")) + [tokenizer.eos] * piece.endswith("\n") for piece in pieces)
+    return np.fromiter(chain.from_iterable(ids), np.int32)
 
 
 def _save_json(path: Path, content: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import overload
+from typing import Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from equilibria.data.task import Readable
 from equilibria.errors import UserError
 from equilibria.models.base import TokenModel
 from equilibria.solvers import Solution, Status
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,24 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+class Team(Protocol):
+    """Processes that evaluate together, each its share of the rows."""
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: T) -> list[T]:
+        """What all of them give."""
+        ...
+
+
 @overload
 def evaluate(
     model: TokenModel,
@@ -106,6 +126,7 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
+    team: Team | None = None,
 ) -> TextEvaluation: ...
 
 
@@ -117,6 +138,7 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
+    team: Team | None = None,
 ) -> Evaluation: ...
 
 
@@ -127,6 +149,7 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
+    team: Team | None = None,
 ) -> Evaluation:
     """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
@@ -139,11 +162,12 @@ def evaluate(
         segment_length: tokens per row and solve; without a meaning where sequences are whole.
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
         max_tokens: read only so many tokens, from the start; None reads all.
+        team: processes that all call this with the same model, and all get the result; None for this one alone.
 
     Raises:
         UserError: a size is not positive, or there is no token to predict.
     """
-    result = evaluate_segments(model, split.segments(batch_size, segment_length, max_tokens), memory_length)
+    result = evaluate_segments(model, split.segments(batch_size, segment_length, max_tokens), memory_length, team)
     return _of_text(result, split) if isinstance(split, EncodedSplit) else result
 
 
@@ -160,7 +184,9 @@ def _of_text(result: Evaluation, split: EncodedSplit) -> TextEvaluation:
     )
 
 
-def evaluate_segments(model: TokenModel, segments: Iterable[Segment], memory_length: int | None = None) -> Evaluation:
+def evaluate_segments(
+    model: TokenModel, segments: Iterable[Segment], memory_length: int | None = None, team: Team | None = None
+) -> Evaluation:
     """Predicts the targets of segments in their order, and measures loss and convergence.
 
     The model is left as it was found (mode and memory length), and no random number is drawn.
@@ -169,6 +195,7 @@ def evaluate_segments(model: TokenModel, segments: Iterable[Segment], memory_len
         model: on any device.
         segments: read once; memory flows from one to the next unless that one starts anew.
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
+        team: processes that all call this with the same model, and all get the result; None for this one alone.
 
     Raises:
         UserError: the memory length is negative, or there is no token to predict.
@@ -176,7 +203,9 @@ def evaluate_segments(model: TokenModel, segments: Iterable[Segment], memory_len
     tally = _Tally()
     start = time.perf_counter()
     with _evaluating(model, memory_length), torch.no_grad():
-        _read(model, segments, tally)
+        _read(model, segments if team is None else _own(segments, team), tally)
+    if team is not None:
+        tally = sum(team.gather(tally), _Tally())
     if not tally.tokens:
         raise UserError("the segments have no token to predict; give at least one with a target")
     return tally.evaluation(time.perf_counter() - start)
@@ -194,6 +223,16 @@ def _read(model: TokenModel, segments: Iterable[Segment], tally: "_Tally") -> No
             right = output.logits.argmax(dim=-1).cpu() == segment.targets
             tally.hits += int(right[segment.answers].sum())
             tally.answers += int(segment.answers.sum())
+
+
+def _own(segments: Iterable[Segment], team: Team) -> Iterator[Segment]:
+    """A process's rows of segments; nothing of those that have none for it."""
+    for segment in segments:
+        rows = np.array_split(np.arange(len(segment.inputs)), team.size)[team.rank]
+        if rows.size:
+            own = slice(int(rows[0]), int(rows[-1]) + 1)
+            answers = None if segment.answers is None else segment.answers[own]
+            yield Segment(segment.inputs[own], segment.targets[own], segment.starts, answers)
 
 
 @contextmanager
@@ -239,6 +278,13 @@ class _Tally:
         self.unconverged += solution.status is not Status.CONVERGED
         self.residuals.append(_per_token(solution.residual, predicted))
         self.group_evaluations.append(_per_token(solution.group_evaluations, predicted))
+
+    def __add__(self, other: "_Tally") -> "_Tally":
+        """The sums of both."""
+        both = _Tally()
+        for name, value in vars(self).items():
+            setattr(both, name, value + getattr(other, name))
+        return both
 
     def evaluation(self, seconds: float) -> Evaluation:
         """The figures of everything counted."""

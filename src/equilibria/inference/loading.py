@@ -1,6 +1,6 @@
 """From a run folder back to a model that evaluates and writes text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +11,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.inference.manifest import MANIFEST, check_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
 from equilibria.models import TokenModel
@@ -53,21 +54,31 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
         UserError: something is missing, damaged or of another shape.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        folder, source, weights = RunFolder(path.parent), path, path
-    else:
-        folder = RunFolder(path)
-        source = folder.checkpoint(checkpoint)
-        weights = source / "model.safetensors"
+    folder = RunFolder(path.parent if path.suffix == ".safetensors" else path)
+    weights = weights_file(path, checkpoint)
+    source = weights if weights == path else weights.parent
     for file in (folder.config, folder.tokenizer):
         if not file.is_file():
             raise UserError(f"{file} is missing; a model is loaded with its config.toml and tokenizer.json")
     recipe = read_recipe(folder.config, [])
     tokenizer = load_tokenizer(folder.tokenizer)
     model = build_model(recipe, tokenizer.vocabulary_size)
+    if (source / MANIFEST).is_file():  # of a checkpoint; what was saved before there were manifests has none
+        check_manifest(source, only=[weights.name])
     load_weights(model, weights)
     model.eval()
     return LoadedRun(model, tokenizer, recipe, source, folder)
+
+
+def weights_file(path: Path, checkpoint: str = "best") -> Path:
+    """The file of a model's weights; the arguments are those of `load_run`.
+
+    Raises:
+        UserError: there is no such run, or no such checkpoint in it.
+    """
+    if path.suffix == ".safetensors":
+        return path
+    return RunFolder(path).checkpoint(checkpoint) / "model.safetensors"
 
 
 def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
@@ -80,7 +91,10 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
-    task = build_task(run.recipe, progress)
+    recipe = run.recipe
+    if recipe.data.tokenizer == "file":  # the run's own copy: the file may have been moved since
+        recipe = replace(recipe, data=replace(recipe.data, tokenizer_file=run.folder.tokenizer))
+    task = build_task(recipe, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()

@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def launch(self) -> Path:
+        """What the start of processes by torchrun was called that made the folder."""
+        return self.path / ".launch"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer, copied here so that the run does not depend on the data cache."""
         return self.path / "tokenizer.json"
@@ -55,6 +60,11 @@ class RunFolder:
     def sample(self) -> Path:
         """The last text that was written with the run's model."""
         return self.path / "sample.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
 
     @property
     def report(self) -> Path:

@@ -2,5 +2,6 @@
 
 from equilibria.models.base import Output, TokenModel
 from equilibria.models.language_model import LanguageModel
+from equilibria.models.regularisation import Regularisation
 
-__all__ = ["LanguageModel", "Output", "TokenModel"]
+__all__ = ["LanguageModel", "Output", "Regularisation", "TokenModel"]

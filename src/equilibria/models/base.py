@@ -112,8 +112,14 @@ class TokenModel(nn.Module, ABC):
         """The state `(B, D)` that predicts the token after those written so far."""
         return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:]).hidden[:, -1]
 
+    def loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
+        """The mean negative log-likelihood of the targets, in nats, given final states."""
+        return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
+
     def check(self, tokens_BL: Tensor) -> None:
         """Raises ValueError for a token id outside the vocabulary."""
+        if torch.compiler.is_compiling():
+            return  # a program cannot depend on its data
         if tokens_BL.device.type != "cpu" or not tokens_BL.numel():
             return  # on an accelerator the look-up itself asserts, without a synchronisation here
         least, most = (int(bound) for bound in tokens_BL.aminmax())

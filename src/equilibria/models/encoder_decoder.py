@@ -108,7 +108,7 @@ class UniversalTransformer(TokenModel):
         if targets is None or memory is not None:
             raise ValueError("an encoder-decoder needs a target and takes no memory; `generate` writes a target")
         hidden_BLD, penalty = self._pass(tokens_BL, targets[:, :-1].clamp(min=0))
-        loss = self.embedding.loss(hidden_BLD.flatten(0, 1), targets.flatten())
+        loss = self.loss(hidden_BLD, targets)
         return Output(hidden_BLD, self.embedding, loss, memory=None, solution=None, penalty=penalty)
 
     def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:

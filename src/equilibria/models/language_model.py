@@ -17,7 +17,8 @@ from torch import Tensor
 
 from equilibria.cells import Cell, Memory
 from equilibria.depths import Depth, Equilibrium, Reached, joined
-from equilibria.models.base import Output, TokenModel
+from equilibria.models.causal import CausalModel, Read
+from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 
 
@@ -33,7 +34,7 @@ class _Applied:
         return self.cell.remember(self.state, self.context)
 
 
-class LanguageModel(TokenModel):
+class LanguageModel(CausalModel):
     """Predict each next token from those before it, at a depth of one's choice.
 
     Args:
@@ -41,12 +42,14 @@ class LanguageModel(TokenModel):
         cell: the map that is applied.
         depth: how often; an equilibrium when None.
         memory_length: tokens of earlier segments and chunks that are attended to.
-        dropout: probability of dropping a feature of the embedding.
+        dropout: probability of dropping a feature of an embedded token, each token with a mask of its own.
         prelude: applied once before the depth; its output is what the cell injects.
         coda: applied once after the depth.
         chunk_length: tokens that are solved together; a whole segment when None. In training the gradient flows from a
             chunk to those before it, as far as the memory reaches.
         auxiliary_weight: weight of the mean loss of the states that the depth returns on its way, in training.
+        regularisation: dropouts and penalties of training around the depth; those of final states are of what the
+            coda makes of them.
 
     Raises:
         ValueError: a number is out of its range, or the parts are not of one width.
@@ -64,13 +67,12 @@ class LanguageModel(TokenModel):
         coda: Cell[Any] | None = None,
         chunk_length: int | None = None,
         auxiliary_weight: float = 0.0,
+        regularisation: Regularisation | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(embedding, memory_length, regularisation)
         widths = {part.d_model for part in (embedding, prelude, cell, coda) if part is not None}
         if len(widths) != 1:
             raise ValueError(f"embedding, prelude, cell and coda must have one d_model, found {sorted(widths)}")
-        if memory_length < 0:
-            raise ValueError(f"memory_length must be at least 0, found {memory_length}")
         if chunk_length is not None and (chunk_length < 1 or memory_length < 1):
             raise ValueError(
                 f"chunks must have at least 1 token and see each other through a memory; "
@@ -78,41 +80,22 @@ class LanguageModel(TokenModel):
             )
         if not auxiliary_weight >= 0:
             raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
-        self.embedding = embedding
         self.prelude = prelude
         self.cell = cell
         self.coda = coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
-        self.memory_length, self.chunk_length = memory_length, chunk_length
-        self.dropout, self.auxiliary_weight = dropout, auxiliary_weight
+        self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
-        """One segment.
-
-        Args:
-            tokens_BL: token ids, `(B, L)` integers.
-            targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned.
-
-        Raises:
-            ValueError: a token id outside the vocabulary, or a memory of another model.
-        """
-        self.check(tokens_BL)
-        inputs_BLD = self.embedding(tokens_BL) * self.cell.d_model**0.5
+    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
+        """Chunk after chunk: where the depth arrives."""
+        inputs_BLD = x_BLD * self.cell.d_model**0.5
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
-        loss, penalty = None, reached.penalty
-        if targets is not None:
-            loss = self._loss(reached.state, targets)
-            if self.auxiliary_weight and reached.states:
-                losses = torch.stack([self._loss(state, targets) for state in reached.states])
-                auxiliary = self.auxiliary_weight * losses.mean()
-                penalty = auxiliary if penalty is None else penalty + auxiliary
-        return Output(reached.state, self.embedding, loss, kept, reached.solution, penalty)
+        return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""
-        chunks = inputs_BLD.split(self.chunk_length or max(1, inputs_BLD.shape[1]), dim=1)
+        chunks = (inputs_BLD,) if self.chunk_length is None else inputs_BLD.split(self.chunk_length, dim=1)
         arrived = []
         for number, chunk_BLD in enumerate(chunks, start=1):
             reached, applied = self._chunk(chunk_BLD, memory)
@@ -140,9 +123,6 @@ class LanguageModel(TokenModel):
         hidden_BLD, last = _once(self.coda, self.cell.readout(reached.state), after)
         states = tuple(_once(self.coda, self.cell.readout(state), after)[0] for state in reached.states)
         return replace(reached, state=hidden_BLD, states=states), [*first, remembered, *last]
-
-    def _loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
-        return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
 
 
 def _once(cell: Cell[Any] | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, list[_Applied]]:

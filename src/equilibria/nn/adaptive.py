@@ -16,7 +16,8 @@ Shapes: B batch, L length, N positions, D features, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -41,6 +42,7 @@ class AdaptiveEmbedding(nn.Module):
         initialisation: `"scaled"` starts with features of variance `1 / d_model` and scores of variance 1 for features
             of variance 1; `"published"` is Transformer-XL's: standard deviation 0.02, of projections 0.01.
         d_embed: features of the first cluster; `d_model` when None.
+        tied_tables: whether the softmax has the embedding's tables, and not others of its own.
 
     Raises:
         ValueError: the sizes do not go together.
@@ -55,6 +57,7 @@ class AdaptiveEmbedding(nn.Module):
         untied_projections: int = 1,
         initialisation: Literal["scaled", "published"] = "scaled",
         d_embed: int | None = None,
+        tied_tables: bool = True,
     ) -> None:
         super().__init__()
         d_embed = d_model if d_embed is None else d_embed
@@ -70,10 +73,11 @@ class AdaptiveEmbedding(nn.Module):
             raise ValueError(f"untied_projections must be 0 to {len(cutoffs) + 1}, found {untied_projections}")
         self.vocabulary_size, self.d_model, self.edges = vocabulary_size, d_model, edges
         self.initialisation = initialisation
-        sizes = [right - left for left, right in pairwise(edges)]
-        sizes[0] += len(cutoffs)
+        tokens = [right - left for left, right in pairwise(edges)]
+        sizes = [tokens[0] + len(cutoffs), *tokens[1:]]
         widths = [d_embed // div_val**cluster for cluster in range(len(sizes))]
-        self.tables = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True))
+        self.tables = _tables(sizes if tied_tables else tokens, widths)
+        self.own_tables = _tables([] if tied_tables else sizes, widths)
         self.biases = nn.ParameterList(torch.empty(size) for size in sizes)
         projected = () if div_val == 1 and d_embed == d_model else widths
         self.projections = nn.ParameterList(torch.empty(d_model, width) for width in projected)
@@ -82,14 +86,14 @@ class AdaptiveEmbedding(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The matrix of each cluster: its tokens' rows, and in the first after them a row per other cluster."""
-        return [table.weight for table in self.tables if isinstance(table, nn.Embedding)]
+        """The softmax's matrix of each cluster: its tokens' rows, and in the first after them one per other cluster."""
+        return _weights(self.own_tables) or _weights(self.tables)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all weights anew; biases start at 0."""
         scaled = self.initialisation == "scaled"
-        for table in self.weights:
+        for table in (*_weights(self.tables), *_weights(self.own_tables)):
             nn.init.normal_(table, std=table.shape[1] ** -0.5 if scaled else 0.02)
         for projection in (*self.projections, *self.own_projections):
             nn.init.normal_(projection, std=self.d_model**-0.5 if scaled else 0.01)
@@ -98,9 +102,9 @@ class AdaptiveEmbedding(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Features of tokens, `(B, L) → (B, L, D)`; those of one token do not depend on what the others are."""
-        cluster_BL = self._cluster(tokens_BL)
+        cluster_BL = _cluster(self.edges, tokens_BL)
         parts = []
-        for cluster, (first, table) in enumerate(zip(self.edges, self.weights, strict=False)):
+        for cluster, (first, table) in enumerate(zip(self.edges, _weights(self.tables), strict=False)):
             # every cluster looks up every token, with zeros where it is another's, so that the matrix product has
             # the same shape, and rounds the same way, whatever the tokens are
             inside_BL = cluster_BL == cluster
@@ -121,17 +125,11 @@ class AdaptiveEmbedding(nn.Module):
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """The mean negative log-likelihood, in nats, over the targets that are not -100; NaN without any."""
-        cluster_N = self._cluster(targets_N)
-        head_N = torch.where(cluster_N == 0, targets_N, self.edges[1] - 1 + cluster_N)
-        total = self._cluster_loss(0, hidden_ND, head_N)
-        for cluster in range(1, len(self.tables)):
-            # a cluster without targets is asked too: every parameter has a gradient in every step
-            rows = (cluster_N == cluster).nonzero().squeeze(1)
-            total = total + self._cluster_loss(cluster, hidden_ND[rows], targets_N[rows] - self.edges[cluster])
-        return total / (targets_N != IGNORED).sum()
+        return clustered_loss(self.edges, targets_N, partial(self._cluster_loss, hidden_ND))
 
-    def _cluster_loss(self, cluster: int, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def _cluster_loss(self, hidden_ND: Tensor, cluster: int, targets_N: Tensor, rows: Tensor | None) -> Tensor:
         weight, bias = self.weights[cluster], self.biases[cluster]
+        hidden_ND = hidden_ND if rows is None else hidden_ND[rows]
         return chunked_cross_entropy(self._projected(hidden_ND, cluster), weight, targets_N, bias, reduction="sum")
 
     def _projected(self, hidden: Tensor, cluster: int) -> Tensor:
@@ -141,6 +139,37 @@ class AdaptiveEmbedding(nn.Module):
         owned = cluster < len(self.own_projections)
         return hidden @ (self.own_projections if owned else self.projections)[cluster]
 
-    def _cluster(self, tokens: Tensor) -> Tensor:
-        """The cluster of each token, 0 for ids below the vocabulary and the last for those beyond."""
-        return sum((tokens >= cutoff for cutoff in self.edges[1:-1]), torch.zeros_like(tokens))
+
+def _tables(sizes: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=False))
+
+
+def _weights(tables: nn.ModuleList) -> list[Tensor]:
+    return [table.weight for table in tables if isinstance(table, nn.Embedding)]
+
+
+ClusterLoss = Callable[[int, Tensor, Tensor | None], Tensor]
+"""The summed loss of a cluster: its number, its targets counted from its first, and the positions; None for all."""
+
+
+def clustered_loss(edges: Sequence[int], targets_N: Tensor, cluster_loss: ClusterLoss) -> Tensor:
+    """The mean loss over targets that are not -100 of an adaptive softmax; NaN without any.
+
+    A cluster without targets is asked too: every parameter has a gradient in every step.
+
+    Args:
+        edges: 0, the first token of each other cluster, and the number of tokens.
+        targets_N: token ids, of which each cluster but the first has an id of its own in the first, after its tokens.
+        cluster_loss: of a cluster.
+    """
+    cluster_N = _cluster(edges, targets_N)
+    total = cluster_loss(0, torch.where(cluster_N == 0, targets_N, edges[1] - 1 + cluster_N), None)
+    for cluster in range(1, len(edges) - 1):
+        rows = (cluster_N == cluster).nonzero().squeeze(1)
+        total = total + cluster_loss(cluster, targets_N[rows] - edges[cluster], rows)
+    return total / (targets_N != IGNORED).sum()
+
+
+def _cluster(edges: Sequence[int], tokens: Tensor) -> Tensor:
+    """The cluster of each token, 0 for ids below the vocabulary and the last for those beyond."""
+    return sum((tokens >= cutoff for cutoff in edges[1:-1]), torch.zeros_like(tokens))

@@ -7,13 +7,13 @@ import torch
 
 from equilibria.configuration import Recipe, build_model
 from equilibria.data.batching import Segment
+from equilibria.data.word_like import WordLike
 from equilibria.inference.loading import load_run
 from equilibria.models import TokenModel
 from equilibria.reproduction.measuring import (
     Contender,
     Quartiles,
     Size,
-    WordLike,
     alternate,
     ratios,
     saved_by_step,

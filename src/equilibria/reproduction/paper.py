@@ -8,82 +8,86 @@ from collections.abc import Mapping
 
 from equilibria.reproduction.tables import Contest, Flags, MeasuredTable, Row, Scale, Setting, TrainedTable
 
-_K, _M = 1e3, 1e6
+Scales = Mapping[Scale, Flags]
 
 
-def _flags(section: str, **values: object) -> Flags:
-    """`--section.key value` for each."""
-    return tuple(part for key, value in values.items() for part in (f"--{section}.{key}", str(value)))
+def _at(section: str, **pairs: tuple[object, object]) -> Scales:
+    """`--section.key value` for each key, with a value for "tiny" and one for "small"; for a tuple, one per entry."""
+    flags: dict[Scale, list[str]] = {"tiny": [], "small": []}
+    for key, pair in pairs.items():
+        for found, value in zip(flags.values(), pair, strict=True):
+            for entry in value if isinstance(value, tuple) else (value,):
+                found += [f"--{section}.{key}", str(entry)]
+    return {scale: tuple(found) for scale, found in flags.items()}
 
 
-def _training(steps: int, batch_size: int, segment_length: int, evaluate_tokens: int) -> Flags:
-    """Short training with four evaluations."""
-    return _flags(
-        "training",
-        steps=steps,
-        batch_size=batch_size,
-        segment_length=segment_length,
-        accumulation=1,
-        warmup_steps=max(1, steps // 20),
-        evaluate_every=max(1, steps // 4),
-        evaluate_tokens=evaluate_tokens,
-        checkpoint_every=max(1, steps // 8),
-    )
+def _all(*parts: Scales) -> Scales:
+    """The flags of all parts; the last has the last word."""
+    scales: tuple[Scale, ...] = ("tiny", "small")
+    return {scale: tuple(flag for part in parts for flag in part[scale]) for scale in scales}
 
 
-_TEXT_TINY = (*_flags("model", memory_length=64), *_training(150, 4, 64, 4096))
-_TEXT_SMALL = (*_flags("model", memory_length=64), *_training(1000, 8, 64, 32768))
-_RATES: Mapping[Scale, Flags] = {
-    "tiny": _flags("training", learning_rate=3e-3),  # narrow models and short training want more than is published
-    "small": _flags("training", learning_rate=2e-3),
-}
+# Narrow models and short training want a higher rate than is published; clusters have to suit the vocabulary.
+_RATES = _at("training", learning_rate=(3e-3, 2e-3))
+_CLUSTERS = _at("model.embedding", cutoffs=((500, 1000), (2000, 5000)))
+# Of the models that have them: features of the embedding, those of the model; unrolled steps at first, a tenth of all;
+# segments that are solved in halves; steps over which the rate falls.
+_EMBEDDED = _at("model.embedding", d_embed=(32, 64))
+_PRETRAINED = _at("model.depth.schedule", warmup_steps=(15, 100))
+_HALVED = _at("model", chunk_length=(32, 32))
+_FALL = _at("training", decay_steps=(30, 200))
+_TRELLIS = _all(_at("model.cell", d_model=(48, 64), output_size=(48, 64), hidden=(80, 112)), _RATES)
+_TEXT = _all(
+    _at("model", memory_length=(64, 64)),
+    _at("training", steps=(150, 1000), batch_size=(4, 8), segment_length=(64, 64), accumulation=(1, 1)),
+    _at("training", warmup_steps=(7, 50), evaluate_every=(37, 250), checkpoint_every=(18, 125)),
+    _at("training", evaluate_tokens=(4096, 32768)),
+)
 
 
-def _transformer(tiny: int, small: int) -> dict[Scale, Flags]:
-    """Width 32 and 64, with feed-forward layers of these widths; clusters of the embedding to suit the vocabulary."""
-
-    def clusters(*cutoffs: int) -> Flags:
-        return tuple(part for cutoff in cutoffs for part in _flags("model.embedding", cutoffs=cutoff))
-
-    return {
-        "tiny": (*_flags("model.cell", d_model=32, heads=2, inner=tiny), *clusters(500, 1000), *_RATES["tiny"]),
-        "small": (*_flags("model.cell", d_model=64, heads=4, inner=small), *clusters(2000, 5000), *_RATES["small"]),
-    }
+def _transformer(*inner: int) -> Scales:
+    """Width 32 and 64, with feed-forward layers of these widths."""
+    tiny, small = inner
+    return _all(_at("model.cell", d_model=(32, 64), heads=(2, 4), inner=(tiny, small)), _CLUSTERS, _RATES)
 
 
-def _trellis(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flags]:
-    """Features of the embedding, which are those of the output, and the others of the state."""
-    return {
-        "tiny": (*_flags("model.cell", d_model=tiny[0], output_size=tiny[0], hidden=tiny[1]), *_RATES["tiny"]),
-        "small": (*_flags("model.cell", d_model=small[0], output_size=small[0], hidden=small[1]), *_RATES["small"]),
-    }
-
-
-def _baseline(tiny: tuple[int, int], small: tuple[int, int]) -> dict[Scale, Flags]:
+def _baseline(d_model: tuple[int, int], hidden: tuple[int, int]) -> Scales:
     """Features of the embedding, and units of a layer."""
-    return {
-        "tiny": _flags("model.baseline", d_model=tiny[0], hidden=tiny[1]),
-        "small": _flags("model.baseline", d_model=small[0], hidden=small[1]),
-    }
+    return _at("model.baseline", d_model=d_model, hidden=hidden)
 
 
-def _embedded(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
-    """Also as many features of the embedding as of the model, where the recipe has another number."""
-    widths: dict[Scale, int] = {"tiny": 32, "small": 64}
-    return {scale: (*flags, *_flags("model.embedding", d_embed=widths[scale])) for scale, flags in sizes.items()}
+_Published = tuple[str, str, float | None, float | None, float | None, float | None]
 
 
-def _pretrained(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
-    """Also the unrolled steps at first, a tenth of all."""
-    steps: dict[Scale, int] = {"tiny": 15, "small": 100}
-    return {
-        scale: (*flags, *_flags("model.depth.schedule", warmup_steps=steps[scale])) for scale, flags in sizes.items()
-    }
+def _rows(
+    unit: float,
+    *published: _Published,
+    scales: Mapping[str, Scales],
+    flags: Mapping[str, Flags] | None = None,
+    recipes: Mapping[str, str] | None = None,
+) -> tuple[Row, ...]:
+    """Rows of a table.
 
-
-def _halved(sizes: Mapping[Scale, Flags]) -> dict[Scale, Flags]:
-    """Also segments that are solved in halves."""
-    return {scale: (*flags, *_flags("model", chunk_length=32)) for scale, flags in sizes.items()}
+    Args:
+        unit: of the numbers of parameters.
+        published: name, model, figure, parameters in all and outside the embedding, gigabytes.
+        scales, flags, recipes: of the rows of these names.
+    """
+    flags, recipes = flags or {}, recipes or {}
+    return tuple(
+        Row(
+            name=name,
+            model=model,
+            recipe=recipes.get(name, name),
+            flags=flags.get(name, ()),
+            scales=scales.get(name, {}),
+            parameters=None if parameters is None else parameters * unit,
+            inner=None if inner is None else inner * unit,
+            figure=figure,
+            gigabytes=gigabytes,
+        )
+        for name, model, figure, parameters, inner, gigabytes in published
+    )
 
 
 COPY_MEMORY = TrainedTable(
@@ -91,218 +95,106 @@ COPY_MEMORY = TrainedTable(
     title="Table 1: copy memory over 400 blanks, loss",
     figure="loss",
     vocabulary_size=10,
-    rows=(
-        Row(
-            name="deq-transformer",
-            model="DEQ-Transformer",
-            recipe="copy-memory/deq-transformer.toml",
-            scales={
-                "tiny": _flags("model.depth.schedule", warmup_steps=200),
-                "small": _flags("model.depth.schedule", warmup_steps=600),
-            },
-            parameters=14 * _K,
-            figure=3.5e-6,
-        ),
-        Row(name="tcn", model="TCN", recipe="copy-memory/tcn.toml", parameters=16 * _K, figure=2.7e-5),
-        Row(name="lstm", model="LSTM", recipe="copy-memory/lstm.toml", parameters=14 * _K, figure=0.0501),
-        Row(name="gru", model="GRU", recipe="copy-memory/gru.toml", parameters=14 * _K, figure=0.0491),
+    rows=_rows(
+        1e3,
+        ("deq-transformer", "DEQ-Transformer", 3.5e-6, 14, None, None),
+        ("tcn", "TCN", 2.7e-5, 16, None, None),
+        ("lstm", "LSTM", 0.0501, 14, None, None),
+        ("gru", "GRU", 0.0491, 14, None, None),
+        scales={"deq-transformer": _at("model.depth.schedule", warmup_steps=(200, 600))},
     ),
-    scales={
-        "tiny": (*_flags("data", blanks=20, held_out=200), *_flags("training", steps=600)),
-        "small": (*_flags("data", blanks=100, held_out=500), *_flags("training", steps=2000)),
-    },
+    scales=_all(_at("data", blanks=(20, 100), held_out=(200, 500)), _at("training", steps=(600, 2000))),
 )
-
-_PTB_TRELLIS = _trellis((48, 80), (64, 112))
 
 PTB = TrainedTable(
     name="ptb",
     title="Table 2: Penn Treebank by words, test perplexity",
     figure="perplexity",
     vocabulary_size=10_000,
-    rows=(
-        Row(name="variational-lstm", model="Variational LSTM", parameters=66 * _M, figure=73.4),
-        Row(name="nas", model="NAS cell", parameters=54 * _M, figure=62.4),
-        Row(name="nas-tuned", model="NAS, tuned as a black box", parameters=24 * _M, inner=20 * _M, figure=59.7),
-        Row(
-            name="awd-lstm",
-            model="AWD-LSTM",
-            recipe="ptb/awd-lstm.toml",
-            scales=_baseline((48, 104), (64, 146)),
-            parameters=24 * _M,
-            inner=20 * _M,
-            figure=58.8,
-        ),
-        Row(name="darts", model="DARTS, second order", parameters=23 * _M, inner=20 * _M, figure=55.7),
-        Row(
-            name="trellisnet",
-            model="60-layer TrellisNet",
-            recipe="ptb/trellisnet.toml",
-            flags=("--model.depth.checkpoint=false",),
-            scales=_PTB_TRELLIS,
-            parameters=24 * _M,
-            inner=20 * _M,
-            figure=57.0,
-            gigabytes=8.5,
-        ),
-        Row(
-            name="deq-trellisnet",
-            model="DEQ-TrellisNet",
-            recipe="ptb/deq-trellisnet.toml",
-            scales=_pretrained(_PTB_TRELLIS),
-            parameters=24 * _M,
-            inner=20 * _M,
-            figure=57.1,
-            gigabytes=1.2,
-        ),
+    rows=_rows(
+        1e6,
+        ("variational-lstm", "Variational LSTM", 73.4, 66, None, None),
+        ("nas", "NAS cell", 62.4, 54, None, None),
+        ("nas-tuned", "NAS, tuned as a black box", 59.7, 24, 20, None),
+        ("awd-lstm", "AWD-LSTM", 58.8, 24, 20, None),
+        ("darts", "DARTS, second order", 55.7, 23, 20, None),
+        ("trellisnet", "60-layer TrellisNet", 57.0, 24, 20, 8.5),
+        ("deq-trellisnet", "DEQ-TrellisNet", 57.1, 24, 20, 1.2),
+        scales={
+            "variational-lstm": _all(_baseline((80, 112), (80, 112)), _FALL),
+            "nas": _all(_baseline((72, 104), (72, 104)), _FALL),
+            "nas-tuned": _baseline((48, 64), (102, 145)),
+            "awd-lstm": _baseline((48, 64), (104, 146)),
+            "darts": _baseline((96, 132), (96, 132)),
+            "trellisnet": _TRELLIS,
+            "deq-trellisnet": _all(_TRELLIS, _PRETRAINED),
+        },
+        flags={"trellisnet": ("--model.depth.checkpoint=false",)},
     ),
-    scales={
-        "tiny": (*_flags("data", vocabulary_size=2000), *_TEXT_TINY),
-        "small": _TEXT_SMALL,
-    },
+    scales=_all(_TEXT, {"tiny": ("--data.vocabulary_size", "2000"), "small": ()}),
     test_tokens={"tiny": 8192},
     data="`equilibria data ptb` fetches it",
 )
-
-_WT_TRELLIS = _trellis((48, 80), (64, 112))
 
 WIKITEXT_103 = TrainedTable(
     name="wikitext-103",
     title="Table 3: WikiText-103, test perplexity",
     figure="perplexity",
     vocabulary_size=267_735,
-    rows=(
-        Row(name="tcn", model="Generic TCN", parameters=150 * _M, inner=34 * _M, figure=45.2),
-        Row(name="gated-convolution", model="Gated linear ConvNet", parameters=230 * _M, figure=37.2),
-        Row(name="awd-qrnn", model="AWD-QRNN", parameters=159 * _M, inner=51 * _M, figure=33.0, gigabytes=7.1),
-        Row(
-            name="relational-memory",
-            model="Relational Memory Core",
-            parameters=195 * _M,
-            inner=60 * _M,
-            figure=31.6,
+    rows=_rows(
+        1e6,
+        ("tcn", "Generic TCN", 45.2, 150, 34, None),
+        ("gated-convolution", "Gated linear ConvNet", 37.2, 230, None, None),
+        ("awd-qrnn", "AWD-QRNN", 33.0, 159, 51, 7.1),
+        ("relational-memory", "Relational Memory Core", 31.6, 195, 60, None),
+        ("transformer-xl-large", "Transformer-XL (X-large, adaptive embedding, on TPU)", 18.7, 257, 224, 12.0),
+        ("trellisnet", "70-layer TrellisNet", 29.2, 180, 45, 24.7),
+        ("trellisnet-checkpointed", "70-layer TrellisNet with gradient checkpointing", 29.2, 180, 45, 5.2),
+        ("deq-trellisnet", "DEQ-TrellisNet", 29.0, 180, 45, 3.3),
+        ("transformer-xl-16", "Transformer-XL (medium, 16 layers)", 24.3, 165, 44, 8.5),
+        ("deq-transformer-medium", "DEQ-Transformer (medium)", 24.2, 172, 43, 2.7),
+        ("transformer-xl-18-adaptive", "Transformer-XL (medium, 18 layers, adaptive embedding)", 23.6, 110, 72, 9.0),
+        ("deq-transformer-medium-adaptive", "DEQ-Transformer (medium, adaptive embedding)", 23.2, 110, 70, 3.7),
+        ("transformer-xl-4", "Transformer-XL (small, 4 layers)", 35.8, 139, 4.9, 4.8),
+        ("transformer-xl-tied-16", "Transformer-XL (small, weight-tied 16 layers)", 34.9, 138, 4.5, 6.8),
+        ("deq-transformer-small", "DEQ-Transformer (small)", 32.4, 138, 4.5, 1.1),
+        (
+            "deq-transformer-2023",
+            "DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
+            None,
+            None,
+            None,
+            None,
         ),
-        Row(
-            name="transformer-xl-large",
-            model="Transformer-XL (X-large, adaptive embedding, on TPU)",
-            parameters=257 * _M,
-            inner=224 * _M,
-            figure=18.7,
-            gigabytes=12.0,
-        ),
-        Row(
-            name="trellisnet",
-            model="70-layer TrellisNet",
-            recipe="wikitext-103/trellisnet.toml",
-            flags=("--model.depth.checkpoint=false",),
-            scales=_WT_TRELLIS,
-            parameters=180 * _M,
-            inner=45 * _M,
-            figure=29.2,
-            gigabytes=24.7,
-        ),
-        Row(
-            name="trellisnet-checkpointed",
-            model="70-layer TrellisNet with gradient checkpointing",
-            recipe="wikitext-103/trellisnet.toml",
-            flags=("--model.depth.checkpoint=true",),
-            scales=_WT_TRELLIS,
-            parameters=180 * _M,
-            inner=45 * _M,
-            figure=29.2,
-            gigabytes=5.2,
-        ),
-        Row(
-            name="deq-trellisnet",
-            model="DEQ-TrellisNet",
-            recipe="wikitext-103/deq-trellisnet.toml",
-            scales=_halved(_pretrained(_WT_TRELLIS)),
-            parameters=180 * _M,
-            inner=45 * _M,
-            figure=29.0,
-            gigabytes=3.3,
-        ),
-        Row(
-            name="transformer-xl-16",
-            model="Transformer-XL (medium, 16 layers)",
-            recipe="wikitext-103/transformer-xl-16.toml",
-            scales=_transformer(128, 256),
-            parameters=165 * _M,
-            inner=44 * _M,
-            figure=24.3,
-            gigabytes=8.5,
-        ),
-        Row(
-            name="deq-transformer-medium",
-            model="DEQ-Transformer (medium)",
-            recipe="wikitext-103/deq-transformer-medium.toml",
-            scales=_halved(_pretrained(_transformer(3200, 6400))),
-            parameters=172 * _M,
-            inner=43 * _M,
-            figure=24.2,
-            gigabytes=2.7,
-        ),
-        Row(
-            name="transformer-xl-18-adaptive",
-            model="Transformer-XL (medium, 18 layers, adaptive embedding)",
-            recipe="wikitext-103/transformer-xl-18-adaptive.toml",
-            scales=_embedded(_transformer(128, 256)),
-            parameters=110 * _M,
-            inner=72 * _M,
-            figure=23.6,
-            gigabytes=9.0,
-        ),
-        Row(
-            name="deq-transformer-medium-adaptive",
-            model="DEQ-Transformer (medium, adaptive embedding)",
-            recipe="wikitext-103/deq-transformer-medium-adaptive.toml",
-            scales=_pretrained(_transformer(3600, 7200)),
-            parameters=110 * _M,
-            inner=70 * _M,
-            figure=23.2,
-            gigabytes=3.7,
-        ),
-        Row(
-            name="transformer-xl-4",
-            model="Transformer-XL (small, 4 layers)",
-            recipe="wikitext-103/transformer-xl-4.toml",
-            scales=_embedded(_transformer(128, 256)),
-            parameters=139 * _M,
-            inner=4.9 * _M,
-            figure=35.8,
-            gigabytes=4.8,
-        ),
-        Row(
-            name="transformer-xl-tied-16",
-            model="Transformer-XL (small, weight-tied 16 layers)",
-            recipe="wikitext-103/transformer-xl-tied-16.toml",
-            scales=_transformer(752, 1504),
-            parameters=138 * _M,
-            inner=4.5 * _M,
-            figure=34.9,
-            gigabytes=6.8,
-        ),
-        Row(
-            name="deq-transformer-small",
-            model="DEQ-Transformer (small)",
-            recipe="wikitext-103/deq-transformer-small.toml",
-            scales=_halved(_pretrained(_transformer(704, 1408))),
-            parameters=138 * _M,
-            inner=4.5 * _M,
-            figure=32.4,
-            gigabytes=1.1,
-        ),
-        Row(
-            name="deq-transformer-2023",
-            model="DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
-            recipe="wikitext-103/deq-transformer-2023.toml",
-            scales=_transformer(1120, 2240),
-        ),
+        scales={
+            "tcn": _all(_baseline((32, 64), (48, 80)), _RATES),
+            "gated-convolution": _all(
+                _at("model.baseline", d_model=(32, 64), channels=((32,) * 12 + (40, 80), (64,) * 12 + (80, 160))),
+                _at("model.embedding", d_embed=(16, 32)),
+                _CLUSTERS,
+            ),
+            "awd-qrnn": _all(_baseline((32, 64), (96, 192)), _CLUSTERS, _FALL, _RATES),
+            "relational-memory": _all(_baseline((32, 64), (32, 64)), _at("model.baseline", head_size=(24, 40)), _RATES),
+            "transformer-xl-large": _all(_transformer(512, 1024), _EMBEDDED),
+            "trellisnet": _TRELLIS,
+            "trellisnet-checkpointed": _TRELLIS,
+            "deq-trellisnet": _all(_TRELLIS, _PRETRAINED, _HALVED),
+            "transformer-xl-16": _transformer(128, 256),
+            "deq-transformer-medium": _all(_transformer(3200, 6400), _PRETRAINED, _HALVED),
+            "transformer-xl-18-adaptive": _all(_transformer(128, 256), _EMBEDDED),
+            "deq-transformer-medium-adaptive": _all(_transformer(3600, 7200), _PRETRAINED),
+            "transformer-xl-4": _all(_transformer(128, 256), _EMBEDDED),
+            "transformer-xl-tied-16": _transformer(752, 1504),
+            "deq-transformer-small": _all(_transformer(704, 1408), _PRETRAINED, _HALVED),
+            "deq-transformer-2023": _transformer(1120, 2240),
+        },
+        flags={
+            "trellisnet": ("--model.depth.checkpoint=false",),
+            "trellisnet-checkpointed": ("--model.depth.checkpoint=true",),
+        },
+        recipes={"trellisnet-checkpointed": "trellisnet"},
     ),
-    scales={
-        "tiny": (*_flags("data", vocabulary_size=2000), *_TEXT_TINY),
-        "small": (*_flags("data", vocabulary_size=10_000), *_TEXT_SMALL),
-    },
+    scales=_all(_TEXT, _at("data", vocabulary_size=(2000, 10_000))),
     test_tokens={"tiny": 8192},
     data="`equilibria data wikitext-103` fetches it",
 )

@@ -21,7 +21,7 @@ class Row:
     Args:
         name: short; for flags and folders.
         model: as the paper calls it.
-        recipe: of its training, below the folder recipes; None where there is none.
+        recipe: name of the file that says how it is trained, below the folder of its table.
         flags: what makes this model of the recipe, where another row has the same recipe.
         scales: flags of a scale, of the sizes of this model.
         parameters: published number, in all.
@@ -32,7 +32,7 @@ class Row:
 
     name: str
     model: str
-    recipe: str | None = None
+    recipe: str
     flags: Flags = ()
     scales: Mapping[Scale, Flags] = field(default_factory=dict)
     parameters: float | None = None

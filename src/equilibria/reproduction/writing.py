@@ -20,13 +20,13 @@ class Outcome:
 
     Attributes:
         row: which.
-        size: our parameters at the scale; None without a recipe.
+        size: our parameters at the scale.
         figures: of the finished run; None without one.
         note: why there is none, or "".
     """
 
     row: Row
-    size: Size | None
+    size: Size
     figures: Figures | None
     note: str = ""
 
@@ -43,8 +43,8 @@ def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequenc
     rows = [
         {
             **_published(outcome.row),
-            "recipe": outcome.row.recipe,
-            "size": None if outcome.size is None else asdict(outcome.size),
+            "recipe": f"{table.name}/{outcome.row.recipe}.toml",
+            "size": asdict(outcome.size),
             "status": NOT_RUN if outcome.figures is None else "run",
             "note": outcome.note,
             "figures": outcome.figures,
@@ -64,8 +64,8 @@ def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]
         rows.append(
             [
                 row.model,
-                *(count(row.parameters), count(size and size.total)),
-                *(count(row.inner), count(size and size.inner)),
+                *(count(row.parameters), count(size.total)),
+                *(count(row.inner), count(size.inner)),
                 *(form(row.figure, precise), NOT_RUN if outcome.figures is None else form(ours, precise)),
                 form(outcome.number("residual"), ".0e"),
                 form(outcome.number("evaluations_per_solve"), ".1f"),

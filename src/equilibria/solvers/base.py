@@ -20,7 +20,7 @@ from equilibria.solvers.draft import Draft
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import Progress, Rules
 from equilibria.solvers.residual import Criterion, Groups, norm, residual_of
-from equilibria.solvers.solution import Iterate
+from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, Scope, State
 
 
@@ -35,6 +35,8 @@ class Solver(ABC):
         scope: what a group is: `"sample"`, `"token"` or `"prefix"`; the last two are causal for causal maps.
         criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, or `"absolute"`, `‖f(z) − z‖`.
         draft: start from a solve in low precision; None starts from `z0` in full.
+        fallback: solves again where groups have not converged: those from `z0`, the others from their solutions. None
+            leaves them as they are.
         check_every: the solve looks whether it is done, which makes the host wait for the device, at most once in so
             many evaluations.
         trace_groups: whether the residual of every group after each evaluation is returned too.
@@ -45,6 +47,7 @@ class Solver(ABC):
     scope: Scope = "sample"
     criterion: Criterion = "relative"
     draft: Draft | None = None
+    fallback: Solver | None = None
     check_every: int = 1
     trace_groups: bool = False
 
@@ -59,6 +62,8 @@ class Solver(ABC):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
         if self.check_every < 1:
             raise ValueError(f"check_every must be at least 1, found {self.check_every}")
+        if self.fallback is not None and self.fallback.scope != self.scope:
+            raise ValueError(f"a fallback solves the same groups; found scopes {self.scope!r}, {self.fallback.scope!r}")
 
     @abstractmethod
     def init(self, z: Tensor, groups: Groups) -> Any:
@@ -85,6 +90,25 @@ class Solver(ABC):
             propose: whether the iterate that would come after the last evaluation is wanted too.
             iterates: numbers of iterates to return as well; iterate `k` is what there was after `k` evaluations.
         """
+        first = self._drafted(f, z0, propose, iterates)
+        if self.fallback is None or first.status is Status.CONVERGED:
+            return first
+        return self._solve_again(self.fallback, f, z0, propose, first)
+
+    def _solve_again(self, fallback: Solver, f: Map, z0: State, propose: bool, first: Iterate) -> Iterate:
+        """The outcome of the fallback. Where a group starts depends on what is known of that group alone, so that it
+        neither looks ahead nor at other samples."""
+        packing = Packing.of(z0, self.scope)
+        settled = first.residual <= self.tol
+        start = torch.where(settled.unsqueeze(-1), first.value, packing.pack(z0))
+        same = {"tol": self.tol, "criterion": self.criterion, "trace_groups": self.trace_groups}
+        second = replace(fallback, **same).solve(f, packing.unpack(start), propose)
+        again = settled & (second.residual <= self.tol) & (second.group_evaluations <= 1)
+        both = second.after(first)
+        counts = torch.where(again, first.group_evaluations, both.group_evaluations)
+        return replace(both, group_evaluations=counts, memory=first.memory)
+
+    def _drafted(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         if self.draft is None:
             return self._solve(f, z0, propose, iterates)
         tol = max(self.draft.tol, self.tol if self.criterion == "relative" else 0.0)

@@ -2,6 +2,7 @@
 
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.randomness import seed_everything
+from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
-__all__ = ["Trainer", "TrainingLoop", "TrainingResult", "seed_everything"]
+__all__ = ["Tracker", "Trainer", "TrainingLoop", "TrainingResult", "seed_everything"]

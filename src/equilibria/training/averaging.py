@@ -65,20 +65,24 @@ class WeightAverage:
         self._started |= bool(earlier) and loss > min(earlier)
         self._losses.append(loss)
 
+    @property
+    def module(self) -> nn.Module | None:
+        """The copy that holds the average; None where nothing is averaged."""
+        return None if self._averaged is None else self._averaged.module
+
     def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint whose weights are those of `evaluated`: what else the average is made from."""
+        """For a checkpoint: the average so far, and what says how it goes on."""
         if self._averaged is None:
             return {}
-        count, model = self._averaged.n_averaged, distinct_state(self._model) if self._averaged.n_averaged else {}
+        averaged = distinct_state(self._averaged.module) if self._averaged.n_averaged else {}
         losses, started = torch.tensor(self._losses, dtype=torch.float64), torch.tensor(self._started)
-        weights = {f"weights.{name}": tensor for name, tensor in model.items()}
-        return {"count": count, "started": started, "losses": losses, **weights}
+        weights = {f"weights.{name}": tensor for name, tensor in averaged.items()}
+        return {"count": self._averaged.n_averaged, "started": started, "losses": losses, **weights}
 
-    def restore(self, model: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Fills the model and its average from a checkpoint.
+    def restore(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Goes on from a checkpoint.
 
         Args:
-            model: the weights of `evaluated`.
             tensors: what `tensors` returned.
             path: the checkpoint's folder, for messages.
 
@@ -86,12 +90,12 @@ class WeightAverage:
             KeyError: something is missing.
             UserError: the weights are of another model.
         """
-        prefix = "weights."
-        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        fill(distinct_state(self._model), weights or model, path / "model.safetensors")
         if self._averaged is None:
             return
-        fill(distinct_state(self._averaged.module), model, path / "model.safetensors")
+        prefix = "weights."
+        weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if weights:
+            fill(distinct_state(self._averaged.module), weights, path)
         self._averaged.n_averaged.copy_(tensors["count"])
         self._started = bool(tensors["started"])
         self._losses = tensors["losses"].tolist()

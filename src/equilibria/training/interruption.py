@@ -10,11 +10,16 @@ class Interruption:
 
     Outside the main thread, where Python allows no signal handlers, it does nothing.
 
+    Args:
+        patient: remember the second too. torchrun passes on to its workers what a terminal has sent them already, and
+            kills them itself when they take too long.
+
     Attributes:
         signal: the number of the signal that arrived, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self._patient = patient
         self.signal: int | None = None
         self._previous: dict[int, signal._HANDLER] = {}
 
@@ -31,7 +36,8 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._put_back()
+        if not self._patient:
+            self._put_back()
 
     def _put_back(self) -> None:
         for number, handler in self._previous.items():

@@ -4,6 +4,7 @@ It knows nothing of run folders, displays and signals, so that a benchmark can s
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -14,48 +15,78 @@ from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
-from equilibria.inference.weights import distinct_state
+from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
+from equilibria.training.compilation import compile_cell
+from equilibria.training.distributed import ALONE, World, seed_process, share
 from equilibria.training.optimizers import ScheduledOptimizers
+from equilibria.training.parallel import Objective, Strategy, by_rows, empty_like, local, spread, whole
 from equilibria.training.randomness import random_state, restore_random_state
-from equilibria.training.statistics import StepStatistics
+from equilibria.training.statistics import SolveFigures, StepStatistics
 
 
 class TrainingLoop:
     """Trains a model on batches of segments.
 
     A step divides its batch, of `accumulation * batch_size` rows, into `accumulation` slots and averages their
-    gradients: the same step as one of all rows taken at once. Every slot has its own segment memory.
+    gradients: the same step as one of all rows taken at once. Every slot has its own segment memory. Of each slot a
+    process takes its share of the rows, so that any number of processes takes the same steps.
+
+    A step whose loss or gradient is infinite or NaN is not taken: weights, optimizer, average and segment memory stay
+    as they were, and the next step goes on with the next segment.
 
     Args:
-        model: on the device it shall be trained on.
+        model: on the device it shall be trained on; the same in all processes.
         recipe: sizes, rates and limits.
         batches: what to train on; a step takes the segment of its index.
         depths: the model's depth in each step, asked before it is taken; the model's own throughout when None.
+        world: the processes that train together.
+        strategy: how they share the model.
 
     Attributes:
-        done: optimizer steps finished; also the index of the next segment.
-        tokens: predicted in the steps of this process.
+        done: optimizer steps finished, skipped ones included; also the index of the next segment.
+        tokens: predicted in the steps of this process and those beside it.
+        skipped: steps that were not taken, in all.
+        skipped_in_a_row: of those, the last ones.
         statistics: figures of the steps since its last reset.
+
+    Raises:
+        UserError: the rows cannot be shared by so many processes.
     """
 
     def __init__(
-        self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, depths: DepthSchedule | None = None
+        self,
+        model: TokenModel,
+        recipe: TrainingRecipe,
+        batches: Batches,
+        depths: DepthSchedule | None = None,
+        world: World = ALONE,
+        strategy: Strategy = "ddp",
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.device = next(model.parameters()).device
-        self.done = 0
-        self.tokens = 0
-        self.statistics = StepStatistics(self.device)
+        self.done = self.tokens = self.skipped = self.skipped_in_a_row = 0
+        self.statistics = StepStatistics(self.device, world)
+        self._world = world
         self._batches = batches
         self._memories: list[Memory | None] = [None] * recipe.accumulation
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._rows = _own_rows(recipe, world)
         self._depths = depths
+        self._average = WeightAverage(model, recipe)  # copies the model while it is whole
+        if recipe.compile and isinstance(model, LanguageModel):
+            compile_cell(model)
+        self._parallel = spread(Objective(model, recipe.precision), world, strategy)
+        if self._average.module is not None:
+            self._parallel.follow(self._average.module)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizers = ScheduledOptimizers(model, recipe)
-        self._average = WeightAverage(model, recipe)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """While entered, `evaluated` has all its weights in this process, which may use it without the others."""
+        return self._parallel.whole()
 
     @property
     def learning_rate(self) -> float:
@@ -64,15 +95,21 @@ class TrainingLoop:
 
     @property
     def evaluated(self) -> TokenModel:
-        """The model to evaluate and to keep: the one in training, or the average of its weights so far."""
+        """The model to evaluate and to keep: the one in training, or the average of its weights so far; see `whole`."""
         return self._average.evaluated
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are finite numbers; all processes must ask."""
+        broken = sum((~local(parameter.detach()).isfinite()).any() for parameter in self._parameters)
+        return self._world.highest(float(broken))[0] == 0.0
 
     def validated(self, loss: float) -> None:
         """Takes note of a validation loss of `evaluated`, by which an average may start."""
         self._average.validated(loss)
 
     def step(self) -> Tensor:
-        """Takes one optimizer step.
+        """Takes one optimizer step, with all processes.
 
         Returns:
             The loss before the step, in nats per token, on the model's device; reading it waits for that.
@@ -80,79 +117,152 @@ class TrainingLoop:
         if self._depths is not None:
             assert isinstance(self.model, LanguageModel)  # other models have no depth
             self.model.depth = self._depths.at(self.done, self.recipe.steps)
-        segment = self._batches.at(self.done)
+        segment = self._batches.at(self.done, self._rows)
         if segment.starts:
             self._memories = [None] * self.recipe.accumulation
+        before = list(self._memories)
         self.model.train()
-        total = max(1, int((segment.targets != NO_TARGET).sum()))
+        total = max(1, int(self._world.sum(int((segment.targets != NO_TARGET).sum()))[0]))
         slots = zip(*(part.chunk(self.recipe.accumulation) for part in (segment.inputs, segment.targets)), strict=True)
-        loss = torch.zeros((), device=self.device)
+        loss, solves = torch.zeros((), device=self.device), []
         for slot, (inputs, targets) in enumerate(slots):
-            share = int((targets != NO_TARGET).sum()) / total
-            if share:
-                loss += self._backward(slot, inputs, targets, share)
-        gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
-        self._optimizers.step()
+            loss += self._backward(slot, inputs, targets, total, solves)
+        self._world.add(loss)
+        gradient_norm = whole(nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip))
         self.done += 1
         self.tokens += total
-        self._average.update(self.done)
-        self.statistics.add_step(loss, gradient_norm, total)
+        if bool(torch.isfinite(loss + gradient_norm)):
+            self._take()
+            self.statistics.add_solves(solves)
+            self.statistics.add_step(loss, gradient_norm, total)
+        else:
+            self._skip(before)
         return loss
 
-    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
-        """Adds the gradient of a slot, weighted by its share of the targets; returns its weighted loss."""
-        output = self.model(inputs.to(self.device), targets.to(self.device), self._memories[slot])
-        self._memories[slot] = output.memory
-        assert output.loss is not None  # there are targets
-        objective = output.loss if output.penalty is None else output.loss + output.penalty
-        (objective * share).backward()
-        if output.solution is not None:
-            self.statistics.add_solve(output.solution)
-        return output.loss.detach() * share
+    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveFigures]) -> Tensor:
+        """Adds the gradient of a slot, weighted by its share of all targets; returns its weighted loss."""
+        count = int((targets != NO_TARGET).sum())
+        if not count:  # a pass through all weights all the same, which the other processes wait for
+            targets = torch.zeros_like(targets)
+        weight = torch.tensor(count / total, device=self.device)
+        with self._parallel.slot(last=slot == self.recipe.accumulation - 1):
+            objective, figures = self._parallel.forward(
+                inputs.to(self.device),
+                targets.to(self.device),
+                self._memories[slot],
+                weight * self._world.size,  # gradients of the processes are averaged, and are to be added up
+            )
+            objective.backward()
+        self._memories[slot] = figures.memory
+        if figures.solve is not None:
+            solves.append(figures.solve)
+        return figures.loss * weight
+
+    def _take(self) -> None:
+        self._optimizers.step()
+        self._average.update(self.done)
+        self.skipped_in_a_row = 0
+
+    def _skip(self, memories: list[Memory | None]) -> None:
+        self._optimizers.skip(self.done)
+        self._memories = memories
+        self.statistics.add_skipped()
+        self.skipped += 1
+        self.skipped_in_a_row += 1
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that later steps depend on. Tensors are not copied: save before the next step."""
-        trainer = {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
+        """Everything that later steps depend on; all processes must ask.
+
+        Tensors are not copied: save before the next step.
+        """
+        rank, rows = self._world.rank, self._world
+        trainer = {f"random.{rank}.{name}": tensor for name, tensor in random_state(self.device).items()}
+        trainer |= {f"weights.{name}": tensor for name, tensor in distinct_state(self.model).items()}
         trainer |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
         trainer |= {f"optimizer.{name}": tensor for name, tensor in self._optimizers.tensors().items()}
         trainer |= {f"average.{name}": tensor for name, tensor in self._average.tensors().items()}
         for slot, memory in enumerate(self._memories):
             parts = [] if memory is None else memory.flatten()
-            trainer |= {f"memory.{slot}.{number:04d}": part for number, part in enumerate(parts)}
-        return Checkpoint(distinct_state(self.evaluated), trainer, {"step": self.done})
+            trainer |= {f"memory.{slot}.{number:04d}": by_rows(part, rows) for number, part in enumerate(parts)}
+        scalars = {
+            "step": self.done,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "processes": self._world.size,
+        }
+        return Checkpoint(trainer, scalars)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of `evaluated`, whole, in the process of rank 0; all must ask."""
+        weights = {}
+        for name, tensor in distinct_state(self.evaluated).items():
+            tensor = whole(tensor.detach())
+            if self._world.main:
+                weights[name] = tensor.cpu()
+        return weights
+
+    def layout(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        """Where to read a tensor of a checkpoint into; None for the random state of another process."""
+        kind, _, rest = name.partition(".")
+        if kind == "random" and not rest.startswith(f"{self._world.rank}."):
+            return None
+        if kind == "memory" and self._world.mesh is not None:
+            own = torch.empty((shape[0] // self._world.size, *shape[1:]), dtype=dtype, device=self.device)
+            return by_rows(own, self._world)
+        if kind in ("weights", "optimizer", "average"):
+            names = dict(self.model.named_parameters())
+            like = names.get(rest) if kind == "weights" else names.get(rest.partition(".")[2])
+            return empty_like(shape, dtype, like)
+        return torch.empty(shape, dtype=dtype)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Goes on from a checkpoint: the steps that follow are those that would have followed it.
 
         Args:
-            checkpoint: what `checkpoint` returned, read back.
+            checkpoint: what `checkpoint` returned, read back into tensors of this loop's `layout`.
             path: its folder, for messages.
 
         Raises:
             UserError: it belongs to another model or is incomplete.
         """
-        step = checkpoint.scalars.get("step")
-        if not isinstance(step, int):
-            raise UserError(f"{path / 'trainer.json'} has no step; it is damaged, restore it")
+        scalars = {name: checkpoint.scalars.get(name) for name in ("step", "skipped", "skipped_in_a_row", "processes")}
+        numbers = {name: value for name, value in scalars.items() if isinstance(value, int)}
+        if len(numbers) != len(scalars):
+            raise UserError(f"{path / 'trainer.json'} lacks {', '.join(scalars.keys() - numbers)}; restore it")
         parts = _by_prefix(checkpoint.trainer)
+        fill(distinct_state(self.model), parts.get("weights", {}), path / "trainer")
         try:
-            self._average.restore(checkpoint.model, parts.get("average", {}), path)
-            self._optimizers.restore(parts.get("optimizer", {}), step)
+            self._average.restore(parts.get("average", {}), path / "trainer")
+            self._optimizers.restore(parts.get("optimizer", {}), numbers["step"])
             self.statistics.restore(parts["statistics"])
             self._memories = self._restored_memories(parts.get("memory", {}))
-            restore_random_state(parts["random"], self.device)
+            self._restore_randomness(parts, numbers)
         except (KeyError, RuntimeError, ValueError) as problem:
             raise UserError(
-                f"{path / 'trainer.safetensors'} does not belong to this model or is incomplete "
+                f"{path / 'trainer'} does not belong to this model or is incomplete "
                 f"({type(problem).__name__}: {problem}); use the recipe it was trained with"
             ) from problem
-        self.done = step
+        self.done, self.skipped = numbers["step"], numbers["skipped"]
+        self.skipped_in_a_row = numbers["skipped_in_a_row"]
+
+    def _restore_randomness(self, parts: Mapping[str, dict[str, Tensor]], numbers: Mapping[str, int]) -> None:
+        if numbers["processes"] != self._world.size:
+            seed_process(self.recipe.seed, self._world, numbers["step"])
+            return
+        own = _by_prefix(parts["random"])[str(self._world.rank)]
+        restore_random_state(own, self.device)
 
     def _restored_memories(self, tensors: Mapping[str, Tensor]) -> list[Memory | None]:
         slots: list[list[Tensor]] = [[] for _ in range(self.recipe.accumulation)]
         for name in sorted(tensors):
-            slots[int(name.partition(".")[0])].append(tensors[name].to(self.device))
+            slots[int(name.partition(".")[0])].append(local(tensors[name]).to(self.device))
         return [Memory.unflatten(parts) if parts else None for parts in slots]
+
+
+def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:
+    """Numbers of the rows that a process takes: its share of each slot."""
+    own = range(recipe.batch_size)[share(recipe.batch_size, world)]
+    return [slot * recipe.batch_size + row for slot in range(recipe.accumulation) for row in own]
 
 
 def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -3,11 +3,12 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from equilibria.errors import UserError
+from equilibria.training.trackers import Tracker, Trackers
 
 
 class MetricsWriter:
@@ -17,10 +18,12 @@ class MetricsWriter:
         path: the file; its folder exists.
         step: the step training goes on from. Lines of later steps, left by a run that was killed after its
             last checkpoint, and a last line that was cut short are removed.
+        trackers: get each line once it is written, and are closed with the file.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, trackers: Iterable[Tracker] = ()) -> None:
         self._path = path
+        self._trackers = Trackers(trackers)
         _cut(path, step)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -41,13 +44,25 @@ class MetricsWriter:
             self._file.flush()
         except OSError as problem:
             raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
+        self._trackers.log(line)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file and the trackers."""
+        self._trackers.close()
         try:
             self._file.close()
         except OSError:  # the line that could not be written has been reported by `write`
             return
+
+
+class NoMetrics:
+    """The log of a process that keeps none, beside one that does."""
+
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:

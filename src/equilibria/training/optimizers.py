@@ -4,12 +4,13 @@ What they have learned is kept by the names of the parameters, so that a checkpo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Muon, Optimizer, RAdam
 
 from equilibria.configuration.training import TrainingRecipe
+from equilibria.models import TokenModel
 from equilibria.training.schedules import build_schedule, scheduler
 
 Named = dict[str, nn.Parameter]
@@ -20,15 +21,17 @@ class Roles:
     """Trainable parameters by name, sorted by what they are.
 
     Attributes:
-        matrices: what maps features to features; weight decay shrinks them.
-        vectors: biases, gains and norms: a scale has no reason to be near zero.
-        embeddings: rows of tokens, and an output matrix tied to them; with decay, rare words' rows would shrink at
+        embedding: rows of tokens, and an output matrix tied to them; with decay, rare words' rows would shrink at
             every step that does not mention them.
+        cell: what maps features to features between embedding and softmax; weight decay shrinks them.
+        head: the same in the embedding and its softmax: an output layer, projections.
+        vectors: biases, gains and norms: a scale has no reason to be near zero.
     """
 
-    matrices: Named
+    embedding: Named
+    cell: Named
+    head: Named
     vectors: Named
-    embeddings: Named
 
 
 def roles(model: nn.Module) -> Roles:
@@ -37,67 +40,94 @@ def roles(model: nn.Module) -> Roles:
     A vector may have several dimensions: a bias per head, or the gains of normalised weights, `(rows, 1)`.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    found = Roles({}, {}, {})
+    embeddings = [module.embedding for module in model.modules() if isinstance(module, TokenModel)]
+    outer = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
+    found = Roles({}, {}, {}, {})
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if id(parameter) in tables:
-            found.embeddings[name] = parameter
+            found.embedding[name] = parameter
         elif name.endswith("bias") or sum(size > 1 for size in parameter.shape) < 2:
             found.vectors[name] = parameter
+        elif id(parameter) in outer:
+            found.head[name] = parameter
         else:
-            found.matrices[name] = parameter
+            found.cell[name] = parameter
     return found
 
 
 def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimizer, ...]:
-    """What takes the steps of a recipe, with weight decay on matrices alone.
+    """What takes the steps of a recipe, with weight decay on the matrices of cell and head alone.
 
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), Adam (Kingma and Ba 2014, arXiv:1412.6980), RAdam with
-    decoupled decay (Liu et al. 2019, arXiv:1908.03265), SGD, or Muon (Jordan et al. 2024) for the matrices that are
-    not embeddings, its steps as large as AdamW's (Liu et al. 2025, arXiv:2502.16982), and AdamW for the rest.
+    decoupled decay (Liu et al. 2019, arXiv:1908.03265), SGD, or Muon (Jordan et al. 2024) for the matrices of the
+    cell, its steps as large as AdamW's (Liu et al. 2025, arXiv:2502.16982), and AdamW for the rest.
 
     Args:
         model: already on its device.
-        recipe: the optimizer, its peak learning rate and its options.
+        recipe: the optimizer, its peak learning rates and its options.
     """
-    found, rate = roles(model), recipe.learning_rate
+    found = roles(model)
     match recipe.optimizer:
         case "adamw":
-            return (_adamw(found, recipe),)
+            return (AdamW(_groups(found, recipe), betas=_betas(recipe), fused=True),)
         case "adam":
-            return (Adam(_groups(found, recipe), lr=rate, betas=_betas(recipe), fused=True),)
+            return (Adam(_groups(found, recipe), betas=_betas(recipe), fused=True),)
         case "radam":
-            return (RAdam(_groups(found, recipe), lr=rate, betas=_betas(recipe), decoupled_weight_decay=True),)
+            return (RAdam(_groups(found, recipe), betas=_betas(recipe), decoupled_weight_decay=True),)
         case "sgd":
-            return (SGD(_groups(found, recipe), lr=rate, momentum=recipe.option("momentum")),)
+            return (SGD(_groups(found, recipe), momentum=recipe.option("momentum")),)
         case "muon":
-            hidden = {name: matrix for name, matrix in found.matrices.items() if matrix.ndim == 2}
-            others = {name: matrix for name, matrix in found.matrices.items() if matrix.ndim != 2}
+            hidden, others = taken_by_muon(found)
+            rest = _groups(replace(found, cell=others), recipe)
             muon = Muon(
-                [{"params": list(hidden.values())}],
-                lr=rate,
-                weight_decay=recipe.option("weight_decay"),
+                [_group(hidden, recipe.rates.cell, recipe.option("weight_decay"), recipe)],
                 momentum=recipe.option("momentum"),
                 adjust_lr_fn="match_rms_adamw",
             )
-            return muon, _adamw(Roles(others, found.vectors, found.embeddings), recipe)
+            return muon, AdamW(rest, betas=_betas(recipe), fused=True)
 
 
-def _adamw(found: Roles, recipe: TrainingRecipe) -> AdamW:
-    return AdamW(_groups(found, recipe), lr=recipe.learning_rate, betas=_betas(recipe), fused=True)
+def taken_by_muon(found: Roles) -> tuple[Named, Named]:
+    """The cell's parameters that Muon is for, matrices of two dimensions, and its others."""
+    hidden = {name: matrix for name, matrix in found.cell.items() if matrix.ndim == 2}
+    return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
 
 
 def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, object]]:
-    undecayed = [*found.embeddings.values(), *found.vectors.values()]
+    """A group per role, as the rates and the decay differ."""
+    rates, decay = recipe.rates, recipe.option("weight_decay")
     return [
-        {"params": list(found.matrices.values()), "weight_decay": recipe.option("weight_decay")},
-        {"params": undecayed, "weight_decay": 0.0},
+        _group(found.cell, rates.cell, decay, recipe),
+        _group(found.head, rates.head, decay, recipe),
+        _group(found.embedding, rates.embedding, 0.0, recipe),
+        _group(found.vectors, rates.vectors, 0.0, recipe),
     ]
+
+
+def _group(parameters: Named, rate: float, decay: float, recipe: TrainingRecipe) -> dict[str, object]:
+    return {"params": list(parameters.values()), "lr": rate * recipe.learning_rate, "weight_decay": decay}
 
 
 def _betas(recipe: TrainingRecipe) -> tuple[float, float]:
     return recipe.option("beta1"), recipe.option("beta2")
+
+
+def state_bytes(model: nn.Module, recipe: TrainingRecipe) -> int:
+    """Bytes of what the optimizers of a recipe keep once they have taken a step, on whatever device a model is."""
+    found = roles(model)
+    every = {**found.embedding, **found.cell, **found.head, **found.vectors}
+    by_muon = taken_by_muon(found)[0] if recipe.optimizer == "muon" else {}
+    momentum = _bytes(by_muon)
+    others = {name: parameter for name, parameter in every.items() if name not in by_muon}
+    if recipe.optimizer == "sgd":
+        return _bytes(others) if recipe.option("momentum") else 0
+    return momentum + 2 * _bytes(others) + 4 * len(others)  # two means, and the number of steps as a float32
+
+
+def _bytes(parameters: Named) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
 
 
 class ScheduledOptimizers:
@@ -111,7 +141,7 @@ class ScheduledOptimizers:
     def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
         self._parameters = dict(model.named_parameters())
         self._optimizers = build_optimizers(model, recipe)
-        self._schedule = build_schedule(recipe)
+        self._rate, self._schedule = recipe.learning_rate, build_schedule(recipe)
         self._set(done=0)
 
     def _set(self, done: int) -> None:
@@ -119,8 +149,8 @@ class ScheduledOptimizers:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
-        return float(self._schedulers[0].get_last_lr()[0])
+        """Of the next step, where no part of the model has a rate of its own."""
+        return self._rate * self._schedule.factor(self._schedulers[0].last_epoch)
 
     def step(self) -> None:
         """Takes a step along the gradients, clears them and goes on to the next rate."""
@@ -128,6 +158,12 @@ class ScheduledOptimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
+
+    def skip(self, done: int) -> None:
+        """Clears the gradients and goes on to the rate that follows `done` steps."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._set(done)
 
     def tensors(self) -> dict[str, Tensor]:
         """What the optimizers have learned, as `{kind}.{name of the parameter}`."""

@@ -1,14 +1,12 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-
+from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
+from equilibria.training.distributed import launch, restarted
 
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 
@@ -19,7 +17,8 @@ def create_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
     Raises:
         UserError: it exists already and is not empty, or cannot be written.
     """
-    if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+    taken = folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir()))
+    if taken and not _is_own(folder):
         raise UserError(
             f"the run folder {folder.path} exists already; continue it with --resume, "
             f"choose another --run.name or remove it"
@@ -34,11 +33,25 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
         UserError: the folder cannot be written.
     """
     try:
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        name = launch()
+        if name is not None:
+            folder.launch.write_text(name, encoding="utf-8")
+        folder.checkpoints.mkdir(exist_ok=True)
         record_recipe(folder, recipe)
         tokenizer.save(folder.tokenizer)
     except OSError as problem:
         raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
+
+
+def began_before(folder: RunFolder) -> bool:
+    """Whether torchrun started these processes again, after an earlier start of theirs that had made the folder."""
+    return restarted() and folder.config.is_file() and _is_own(folder)
+
+
+def _is_own(folder: RunFolder) -> bool:
+    """Whether an earlier start of these processes by the same torchrun made the folder."""
+    return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
 def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
@@ -53,7 +66,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     if not folder.config.is_file():
         raise UserError(f"there is no run to resume in {folder.path}; start one without --resume")
     earlier = read_recipe(folder.config, [])
-    difference = _first_difference(_fixed(earlier), _fixed(recipe))
+    difference = first_difference(_fixed(earlier), _fixed(recipe))
     if difference is not None:
         key, before, now = difference
         raise UserError(
@@ -77,23 +90,5 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
 
 def _fixed(recipe: Recipe) -> dict[str, object]:
     """What a run may not change while it is continued, with dotted keys."""
-    fixed = _flat("model", asdict(recipe.model))
-    training = asdict(recipe.training)
-    return fixed | {f"training.{name}": training[name] for name in _FIXED_TRAINING}
-
-
-def _flat(prefix: str, value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(f"{prefix}.{name}", part).items()}
-
-
-def _first_difference(before: dict[str, object], now: dict[str, object]) -> tuple[str, object, object] | None:
-    for key, value in before.items():
-        if now.get(key) != value:
-            return key, _shown(value), _shown(now.get(key))
-    return None
-
-
-def _shown(value: object) -> str:
-    return json.dumps(str(value) if isinstance(value, Path) else value, default=str)
+    fixed = tuple(f"training.{name}" for name in _FIXED_TRAINING)
+    return {key: value for key, value in settings(recipe).items() if key.startswith("model.") or key in fixed}

@@ -1,95 +1,164 @@
 """Figures of training steps, summed where they arise and read only when a line is logged."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from equilibria.solvers import Solution
+from equilibria.solvers import AdjointReport, Solution, Status
+from equilibria.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)
 class StepSummary:
-    """Means over the steps since the last line.
+    """Means over the steps since the last line, skipped ones left out; of all processes together.
 
     Attributes:
         steps: how many there were.
+        skipped: how many there were beside them whose loss or gradient was infinite or NaN.
         tokens: predicted tokens.
         loss: nats per token.
         gradient_norm: before clipping.
         evaluations: of the cell, per solve; None for explicit depths.
         residual: over tokens, of the state the prediction was made from; None where not finite.
         residual_worst: the largest of them.
+        unconverged: share of groups (see `Solver.scope`) that did not come within the tolerance; None for explicit
+            depths.
+        failed: solves that, or whose adjoint, stalled, diverged or met a value that was not finite; running out of
+            evaluations is no failure.
+        solves: how many there were.
     """
 
     steps: int
+    skipped: int
     tokens: int
-    loss: float
-    gradient_norm: float
+    loss: float | None
+    gradient_norm: float | None
     evaluations: float | None
     residual: float | None
     residual_worst: float | None
+    unconverged: float | None
+    failed: int
+    solves: int
+
+
+_FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
+
+
+@dataclass(frozen=True)
+class SolveFigures:
+    """What is kept of a solve and of its adjoint, without their states."""
+
+    residual: Tensor
+    tolerance: float
+    evaluations: int
+    status: Status
+    adjoint: AdjointReport
+
+    @classmethod
+    def of(cls, solution: Solution) -> "SolveFigures":
+        """Those of a solution; the adjoint is filled in by the backward pass."""
+        residual = solution.residual.detach().double()
+        return cls(residual, solution.tolerance, solution.evaluations, solution.status, solution.adjoint)
 
     @property
-    def finite(self) -> bool:
-        """Whether training can go on: neither a loss nor a gradient was NaN or infinite."""
-        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+    def failed(self) -> bool:
+        """Whether one of the two stalled, diverged or met a value that was not finite."""
+        return self.status in _FAILURES or self.adjoint.status in _FAILURES
 
 
 class StepStatistics:
-    """Running sums since the last line. Adding never waits for the device; `summary` does."""
+    """Running sums since the last line. Adding never waits for the device; `summary` does.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    Loss, gradient norm and counts of steps and tokens are those of all processes when they are added; what is known
+    of solves is this process's, and is added up over all when it is read.
+    """
+
+    def __init__(self, device: torch.device, world: World = ALONE) -> None:
+        self._device, self._world = device, world
         self.reset()
 
     def reset(self) -> None:
         """Starts anew."""
-        # loss, gradient norm, residual (one addend per solve)
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        # loss, gradient norm
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        # steps, skipped steps, tokens
+        self._counts = [0, 0, 0]
+        # residual, unconverged (one addend per solve)
+        self._solve_sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._worst = torch.zeros((), dtype=torch.float64, device=self._device)
-        # steps, tokens, evaluations, solves
-        self._counts = [0, 0, 0, 0]
+        # evaluations, solves, failed solves
+        self._solve_counts = [0, 0, 0]
 
-    def add_solve(self, solution: Solution) -> None:
-        """Counts one solve of a training step."""
-        residual = solution.residual.detach().double()
-        self._sums[2] += residual.mean()
-        self._worst = torch.maximum(self._worst, residual.max())
-        self._counts[2] += solution.evaluations
-        self._counts[3] += 1
+    def add_solves(self, solves: Sequence[SolveFigures]) -> None:
+        """Counts the solves of a training step, after its backward pass."""
+        for solve in solves:
+            beyond = (~(solve.residual <= solve.tolerance)).double()
+            self._solve_sums += torch.stack([solve.residual.mean(), beyond.mean()])
+            self._worst = torch.maximum(self._worst, solve.residual.max())
+            added = (solve.evaluations, 1, int(solve.failed))
+            self._solve_counts = [a + b for a, b in zip(self._solve_counts, added, strict=True)]
 
     def add_step(self, loss: Tensor, gradient_norm: Tensor, tokens: int) -> None:
         """Counts one optimizer step."""
         self._sums[0] += loss.detach()
         self._sums[1] += gradient_norm.detach()
-        self._counts[0] += 1
-        self._counts[1] += tokens
+        self._counts = [self._counts[0] + 1, self._counts[1], self._counts[2] + tokens]
+
+    def add_skipped(self) -> None:
+        """Counts a step that was not taken."""
+        self._counts[1] += 1
 
     def summary(self) -> StepSummary | None:
-        """The means, or None without a step since `reset`."""
-        steps, tokens, evaluations, solves = self._counts
-        if steps == 0:
+        """The means, or None without a step since `reset`; all processes must ask."""
+        steps, skipped, tokens = self._counts
+        if steps + skipped == 0:
             return None
-        loss, gradient_norm, residual, worst = torch.cat([self._sums, self._worst[None]]).tolist()
+        loss, gradient_norm = self._sums.tolist()
+        (residual, unconverged), worst, (evaluations, solves, failed) = self._solves()
         return StepSummary(
             steps=steps,
+            skipped=skipped,
             tokens=tokens,
-            loss=loss / steps,
-            gradient_norm=gradient_norm / steps,
+            loss=loss / steps if steps else None,
+            gradient_norm=gradient_norm / steps if steps else None,
             evaluations=evaluations / solves if solves else None,
             residual=residual / solves if solves and math.isfinite(residual) else None,
             residual_worst=worst if solves and math.isfinite(worst) else None,
+            unconverged=unconverged / solves if solves else None,
+            failed=int(failed),
+            solves=int(solves),
         )
 
+    def _solves(self) -> tuple[list[float], float, list[float]]:
+        """What is known of the solves of all processes: sums, the worst residual, counts."""
+        sums = self._world.sum(*self._solve_sums.tolist(), *self._solve_counts)
+        (worst,) = self._world.highest(float(self._worst))
+        return sums[:2], worst, sums[2:]
+
+    @property
+    def own_evaluations(self) -> int:
+        """Of the cell, in the solves of this process."""
+        return self._solve_counts[0]
+
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, for a checkpoint."""
-        counts = torch.tensor(self._counts, dtype=torch.int64)
-        return {"sums": self._sums, "worst": self._worst, "counts": counts}
+        """The sums, for a checkpoint; all processes must ask."""
+        sums, worst, counts = self._solves()
+        return {
+            "sums": self._sums.cpu(),
+            "counts": torch.tensor(self._counts, dtype=torch.int64),
+            "solve_sums": torch.tensor([*sums, worst], dtype=torch.float64),
+            "solve_counts": torch.tensor(counts, dtype=torch.int64),
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from the sums of a checkpoint."""
+        """Goes on from the sums of a checkpoint; those of solves are the first process's from now on."""
+        self.reset()
         self._sums = tensors["sums"].to(self._device)
-        self._worst = tensors["worst"].to(self._device)
         self._counts = tensors["counts"].tolist()
+        if self._world.main:
+            self._solve_sums, self._worst = tensors["solve_sums"].to(self._device).tensor_split([2])
+            self._worst = self._worst[0]
+            self._solve_counts = tensors["solve_counts"].tolist()

@@ -1,8 +1,9 @@
 """A training run: the loop, with its folder, its log, its display and what may interrupt it."""
 
+import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
+from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint
 from equilibria.training.display import Display, display
+from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.metrics import MetricsWriter
-from equilibria.training.preparation import check_resumable, create_run, furnish_run, record_recipe
+from equilibria.training.metrics import MetricsWriter, NoMetrics
+from equilibria.training.preparation import began_before, check_resumable, create_run, furnish_run, record_recipe
 from equilibria.training.statistics import StepSummary
+from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class TrainingResult:
         validation: the last evaluation of this process, if there was one.
         best_loss: least validation loss so far, in nats per token; None before the first evaluation.
         seconds: training time of the whole run, evaluations and saving excluded.
-        tokens_per_second: predicted tokens of this process per second of training; 0.0 without a step.
+        tokens_per_second: predicted tokens per second of this start's training; 0.0 without a step.
+        main: whether this process speaks for the run; of several, one does.
     """
 
     folder: Path
@@ -46,6 +50,7 @@ class TrainingResult:
     best_loss: float | None
     seconds: float
     tokens_per_second: float
+    main: bool = True
 
 
 class Trainer:
@@ -58,9 +63,12 @@ class Trainer:
         run_folder: where everything goes.
         console: where to show progress.
         depths: the model's depth in each step; the model's own throughout when None.
+        world: the processes that train together; the one of rank 0 writes the folder and talks to the user.
+        trackers: get each record of the metrics from the process of rank 0; closed when `run` ends.
 
     Raises:
-        UserError: the text has token ids that the model has not, or is too short for the batch.
+        UserError: the text has token ids that the model has not, or is too short for the batch, or the batch cannot be
+            shared by so many processes; or a package that the recipe needs is missing.
     """
 
     def __init__(
@@ -71,19 +79,26 @@ class Trainer:
         run_folder: Path,
         console: Console,
         depths: DepthSchedule | None = None,
+        world: World = ALONE,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.model = model
         self.recipe = recipe
         self.task = task
         self.folder = RunFolder(run_folder)
-        self._console = console
+        self._console = console if world.main else Console(quiet=True)
+        self._world = world
+        self._trackers = trackers
+        if recipe.training.tensorboard:
+            require_tensorboard()
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
-        self.loop = TrainingLoop(model, recipe.training, batches, depths)
+        self.loop = TrainingLoop(model, recipe.training, batches, depths, world, recipe.distributed.strategy)
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None
+        self._best_step: int | None = None
         self._saved: int | None = None  # the step of the last checkpoint
         self._validation: Evaluation | None = None
 
@@ -102,18 +117,18 @@ class Trainer:
         """
         if self.recipe.training.threads is not None:
             torch.set_num_threads(self.recipe.training.threads)
-        torch.manual_seed(self.recipe.training.seed)
-        message = None
-        if resume:
-            message = self._resume()
-        else:
+        seed_process(self.recipe.training.seed, self._world)
+        messages: list[str] = []
+        if resume or self._restarted():
+            messages = self._resume()
+        elif self._world.main:
             create_run(self.folder, self.recipe, self.task.tokenizer)
         first, seconds = self.loop.done, self._seconds
-        self._metrics = MetricsWriter(self.folder.metrics, first)
+        self._metrics = self._writer(first)
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
         try:
-            with Interruption() as interruption, shown:
-                if message is not None:
+            with Interruption(patient=launch() is not None) as interruption, shown:
+                for message in messages:
                     self._event(message, shown)
                 self._train_until_done(interruption, shown)
         finally:
@@ -127,12 +142,25 @@ class Trainer:
             best_loss=self._best,
             seconds=self._seconds,
             tokens_per_second=self.loop.tokens / taken if taken else 0.0,
+            main=self._world.main,
         )
+
+    def _restarted(self) -> bool:
+        """Whether torchrun has started this run before, and it goes on."""
+        return self._world.told(began_before(self.folder))
+
+    def _writer(self, first: int) -> MetricsWriter | NoMetrics:
+        """What the metrics go to: the folder's file and the trackers, or nothing but in the process of rank 0."""
+        if not self._world.main:
+            return NoMetrics()
+        board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
+        return MetricsWriter(self.folder.metrics, first, [*self._trackers, *board])
 
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
         training = self.recipe.training
-        while self.loop.done < training.steps and interruption.signal is None:
+        while self.loop.done < training.steps and not self._interrupted(interruption):
             self._timed_step()
+            self._check_skipped(shown)
             step, last = self.loop.done, self.loop.done == training.steps
             shown.advance(step)
             if last or step % training.log_every == 0:
@@ -142,6 +170,26 @@ class Trainer:
                 self._save(better)
         if interruption.signal is not None:
             self._stop(signal.Signals(interruption.signal).name, shown)
+
+    def _interrupted(self, interruption: Interruption) -> bool:
+        """Whether a signal came, to any process: they all stop after the same step."""
+        signalled = int(self._world.highest(interruption.signal or 0)[0])
+        interruption.signal = signalled or None
+        return bool(signalled)
+
+    def _check_skipped(self, shown: Display) -> None:
+        """Says that a step was skipped, and ends the run where too many were."""
+        skipped, limit = self.loop.skipped_in_a_row, self.recipe.training.skipped_steps
+        if not skipped:
+            return
+        said = f"loss or gradient of step {self.loop.done} is infinite or NaN"
+        if skipped > limit:
+            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
+            raise UserError(
+                f"{said}, the {skipped}th in a row (training.skipped_steps = {limit}); "
+                f"lower training.learning_rate or training.clip; {kept}"
+            )
+        self._event(f"{said}; the step was skipped, the {self.loop.skipped}th of this run", shown)
 
     def _timed_step(self) -> None:
         start = time.perf_counter()
@@ -153,13 +201,6 @@ class Trainer:
         start = time.perf_counter()
         summary = self.loop.statistics.summary()
         self._seconds += time.perf_counter() - start
-        if summary is not None and not summary.finite:
-            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
-            raise UserError(
-                f"the loss or its gradient became infinite or NaN by step {self.loop.done} "
-                f"(loss {summary.loss}, gradient norm {summary.gradient_norm}); "
-                f"lower training.learning_rate or training.clip; {kept}"
-            )
         return summary
 
     def _log(self, shown: Display) -> None:
@@ -169,26 +210,35 @@ class Trainer:
         taken = self._seconds - self._seconds_logged
         figures = {
             "loss": summary.loss,
-            "perplexity": _finite(perplexity(summary.loss)),
+            "perplexity": None if summary.loss is None else _finite(perplexity(summary.loss)),
             "evaluations": summary.evaluations,
+            "unconverged": summary.unconverged,
             "residual": summary.residual,
             "residual_worst": summary.residual_worst,
             "tokens_per_second": summary.tokens / taken if taken else None,
             "learning_rate": self.loop.learning_rate,
             "gradient_norm": summary.gradient_norm,
+            "skipped": summary.skipped,
             "seconds": self._seconds,
         }
         self._metrics.write("train", self.loop.done, figures)
         shown.train(self.loop.done, figures)
+        if summary.failed:
+            self._event(
+                f"{summary.failed} of {summary.solves} solves since the last line stalled, diverged or met values "
+                f"that are not finite; see model.depth.solver.fallback_damping and model.depth.residual_penalty",
+                shown,
+            )
         self.loop.statistics.reset()
         self._seconds_logged = self._seconds
 
     def _evaluate(self, shown: Display) -> bool:
         """Evaluates on validation text; returns whether this is the best loss so far."""
-        self._summary()  # a model that is no longer finite is not worth evaluating
         training, valid = self.recipe.training, self.task.split("valid")
         sizes = training.batch_size, training.segment_length
-        result = evaluate(self.loop.evaluated, valid, *sizes, max_tokens=training.evaluate_tokens)
+        with self.loop.whole():
+            evaluated, limit = self.loop.evaluated, training.evaluate_tokens
+            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {
@@ -198,49 +248,65 @@ class Trainer:
         }
         self._metrics.write("valid", self.loop.done, figures)
         shown.valid(self.loop.done, figures)
-        better = self._best is None or result.loss < self._best
+        better = math.isfinite(result.loss) and (self._best is None or result.loss < self._best)
         if better:
-            self._best = result.loss
+            self._best, self._best_step = result.loss, self.loop.done
         return better
 
     def _save(self, best: bool) -> None:
         if self._saved == self.loop.done:
             return
-        self._summary()  # weights that are no longer finite must not become the last checkpoint
+        if not self.loop.finite:
+            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
+            raise UserError(f"weights are infinite or NaN at step {self.loop.done} and are not saved; {kept}")
         checkpoint = self.loop.checkpoint()
         scalars = {
             **checkpoint.scalars,
             "seconds": self._seconds,
             "seconds_logged": self._seconds_logged,
             "best_loss": self._best,
+            "best_step": self._best_step,
             "corpus": self.task.fingerprint,
         }
-        save_checkpoint(self.folder, self.loop.done, replace(checkpoint, scalars=scalars), best)
+        checkpoint = replace(checkpoint, scalars=scalars)
+        kept = self.recipe.training.checkpoints_kept
+        save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
 
-    def _resume(self) -> str:
-        """Goes on from the last checkpoint, or from the start if there is none; returns what to say."""
-        check_resumable(self.folder, self.recipe)
-        if self.folder.index() is None:
-            furnish_run(self.folder, self.recipe, self.task.tokenizer)
-            return "no checkpoint had been saved; starting from step 0"
-        path = self.folder.checkpoint("last")
-        checkpoint = read_checkpoint(path)
-        if checkpoint.scalars.get("corpus") != self.task.fingerprint:
+    def _resume(self) -> list[str]:
+        """Goes on from the last sound checkpoint, or from the start if there is none; returns what to say."""
+        path, messages = self._world.told(self._found() if self._world.main else (None, []))
+        if path is None:
+            return messages
+        checkpoint = read_checkpoint(path, self.loop.layout, self._world)
+        scalars = checkpoint.scalars
+        if scalars.get("corpus") != self.task.fingerprint:
             raise UserError(
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"
             )
         self.loop.restore(checkpoint, path)
-        record_recipe(self.folder, self.recipe)
-        self._seconds = _number(checkpoint.scalars, "seconds", 0.0)
-        self._seconds_logged = _number(checkpoint.scalars, "seconds_logged", self._seconds)
-        best = checkpoint.scalars.get("best_loss")
-        self._best = best if isinstance(best, float) else None
+        if self._world.main:
+            record_recipe(self.folder, self.recipe)
+        self._seconds = _number(scalars, "seconds", 0.0)
+        self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
+        index = self._world.told(self.folder.index() if self._world.main else None)
+        best, best_step = scalars.get("best_loss"), scalars.get("best_step")
+        if index is not None and index.best is not None and isinstance(best, float) and isinstance(best_step, int):
+            self._best, self._best_step = best, best_step
         self._saved = self.loop.done
         if self.loop.done >= self.recipe.training.steps:
-            return f"step {self.loop.done} is the last of this recipe; raise training.steps to go on"
-        return f"resuming from step {self.loop.done}"
+            return [*messages, f"step {self.loop.done} is the last of this recipe; raise training.steps to go on"]
+        return [*messages, f"resuming from step {self.loop.done}"]
+
+    def _found(self) -> tuple[Path | None, list[str]]:
+        """The checkpoint to go on from, and what is wrong with those after it."""
+        check_resumable(self.folder, self.recipe)
+        if self.folder.index() is None:
+            furnish_run(self.folder, self.recipe, self.task.tokenizer)
+            return None, ["no checkpoint had been saved; starting from step 0"]
+        path, problems = sound_checkpoint(self.folder)
+        return path, [f"{problem}; going back to the checkpoint before it" for problem in problems]
 
     def _stop(self, name: str, shown: Display) -> None:
         if self.loop.done:

@@ -21,6 +21,7 @@ from equilibria.models.baselines import (
     RelationalMemoryLayer,
     State,
     TemporalBlock,
+    VariationalLSTMLayer,
 )
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
@@ -53,7 +54,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def test_lstm() -> None:
     layer = randomised(LSTMLayer(3, 4))
-    weights, (x, state) = dict(layer.lstm.named_parameters()), drawn(layer)
+    weights, (x, state) = dict(layer.network.named_parameters()), drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     for b in range(2):
         h, c = (part[b, 0] for part in state)
@@ -71,9 +72,42 @@ def test_lstm() -> None:
     compare(layer, x, state, expected)
 
 
+@pytest.mark.parametrize(("inputs", "recurrent"), [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5)])
+def test_variational_lstm(inputs: float, recurrent: float) -> None:
+    layer = randomised(VariationalLSTMLayer(3, 4, inputs, recurrent))
+    weights, (x, state) = dict(layer.network.named_parameters()), drawn(layer)
+    torch.testing.assert_close(layer(x, state), LSTMLayer.forward(layer, x, state), rtol=0, atol=0)  # evaluation
+    torch.manual_seed(3)
+    found, last = layer.train()(x, state)
+    torch.manual_seed(3)
+    masks = [
+        torch.ones(2, 4, size, dtype=torch.float64)
+        if not p
+        else torch.empty(2, 4, size, dtype=torch.float64).bernoulli_(1 - p) / (1 - p)
+        for size, p in ((3, inputs), (4, recurrent))
+    ]
+    for b in range(2):
+        h, c = (part[b, 0] for part in state)
+        for t in range(5):
+            gates = []
+            for k in range(4):
+                rows = slice(4 * k, 4 * k + 4)
+                gates.append(
+                    weights["weight_ih_l0"][rows] @ (masks[0][b, k] * x[b, t])
+                    + weights["weight_hh_l0"][rows] @ (masks[1][b, k] * h)
+                    + weights["bias_ih_l0"][rows]
+                    + weights["bias_hh_l0"][rows]
+                )
+            i, f, g, o = gates
+            c = sigmoid(f) * c + sigmoid(i) * torch.tanh(g)
+            h = sigmoid(o) * torch.tanh(c)
+            torch.testing.assert_close(found[b, t], h, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(torch.stack([part[b, 0] for part in last]), torch.stack([h, c]))
+
+
 def test_gru() -> None:
     layer = randomised(GRULayer(3, 4))
-    weights, (x, state) = dict(layer.gru.named_parameters()), drawn(layer)
+    weights, (x, state) = dict(layer.network.named_parameters()), drawn(layer)
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
     for b in range(2):
         h = state[0][b, 0]
@@ -155,9 +189,9 @@ def test_qrnn(window: int) -> None:
     compare(layer, x, state, expected)
 
 
-@pytest.mark.parametrize("gates", ["unit", "slot"])
-def test_relational_memory(gates: Literal["unit", "slot"]) -> None:
-    layer = randomised(RelationalMemoryLayer(3, 4, slots=3, heads=2, head_size=2, gates=gates))
+@pytest.mark.parametrize(("gates", "mlp_layers"), [("unit", 2), ("slot", 2), ("slot", 1), ("unit", 3)])
+def test_relational_memory(gates: Literal["unit", "slot"], mlp_layers: int) -> None:
+    layer = randomised(RelationalMemoryLayer(3, 4, 3, heads=2, head_size=2, gates=gates, mlp_layers=mlp_layers))
     x, state = drawn(layer)
     width, size = 4, 2
     expected = torch.empty(2, 5, 4, dtype=torch.float64)
@@ -182,8 +216,11 @@ def test_relational_memory(gates: Literal["unit", "slot"]) -> None:
                     shares = torch.stack([q @ k / math.sqrt(size) for k in keys]).exp()
                     mixed.append(torch.stack(values).T @ (shares / shares.sum()))
                 n = norm(slot + torch.cat(mixed), layer.attention_norm)
-                inner = (layer.expand.weight @ n + layer.expand.bias).clamp(min=0)
-                n = norm(n + layer.contract.weight @ inner + layer.contract.bias, layer.feed_forward_norm)
+                fed = n
+                for number, linear in enumerate(layer.mlp):
+                    fed = linear.get_parameter("weight") @ (fed.clamp(min=0) if number else fed)
+                    fed = fed + linear.get_parameter("bias")
+                n = norm(n + fed, layer.feed_forward_norm)
                 from_input = layer.input_gates.weight @ e + layer.input_gates.bias
                 enter, keep = sigmoid(from_input + layer.memory_gates.weight @ torch.tanh(slot)).chunk(2)
                 rows.append(keep * slot + enter * torch.tanh(n))

@@ -20,15 +20,16 @@ from equilibria.models.baselines import (
     LSTMLayer,
     NASLayer,
     QRNNLayer,
-    Regularisation,
     RelationalMemoryLayer,
     SequenceModel,
+    State,
     awd_lstm,
     awd_qrnn,
     gated_blocks,
     receptive_field,
     temporal_blocks,
 )
+from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, UntiedEmbedding, dropout_mask
 
 VOCABULARY, WIDTH = 13, 6
@@ -138,8 +139,7 @@ def test_the_tcn_sees_its_receptive_field_and_no_further(levels: int) -> None:
     assert field == 1 + 2 * 2 * (2**levels - 1)
     built = model(blocks).double().eval()
     features = built.embedding(tokens(1, 2 * field)).detach().requires_grad_()
-    hidden, _ = built._read(features, None)
-    hidden[0, -1].sum().backward()
+    built.read(features, None).hidden_BLD[0, -1].sum().backward()
     assert features.grad is not None
     seen = features.grad[0].abs().amax(-1).nonzero().flatten()
     assert int(seen.min()) >= field
@@ -169,47 +169,25 @@ def test_a_dropped_weight_learns_only_where_it_was_kept() -> None:
     assert mask is not None
     torch.manual_seed(5)
     layer(x, layer.start(x))[0].sum().backward()
-    grad = layer.lstm.get_parameter("weight_hh_l0").grad
+    grad = layer.network.get_parameter("weight_hh_l0").grad
     assert grad is not None
     assert torch.equal(grad.abs() > 0, mask > 0)
 
 
-def test_masks_are_the_same_for_all_tokens_of_a_row() -> None:
-    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(inputs=0.5)).train()
-    features = built._embedded(torch.full((4, 7), 3))
-    assert torch.equal(features, features[:, :1].expand_as(features))
-    assert len({tuple(row.tolist()) for row in features[:, 0]}) > 1
-    assert (features == 0).any()
-    assert torch.equal(built.eval()._embedded(torch.full((1, 1), 3)), built.embedding(torch.full((1, 1), 3)))
+def test_what_is_dropped_between_layers_is_dropped_at_all_tokens_of_a_row() -> None:
+    class Kept(Layer):
+        d_in = d_out = WIDTH
+        state_shapes = ()
 
+        def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+            return x_BLD, state
 
-def test_a_dropped_token_is_dropped_wherever_it_occurs() -> None:
-    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(tokens=0.5)).train()
-    read = tokens(8, 20)
-    gone = (built._embedded(read) == 0).all(-1)
-    per_token = [gone[read == token] for token in range(VOCABULARY)]
-    assert all(bool(occurrences.all()) or not bool(occurrences.any()) for occurrences in per_token)
-    assert 0 < sum(bool(occurrences.any()) for occurrences in per_token) < VOCABULARY
-    kept = built._embedded(read)[~gone]
-    assert set((kept / built.embedding(read)[~gone]).flatten().round(decimals=4).tolist()) <= {0.0, 2.0}
-
-
-def test_activation_penalties_are_those_of_awd_lstm() -> None:
-    built = model([GRULayer(WIDTH, WIDTH)], Regularisation(output=0.5, activation=2.0, slowness=3.0)).train()
-    read = tokens(2, 6)
-    output = built(read, read)
-    raw, hidden = built._read(built._embedded(read), None)[0].detach(), output.hidden.detach()
-    expected = 0.0
-    for b in range(2):
-        for t in range(6):
-            for d in range(WIDTH):
-                expected += 2.0 * float(hidden[b, t, d]) ** 2 / (2 * 6 * WIDTH)
-                if t:
-                    expected += 3.0 * float(raw[b, t, d] - raw[b, t - 1, d]) ** 2 / (2 * 5 * WIDTH)
-    assert output.penalty is not None
-    assert output.penalty.item() == pytest.approx(expected, rel=1e-5)
-    assert built(read[:, :1], read[:, :1]).penalty is not None  # of one token: no change to penalise
-    assert built.eval()(read, read).penalty is None
+    built = SequenceModel(TiedEmbedding(VOCABULARY, WIDTH), [Kept(), Kept()], hidden_dropout=0.5).train()
+    ones = torch.ones(4, 5, WIDTH)
+    read = built.read(ones, None).hidden_BLD
+    assert torch.equal(read, read[:, :1].expand_as(read))
+    assert set(read.flatten().tolist()) == {0.0, 2.0}
+    assert torch.equal(built.eval().read(ones, None).hidden_BLD, ones)
 
 
 def test_an_untied_embedding_has_widths_of_its_own() -> None:
@@ -242,10 +220,10 @@ def test_impossible_sizes_are_named() -> None:
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 5), GRULayer(6, 4)])
     with pytest.raises(ValueError, match="at least 1 layer"):
         SequenceModel(TiedEmbedding(3, 4), [])
-    with pytest.raises(ValueError, match=r"inputs must be at least 0 and below 1, found 1\.0"):
-        Regularisation(inputs=1.0)
-    with pytest.raises(ValueError, match=r"slowness must be at least 0, found -1"):
-        Regularisation(slowness=-1.0)
+    with pytest.raises(ValueError, match="hidden_dropout must be at least 0 and below 1, found 1"):
+        SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], hidden_dropout=1)
+    with pytest.raises(ValueError, match="memory_length must be at least 0, found -1"):
+        SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], memory_length=-1)
 
 
 def parameters(layers: Sequence[Layer]) -> int:

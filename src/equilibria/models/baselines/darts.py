@@ -71,7 +71,7 @@ class DARTSLayer(Layer):
         d_out: hidden units.
         nodes: the graph; a node reads an earlier one.
         input_dropout: probability of dropping a feature of the input.
-        hidden_dropout: of dropping a feature of what each node reads.
+        recurrent_dropout: of dropping a feature of what each node reads.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class DARTSLayer(Layer):
         d_out: int,
         nodes: tuple[Node, ...] = DARTS_SECOND_ORDER,
         input_dropout: float = 0.0,
-        hidden_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for number, node in enumerate(nodes, start=1):
             if not 0 <= node.predecessor < number or node.activation not in get_args(Activation):
                 raise ValueError(f"node {number} must read one of 0 to {number - 1} with a known activation: {node}")
         self.d_in, self.d_out, self.nodes = d_in, d_out, nodes
-        self.input_dropout, self.hidden_dropout = input_dropout, hidden_dropout
+        self.input_dropout, self.recurrent_dropout = input_dropout, recurrent_dropout
         self.state_shapes = ((1, d_out),)
         self.inject = nn.Linear(d_in, 2 * d_out, bias=False)
         self.recur = nn.Linear(d_out, 2 * d_out, bias=False)
@@ -98,7 +98,7 @@ class DARTSLayer(Layer):
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
         """The hidden states `(B, L, d_out)` and the last of them."""
         h_BH = state[0][:, 0]
-        mask = dropout_mask(h_BH, self.hidden_dropout, self.training)
+        mask = dropout_mask(h_BH, self.recurrent_dropout, self.training)
         x_BLD = masked(x_BLD, dropout_mask(x_BLD[:, :1], self.input_dropout, self.training))
         hidden = []
         for injected in self.inject(x_BLD).unbind(1):

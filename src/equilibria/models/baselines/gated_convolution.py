@@ -65,6 +65,7 @@ class GatedBlock(Layer):
 
 
 def gated_blocks(d_in: int, convolutions: Sequence[tuple[int, int]], dropout: float = 0.0) -> tuple[GatedBlock, ...]:
-    """One block for each convolution, as in `GCNN_8` and `GCNN_14` (which embed to 280 features)."""
+    """One block for each convolution, as in `GCNN_8` and `GCNN_14` (whose 280 features of the embedding are projected
+    to the channels of the first)."""
     widths = [d_in, *[channels for _, channels in convolutions]]
     return tuple(GatedBlock(before, [pair], dropout) for before, pair in zip(widths[:-1], convolutions, strict=True))

@@ -2,7 +2,7 @@
 
     e = W_x x_t + b_x
     A = softmax(M W_q ([M; e] W_k)ᵀ / √E) [M; e] W_v       per head, M the slots
-    N = LN(M + A),   N = LN(N + W_2 relu(W_1 N))
+    N = LN(M + A),   N = LN(N + MLP(N)),  rectifiers between the layers of the MLP
     i, f = σ(U tanh(M) + W e + (0, 1))
     M ← f ⊙ M + i ⊙ tanh(N),   output = W_o [all slots]
 
@@ -31,6 +31,7 @@ class RelationalMemoryLayer(Layer):
         heads: attention heads.
         head_size: features of a head.
         gates: one gate per feature ("unit") or per slot ("slot").
+        mlp_layers: of the network that follows the attention, all of the slots' width.
     """
 
     def __init__(
@@ -41,10 +42,14 @@ class RelationalMemoryLayer(Layer):
         heads: int = 4,
         head_size: int = 64,
         gates: Literal["unit", "slot"] = "unit",
+        mlp_layers: int = 2,
     ) -> None:
         super().__init__()
-        if min(slots, heads, head_size) < 1:
-            raise ValueError(f"slots, heads and head_size must be at least 1, found {slots}, {heads} and {head_size}")
+        if min(slots, heads, head_size, mlp_layers) < 1:
+            raise ValueError(
+                f"slots, heads, head_size and mlp_layers must be at least 1, "
+                f"found {slots}, {heads}, {head_size} and {mlp_layers}"
+            )
         width = heads * head_size
         gate = width if gates == "unit" else 1
         self.d_in, self.d_out, self.slots, self.heads, self.width = d_in, d_out, slots, heads, width
@@ -53,7 +58,7 @@ class RelationalMemoryLayer(Layer):
         self.queries = nn.Linear(width, width, bias=False)
         self.keys_values = nn.Linear(width, 2 * width, bias=False)
         self.attention_norm = nn.LayerNorm(width)
-        self.expand, self.contract = nn.Linear(width, width), nn.Linear(width, width)
+        self.mlp = nn.ModuleList(nn.Linear(width, width) for _ in range(mlp_layers))
         self.feed_forward_norm = nn.LayerNorm(width)
         self.input_gates, self.memory_gates = nn.Linear(width, 2 * gate), nn.Linear(width, 2 * gate, bias=False)
         with torch.no_grad():
@@ -86,4 +91,8 @@ class RelationalMemoryLayer(Layer):
         k, v = self.keys_values(seen).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed_BND = F.scaled_dot_product_attention(q_BHNE, k, v).transpose(1, 2).flatten(-2)
         attended_BND = self.attention_norm(memory_BND + mixed_BND)
-        return self.feed_forward_norm(attended_BND + self.contract(F.relu(self.expand(attended_BND))))
+        first, *others = self.mlp
+        fed_BND = first(attended_BND)
+        for layer in others:
+            fed_BND = layer(F.relu(fed_BND))
+        return self.feed_forward_norm(attended_BND + fed_BND)

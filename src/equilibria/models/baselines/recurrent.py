@@ -1,12 +1,14 @@
-"""The LSTM (Hochreiter and Schmidhuber 1997), PyTorch's, one layer at a time so that masks fit between layers.
+"""The recurrent layers that PyTorch has, one layer at a time so that masks fit between layers: the LSTM (Hochreiter and
+Schmidhuber 1997) and the gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
-With `weight_dropout` and the regularisers of `SequenceModel` it is the AWD-LSTM (Merity et al. 2017,
+With `weight_dropout` and the regularisers of `SequenceModel` the LSTM is the AWD-LSTM (Merity et al. 2017,
 arXiv:1708.02182), whose published size is `awd_lstm()`.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,8 +16,8 @@ from equilibria.models.baselines.base import Layer, State
 from equilibria.models.baselines.weight_dropout import with_dropped_weights
 
 
-class LSTMLayer(Layer):
-    """One LSTM layer. Its state is the hidden state and the cell, `(B, 1, d_out)` each.
+class RecurrentLayer(Layer):
+    """A layer of one of PyTorch's recurrent networks. Its state is that network's, each part `(B, 1, d_out)`.
 
     Args:
         d_in: features of the input.
@@ -23,17 +25,33 @@ class LSTMLayer(Layer):
         weight_dropout: probability of dropping an entry of the recurrent matrix, for a whole segment.
     """
 
+    kind: ClassVar[type[nn.LSTM | nn.GRU]]
+    states: ClassVar[int]
+
     def __init__(self, d_in: int, d_out: int, weight_dropout: float = 0.0) -> None:
         super().__init__()
         self.d_in, self.d_out, self.weight_dropout = d_in, d_out, weight_dropout
-        self.state_shapes = ((1, d_out), (1, d_out))
-        self.lstm = nn.LSTM(d_in, d_out, batch_first=True)
+        self.state_shapes = ((1, d_out),) * self.states
+        self.network = self.kind(d_in, d_out, batch_first=True)
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
         """The hidden states `(B, L, d_out)` and the last state."""
         first = tuple(part.transpose(0, 1).contiguous() for part in state)
-        y_BLH, last = with_dropped_weights(self.lstm, ["weight_hh_l0"], self.weight_dropout, x_BLD, first)
-        return y_BLH, tuple(part.transpose(0, 1) for part in last)
+        given = first if self.states > 1 else first[0]
+        y_BLH, last = with_dropped_weights(self.network, ["weight_hh_l0"], self.weight_dropout, x_BLD, given)
+        return y_BLH, tuple(part.transpose(0, 1) for part in (last if self.states > 1 else (last,)))
+
+
+class LSTMLayer(RecurrentLayer):
+    """One LSTM layer. Its state is the hidden state and the cell."""
+
+    kind, states = nn.LSTM, 2
+
+
+class GRULayer(RecurrentLayer):
+    """One GRU layer. Its state is the hidden state."""
+
+    kind, states = nn.GRU, 1
 
 
 def awd_lstm(

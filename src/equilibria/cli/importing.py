@@ -1,0 +1,146 @@
+"""`equilibria import`: another project's model as a run"""
+
+import json as json_format
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+
+from equilibria.cells.transformer_xl import NormPosition
+from equilibria.data import IdTokenizer, Tokenizer
+from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
+from equilibria.interop.imported import Imported, write_run
+from equilibria.interop.published import PublishedOptions
+from equilibria.interop.state_dict import read_state_dict
+from equilibria.interop.torchdeq_lm import PUBLISHED_ITERATIONS, import_torchdeq_lm
+from equilibria.interop.torchdeq_seq import MOST_ITERATIONS, import_torchdeq_seq
+from equilibria.interop.vocabulary import published_vocabulary
+from equilibria.nn.attention import Positions
+
+command = App(name="import", help="Make a run of another project's model.")
+
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a published checkpoint does not say, and where the run goes."""
+
+    out: Path | None = None
+    """Folder of the run, which must not exist; left out: runs/NAME-OF-THE-FILE."""
+    vocabulary: Path | None = None
+    """Folder of the text, such as WikiText-103, that the vocabulary is counted from; left out: tokens are numbers."""
+    text: Path | None = None
+    """Folder of the text, of numbers where there is no vocabulary, that `eval` reads; left out: the vocabulary's."""
+    heads: Count | None = None
+    """Attention heads; left out: as the file says, or 10 where it does not."""
+    memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = PublishedOptions.memory_length
+    """Tokens of earlier segments that are attended to."""
+    window: Count = PublishedOptions.window
+    """Tokens that a token sees at most, itself among them."""
+    cutoffs: Annotated[tuple[Count, ...], Parameter(consume_multiple=True)] = ()
+    """First token of each cluster but the first, where one table has all; left out: those for WikiText-103."""
+    json: bool = False
+    """Print what was made as one JSON object."""
+
+    @property
+    def options(self) -> PublishedOptions:
+        """As the importers take them."""
+        return PublishedOptions(
+            heads=self.heads, memory_length=self.memory_length, window=self.window, cutoffs=self.cutoffs or None
+        )
+
+
+Settings = Annotated[Published | None, Parameter(name="*")]
+
+
+@command.command(name="torchdeq-lm")
+def torchdeq_lm(file: Path, /, *, iterations: Count = PUBLISHED_ITERATIONS, settings: Settings = None) -> int:
+    """A language model of TorchDEQ's deq-lm.
+
+    Args:
+        file: its state dictionary.
+        iterations: applications of the cell.
+        settings: what the file does not say.
+    """
+    settings = settings or Published()
+    return _finish(import_torchdeq_lm(read_state_dict(file), settings.options, iterations), settings)
+
+
+@command.command(name="torchdeq-seq")
+def torchdeq_seq(
+    file: Path,
+    /,
+    *,
+    iterations: Count = MOST_ITERATIONS,
+    norm_position: NormPosition = "post",
+    settings: Settings = None,
+) -> int:
+    """A language model of TorchDEQ's deq-seq or of locuslab/deq (2021).
+
+    Args:
+        file: its state dictionary.
+        iterations: evaluations of the cell at most; the solve ends earlier at a residual of 1e-6.
+        norm_position: norms after or before attention and feed-forward layer; "pre" is TorchDEQ's.
+        settings: what the file does not say.
+    """
+    settings = settings or Published()
+    imported = import_torchdeq_seq(read_state_dict(file), settings.options, iterations, norm_position)
+    return _finish(imported, settings)
+
+
+@command.command(name="gpt2")
+def gpt2(
+    folder: Path,
+    /,
+    *,
+    block: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    positions: Positions = "rotary",
+    memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    text: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """A GPT-2 decoder as a cell to start training from.
+
+    Args:
+        folder: what `save_pretrained` wrote.
+        block: the block that the cell is, counted from 0; left out: the mean of all.
+        positions: how the cell knows of positions, the decoder's own having no place in it.
+        memory_length: tokens of earlier segments that are attended to.
+        text: folder of the text that it is trained and evaluated on.
+        out: folder of the run, which must not exist; left out: runs/NAME-OF-THE-FOLDER.
+        json: print what was made as one JSON object.
+    """
+    imported = import_gpt2(folder, block, positions, memory_length)
+    tokenizer, missing = import_tokenizer(folder, imported.vocabulary_size)
+    if missing is not None:
+        imported = replace(imported, left_out=(*imported.left_out, missing))
+    return report(imported, tokenizer, out, json, text)
+
+
+def _finish(imported: Imported, settings: Published) -> int:
+    folder = settings.vocabulary
+    tokenizer = IdTokenizer(imported.vocabulary_size) if folder is None else published_vocabulary(folder)
+    return report(imported, tokenizer, settings.out, settings.json, settings.text or folder)
+
+
+def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: bool, text: Path | None = None) -> int:
+    """Writes the run and says what was made."""
+    out = out or Path("runs") / imported.source.stem
+    model = write_run(imported, tokenizer, out, text)
+    figures = {
+        "run": str(out),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocabulary_size": imported.vocabulary_size,
+        "left_out": list(imported.left_out),
+    }
+    if json:
+        print(json_format.dumps(figures))
+        return 0
+    print(f"{out}: {figures['parameters']:,} parameters, {imported.vocabulary_size:,} tokens")
+    for line in imported.left_out:
+        print(f"left out: {line}")
+    return 0

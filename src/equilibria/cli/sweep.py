@@ -1,0 +1,140 @@
+"""`equilibria sweep`."""
+
+import json as json_format
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.table import Table
+
+from equilibria.cli.train import run_training
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.comparing import settings
+from equilibria.errors import UserError
+from equilibria.sweep.grid import read_grid
+from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
+
+command = App(name="sweep")
+
+
+@command.default
+def sweep(
+    recipe: Path,
+    /,
+    *flags: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    only_list: Annotated[bool, Parameter(name="--list")] = False,
+    index: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    json: bool = False,
+) -> int:
+    """Train a recipe at every combination of values, one after another, and print a table of the runs.
+
+    A run is a folder of its own, as `equilibria train` makes it: NAME/KEY=VALUE,KEY=VALUE, with the run.name of the
+    recipe for NAME. Finished runs are skipped, interrupted ones go on, failed ones are tried again. The exit code is 1
+    if a run failed.
+
+    Args:
+        recipe: the TOML file.
+        flags: flags of `equilibria train`, after the recipe; one with several values, separated by commas, takes each
+            in turn: --training.seed 0,1,2 --training.learning_rate 1e-3,3e-3.
+        only_list: train nothing; without flags of several values, list all runs that there are.
+        index: train only the run of this number, counted from 0; what one job of an array calls.
+        json: print the table as one JSON object on stdout; progress goes to stderr.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a sweep's runs have one process each; start runs of several with torchrun and train")
+    recipes = _recipes(recipe, flags, only_list)
+    if index is not None and index >= len(recipes):
+        raise UserError(f"--index {index}: the sweep has {len(recipes)} runs, 0 to {len(recipes) - 1}")
+    chosen = range(len(recipes)) if index is None else (index,)
+    signal = None if only_list else _train(recipes, chosen, Console(stderr=json))
+    standings = {number: standing(recipes[number]) for number in chosen}
+    keys = varied(recipes)
+    if json:
+        print(json_format.dumps({"runs": [_figures(number, keys, run) for number, run in standings.items()]}))
+    else:
+        _print(standings, keys)
+    if signal is not None:
+        return 128 + signal
+    return 0 if only_list or all(run.state == "finished" for run in standings.values()) else 1
+
+
+def _recipes(recipe: Path, flags: Sequence[str], only_list: bool) -> tuple[Recipe, ...]:
+    grid = read_grid(flags)
+    if grid.axes:
+        return grid.recipes(recipe)
+    if only_list:
+        return runs_in(read_recipe(recipe, flags).run.folder)
+    raise UserError("there is nothing to sweep over; give a flag several values, as --training.seed 0,1,2")
+
+
+def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -> int | None:
+    """Trains what is not finished; returns the number of the signal that stopped it, if one did."""
+    for place, number in enumerate(chosen, start=1):
+        recipe = recipes[number]
+        if not standing(recipe).open:
+            continue
+        console.out(f"run {number} ({place} of {len(chosen)}): {recipe.run.name}")
+        forget_failure(recipe)
+        try:
+            result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), console)
+        except Exception as problem:  # whatever it is, the other runs are worth having
+            note_failure(recipe, problem)
+            console.out(f"failed: {problem}")
+            continue
+        if result.interrupted is not None:
+            return result.interrupted
+    return None
+
+
+def _figures(number: int, keys: dict[str, str], run: Standing) -> dict[str, object]:
+    values = settings(run.recipe)
+    return {
+        "index": number,
+        "run": str(run.recipe.run.folder),
+        "settings": {key: _plain(values[key]) for key in keys},
+        "state": run.state,
+        "step": run.step,
+        "steps": run.recipe.training.steps,
+        "best_loss": run.best_loss,
+        **{name: run.figures.get(name) for name in ("loss", "perplexity", "evaluations", "residual", "seconds")},
+        "message": run.message or None,
+    }
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print(standings: dict[int, Standing], keys: dict[str, str]) -> None:
+    table = Table(box=None, header_style="")
+    for heading in ("run", *keys.values()):
+        table.add_column(heading, justify="right")
+    table.add_column("state", no_wrap=True)
+    for heading in ("best loss", "loss", "residual", "time"):
+        table.add_column(heading, justify="right")
+    for number, run in standings.items():
+        values = settings(run.recipe)
+        state = f"step {run.step}/{run.recipe.training.steps}" if run.state == "unfinished" else run.state
+        own = (str(number), *(str(values[key]) for key in keys), state)
+        figures = (_shown(run.best_loss, ".4f"), _shown(run.figures.get("loss"), ".4f"))
+        table.add_row(*own, *figures, _shown(run.figures.get("residual"), ".1e"), _time(run.figures.get("seconds")))
+    console = Console()
+    console.print(table)
+    for number, run in standings.items():
+        if run.message:
+            console.print(f"run {number}: {run.message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"
+
+
+def _time(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return "-"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,201 @@
+"""A decoder of Hugging Face's GPT-2 family as a cell to start training from: its blocks tied into one.
+
+The contractive cell's first evaluation from zero is then the decoder with that one block: the injection undoes the
+scale of the embedding and the share `1 − a` of the gate. What the cell has no place for is left out and named.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers as rust
+import torch
+from torch import Tensor
+
+from equilibria.configuration import CellRecipe, EmbeddingRecipe, ModelRecipe
+from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
+from equilibria.errors import UserError
+from equilibria.interop.imported import Imported
+from equilibria.interop.state_dict import StateDict, read_tensor_file
+from equilibria.nn.attention import Positions
+from equilibria.nn.feed_forward import Activation
+
+_CARRY = 0.3  # the share of the carried state that a fresh cell starts with
+_EPSILON = 1e-5  # of the cell's layer norms
+_SEGMENT_LENGTH = 128
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "relu": "relu",
+}
+_MASK = re.compile(r"h\.\d+\.attn\.(?:bias|masked_bias)")
+_NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
+_LAYERS = {
+    "attention.queries_keys_values": "attn.c_attn",
+    "attention.output": "attn.c_proj",
+    "feed_forward.expand": "mlp.c_fc",
+    "feed_forward.contract": "mlp.c_proj",
+}
+
+
+def import_gpt2(
+    folder: Path, block: int | None = None, positions: Positions = "rotary", memory_length: int = 0
+) -> Imported:
+    """The model of a folder that `save_pretrained` wrote.
+
+    Args:
+        folder: `config.json` with `model.safetensors`, its shards, or `pytorch_model.bin`.
+        block: which block the cell is, counted from 0; None for the mean of all.
+        positions: how the cell knows of positions; the decoder's learned ones have no place in it.
+        memory_length: tokens of earlier segments that are attended to.
+
+    Raises:
+        UserError: a file is missing or damaged; it is another kind of decoder; a tensor is unknown, missing or of
+            another size; there is no such block.
+    """
+    config = _config(folder)
+    d_model, layers = config["n_embd"], config["n_layer"]
+    inner, vocabulary_size = config.get("n_inner") or 4 * d_model, config["vocab_size"]
+    if block is not None and not 0 <= block < layers:
+        raise UserError(f"{folder} has blocks 0 to {layers - 1}; found --block {block}")
+    state, masks = _weights(folder)
+    blocks = [_block(state, number, d_model, inner) for number in range(layers)]
+    taken = blocks if block is None else [blocks[block]]
+    tied = {name: torch.stack([each[name] for each in taken]).mean(0) for name in taken[0]}
+    embedding, embedded = _embedding(state, vocabulary_size, d_model)
+    state.take("wpe.weight", config["n_positions"], d_model)
+    cell = {f"cell.blocks.0.{name}": tensor for name, tensor in tied.items() if not name.endswith("c_bias")}
+    cell |= {f"cell.norm.{part}": state.take(f"ln_f.{part}", d_model) for part in ("weight", "bias")}
+    cell |= {
+        "cell.carry_logit": torch.full((d_model,), math.log(_CARRY / (1 - _CARRY))),
+        "cell.inject.weight": torch.eye(d_model) / (math.sqrt(d_model) * (1 - _CARRY)),
+        "cell.inject.bias": torch.zeros(d_model),
+    }
+    state.finish("gpt2")
+    recipe = ModelRecipe(
+        embedding=EmbeddingRecipe(kind=embedding),
+        cell=CellRecipe(
+            kind="contractive",
+            d_model=d_model,
+            heads=config["n_head"],
+            inner=inner,
+            positions=positions,
+            activation=_ACTIVATIONS[config["activation_function"]],
+        ),
+        memory_length=memory_length,
+    )
+    left_out = [*_left_out(config, tied, positions), *masks]
+    if block is not None:
+        left_out.append(f"all blocks but {block}")
+    return Imported(folder, recipe, vocabulary_size, cell | embedded, _SEGMENT_LENGTH, tuple(left_out))
+
+
+def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str | None]:
+    """The tokenizer of the folder; that of the ids themselves, and why, where there is none that fits.
+
+    Ours ends a passage with the last id, which no text encodes to, as GPT-2's `<|endoftext|>` is.
+
+    Args:
+        folder: holds `tokenizer.json`.
+        vocabulary_size: tokens of the model.
+    """
+    ids = IdTokenizer(vocabulary_size)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return ids, "there is no tokenizer.json: tokens are numbers"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary, end = content["model"]["vocab"], vocabulary_size - 1
+        added = [token for token in content["added_tokens"] if token["id"] != end]
+        if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
+            raise ValueError("it is not of byte pairs")
+        content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number != end}
+        inner = rust.Tokenizer.from_str(json.dumps({**content, "added_tokens": added}))
+        if inner.get_vocab_size() != end:
+            raise ValueError(
+                f"it has {inner.get_vocab_size()} tokens besides the last of the model's {vocabulary_size}"
+            )
+    except Exception as problem:  # the tokenizers package raises bare Exception
+        return ids, f"tokenizer.json does not fit here ({problem}): tokens are numbers"
+    return BytePairTokenizer(inner), None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise UserError(f"{path} does not exist; give a folder that save_pretrained wrote") from problem
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} cannot be read as JSON ({problem}); restore it") from problem
+    kind = config.get("model_type")
+    if kind != "gpt2":
+        raise UserError(f'{path}: model_type is {json.dumps(kind)}; this importer knows "gpt2"')
+    config = {"n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": _EPSILON} | config
+    for key in ("n_embd", "n_layer", "n_head", "vocab_size"):
+        if not isinstance(config.get(key), int):
+            raise UserError(f"{path} has no number for {key}; restore it")
+    if config["activation_function"] not in _ACTIVATIONS:
+        known = ", ".join(_ACTIVATIONS)
+        raise UserError(f"{path}: activation_function is {config['activation_function']}; the cell has {known}")
+    for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        if config.get(key, usual) is not usual:
+            raise UserError(f"{path}: {key} is {config[key]}; the cell's attention has the usual scale alone")
+    return config
+
+
+def _weights(folder: Path) -> tuple[StateDict, list[str]]:
+    """The tensors by their names in the bare decoder, and what to say of the masks among them."""
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors" if (folder / "model.safetensors").is_file() else "pytorch_model.bin"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    tensors: dict[str, object] = {}
+    for name in names:
+        tensors |= {key.removeprefix("transformer."): value for key, value in read_tensor_file(folder / name).items()}
+    kept = {key: value for key, value in tensors.items() if not _MASK.fullmatch(key)}
+    masks = ["causal masks, which are computed"] if len(kept) < len(tensors) else []
+    return StateDict(kept, folder), masks
+
+
+def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str, Tensor]:
+    """A block under our names; biases of attention, which the cell has no place for, end in `c_bias`."""
+    tensors = {}
+    for ours, theirs in _NORMS.items():
+        for part in ("weight", "bias"):
+            tensors[f"{ours}.{part}"] = state.take(f"h.{number}.{theirs}.{part}", d_model)
+    shapes = ((d_model, 3 * d_model), (d_model, d_model), (d_model, inner), (inner, d_model))
+    for (ours, theirs), (inputs, outputs) in zip(_LAYERS.items(), shapes, strict=True):
+        bias = "c_bias" if ours.startswith("attention") else "bias"
+        tensors[f"{ours}.weight"] = state.take(f"h.{number}.{theirs}.weight", inputs, outputs).mT
+        tensors[f"{ours}.{bias}"] = state.take(f"h.{number}.{theirs}.bias", outputs)
+    return tensors
+
+
+def _embedding(state: StateDict, vocabulary_size: int, d_model: int) -> tuple[Any, dict[str, Tensor]]:
+    """The kind of embedding, and its weights: tied unless there is an output layer of other numbers."""
+    rows = state.take("wte.weight", vocabulary_size, d_model)
+    head = state.take("lm_head.weight", vocabulary_size, d_model) if "lm_head.weight" in state else rows
+    if torch.equal(rows, head):
+        return "tied", {"embedding.weight": rows}
+    bias = torch.zeros(vocabulary_size)
+    return "untied", {
+        "embedding.rows.weight": rows,
+        "embedding.output.weight": head,
+        "embedding.output.bias": bias,
+    }
+
+
+def _left_out(config: Mapping[str, Any], block: Mapping[str, Tensor], positions: Positions) -> list[str]:
+    lines = [f"wpe, the learned positions: the cell's are {positions}"]
+    if any(bool(tensor.any()) for name, tensor in block.items() if name.endswith("c_bias")):
+        lines.append("attn.c_attn.bias and attn.c_proj.bias: the cell's attention has none")
+    if config["activation_function"] in ("gelu_new", "gelu_pytorch_tanh"):
+        lines.append(f"{config['activation_function']}, an approximation: the cell's gelu is exact")
+    if config["layer_norm_epsilon"] != _EPSILON:
+        lines.append(f"layer_norm_epsilon {config['layer_norm_epsilon']}: the cell's is {_EPSILON}")
+    return lines

@@ -1,0 +1,111 @@
+"""What an importer makes of another project's model, and the run folder it is written to.
+
+The folder is an ordinary run that has not taken a step: `load`, `eval`, `generate` and `export` read it, and
+`training.initial_weights` starts training from it.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from equilibria.configuration import DataRecipe, ModelRecipe, Recipe, RunRecipe, TrainingRecipe, build_model
+from equilibria.configuration.reading import check_recipe
+from equilibria.data import Tokenizer
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import CheckpointIndex, RunFolder
+from equilibria.inference.weights import distinct_state, fill
+from equilibria.models import TokenModel
+from equilibria.training.checkpoint import MODEL_FILE, write_index
+from equilibria.training.preparation import furnish_run
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model of another project as one of ours.
+
+    Attributes:
+        source: the file or folder it is from.
+        model: its recipe.
+        vocabulary_size: its tokens.
+        weights: its weights, by our names.
+        segment_length: tokens of a segment that it was trained with.
+        left_out: what of the source has no place here, a line each; nothing else has been dropped.
+    """
+
+    source: Path
+    model: ModelRecipe
+    vocabulary_size: int
+    weights: Mapping[str, Tensor]
+    segment_length: int
+    left_out: tuple[str, ...] = ()
+
+    def recipe(self, out: Path, text: Path | None) -> Recipe:
+        """The recipe of a run in `out` whose text, where there is one, is in the folder `text`."""
+        data = DataRecipe(tokenizer="file", tokenizer_file=RunFolder(out).tokenizer)
+        if text is not None:
+            data = replace(data, source="folder", path=text)
+        training = TrainingRecipe(segment_length=self.segment_length)
+        recipe = Recipe(
+            run=RunRecipe(name=out.name, directory=out.parent), data=data, model=self.model, training=training
+        )
+        check_recipe(recipe, self.source)
+        return recipe
+
+    def build(self, recipe: Recipe) -> TokenModel:
+        """The model with its weights, in evaluation mode.
+
+        Raises:
+            UserError: sizes that do not go together.
+        """
+        model = build_model(recipe, self.vocabulary_size)
+        fill(distinct_state(model), self.weights, self.source)
+        return model.eval()
+
+
+def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | None = None) -> TokenModel:
+    """Writes a model as a run folder, whole or not at all.
+
+    Args:
+        imported: the model.
+        tokenizer: between text and its tokens.
+        out: the folder, which must not exist or be empty.
+        text: folder of the text that it is evaluated on.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: the folder is there already or cannot be written; the tokenizer is not the model's.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another --out or remove it")
+    if tokenizer.vocabulary_size != imported.vocabulary_size:
+        raise UserError(
+            f"{imported.source} has {imported.vocabulary_size} tokens and the vocabulary {tokenizer.vocabulary_size}; "
+            f"give the text that its vocabulary was built from"
+        )
+    out = out.resolve()
+    recipe = imported.recipe(out, None if text is None else text.resolve())
+    model = imported.build(recipe)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".importing-", dir=out.parent) as temporary:
+            folder = RunFolder(Path(temporary, out.name))
+            furnish_run(folder, recipe, tokenizer)
+            checkpoint = folder.checkpoints / "step-0"
+            checkpoint.mkdir()
+            state = {name: tensor.detach().contiguous() for name, tensor in distinct_state(model).items()}
+            save_file(state, checkpoint / MODEL_FILE)
+            write_index(folder, CheckpointIndex("step-0"))
+            if out.exists():
+                out.rmdir()
+            shutil.move(folder.path, out)
+    except (OSError, SafetensorError) as problem:
+        raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
+    return model

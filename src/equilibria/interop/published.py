@@ -1,0 +1,242 @@
+"""What the published DEQ transformers' checkpoints have in common: names, options and the embedding with its softmax.
+
+The layouts are those of locuslab/deq (2021) and of TorchDEQ's deq-seq and deq-lm (2023), which differ in their cells
+alone. Everything that a file does not say is in `PublishedOptions`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from equilibria.configuration import EmbeddingRecipe
+from equilibria.errors import UserError
+from equilibria.interop.state_dict import StateDict, Weight
+
+WIKITEXT_103_CUTOFFS = (20_000, 40_000, 200_000)
+SEGMENT_LENGTH = 150
+_HEADS = 10
+
+LAYERS = {
+    "attention.queries_keys_values": "qkv_net",
+    "attention.distances": "r_net",
+    "attention.output": "o_net",
+    "feed_forward.expand": "ff1_net",
+    "feed_forward.contract": "ff2_net",
+}
+"""The five weights of a block that may be normalised: our names and theirs."""
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOptions:
+    """What a published checkpoint does not say.
+
+    Attributes:
+        heads: attention heads; None for what the biases of attention say, or else 10 as published.
+        memory_length: tokens of earlier segments that are attended to.
+        window: tokens that a token sees at most, itself among them.
+        cutoffs: first token of each cluster but the first, where all clusters share one table (`div_val` 1); None for
+            those published for WikiText-103.
+    """
+
+    heads: int | None = None
+    memory_length: int = 150
+    window: int = 1000
+    cutoffs: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a cell."""
+
+    d_model: int
+    heads: int
+    inner: int
+
+
+def read_sizes(state: StateDict, attention: str, feed_forward: str, options: PublishedOptions) -> Sizes:
+    """The sizes of a block.
+
+    Raises:
+        UserError: they do not go together, or another number of heads was asked for.
+    """
+    rows, d_model = state.weight_shape(f"{attention}.qkv_net")
+    if rows != 3 * d_model:
+        raise UserError(
+            f"{state.source}: {attention}.qkv_net has {rows} rows and {d_model} columns; expected three times as many "
+            f"rows as columns, which is heads that share out the width"
+        )
+    bias = state.shape(f"{attention}.r_w_bias")
+    heads = bias[0] if len(bias) == 2 else options.heads or _HEADS
+    if options.heads not in (None, heads):
+        raise UserError(
+            f"{state.source} has {heads} heads, as {attention}.r_w_bias says; found --heads {options.heads}"
+        )
+    if d_model % heads:
+        raise UserError(f"{state.source}: a width of {d_model} is no multiple of {heads} heads; give --heads")
+    return Sizes(d_model, heads, state.weight_shape(f"{feed_forward}.ff1_net")[0])
+
+
+def take_injection(state: StateDict, d_model: int) -> Tensors:
+    """The layer that injects the embedded inputs, a linear one or a convolution of kernel 1, with a bias or not."""
+    layer = "injection" if "injection.weight" in state else "inject_conv"
+    weight = state.take(f"{layer}.weight", 3 * d_model, d_model)
+    has_bias = f"{layer}.bias" in state
+    bias = state.take(f"{layer}.bias", 3 * d_model) if has_bias else torch.zeros(3 * d_model)
+    return {"cell.inject.weight": weight, "cell.inject.bias": bias}
+
+
+def take_block(state: StateDict, attention: str, feed_forward: str, sizes: Sizes) -> tuple[Tensors, dict[str, Weight]]:
+    """One block under our names: biases, and the five weights that may be normalised."""
+    d_model, inner = sizes.d_model, sizes.inner
+    shapes = {
+        "attention.queries_keys_values": (3 * d_model, d_model),
+        "attention.distances": (d_model, d_model),
+        "attention.output": (d_model, d_model),
+        "feed_forward.expand": (inner, d_model),
+        "feed_forward.contract": (d_model, inner),
+    }
+    tensors, weights = {}, {}
+    for ours, theirs in LAYERS.items():
+        layer = f"{attention if ours.startswith('attention') else feed_forward}.{theirs}"
+        weights[ours] = state.take_weight(layer, *shapes[ours])
+        if ours not in ("attention.queries_keys_values", "attention.distances"):
+            tensors[f"{ours}.bias"] = state.take(f"{layer}.bias", shapes[ours][0])
+    for ours, theirs in (("content", "r_w"), ("distance", "r_r")):
+        name = f"{attention}.{theirs}_bias"
+        heads = sizes.heads, d_model // sizes.heads
+        tensors[f"attention.{ours}_bias"] = state.take(name, *(heads if len(state.shape(name)) == 2 else (d_model,)))
+        tensors[f"attention.{ours}_bias"] = tensors[f"attention.{ours}_bias"].reshape(heads)
+    return tensors, weights
+
+
+def take_norm(state: StateDict, name: str, d_model: int) -> Tensors:
+    """Gain and bias of a layer norm."""
+    return {part: state.take(f"{name}.{part}", d_model) for part in ("weight", "bias")}
+
+
+def named_weights(blocks: Sequence[dict[str, Weight]]) -> tuple[Tensors, bool]:
+    """The five weights of each block under our names, and whether they are kept normalised.
+
+    They are where all of them are; where only some are, all become plain.
+    """
+    normalised = all(weight.norm is not None for block in blocks for weight in block.values())
+    tensors = {}
+    for number, block in enumerate(blocks):
+        for layer, weight in block.items():
+            name = f"cell.blocks.{number}.{layer}"
+            if normalised and weight.norm is not None:
+                tensors[f"{name}.parametrizations.weight.original0"] = weight.norm
+                tensors[f"{name}.parametrizations.weight.original1"] = weight.matrix
+            else:
+                tensors[f"{name}.weight"] = weight.effective
+    return tensors, normalised
+
+
+def drop_frequencies(state: StateDict, d_model: int) -> tuple[str, ...]:
+    """Takes the buffer of the sinusoidal distances, which is computed here; returns what to say of it.
+
+    Raises:
+        UserError: it holds other frequencies than the published ones.
+    """
+    name = "pos_emb.inv_freq"
+    if name not in state:
+        return ()
+    expected = 10_000.0 ** -(torch.arange(0, d_model, 2) / d_model)
+    found = state.take(name, len(expected))
+    if not torch.allclose(found, expected, rtol=1e-2):  # half precision is allowed for
+        raise UserError(
+            f"{state.source}: {name} holds other frequencies than 10000^(−2i/{d_model}); they are fixed here"
+        )
+    return (f"{name}, which is computed",)
+
+
+def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) -> tuple[EmbeddingRecipe, int, Tensors]:
+    """The adaptive embedding and softmax: recipe, vocabulary size, and the weights under our names.
+
+    Raises:
+        UserError: a tensor is missing or of another size.
+    """
+    tables = state.count("word_emb.emb_layers.")
+    shapes = [state.shape(f"word_emb.emb_layers.{i}.weight") for i in range(max(1, tables))]
+    d_embed = shapes[0][1]
+    embedded = [state.take(f"word_emb.emb_layers.{i}.weight", *shape) for i, shape in enumerate(shapes)]
+    softmax = [state.take(f"crit.out_layers.{i}.weight", *shape) for i, shape in enumerate(shapes)]
+    biases = [state.take(f"crit.out_layers.{i}.bias", rows) for i, (rows, _) in enumerate(shapes)]
+    cutoffs = _cutoffs(state, [rows for rows, _ in shapes], options.cutoffs)
+    clusters = len(cutoffs) + 1
+    if tables == 1:  # div_val 1 keeps all clusters in one table
+        sizes = [right - left for left, right in pairwise((0, *cutoffs, shapes[0][0]))]
+        embedded, softmax, biases = (list(parts[0].split(sizes)) for parts in (embedded, softmax, biases))
+    inputs, outputs = _projections(state, [table.shape[1] for table in embedded], tables, d_model)
+    div_val = _div_val(state, [table.shape[1] for table in embedded], bool(inputs) and d_embed == d_model)
+    tied = all(map(torch.equal, embedded, softmax))
+    if clusters > 1:
+        # Cluster i reads the head's column −i: theirs are in reverse order.
+        rows = state.take("crit.cluster_weight", clusters - 1, d_embed).flip(0)
+        softmax[0] = torch.cat([softmax[0], rows])
+        biases[0] = torch.cat([biases[0], state.take("crit.cluster_bias", clusters - 1).flip(0)])
+    own = max((i + 1 for i, pair in enumerate(zip(inputs, outputs, strict=True)) if not torch.equal(*pair)), default=0)
+    recipe = EmbeddingRecipe(
+        kind="adaptive",
+        cutoffs=cutoffs,
+        div_val=div_val,
+        d_embed=d_embed,
+        untied_projections=own if inputs else None,
+        tied_tables=tied,
+    )
+    tensors = {f"tables.{i}.weight": table for i, table in enumerate(softmax if tied else embedded)}
+    tensors |= {} if tied else {f"own_tables.{i}.weight": table for i, table in enumerate(softmax)}
+    tensors |= {f"biases.{i}": bias for i, bias in enumerate(biases)}
+    tensors |= {f"projections.{i}": projection for i, projection in enumerate(inputs)}
+    tensors |= {f"own_projections.{i}": projection for i, projection in enumerate(outputs[:own])}
+    return recipe, sum(rows for rows, _ in shapes), {f"embedding.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _cutoffs(state: StateDict, rows: list[int], given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Where clusters begin: as the tables' sizes say, or where there is one table for all, as the options say."""
+    clusters = state.shape("crit.cluster_weight")[0] if "crit.cluster_weight" in state else 0
+    if len(rows) > 1:
+        found = tuple(sum(rows[: i + 1]) for i in range(len(rows) - 1))
+        if given not in (None, found):
+            raise UserError(f"{state.source} has clusters that begin at {found}; found --cutoffs {given}")
+        return found
+    cutoffs = given if given is not None else (WIKITEXT_103_CUTOFFS if clusters else ())
+    if len(cutoffs) != clusters or any(left >= right for left, right in pairwise((0, *cutoffs, rows[0]))):
+        raise UserError(
+            f"{state.source} has {clusters + 1} clusters in one table of {rows[0]} tokens and does not say where they "
+            f"begin; found cutoffs {cutoffs}; give {clusters} of them with --cutoffs, rising and below {rows[0]}"
+        )
+    return cutoffs
+
+
+def _projections(state: StateDict, widths: list[int], tables: int, d_model: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of each cluster in the embedding and in the softmax; none where there are none."""
+
+    def take(name: str, width: int) -> Tensor:
+        return state.take(name if name in state else f"{name}.weight", d_model, width)
+
+    names = "word_emb.emb_projs.", "crit.out_projs."
+    if tables == 1 and widths[0] == d_model and not any(state.count(name) for name in names):
+        return [], []
+    inputs = [take(f"{names[0]}{i}", width) for i, width in enumerate(widths[:tables])]
+    outputs = [take(f"{names[1]}{i}", width) for i, width in enumerate(widths)]
+    return inputs * (len(outputs) // len(inputs)), outputs
+
+
+def _div_val(state: StateDict, widths: list[int], projected: bool) -> int:
+    """By what the width of a cluster is smaller than that of the one before."""
+    first = widths[0]
+    # One table that is projected to its own width: any divisor says so, and has nothing to divide.
+    smallest = 2 if projected else 1
+    for divisor in range(smallest, first + 2):
+        if all(first // divisor**i == width for i, width in enumerate(widths)):
+            return divisor
+    raise UserError(
+        f"{state.source}: word_emb.emb_layers are {', '.join(map(str, widths))} wide; "
+        f"expected widths that one divisor makes of the first"
+    )

@@ -1,0 +1,184 @@
+"""A model as a program that PyTorch runs without this package (`torch.export`), for any batch and length.
+
+Two parts of a model can be had: one evaluation of its cell, and a solve of a fixed budget. A solve that looks at its
+residuals has as many evaluations as its data ask for; a program has those that it was written with.
+"""
+
+import copy
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from equilibria.depths import Depth, Equilibrium, Reached, UnrolledDepth
+from equilibria.errors import UserError
+from equilibria.models import LanguageModel, TokenModel
+from equilibria.solvers import Anderson, Picard, Solver
+from equilibria.solvers.point import CountedMap, Point
+from equilibria.solvers.residual import Groups
+from equilibria.solvers.state import Packing
+
+Part = Literal["solve", "evaluation"]
+
+METADATA = "equilibria.json"
+"""The file inside a program that says what it is of."""
+
+_EXAMPLE = (2, 3)  # rows and tokens that the program is traced with; 1 would be taken for a constant
+
+
+@dataclass(frozen=True)
+class FixedBudget:
+    """A depth of exactly so many evaluations, the steps of a solver between them, whatever the residuals are.
+
+    The state is the value of the last evaluation: with `Picard()` that of the cell applied so many times.
+
+    Args:
+        solver: `Picard` or `Anderson`, whose steps need no look at their data.
+        evaluations: how many, at least 1.
+    """
+
+    solver: Solver
+    evaluations: int
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise ValueError(f"evaluations must be at least 1, found {self.evaluations}")
+        if not isinstance(self.solver, Picard | Anderson):
+            method = type(self.solver).__name__
+            raise ValueError(f"a fixed budget needs the steps of Picard or Anderson; found {method}")
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        """The state after `evaluations` applications of `f`, from `z0`."""
+        packing, groups = Packing.of(z0, self.solver.scope), Groups(self.solver.scope)
+        apply = CountedMap(f, packing, self.evaluations, self.evaluations)
+        z = packing.pack(z0)
+        memory = self.solver.init(z, groups)
+        for _ in range(self.evaluations - 1):
+            value = apply.measure(z)
+            z, memory = self.solver.step(memory, Point(z, value, value - z, None, apply), groups)
+        return Reached(packing.unpack(apply.measure(z)))
+
+
+_Exported = Equilibrium | UnrolledDepth | FixedBudget
+
+
+class SolvedLogits(nn.Module):
+    """`forward(tokens)`: the logits `(B, L, V)` of a text `(B, L)` without anything before it."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens).logits
+
+
+class OneEvaluation(nn.Module):
+    """`forward(state, tokens)`: the cell applied once to a state `(B, L, ·)`, given a text `(B, L)`."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def inputs(self, tokens: Tensor) -> Tensor:
+        """What the cell injects."""
+        cell, prelude = self.model.cell, self.model.prelude
+        inputs_BLD = self.model.embedding(tokens) * cell.d_model**0.5
+        if prelude is None:
+            return inputs_BLD
+        start = prelude.initial_state(inputs_BLD)
+        return prelude.readout(prelude(start, prelude.context(inputs_BLD, None)))
+
+    def forward(self, state: Tensor, tokens: Tensor) -> Tensor:
+        cell = self.model.cell
+        return cell(state, cell.context(self.inputs(tokens), None))
+
+
+def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> LanguageModel:
+    """The same model, in evaluation mode and on the same weights, at a depth of a fixed budget and without a memory.
+
+    Args:
+        model: a language model at an equilibrium or of unrolled applications.
+        evaluations: how many; None for as many as its solver in evaluation may take, or its applications.
+
+    Raises:
+        UserError: it is another kind of model, or its solver has no fixed budget.
+    """
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
+        raise UserError("this model has no cell that is solved or applied a fixed number of times; it is not exported")
+    if model.chunk_length is not None:
+        raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
+    fixed = copy.copy(model).eval()
+    fixed.depth, fixed.memory_length = _budget(model.depth, evaluations), 0
+    return fixed
+
+
+def _budget(depth: Equilibrium | UnrolledDepth | FixedBudget, evaluations: int | None) -> Depth:
+    if isinstance(depth, FixedBudget):
+        return replace(depth, evaluations=evaluations or depth.evaluations)
+    if isinstance(depth, UnrolledDepth):
+        return replace(depth, applications=evaluations or depth.applications)
+    try:
+        return FixedBudget(depth.eval_solver, evaluations or depth.eval_solver.max_evaluations)
+    except ValueError as problem:
+        raise UserError(f"model.depth.eval_solver: {problem}") from problem
+
+
+@torch.no_grad()
+def export_program(model: TokenModel, part: Part = "solve", evaluations: int | None = None) -> ExportedProgram:
+    """A part of a model as a program, for any batch and any length of text.
+
+    Args:
+        model: the model.
+        part: `"solve"`, from tokens to logits, or `"evaluation"`, from a state and tokens to the next state.
+        evaluations: of a solve; None as for `with_fixed_budget`.
+
+    Raises:
+        UserError: as for `with_fixed_budget`; evaluations are asked for where there is one.
+    """
+    fixed = with_fixed_budget(model, evaluations)
+    batch, length = Dim("batch", min=1), Dim("length", min=1)
+    tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
+    shape = {0: batch, 1: length}
+    if part == "solve":
+        return torch.export.export(SolvedLogits(fixed), (tokens,), dynamic_shapes={"tokens": shape}, strict=False)
+    if evaluations is not None:
+        raise UserError('the part "evaluation" is one evaluation; leave the number of evaluations out')
+    module = OneEvaluation(fixed)
+    state = fixed.cell.initial_state(module.inputs(tokens))
+    shapes = {"state": shape, "tokens": shape}
+    return torch.export.export(module, (state, tokens), dynamic_shapes=shapes, strict=False)
+
+
+def save_program(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:
+    """Writes a program for `torch.export.load`, whole or not at all.
+
+    Args:
+        program: what to write.
+        path: a `.pt2` file that does not exist.
+        metadata: written beside it, as JSON, for `torch.export.load(path, extra_files={METADATA: ""})`.
+
+    Raises:
+        UserError: the path is no new `.pt2` file, or cannot be written.
+    """
+    if path.suffix != ".pt2":
+        raise UserError(f"{path} does not end in .pt2, as programs of torch.export do; choose another name")
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name or remove it")
+    partial = path.with_name(f".{path.name}.partial")
+    content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+    torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.getbuffer())
+        os.replace(partial, path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({problem}); free some space or choose another") from problem

@@ -1,0 +1,61 @@
+"""How much memory there is and how much of it is free, a container's limit included."""
+
+import os
+from pathlib import Path
+
+import torch
+
+_SYSTEM = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of a device's memory, of the CPU no more than a container's limit; None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [_system("MemTotal"), _number(_GROUP / "memory.max")]
+    known = [limit for limit in limits if limit is not None]
+    if known:
+        return min(known)
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated without swapping or reaching a container's limit; None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    system, limit = _system("MemAvailable"), _number(_GROUP / "memory.max")
+    if limit is None:
+        return system
+    # Cached files count as used, yet give way.
+    left = limit - (_number(_GROUP / "memory.current") or 0) + _cached()
+    return left if system is None else min(system, left)
+
+
+def _system(name: str) -> int | None:
+    for line in _lines(_SYSTEM):
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cached() -> int:
+    for line in _lines(_GROUP / "memory.stat"):
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of a control group; None where there is none, or no limit."""
+    text = "".join(_lines(path))
+    return int(text) if text.isdecimal() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

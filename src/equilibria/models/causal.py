@@ -1,0 +1,100 @@
+"""What all models that read a text from segment to segment do around their layers: embed, regularise, score.
+
+tokens → embedding, dropped → states → dropped → loss, penalties
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equilibria.cells import Memory
+from equilibria.models.base import Output, TokenModel
+from equilibria.models.regularisation import Regularisation, row_mask
+from equilibria.nn import TokenEmbedding, masked
+from equilibria.solvers import Solution
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the layers of a model make of a segment.
+
+    Attributes:
+        hidden_BLD: the final states.
+        memory: for the next segment, None where nothing is kept.
+        solution: the solve, None for explicit models.
+        penalty: to be added to the loss in training, None for nothing.
+        states: in training, states on the way that shall predict the targets too.
+    """
+
+    hidden_BLD: Tensor
+    memory: Memory | None
+    solution: Solution | None = None
+    penalty: Tensor | None = None
+    states: tuple[Tensor, ...] = ()
+
+
+class CausalModel(TokenModel):
+    """Predict each next token from those before it, in this segment and, through a memory, in earlier ones.
+
+    Args:
+        embedding: tokens in and out.
+        memory_length: how much a segment hands to the next; 0 for nothing.
+        regularisation: dropouts and penalties of training; none when None.
+
+    Attributes:
+        auxiliary_weight: weight of the mean loss of the states on the way.
+    """
+
+    auxiliary_weight: float = 0.0
+
+    def __init__(self, embedding: TokenEmbedding, memory_length: int, regularisation: Regularisation | None) -> None:
+        super().__init__()
+        if memory_length < 0:
+            raise ValueError(f"memory_length must be at least 0, found {memory_length}")
+        self.embedding, self.memory_length = embedding, memory_length
+        self.regularisation = regularisation if regularisation is not None else Regularisation()
+
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+        """One segment.
+
+        Args:
+            tokens_BL: token ids, `(B, L)` integers.
+            targets: next tokens `(B, L)`; -100 where there is none.
+            memory: what the segment before returned.
+
+        Raises:
+            ValueError: a token id outside the vocabulary, or a memory of another model.
+        """
+        read = self.read(self.embedded(tokens_BL), memory)
+        mask_B1D = row_mask(read.hidden_BLD, self.regularisation.output, self.training)
+        hidden_BLD, loss = masked(read.hidden_BLD, mask_B1D), None
+        penalties = [read.penalty]
+        if self.training:
+            penalties.append(self.regularisation.penalty(read.hidden_BLD, hidden_BLD))
+        if targets is not None:
+            loss = self.loss(hidden_BLD, targets)
+            if self.auxiliary_weight and read.states:
+                losses = torch.stack([self.loss(masked(state, mask_B1D), targets) for state in read.states])
+                penalties.append(self.auxiliary_weight * losses.mean())
+        there = [penalty for penalty in penalties if penalty is not None]
+        penalty = sum(there[1:], there[0]) if there else None
+        return Output(hidden_BLD, self.embedding, loss, read.memory, read.solution, penalty)
+
+    def embedded(self, tokens_BL: Tensor) -> Tensor:
+        """The embedded tokens, `(B, L) → (B, L, D)`, in training with some of them and of their features dropped.
+
+        Raises:
+            ValueError: a token id outside the vocabulary.
+        """
+        self.check(tokens_BL)
+        return self.regularisation.embedded(
+            self.embedding(tokens_BL), tokens_BL, self.embedding.vocabulary_size, self.training
+        )
+
+    @abstractmethod
+    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
+        """What the layers make of embedded tokens."""

@@ -1,0 +1,108 @@
+"""From flags with several values to a recipe for each combination of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from equilibria.configuration.reading import read_recipe
+from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.errors import UserError
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A flag and the values it takes in turn, as they were written."""
+
+    flag: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of the axes' values; the last axis changes fastest.
+
+    Attributes:
+        axes: flags with several values.
+        fixed: the other flags, which every run has.
+    """
+
+    axes: tuple[Axis, ...]
+    fixed: tuple[str, ...]
+
+    def recipes(self, file: Path) -> tuple[Recipe, ...]:
+        """The recipe of each combination: its runs are in a folder that has the name of the recipe's run.
+
+        Args:
+            file: the recipe.
+
+        Raises:
+            UserError: the recipe or a combination of values is not right; or two have the same name.
+        """
+        recipes = tuple(self._recipe(file, values) for values in product(*(axis.values for axis in self.axes)))
+        names = [recipe.run.name for recipe in recipes]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"two runs of the sweep would have the name {twice}; write their values otherwise")
+        return recipes
+
+    def _recipe(self, file: Path, values: tuple[str, ...]) -> Recipe:
+        varied = [part for axis, value in zip(self.axes, values, strict=True) for part in (axis.flag, value)]
+        recipe = read_recipe(file, [*self.fixed, *varied])
+        keys = short_keys([axis.flag.removeprefix("--") for axis in self.axes])
+        name = ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
+        return replace(recipe, run=RunRecipe(name=name, directory=recipe.run.folder))
+
+
+def read_grid(flags: Sequence[str]) -> Grid:
+    """The grid that flags describe: a flag whose value has commas is an axis, and every comma separates two values.
+
+    Args:
+        flags: `["--training.seed", "0,1,2", "--training.steps=100"]`.
+
+    Raises:
+        UserError: a value is empty or comes twice, a flag with several values comes twice, or there is an argument
+            that belongs to no flag.
+    """
+    axes: list[Axis] = []
+    fixed: list[str] = []
+    for flag, values in _flags(flags):
+        if len(values) == 1 and "," in values[0]:
+            axes.append(_axis(flag, values[0]))
+        else:
+            fixed.extend((flag, *values))
+    for axis in axes:
+        if axis.flag == "--run.name":
+            raise UserError("--run.name: names the folder of the sweep's runs and takes one value")
+        if [other.flag for other in axes].count(axis.flag) > 1 or axis.flag in fixed:
+            raise UserError(f"{axis.flag} is given twice; give all its values at once, separated by commas")
+    return Grid(tuple(axes), tuple(fixed))
+
+
+def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each flag with the values that follow it."""
+    found: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            found.append((flag, [value] if equals else []))
+        elif found:
+            found[-1][1].append(argument)
+        else:
+            raise UserError(f"{argument}: unexpected argument; see --help")
+    return found
+
+
+def _axis(flag: str, text: str) -> Axis:
+    values = tuple(text.split(","))
+    if "" in values:
+        raise UserError(f'{flag} = "{text}": there is no value before, after or between commas')
+    if len(set(values)) < len(values):
+        raise UserError(f'{flag} = "{text}": a value comes twice')
+    return Axis(flag, values)
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Dotted keys without their sections, where no two are then the same."""
+    short = [key.rpartition(".")[2] for key in keys]
+    return [key if short.count(name) > 1 else name for key, name in zip(keys, short, strict=True)]

@@ -1,0 +1,134 @@
+"""How far the runs of a sweep have come, from what their folders say."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from equilibria.configuration.comparing import first_difference, settings
+from equilibria.configuration.reading import read_recipe
+from equilibria.configuration.recipe import Recipe
+from equilibria.errors import UserError
+from equilibria.inference.run_folder import RunFolder
+from equilibria.sweep.grid import short_keys
+from equilibria.training.metrics import read_metrics
+
+State = Literal["not begun", "unfinished", "finished", "failed", "other recipe"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run of a sweep.
+
+    Attributes:
+        recipe: its recipe.
+        state: `"failed"` where the last attempt did; `"other recipe"` where the folder is of a run with another one.
+        step: optimizer steps of its last checkpoint.
+        message: why it failed, or what is other; "" for nothing.
+        best_loss: the least validation loss so far, in nats per token.
+        figures: of the last evaluation in training.
+    """
+
+    recipe: Recipe
+    state: State
+    step: int
+    message: str
+    best_loss: float | None
+    figures: Mapping[str, object]
+
+    @property
+    def open(self) -> bool:
+        """Whether it can be begun or gone on with."""
+        return self.state in ("not begun", "unfinished", "failed")
+
+
+def standing(recipe: Recipe) -> Standing:
+    """What the folder of a run says.
+
+    Raises:
+        UserError: a file in it is damaged.
+    """
+    folder = RunFolder(recipe.run.folder)
+    evaluations = _evaluations(folder)
+    losses = [loss for line in evaluations if isinstance(loss := line["loss"], float)]
+    index = folder.index()
+    step = 0 if index is None else int(index.last.removeprefix("step-"))
+    state, message = _state(recipe, folder, step)
+    figures = evaluations[-1] if evaluations else {}
+    return Standing(recipe, state, step, message, min(losses, default=None), figures)
+
+
+def _state(recipe: Recipe, folder: RunFolder, step: int) -> tuple[State, str]:
+    """The state of a run that has been saved at a step, and what is to be said about it."""
+    difference = _difference(recipe, folder)
+    if difference:
+        return "other recipe", f"{folder.path} was run with {difference}; remove it or choose another --run.name"
+    if step >= recipe.training.steps:
+        return "finished", ""
+    failure = _failure_file(recipe)
+    if failure.is_file():
+        return "failed", failure.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+    return ("unfinished" if folder.config.is_file() else "not begun"), ""
+
+
+def _difference(recipe: Recipe, folder: RunFolder) -> str:
+    """Where the recipe that a folder was run with is another; where the folder is does not matter."""
+    if not folder.config.is_file():
+        return ""
+    earlier = replace(read_recipe(folder.config), run=recipe.run)
+    found = first_difference(settings(earlier), settings(recipe))
+    return "" if found is None else f"{found[0]} = {found[1]}, not {found[2]}"
+
+
+def _evaluations(folder: RunFolder) -> list[dict[str, object]]:
+    if not folder.metrics.is_file():
+        return []
+    return [line for line in read_metrics(folder.metrics) if line.get("kind") == "valid"]
+
+
+def note_failure(recipe: Recipe, problem: Exception) -> None:
+    """Keeps, beside the run's folder, why it failed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = str(problem) if isinstance(problem, UserError) else "".join(traceback.format_exception(problem))
+    path = _failure_file(recipe)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.strip() + "\n", encoding="utf-8")
+    except OSError as trouble:
+        raise UserError(f"{path} cannot be written ({trouble}); the run had failed: {problem}") from problem
+
+
+def forget_failure(recipe: Recipe) -> None:
+    """Before a run is tried again."""
+    _failure_file(recipe).unlink(missing_ok=True)
+
+
+def _failure_file(recipe: Recipe) -> Path:
+    return recipe.run.directory / f"{recipe.run.name}.failed"
+
+
+def runs_in(folder: Path) -> tuple[Recipe, ...]:
+    """The recipes of all runs in a sweep's folder, in the order of their names.
+
+    Raises:
+        UserError: there is none.
+    """
+    configs = sorted(folder.glob("*/config.toml"))
+    if not configs:
+        raise UserError(f"there are no runs in {folder}; give the flags of the sweep, or its --run.name")
+    return tuple(
+        replace(recipe, run=replace(recipe.run, name=config.parent.name, directory=folder))
+        for config in configs
+        for recipe in [read_recipe(config)]
+    )
+
+
+def varied(recipes: Sequence[Recipe]) -> dict[str, str]:
+    """The keys in which recipes differ, but for the name of the run, and a short name for each."""
+    every = [settings(recipe) for recipe in recipes]
+    keys = [key for key in every[0] if not key.startswith("run.") and any(one[key] != every[0][key] for one in every)]
+    return dict(zip(keys, short_keys(keys), strict=True))

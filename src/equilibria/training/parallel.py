@@ -1,0 +1,171 @@
+"""How the processes of a run share the work on a model: PyTorch's DDP or FSDP2 around what a step differentiates.
+
+Both wrap one module, the objective, whose forward pass is a whole slot of a step: embedding, solve and loss. So both
+act before it and after its backward pass, and nowhere between: no collective sits inside a solve, whatever the number
+of evaluations. For FSDP2 that makes the model one unit, gathered once per slot. Smaller units would be gathered and
+released at every evaluation, a different number of times in every process: the cell's weights are read once per solve,
+into its context, and once more by every product of the backward solve.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
+
+from equilibria.cells import Memory
+from equilibria.models import Output, TokenModel
+from equilibria.training.distributed import World
+from equilibria.training.statistics import SolveFigures
+
+Strategy = Literal["ddp", "fsdp2"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class SlotFigures:
+    """A slot's loss, in nats per target, the memory after it, and its solve; None for explicit depths."""
+
+    loss: Tensor
+    memory: Memory | None
+    solve: SolveFigures | None
+
+
+class Objective(nn.Module):
+    """What a step differentiates: a model's loss and penalty on one slot, under autocast where precision asks for it.
+
+    States, residuals and everything a solver computes stay in float32; matrix products are taken in `precision`.
+    """
+
+    def __init__(self, model: TokenModel, precision: Precision) -> None:
+        super().__init__()
+        self.model = model
+        self._lowered = precision == "bfloat16"
+
+    def forward(
+        self, tokens_BL: Tensor, targets_BL: Tensor, memory: Memory | None, share: Tensor
+    ) -> tuple[Tensor, SlotFigures]:
+        """The objective times `share`, and what else is wanted, without a graph: a backward pass starts at one place,
+        where FSDP2 sets its hook."""
+        with torch.autocast(tokens_BL.device.type, torch.bfloat16, enabled=self._lowered):
+            output: Output = self.model(tokens_BL, targets_BL, memory)
+        assert output.loss is not None  # there are targets
+        objective = output.loss if output.penalty is None else output.loss + output.penalty
+        solve = None if output.solution is None else SolveFigures.of(output.solution)
+        return objective * share, SlotFigures(output.loss.detach(), output.memory, solve)
+
+
+class Parallel(ABC):
+    """An objective in the hands of all processes.
+
+    Attributes:
+        forward: call it in place of the objective.
+    """
+
+    forward: nn.Module
+
+    @abstractmethod
+    def slot(self, last: bool) -> AbstractContextManager[object]:
+        """A slot's forward and backward pass; gradients of all processes are averaged in that of the last."""
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """While entered, this process has all weights of the objective and its followers, and may use them alone."""
+        yield
+
+    def follow(self, module: nn.Module) -> None:
+        """Keeps a copy of the objective's model, an average of its weights, as the model itself is kept."""
+        del module  # where the model is not shared out
+
+
+class Single(Parallel):
+    """One process."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.forward = objective
+
+    def slot(self, last: bool) -> AbstractContextManager[object]:
+        """Nothing to do."""
+        return nullcontext()
+
+
+class Replicated(Parallel):
+    """Every process has all weights; gradients are averaged while the backward pass goes on."""
+
+    def __init__(self, objective: Objective) -> None:
+        # Buffers depend on weights alone, which are the same everywhere: there is nothing to send.
+        self._ddp = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        self.forward = self._ddp
+
+    def slot(self, last: bool) -> AbstractContextManager[object]:
+        """Gradients stay here but for the last slot."""
+        return nullcontext() if last else self._ddp.no_sync()
+
+
+class Sharded(Parallel):
+    """Every process keeps a share of each weight and of what the optimizer knows of it."""
+
+    def __init__(self, objective: Objective, world: World) -> None:
+        assert world.mesh is not None
+        self._mesh = world.mesh
+        self._units: list[FSDPModule] = []
+        self.follow(objective)
+        self.forward = objective
+
+    def follow(self, module: nn.Module) -> None:
+        """Shares it out too."""
+        self._units.append(fully_shard(module, mesh=self._mesh))
+
+    @contextmanager
+    def slot(self, last: bool) -> Iterator[None]:
+        """Gradients are summed up here but for the last slot."""
+        self._units[0].set_requires_gradient_sync(last)
+        yield
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Gathers the weights, and releases them."""
+        for unit in self._units:
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in self._units:
+                unit.reshard()
+
+
+def spread(objective: Objective, world: World, strategy: Strategy) -> Parallel:
+    """Puts an objective into the hands of all processes; its parameters may be others afterwards."""
+    if world.size == 1:
+        return Single(objective)
+    return Sharded(objective, world) if strategy == "fsdp2" else Replicated(objective)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The share of a tensor that this process has."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that processes may have shares of, put together; all must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def by_rows(tensor: Tensor, world: World) -> Tensor:
+    """Rows of this process as its share of those of all: what is saved so can be read back by any number of them."""
+    return tensor if world.mesh is None else DTensor.from_local(tensor, world.mesh, [Shard(0)], run_check=False)
+
+
+def empty_like(shape: torch.Size, dtype: torch.dtype, of: Any) -> Tensor:
+    """An empty tensor of this shape, shared out as `of` is if it has the same shape."""
+    if isinstance(of, DTensor) and of.shape == shape:
+        return torch.empty_like(of, dtype=dtype)
+    return torch.empty(shape, dtype=dtype)

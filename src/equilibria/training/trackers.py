@@ -1,0 +1,115 @@
+"""Trackers: whoever wants the metrics besides `metrics.jsonl` gets each of its records as it is written.
+
+A tracker is an object with `log` and `close`, so that any service is a few lines; TensorBoard is here.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from equilibria.errors import UserError
+
+Record = Mapping[str, Any]
+
+
+class Tracker(Protocol):
+    """Takes the records of a run's metrics. In a distributed run only the first process calls it."""
+
+    def log(self, record: Record) -> None:
+        """Takes a record: a line of `metrics.jsonl`, with `kind`, `step`, `time` (in seconds) and figures."""
+
+    def close(self) -> None:
+        """The run has ended; called once, however it ended."""
+
+
+class TensorBoard:
+    """Writes the figures for TensorBoard, as `train/loss` or `valid/perplexity`, and events as texts.
+
+    Args:
+        folder: for its files.
+        step: the step training goes on from; what was written of later ones is hidden.
+
+    Raises:
+        UserError: the package is missing, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self._writer = SummaryWriter(folder, purge_step=step + 1)
+        except OSError as problem:
+            raise UserError(f"{folder} cannot be written ({problem})") from problem
+
+    def log(self, record: Record) -> None:
+        """Adds the record's numbers at its step."""
+        kind, step, wall = record["kind"], record["step"], record["time"]
+        for name, value in numbers(record).items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step, wall)
+        if "message" in record:
+            self._writer.add_text(kind, record["message"], step, wall)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+def numbers(record: Record) -> dict[str, float]:
+    """The figures of a record: its numbers but for step and time, without those that are None."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in ("step", "time") and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def require_tensorboard() -> None:
+    """Raises a UserError where the package tensorboard is missing."""
+    if find_spec("tensorboard") is None:
+        raise UserError(
+            "training.tensorboard needs the package tensorboard, which is not installed; "
+            'install it with pip install "equilibria[tensorboard]", or leave the key out'
+        )
+
+
+class Trackers:
+    """Several trackers as one. One that fails is closed and left out from then on: a run outlives its onlookers.
+
+    Args:
+        trackers: in the order in which they are called.
+    """
+
+    def __init__(self, trackers: Iterable[Tracker] = ()) -> None:
+        self._trackers = list(trackers)
+
+    def log(self, record: Record) -> None:
+        """Hands a record to each; warns of those that fail."""
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(record)
+            except Exception as problem:  # whatever a service may raise
+                self._trackers.remove(tracker)
+                _warn(tracker, problem)
+                _close(tracker)
+
+    def close(self) -> None:
+        """Closes each; warns of those that fail."""
+        for tracker in self._trackers:
+            _close(tracker)
+        self._trackers.clear()
+
+
+def _close(tracker: Tracker) -> None:
+    try:
+        tracker.close()
+    except Exception as problem:  # whatever a service may raise
+        _warn(tracker, problem)
+
+
+def _warn(tracker: Tracker, problem: Exception) -> None:
+    name = type(tracker).__name__
+    warnings.warn(f"the tracker {name} failed ({type(problem).__name__}: {problem}); it is left out", stacklevel=4)

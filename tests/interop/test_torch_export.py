@@ -1,0 +1,139 @@
+"""Programs of `torch.export` give what the eager model gives, for batches and lengths they were not traced with."""
+
+import json
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
+from equilibria.depths import Depth, Equilibrium, Halting, UnrolledDepth
+from equilibria.errors import UserError
+from equilibria.interop.torch_export import METADATA, FixedBudget, export_program, save_program, with_fixed_budget
+from equilibria.models import LanguageModel
+from equilibria.nn import AdaptiveEmbedding, TiedEmbedding
+from equilibria.solvers import Anderson, Broyden, Picard
+
+SHAPES = ((2, 3), (1, 1), (5, 1), (1, 9), (3, 33))
+
+
+def model(cell: Cell, depth: Depth | None = None) -> LanguageModel:
+    torch.manual_seed(0)
+    embedding = AdaptiveEmbedding(31, 8, (10, 20), 2) if isinstance(cell, ThreeBlockCell) else TiedEmbedding(31, 8)
+    return LanguageModel(embedding, cell, depth, memory_length=4).eval()
+
+
+def text(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.randint(31, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+SOLVES: dict[str, Callable[[], LanguageModel]] = {
+    "picard": lambda: model(ContractiveCell(8, 2, 16)),
+    "anderson": lambda: model(
+        PostNormCell(8, 2, 16, normalisation="weight", window=5),
+        Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=6, scope="prefix")),
+    ),
+    "unrolled": lambda: model(ThreeBlockCell(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(3)),
+}
+
+
+@pytest.mark.parametrize("kind", SOLVES)
+@torch.no_grad()
+def test_a_solve_comes_back(kind: str, tmp_path: Path) -> None:
+    one = SOLVES[kind]()
+    eager = with_fixed_budget(one)
+    save_program(export_program(one), tmp_path / "solve.pt2", {"kind": kind})
+    extra = {METADATA: ""}
+    loaded = torch.export.load(tmp_path / "solve.pt2", extra_files=extra).module()
+    assert json.loads(extra[METADATA]) == {"kind": kind}
+    assert [path.name for path in tmp_path.iterdir()] == ["solve.pt2"]
+    for shape in SHAPES:
+        torch.testing.assert_close(loaded(text(shape)), eager(text(shape)).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_evaluations_of_a_program_make_a_solve() -> None:
+    eager = with_fixed_budget(SOLVES["picard"](), 4)
+    program = export_program(eager, "evaluation").module()
+    for shape in SHAPES:
+        state = torch.zeros(*shape, 8)
+        for _ in range(4):
+            state = program(state, text(shape))
+        torch.testing.assert_close(state, eager(text(shape)).hidden, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_budget_of_picard_is_that_many_applications() -> None:
+    torch.manual_seed(0)
+    cell = ContractiveCell(8, 2, 16)
+    context = cell.context(torch.randn(2, 5, 8), None)
+    start = torch.zeros(2, 5, 8)
+    budget = FixedBudget(Picard(scope="prefix"), 5).reach(lambda z: cell(z, context), start, False)
+    applied = UnrolledDepth(5).reach(lambda z: cell(z, context), start, False)
+    assert torch.equal(budget.state, applied.state)
+
+
+@torch.no_grad()
+def test_a_budget_of_anderson_is_the_solvers() -> None:
+    torch.manual_seed(0)
+    cell = PostNormCell(8, 2, 16)
+    memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
+    context = cell.context(torch.randn(2, 5, 8), memory)
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        return cell(z, context)
+
+    solver = Anderson(tol=0.0, max_evaluations=7, scope="prefix")
+    solved = solver.solve(f, torch.zeros(2, 5, 8))
+    budget = FixedBudget(solver, 7).reach(f, torch.zeros(2, 5, 8), False)
+    torch.testing.assert_close(budget.state, f(solved.value), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_itself_is_left_as_it_was() -> None:
+    one = SOLVES["picard"]()
+    depth = one.depth
+    other = with_fixed_budget(one.train(), 3)
+    assert one.depth is depth
+    assert isinstance(other.depth, FixedBudget)
+    assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
+    broyden = model(ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Broyden()))
+    with pytest.raises(UserError, match=r"eval_solver: .* Picard or Anderson; found Broyden"):
+        export_program(broyden)
+    with pytest.raises(UserError, match="not exported"):
+        export_program(model(ContractiveCell(8, 2, 16, injection=False), Halting(8)))
+    chunked = SOLVES["picard"]()
+    chunked.chunk_length = 2
+    with pytest.raises(UserError, match="in chunks"):
+        export_program(chunked)
+    with pytest.raises(UserError, match="leave the number of evaluations out"):
+        export_program(SOLVES["picard"](), "evaluation", 3)
+    with pytest.raises(ValueError, match="evaluations must be at least 1"):
+        replace(FixedBudget(Picard(), 1), evaluations=0)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    class Doubled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(10_000))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight * x
+
+    program = torch.export.export(Doubled(), (torch.zeros(10_000),))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            save_program(program, tmp_path / "program.pt2", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    save_program(program, tmp_path / "program.pt2", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["program.pt2"]

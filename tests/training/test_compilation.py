@@ -1,0 +1,51 @@
+"""The cell through torch.compile: the same steps, with the gradient that needs the compiled graph many times."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed_cases import IMPLICIT, RECIPE, build, language_model
+from equilibria.configuration.reading import read_recipe, write_recipe
+from equilibria.errors import UserError
+from equilibria.training.distributed import ALONE
+from tiny import tiny_recipe
+
+COMPILER = next(filter(shutil.which, ("g++", "clang++")), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler, which inductor needs")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_steps_are_those_of_plain_ones() -> None:
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        recipe = replace(RECIPE, compile=compiled, learning_rate=3e-3)
+        loop = build(recipe, language_model(IMPLICIT), ALONE, "ddp")
+        losses.append(torch.stack([loop.step() for _ in range(4)]))
+        assert (loop.model.cell._compiled_call_impl is not None) == compiled  # pyright: ignore[reportAttributeAccessIssue]
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=0)
+
+
+def test_without_a_compiler_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"training\.compile needs a C\+\+ compiler"):
+        build(replace(RECIPE, compile=True), language_model(IMPLICIT), ALONE, "ddp")
+
+
+def test_what_compiled_code_cannot_do_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    write_recipe(tiny_recipe(tmp_path), path)
+    for flags, said in (
+        (["--model.depth.jacobian_penalty", "0.1"], "second derivatives"),
+        (
+            ["--model.depth.solver.method", "newton_krylov", "--model.depth.solver.scope", "sample"],
+            "forward mode",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_recipe(path, ["--training.compile", *flags])
