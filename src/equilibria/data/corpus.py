@@ -139,7 +139,7 @@ class TextFolder:
         )
 
     def _file(self, split: Split) -> Path:
-        files = self._files()
+        files = self._files(split) if split != "test" else self._files()
         if split not in files:
             raise UserError(f"{self.path} has no {split} file; add {split}.txt")
         return files[split]
@@ -149,8 +149,7 @@ class TextFolder:
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
             raise UserError(
-                f"{self.path} {found}; data.path takes a folder with train.txt and valid.txt, "
-                "such as `equilibria data NAME` makes"
+                f"{self.path} {found}; give a folder with train.txt and valid.txt, such as `equilibria data NAME` makes"
             )
         texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}

@@ -18,7 +18,6 @@ from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import file_digest, text_digest
 from equilibria.data.tokenizers import (
-    TextTokenizer,
     Tokenizer,
     TokenizerFile,
     TokenizerSpec,
@@ -199,13 +198,9 @@ def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path,
     (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> TextTokenizer:
-    """Learned from the training text, or read."""
-    if isinstance(spec, TokenizerFile):
-        tokenizer = load_tokenizer(spec.path)
-        if not isinstance(tokenizer, TextTokenizer):
-            raise UserError(f"{spec.path} is the tokenizer of a task; name that of a text")
-        return tokenizer
+def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
+    if spec.kind in ("bytes", "file"):
+        return train_tokenizer(spec, ())
     size = source.size("train")
     with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
         return train_tokenizer(spec, _told(source.pieces("train"), advance), size, scratch)
@@ -216,7 +211,7 @@ def _narrowest(vocabulary_size: int) -> np.dtype:
     return np.dtype(np.uint8 if vocabulary_size <= 1 << 8 else np.uint16 if vocabulary_size <= 1 << 16 else np.int32)
 
 
-def _encode(pieces: Iterable[str], tokenizer: TextTokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
+def _encode(pieces: Iterable[str], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
     """Writes the tokens of a split; returns how many tokens, words and bytes it has."""
     tokens = words = size = 0
     with path.open("wb") as file:

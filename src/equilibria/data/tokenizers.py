@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby, repeat
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tokenizers as rust
@@ -44,6 +44,10 @@ class Tokenizer(Protocol):
         """The ids of `text`, without a final `eos`."""
         ...
 
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, each `eos` a newline.
 
@@ -54,15 +58,6 @@ class Tokenizer(Protocol):
 
     def save(self, path: Path) -> None:
         """Writes one JSON file that `load_tokenizer` reads back."""
-        ...
-
-
-@runtime_checkable
-class TextTokenizer(Tokenizer, Protocol):
-    """A tokenizer that a text is encoded with."""
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
         ...
 
 
@@ -139,19 +134,19 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Raises UserError for a word outside a vocabulary without `<unk>`."""
-        return self._ids_of(text.split())
-
-    def _ids_of(self, words: Iterable[str]) -> list[int]:
         if self.unknown is not None:
-            return list(map(self._ids.get, words, repeat(self.unknown)))
+            return list(map(self._ids.get, text.split(), repeat(self.unknown)))
         try:
-            return [self._ids[word] for word in words]
+            return [self._ids[word] for word in text.split()]
         except KeyError as outside:
             raise UserError(f"{outside} is not in the vocabulary, which has no {UNKNOWN} to stand for it") from outside
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        if self.unknown is None:
+            return _one_by_one(self, pieces)
         words = (piece.split() + [END] * piece.endswith("\n") for piece in pieces)
-        return np.fromiter(self._ids_of(chain.from_iterable(words)), np.int32)
+        ids = map(self._ids.get, chain.from_iterable(words), repeat(self.unknown))
+        return np.fromiter(ids, np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
@@ -265,6 +260,9 @@ class DigitTokenizer:
             raise UserError(f"{text!r} is not a sequence of digits, which are all that this task knows")
         return [int(digit) for digit in digits]
 
+    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
+        return _one_by_one(self, pieces)
+
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self.vocabulary_size)
         return "".join(map(str, ids))
@@ -303,8 +301,7 @@ class IdTokenizer:
         return ids
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        ids = (self.encode(piece) + [self.eos] * piece.endswith("\n") for piece in pieces)
-        return np.fromiter(chain.from_iterable(ids), np.int32)
+        return _one_by_one(self, pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         _check_ids(ids, self._size)
@@ -370,19 +367,24 @@ class TokenizerSpec:
 
 
 def train_tokenizer(
-    spec: TokenizerSpec, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
-) -> TextTokenizer:
-    """Builds the tokenizer of `spec` from text (the training split alone); bytes need none.
+    spec: TokenizerSpec | TokenizerFile, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
+) -> Tokenizer:
+    """Builds the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
 
     Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: from a larger one
     every so many-th megabyte is taken.
 
     Args:
-        spec: the kind and its sizes.
+        spec: the kind and its sizes, or the file.
         pieces: the text.
         size: about how many bytes it has.
         scratch: folder for what does not fit into memory; None is that of temporary files.
+
+    Raises:
+        UserError: the file is missing or damaged.
     """
+    if isinstance(spec, TokenizerFile):
+        return load_tokenizer(spec.path)
     match spec.kind:
         case "word":
             return WordTokenizer.train(pieces, spec.vocabulary_size, spec.minimum_count, scratch)
@@ -442,6 +444,11 @@ def _from_json(content: Any) -> Tokenizer:
         case {"kind": "ids", "vocabulary_size": int(size)}:
             return IdTokenizer(size)
     raise UserError("no known kind with its vocabulary inside")
+
+
+def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:
+    ids = (tokenizer.encode(piece.removesuffix("\n")) + [tokenizer.eos] * piece.endswith("\n") for piece in pieces)
+    return np.fromiter(chain.from_iterable(ids), np.int32)
 
 
 def _save_json(path: Path, content: dict[str, Any]) -> None:
