@@ -77,12 +77,14 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
     axes = figure.add_subplot()
     for rule, colour in COLOURS.items():
         chosen = sorted((p["evaluations_per_token"], p["perplexity"]) for p in points if p["rule"] == rule)
-        axes.plot(*zip(*chosen, strict=True), marker="o", markersize=4, color=colour, label=rule)
+        label = "together (recipe's solver)" if rule == "together" else rule
+        axes.plot(*zip(*chosen, strict=True), marker="o", markersize=4, color=colour, label=label)
     axes.set_xlabel("evaluations per token")
     axes.set_ylabel("perplexity per token")
-    axes.set_yscale("log")
+    best = min(point["perplexity"] for point in points)
+    axes.set_ylim(0.995 * best, 1.12 * best)  # what is worse is in the table
     axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend(title="tokens leave when")
     figure.savefig(path, dpi=150)
 

@@ -39,5 +39,7 @@ def legend(counts: list[int]) -> Text:
     """What the shades stand for, with the share of each number among those that occur."""
     line = Text("evaluations:")
     for number in sorted(set(counts)):
-        line.append(" ").append(f" {number} ", shade(number)).append(f" {counts.count(number) / len(counts):.0%}")
+        share = counts.count(number) / len(counts)
+        percent = f"{share:.0%}" if share >= 0.005 else "<1%"
+        line.append(" ").append(f" {number} ", shade(number)).append(f" {percent}")
     return line
