@@ -16,7 +16,7 @@ from equilibria.data.corpus import TextFolder
 from equilibria.data.download import Patience, RemoteFile
 from equilibria.data.fetching import MANIFEST, WebText, fetch_text
 from equilibria.data.published import PUBLISHED, PublishedText
-from equilibria.data.tokenizers import TokenizerSpec
+from equilibria.data.tokenizer_spec import TokenizerSpec
 from equilibria.errors import UserError
 from loopback import Fault, Loopback, Served, serving
 from watching import Watcher

@@ -16,7 +16,7 @@ import pytest
 from equilibria.data import prepared, reading
 from equilibria.data.corpus import Split, TextFolder
 from equilibria.data.prepared import Corpus, prepare
-from equilibria.data.tokenizers import TokenizerSpec
+from equilibria.data.tokenizer_spec import TokenizerSpec
 from equilibria.errors import UserError
 from watching import Watcher
 

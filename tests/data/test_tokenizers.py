@@ -7,17 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import tokenizers
+from equilibria.data import tokenizer_spec
+from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,
     IdTokenizer,
     Tokenizer,
-    TokenizerFile,
-    TokenizerSpec,
     WordTokenizer,
     load_tokenizer,
-    train_tokenizer,
 )
 from equilibria.errors import UserError
 
@@ -121,15 +119,15 @@ def test_pieces_are_encoded_as_they_are_one_by_one(lines: list[str]) -> None:
 
 
 def test_byte_pairs_are_learned_from_blocks_all_over_a_large_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizers, "_BLOCK", 10)
-    monkeypatch.setattr(tokenizers, "_MOST_TEXT", 100)
+    monkeypatch.setattr(tokenizer_spec, "_BLOCK", 10)
+    monkeypatch.setattr(tokenizer_spec, "_MOST_TEXT", 100)
     pieces = [f"line {number:03}\n" for number in range(60)]
     size = sum(map(len, pieces))
-    used = list(tokenizers._spread(pieces, size))
+    used = list(tokenizer_spec._spread(pieces, size))
     assert 80 <= sum(map(len, used)) <= 120
     assert used[0] == "line 000\n"
     assert used[-1] > "line 050"
-    assert list(tokenizers._spread(pieces, 100)) == pieces
+    assert list(tokenizer_spec._spread(pieces, 100)) == pieces
 
 
 def test_bytes_that_are_no_text_survive() -> None:

@@ -17,7 +17,7 @@ from equilibria.data.fetching import FetchedText, RemoteText, WebText, fetch_tex
 from equilibria.data.hub import HubText
 from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.published import PUBLISHED
-from equilibria.data.tokenizers import TokenizerSpec
+from equilibria.data.tokenizer_spec import TokenizerSpec
 
 command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
 

@@ -4,16 +4,14 @@ from equilibria.data.batching import EvaluationStream, Segment, TrainingStream, 
 from equilibria.data.corpus import EmbeddedText, Source, Split, TextFiles, TextFolder
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.prepared import Corpus, EncodedSplit, prepare
+from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,
     IdTokenizer,
     Tokenizer,
-    TokenizerFile,
-    TokenizerSpec,
     WordTokenizer,
     load_tokenizer,
-    train_tokenizer,
 )
 
 __all__ = [

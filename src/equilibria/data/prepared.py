@@ -17,14 +17,8 @@ from equilibria.data.corpus import SPLITS, Source, Split
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import file_digest, text_digest
-from equilibria.data.tokenizers import (
-    Tokenizer,
-    TokenizerFile,
-    TokenizerSpec,
-    load_tokenizer,
-    train_tokenizer,
-    utf_8,
-)
+from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
+from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.errors import UserError
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes

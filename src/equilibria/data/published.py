@@ -8,7 +8,7 @@ WikiText-2's, were at hand and are as the digests say.
 from dataclasses import dataclass
 
 from equilibria.data.download import RemoteFile
-from equilibria.data.tokenizers import TokenizerSpec
+from equilibria.data.tokenizer_spec import TokenizerSpec
 
 
 @dataclass(frozen=True)
