@@ -27,7 +27,7 @@ from equilibria.gradients import Implicit, Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.baselines import LSTMLayer, Regularisation, SequenceModel
+from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import GMRES, Picard, Solver
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
@@ -53,12 +53,12 @@ def language_model(depth: Depth, adaptive: bool = False, dropout: float = 0.0) -
 def variants() -> dict[str, tuple[TrainingRecipe, TokenModel]]:
     """Models and recipes that meet what may go wrong; freshly seeded."""
     torch.manual_seed(5)
-    baseline = SequenceModel(UntiedEmbedding(10, 8, 12), [LSTMLayer(8, 12)], Regularisation())
+    baseline = SequenceModel(UntiedEmbedding(10, 8, 12), [LSTMLayer(8, 12)])
     return {
         "implicit": (RECIPE, language_model(IMPLICIT)),
         "slots": (replace(RECIPE, accumulation=2, averaging="exponential"), language_model(PHANTOM, adaptive=True)),
-        "lowered": (replace(RECIPE, precision="bfloat16"), language_model(IMPLICIT)),
-        "muon": (replace(RECIPE, optimizer="muon"), language_model(UnrolledDepth(2))),
+        "lowered": (replace(RECIPE, steps=5, precision="bfloat16"), language_model(IMPLICIT)),
+        "muon": (replace(RECIPE, steps=5, optimizer="muon"), language_model(UnrolledDepth(2))),
         "baseline": (replace(RECIPE, optimizer="sgd", momentum=0.9, learning_rate=0.1), baseline),
     }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cell, Memory
+from equilibria.cells.base import Past
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class AveragingLayer(Cell[AveragingContext]):
             nn.init.normal_(linear.weight, std=gain / d_model**0.5)
         self.evaluations = 0
 
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> AveragingContext:
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> AveragingContext:
+        assert memory is None or isinstance(memory, Memory)
         past = memory.states[0] if memory is not None else inputs_BLD[:, :0]
         mask: Tensor | float = 1.0
         if self.training and self.dropout:

@@ -79,3 +79,11 @@ def test_a_text_that_has_changed_is_noticed(run: Path, tmp_path: Path, capsys: p
     (copy / "tokenizer.json").write_text((run / "tokenizer.json").read_text().replace("}", " }"))
     assert main(["eval", str(copy)]) == 2
     assert "has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("leave", ["converged", "unchanged", "budget"])
+def test_tokens_may_leave_early(leave: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    together = evaluated(run, capsys, "--tolerance", "1e-5", "--max-evaluations", "40")
+    apart = evaluated(run, capsys, "--leave", leave, "--tolerance", "1e-5", "--max-evaluations", "40")
+    assert apart["tokens"] == together["tokens"]
+    assert apart["loss"] == pytest.approx(together["loss"], abs=1e-2)

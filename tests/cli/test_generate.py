@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equilibria.cli.app import main
+from equilibria.cli.colours import shade
 from equilibria.cli.generate import TextStream
 from equilibria.data import ByteTokenizer
 
@@ -35,7 +36,7 @@ def test_without_a_prompt_or_seed_each_text_is_another(run: Path, capsys: pytest
 @given(st.binary(max_size=20) | st.text(max_size=8).map(str.encode), st.data())
 def test_pieces_join_to_the_text_and_characters_stay_whole(content: bytes, data: st.DataObject) -> None:
     pieces: list[str] = []
-    stream = TextStream(ByteTokenizer(), pieces.append)
+    stream = TextStream(ByteTokenizer(), lambda piece, _: pieces.append(piece))
     left = list(content)
     while left:
         size = data.draw(st.integers(1, len(left)))
@@ -48,7 +49,24 @@ def test_pieces_join_to_the_text_and_characters_stay_whole(content: bytes, data:
 
 def test_half_a_character_is_held_back() -> None:
     pieces: list[str] = []
-    stream = TextStream(ByteTokenizer(), pieces.append)
+    stream = TextStream(ByteTokenizer(), lambda piece, _: pieces.append(piece))
     for byte in "aé".encode():
         stream.write([byte])
     assert pieces == ["a", "é"]
+
+
+def test_evaluations_are_shown_in_colours_with_a_legend(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = ["--prompt", "the cat", "--max-new-tokens", "9", "--seed", "3"]
+    assert main(["generate", str(run), *draw]) == 0
+    plain = capsys.readouterr().out
+    assert main(["generate", str(run), *draw, "--show-evaluations"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(plain)
+    assert "evaluations:" in shown.removeprefix(plain)
+    assert shade(2) != shade(5) != shade(12) == shade(40)
+
+
+def test_less_effort_is_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = ["--prompt", "the", "--max-new-tokens", "5", "--show-evaluations"]
+    assert main(["generate", str(run), *draw, "--tolerance", "1e-9", "--max-evaluations", "3"]) == 0
+    assert " 3  100%" in capsys.readouterr().out

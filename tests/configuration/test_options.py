@@ -362,8 +362,8 @@ def test_options_of_the_encoder_decoder() -> None:
 
 def test_a_task_of_pairs_and_its_model_need_each_other() -> None:
     pairs, text = baseline_recipe("universal_transformer"), ModelRecipe()
-    for model, source in ((pairs, "copy_memory"), (text, "reversal")):
-        found = list(problems(replace(recipe(model), data=DataRecipe(source=source))))
+    for model, data in ((pairs, DataRecipe(source="copy_memory")), (text, DataRecipe(source="reversal"))):
+        found = list(problems(replace(recipe(model), data=data)))
         assert found == [
             'data.source = "reversal" and model.baseline.kind = "universal_transformer" go together: give both or none'
         ]

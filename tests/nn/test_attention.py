@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from equilibria.nn import CausalAttention, causal_mask, relative_shift
+from equilibria.nn.attention import Place
 from equilibria.nn.positions import distance_embedding, linear_biases
 
 
@@ -38,7 +39,7 @@ def test_attention_with_memory_equals_plain_loops():
     torch.manual_seed(0)
     module = CausalAttention(8, 2).double()
     states = torch.randn(2, 7, 8, dtype=torch.float64)
-    context = module.context(module.pattern(states[:, 3:], 3), states[:, :3])
+    context = module.context(module.pattern(states[:, 3:], Place(3)), states[:, :3])
     torch.testing.assert_close(module(states[:, 3:], context), attention_by_loops(module, states, 3))
 
 
@@ -46,7 +47,7 @@ def test_attention_without_memory_equals_plain_loops():
     torch.manual_seed(0)
     module = CausalAttention(8, 2).double()
     states = torch.randn(2, 5, 8, dtype=torch.float64)
-    context = module.context(module.pattern(states, 0))
+    context = module.context(module.pattern(states, Place()))
     assert context.pattern.mask is None  # the fused kernels' own causality
     torch.testing.assert_close(module(states, context), attention_by_loops(module, states, 0))
 

@@ -16,6 +16,7 @@ def test_logits_and_loss_equal_plain_loops() -> None:
     embedding = UntiedEmbedding(7, 4, 3).double()
     hidden, targets = torch.randn(5, 3, dtype=torch.float64), torch.tensor([3, -100, 0, 6, -100])
     nats = []
+    assert isinstance(embedding.output, torch.nn.Linear)
     for n, target in enumerate(targets.tolist()):
         rows = zip(embedding.output.weight.tolist(), embedding.output.bias.tolist(), strict=True)
         scores = [bias + sum(w * h for w, h in zip(row, hidden[n].tolist(), strict=True)) for row, bias in rows]
@@ -58,8 +59,10 @@ def test_an_adaptive_softmax_equals_plain_loops() -> None:
         ]
         log_p = [score - math.log(sum(map(math.exp, head))) for score in head]
         expected = log_p[:4]
-        for cluster, (project, scores) in enumerate(softmax.tail):
-            tail = (scores.weight @ (project.weight @ hidden[n])).tolist()
+        for cluster, pair in enumerate(softmax.tail):
+            assert isinstance(pair, torch.nn.Sequential)
+            project, scores = (part.weight for part in pair if isinstance(part, torch.nn.Linear))
+            tail = (scores @ (project @ hidden[n])).tolist()
             total = math.log(sum(map(math.exp, tail)))
             expected += [log_p[4 + cluster] + score - total for score in tail]
         torch.testing.assert_close(logits[n], torch.tensor(expected, dtype=torch.float64))

@@ -9,16 +9,16 @@ from torch import Tensor
 import distributed_cases as cases
 from equilibria.data.batching import NO_TARGET
 from equilibria.errors import UserError
-from equilibria.training.distributed import ALONE, World, share
+from equilibria.training.distributed import ALONE, World, own_rows
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.parallel import Objective, Single
+from equilibria.training.parallel import Objective, Single, Slot
 from processes import run_cases
 from tiny import TRAINING
 
 Results = list[dict[str, Tensor]]
 
 # Rounding decides in bfloat16: of matrix products, and of Muon's iteration, whose terms FSDP2 adds up in parts.
-LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2, "fsdp2/muon": 1e-3}
+LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2, "ddp/muon": 1e-4, "fsdp2/muon": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], prefix: str, toleran
 def test_as_many_processes_go_on_bit_for_bit(two: tuple[Path, dict[str, Results]], strategy: str) -> None:
     for saved, resumed in zip(two[1]["saved"], two[1]["resumed"], strict=True):
         own = {name: tensor for name, tensor in saved.items() if name.startswith(strategy)}
-        assert {name.partition(".0")[0] for name in own} or own
+        assert {name.split(".")[1] for name in own} == {"0", "2"}  # without dropout, and with
         same(own, resumed, f"{strategy}/")
 
 
@@ -130,9 +130,9 @@ def test_a_step_that_one_process_cannot_take_is_skipped_by_all(two: tuple[Path, 
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
-    assert [share(6, World(rank, 3)) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert [own_rows(6, World(rank, 3)) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
     with pytest.raises(UserError, match=r"batch_size = 5 cannot be shared by 2 processes; give a multiple of 2"):
-        share(5, World(0, 2))
+        own_rows(5, World(0, 2))
 
 
 def test_a_slot_without_targets_takes_part_with_no_weight() -> None:
@@ -159,7 +159,7 @@ def test_lowered_precision_keeps_states_and_residuals_in_float32() -> None:
     for precision in ("float32", "bfloat16"):
         model.zero_grad()
         parallel = Single(Objective(model, precision))
-        objective, figures = parallel.forward(segment.inputs, segment.targets, None, torch.ones(()))
+        objective, figures = parallel.forward(Slot(segment.inputs, segment.targets, None, torch.ones(())))
         objective.backward()
         assert figures.loss.dtype == objective.dtype == torch.float32
         found = [parameter.grad for parameter in model.parameters()]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equilibria.cells import ContractiveCell, Memory, StackedCell
+from equilibria.cells import Cache, ContractiveCell, Memory, StackedCell
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import TrainingStream
 from equilibria.data.synthetic import CopyMemory
@@ -94,7 +94,7 @@ def test_memory_flows_within_a_pass_and_is_dropped_at_its_end() -> None:
     seen: list[bool] = []
     forward = learning.model.forward
 
-    def spy(tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def spy(tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         seen.append(memory is not None)
         return forward(tokens_BL, targets, memory)
 

@@ -20,6 +20,7 @@ from equilibria.configuration import (
     EmbeddingRecipe,
     ModelRecipe,
     Recipe,
+    RegularisationRecipe,
     RunRecipe,
     ScheduleRecipe,
     write_recipe,
@@ -126,8 +127,10 @@ def test_another_task_cannot_be_resumed(tmp_path: Path) -> None:
 
 
 def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
-    baseline = BaselineRecipe(kind="qrnn", d_model=8, hidden=12, layers=2, output_dropout=0.1, slowness_penalty=1.0)
-    recipe = replace(tiny.tiny_recipe(tmp_path), model=ModelRecipe(baseline=baseline, memory_length=1))
+    baseline = BaselineRecipe(kind="qrnn", d_model=8, hidden=12, layers=2)
+    regularisation = RegularisationRecipe(output_dropout=0.1, slowness_penalty=1.0)
+    model = ModelRecipe(baseline=baseline, regularisation=regularisation, memory_length=1)
+    recipe = replace(tiny.tiny_recipe(tmp_path), model=model)
     folder = trained(recipe)
     loaded = load_run(folder)
     assert isinstance(load_task(loaded), Corpus)

@@ -15,6 +15,7 @@ from equilibria.inference.loading import load_run
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
+from equilibria.training.distributed import World
 from equilibria.training.metrics import read_metrics
 from equilibria.training.trainer import Trainer
 from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
@@ -110,6 +111,20 @@ def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
         return [(line["kind"], line["step"], line["loss"]) for line in lines if line["kind"] != "event"]
 
     assert losses(recipe) == losses(undisturbed)
+
+
+def test_a_signal_that_comes_while_processes_ask_each_other_is_not_lost(tmp_path: Path) -> None:
+    class Asking(World):
+        def highest(self, *numbers: float) -> list[float]:
+            """The signal comes when the answer, that there is none, is already on its way."""
+            if numbers == (0,) and trainer.loop.done == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return [*numbers]
+
+    trainer = tiny_trainer(tiny_recipe(tmp_path))
+    trainer._world = Asking()
+    result = trainer.run()
+    assert (result.step, result.interrupted) == (6, signal.SIGTERM)
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:

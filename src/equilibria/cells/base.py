@@ -3,18 +3,24 @@
 A cell computes in three parts: `context`, once per solve, takes everything that does not depend on `z`; `forward` is
 one evaluation; `remember` turns the last states into what the next segment needs. What a model goes on with is
 `readout` of the state, which may hold more than that.
+
+What a segment sees of the past comes in two forms. A `Memory` holds states, through which a gradient may flow and
+which are projected anew under weights that change. A `CacheView` holds what the same cell made of them, for inference.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from equilibria.cells.cache import CacheView, Entry
+from equilibria.nn.attention import KeysValuesRoom, Place
 
 Context = TypeVar("Context")
 
@@ -78,6 +84,28 @@ class Memory:
         return [Memory(tuple(islice(parts, size))) if size else None for size in sizes]
 
 
+Past: TypeAlias = Memory | CacheView | None
+"""What a cell may be given of the tokens before a segment."""
+
+
+def furthest(reaches: Iterable[int | None]) -> int | None:
+    """The largest of some cells' reaches."""
+    known = list(reaches)
+    return None if None in known else max((reach for reach in known if reach is not None), default=None)
+
+
+def place_of(past: Past) -> Place:
+    """Where the segment after it stands."""
+    if isinstance(past, CacheView):
+        return past.place
+    return Place() if past is None else Place(past.length)
+
+
+def keys_values_rooms(view: CacheView) -> list[KeysValuesRoom]:
+    """A view of keys and values in turn, as pairs."""
+    return [KeysValuesRoom(keys, values) for keys, values in zip(view.tensors[::2], view.tensors[1::2], strict=True)]
+
+
 class Cell(nn.Module, ABC, Generic[Context]):
     """One map of states `(B, L, ·)`, causal along `L`.
 
@@ -112,8 +140,42 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """What the model goes on with: `(B, L, ·) → (B, L, d_model)`. The state itself, unless a cell keeps more."""
         return z
 
+    @property
+    def cached(self) -> tuple[Entry, ...]:
+        """What a cache keeps of a token.
+
+        Raises:
+            ValueError: the cell cannot decode from a cache.
+        """
+        raise ValueError(f"{type(self).__name__} keeps nothing in a cache; give its past as a memory")
+
+    @property
+    def reach(self) -> int | None:
+        """How many tokens back an evaluation looks; None for all of them."""
+        return None
+
+    def over(self, context: Context, view: CacheView) -> Context:
+        """The same context over another part of a cache: for the next application of an explicit depth."""
+        raise NotImplementedError
+
+    def at(self, context: Context, row: int, tokens_T: Tensor) -> Context:
+        """The context of some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
+
+        Their evaluation writes to their slots, and sees those of all others as they are. In evaluation mode.
+
+        Raises:
+            ValueError: the cell evaluates all tokens together.
+        """
+        raise ValueError(f"{type(self).__name__} evaluates all tokens of a segment together; none can leave it early")
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: Context) -> None:
+        """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
+
+        Nothing is to be done by a cell whose evaluations write there themselves.
+        """
+
     @abstractmethod
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> Context:
+    def context(self, inputs_BLD: Tensor, memory: Past) -> Context:
         """Everything that does not depend on `z`, computed once per solve."""
 
     @abstractmethod

@@ -13,13 +13,15 @@ Without injection, `h = z`: the explicit pre-norm transformer with the same bloc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory
-from equilibria.nn.attention import AttentionContext, AttentionPattern, CausalAttention, Positions
+from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
+from equilibria.cells.cache import CacheView, Entry
+from equilibria.nn.attention import AttentionContext, AttentionPattern, CausalAttention, KeysValuesRoom, Positions
 from equilibria.nn.dropout import add_masked, dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward, FeedForwardContext
 from equilibria.nn.normalisation import Normalisation
@@ -58,10 +60,13 @@ class Block(nn.Module):
         self.feed_forward_norm = feature_norm(norm, d_model)
         self.feed_forward = feed_forward
 
-    def context(self, pattern: AttentionPattern, memory_BMD: Tensor | None, *masks: Tensor | None) -> BlockContext:
-        """What one solve needs; `memory_BMD` is what the block was given at the memory's positions."""
-        seen_BMD = None if memory_BMD is None else self.attention_norm(memory_BMD)
-        return BlockContext(self.attention.context(pattern, seen_BMD), self.feed_forward.context(), *masks)
+    def context(
+        self, pattern: AttentionPattern, past: Tensor | KeysValuesRoom | None, *masks: Tensor | None
+    ) -> BlockContext:
+        """What one solve needs; `past` is what the block was given at earlier positions, or has kept of them."""
+        if isinstance(past, Tensor):
+            past = self.attention_norm(past)
+        return BlockContext(self.attention.context(pattern, past), self.feed_forward.context(), *masks)
 
     def forward(self, h_BLD: Tensor, context: BlockContext) -> Tensor:
         """`(B, L, D) → (B, L, D)`."""
@@ -112,6 +117,7 @@ class ContractiveCell(Cell[ContractiveContext]):
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, found {blocks}")
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
+        self.heads, self.key_value_heads = heads, heads if key_value_heads is None else key_value_heads
         self.injection, self.remembered = injection, blocks
         self.inject = nn.Linear(d_model, d_model) if injection else None
         gate = torch.full((d_model,), math.log(_CARRY / (1.0 - _CARRY)))
@@ -126,16 +132,19 @@ class ContractiveCell(Cell[ContractiveContext]):
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
         self.norm = feature_norm(norm, d_model)
 
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> ContractiveContext:
+    @property
+    def cached(self) -> tuple[Entry, ...]:
+        """Keys and values of each block."""
+        return ((self.key_value_heads, self.d_model // self.heads),) * (2 * len(self.blocks))
+
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> ContractiveContext:
         """Gate the injection, read the weights, project the memory's keys and values, draw the dropout masks."""
-        past = memory.length if memory is not None else 0
-        states = memory.states if memory is not None and past else (None,) * len(self.blocks)
-        pattern, contexts = None, []
-        for block, state in zip(self.blocks, states, strict=True):
+        place, pattern, contexts = place_of(memory), None, []
+        for block, before in zip(self.blocks, self._before(memory), strict=True):
             assert isinstance(block, Block)
-            pattern = pattern or block.attention.pattern(inputs_BLD, past)
+            pattern = pattern or block.attention.pattern(inputs_BLD, place)
             masks = (dropout_mask(inputs_BLD, self.dropout, self.training) for _ in range(2))
-            contexts.append(block.context(pattern, state, *masks))
+            contexts.append(block.context(pattern, before, *masks))
         if self.inject is None or self.carry_logit is None:
             return ContractiveContext(None, None, tuple(contexts))
         carry = torch.sigmoid(self.carry_logit)
@@ -156,6 +165,27 @@ class ContractiveCell(Cell[ContractiveContext]):
             h_BLD = block(h_BLD, block_context)
             states.append(h_BLD)
         return tuple(states)
+
+    def over(self, context: ContractiveContext, view: CacheView) -> ContractiveContext:
+        """The context with other keys and values before it."""
+        pairs = zip(context.blocks, keys_values_rooms(view), strict=True)
+        blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
+        return replace(context, blocks=tuple(blocks))
+
+    def at(self, context: ContractiveContext, row: int, tokens_T: Tensor) -> ContractiveContext:
+        """The context of some tokens of a row."""
+        blocks = []
+        for block, block_context in zip(self.blocks, context.blocks, strict=True):
+            assert isinstance(block, Block)
+            blocks.append(replace(block_context, attention=block.attention.at(block_context.attention, row, tokens_T)))
+        injection = None if context.injection is None else context.injection[row : row + 1, tokens_T]
+        return ContractiveContext(context.carry, injection, tuple(blocks))
+
+    def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:
+        """What each block is given of the past."""
+        if isinstance(past, CacheView):
+            return keys_values_rooms(past)
+        return past.states if past is not None and past.length else (None,) * len(self.blocks)
 
     def _carried(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
         if context.carry is None or context.injection is None:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory
+from equilibria.cells.base import Cell, Memory, Past, furthest
+from equilibria.cells.cache import CacheView, Entry
 
 
 @dataclass
@@ -76,11 +77,40 @@ class StackedCell(Cell[StackedContext]):
         *_, last = self._layers()
         return last.readout(z)
 
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> StackedContext:
-        """The context of each layer, with its part of the memory."""
-        parts = Memory.split(memory, [cell.remembered for cell in self._layers()])
+    @property
+    def cached(self) -> tuple[Entry, ...]:
+        """What each layer keeps."""
+        return tuple(entry for cell in self._layers() for entry in cell.cached)
+
+    @property
+    def reach(self) -> int | None:
+        """That of the layer that looks back furthest."""
+        return furthest(cell.reach for cell in self._layers())
+
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> StackedContext:
+        """The context of each layer, with its part of the past."""
+        parts = self._parts(memory)
         layers = (cell.context(inputs_BLD, part) for cell, part in zip(self._layers(), parts, strict=True))
         return StackedContext(tuple(layers))
+
+    def over(self, context: StackedContext, view: CacheView) -> StackedContext:
+        """Each layer's context over its part."""
+        parts = view.split([len(cell.cached) for cell in self._layers()])
+        layers = zip(self._layers(), context.layers, parts, strict=True)
+        return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
+
+    def at(self, context: StackedContext, row: int, tokens_T: Tensor) -> StackedContext:
+        """Each layer's context of some tokens of a row."""
+        layers = zip(self._layers(), context.layers, strict=True)
+        return StackedContext(tuple(cell.at(layer, row, tokens_T) for cell, layer in layers))
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: StackedContext) -> None:
+        """Each layer keeps what belongs to its part of the evaluation."""
+        inputs = context.latest.of(z_BLD)
+        if inputs is None:
+            _, inputs = self._pass(z_BLD, context)
+        for cell, h, value, layer in zip(self._layers(), inputs, [*inputs[1:], value_BLD], context.layers, strict=True):
+            cell.keep(h, value, layer)
 
     def forward(self, z_BLD: Tensor, context: StackedContext) -> Tensor:
         """One evaluation of every layer."""
@@ -98,6 +128,12 @@ class StackedCell(Cell[StackedContext]):
             _, inputs = self._pass(z_BLD, context)
         layers = zip(self._layers(), inputs, context.layers, strict=True)
         return tuple(state for cell, h, layer in layers for state in cell.remember(h, layer))
+
+    def _parts(self, past: Past) -> Sequence[Past]:
+        """The layers' parts of the past."""
+        if isinstance(past, CacheView):
+            return past.split([len(cell.cached) for cell in self._layers()])
+        return Memory.split(past, [cell.remembered for cell in self._layers()])
 
     def _pass(self, z: Tensor, context: StackedContext) -> tuple[Tensor, list[Tensor]]:
         """The value at `z`, and the input of each layer on the way."""

@@ -13,15 +13,17 @@ Without injection they are drawn per position, as in Transformer-XL: `(B, L, ·)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.cells.base import Cell, Memory
-from equilibria.nn.attention import causal_mask
+from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
+from equilibria.cells.cache import CacheView, Entry
+from equilibria.nn.attention import KeysValuesRoom, Place
 from equilibria.nn.dropout import add_masked, dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForward, FeedForwardContext
 from equilibria.nn.positions import distance_embedding
@@ -42,7 +44,7 @@ class TransformerXLBlockContext:
 
 @dataclass(frozen=True)
 class TransformerXLContext:
-    """The embedded inputs, for the memory, and what each block needs."""
+    """The embedded inputs, for a memory, and what each block needs."""
 
     inputs_BLD: Tensor
     blocks: tuple[TransformerXLBlockContext, ...]
@@ -118,13 +120,43 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         self.inject = nn.Linear(self.d_model, 3 * self.d_model) if injection else None
         self.blocks = nn.ModuleList(blocks)
 
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> TransformerXLContext:
+    @property
+    def cached(self) -> tuple[Entry, ...]:
+        """Keys and values of each block."""
+        return ((self.heads, self.d_model // self.heads),) * (2 * len(self.blocks))
+
+    @property
+    def reach(self) -> int | None:
+        """The rest of the window."""
+        return None if self.window is None else self.window - 1
+
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TransformerXLContext:
         """Inject, project the memory's keys and values and the distances, read the weights, draw the masks."""
-        past = memory.length if memory is not None else 0
-        states = memory.states if memory is not None and past else ()
-        around = self._surroundings(inputs_BLD, past, states)
-        blocks = (self._block_context(block, inputs_BLD, around, states) for block in self.typed_blocks())
+        place = place_of(memory)
+        states = memory.states if isinstance(memory, Memory) and place.past else ()
+        around = self._surroundings(inputs_BLD, place, states)
+        rooms = keys_values_rooms(memory) if isinstance(memory, CacheView) else (None,) * len(self.blocks)
+        tables = self._distance_tables(inputs_BLD, memory)
+        blocks = (
+            self._block_context(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
+            for block, table, room in zip(self.typed_blocks(), tables, rooms, strict=True)
+        )
         return TransformerXLContext(inputs_BLD, tuple(blocks))
+
+    def over(self, context: TransformerXLContext, view: CacheView) -> TransformerXLContext:
+        """The context with other keys and values before it."""
+        pairs = zip(context.blocks, keys_values_rooms(view), strict=True)
+        blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
+        return replace(context, blocks=tuple(blocks))
+
+    def at(self, context: TransformerXLContext, row: int, tokens_T: Tensor) -> TransformerXLContext:
+        """The context of some tokens of a row."""
+        length = context.inputs_BLD.shape[1]
+        blocks = (
+            replace(block_context, attention=block.attention.at(block_context.attention, row, length, tokens_T))
+            for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True)
+        )
+        return TransformerXLContext(context.inputs_BLD[row : row + 1, tokens_T], tuple(blocks))
 
     def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
         """One evaluation."""
@@ -136,29 +168,47 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         """The states that the cell is applied to and, with injection, the embedded inputs, to be injected anew."""
         return (z_BLD, context.inputs_BLD) if self.injection else (z_BLD,)
 
-    def _surroundings(self, inputs_BLD: Tensor, past: int, states: tuple[Tensor, ...]) -> Surroundings:
-        length = inputs_BLD.shape[1]
-        distances_SD = distance_embedding(past + length, self.d_model, inputs_BLD)
-        # One table for the batch; with injection its mask is one row.
-        table_SD = distances_SD[:1] if self.injection else distances_SD
-        distances_SD = masked(distances_SD, dropout_mask(table_SD, self.dropout, self.training))
-        visible_LS = causal_mask(length, past, inputs_BLD.device, self.window)
+    def _surroundings(self, inputs_BLD: Tensor, place: Place, states: tuple[Tensor, ...]) -> Surroundings:
+        visible = place.mask(inputs_BLD.shape[1], inputs_BLD.device, self.window)
         if self.inject is None:
-            return Surroundings(distances_SD, visible_LS)
+            return Surroundings(visible)
         memory_injection = None
         if states:
             keys_values = next(self.typed_blocks()).attention.keys_values
             memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
-        return Surroundings(distances_SD, visible_LS, self.inject(inputs_BLD), memory_injection)
+        return Surroundings(visible, self.inject(inputs_BLD), memory_injection)
+
+    def _distance_tables(self, inputs_BLD: Tensor, past: Past) -> Iterator[Tensor]:
+        """For each block, `(H, 1 + S, E)`."""
+        seen = place_of(past).past + inputs_BLD.shape[1]
+        if isinstance(past, CacheView):
+            for block in self.typed_blocks():
+                yield past.table(block, partial(self._distance_table, block, inputs_BLD))[:, -seen - 1 :]
+            return
+        distances_SD = distance_embedding(seen, self.d_model, inputs_BLD)
+        # One table for the batch; with injection its mask is one row.
+        table_SD = distances_SD[:1] if self.injection else distances_SD
+        distances_SD = masked(distances_SD, dropout_mask(table_SD, self.dropout, self.training))
+        for block in self.typed_blocks():
+            yield block.attention.distance_table(distances_SD)
+
+    def _distance_table(self, block: TransformerXLBlock, like: Tensor, length: int) -> Tensor:
+        return block.attention.distance_table(distance_embedding(length, self.d_model, like))
 
     def _block_context(
-        self, block: TransformerXLBlock, inputs_BLD: Tensor, around: Surroundings, states: tuple[Tensor, ...]
+        self,
+        block: TransformerXLBlock,
+        inputs_BLD: Tensor,
+        around: Surroundings,
+        distances_HRE: Tensor,
+        past: Tensor | KeysValuesRoom | None,
     ) -> TransformerXLBlockContext:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)
-        scores_BHLS = inputs_BLD.new_empty(()).expand(inputs_BLD.shape[0], self.heads, *around.visible_LS.shape)
+        B, L, _ = inputs_BLD.shape
+        scores_BHLS = inputs_BLD.new_empty(()).expand(B, self.heads, L, distances_HRE.shape[1] - 1)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
-        attention = block.attention.context(around, block.seen(states[0]) if states else None, probabilities)
+        attention = block.attention.context(around, distances_HRE, past, probabilities)
         return TransformerXLBlockContext(attention, block.feed_forward.context(inner), mixed, fed)
 
     def _mask(self, inputs_BLD: Tensor, features: int) -> Tensor | None:

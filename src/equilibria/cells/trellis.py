@@ -15,12 +15,13 @@ a linear recurrence, solved exactly. The equilibria are the same, and what had t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory
+from equilibria.cells.base import Cell, Memory, Past
+from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.convolution import delayed, last, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
 from equilibria.nn.normalisation import Normalisation, normalised
@@ -39,6 +40,10 @@ class TrellisContext:
     hidden_history_BdH: Tensor
     cell_history_BdH: Tensor
     dropout_B1H: Tensor | None
+    present_BL1: Tensor | None = None
+    """False at padding, whose memory cell stays zero; None where there is none."""
+    room: Tensor | None = None
+    """Where a cache keeps the states."""
 
 
 class TrellisCell(Cell[TrellisContext]):
@@ -102,8 +107,20 @@ class TrellisCell(Cell[TrellisContext]):
         B, L, _ = inputs_BLD.shape
         return inputs_BLD.new_zeros(B, L, 2 * (self.hidden + self.output_size))
 
-    def context(self, inputs_BLD: Tensor, memory: Memory | None) -> TrellisContext:
-        """Convolve the inputs, cut the history from the memory, read the weights, draw the dropout masks."""
+    @property
+    def cached(self) -> tuple[Entry, ...]:
+        """The state and the embedded input."""
+        return (2 * (self.hidden + self.output_size),), (self.d_model,)
+
+    @property
+    def reach(self) -> int:
+        """The dilation."""
+        return self.dilation
+
+    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TrellisContext:
+        """Convolve the inputs, cut the history from the past, read the weights, draw the dropout masks."""
+        if isinstance(memory, CacheView):
+            return self._cached_context(inputs_BLD, memory)
         if memory is None:
             memory = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
         states, inputs = (last(part, self.dilation) for part in memory.states)
@@ -128,11 +145,34 @@ class TrellisCell(Cell[TrellisContext]):
         gates = torch.addmm(context.injection_BLG.flatten(0, 1), seen_BLP.flatten(0, 1), context.weight_GP.mT)
         i, o, g, f = gates.unflatten(0, seen_BLP.shape[:2]).chunk(4, dim=-1)
         forget, addition = torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(g)
+        if context.present_BL1 is not None:
+            forget, addition = forget * context.present_BL1, addition * context.present_BL1
         if self.scan:
             c_BLH = linear_recurrence(forget, addition, context.cell_history_BdH)
         else:
             c_BLH = torch.addcmul(addition, forget, delayed(c_BLH, context.cell_history_BdH))
         return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
+
+    def over(self, context: TrellisContext, view: CacheView) -> TrellisContext:
+        """The context after other states."""
+        past, states = view.place.past, view.tensors[0]
+        hidden_history, cell_history = last(states[:, :past], self.dilation).chunk(2, dim=-1)
+        return replace(context, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:])
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: TrellisContext) -> None:
+        """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""
+        if context.room is not None:
+            h_BLH, c_BLH = context.room.chunk(2, dim=-1)
+            h_BLH.copy_(z_BLD.chunk(2, dim=-1)[0])
+            c_BLH.copy_((value_BLD if self.scan else z_BLD).chunk(2, dim=-1)[1])
+
+    def _cached_context(self, inputs_BLD: Tensor, view: CacheView) -> TrellisContext:
+        states, inputs = view.tensors
+        past, present_BS = view.place.past, view.place.present_BS
+        context = self.context(inputs_BLD, Memory((states[:, :past], inputs[:, :past])))
+        inputs[:, past:] = inputs_BLD
+        present_BL1 = None if present_BS is None else present_BS[:, past:].unsqueeze(-1)
+        return replace(context, present_BL1=present_BL1, room=states[:, past:])
 
     def readout(self, z: Tensor) -> Tensor:
         """What a softmax reads of a state, `(B, L, output_size)`: the last features of `h`."""

@@ -63,7 +63,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_reading(loaded, Reading(), ConsoleProgress(console))
-    sample = write_sample(loaded, _DRAW, lambda _: None)
+    sample = write_sample(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),
         "report": str(write_report(folder)),

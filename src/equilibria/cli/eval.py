@@ -2,7 +2,7 @@
 
 import json as json_format
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,11 +13,9 @@ from rich.table import Table
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.data.progress import Progress
-from equilibria.depths import Equilibrium
-from equilibria.errors import UserError
+from equilibria.inference.effort import Effort, Leaving, use
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
-from equilibria.models import LanguageModel, TokenModel
 
 command = App(name="eval")
 
@@ -39,7 +37,11 @@ class Reading:
     max_evaluations: Count = None
     """Evaluations of the cell per solve, at most; left out: as the recipe's eval_solver says."""
     tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
-    """Residual at which a token has converged; left out: as the recipe's eval_solver says."""
+    """Residual at which a token has converged; left out: as the recipe's eval_solver says. With --leave unchanged, how
+    many nats a prediction may change by; left out: 1e-3."""
+    leave: Leaving | None = None
+    """Tokens leave and cost no more once they have "converged", once their prediction is "unchanged", or all after the
+    "budget" of evaluations; left out: all are solved together, by the recipe's eval_solver."""
 
 
 @command.default
@@ -101,7 +103,7 @@ def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) ->
     """
     training, model = loaded.recipe.training, loaded.model
     task = load_task(loaded, progress)
-    limit_solver(model, reading)
+    use(model, Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave))
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
@@ -117,24 +119,6 @@ def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) ->
     )
     loaded.folder.evaluation.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
     return result
-
-
-def limit_solver(model: TokenModel, reading: Reading) -> None:
-    """Gives the model's solver for evaluation the limits that a reading sets.
-
-    Raises:
-        UserError: it sets one, and the model has no solver.
-    """
-    if reading.max_evaluations is None and reading.tolerance is None:
-        return
-    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
-        raise UserError("--max-evaluations and --tolerance limit a solver; this model has a fixed depth instead")
-    solver = model.depth.eval_solver
-    limits = {
-        "max_evaluations": reading.max_evaluations or solver.max_evaluations,
-        "tol": reading.tolerance or solver.tol,
-    }
-    model.depth = replace(model.depth, eval_solver=replace(solver, **limits))
 
 
 def _table(title: str, evaluation: RunEvaluation) -> Table:

@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
 from equilibria.models.sampling import Sampling
 from equilibria.nn import TokenEmbedding
 from equilibria.solvers import Solution
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a model makes of tokens that follow those in a cache.
+
+    Attributes:
+        hidden_BLD: final states of the tokens.
+        embedding: turns them into logits.
+        cache: what to go on with.
+        solution: the solve and its statistics; None for explicit depths.
+    """
+
+    hidden_BLD: Tensor
+    embedding: TokenEmbedding
+    cache: Cache | Memory
+    solution: Solution | None = None
+
+    @cached_property
+    def logits_BV(self) -> Tensor:
+        """Of the token after the last one."""
+        with torch.no_grad():
+            return self.embedding.logits(self.hidden_BLD[:, -1])
+
+    @property
+    def evaluations_BL(self) -> Tensor | None:
+        """Evaluations after which each token had converged, or all that were spent; None for explicit depths."""
+        if self.solution is None:
+            return None
+        groups = self.solution.group_evaluations
+        return groups.reshape(len(self.hidden_BLD), -1).expand(self.hidden_BLD.shape[:2])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token of each row.
+
+    Attributes:
+        token_B: their ids.
+        evaluations_BL: of the tokens that were read since the draw before (at first the prompt); the last one's
+            state is what this token was drawn from. None for explicit depths.
+    """
+
+    token_B: Tensor
+    evaluations_BL: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +78,7 @@ class Output:
     hidden: Tensor
     embedding: TokenEmbedding
     loss: Tensor | None
-    memory: Memory | None
+    memory: Memory | Cache | None
     solution: Solution | None
     penalty: Tensor | None = None
 
@@ -54,7 +100,7 @@ class TokenModel(nn.Module, ABC):
     memory_length: int
 
     @abstractmethod
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         """One segment.
 
         Args:
@@ -65,6 +111,47 @@ class TokenModel(nn.Module, ABC):
         Raises:
             ValueError: a token id outside the vocabulary, or a memory of another model.
         """
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model can go on from a cache; `generate` solves everything afresh for each token otherwise."""
+        return False
+
+    def prefill(
+        self,
+        tokens_BL: Tensor,
+        padding_B: Tensor | None = None,
+        limit: int | None = None,
+        chunk_length: int | None = None,
+    ) -> Step:
+        """Read a prompt into a new cache. In evaluation mode, without gradients.
+
+        Args:
+            tokens_BL: token ids, `(B, L ≥ 1)`.
+            padding_B: how many tokens at the left of each row are padding, fewer than `L`: whatever they are, nothing
+                depends on them.
+            limit: earlier tokens that a token sees at most; with chunks, those before its chunk, as a memory's length.
+                None for all.
+            chunk_length: tokens that are solved together; None for all.
+
+        Raises:
+            ValueError: the model cannot decode, is in training mode, or the tokens are none of its own.
+        """
+        raise ValueError(self._no_cache)
+
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+        """Read further tokens, `(B, L)`, or one of each row `(B,)`; only they are solved.
+
+        The cache is used up: go on with that of the step.
+
+        Raises:
+            ValueError: the model cannot decode, is in training mode, or the cache or a token is none of its own.
+        """
+        raise ValueError(self._no_cache)
+
+    @property
+    def _no_cache(self) -> str:
+        return f"a {type(self).__name__} of this kind has nothing to keep in a cache; generate() writes without one"
 
     @torch.no_grad()
     def generate(
@@ -77,6 +164,7 @@ class TokenModel(nn.Module, ABC):
         seed: int | None = None,
         window: int = 256,
         on_token: Callable[[Tensor], None] | None = None,
+        padding_B: Tensor | None = None,
     ) -> Tensor:
         """Continue `tokens_BL` `(B, L ≥ 1)` by sampling; returns prompt and continuation `(B, L + max_new_tokens)`.
 
@@ -86,27 +174,81 @@ class TokenModel(nn.Module, ABC):
             top_k: draw from so many tokens at most.
             top_p: draw from the smallest set with this probability.
             seed: makes the draw repeatable.
-            window: last tokens that each prediction sees; every prediction solves them afresh.
+            window: tokens that each prediction sees at most, the latest included. What leaves the window has had its
+                part in the states of those that stay, as in a text that is evaluated with a memory.
             on_token: called with each new token `(B,)`, for streaming.
+            padding_B: tokens at the left of each row that are padding.
+        """
+        stream = self.stream(tokens_BL, Sampling(temperature, top_k, top_p), seed, window, padding_B)
+        written, was_training = [tokens_BL], self.training
+        self.eval()
+        try:
+            for drawn in islice(stream, max_new_tokens):
+                written.append(drawn.token_B.unsqueeze(1))
+                if on_token is not None:
+                    on_token(drawn.token_B)
+        finally:
+            self.train(was_training)
+        return torch.cat(written, dim=1)
+
+    def stream(
+        self,
+        tokens_BL: Tensor,
+        sampling: Sampling,
+        seed: int | None = None,
+        window: int = 256,
+        padding_B: Tensor | None = None,
+    ) -> Iterator[Drawn]:
+        """What `generate` draws, token after token, without end. In evaluation mode.
+
+        Raises:
+            ValueError: there is no token to start from, or no window.
         """
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
             raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
-        sampling, prompt_BP = Sampling(temperature, top_k, top_p), tokens_BL
+        if window < 1:
+            raise ValueError(f"window must be at least 1, found {window}")
         generator = None
         if seed is not None:
             generator = torch.Generator(device=tokens_BL.device).manual_seed(seed)
-        was_training = self.training
-        self.eval()
-        try:
-            for _ in range(max_new_tokens):
-                hidden_BD = self.next_hidden(prompt_BP, tokens_BL[:, prompt_BP.shape[1] :], window)
-                token_B = sampling.draw(self.embedding.logits(hidden_BD), generator)
-                tokens_BL = torch.cat([tokens_BL, token_B.unsqueeze(1)], dim=1)
-                if on_token is not None:
-                    on_token(token_B)
-        finally:
-            self.train(was_training)
-        return tokens_BL
+        predictions = self._cached_predictions if self.decodes else self._fresh_predictions
+        return predictions(tokens_BL, partial(sampling.draw, generator=generator), window, padding_B)
+
+    def _cached_predictions(
+        self, prompt_BP: Tensor, draw: Callable[[Tensor], Tensor], window: int, padding_B: Tensor | None
+    ) -> Iterator[Drawn]:
+        cut = max(0, prompt_BP.shape[1] - window)
+        padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
+        step = self.prefill(prompt_BP[:, cut:], padding_B, limit=window - 1)
+        while True:
+            drawn = Drawn(draw(step.logits_BV), step.evaluations_BL)
+            yield drawn
+            step = self.decode(drawn.token_B, step.cache)
+
+    @torch.no_grad()
+    def _fresh_predictions(
+        self, prompt_BP: Tensor, draw: Callable[[Tensor], Tensor], window: int, padding_B: Tensor | None
+    ) -> Iterator[Drawn]:
+        if padding_B is not None and bool(padding_B.any()):
+            raise ValueError("only a model that decodes from a cache takes padding; give prompts of one length")
+        written_BL = prompt_BP[:, :0]
+        while True:
+            token_B = draw(self.embedding.logits(self.next_hidden(prompt_BP, written_BL, window)))
+            written_BL = torch.cat([written_BL, token_B.unsqueeze(1)], dim=1)
+            yield Drawn(token_B, None)
+
+    def _check_decoding(self, tokens_BL: Tensor) -> None:
+        """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""
+        if not self.decodes:
+            raise ValueError(self._no_cache)
+        self._check_mode()
+        if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
+            raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
+
+    def _check_mode(self) -> None:
+        """Raises ValueError in training mode, in which features would be dropped."""
+        if self.training:
+            raise ValueError("a cache is for evaluation mode; call model.eval() first")
 
     def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:
         """The state `(B, D)` that predicts the token after those written so far."""

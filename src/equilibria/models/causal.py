@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
 from equilibria.models.base import Output, TokenModel
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
@@ -31,7 +31,7 @@ class Read:
     """
 
     hidden_BLD: Tensor
-    memory: Memory | None
+    memory: Memory | Cache | None
     solution: Solution | None = None
     penalty: Tensor | None = None
     states: tuple[Tensor, ...] = ()
@@ -58,13 +58,13 @@ class CausalModel(TokenModel):
         self.embedding, self.memory_length = embedding, memory_length
         self.regularisation = regularisation if regularisation is not None else Regularisation()
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         """One segment.
 
         Args:
             tokens_BL: token ids, `(B, L)` integers.
             targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned.
+            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
 
         Raises:
             ValueError: a token id outside the vocabulary, or a memory of another model.
@@ -96,5 +96,5 @@ class CausalModel(TokenModel):
         )
 
     @abstractmethod
-    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
         """What the layers make of embedded tokens."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
 from equilibria.depths import Halting, Reached
 from equilibria.models.base import Output, TokenModel
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
@@ -94,7 +94,7 @@ class UniversalTransformer(TokenModel):
         self.write = UniversalBlock(embedding.d_model, heads, inner, reads_source=True)
         self.dropout, self.start = dropout, start
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | None = None) -> Output:
+    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
         """Predict each target from the source and the targets before it.
 
         Args:

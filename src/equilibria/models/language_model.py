@@ -15,11 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilibria.cells import Cell, Memory
-from equilibria.depths import Depth, Equilibrium, Reached, joined
+from equilibria.cells import Cache, Cell, Memory
+from equilibria.cells.base import furthest
+from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
+from equilibria.models.base import Step
+from equilibria.models.cached import CachedMap, applied_once
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
+
+# Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
+_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,97 @@ class LanguageModel(CausalModel):
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
-    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
-        """Chunk after chunk: where the depth arrives."""
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
+        """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
         inputs_BLD = x_BLD * self.cell.d_model**0.5
+        if isinstance(self.depth, Adaptive) and memory is None:
+            self._check_mode()
+            memory = self._new_cache(self.memory_length)
+        if isinstance(memory, Cache):
+            self._check_mode()
+            reached = self._into(memory, inputs_BLD, self.chunk_length, self.depth)
+            return Read(reached.state, memory, reached.solution)
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
+
+    @property
+    def decodes(self) -> bool:
+        """True at an equilibrium and for a fixed number of applications; halting depends on absolute positions."""
+        return isinstance(self.depth, Equilibrium | UnrolledDepth | Adaptive)
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        tokens_BL: Tensor,
+        padding_B: Tensor | None = None,
+        limit: int | None = None,
+        chunk_length: int | None = None,
+    ) -> Step:
+        """Read a prompt into a new cache; see `TokenModel.prefill`."""
+        self._check_decoding(tokens_BL)
+        cache = self._new_cache(limit)
+        if padding_B is not None:
+            cache.pad(padding_B, tokens_BL)
+        return self._step(tokens_BL, cache, chunk_length, self.depth)
+
+    @torch.no_grad()
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+        """Read further tokens; see `TokenModel.decode`.
+
+        At an equilibrium they are solved to half the tolerance: what is wrong with a state is seen by all that follow.
+        """
+        tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
+        self._check_decoding(tokens_BL)
+        if not isinstance(cache, Cache):
+            raise ValueError("this model decodes from the cache that its prefill returned")
+        depth = self.depth
+        if isinstance(depth, Equilibrium):
+            depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=_SHARE * depth.eval_solver.tol))
+        return self._step(tokens_BL, cache, None, depth)
+
+    def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
+        inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5
+        reached = self._into(cache, inputs_BLD, chunk_length, depth)
+        return Step(reached.state, self.embedding, cache, reached.solution)
+
+    def _new_cache(self, limit: int | None) -> Cache:
+        cells = self._cached_cells()
+        bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
+        return Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
+
+    def _cached_cells(self) -> list[Cell[Any]]:
+        """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
+        applications = self.depth.applications if isinstance(self.depth, UnrolledDepth) else 1
+        cells = [self.prelude, *[self.cell] * applications, self.coda]
+        return [cell for cell in cells if cell is not None]
+
+    @torch.no_grad()
+    def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
+        """The next tokens, chunk after chunk."""
+        chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
+        return joined([self._chunk_into(cache, chunk_BLD, depth) for chunk_BLD in chunks])
+
+    def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
+        """The next tokens, which see what is in the cache and are added to it."""
+        length = inputs_BLD.shape[1]
+        present_BL1 = cache.present(length)
+        views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells()])
+        if self.prelude is not None:
+            inputs_BLD = applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
+        after = views.pop() if self.coda is not None else None
+        logits = self.embedding.logits if self.coda is None else None
+        cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
+        start = self.cell.initial_state(cell_map.inputs_BLD)
+        if self.cell.injection and not isinstance(depth, UnrolledDepth):
+            start = cache.start(start)
+        reached = depth.reach(cell_map, start, training=False)
+        cell_map.settle(reached)
+        hidden_BLD = self.cell.readout(reached.state)
+        if self.coda is not None and after is not None:
+            hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
+        cache.advance(reached.state)
+        return replace(reached, state=hidden_BLD)
 
     def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""

@@ -1,13 +1,14 @@
 """Causal attention whose keys and values of past segments are given, not recomputed.
 
 Whatever does not depend on the states is in a context, made once per solve: weights, positions, what is visible, keys
-and values of the memory. Shapes: B batch, L length of the segment, M of the memory, S = M + L, H heads, K heads of
-keys and values, E head size.
+and values of the past. Those are projected from a memory's states, or kept in a buffer with room for the segment's
+own, which every evaluation writes there. Shapes: B batch, L length of the segment, M of the past, S = M + L, H heads,
+K heads of keys and values, E head size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -33,29 +34,96 @@ class KeysValues:
 
 
 @dataclass(frozen=True)
-class AttentionPattern:
-    """Where memory and segment stand and what a query may see: the same for all blocks of a cell.
+class KeysValuesRoom(KeysValues):
+    """Keys and values of past and segment in one buffer, `(B, K, S, E)`: the segment's are written to its end.
 
-    Attributes:
-        before: the rotation of the memory's positions, None unless positions are rotary.
-        here: that of the segment's.
-        mask: `(L, S)` booleans, True where attention is allowed, or `(H, L, S)` biases; None for plain causality.
+    After an evaluation the buffer holds those of the states that it was made at; nothing of the past is copied.
     """
 
-    before: Rotation | None
-    here: Rotation | None
+    def at(self, row: int, slots_T: Tensor) -> KeysValuesSlots:
+        """The same buffer for some tokens of a row."""
+        return KeysValuesSlots(self.keys[row : row + 1], self.values[row : row + 1], slots_T)
+
+    def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of past and segment, `(B, K, S, E)`; without a graph."""
+        length = keys.shape[2]
+        self.keys[:, :, -length:] = keys
+        self.values[:, :, -length:] = values
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class KeysValuesSlots(KeysValues):
+    """The whole buffer of one row, `(1, K, S, E)`, whose slots `slots_T` are those of the tokens that are evaluated."""
+
+    slots_T: Tensor
+
+    def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of past and segment, `(1, K, S, E)`, those of the tokens renewed."""
+        self.keys.index_copy_(2, self.slots_T, keys)
+        self.values.index_copy_(2, self.slots_T, values)
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a segment of L tokens stands.
+
+    Attributes:
+        past: tokens before it that it may see, M.
+        first: position of the first of these; only differences of positions matter.
+        present_BS: False at padding, which nobody sees but itself; None where there is none.
+    """
+
+    past: int = 0
+    first: int = 0
+    present_BS: Tensor | None = None
+
+    def mask(self, length: int, device: torch.device, window: int | None = None) -> Tensor | None:
+        """What a query may see, `(L, S)` or `(B, 1, L, S)`; None for everything.
+
+        Args:
+            length: tokens of the segment, L.
+            device: of the mask.
+            window: keys that a query sees at most, its own among them; None for all.
+        """
+        seen = self.past + length
+        if length == 1 and self.present_BS is None and (window is None or window >= seen):
+            return None
+        mask_LS = causal_mask(length, self.past, device, window)
+        if self.present_BS is None:
+            return mask_LS
+        # Padding sees itself, so that no softmax is over nothing.
+        itself_LS = torch.eye(seen, dtype=torch.bool, device=device)[self.past :]
+        return (mask_LS & self.present_BS.unsqueeze(1) | itself_LS).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """Where past and segment stand and what a query may see: the same for all blocks of a cell.
+
+    Attributes:
+        place: where the segment stands.
+        rotation: of the segment's positions, None unless positions are rotary.
+        mask: `(…, L, S)` booleans, True where attention is allowed, or biases; None for none.
+        causal: whether a query sees its own and earlier keys only; what a mask says already.
+    """
+
+    place: Place
+    rotation: Rotation | None
     mask: Tensor | None
+    causal: bool
 
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What attention needs besides the states: weights, the gain of normed queries and keys, pattern and memory."""
+    """What attention needs besides the states: weights, the gain of normed queries and keys, pattern and past."""
 
     queries_keys_values: Tensor
     output: Tensor
     gain_HE: Tensor | None
     pattern: AttentionPattern
-    memory: KeysValues | None
+    past: KeysValues | None
 
 
 class CausalAttention(nn.Module):
@@ -108,34 +176,55 @@ class CausalAttention(nn.Module):
         gains = (nn.Parameter(torch.full((self.head_size,), query_key_gain)) for _ in range(2))
         self.query_gain, self.key_gain = gains if query_key_norm else (None, None)
 
-    def pattern(self, like_BLD: Tensor, past: int) -> AttentionPattern:
-        """Positions and mask of a segment `(B, L, ·)` after a memory of `past` tokens."""
-        length, device = like_BLD.shape[1], like_BLD.device
-        # Without a memory, plain causality needs no mask, and fused kernels are faster without one.
-        mask_LS = causal_mask(length, past, device) if past else None
-        match self.positions:
-            case "rotary":
-                positions = torch.arange(past + length, device=device).split((past, length))
-                before, here = (Rotation.of(part, self.head_size, like_BLD.dtype) for part in positions)
-                return AttentionPattern(before, here, mask_LS)
-            case "linear":
-                biases_HLS = linear_biases(self.heads, length, past, like_BLD)
-                hidden_LS = ~causal_mask(length, past, device)
-                return AttentionPattern(None, None, biases_HLS.masked_fill(hidden_LS, -torch.inf))
-            case "none":
-                return AttentionPattern(None, None, mask_LS)
+    def pattern(self, like_BLD: Tensor, place: Place) -> AttentionPattern:
+        """Positions and mask of a segment `(B, L, ·)`."""
+        past, length, device = place.past, like_BLD.shape[1], like_BLD.device
+        rotation = self._rotation(place.first + past, length, like_BLD)
+        # Without a past, plain causality needs no mask, and fused kernels are faster without one.
+        plain = not past and place.present_BS is None and self.positions != "linear"
+        mask = None if plain else place.mask(length, device)
+        if self.positions == "linear":
+            biases_HLS = linear_biases(self.heads, length, past, like_BLD)
+            mask = biases_HLS if mask is None else torch.where(mask, biases_HLS, -torch.inf)
+        return AttentionPattern(place, rotation, mask, causal=plain)
 
-    def context(self, pattern: AttentionPattern, memory_BMD: Tensor | None = None) -> AttentionContext:
-        """What one solve needs; `memory_BMD` are the memory's states, as `forward` would be given them."""
+    def context(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> AttentionContext:
+        """What one solve needs.
+
+        Args:
+            pattern: of the segment.
+            past: keys and values before it, or `(B, M, d_model)`, the states that they are projected from, as
+                `forward` would be given them.
+        """
         weight, gain_HE = self.queries_keys_values.weight, None
         if self.query_gain is not None and self.key_gain is not None:
             gains = (self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1))
             gain_HE = torch.cat(gains)
-        remembered = None if memory_BMD is None else self.remember(memory_BMD, pattern.before, weight)
-        return AttentionContext(weight, self.output.weight, gain_HE, pattern, remembered)
+        if isinstance(past, Tensor):
+            past = self.remember(past, pattern.place, weight)
+        return AttentionContext(weight, self.output.weight, gain_HE, pattern, past)
 
-    def remember(self, x_BMD: Tensor, rotation: Rotation | None, weight: Tensor) -> KeysValues:
-        """Keys and values of a memory's states, at the positions of `rotation`."""
+    def at(self, context: AttentionContext, row: int, tokens_T: Tensor) -> AttentionContext:
+        """The context of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
+
+        Raises:
+            ValueError: the context has no buffer.
+        """
+        pattern, past = context.pattern, context.past
+        if not isinstance(past, KeysValuesRoom):
+            raise ValueError("tokens are evaluated apart over a cache only")
+        slots_T = pattern.place.past + tokens_T
+        if pattern.mask is None:
+            mask = torch.arange(past.keys.shape[2], device=slots_T.device) <= slots_T.unsqueeze(1)
+        else:
+            mask = pattern.mask[row if pattern.mask.dim() == 4 else ...][..., tokens_T, :]
+        rotation = None if pattern.rotation is None else Rotation(pattern.rotation.turn[tokens_T])
+        chosen = AttentionPattern(pattern.place, rotation, mask, causal=False)
+        return replace(context, pattern=chosen, past=past.at(row, slots_T))
+
+    def remember(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
+        """Keys and values of the states of a segment's past."""
+        rotation = self._rotation(place.first, place.past, x_BMD)
         keys_values = F.linear(x_BMD, weight[self.heads * self.head_size :])
         keys, values = keys_values.unflatten(-1, (2, self.key_value_heads, -1)).unbind(-3)
         keys = self._placed(keys, self.key_gain, rotation)
@@ -146,13 +235,20 @@ class CausalAttention(nn.Module):
         H, K, pattern = self.heads, self.key_value_heads, context.pattern
         projected = F.linear(x_BLD, context.queries_keys_values).unflatten(-1, (H + 2 * K, self.head_size))
         q_k, v = projected.split((H + K, K), dim=-2)
-        q, k = self._placed(q_k, context.gain_HE, pattern.here).transpose(1, 2).split((H, K), dim=1)
+        q, k = self._placed(q_k, context.gain_HE, pattern.rotation).transpose(1, 2).split((H, K), dim=1)
         v = v.transpose(1, 2)
-        if context.memory is not None:
-            k, v = context.memory.before(k, v)
-        mask, causal, grouped = pattern.mask, pattern.mask is None, K != H
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        if context.past is not None:
+            k, v = context.past.before(k, v)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=pattern.mask, is_causal=pattern.causal, enable_gqa=K != H
+        )
         return F.linear(mixed.transpose(1, 2).flatten(-2), context.output)
+
+    def _rotation(self, first: int, length: int, like: Tensor) -> Rotation | None:
+        if self.positions != "rotary":
+            return None
+        positions = torch.arange(first, first + length, device=like.device)
+        return Rotation.of(positions, self.head_size, like.dtype)
 
     def _placed(self, x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> Tensor:
         """Queries or keys, normed where there is a gain and turned where there is a rotation."""

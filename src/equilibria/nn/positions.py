@@ -19,12 +19,16 @@ class Rotation:
 
     @classmethod
     def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
-        """The rotation of integer `positions` `(length,)` for heads of even size, in float64 or else float32."""
+        """The rotation of integer `positions` `(length,)` for heads of even size, in float64 or else float32.
+
+        Angles are taken in float64, so that far from the start a difference of positions turns by as much as near it.
+        """
         if head_size % 2:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
-        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=real) / head_size
-        angle = positions.to(real).unsqueeze(-1) * _BASE**-exponent
+        exact = torch.float32 if positions.device.type == "mps" else torch.float64
+        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
+        angle = (positions.unsqueeze(-1) * _BASE**-exponent).remainder(2 * torch.pi).to(real)
         return cls(torch.polar(torch.ones_like(angle), angle))
 
     def apply(self, x_BLHE: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ memory, S = M + L, H heads, E head size, R = 1 + S.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.attention import KeysValues
+from equilibria.nn.attention import KeysValues, KeysValuesRoom
 from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.positions import relative_shift
@@ -27,14 +27,12 @@ class Surroundings:
     """What all blocks of a cell attend with, besides their states.
 
     Attributes:
-        distances_SD: embeddings of the distances `S − 1, …, 0`.
-        visible_LS: True where a query may see a key.
+        visible: True where a query may see a key, `(…, L, S)`; None where it may see all.
         injection_BLC: added to queries, keys and values, `C = 3 · d_model`; None for nothing.
         memory_injection_BMC: added to the memory's keys and values, `C = 2 · d_model`; None for nothing.
     """
 
-    distances_SD: Tensor
-    visible_LS: Tensor
+    visible: Tensor | None
     injection_BLC: Tensor | None = None
     memory_injection_BMC: Tensor | None = None
 
@@ -47,10 +45,11 @@ class RelativeContext:
         queries_keys_values, output: the weights as they are used.
         addend_NC: what is added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
         bias_change_HLE: `r_r − r_w`, `(H, 1, E)`.
-        distances_HRE: a row of zeros, then the projected distances over `√E`.
-        visible_LS: True where a query may see a key.
-        memory: keys and values of the memory.
+        distances_HRE: a row of anything finite, then the projected distances over `√E`.
+        visible: True where a query may see a key; None where it may see all.
+        past: keys and values before the segment.
         dropout_BHLS: mask of the attention probabilities, or None.
+        columns_TS: of tokens that do not stand side by side: where each key's distance is in `distances_HRE`.
     """
 
     queries_keys_values: Tensor
@@ -58,9 +57,10 @@ class RelativeContext:
     addend_NC: Tensor
     bias_change_HLE: Tensor
     distances_HRE: Tensor
-    visible_LS: Tensor
-    memory: KeysValues | None
+    visible: Tensor | None
+    past: KeysValues | None
     dropout_BHLS: Tensor | None
+    columns_TS: Tensor | None = None
 
 
 class RelativeAttention(nn.Module):
@@ -102,30 +102,46 @@ class RelativeAttention(nn.Module):
             return rows[self.heads * self.head_size :]
         return rows.unflatten(0, (self.heads, 3, self.head_size))[:, 1:].flatten(0, 2)
 
+    def distance_table(self, distances_SD: Tensor) -> Tensor:
+        """A row of zeros, then projected embeddings of distances over `√E`, `(H, 1 + S, E)`."""
+        distances_SHE = F.linear(distances_SD, self.distances.weight).unflatten(-1, (self.heads, -1))
+        return F.pad(distances_SHE.transpose(0, 1) * self.head_size**-0.5, (0, 0, 1, 0))
+
     def context(
-        self, around: Surroundings, memory_BMD: Tensor | None = None, dropout_BHLS: Tensor | None = None
+        self,
+        around: Surroundings,
+        distances_HRE: Tensor,
+        past: Tensor | KeysValues | None = None,
+        dropout_BHLS: Tensor | None = None,
     ) -> RelativeContext:
-        """What one solve needs; `memory_BMD` are the memory's states, as `forward` would be given them."""
-        weight, memory = self.queries_keys_values.weight, None
-        if memory_BMD is not None:
-            keys_values = F.linear(memory_BMD, self.keys_values(weight))
+        """What one solve needs.
+
+        Args:
+            around: what all blocks share.
+            distances_HRE: from the end of a `distance_table`: a row of anything, then the distances `S − 1, …, 0`.
+            past: keys and values before the segment, or `(B, M, d_model)`, the states that they are projected from, as
+                `forward` would be given them.
+            dropout_BHLS: mask of the attention probabilities.
+        """
+        weight = self.queries_keys_values.weight
+        if isinstance(past, Tensor):
+            keys_values = F.linear(past, self.keys_values(weight))
             if around.memory_injection_BMC is not None:
                 keys_values = keys_values + around.memory_injection_BMC
-            memory = KeysValues(*self._split(keys_values, 2))
+            past = KeysValues(*self._split(keys_values, 2))
         # r_w where queries are, zeros where keys and values are.
         part, others = (1, (0, 0, 0, 2)) if self.interleaved else (0, (0, 0, 0, 0, 0, 2))
         addend_NC = F.pad(self.content_bias.unsqueeze(part), others).view(1, -1)
         if around.injection_BLC is not None:
             addend_NC = addend_NC + around.injection_BLC.flatten(0, 1)
-        distances_SHE = F.linear(around.distances_SD, self.distances.weight).unflatten(-1, (self.heads, -1))
         return RelativeContext(
             weight,
             self.output.weight,
             addend_NC,
             (self.distance_bias - self.content_bias).unsqueeze(1),
-            F.pad(distances_SHE.transpose(0, 1) * self.head_size**-0.5, (0, 0, 1, 0)),
-            around.visible_LS,
-            memory,
+            distances_HRE,
+            around.visible,
+            past,
             dropout_BHLS,
         )
 
@@ -133,14 +149,40 @@ class RelativeAttention(nn.Module):
         """`(B, L, d_model) → (B, L, d_model)`."""
         projected = torch.addmm(context.addend_NC, x_BLD.flatten(0, 1), context.queries_keys_values.mT)
         q, k, v = self._split(projected.unflatten(0, x_BLD.shape[:2]), 3)
-        if context.memory is not None:
-            k, v = context.memory.before(k, v)
-        by_distance = relative_shift((q + context.bias_change_HLE) @ context.distances_HRE.mT)
-        bias = torch.where(context.visible_LS, by_distance, -torch.inf)
+        if context.past is not None:
+            k, v = context.past.before(k, v)
+        bias = (q + context.bias_change_HLE) @ context.distances_HRE.mT
+        if context.columns_TS is None:
+            bias = relative_shift(bias)
+        else:
+            bias = bias.gather(-1, context.columns_TS.expand(*bias.shape[:2], -1, -1))
+        if context.visible is not None:
+            bias = torch.where(context.visible, bias, -torch.inf)
         mixed = _attend(q, k, v, bias, context.dropout_BHLS).transpose(1, 2).flatten(-2)
         if self.output_norm is not None:
             mixed = self.output_norm(mixed)
         return F.linear(mixed, context.output, self.output.bias)
+
+    def at(self, context: RelativeContext, row: int, length: int, tokens_T: Tensor) -> RelativeContext:
+        """The context of some tokens of a row of `length` new ones, in their order, over a buffer.
+
+        Raises:
+            ValueError: the context has no buffer.
+        """
+        past, visible, addend_NC = context.past, context.visible, context.addend_NC
+        if not isinstance(past, KeysValuesRoom):
+            raise ValueError("tokens are evaluated apart over a cache only")
+        seen = past.keys.shape[2]
+        slots_T = seen - length + tokens_T
+        keys_S = torch.arange(seen, device=slots_T.device)
+        return replace(
+            context,
+            addend_NC=addend_NC if len(addend_NC) == 1 else addend_NC[row * length + tokens_T],
+            visible=None if visible is None else visible[row if visible.dim() == 4 else ...][..., tokens_T, :],
+            past=past.at(row, slots_T),
+            # Keys of later tokens have no distance: any column does, for they are not visible.
+            columns_TS=(seen - slots_T.unsqueeze(1) + keys_S).clamp_max(seen),
+        )
 
     def _split(self, x_BLC: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Queries, keys and values, or the last two: each `(B, H, L, E)`."""

@@ -18,7 +18,7 @@ from equilibria.machine.speed import wait
 from equilibria.models import TokenModel
 from equilibria.planning.peak import peak_bytes
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.parallel import Objective
+from equilibria.training.parallel import Objective, Slot
 
 _REPEATS = 3  # timed steps of the largest shape, where there is time for them
 
@@ -236,10 +236,11 @@ class _Trial:
                 memory = model(inputs, memory=memory).memory
         remembered = [] if memory is None else memory.flatten()
 
-        objective, whole = Objective(model, self._loop.recipe.precision), torch.ones((), device=device)
+        objective = Objective(model, self._loop.recipe.precision)
+        slot = Slot(inputs, targets, memory, share=torch.ones((), device=device))
 
         def graph() -> Tensor:
-            return objective(inputs, targets, memory, whole)[0]
+            return objective(slot)[0]
 
         known = [*model.parameters(), *model.buffers(), inputs, targets, *remembered]
         return saved_bytes(graph, known), sum(state.untyped_storage().nbytes() for state in remembered)

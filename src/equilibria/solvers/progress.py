@@ -14,11 +14,11 @@ from equilibria.solvers.solution import Iterate, Status, no_groups_like
 from equilibria.solvers.state import Packing, Scope, State
 
 # A group has stalled when its best residual has not fallen by 2 % in this many steps.
-_PATIENCE, _IMPROVEMENT = 10, 0.98
+PATIENCE, IMPROVEMENT = 10, 0.98
 # A group has diverged when its iterate is this many times larger than where it began.
-_GROWTH = 1e4
+GROWTH = 1e4
 # In coupled scopes the last evaluation goes back to a token's best iterate where the latest is this much worse.
-_WORSE = 2.0
+WORSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Progress:
             difference.masked_fill_(~finite.unsqueeze(-1), 0.0)
             self.z = here
         self.active_at.masked_fill_(self.active, steps)
-        self.improved_at.masked_fill_(self.residual < _IMPROVEMENT * self.best_residual, steps)
+        self.improved_at.masked_fill_(self.residual < IMPROVEMENT * self.best_residual, steps)
         if some_worse:
             self.best = torch.where(worse.unsqueeze(-1), self.best, self.z)
             self.best_residual = torch.where(worse, self.best_residual, self.residual)
@@ -106,7 +106,7 @@ class Progress:
         self.z = self.proposal
         if self.groups.coupled and self.apply.last:
             # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
-            astray = self.active & (self.residual > _WORSE * self.best_residual)
+            astray = self.active & (self.residual > WORSE * self.best_residual)
             self.z = torch.where(astray.unsqueeze(-1), self.best, self.z)
 
     def settle(self) -> None:
@@ -171,12 +171,12 @@ class Progress:
     def _status(self) -> Status:
         if not self.residual.numel():
             return Status.CONVERGED
-        grown = self.value_norm > _GROWTH * self.first_norm
+        grown = self.value_norm > GROWTH * self.first_norm
         flags = [
             self.active,
             self.active & self.broken,
             self.active & grown,
-            self.active & (len(self.counts) - self.improved_at >= _PATIENCE),
+            self.active & (len(self.counts) - self.improved_at >= PATIENCE),
             # What only grew (as by `z + 1`) has a small relative residual and is no solution.
             grown & (self.difference_norm >= self.first_difference),
         ]

@@ -125,7 +125,7 @@ def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "c
     return "cpu" if device == "cpu" or found < needed else "cuda"
 
 
-def share(count: int, world: World) -> slice:
+def own_rows(count: int, world: World) -> slice:
     """The rows of a batch that this process takes.
 
     Raises:

@@ -20,9 +20,9 @@ from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
 from equilibria.training.compilation import compile_cell
-from equilibria.training.distributed import ALONE, World, seed_process, share
+from equilibria.training.distributed import ALONE, World, own_rows, seed_process
 from equilibria.training.optimizers import ScheduledOptimizers
-from equilibria.training.parallel import Objective, Strategy, by_rows, empty_like, local, spread, whole
+from equilibria.training.parallel import Objective, Slot, Strategy, by_rows, empty_like, local, spread, whole
 from equilibria.training.randomness import random_state, restore_random_state
 from equilibria.training.statistics import SolveFigures, StepStatistics
 
@@ -145,13 +145,11 @@ class TrainingLoop:
         if not count:  # a pass through all weights all the same, which the other processes wait for
             targets = torch.zeros_like(targets)
         weight = torch.tensor(count / total, device=self.device)
+        # Gradients of the processes are averaged, and are to be added up.
+        share = weight * self._world.size
+        own = Slot(inputs.to(self.device), targets.to(self.device), self._memories[slot], share)
         with self._parallel.slot(last=slot == self.recipe.accumulation - 1):
-            objective, figures = self._parallel.forward(
-                inputs.to(self.device),
-                targets.to(self.device),
-                self._memories[slot],
-                weight * self._world.size,  # gradients of the processes are averaged, and are to be added up
-            )
+            objective, figures = self._parallel.forward(own)
             objective.backward()
         self._memories[slot] = figures.memory
         if figures.solve is not None:
@@ -261,7 +259,7 @@ class TrainingLoop:
 
 def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:
     """Numbers of the rows that a process takes: its share of each slot."""
-    own = range(recipe.batch_size)[share(recipe.batch_size, world)]
+    own = range(recipe.batch_size)[own_rows(recipe.batch_size, world)]
     return [slot * recipe.batch_size + row for slot in range(recipe.accumulation) for row in own]
 
 

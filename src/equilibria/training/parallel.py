@@ -21,13 +21,24 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
 from equilibria.models import Output, TokenModel
 from equilibria.training.distributed import World
 from equilibria.training.statistics import SolveFigures
 
 Strategy = Literal["ddp", "fsdp2"]
 Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Rows of a step that are taken at once: tokens and targets `(B, L)`, the memory before them, and their share in
+    the objective of the step."""
+
+    tokens: Tensor
+    targets: Tensor
+    memory: Memory | None
+    share: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,17 +61,18 @@ class Objective(nn.Module):
         self.model = model
         self._lowered = precision == "bfloat16"
 
-    def forward(
-        self, tokens_BL: Tensor, targets_BL: Tensor, memory: Memory | None, share: Tensor
-    ) -> tuple[Tensor, SlotFigures]:
-        """The objective times `share`, and what else is wanted, without a graph: a backward pass starts at one place,
-        where FSDP2 sets its hook."""
-        with torch.autocast(tokens_BL.device.type, torch.bfloat16, enabled=self._lowered):
-            output: Output = self.model(tokens_BL, targets_BL, memory)
+    def forward(self, slot: Slot | None) -> tuple[Tensor, SlotFigures | None]:
+        """The objective times its share, and what else is wanted, without a graph: a backward pass starts at one
+        place, where FSDP2 sets its hook. Without a slot, 0 as a function of all weights."""
+        if slot is None:
+            return torch.stack([(parameter * 0.0).sum() for parameter in self.parameters()]).sum(), None
+        with torch.autocast(slot.tokens.device.type, torch.bfloat16, enabled=self._lowered):
+            output: Output = self.model(slot.tokens, slot.targets, slot.memory)
         assert output.loss is not None  # there are targets
+        assert not isinstance(output.memory, Cache)  # which only an inference depth returns
         objective = output.loss if output.penalty is None else output.loss + output.penalty
         solve = None if output.solution is None else SolveFigures.of(output.solution)
-        return objective * share, SlotFigures(output.loss.detach(), output.memory, solve)
+        return objective * slot.share, SlotFigures(output.loss.detach(), output.memory, solve)
 
 
 class Parallel(ABC):
@@ -104,6 +116,10 @@ class Replicated(Parallel):
         # Buffers depend on weights alone, which are the same everywhere: there is nothing to send.
         self._ddp = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
         self.forward = self._ddp
+        # DDP lays out its buckets anew after its first backward pass, and with them the order in which gradients are
+        # added up. That is done here, or the first step of a run that goes on would round otherwise than it had.
+        self._ddp(None)[0].backward()
+        objective.zero_grad(set_to_none=True)
 
     def slot(self, last: bool) -> AbstractContextManager[object]:
         """Gradients stay here but for the last slot."""

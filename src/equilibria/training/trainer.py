@@ -174,7 +174,8 @@ class Trainer:
     def _interrupted(self, interruption: Interruption) -> bool:
         """Whether a signal came, to any process: they all stop after the same step."""
         signalled = int(self._world.highest(interruption.signal or 0)[0])
-        interruption.signal = signalled or None
+        if signalled:  # one that came while the processes asked each other is of the next step
+            interruption.signal = signalled
         return bool(signalled)
 
     def _check_skipped(self, shown: Display) -> None:

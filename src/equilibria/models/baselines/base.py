@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from equilibria.cells import Memory
+from equilibria.cells import Cache, Memory
+from equilibria.models.base import Step
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
@@ -76,8 +78,52 @@ class SequenceModel(CausalModel):
         self.layers = nn.ModuleList(layers)
         self.hidden_dropout = hidden_dropout
 
-    def read(self, x_BLD: Tensor, memory: Memory | None) -> Read:
+    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
         """The last layer's output, and the states of all layers after the last token."""
+        hidden_BLH, states = self._states(x_BLD, memory)
+        # Clones, so that a long segment is not kept alive by a view of its end.
+        kept = Memory(tuple(part.detach().clone() for part in states)) if self.memory_length else None
+        return Read(hidden_BLH, kept)
+
+    @property
+    def decodes(self) -> bool:
+        """Always: a state is all that a layer needs of the past."""
+        return True
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        tokens_BL: Tensor,
+        padding_B: Tensor | None = None,
+        limit: int | None = None,
+        chunk_length: int | None = None,
+    ) -> Step:
+        """Read a prompt; the cache is the layers' state, whatever the memory's length, so no limit bounds it.
+
+        Raises:
+            ValueError: a row has padding, which a state would not forget, or a token is none of the vocabulary's.
+        """
+        self._check_decoding(tokens_BL)
+        if padding_B is not None and bool(padding_B.any()):
+            raise ValueError("this model's state would take padding for text; give prompts of one length")
+        return self._step(tokens_BL, None)
+
+    @torch.no_grad()
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+        """Read further tokens; see `TokenModel.decode`."""
+        tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
+        self._check_decoding(tokens_BL)
+        if not isinstance(cache, Memory):
+            raise ValueError("this model decodes from the state that its prefill returned")
+        return self._step(tokens_BL, cache)
+
+    def _step(self, tokens_BL: Tensor, memory: Memory | None) -> Step:
+        hidden_BLH, states = self._states(self.embedded(tokens_BL), memory)
+        return Step(hidden_BLH, self.embedding, Memory(states))
+
+    def _states(self, x_BLD: Tensor, memory: Memory | Cache | None) -> tuple[Tensor, State]:
+        if isinstance(memory, Cache):
+            raise ValueError("this model goes on from a memory, not from another model's cache")
         layers = cast("Sequence[Layer]", self.layers)
         before = Memory.split(memory, [len(layer.state_shapes) for layer in layers])
         states: list[Tensor] = []
@@ -86,6 +132,4 @@ class SequenceModel(CausalModel):
                 x_BLD = masked(x_BLD, row_mask(x_BLD, self.hidden_dropout, self.training))
             x_BLD, state = layer(x_BLD, layer.start(x_BLD) if part is None else part.states)
             states.extend(state)
-        # Clones, so that a long segment is not kept alive by a view of its end.
-        kept = Memory(tuple(part.detach().clone() for part in states)) if self.memory_length else None
-        return Read(x_BLD, kept)
+        return x_BLD, tuple(states)

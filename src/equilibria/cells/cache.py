@@ -1,0 +1,178 @@
+"""What a model keeps of the tokens it has read, so that a new token is solved alone.
+
+At a fixed point the state of a past token is final, and so are its keys and values: a cache holds those of one cell,
+however often the cell was applied, in buffers with room for what comes next. A cell is handed a view that ends with
+the segment's own slots; its evaluations write there, and the last one leaves what later tokens read. An explicit
+depth has a part for each of its applications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from equilibria.nn.attention import Place
+
+Entry = tuple[int, ...]
+"""Sizes of what is kept of a token: `(features,)`, or with heads before it, `(heads, features)`."""
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """A cell's part of a cache during one solve.
+
+    Attributes:
+        tensors: `(B, S, features)` or `(B, heads, S, features)` each, `S` = past + segment, views of the buffers.
+        place: where the segment stands.
+        tables: what `table` has made before.
+        capacity: tokens that the buffers hold, at least `S`.
+    """
+
+    tensors: tuple[Tensor, ...]
+    place: Place
+    tables: dict[int, Tensor]
+    capacity: int
+
+    def split(self, sizes: Sequence[int]) -> list[CacheView]:
+        """Parts of so many tensors each."""
+        parts = iter(self.tensors)
+        return [replace(self, tensors=tuple(islice(parts, size))) for size in sizes]
+
+    def table(self, owner: nn.Module, make: Callable[[int], Tensor]) -> Tensor:
+        """What depends on weights and a number of tokens only, made once for all that the buffers hold.
+
+        Args:
+            owner: whose it is.
+            make: from a number of tokens to the table.
+        """
+        if id(owner) not in self.tables:
+            self.tables[id(owner)] = make(self.capacity)
+        return self.tables[id(owner)]
+
+
+class Cache:
+    """Per-token tensors of all cells of a model, preallocated, growing in blocks. Changed in place by the model.
+
+    Args:
+        entries: what is kept of a token, cell after cell.
+        limit: past tokens that are kept at most, as a memory's length; None for all.
+
+    Attributes:
+        tokens: read so far, padding among them.
+        warm_start: whether the solve of a token starts from the state of the one before it, and not from where a
+            segment's does. Off: it takes more evaluations of a trained model, and agrees less with a full solve.
+
+    Raises:
+        ValueError: the limit is negative.
+    """
+
+    def __init__(self, entries: Sequence[Entry], limit: int | None = None) -> None:
+        if limit is not None and limit < 0:
+            raise ValueError(f"a cache's limit must be at least 0, or None for all tokens; found {limit}")
+        self.entries, self.limit = tuple(entries), limit
+        self.tokens = 0
+        self.warm_start = False
+        self._latest: Tensor | None = None
+        self._tensors: tuple[Tensor, ...] = ()
+        self._end = 0
+        self._padding_B: Tensor | None = None
+        self._longest_padding = 0
+        self._tables: dict[int, Tensor] = {}
+
+    @property
+    def length(self) -> int:
+        """Tokens that the next one will see."""
+        return self._end if self.limit is None else min(self._end, self.limit)
+
+    @property
+    def batch(self) -> int | None:
+        """Rows; None before the first token."""
+        return self._tensors[0].shape[0] if self._tensors else None
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of one row."""
+        return sum(t.element_size() * t[0].numel() // t.shape[-2] for t in self._tensors)
+
+    @property
+    def bytes(self) -> int:
+        """Of the tokens that the next one will see, of all rows."""
+        return self.bytes_per_token * self.length * (self.batch or 0)
+
+    def pad(self, padding_B: Tensor, tokens_BL: Tensor) -> None:
+        """Declare the first so many tokens of each row padding. Before the first token only.
+
+        Raises:
+            ValueError: not one number per row, or one that leaves no token.
+        """
+        assert not self.tokens
+        batch, length = tokens_BL.shape
+        if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
+            raise ValueError(
+                f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"
+            )
+        self._longest_padding = int(padding_B.max()) if batch else 0
+        self._padding_B = padding_B.to(tokens_BL.device) if self._longest_padding else None
+
+    def present(self, length: int) -> Tensor | None:
+        """Which of the next tokens are no padding, `(B, length, 1)`; None where all are."""
+        present_BL = self._present(self.tokens, length)
+        return None if present_BL is None else present_BL.unsqueeze(-1)
+
+    def room(self, like_BLD: Tensor) -> CacheView:
+        """A view for a segment `(B, L, ·)` of this dtype and device; what is too old goes.
+
+        Raises:
+            ValueError: another batch than before.
+        """
+        batch, length = like_BLD.shape[:2]
+        if self._tensors and batch != self.batch:
+            raise ValueError(f"the cache is of {self.batch} rows, and the tokens are of {batch}")
+        past = self.length
+        if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
+            self._make_room(like_BLD, past)
+        first, end = self._end - past, self._end + length
+        tensors = tuple(t[..., first:end, :] for t in self._tensors)
+        position = self.tokens - past
+        place = Place(past, position, self._present(position, past + length))
+        return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
+
+    def start(self, initial_BLD: Tensor) -> Tensor:
+        """Where the solve of the next tokens starts, given where that of a segment would."""
+        if self._latest is None or not self.warm_start or initial_BLD.shape[1] != 1:
+            return initial_BLD
+        return self._latest
+
+    def advance(self, states_BLD: Tensor) -> None:
+        """What was written for the tokens of these states is final."""
+        self._latest = states_BLD[:, -1:]
+        self._end += states_BLD.shape[1]
+        self.tokens += states_BLD.shape[1]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order, each as often as it is named: for beams and several samples."""
+        self._tensors = tuple(t.index_select(0, rows) for t in self._tensors)
+        self._latest = None if self._latest is None else self._latest.index_select(0, rows)
+        self._padding_B = None if self._padding_B is None else self._padding_B.index_select(0, rows)
+
+    def _make_room(self, like_BLD: Tensor, past: int) -> None:
+        """New buffers with room for the segment and a block of tokens more; the past that is still seen moves there."""
+        batch, length = like_BLD.shape[:2]
+        capacity = past + length + _BLOCK
+        tensors = [like_BLD.new_empty(batch, *entry[:-1], capacity, entry[-1]) for entry in self.entries]
+        for new, old in zip(tensors, self._tensors, strict=False):
+            new[..., :past, :] = old[..., self._end - past : self._end, :]
+        self._tensors, self._end = tuple(tensors), past
+        self._tables.clear()
+
+    def _present(self, position: int, length: int) -> Tensor | None:
+        if self._padding_B is None or position >= self._longest_padding:
+            return None
+        positions = torch.arange(position, position + length, device=self._padding_B.device)
+        return positions >= self._padding_B.unsqueeze(1)

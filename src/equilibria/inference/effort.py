@@ -1,0 +1,66 @@
+"""How much is computed per token when a trained model is used: less than its recipe says, or more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from equilibria.depths import Adaptive, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
+from equilibria.errors import UserError
+from equilibria.models import LanguageModel, TokenModel
+
+Leaving = Literal["converged", "unchanged", "budget"]
+
+_DIVERGENCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What differs from the recipe's solver for evaluation.
+
+    Attributes:
+        tolerance: residual at which a token has converged; None for the solver's. With `leave="unchanged"` it is the
+            divergence, in nats, that counts as no change; None for 1e-3.
+        max_evaluations: of a token; None for the solver's.
+        leave: when tokens leave and cost no more: once they have converged, once their prediction does not change, or
+            all at once after `max_evaluations`. None solves them together, by the solver's own method.
+    """
+
+    tolerance: float | None = None
+    max_evaluations: int | None = None
+    leave: Leaving | None = None
+
+    def __post_init__(self) -> None:
+        if self.leave is not None and self.leave not in get_args(Leaving):
+            raise ValueError(f"leave must be one of {get_args(Leaving)}, found {self.leave!r}")
+
+
+def use(model: TokenModel, effort: Effort) -> None:
+    """Gives a model the effort.
+
+    Raises:
+        UserError: it is another than the recipe's, and the model has no solver.
+    """
+    if effort == Effort():
+        return
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
+        raise UserError(
+            "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
+        )
+    solver = model.depth.eval_solver
+    most = effort.max_evaluations or solver.max_evaluations
+    if effort.leave is None:
+        limited = replace(solver, max_evaluations=most, tol=effort.tolerance or solver.tol)
+        model.depth = replace(model.depth, eval_solver=limited)
+        return
+    model.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
+
+
+def _exit(effort: Effort, most: int, tol: float) -> Exit:
+    match effort.leave:
+        case "unchanged":
+            return ExitOnChange(effort.tolerance or _DIVERGENCE, tol)
+        case "budget":
+            return ExitAfter(most, effort.tolerance or tol)
+        case _:
+            return ExitOnResidual(effort.tolerance or tol)

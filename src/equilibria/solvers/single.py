@@ -1,0 +1,84 @@
+"""Plain iteration of one token per row: the solve loop's arithmetic with as little bookkeeping as it needs.
+
+When a text is decoded every evaluation is small, and the bookkeeping of `Progress` would take a good part of the time.
+Groups are rows here, none depends on another, and nothing is asked for along the way. Whatever is out of the ordinary
+is left to the solve loop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equilibria.solvers.point import Map
+from equilibria.solvers.progress import GROWTH, IMPROVEMENT, PATIENCE, WORSE
+from equilibria.solvers.residual import Criterion, norm, residual_of
+from equilibria.solvers.solution import Iterate, Status
+from equilibria.solvers.state import State
+
+
+def is_single(state: State) -> bool:
+    """Whether a state is one token per row, `(B, 1, features)`, in the solver's own arithmetic."""
+    if not isinstance(state, Tensor) or state.dim() != 3 or not state.numel():
+        return False
+    return state.shape[1] == 1 and state.dtype in (torch.float32, torch.float64)
+
+
+def iterate_single(
+    f: Map, z0: Tensor, tol: float, max_evaluations: int, damping: float, criterion: Criterion
+) -> Iterate | None:
+    """Picard iteration of `(B, 1, features)`; None where a value is not finite or an iterate goes astray at the end.
+
+    Args:
+        f: the map.
+        z0: the start, in float32 or more.
+        tol, max_evaluations, damping, criterion: as of the solver.
+    """
+    z, first_norm, first_difference = z0, norm(z0).clamp(min=1.0), None
+    residuals: list[Tensor] = []
+    trace: list[float] = []
+    while True:
+        value = f(z)
+        value_norm, difference_norm = norm(value), norm(value - z)
+        first_difference = difference_norm if first_difference is None else first_difference
+        residuals.append(residual_of(difference_norm, value_norm, criterion))
+        trace.append(float(residuals[-1].max()))
+        if not trace[-1] < torch.inf:
+            return None
+        if trace[-1] <= tol or len(trace) == max_evaluations:
+            break
+        proposal = value if damping == 1.0 else torch.lerp(z, value, damping)
+        if len(z) > 1:
+            proposal = torch.lerp(z, proposal, (residuals[-1] > tol).to(z.dtype).unsqueeze(-1))
+        z = proposal
+    history = torch.stack(residuals)
+    if len(trace) == max_evaluations > 1 and bool((history[-2] > WORSE * history[:-1].amin(0)).any()):
+        return None
+    grown = value_norm > GROWTH * first_norm
+    steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
+    active_at = ((history > tol) * steps).amax(0)
+    return Iterate(
+        value=z,
+        proposal=z,
+        residual=residuals[-1],
+        tolerance=tol,
+        evaluations=len(trace),
+        trace=trace,
+        group_evaluations=(active_at + 1).clamp_max(len(trace)),
+        status=_status(history, tol, grown, difference_norm >= first_difference),
+    )
+
+
+def _status(history: Tensor, tol: float, grown: Tensor, no_nearer: Tensor) -> Status:
+    """How a finite solve ended, by the rules of `Progress`."""
+    active = history[-1] > tol
+    if not bool(active.any()):
+        return Status.DIVERGED if bool((grown & no_nearer).any()) else Status.CONVERGED
+    if bool((active & grown).any()):
+        return Status.DIVERGED
+    improved_at, best = torch.zeros_like(history[0], dtype=torch.int32), torch.full_like(history[0], torch.inf)
+    for step, residual in enumerate(history, start=1):
+        improved_at.masked_fill_(residual < IMPROVEMENT * best, step)
+        best = torch.minimum(best, residual)
+    stalled = active & (len(history) - improved_at >= PATIENCE)
+    return Status.STALLED if bool(stalled.any()) else Status.MAX_EVALUATIONS

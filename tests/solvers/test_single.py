@@ -1,0 +1,46 @@
+"""The short loop of single tokens is the solve loop's arithmetic, to the last bit."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+import equilibria as eq
+from equilibria.solvers.base import Solver
+from equilibria.solvers.single import iterate_single
+
+MAPS = {
+    "contracts": lambda z, x, weight: torch.tanh(0.1 * z @ weight + x),
+    "hardly contracts": lambda z, x, weight: torch.tanh(0.3 * z @ weight + x),
+    "wanders": lambda z, x, weight: torch.tanh(2.0 * z @ weight + x),
+    "grows": lambda z, x, weight: 1.7 * z + x,
+    "grows by little": lambda z, x, weight: z + 1e3 * x,
+    "overflows": lambda z, x, weight: z * 1e30 + x,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", MAPS)
+def test_the_outcome_is_that_of_the_solve_loop(name, batch):
+    torch.manual_seed(batch)
+    weight, x = torch.randn(16, 16) / 2, torch.randn(batch, 1, 16)
+
+    def f(z: Tensor) -> Tensor:
+        return MAPS[name](z, x, weight)
+
+    for budget, damping, criterion in product((1, 2, 5, 60), (1.0, 0.7), ("relative", "absolute")):
+        solver = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token", damping=damping, criterion=criterion)
+        start = torch.zeros(batch, 1, 16)
+        one, two = solver.solve(f, start), Solver._solve(solver, f, start, False, ())
+        assert torch.equal(one.value, two.value)
+        assert torch.equal(one.residual, two.residual)
+        assert torch.equal(one.group_evaluations, two.group_evaluations)
+        assert one.group_evaluations.dtype == two.group_evaluations.dtype
+        assert (one.status, one.evaluations, one.trace) == (two.status, two.evaluations, two.trace)
+
+
+def test_what_is_not_finite_is_left_to_the_solve_loop():
+    assert iterate_single(lambda z: z / 0.0, torch.ones(1, 1, 2), 1e-3, 5, 1.0, "relative") is None
