@@ -7,6 +7,7 @@ share it, by DDP and by FSDP2. On a machine whose cores one process can fill, tw
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -32,12 +33,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender is started")
     options = parser.parse_args(arguments)
     console = prepare(options)
+    load = os.getloadavg()[0]  # processes that would run: what others take of the machine shows in all times
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
         for name, (processes, strategy) in CONTENDERS.items():
             console.print(f"round {number + 1} of {options.rounds}: {name}")
             found[name].append(measured(options, processes, strategy))
     result = {
+        "load_average": {"before": load, "after": os.getloadavg()[0]},
         "sizes": {name: getattr(options, name.replace("-", "_")) for name in (*_SIZES, "rounds")},
         "contenders": {name: summary(rounds) for name, rounds in found.items()},
     }
