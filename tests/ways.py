@@ -38,6 +38,7 @@ CONVERGENT: dict[str, Gradient] = {
     "unrolled": eq.Unrolled(steps=80),
     "unrolled-checkpointed": eq.Unrolled(steps=80, checkpoint=True),
     "reused-refined": REUSED["reused-refined"],
+    "switching": eq.Switching(converged=EXACT, otherwise=eq.Phantom(steps=60)),
 }
 """Gradients that are those of the solution, with so many steps, on maps that contract by a half."""
 

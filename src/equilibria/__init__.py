@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Neumann,
         Phantom,
         ReuseInverse,
+        Switching,
         Unrolled,
         fixed_point_correction,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "ReuseInverse",
     "Solution",
     "Status",
+    "Switching",
     "Unrolled",
     "audit_batch_invariance",
     "audit_causality",
@@ -91,6 +93,7 @@ _HOMES = {
     "ReuseInverse": "equilibria.gradients",
     "Solution": "equilibria.solvers",
     "Status": "equilibria.solvers",
+    "Switching": "equilibria.gradients",
     "Unrolled": "equilibria.gradients",
     "audit_batch_invariance": "equilibria.diagnostics",
     "audit_causality": "equilibria.diagnostics",

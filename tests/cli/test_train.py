@@ -31,12 +31,12 @@ FLAGS = {
     ),
     "model.depth": (
         *("kind", "applications", "tied", "shared_biases", "checkpoint", "states_every"),
-        *("max_steps", "threshold", "ponder_weight", "residual_penalty", "jacobian_penalty"),
+        *("max_steps", "threshold", "ponder_weight", "residual_penalty", "penalty_above", "jacobian_penalty"),
     ),
     "model.depth.solver": SOLVER,
     "model.depth.eval_solver": SOLVER,
     "model.depth.gradient": (
-        *("method", "steps", "damping", "checkpoint", "terms"),
+        *("method", "steps", "damping", "checkpoint", "share", "terms"),
         *("adjoint", "tol", "max_evaluations", "restart", "history"),
     ),
     "model.depth.schedule": (

@@ -44,7 +44,7 @@ from equilibria.depths import (
     ResidualPenalty,
     UnrolledDepth,
 )
-from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Unrolled
+from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Switching, Unrolled
 from equilibria.models import LanguageModel, Regularisation
 from equilibria.models.baselines import SequenceModel
 from equilibria.models.encoder_decoder import UniversalTransformer
@@ -68,8 +68,8 @@ VALUES: Mapping[str, Any] = {
     **{"dilation": 2, "weight_dropout": 0.25, "recurrent_std": 0.5, "scan": True},
     **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},
     **{"products": "differences", "criterion": "absolute", "check_every": 4},
-    **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6},
-    **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2},
+    **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6, "share": 0.75},
+    **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2, "penalty_above": 0.25},
     **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
     **{
         "cutoffs": (4, 7),
@@ -168,15 +168,19 @@ def test_every_option_of_a_gradient_is_in_the_recipe(method: Any) -> None:
 
 
 @pytest.mark.parametrize(("adjoint", "option"), cases(ADJOINT_OPTIONS))
-@pytest.mark.parametrize("method", ["implicit", "reuse_inverse"])
+@pytest.mark.parametrize("method", ["implicit", "reuse_inverse", "switching"])
 def test_an_option_reaches_the_adjoint_solver(method: Any, adjoint: Any, option: str) -> None:
     section = GradientRecipe(method=method, adjoint=adjoint, **{option: VALUES[option]})
     solver = SolverRecipe(method="broyden", tol=0.1, max_evaluations=5)
     assert list(problems(recipe(ModelRecipe(depth=DepthRecipe(gradient=section, solver=solver))))) == []
     built = build_gradient(section)
+    if isinstance(built, Switching):
+        built = built.converged
     assert isinstance(built, Implicit | ReuseInverse)
     found = built.solver if isinstance(built, Implicit) else built.refine
-    default = Implicit().solver if adjoint == "gmres" else {**SOLVERS, "gmres": GMRES}[adjoint]()
+    usual = (Switching().converged if method == "switching" else Implicit()).solver
+    kind = {**SOLVERS, "gmres": GMRES}[adjoint]
+    default = usual if isinstance(usual, kind) else kind()
     assert found == replace(default, **{option: VALUES[option]})
     assert found != default
 
@@ -184,6 +188,13 @@ def test_an_option_reaches_the_adjoint_solver(method: Any, adjoint: Any, option:
 def test_gradients_without_an_adjoint_solver() -> None:
     assert build_gradient(GradientRecipe(method="implicit")) == Implicit()
     assert build_gradient(GradientRecipe(method="reuse_inverse")) == ReuseInverse()
+    assert build_gradient(GradientRecipe(method="switching")) == Switching()
+
+
+def test_the_other_options_of_switching() -> None:
+    usual = Switching()
+    found = build_gradient(GradientRecipe(method="switching", steps=3, checkpoint=False, share=0.5))
+    assert found == Switching(usual.converged, Phantom(steps=3, checkpoint=False), share=0.5)
 
 
 @pytest.mark.parametrize("option", DEPTH_OPTIONS["equilibrium"])

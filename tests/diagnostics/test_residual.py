@@ -34,6 +34,18 @@ def test_descending_it_makes_a_map_converge_faster():
     assert solve().residual.max() < 0.5 * first.residual.max()
 
 
+@pytest.mark.parametrize("above", [0.0, 1e-3, 10.0])
+def test_only_what_is_above_a_limit_counts(above: float):
+    f = causal_attention()
+    solver = eq.Picard(tol=0.0, max_evaluations=3, scope="prefix")
+    z0 = torch.zeros_like(f.injection)
+    solution = eq.fixed_point(f, z0, solver, eq.Phantom(steps=4), "ignore")
+    residual = eq.fixed_point(f, z0, solver, eq.Phantom(steps=3), "ignore").residual
+    expected = torch.relu(residual - above).mean()
+    torch.testing.assert_close(eq.residual_penalty(solution, above).float(), expected)
+    assert (expected > 0) == (above < 10)
+
+
 def test_without_a_tracked_evaluation_it_says_so():
     f = affine(radius=0.5)
     with torch.no_grad():

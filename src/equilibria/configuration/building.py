@@ -18,6 +18,7 @@ from equilibria.configuration.depth import (
     GradientRecipe,
     ScheduleRecipe,
     SolverRecipe,
+    default_adjoint,
 )
 from equilibria.configuration.model import (
     CELL_OPTIONS,
@@ -55,6 +56,7 @@ from equilibria.gradients import (
     Neumann,
     Phantom,
     ReuseInverse,
+    Switching,
     Unrolled,
 )
 from equilibria.models import LanguageModel, TokenModel
@@ -173,6 +175,12 @@ def build_gradient(recipe: GradientRecipe) -> Gradient:
     """The gradient that a section of a recipe describes."""
     if recipe.method == "implicit":
         return Implicit(solver=_adjoint(recipe))
+    if recipe.method == "switching":
+        default = Switching()
+        phantom = replace(default.otherwise, **given_options(recipe, ("steps", "checkpoint")))
+        return replace(
+            default, converged=Implicit(_adjoint(recipe)), otherwise=phantom, **given_options(recipe, ("share",))
+        )
     if recipe.method == "reuse_inverse":
         refined = given_options(recipe, GRADIENT_OPTIONS["reuse_inverse"])
         return ReuseInverse(refine=_adjoint(recipe) if refined else None)
@@ -180,9 +188,10 @@ def build_gradient(recipe: GradientRecipe) -> Gradient:
 
 
 def _adjoint(recipe: GradientRecipe) -> Solver | GMRES:
-    method = recipe.adjoint or "gmres"
+    method = recipe.adjoint or default_adjoint(recipe)
     options = given_options(recipe, ADJOINT_OPTIONS[method])
-    return replace(Implicit().solver, **options) if method == "gmres" else _ADJOINTS[method](**options)
+    default = Switching().converged.solver if recipe.method == "switching" else Implicit().solver
+    return replace(default, **options) if isinstance(default, _ADJOINTS[method]) else _ADJOINTS[method](**options)
 
 
 @contextmanager
@@ -274,7 +283,7 @@ def _equilibrium(depth: DepthRecipe) -> Equilibrium:
         solver=build_solver(depth.solver),
         eval_solver=build_solver(depth.eval_solver),
         gradient=build_gradient(depth.gradient),
-        **given_options(depth, ("residual_penalty", "jacobian_penalty", "states_every")),
+        **given_options(depth, ("residual_penalty", "penalty_above", "jacobian_penalty", "states_every")),
     )
 
 

@@ -37,12 +37,13 @@ GRADIENT_OPTIONS: Options = {
     "jacobian_free": (),
     "neumann": ("terms",),
     "reuse_inverse": _ADJOINT,
+    "switching": (*_ADJOINT, "steps", "checkpoint", "share"),
 }
 """Options that each gradient takes."""
 
 DEPTH_OPTIONS: Options = {
-    "equilibrium": ("residual_penalty", "jacobian_penalty", "states_every"),
-    "unrolled": ("checkpoint", "states_every", "residual_penalty"),
+    "equilibrium": ("residual_penalty", "penalty_above", "jacobian_penalty", "states_every"),
+    "unrolled": ("checkpoint", "states_every", "residual_penalty", "penalty_above"),
     "stack": ("tied", "shared_biases"),
     "halting": ("max_steps", "threshold", "ponder_weight"),
 }
@@ -97,22 +98,26 @@ class SolverRecipe:
 class GradientRecipe:
     """How the backward pass is taken."""
 
-    method: Literal["implicit", "phantom", "unrolled", "jacobian_free", "neumann", "reuse_inverse"]
-    """Solve the adjoint equation, differentiate a few steps from the solution or all of a few, or approximate."""
+    method: Literal["implicit", "phantom", "unrolled", "jacobian_free", "neumann", "reuse_inverse", "switching"]
+    """Solve the adjoint equation, differentiate a few steps from the solution or all of a few, approximate, or take the
+    first where the solve converged and the second where not."""
     steps: Count | None = None
-    """Differentiated steps; for phantom and unrolled."""
+    """Differentiated steps; for phantom, unrolled and switching."""
     damping: Ratio | None = None
     """Share of the new value in a step; for phantom, and for picard and anderson as the adjoint solver."""
     checkpoint: bool | None = None
-    """Recompute each step in the backward pass instead of storing it; for phantom and unrolled."""
+    """Recompute each step in the backward pass instead of storing it; for phantom, unrolled and switching."""
+    share: Ratio | None = None
+    """Share of the tokens that must have converged for the implicit gradient; for switching; left out: 0.99."""
     terms: Count | None = None
     """Terms of the series; for neumann."""
     adjoint: Literal["gmres", "picard", "anderson", "broyden"] | None = None
-    """Adjoint solver; for implicit (left out: gmres) and, as a refinement, for reuse_inverse (left out: none)."""
+    """Adjoint solver; for implicit (left out: gmres), for switching (left out: picard) and, as a refinement, for
+    reuse_inverse (left out: none)."""
     tol: Positive | None = None
-    """Residual at which the adjoint solve has converged; for implicit and reuse_inverse."""
+    """Residual at which the adjoint solve has converged; for implicit, switching and reuse_inverse."""
     max_evaluations: Count | None = None
-    """Vector-Jacobian products in the adjoint solve, at most; for implicit and reuse_inverse."""
+    """Vector-Jacobian products in the adjoint solve, at most; for implicit, switching and reuse_inverse."""
     restart: Count | None = None
     """Basis vectors kept before a restart; for gmres as the adjoint solver."""
     history: Count | None = None
@@ -173,6 +178,8 @@ class DepthRecipe:
     """Weight, in the training loss, of the steps that are taken; for halting; left out: 1e-3."""
     residual_penalty: NonNegative | None = None
     """Weight, in the training loss, of the residual that the last differentiated step leaves; left out: 2.5."""
+    penalty_above: NonNegative | None = None
+    """Only what a residual has beyond this is penalised; left out: 0."""
     jacobian_penalty: NonNegative | None = None
     """Weight, in the training loss, of the squared norm of the Jacobian; for equilibrium; left out: 0."""
     solver: Annotated[SolverRecipe, Parameter(group="model.depth.solver")] = field(
@@ -212,12 +219,17 @@ def _gradient_problems(key: str, gradient: GradientRecipe, solver: SolverRecipe)
     if gradient.method == "reuse_inverse" and solver.method != "broyden":
         expected = 'expected "broyden", whose pairs the gradient "reuse_inverse" uses'
         yield f'model.depth.solver.method = "{solver.method}": {expected}'
-    if gradient.method in ("implicit", "reuse_inverse"):
-        adjoint = gradient.adjoint or "gmres"
+    if "adjoint" in GRADIENT_OPTIONS[gradient.method]:
+        adjoint = gradient.adjoint or default_adjoint(gradient)
         for name in _ADJOINT:
             if name != "adjoint" and name not in ADJOINT_OPTIONS[adjoint] and is_given(getattr(gradient, name)):
                 taken = ", ".join(ADJOINT_OPTIONS[adjoint])
                 yield f'{key}.{name}: adjoint "{adjoint}" has no such option; it takes {taken}'
+
+
+def default_adjoint(gradient: GradientRecipe) -> Literal["gmres", "picard"]:
+    """The adjoint solver where none is named."""
+    return "picard" if gradient.method == "switching" else "gmres"
 
 
 def _schedule_problems(key: str, depth: DepthRecipe) -> Iterator[str]:

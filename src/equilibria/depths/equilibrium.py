@@ -26,8 +26,10 @@ class Equilibrium:
         solver: how to solve in training.
         gradient: how to differentiate in training.
         eval_solver: how to solve in evaluation.
-        residual_penalty: weight, in the training loss, of the mean residual at the last tracked evaluation. It keeps
-            the map converging where learning alone would let it go.
+        residual_penalty: weight, in the training loss, of the mean residual at the tracked evaluation. It keeps the
+            map converging where learning alone would let it go.
+        penalty_above: only what a residual has beyond this is penalised. The implicit gradient needs it: there the
+            penalty sees one evaluation and, without a limit, contracts the map to nothing.
         jacobian_penalty: weight, in the training loss, of `‖J‖²_F` per element of the state, estimated at the solution
             (Bai, Koltun and Kolter 2021, arXiv:2106.14342). It costs an evaluation and two passes back through it.
         states_every: in training, return what the solver had after every so many evaluations too, as far as it got,
@@ -38,11 +40,12 @@ class Equilibrium:
     gradient: Gradient = field(default_factory=lambda: Phantom(steps=7))
     eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
     residual_penalty: float = 2.5
+    penalty_above: float = 0.0
     jacobian_penalty: float = 0.0
     states_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("residual_penalty", "jacobian_penalty"):
+        for name in ("residual_penalty", "penalty_above", "jacobian_penalty"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
         check_states_every(self.states_every)
@@ -71,7 +74,7 @@ class Equilibrium:
         """The weighted penalties; None where there is none."""
         penalties = []
         if self.residual_penalty and solution.tracked is not None:
-            penalties.append(self.residual_penalty * residual_penalty(solution))
+            penalties.append(self.residual_penalty * residual_penalty(solution, self.penalty_above))
         if self.jacobian_penalty:
             # Fused attention has no second derivative; the backend is chosen here, so that solves keep the fast one.
             with sdpa_kernel(SDPBackend.MATH):

@@ -10,10 +10,14 @@ from equilibria.solvers.residual import EPSILON, norm
 from equilibria.solvers.state import Packing
 
 
-def residual_penalty(solution: Solution) -> Tensor:
-    """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the last tracked evaluation of a solution, differentiable.
+def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
+    """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the tracked evaluation of a solution, differentiable.
 
     Added to a loss it asks the map to contract where the solve ends, and costs no evaluation and no second derivative.
+
+    Args:
+        solution: with its tracked evaluation.
+        above: what a group's residual has beyond this counts: a map that converges well enough is left in peace.
 
     Raises:
         ValueError: the solution was computed without gradients, so there is nothing to penalise.
@@ -24,4 +28,4 @@ def residual_penalty(solution: Solution) -> Tensor:
     z, f_z = (packing.pack(state) for state in solution.tracked)
     with torch.no_grad():
         scale = norm(f_z) + EPSILON
-    return (norm(f_z - z) / scale).mean()
+    return (norm(f_z - z) / scale - above).clamp(min=0).mean()

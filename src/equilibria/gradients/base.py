@@ -35,11 +35,15 @@ Differentiate = Callable[[State, Iterate, AdjointReport], tuple[State, tuple[Sta
 def solve_and_differentiate(
     f: Map, z0: State, solver: Solver, iterates: Collection[int], differentiate: Differentiate
 ) -> Solution:
-    """Solve without gradients, then give the solution and the wanted iterates a graph at the point where they are.
+    """Solve without gradients, then give the solution and the wanted iterates a graph at the point where they are."""
+    return differentiate_solved(z0, solver, solver.solve(f, z0, iterates=iterates), differentiate)
+
+
+def differentiate_solved(z0: State, solver: Solver, iterate: Iterate, differentiate: Differentiate) -> Solution:
+    """Give the solution of a solve and the iterates that it kept a graph at the point where they are.
 
     The solution has its own graph however early the solve ended: iterates come on top of it, never in its place.
     """
-    iterate = solver.solve(f, z0, iterates=iterates)
     solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
     solution.value, solution.tracked = differentiate(solution.value, iterate, solution.adjoint)
     solution.iterates = {

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, normalised, solve_adjoint
-from equilibria.gradients.base import solve_and_differentiate
+from equilibria.gradients.base import differentiate_solved
 from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State
 from equilibria.solvers.state import leaves, rebuild
 
@@ -63,11 +63,15 @@ class Implicit:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then attach the graph of one evaluation."""
+        return self.after(f, z0, solver, solver.solve(f, z0, iterates=iterates))
+
+    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate) -> Solution:
+        """Attach the graph of one evaluation to a solve that is done."""
 
         def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
             return self._attach_at(f, state, report)
 
-        return solve_and_differentiate(f, z0, solver, iterates, differentiate)
+        return differentiate_solved(z0, solver, iterate, differentiate)
 
     def _attach_at(self, f: Map, state: State, report: AdjointReport) -> tuple[State, tuple[State, State]]:
         evaluation, tracked = evaluate(f, state)

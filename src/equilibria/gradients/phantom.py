@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from equilibria.gradients.base import solution_after
 from equilibria.gradients.unrolled import track
-from equilibria.solvers import Map, Solution, Solver, State
+from equilibria.solvers import Iterate, Map, Solution, Solver, State
 from equilibria.solvers.picard import check_damping
 from equilibria.solvers.state import Packing
 
@@ -37,13 +37,19 @@ class Phantom:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then unroll with them, from the solution and from each of `iterates`."""
-        iterate = solver.solve(f, z0, propose=True, iterates=iterates)
-        start = Packing.of(z0, solver.scope).unpack(iterate.proposal)
-        tracked, value = track(f, start, self.steps, self.damping, self.checkpoint)
+        return self.after(f, z0, solver, solver.solve(f, z0, propose=True, iterates=iterates))
+
+    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate, at_end_of_solve: bool = False) -> Solution:
+        """Unroll with gradients from the proposal of a solve that is done, and from each iterate that it kept.
+
+        The solution's tracked evaluation is the last one or, with `at_end_of_solve`, the first.
+        """
+
+        def unrolled(state: State) -> tuple[list[tuple[State, State]], State]:
+            return track(f, state, self.steps, self.damping, self.checkpoint)
+
+        tracked, value = unrolled(Packing.of(z0, solver.scope).unpack(iterate.proposal))
         solution = solution_after(f, value, solver, iterate, tracked=self.steps)
-        solution.tracked = tracked
-        solution.iterates = {
-            number: track(f, state, self.steps, self.damping, self.checkpoint)[1]
-            for number, state in iterate.iterates.items()
-        }
+        solution.tracked = tracked[0 if at_end_of_solve else -1]
+        solution.iterates = {number: unrolled(state)[1] for number, state in iterate.iterates.items()}
         return solution

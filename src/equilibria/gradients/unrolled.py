@@ -35,7 +35,7 @@ class Unrolled:
         kept: dict[int, State] = {}
         tracked, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
         solution = solution_after(f, value, solver, None, tracked=self.steps)
-        solution.tracked, solution.iterates = tracked, kept
+        solution.tracked, solution.iterates = tracked[-1], kept
         return solution
 
 
@@ -47,21 +47,20 @@ def track(
     checkpoint: bool,
     wanted: Collection[int] = (),
     kept: dict[int, State] | None = None,
-) -> tuple[tuple[State, State], State]:
+) -> tuple[list[tuple[State, State]], State]:
     """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
 
-    Iterates with a number in `wanted` are put into `kept`. Returns the last evaluation `(z, f(z))` and the last
-    iterate.
+    Iterates with a number in `wanted` are put into `kept`. Returns every evaluation `(z, f(z))` and the last iterate.
     """
-    last = z, z
+    evaluations = []
     with torch.enable_grad():
         for step in range(steps):
             if kept is not None and step in wanted:
                 kept[step] = z
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
-            last = z, value
+            evaluations.append((z, value))
             if damping < 1.0:
                 mixed = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), leaves(value), strict=True))
                 value = rebuild(z, mixed)
             z = value
-    return last, z
+    return evaluations, z

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,11 +59,16 @@ class FeedForward(nn.Module):
     def _activated(self, a: Tensor) -> Tensor:
         match self.activation:
             case "relu":
-                return F.relu(a, inplace=True)
+                return _relu(a)
             case "gelu":
                 return F.gelu(a)
             case "relu_squared":
-                return F.relu(a, inplace=True).square()
+                return _relu(a).square()
             case "swiglu":
                 gate, value = a.chunk(2, dim=-1)
                 return F.silu(gate) * value
+
+
+def _relu(a: Tensor) -> Tensor:
+    """In place without a graph; with one, `a` is a view, and its in-place gradient costs several copies."""
+    return F.relu(a, inplace=not torch.is_grad_enabled())

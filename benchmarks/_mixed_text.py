@@ -1,0 +1,49 @@
+"""One folder of text from two sources, in turn: the English that Python carries, and a folder."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from equilibria.data import EmbeddedText, Source, TextFolder
+from equilibria.data.corpus import Split
+from equilibria.reproduction.runs import write_text
+
+_RUN = 8192
+"""Characters of one source before the other follows, about."""
+
+
+def mixed_folder(path: Path, folder: Path) -> Path:
+    """Writes the train and valid text of the embedded source and of the folder `path`, in turn, into `folder`.
+
+    Both keep their order and end together, so that a stretch of either split has the share of both that the whole has.
+    Nothing is written where the files are there already.
+
+    Raises:
+        UserError: `path` is no folder in the layout of WikiText.
+    """
+    for split in ("train", "valid"):
+        file = folder / f"{split}.txt"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, "".join(_in_turn([EmbeddedText(), TextFolder(path)], split)))
+    return folder
+
+
+def _in_turn(sources: list[Source], split: Split) -> Iterator[str]:
+    """Runs of whole passages; next comes the source of which the smaller share has been read."""
+    runs = [list(_runs(source, split)) for source in sources]
+    places = [(number / len(of), which, number) for which, of in enumerate(runs) for number in range(len(of))]
+    for _, which, number in sorted(places):
+        yield runs[which][number]
+
+
+def _runs(source: Source, split: Split) -> Iterator[str]:
+    """The text in runs of whole passages."""
+    read = 0
+
+    def run_of(piece: str) -> int:
+        nonlocal read
+        read += len(piece)
+        return (read - len(piece)) // _RUN
+
+    return ("".join(pieces) for _, pieces in groupby(source.pieces(split), run_of))

@@ -1,0 +1,46 @@
+"""The implicit gradient of a solve that converged, the phantom gradient of one that did not.
+
+The implicit gradient costs one stored evaluation and is right at a fixed point alone: where a solve falls short it
+misleads, and a model that follows it learns less and less. The phantom gradient is that of a truncated computation
+wherever it starts, and training with it brings convergence back. Which of them a step takes is read off its residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from equilibria.gradients.implicit import Implicit
+from equilibria.gradients.phantom import Phantom
+from equilibria.solvers import Map, Picard, Solution, Solver, State
+
+
+@dataclass(frozen=True)
+class Switching:
+    """Take one gradient where enough of a batch converged, and another where it did not.
+
+    Either way the solution's tracked evaluation, which a residual penalty reads, is the one at the end of the solve.
+
+    Args:
+        converged: the implicit gradient. Its default solves the adjoint equation to a twentieth, by plain iteration:
+            more digits than the noise of a batch has are not worth their time.
+        otherwise: the phantom gradient. Its default keeps states only, so that a step never needs much more memory
+            than one evaluation.
+        share: of the groups of a solve (samples, or tokens) that must have reached the tolerance, `0 < share ≤ 1`.
+    """
+
+    converged: Implicit = field(default_factory=lambda: Implicit(Picard(tol=5e-2, max_evaluations=10, scope="sample")))
+    otherwise: Phantom = field(default_factory=lambda: Phantom(steps=5, checkpoint=True))
+    share: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, found {self.share}")
+
+    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
+        """Solve without gradients; then attach the one or the other."""
+        iterate = solver.solve(f, z0, propose=True, iterates=iterates)
+        done = iterate.residual <= solver.tol
+        if done.sum() >= self.share * done.numel():
+            return self.converged.after(f, z0, solver, iterate)
+        return self.otherwise.after(f, z0, solver, iterate, at_end_of_solve=True)
