@@ -95,7 +95,10 @@ def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], context) -> T
         states = list(z[b])
         if cell.injection:
             a = 1.0 / (1.0 + torch.exp(-cell.carry_logit))
-            states = [a * h + (1.0 - a) * linear(cell.inject, e) for h, e in zip(states, inputs[b], strict=True)]
+            injected = [linear(cell.inject, e) for e in inputs[b]]
+            if options["injection_norm"]:
+                injected = [e / torch.sqrt((e * e).mean() + torch.finfo(e.dtype).eps) for e in injected]
+            states = [a * h + (1.0 - a) * e for h, e in zip(states, injected, strict=True)]
         for index, block in enumerate(cell.blocks):
             masks = [context.blocks[index].attention_dropout, context.blocks[index].feed_forward_dropout]
             given_masks = [torch.ones_like(z) if mask is None else mask for mask in masks]
@@ -120,6 +123,8 @@ OPTIONS = st.fixed_dictionaries(
         "activation": st.sampled_from(["relu", "gelu", "relu_squared", "swiglu"]),
         "normalisation": st.sampled_from(["none", "weight"]),
         "injection": st.booleans(),
+        "injection_norm": st.booleans(),
+        "carry": st.sampled_from([0.3, 0.9]),
     }
 )
 
@@ -191,7 +196,7 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
     [
         {},
         {"norm": "rms", "query_key_norm": True, "key_value_heads": 1, "activation": "swiglu"},
-        {"positions": "linear", "normalisation": "weight", "activation": "gelu"},
+        {"positions": "linear", "normalisation": "weight", "activation": "gelu", "injection_norm": True, "carry": 0.6},
         {"positions": "none", "normalisation": "spectral", "injection": False},
     ],
     ids=["default", "modern", "linear", "spectral"],
@@ -230,6 +235,8 @@ def test_gradients(options):
         ({"norm": "batch"}, "norm"),
         ({"activation": "tanh"}, "activation"),
         ({"blocks": 0}, "blocks"),
+        ({"carry": 0.0}, "carry"),
+        ({"carry": 1.0}, "carry"),
     ],
 )
 def test_impossible_options_are_errors(options, message):

@@ -25,7 +25,16 @@ FLAGS = {
     "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
-        *("norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads", "activation"),
+        *(
+            "norm",
+            "positions",
+            "query_key_norm",
+            "query_key_gain",
+            "key_value_heads",
+            "activation",
+            "carry",
+            "injection_norm",
+        ),
         *("attention_dropout", "window", "norm_position", "affine", "initial_std"),
         *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
     ),

@@ -63,7 +63,7 @@ GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": Jacobian
 VALUES: Mapping[str, Any] = {
     **{"heads": 2, "inner": 24, "blocks": 2, "norm": "rms", "positions": "none", "query_key_norm": True},
     **{"query_key_gain": 2.5, "key_value_heads": 1, "activation": "gelu", "normalisation": "weight"},
-    **{"attention_dropout": 0.25},
+    **{"attention_dropout": 0.25, "carry": 0.75, "injection_norm": True},
     **{"window": 3, "norm_position": "pre", "affine": True, "initial_std": 0.5, "hidden": 9, "output_size": 16},
     **{"dilation": 2, "weight_dropout": 0.25, "recurrent_std": 0.5, "scan": True},
     **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},

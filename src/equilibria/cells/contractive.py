@@ -5,7 +5,8 @@
     f(z; x) = LN(h)
 
 The injection `e` enters every evaluation with weight `1 − a`, so that the carried state alone contracts; the outer
-norm keeps states bounded. Keys and values of the memory, the injection, weights and dropout masks make up the context.
+norm keeps states bounded. A normed injection cannot outgrow the state, so that depth stays in use. Keys and values of
+the memory, the injection, weights and dropout masks make up the context.
 
 Without injection, `h = z`: the explicit pre-norm transformer with the same blocks and one norm at the end.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
 from equilibria.cells.cache import CacheView, Entry
@@ -26,9 +28,6 @@ from equilibria.nn.dropout import add_masked, dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward, FeedForwardContext
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.norms import Norm, feature_norm
-
-# The share of the carried state at the start: larger learns no better and converges slower, smaller learns slower.
-_CARRY = 0.3
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,9 @@ class ContractiveCell(Cell[ContractiveContext]):
         key_value_heads: heads of keys and values, a divisor of `heads`; None for as many.
         activation: of the feed-forward network.
         normalisation: of the weights of attention and feed-forward network.
+        carry: share of the carried state at the start, the same for all features. More of it is more depth: it learns
+            more and converges slower.
+        injection_norm: whether the injection is divided by its root mean square, over the features.
         injection: whether there are a carry and an input; without them the cell starts from the embedded inputs.
     """
 
@@ -111,16 +113,20 @@ class ContractiveCell(Cell[ContractiveContext]):
         key_value_heads: int | None = None,
         activation: Activation = "relu",
         normalisation: Normalisation = "none",
+        carry: float = 0.3,
+        injection_norm: bool = False,
         injection: bool = True,
     ) -> None:
         super().__init__()
+        if not 0 < carry < 1:
+            raise ValueError(f"carry must be between 0 and 1, found {carry}")
         if blocks < 1:
             raise ValueError(f"blocks must be at least 1, found {blocks}")
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
         self.heads, self.key_value_heads = heads, heads if key_value_heads is None else key_value_heads
-        self.injection, self.remembered = injection, blocks
+        self.injection, self.injection_norm, self.remembered = injection, injection_norm, blocks
         self.inject = nn.Linear(d_model, d_model) if injection else None
-        gate = torch.full((d_model,), math.log(_CARRY / (1.0 - _CARRY)))
+        gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
 
         def block() -> Block:
@@ -148,7 +154,10 @@ class ContractiveCell(Cell[ContractiveContext]):
         if self.inject is None or self.carry_logit is None:
             return ContractiveContext(None, None, tuple(contexts))
         carry = torch.sigmoid(self.carry_logit)
-        return ContractiveContext(carry, (1.0 - carry) * self.inject(inputs_BLD), tuple(contexts))
+        injection_BLD = self.inject(inputs_BLD)
+        if self.injection_norm:
+            injection_BLD = F.rms_norm(injection_BLD, (self.d_model,))
+        return ContractiveContext(carry, (1.0 - carry) * injection_BLD, tuple(contexts))
 
     def forward(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
         """One evaluation."""

@@ -28,7 +28,7 @@ _PUBLISHED = ("heads", "inner", "attention_dropout", "window", "normalisation", 
 CELL_OPTIONS: Options = {
     "contractive": (
         *("heads", "inner", "blocks", "norm", "positions", "query_key_norm", "query_key_gain", "key_value_heads"),
-        *("activation", "normalisation"),
+        *("activation", "normalisation", "carry", "injection_norm"),
     ),
     "post_norm": (*_PUBLISHED, "norm_position", "affine"),
     "three_block": (*_PUBLISHED, "blocks"),
@@ -99,6 +99,10 @@ class CellRecipe:
     """Of the feed-forward layer; for contractive; left out: relu."""
     normalisation: Normalisation | None = None
     """Of the weights; left out: none."""
+    carry: Fraction | None = None
+    """Share of the carried state at the start; for contractive; left out: 0.3."""
+    injection_norm: bool | None = None
+    """Whether the injection is normed; for contractive; left out: no."""
     initial_std: Positive | None = None
     """Deviation of normal initial weights; for post_norm and three_block; left out: PyTorch's own initialisation."""
     hidden: Natural | None = None
