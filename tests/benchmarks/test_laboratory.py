@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.laboratory import ratios, seconds_to, token_gain
+from benchmarks._laboratory_table import better_twin, ratios, seconds_to
+from benchmarks._mixed_text import mixed_folder
+from benchmarks._solved import token_gain
 from equilibria.cli.app import main
+from equilibria.data import EmbeddedText
 
 
 @pytest.fixture
@@ -24,7 +27,11 @@ def test_a_variant_is_the_default_with_other_keys(
 ) -> None:
     out = tmp_path / "laboratory.json"
     small = ["model.cell.d_model=8", "model.cell.heads=2", "model.cell.inner=8", "training.batch_size=2"]
-    assert main([*command, "--variant", "light", *small, "model.depth.residual_penalty=0.5", "--out", str(out)]) == 0
+    changed = ["model.depth.residual_penalty=0.5", "model.cell.injection_norm=false"]
+    picture = tmp_path / "laboratory.svg"
+    given = ["--variant", "light", *small, *changed, "--out", str(out), "--picture", str(picture)]
+    assert main([*command, *given]) == 0
+    assert "light (1)" in picture.read_text()
     found = json.loads(out.read_text())["rows"]["light"]["seeds"]["0"]
     assert set(found["budgets"]) == {"2", "4", "8", "16", "32", "64"}
     assert found["budgets"]["64"]["residual"] <= found["budgets"]["2"]["residual"]
@@ -39,6 +46,32 @@ def test_unknown_rows_and_malformed_variants_are_errors(command: list[str], caps
     assert "twim" in capsys.readouterr().err
     assert main([*command, "--variant", "light", "model.cell.inner"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
+    assert main([*command, "--rows", "transformer-xl", "--width", "256"]) == 2
+    assert "width of 128" in capsys.readouterr().err
+
+
+def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    passages = {
+        split: [f"{split} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for split in ("train", "valid")
+    }
+    for split, lines in passages.items():
+        (source / f"{split}.txt").write_text("".join(lines))
+    folder = mixed_folder(source, tmp_path / "mixed")
+    for split, lines in passages.items():
+        lines_of_source = set(lines)
+        found = (folder / f"{split}.txt").read_text().splitlines(keepends=True)
+        ours = [place for place, line in enumerate(found) if line in lines_of_source]
+        assert [found[place] for place in ours] == lines
+        assert [line for line in found if line not in lines_of_source] == list(EmbeddedText().pieces(split))
+        assert 0.4 < sum(place < len(found) / 2 for place in ours) / len(ours) < 0.6
+
+
+def test_the_better_twin_has_the_least_mean_loss() -> None:
+    rows = {name: {"seeds": {"0": {"loss": loss}}} for name, loss in (("twin", 3.0), ("twin-more", 2.0), ("ours", 1.0))}
+    assert better_twin({**rows, "twin-none": {"seeds": {}}}) is rows["twin-more"]
+    assert better_twin({"ours": rows["ours"]}) == {"seeds": {}}
 
 
 def test_the_gain_from_token_to_token_equals_its_closed_form() -> None:
