@@ -11,6 +11,7 @@ from benchmarks._mixed_text import mixed_folder
 from benchmarks._solved import token_gain
 from equilibria.cli.app import main
 from equilibria.data import EmbeddedText
+from equilibria.data.corpus import Split
 
 
 @pytest.fixture
@@ -53,9 +54,8 @@ def test_unknown_rows_and_malformed_variants_are_errors(command: list[str], caps
 def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    passages = {
-        split: [f"{split} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for split in ("train", "valid")
-    }
+    splits: tuple[Split, ...] = ("train", "valid")
+    passages = {split: [f"{split} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for split in splits}
     for split, lines in passages.items():
         (source / f"{split}.txt").write_text("".join(lines))
     folder = mixed_folder(source, tmp_path / "mixed")
