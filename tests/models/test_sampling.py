@@ -48,7 +48,7 @@ def plain(sampling: Sampling, logits: list[float], read: list[int], written: lis
             before += shares[token]
     if sampling.min_p:
         least = sampling.min_p * max(shares)
-        margin = min(margin, *(abs(share - least) for share in shares if share < max(shares)))
+        margin = min(margin, 1.0, *(abs(share - least) for share in shares if share < max(shares)))
         kept = [keep and share >= least for keep, share in zip(kept, shares, strict=True)]
     left = [share * keep for share, keep in zip(shares, kept, strict=True)]
     return [share / sum(left) for share in left], margin
