@@ -46,6 +46,11 @@ class TextStream:
         self.text = ""
         self.stopped: str | None = None
 
+    @property
+    def length(self) -> int:
+        """Characters of all tokens so far that are whole, held back or not."""
+        return len(self.text) + len(self._held)
+
     def write(self, token: int) -> str:
         """Takes the next token; returns the text that is certain now and was not before."""
         self._open.append(token)

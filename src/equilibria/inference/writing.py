@@ -77,6 +77,7 @@ class Piece:
 
     Attributes:
         token: its id.
+        offset: characters of the text before the token.
         text: what is certain now; empty while it is held back, more than the token's own when it no longer is.
         evaluations: that its prediction took; None for explicit depths.
         likelihood: where it was asked for.
@@ -85,6 +86,7 @@ class Piece:
     """
 
     token: int
+    offset: int
     text: str
     evaluations: int | None
     likelihood: Likelihood | None = None
@@ -112,7 +114,7 @@ class Text:
     def take(self, token: int, evaluations: int | None, likelihood: Likelihood | None) -> Piece:
         """One more token."""
         self.tokens.append(token)
-        said, finish = "", None
+        said, finish, offset = "", None, self._stream.length
         if token == self._end:
             finish = "end"
         else:
@@ -123,7 +125,7 @@ class Text:
             said += self._stream.finish()
         if self._stream.stopped is not None:
             finish = "stop"
-        return Piece(token, said, evaluations, likelihood, finish, self._stream.stopped)
+        return Piece(token, offset, said, evaluations, likelihood, finish, self._stream.stopped)
 
 
 Written = list[tuple[Text, Piece]]

@@ -1,0 +1,1 @@
+"""A model behind HTTP: the completions protocol of OpenAI, concurrent requests decoded together, and a page to try it."""

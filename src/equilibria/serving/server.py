@@ -1,0 +1,75 @@
+"""The process that listens: uvicorn, with answers in JSON to what is no HTTP, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from equilibria.models import TokenModel
+from equilibria.serving.app import build_app
+from equilibria.serving.errors import ApiError
+from equilibria.serving.request import Served
+
+_KEEP_ALIVE_SECONDS = 15
+
+
+class _Protocol(H11Protocol):
+    """HTTP whose malformed requests are answered as the others are."""
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 cannot make sense of."""
+        body = json.dumps(ApiError(400, f"this is no HTTP request: {msg}").body).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def eof_received(self) -> bool | None:
+        """A client that has sent all it will, perhaps less than it said."""
+        if self.cycle is not None and not self.cycle.response_started and self.cycle.more_body:
+            self.send_400_response("the body is shorter than its content-length")
+        return None
+
+
+class _Server(uvicorn.Server):
+    """Tells the worker of the end as soon as it is near."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends running requests in time, then connections."""
+        self.config.loaded_app.state.worker.stop()
+        await super().shutdown(sockets)
+
+
+def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
+    """Answers requests until SIGINT or SIGTERM.
+
+    Args:
+        model: in evaluation mode.
+        served: its name and tokenizer, and the limits.
+        host, port: where to listen; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    with socket.create_server((host, port), family=_family(host), backlog=1024) as listener:
+        where, bound, *_ = listener.getsockname()
+        shown = f"[{where}]" if ":" in where else where
+        print(f"serving {served.name} at http://{shown}:{bound}", flush=True)
+        config = uvicorn.Config(
+            build_app(model, served),
+            http=_Protocol,
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(served.limits.shutdown_timeout) + 5,
+        )
+        _Server(config).run(sockets=[listener])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
