@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from equilibria.models import TokenModel
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
 from equilibria.serving.request import CompletionRequest, Served, read_request
@@ -31,22 +30,22 @@ _HEADERS = {
 }
 
 
-def build_app(model: TokenModel, served: Served) -> Starlette:
+def build_app(worker: Worker, served: Served) -> Starlette:
     """The application of one model.
 
     Args:
-        model: in evaluation mode.
+        worker: has the model; it is started and stopped with the application.
         served: its name and tokenizer, and the limits.
     """
-    endpoints = _Endpoints(Worker(model, served), served)
+    endpoints = _Endpoints(worker, served)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        endpoints.worker.start()
+        worker.start()
         yield
-        endpoints.worker.stop()
+        worker.stop()
 
-    app = Starlette(
+    return Starlette(
         routes=[
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
@@ -58,8 +57,6 @@ def build_app(model: TokenModel, served: Served) -> Starlette:
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _unexpected},
         lifespan=lifespan,
     )
-    app.state.worker = endpoints.worker
-    return app
 
 
 class _Endpoints:

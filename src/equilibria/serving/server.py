@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 
 import uvicorn
@@ -12,6 +13,7 @@ from equilibria.models import TokenModel
 from equilibria.serving.app import build_app
 from equilibria.serving.errors import ApiError
 from equilibria.serving.request import Served
+from equilibria.serving.worker import Worker
 
 _KEEP_ALIVE_SECONDS = 15
 
@@ -36,9 +38,13 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Tells the worker of the end as soon as it is near."""
 
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends running requests in time, then connections."""
-        self.config.loaded_app.state.worker.stop()
+        self._worker.stop()
         await super().shutdown(sockets)
 
 
@@ -57,18 +63,23 @@ def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
         where, bound, *_ = listener.getsockname()
         shown = f"[{where}]" if ":" in where else where
         print(f"serving {served.name} at http://{shown}:{bound}", flush=True)
+        worker = Worker(model, served)
         config = uvicorn.Config(
-            build_app(model, served),
+            build_app(worker, served),
             http=_Protocol,
             ws="none",
             lifespan="on",
+            proxy_headers=False,
             log_level="warning",
             access_log=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(served.limits.shutdown_timeout) + 5,
         )
-        _Server(config).run(sockets=[listener])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises them once more when all is done, for handlers that it found: an end as asked for is none.
+            signal.signal(number, lambda *_: None)
+        _Server(config, worker).run(sockets=[listener])
 
 
 def _family(host: str) -> socket.AddressFamily:
