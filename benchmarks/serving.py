@@ -113,16 +113,16 @@ def server(run: Path, *flags: str) -> Iterator[str]:
     """A server of its own process, by its address; ended by SIGTERM."""
     path = os.pathsep.join(filter(None, [str(Path(equilibria.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "equilibria", "serve", str(run), "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("serving"):
-            raise RuntimeError(f"the server did not start: {line}")
-        yield line.split()[-1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line.startswith("serving"):
+                raise RuntimeError(f"the server did not start: {line}")
+            yield line.split()[-1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(60)
     if code:
         raise RuntimeError(f"the server ended with code {code}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
@@ -22,6 +22,7 @@ from equilibria.serving.responses import Answer, event_line
 from equilibria.serving.worker import Event, Job, Worker
 
 _BODY_SECONDS = 10.0
+_READ_ON = 16  # of a body that is too large, so many times what may be sent: a client reads no answer before it is done
 _PAGE = {"": ("index.html", "text/html"), "page.css": ("page.css", "text/css"), "page.js": ("page.js", "text/javascript")}
 _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
@@ -54,7 +55,12 @@ def build_app(worker: Worker, served: Served) -> Starlette:
             Route("/{name}", _page, methods=["GET"]),
             Route("/", _page, methods=["GET"]),
         ],
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _unexpected},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _nobody,
+            Exception: _unexpected,
+        },
         lifespan=lifespan,
     )
 
@@ -186,11 +192,14 @@ async def _body(request: Request, most: int) -> bytes:
         async with asyncio.timeout(_BODY_SECONDS):
             async for part in request.stream():
                 size += len(part)
-                if size > most:
-                    raise ApiError(413, f"the body may have {most} bytes; send a shorter prompt", code="body_too_large")
-                parts.append(part)
+                if size <= most:
+                    parts.append(part)
+                elif size > _READ_ON * most:
+                    break
     except TimeoutError as problem:
         raise ApiError(408, "the body did not arrive in time; is its content-length right?", code="timeout") from problem
+    if size > most:
+        raise ApiError(413, f"the body may have {most} bytes; send a shorter prompt", code="body_too_large")
     return b"".join(parts)
 
 
@@ -202,9 +211,6 @@ async def _page(request: Request) -> Response:
     file, kind = _PAGE[name]
     content = files("equilibria.serving").joinpath("playground", file).read_bytes()
     return Response(content, media_type=kind, headers=_HEADERS)
-
-
-Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 async def _api_error(request: Request, problem: Exception) -> Response:
@@ -221,6 +227,11 @@ async def _http_error(request: Request, problem: Exception) -> Response:
     }
     error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
     return JSONResponse(error.body, problem.status_code, problem.headers)
+
+
+async def _nobody(request: Request, problem: Exception) -> Response:
+    """The client has gone, and reads this no more."""
+    return Response(status_code=400)
 
 
 async def _unexpected(request: Request, problem: Exception) -> Response:

@@ -70,7 +70,7 @@ def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
             ws="none",
             lifespan="on",
             proxy_headers=False,
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
