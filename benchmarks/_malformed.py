@@ -116,7 +116,10 @@ _JSON: dict[str, Maker] = {
     "prompts of several types": lambda c, r, v: {**r, "prompt": c.choice([["a", 1], [1, "a"], [[1], "a"], [None]])},
     "wrong token ids": lambda c, r, v: {**r, "prompt": _ids(c, v)},
     "a prompt too long": lambda c, r, v: {**r, "prompt": [c.randrange(v)] * c.randint(5000, 9000)},
-    "half a surrogate pair": lambda c, r, v: {**r, c.choice(["prompt", "stop", "user"]): "a" + chr(c.randint(0xD800, 0xDFFF))},
+    "half a surrogate pair": lambda c, r, v: {
+        **r,
+        c.choice(["prompt", "stop", "user"]): "a" + chr(c.randint(0xD800, 0xDFFF)),
+    },
     "a stop that is none": lambda c, r, v: {**r, "stop": c.choice([1, True, {}, [1], [""], "", [None], ["a"] * 99])},
     "stream options without a stream": lambda c, r, v: {**r, "stream_options": {"include_usage": True}},
     "wrong stream options": lambda c, r, v: {**r, "stream": True, "stream_options": c.choice([1, [], {"a": 1}, "x"])},
@@ -125,8 +128,12 @@ _JSON: dict[str, Maker] = {
 
 _HTTP: dict[str, Maker] = {
     "another method": lambda c, r, v: _post(json.dumps(r).encode(), verb=c.choice(["GET", "PUT", "DELETE", "PATCH"])),
-    "another path": lambda c, r, v: f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode(),
-    "another kind of content": lambda c, r, v: _post(json.dumps(r).encode(), kind=c.choice(["text/plain", "a", "image/png"])),
+    "another path": lambda c, r, v: (
+        f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()
+    ),
+    "another kind of content": lambda c, r, v: _post(
+        json.dumps(r).encode(), kind=c.choice(["text/plain", "a", "image/png"])
+    ),
     "a body too large": lambda c, r, v: _post(b'{"prompt": "' + b"a" * 1_100_000 + b'"}'),
     "a length that is none": lambda c, r, v: _post(json.dumps(r).encode(), length=c.choice(["-1", "x", "1.5", "1,2"])),
     "shorter than its length": lambda c, r, v: _post(b"{", length=str(c.randint(2, 90))),

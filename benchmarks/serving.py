@@ -113,7 +113,9 @@ def server(run: Path, *flags: str) -> Iterator[str]:
     """A server of its own process, by its address; ended by SIGTERM."""
     path = os.pathsep.join(filter(None, [str(Path(equilibria.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "equilibria", "serve", str(run), "--port", "0", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

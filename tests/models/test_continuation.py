@@ -10,8 +10,8 @@ import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, TrellisCell
 from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, Halting, UnrolledDepth
 from equilibria.models import LanguageModel
-from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.models.base import TokenModel
+from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import TiedEmbedding
 
 V, D = 29, 16

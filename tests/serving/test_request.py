@@ -19,12 +19,36 @@ from equilibria.serving.request import Served, read_request
 
 LIMITS = Limits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
 SERVED = Served("m", ByteTokenizer(), 10, True, LIMITS)
-FIELDS = (
-    "model prompt max_tokens temperature top_p n stream stop seed echo logprobs presence_penalty frequency_penalty "
-    "top_k min_p repetition_penalty tolerance max_evaluations stop_at_end stream_options user best_of suffix logit_bias"
-).split()
+FIELDS = [
+    "model",
+    "prompt",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "n",
+    "stream",
+    "stop",
+    "seed",
+    "echo",
+    "logprobs",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "tolerance",
+    "max_evaluations",
+    "stop_at_end",
+    "stream_options",
+    "user",
+    "best_of",
+    "suffix",
+    "logit_bias",
+]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2)
+)
 
 
 @settings(deadline=None, max_examples=150)

@@ -203,7 +203,9 @@ class Cache:
         gathered._padding_B = length - lengths_B
         gathered._longest_padding = int(gathered._padding_B.max())
         gathered._shift_B = torch.cat([part.next_B for part in read]) - length
-        gathered._tensors = tuple(_at_their_ends(tensors, length) for tensors in zip(*(p.tensors for p in read), strict=True))
+        gathered._tensors = tuple(
+            _at_their_ends(tensors, length) for tensors in zip(*(p.tensors for p in read), strict=True)
+        )
         latest = [part.latest for part in read if part.latest is not None]
         gathered._latest = torch.cat(latest) if len(latest) == len(read) else None
         return gathered

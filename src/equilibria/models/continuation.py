@@ -118,7 +118,9 @@ class FreshContinuation:
         """Rows stay in the groups that they were begun in."""
         texts: list[tuple[Tensor, Tensor]] = []
         for part, rows in parts:
-            singles = [(p[None], w[None]) for prompt, written in part.texts for p, w in zip(prompt, written, strict=True)]
+            singles = [
+                (p[None], w[None]) for prompt, written in part.texts for p, w in zip(prompt, written, strict=True)
+            ]
             texts += [singles[row] for row in rows.tolist()]
         logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
         first = parts[0][0]

@@ -62,7 +62,9 @@ class Sampling:
         """Whether a draw depends on what was read and written before."""
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
-    def probabilities(self, logits_BV: Tensor, read_BV: Tensor | None = None, written_BV: Tensor | None = None) -> Tensor:
+    def probabilities(
+        self, logits_BV: Tensor, read_BV: Tensor | None = None, written_BV: Tensor | None = None
+    ) -> Tensor:
         """What is drawn from, `(B, V)` in float32; zero where a token is not in the draw.
 
         Args:

@@ -23,7 +23,11 @@ from equilibria.serving.worker import Event, Job, Worker
 
 _BODY_SECONDS = 10.0
 _READ_ON = 16  # of a body that is too large, so many times what may be sent: a client reads no answer before it is done
-_PAGE = {"": ("index.html", "text/html"), "page.css": ("page.css", "text/css"), "page.js": ("page.js", "text/javascript")}
+_PAGE = {
+    "": ("index.html", "text/html"),
+    "page.css": ("page.css", "text/css"),
+    "page.js": ("page.js", "text/javascript"),
+}
 _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -197,7 +201,9 @@ async def _body(request: Request, most: int) -> bytes:
                 elif size > _READ_ON * most:
                     break
     except TimeoutError as problem:
-        raise ApiError(408, "the body did not arrive in time; is its content-length right?", code="timeout") from problem
+        raise ApiError(
+            408, "the body did not arrive in time; is its content-length right?", code="timeout"
+        ) from problem
     if size > most:
         raise ApiError(413, f"the body may have {most} bytes; send a shorter prompt", code="body_too_large")
     return b"".join(parts)

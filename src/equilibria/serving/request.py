@@ -135,7 +135,9 @@ def _check_model(fields: Fields, served: Served) -> None:
     if name is None:
         raise ApiError(400, f"model is missing; this server has {served.name!r}", "model", "missing_field")
     if name != served.name:
-        raise ApiError(404, f"there is no model {name!r:.80}; this server has {served.name!r}", "model", "model_not_found")
+        raise ApiError(
+            404, f"there is no model {name!r:.80}; this server has {served.name!r}", "model", "model_not_found"
+        )
 
 
 def _sampling(fields: Fields) -> Sampling:

@@ -176,5 +176,3 @@ def _append(choice: dict[str, Any], piece: dict[str, Any]) -> None:
 def event_line(content: dict[str, Any]) -> bytes:
     """A server-sent event."""
     return b"data: " + json.dumps(content, allow_nan=False).encode() + b"\n\n"
-
-
