@@ -89,7 +89,7 @@ class Tally:
 
 def cases(loaded: LoadedRun, count: int, longest: int, seed: int) -> list[Case]:
     """So many requests, each written by the library alone."""
-    choose, found = random.Random(seed), []
+    choose, found = random.Random(seed), list[Case]()
     size, tokenizer = loaded.tokenizer.vocabulary_size, loaded.tokenizer
     for number in range(count):
         prompt = tuple(choose.choices(range(min(size, 2000)), k=choose.randint(1, 40)))
@@ -202,7 +202,9 @@ async def load(address: str, options: Namespace, expected: list[Case], loaded: L
             await asyncio.sleep(max(0.0, left))
         return found
 
-    problems, *_ = await asyncio.gather(refusals(), *(one(number) for number in range(options.streams)))
+    streams = asyncio.gather(*(one(number) for number in range(options.streams)))
+    problems = await refusals()
+    await streams
     seconds = time.perf_counter() - start
     await client.close()
     return {

@@ -10,10 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 import torch
+from openai.types import CompletionChoice
 
 from equilibria.cli.app import main
 from equilibria.inference.loading import load_run
@@ -70,6 +72,12 @@ def written(run: Path, prompt: str, count: int, seed: int, sampling: Sampling) -
     return found[0, tokens.shape[1] :].tolist()
 
 
+def extra(choice: CompletionChoice, name: str) -> Any:
+    """A field besides the protocol's."""
+    assert choice.model_extra is not None
+    return choice.model_extra[name]
+
+
 def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) -> None:
     expected = [written(run, "the cat", 12, seed, Sampling(0.9, top_p=0.8)) for seed in (5, 6)]
     settings = {"model": "shared", "prompt": "the cat", "max_tokens": 12, "seed": 5, "temperature": 0.9, "top_p": 0.8}
@@ -77,8 +85,8 @@ def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) 
     assert [choice.index for choice in whole.choices] == [0, 1]
     for choice, tokens in zip(whole.choices, expected, strict=True):
         assert choice.text == bytes(tokens).decode("utf-8", "replace")
-        assert (choice.finish_reason, choice.model_extra["token_ids"]) == ("length", tokens)
-        assert len(choice.model_extra["evaluations"]) == 12
+        assert (choice.finish_reason, extra(choice, "token_ids")) == ("length", tokens)
+        assert len(extra(choice, "evaluations")) == 12
         assert choice.logprobs is not None
         assert len(choice.logprobs.tokens or []) == len(choice.logprobs.top_logprobs or []) == 12
         assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
@@ -88,7 +96,7 @@ def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) 
     last = chunks.pop()
     assert (last.choices, last.usage.completion_tokens if last.usage else 0) == ([], 12)
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
-    assert [token for chunk in chunks for token in chunk.choices[0].model_extra["token_ids"]] == expected[0]
+    assert [token for chunk in chunks for token in extra(chunk.choices[0], "token_ids")] == expected[0]
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 11 + ["length"]
 
 
@@ -120,7 +128,7 @@ def test_a_text_stops_before_a_stop_string(run: Path, client: openai.OpenAI) -> 
     )
     assert found == plain[: plain.index(stop)]
     whole = client.completions.create(**settings, stop=stop).choices[0]
-    assert (whole.text, whole.finish_reason, whole.model_extra["stop_reason"]) == (found, "stop", stop)
+    assert (whole.text, whole.finish_reason, extra(whole, "stop_reason")) == (found, "stop", stop)
 
 
 def test_concurrent_answers_are_those_of_requests_alone(run: Path, server: Server, client: openai.OpenAI) -> None:

@@ -27,7 +27,9 @@ def test_levels_are_the_command_lines() -> None:
     level = scope["level"]
     assert callable(level)
     for evaluations in range(1, 40):
-        background = _SHADES[level(evaluations)][1]
+        number = level(evaluations)
+        assert isinstance(number, int)
+        background = _SHADES[number][1]
         assert shade(evaluations).bgcolor is not None
         assert str(shade(evaluations)).endswith(background)
 

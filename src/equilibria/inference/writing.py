@@ -7,7 +7,7 @@ own sampling, random numbers and end, so that what is written does not depend on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -43,7 +43,7 @@ class Order:
 
     prompt: tuple[int, ...]
     max_new_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
     copies: int = 1
     stop: tuple[str, ...] = ()

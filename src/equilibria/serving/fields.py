@@ -1,4 +1,4 @@
-"""Reading the fields of a JSON object: each is of its type and in its range, or named in an error; none is left over."""
+"""The fields of a JSON object, read: each is of its type and in its range, or named in an error; none is left."""
 
 from __future__ import annotations
 

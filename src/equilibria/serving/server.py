@@ -28,11 +28,10 @@ class _Protocol(H11Protocol):
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> None:
         """A client that has sent all it will, perhaps less than it said."""
         if self.cycle is not None and not self.cycle.response_started and self.cycle.more_body:
             self.send_400_response("the body is shorter than its content-length")
-        return None
 
 
 class _Server(uvicorn.Server):
