@@ -113,6 +113,8 @@ def test_an_echo_has_the_prompts_probabilities(run: Path, client: openai.OpenAI)
     assert found.token_logprobs[0] is None
     for place in range(1, 5):
         assert abs(found.token_logprobs[place] - float(logprobs[place - 1, tokens[0, place]])) < 1e-3
+    plain = client.completions.create(model="shared", prompt="a cat", max_tokens=0, echo=True, stream=True)
+    assert [chunk.choices[0].text for chunk in plain] == ["a cat"]
     longer = client.completions.create(model="shared", prompt="a cat", max_tokens=3, echo=True, logprobs=1, seed=1)
     assert longer.choices[0].logprobs is not None
     assert longer.choices[0].text.startswith("a cat")

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
 from equilibria.serving.request import CompletionRequest, Served, read_request
-from equilibria.serving.responses import Answer, event_line
+from equilibria.serving.responses import DONE, Answer, event_line
 from equilibria.serving.worker import Event, Job, Worker
 
 _BODY_SECONDS = 10.0
@@ -80,8 +80,10 @@ class _Endpoints:
         """`POST /v1/completions`."""
         wanted = read_request(parse_json(await _body(request, self._served.limits.max_body_bytes)), self._served)
         answer = Answer(wanted, self._served)
-        if answer.finished:
+        if answer.finished and not wanted.stream:
             return JSONResponse(answer.whole(answer.echoes()))
+        if answer.finished:
+            return _event_stream(_end(wanted, answer))
         job = self.worker.submit(wanted)
         streaming = False
         try:
@@ -91,8 +93,7 @@ class _Endpoints:
             if isinstance(first, ApiError):  # nothing has been sent, so that the status can still say it
                 raise first
             streaming = True
-            lines = self._lines(wanted, job, answer, first)
-            return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+            return _event_stream(self._lines(wanted, job, answer, first))
         finally:
             if not streaming:
                 self.worker.cancel(job)
@@ -133,17 +134,27 @@ class _Endpoints:
                 if choice is not None:
                     yield event_line(answer.chunk([choice]))
                 if answer.finished:
-                    if not wanted.write:
-                        yield event_line(answer.chunk(answer.echoes()))
-                    if wanted.usage:
-                        yield event_line(answer.last_chunk())
-                    break
+                    async for line in _end(wanted, answer):
+                        yield line
+                    return
                 event = await job.events.get()
-            else:
-                yield event_line(event.body)
-            yield b"data: [DONE]\n\n"
+            yield event_line(event.body)
+            yield DONE
         finally:
             self.worker.cancel(job)
+
+
+async def _end(wanted: CompletionRequest, answer: Answer) -> AsyncIterator[bytes]:
+    """What ends a stream of which everything has been written."""
+    if not wanted.write:
+        yield event_line(answer.chunk(answer.echoes()))
+    if wanted.usage:
+        yield event_line(answer.last_chunk())
+    yield DONE
+
+
+def _event_stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
 async def _collect(request: Request, job: Job, answer: Answer) -> list[dict[str, Any]]:

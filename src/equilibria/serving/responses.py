@@ -17,6 +17,9 @@ from equilibria.inference.writing import Likelihood
 from equilibria.serving.request import CompletionRequest, Served
 from equilibria.serving.worker import Scored, Wrote
 
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+
 _LEAST = -9999.0  # JSON has no infinity
 
 

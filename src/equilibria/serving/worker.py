@@ -127,6 +127,10 @@ class Worker:
     def _queued(self) -> int:
         return sum(job.request.copies for job, _ in self._waiting if not job.gone)
 
+    def _jobs(self) -> set[Job]:
+        with self._changed:
+            return {job for job, _ in [*self._waiting, *self._running.values()]}
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -134,17 +138,21 @@ class Worker:
                     if self._end is not None:
                         return
                     self._changed.wait()
-            self._dismiss()
-            self._admit()
-            self._write()
+            try:
+                self._dismiss()
+                self._admit()
+                self._write()
+            except Exception as problem:  # a fault of this class; the server goes on, with nothing in hand
+                _log.exception("the worker failed")
+                for job in self._jobs():
+                    self._fail(job, _internal(problem))
+                self._writers.clear()
             self._deliver()
 
     def _dismiss(self) -> None:
         """Frees the places of requests that are over."""
         now = time.monotonic()
-        with self._changed:
-            jobs = {job for job, _ in [*self._waiting, *self._running.values()]}
-        for job in jobs:
+        for job in self._jobs():
             if self._end is not None and now > self._end:
                 self._fail(job, ApiError(503, "the server is shutting down", code="shutting_down"))
             elif now > job.deadline:
