@@ -267,11 +267,11 @@ def parse(arguments: list[str]) -> Namespace:
     """The options."""
     parser = options_of("serving", __doc__)
     parser.add_argument("--run", type=Path, help="folder of a run; otherwise one is trained")
-    parser.add_argument("--steps", type=int, default=150, help="training steps, where there is no run")
+    parser.add_argument("--steps", type=int, default=100, help="training steps, where there is no run")
     parser.add_argument("--streams", type=int, default=50, help="concurrent clients")
     parser.add_argument("--seconds", type=float, default=60, help="for which new requests are made")
     parser.add_argument("--malformed", type=int, default=516, help="requests to be refused")
-    parser.add_argument("--distinct", type=int, default=100, help="distinct requests of the streams")
+    parser.add_argument("--distinct", type=int, default=60, help="distinct requests of the streams")
     parser.add_argument("--max-tokens", type=int, default=64, help="new tokens of a request, at most")
     parser.add_argument("--max-batch", type=int, default=32, help="of the server")
     parser.add_argument("--seed", type=int, default=0, help="of requests")
@@ -298,6 +298,7 @@ def main(arguments: list[str]) -> int:
         "window": loaded.window,
         "streams": options.streams,
         "max_batch": options.max_batch,
+        "load_average": os.getloadavg()[0],
         **measured,
     }
     publish("serving", arguments, options, result, show)

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -27,6 +28,14 @@ class _Protocol(H11Protocol):
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
+
+    def handle_events(self) -> None:
+        """What has arrived; a version of HTTP that there is not is refused before it is answered."""
+        line, end, _ = self.conn.trailing_data[0].partition(b"\r\n")
+        if end and self.conn.their_state is h11.IDLE and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+            self.send_400_response("its first line must end with HTTP/1.1")
+            return
+        super().handle_events()
 
     def eof_received(self) -> None:
         """A client that has sent all it will, perhaps less than it said."""
