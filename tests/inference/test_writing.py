@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,3 +95,26 @@ def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
     ((_, piece),) = writer.join(wanted)
     assert piece.likelihood is not None
     assert abs(piece.likelihood.logprob - float(expected[-1, piece.token])) < 1e-4
+
+
+def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageModel) -> None:
+    plain = Order(prompt=tuple(b"some text"), max_new_tokens=8, seed=4)
+    tokens = alone(model, plain, 0)
+
+    class Ending(ByteTokenizer):
+        """Bytes whose passages end with one that is drawn."""
+
+        @property
+        def eos(self) -> int:
+            return tokens[5]
+
+    for asked in (True, False):
+        writer = Writer(model, Ending(), WINDOW)
+        pieces = [piece for _, piece in writer.join(replace(plain, stop_at_end=asked))]
+        while writer.texts:
+            pieces += [piece for _, piece in writer.step()]
+        length = tokens.index(tokens[5]) + 1 if asked else 8
+        assert [piece.token for piece in pieces] == tokens[:length]
+        assert pieces[-1].finish == ("end" if asked else "length")
+        shown = tokens[: length - 1] if asked else tokens
+        assert "".join(piece.text for piece in pieces) == bytes(shown).decode("utf-8", "replace")
