@@ -23,13 +23,14 @@ DIRECTLY_ABOVE = {
     "inference": ("configuration",),  # a run is loaded through its recipe
     "training": ("inference",),  # it evaluates as it goes
     "interop": ("training",),
+    "serving": ("inference",),
     "report": ("training",),
     "reproduction": ("training",),
     "sweep": ("training",),
     "machine": (),
     "doctor": ("training", "machine"),
     "planning": ("training", "machine"),
-    "cli": ("interop", "report", "reproduction", "sweep", "doctor", "planning"),
+    "cli": ("interop", "report", "reproduction", "serving", "sweep", "doctor", "planning"),
     "__init__": ("interop", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }

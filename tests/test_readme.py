@@ -11,13 +11,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(?<=```text\nsrc/equilibria/\n).*?(?=```)", re.DOTALL)
-OTHER = {"py.typed": "says that the package is typed", "page.css": "the look of the page"}
+OTHER = {
+    "py.typed": "says that the package is typed",
+    "index.html": "the page",
+    "page.css": "the look of the page",
+    "page.js": "what the page does",
+}
+FOLDERS = {"playground": "a page that writes text with the model, each token shaded by its evaluations"}
 
 
 def entries(folder: Path, indent: str = "  ") -> Iterator[tuple[str, str]]:
     """Name and description of everything below a folder, a package's own description beside its name."""
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-        if path.is_dir() and (path / "__init__.py").exists():
+        if path.is_dir() and path.name in FOLDERS:
+            yield f"{indent}{path.name}/", FOLDERS[path.name]
+            yield from entries(path, indent + "  ")
+        elif path.is_dir() and (path / "__init__.py").exists():
             yield f"{indent}{path.name}/", first_sentence(path / "__init__.py")
             yield from entries(path, indent + "  ")
         elif path.name in OTHER:

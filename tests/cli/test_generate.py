@@ -4,13 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from equilibria.cli.app import main
 from equilibria.cli.colours import shade
-from equilibria.cli.generate import TextStream
-from equilibria.data import ByteTokenizer
 
 
 def test_the_text_is_printed_after_its_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,27 +28,45 @@ def test_without_a_prompt_or_seed_each_text_is_another(run: Path, capsys: pytest
     assert len(texts) > 1
 
 
-@settings(deadline=None)
-@given(st.binary(max_size=20) | st.text(max_size=8).map(str.encode), st.data())
-def test_pieces_join_to_the_text_and_characters_stay_whole(content: bytes, data: st.DataObject) -> None:
-    pieces: list[str] = []
-    stream = TextStream(ByteTokenizer(), lambda piece, _: pieces.append(piece))
-    left = list(content)
-    while left:
-        size = data.draw(st.integers(1, len(left)))
-        stream.write(left[:size])
-        left = left[size:]
-    stream.finish()
-    text = content.decode("utf-8", "replace")
-    assert "".join(pieces) == text == stream.text
+def test_several_texts_come_in_their_order_and_as_they_would_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a fixed\n\nnobody\n", encoding="utf-8")
+    draw = ["--prompt", "the cat", "--prompts-file", str(tmp_path / "prompts.txt"), "--samples", "2"]
+    shared = ["--max-new-tokens", "9", "--min-p", "0.05", "--repetition-penalty", "1.2", "--stop", "q", "--stop", "zz"]
+    assert main(["generate", str(run), *draw, *shared, "--seed", "5", "--json"]) == 0
+    texts = json.loads(capsys.readouterr().out)["texts"]
+    assert [text["prompt"] for text in texts] == ["the cat"] * 2 + ["a fixed"] * 2 + ["nobody"] * 2
+    assert main(["generate", str(run), *draw, *shared, "--seed", "5"]) == 0
+    assert capsys.readouterr().out == "\n---\n".join(text["prompt"] + text["text"] for text in texts) + "\n"
+    for number, text in enumerate(texts):
+        assert text["seed"] == 5 + number
+        alone = ["--prompt", text["prompt"], *shared, "--seed", str(text["seed"]), "--json"]
+        assert main(["generate", str(run), *alone]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["text"], found["finish_reason"]) == (text["text"], text["finish_reason"])
 
 
-def test_half_a_character_is_held_back() -> None:
-    pieces: list[str] = []
-    stream = TextStream(ByteTokenizer(), lambda piece, _: pieces.append(piece))
-    for byte in "aé".encode():
-        stream.write([byte])
-    assert pieces == ["a", "é"]
+def test_a_text_ends_before_a_stop_string(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = ["--prompt", "the cat", "--max-new-tokens", "40", "--seed", "1", "--json"]
+    found = []
+    for stop in ([], ["--stop", "?"], ["--stop-at-end"]):
+        more = [found[0]["text"][20:22] if word == "?" else word for word in stop]
+        assert main(["generate", str(run), *draw, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, stopped, ended = found
+    assert plain["finish_reason"] == "length"
+    before = plain["text"].split(plain["text"][20:22])[0]
+    assert (stopped["text"], stopped["finish_reason"]) == (before, "stop")
+    passage, newline, _ = plain["text"].partition("\n")
+    assert (ended["text"], ended["finish_reason"]) == (passage, "end" if newline else "length")
+
+
+def test_prompts_that_cannot_be_read_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    for name, reason in (("empty.txt", "holds no prompt"), ("missing.txt", "cannot be read")):
+        assert main(["generate", str(run), "--prompts-file", str(tmp_path / name)]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_evaluations_are_shown_in_colours_with_a_legend(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,8 +166,8 @@ def test_rows_of_a_cache_can_be_chosen():
     built, tokens = model(CELLS["rotary"], solved()), text()
     step = built.prefill(tokens, torch.tensor([0, 2, 5]))
     assert isinstance(step.cache, Cache)
-    step.cache.select(torch.tensor([2, 2, 0]))
-    found = built.decode(torch.tensor([1, 2, 3]), step.cache).logits_BV
+    chosen = step.cache.select(torch.tensor([2, 2, 0]))
+    found = built.decode(torch.tensor([1, 2, 3]), chosen).logits_BV
     for row, (source, start, token) in enumerate([(2, 5, 1), (2, 5, 2), (0, 0, 3)]):
         alone = torch.cat([tokens[source : source + 1, start:], torch.tensor([[token]])], dim=1)
         torch.testing.assert_close(found[row], built(alone).logits[0, -1], rtol=0, atol=1e-4)

@@ -45,6 +45,20 @@ class Memory:
         """The inverse of `flatten`."""
         return cls(tuple(tensors))
 
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of these rows, in this order, each as often as it is named."""
+        return Memory.gathered([(self, rows)])
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[Memory, Tensor]]) -> Memory:
+        """Rows of several memories as one; all remember equally many tokens.
+
+        Args:
+            parts: memories, and of each the rows that are wanted, `(R,)` integers.
+        """
+        chosen = ([state.index_select(0, rows) for state in memory.states] for memory, rows in parts)
+        return cls(tuple(torch.cat(states) for states in zip(*chosen, strict=True)))
+
     @staticmethod
     def join(old: Memory | None, new: Sequence[Tensor], limit: int, detach: bool = True) -> Memory | None:
         """The last `limit` tokens of the old memory followed by the new states; None for a limit of 0.

@@ -56,6 +56,23 @@ class CacheView:
         return self.tables[id(owner)]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows on their way from one cache to another.
+
+    Attributes:
+        lengths_B: tokens that are seen of each.
+        next_B: position of the next token of each.
+        tensors: their last tokens, as many as the longest has.
+        latest: their latest states, where there are any.
+    """
+
+    lengths_B: Tensor
+    next_B: Tensor
+    tensors: tuple[Tensor, ...]
+    latest: Tensor | None
+
+
 class Cache:
     """Per-token tensors of all cells of a model, preallocated, growing in blocks. Changed in place by the model.
 
@@ -83,6 +100,7 @@ class Cache:
         self._end = 0
         self._padding_B: Tensor | None = None
         self._longest_padding = 0
+        self._shift_B: Tensor | None = None
         self._tables: dict[int, Tensor] = {}
 
     @property
@@ -140,7 +158,7 @@ class Cache:
         first, end = self._end - past, self._end + length
         tensors = tuple(t[..., first:end, :] for t in self._tensors)
         position = self.tokens - past
-        place = Place(past, position, self._present(position, past + length))
+        place = Place(past, position, self._present(position, past + length), self._shift_B)
         return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
 
     def start(self, initial_BLD: Tensor) -> Tensor:
@@ -155,11 +173,57 @@ class Cache:
         self._end += states_BLD.shape[1]
         self.tokens += states_BLD.shape[1]
 
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order, each as often as it is named: for beams and several samples."""
-        self._tensors = tuple(t.index_select(0, rows) for t in self._tensors)
-        self._latest = None if self._latest is None else self._latest.index_select(0, rows)
-        self._padding_B = None if self._padding_B is None else self._padding_B.index_select(0, rows)
+    def select(self, rows: Tensor) -> Cache:
+        """A cache of these rows, in this order, each as often as it is named: for beams and several samples."""
+        return Cache.gathered([(self, rows)])
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[Cache, Tensor]]) -> Cache:
+        """Rows of several caches of one model as one, for texts that are decoded together from here on.
+
+        They end together: shorter rows are padded at their left. A row keeps its positions, so that what it was read
+        with stays valid.
+
+        Args:
+            parts: caches that have read something, and of each the rows that are wanted, `(R,)` integers.
+
+        Raises:
+            ValueError: the caches are of different models, or of different limits.
+        """
+        first = parts[0][0]
+        for cache, _ in parts:
+            if cache.entries != first.entries or cache.limit != first.limit:
+                raise ValueError("only caches of one model with one limit go together")
+        read = [cache._rows(rows) for cache, rows in parts]
+        gathered = cls(first.entries, first.limit)
+        gathered.warm_start = first.warm_start
+        lengths_B = torch.cat([part.lengths_B for part in read])
+        length = int(lengths_B.max())
+        gathered.tokens = gathered._end = length
+        gathered._padding_B = length - lengths_B
+        gathered._longest_padding = int(gathered._padding_B.max())
+        gathered._shift_B = torch.cat([part.next_B for part in read]) - length
+        gathered._tensors = tuple(
+            _at_their_ends(tensors, length) for tensors in zip(*(p.tensors for p in read), strict=True)
+        )
+        latest = [part.latest for part in read if part.latest is not None]
+        gathered._latest = torch.cat(latest) if len(latest) == len(read) else None
+        return gathered
+
+    def _rows(self, rows: Tensor) -> _Rows:
+        """What is still seen of some rows."""
+        assert self._tensors
+        length, forgotten = self.length, self.tokens - self.length
+        nothing_B = torch.zeros_like(rows)
+        padding_B = nothing_B if self._padding_B is None else (self._padding_B[rows] - forgotten).clamp_min(0)
+        shift_B = nothing_B if self._shift_B is None else self._shift_B[rows]
+        seen = int((length - padding_B).max())
+        return _Rows(
+            lengths_B=length - padding_B,
+            next_B=self.tokens + shift_B,
+            tensors=tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors),
+            latest=None if self._latest is None else self._latest.index_select(0, rows),
+        )
 
     def _make_room(self, like_BLD: Tensor, past: int) -> None:
         """New buffers with room for the segment and a block of tokens more; the past that is still seen moves there."""
@@ -176,3 +240,17 @@ class Cache:
             return None
         positions = torch.arange(position, position + length, device=self._padding_B.device)
         return positions >= self._padding_B.unsqueeze(1)
+
+
+def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
+    """Buffers `(B, …, length + room, features)` that hold the tokens of the parts up to `length`, zeros before them.
+
+    What is masked must be finite all the same.
+    """
+    batch, capacity = sum(len(part) for part in parts), length + _BLOCK
+    buffer = parts[0].new_zeros(batch, *parts[0].shape[1:-2], capacity, parts[0].shape[-1])
+    row = 0
+    for part in parts:
+        buffer[row : row + len(part), ..., length - part.shape[-2] : length, :] = part
+        row += len(part)
+    return buffer

@@ -27,6 +27,7 @@ app = App(
 app.command("equilibria.cli.train:command", name="train", help="Train the model of a recipe.")
 app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on its text.")
 app.command("equilibria.cli.generate:command", name="generate", help="Write text with a run's model.")
+app.command("equilibria.cli.serve:command", name="serve", help="Serve a run's model over HTTP, with a page to try it.")
 app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
 app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
 app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")

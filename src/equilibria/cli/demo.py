@@ -13,7 +13,7 @@ from rich.text import Text
 
 from equilibria.cli.checkout import in_checkout
 from equilibria.cli.eval import Reading, evaluate_reading
-from equilibria.cli.generate import Draw, write_sample
+from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import exit_code, run_training
 from equilibria.configuration import Recipe, read_recipe
@@ -63,7 +63,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_reading(loaded, Reading(), ConsoleProgress(console))
-    sample = write_sample(loaded, _DRAW, lambda *_: None)
+    (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
@@ -71,7 +71,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
         **evaluation.yardsticks,
         "evaluations_per_solve": evaluation.model.evaluations_per_solve,
         "residual": evaluation.model.residual.mean,
-        "sample": sample,
+        "sample": sample.text,
     }
 
 

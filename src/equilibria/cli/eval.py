@@ -13,7 +13,7 @@ from rich.table import Table
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.data.progress import Progress
-from equilibria.inference.effort import Effort, Leaving, use
+from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 
@@ -101,9 +101,9 @@ def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) ->
     Raises:
         UserError: there is no such split, or the model has no solver to limit.
     """
-    training, model = loaded.recipe.training, loaded.model
-    task = load_task(loaded, progress)
-    use(model, Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave))
+    training, task = loaded.recipe.training, load_task(loaded, progress)
+    effort = Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave)
+    model = with_effort(loaded.model, effort)
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size

@@ -4,48 +4,102 @@ import json as json_format
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from random import randrange
 from typing import Annotated
 
-import torch
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.colours import legend, print_piece
-from equilibria.data import Tokenizer
 from equilibria.errors import UserError
-from equilibria.inference.effort import Effort, use
+from equilibria.inference.effort import Effort, with_effort
 from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
 
 command = App(name="generate")
 
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character (yet) decode to
-
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """How a text is drawn."""
+    """How texts are drawn."""
 
-    prompt: str = ""
-    """The text to continue; left out: the start of a passage."""
+    prompt: tuple[str, ...] = ()
+    """The text to continue; left out: the start of a passage. Given several times: several texts."""
+    prompts_file: Path | None = None
+    """A file with a prompt on each line."""
+    samples: Annotated[int, Parameter(validator=Number(gte=1))] = 1
+    """Texts to write for each prompt."""
     max_new_tokens: Annotated[int, Parameter(validator=Number(gte=1))] = 128
-    """Tokens to write."""
+    """Tokens to write, at most."""
+    stop: tuple[str, ...] = ()
+    """Ends a text before this string; may be given several times."""
+    stop_at_end: bool = False
+    """End a text at the end of a passage, too."""
     temperature: Annotated[float, Parameter(validator=Number(gte=0))] = 0.8
     """Above 1 is more varied, below 1 less; 0 takes the most likely token."""
     top_k: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     """Draw from so many tokens at most."""
     top_p: Annotated[float | None, Parameter(validator=Number(gt=0, lte=1))] = None
     """Draw from the smallest set of tokens with this probability."""
+    min_p: Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))] = None
+    """Draw from tokens with at least this share of the most likely one's probability."""
+    repetition_penalty: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
+    """Above 1 makes tokens that are there already less likely."""
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = field(default_factory=lambda: randrange(2**31))
-    """Makes the draw repeatable; left out: a random one."""
+    """Makes the draw repeatable: the first text's, the next one's is one higher; left out: a random one."""
     tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
     """Residual at which a token has converged; left out: as the recipe's eval_solver says."""
     max_evaluations: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     """Evaluations of the cell per token, at most; left out: as the recipe's eval_solver says."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a token is drawn.
+
+        Raises:
+            UserError: a number is none.
+        """
+        try:
+            return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        except ValueError as problem:
+            raise UserError(f"--{problem}".replace("_", "-", 1)) from problem
+
+    def prompts(self) -> list[str]:
+        """All of them; an empty one where none is given.
+
+        Raises:
+            UserError: the file cannot be read, or holds no prompt.
+        """
+        if self.prompts_file is None:
+            return list(self.prompt) or [""]
+        try:
+            lines = self.prompts_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text: {problem}") from problem
+        from_file = [line for line in lines if line.strip()]
+        if not from_file:
+            raise UserError(f"{self.prompts_file} holds no prompt; write one on each line")
+        return [*self.prompt, *from_file]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text that was written.
+
+    Attributes:
+        prompt: what it goes on from.
+        text: without the prompt.
+        seed: that draws it again.
+        finish_reason: why it ended.
+    """
+
+    prompt: str
+    text: str
+    seed: int
+    finish_reason: FinishReason
 
 
 @command.default
@@ -65,14 +119,16 @@ def generate(
         draw: how.
         checkpoint: "best" by validation loss, "last" or "step-N".
         show_evaluations: colour each token by the evaluations that its prediction took.
-        json: print text and settings as one JSON object and nothing else.
+        json: print texts and settings as one JSON object and nothing else.
     """
     draw, loaded = draw or Draw(), load_run(run, checkpoint)
-    if show_evaluations and not json:
+    if json:
+        print(json_format.dumps(_as_json(draw, write_texts(loaded, draw, lambda *_: None))))
+    elif show_evaluations:
         _print_coloured(loaded, draw)
-        return 0
-    text = write_sample(loaded, draw, (lambda *_: None) if json else _print_now)
-    print(json_format.dumps({**asdict(draw), "text": text}) if json else "")
+    else:
+        write_texts(loaded, draw, _print_now)
+        print()
     return 0
 
 
@@ -80,39 +136,85 @@ Say = Callable[[str, int | None], None]
 """Called with each piece of a text and the evaluations behind it; None for a prompt, and for explicit depths."""
 
 
-def write_sample(loaded: LoadedRun, draw: Draw, say: Say) -> str:
-    """Continues a prompt and keeps the text in the run folder's sample.json.
+def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
+    """Continues prompts, all texts together, and keeps the first text in the run folder's sample.json.
 
     Args:
         loaded: the model and its tokenizer.
-        draw: prompt, length, sampling and effort.
-        say: called with each piece of text, the prompt first.
-
-    Returns:
-        The text without the prompt.
+        draw: prompts, lengths, sampling and effort.
+        say: called with each piece of text, a prompt before its text; several texts come one after the other, the one
+            whose turn it is as it is written.
 
     Raises:
-        UserError: the effort is limited, and the model has no solver.
+        UserError: a prompt is none of the tokenizer's, or the effort is limited, and the model has no solver.
     """
-    tokenizer, model = loaded.tokenizer, loaded.model
-    use(model, Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations))
-    start = tokenizer.encode(draw.prompt)
-    stream = TextStream(tokenizer, say)
-    stream.write(start)
-    tokens = model.stream(
-        torch.tensor([start or [tokenizer.eos]]),
-        Sampling(draw.temperature, draw.top_k, draw.top_p),
-        draw.seed,
-        window=loaded.recipe.training.segment_length + model.memory_length,
-    )
-    for drawn in islice(tokens, draw.max_new_tokens):
-        spent = None if drawn.evaluations_BL is None else int(drawn.evaluations_BL[0, -1])
-        stream.write(drawn.token_B.tolist(), spent)
-    stream.finish()
-    text = stream.text[len(tokenizer.decode(start)) :]
-    sample = json_format.dumps({**asdict(draw), "text": text})
-    loaded.folder.sample.write_text(sample + "\n", encoding="utf-8")
-    return text
+    tokenizer, prompts, turns = loaded.tokenizer, draw.prompts(), _Turns(say)
+    effort = Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations)
+    writer = Writer(with_effort(loaded.model, effort), tokenizer, loaded.window)
+    for number, prompt in enumerate(prompts):
+        start = tokenizer.encode(prompt)
+        order = Order(
+            prompt=tuple(start or [tokenizer.eos]),
+            max_new_tokens=draw.max_new_tokens,
+            sampling=draw.sampling,
+            seed=draw.seed + number * draw.samples,
+            copies=draw.samples,
+            stop=draw.stop,
+            stop_at_end=draw.stop_at_end,
+        )
+        turns.add(writer.join(order), tokenizer.decode(start))
+    while writer.texts:
+        turns.add(writer.step())
+    samples = [
+        Sample(prompts[number // draw.samples], text, draw.seed + number, reason)
+        for number, (text, reason) in enumerate(turns.texts())
+    ]
+    kept = json_format.dumps(_as_json(draw, samples))
+    loaded.folder.sample.write_text(kept + "\n", encoding="utf-8")
+    return samples
+
+
+def _as_json(draw: Draw, samples: list[Sample]) -> dict[str, object]:
+    """The settings with the first text, and with all of them where there are several."""
+    settings = {name: value for name, value in asdict(draw).items() if name not in ("prompt", "prompts_file")}
+    first = asdict(samples[0])
+    return {**settings, **first, **({"texts": [asdict(sample) for sample in samples]} if len(samples) > 1 else {})}
+
+
+class _Turns:
+    """Texts that are written together and shown one after the other: what is said out of turn waits."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._pieces: dict[Text, list[tuple[str, int | None]]] = {}
+        self._ends: dict[Text, FinishReason] = {}
+        self._turn = 0
+        self._said = 0
+
+    def add(self, written: Written, prompt: str = "") -> None:
+        """Takes what is new, and the prompt of texts that begin."""
+        for text, piece in written:
+            self._pieces.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
+            if piece.finish is not None:
+                self._ends[text] = piece.finish
+        self._speak()
+
+    def texts(self) -> list[tuple[str, FinishReason]]:
+        """What was written, without prompts, and why it ended."""
+        return [("".join(said for said, _ in pieces[1:]), self._ends[text]) for text, pieces in self._pieces.items()]
+
+    def _speak(self) -> None:
+        texts = list(self._pieces)
+        while self._turn < len(texts):
+            text = texts[self._turn]
+            for said, evaluations in self._pieces[text][self._said :]:
+                self._say(said, evaluations)
+            self._said = len(self._pieces[text])
+            if text not in self._ends:
+                return
+            self._turn, self._said = self._turn + 1, 0
+            if self._turn < len(texts):
+                self._say("\n---\n", None)
 
 
 def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
@@ -124,48 +226,11 @@ def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
         if evaluations is not None:
             counts.append(evaluations)
 
-    write_sample(loaded, draw, say)
+    write_texts(loaded, draw, say)
     console.print()
     if not counts:
         raise UserError("--show-evaluations has nothing to show: this model has a fixed depth and no solver")
     console.print(legend(counts))
-
-
-class TextStream:
-    """Decodes tokens as they come; a character whose bytes are not all there yet is held back.
-
-    Args:
-        tokenizer: whose tokens these are.
-        say: called with each piece of text and the evaluations of its last token; the pieces joined are the text of
-            all tokens.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, say: Say) -> None:
-        self._tokenizer = tokenizer
-        self._say = say
-        self._tokens: list[int] = []
-        self._said = 0
-        self._evaluations: int | None = None
-
-    @property
-    def text(self) -> str:
-        """The text of all tokens so far."""
-        return self._tokenizer.decode(self._tokens)
-
-    def write(self, tokens: list[int], evaluations: int | None = None) -> None:
-        """Takes the next tokens, and what they took."""
-        self._evaluations = evaluations
-        self._tokens.extend(tokens)
-        self._say_up_to(self.text.rstrip(_INCOMPLETE))
-
-    def finish(self) -> None:
-        """Says what was held back."""
-        self._say_up_to(self.text)
-
-    def _say_up_to(self, text: str) -> None:
-        if len(text) > self._said:
-            self._say(text[self._said :], self._evaluations)
-            self._said = len(text)
 
 
 def _print_now(text: str, evaluations: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -35,25 +36,28 @@ class Effort:
             raise ValueError(f"leave must be one of {get_args(Leaving)}, found {self.leave!r}")
 
 
-def use(model: TokenModel, effort: Effort) -> None:
-    """Gives a model the effort.
+def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
+    """The same model, with the same weights, at that effort; the one given stays as it is.
 
     Raises:
         UserError: it is another than the recipe's, and the model has no solver.
     """
     if effort == Effort():
-        return
+        return model
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         raise UserError(
             "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
         )
     solver = model.depth.eval_solver
     most = effort.max_evaluations or solver.max_evaluations
+    limited = copy(model)
     if effort.leave is None:
-        limited = replace(solver, max_evaluations=most, tol=effort.tolerance or solver.tol)
-        model.depth = replace(model.depth, eval_solver=limited)
-        return
-    model.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
+        limited.depth = replace(
+            model.depth, eval_solver=replace(solver, max_evaluations=most, tol=effort.tolerance or solver.tol)
+        )
+    else:
+        limited.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
+    return limited
 
 
 def _exit(effort: Effort, most: int, tol: float) -> Exit:

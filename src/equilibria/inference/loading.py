@@ -41,6 +41,11 @@ class LoadedRun:
         number = self.checkpoint.name.removeprefix("step-")
         return int(number) if number.isdecimal() else None
 
+    @property
+    def window(self) -> int:
+        """Tokens that a prediction saw at most in training: a segment and its memory."""
+        return self.recipe.training.segment_length + self.model.memory_length
+
 
 def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     """Loads a trained model.

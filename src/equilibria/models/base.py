@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
-from equilibria.models.sampling import Sampling
+from equilibria.models.continuation import CachedContinuation, Continuation, FreshContinuation
+from equilibria.models.sampling import Drawer, Sampling
 from equilibria.nn import TokenEmbedding
 from equilibria.solvers import Solution
 
@@ -165,6 +166,8 @@ class TokenModel(nn.Module, ABC):
         window: int = 256,
         on_token: Callable[[Tensor], None] | None = None,
         padding_B: Tensor | None = None,
+        *,
+        sampling: Sampling | None = None,
     ) -> Tensor:
         """Continue `tokens_BL` `(B, L ≥ 1)` by sampling; returns prompt and continuation `(B, L + max_new_tokens)`.
 
@@ -173,17 +176,18 @@ class TokenModel(nn.Module, ABC):
             temperature: 0 takes the most likely token.
             top_k: draw from so many tokens at most.
             top_p: draw from the smallest set with this probability.
-            seed: makes the draw repeatable.
+            seed: makes the draw repeatable; that of the first row, the next one's is one higher, and so on.
             window: tokens that each prediction sees at most, the latest included. What leaves the window has had its
                 part in the states of those that stay, as in a text that is evaluated with a memory.
             on_token: called with each new token `(B,)`, for streaming.
             padding_B: tokens at the left of each row that are padding.
+            sampling: how to draw, with all that there is; in place of temperature, top_k and top_p.
         """
-        stream = self.stream(tokens_BL, Sampling(temperature, top_k, top_p), seed, window, padding_B)
+        sampling = sampling or Sampling(temperature, top_k, top_p)
         written, was_training = [tokens_BL], self.training
         self.eval()
         try:
-            for drawn in islice(stream, max_new_tokens):
+            for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B), max_new_tokens):
                 written.append(drawn.token_B.unsqueeze(1))
                 if on_token is not None:
                     on_token(drawn.token_B)
@@ -204,38 +208,34 @@ class TokenModel(nn.Module, ABC):
         Raises:
             ValueError: there is no token to start from, or no window.
         """
+        where = self.begin(tokens_BL, window, padding_B)
+        padding = [0] * len(tokens_BL) if padding_B is None else padding_B.tolist()
+        drawers = [
+            Drawer(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
+            for row, (tokens, gap) in enumerate(zip(tokens_BL.tolist(), padding, strict=True))
+        ]
+        while True:
+            token_B = torch.tensor(Drawer.draw(drawers, where.logits_BV), device=tokens_BL.device)
+            yield Drawn(token_B, where.evaluations_BL)
+            where = where.read(token_B)
+
+    def begin(self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None) -> Continuation:
+        """Read prompts, to go on from there; in evaluation mode. The arguments are those of `generate`.
+
+        Raises:
+            ValueError: there is no token to start from, no window, or padding that the model cannot tell from text.
+        """
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
             raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
         if window < 1:
             raise ValueError(f"window must be at least 1, found {window}")
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(device=tokens_BL.device).manual_seed(seed)
-        predictions = self._cached_predictions if self.decodes else self._fresh_predictions
-        return predictions(tokens_BL, partial(sampling.draw, generator=generator), window, padding_B)
-
-    def _cached_predictions(
-        self, prompt_BP: Tensor, draw: Callable[[Tensor], Tensor], window: int, padding_B: Tensor | None
-    ) -> Iterator[Drawn]:
-        cut = max(0, prompt_BP.shape[1] - window)
-        padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
-        step = self.prefill(prompt_BP[:, cut:], padding_B, limit=window - 1)
-        while True:
-            drawn = Drawn(draw(step.logits_BV), step.evaluations_BL)
-            yield drawn
-            step = self.decode(drawn.token_B, step.cache)
-
-    @torch.no_grad()
-    def _fresh_predictions(
-        self, prompt_BP: Tensor, draw: Callable[[Tensor], Tensor], window: int, padding_B: Tensor | None
-    ) -> Iterator[Drawn]:
+        if self.decodes:
+            cut = max(0, tokens_BL.shape[1] - window)
+            padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
+            return CachedContinuation.after(self, self.prefill(tokens_BL[:, cut:], padding_B, limit=window - 1))
         if padding_B is not None and bool(padding_B.any()):
             raise ValueError("only a model that decodes from a cache takes padding; give prompts of one length")
-        written_BL = prompt_BP[:, :0]
-        while True:
-            token_B = draw(self.embedding.logits(self.next_hidden(prompt_BP, written_BL, window)))
-            written_BL = torch.cat([written_BL, token_B.unsqueeze(1)], dim=1)
-            yield Drawn(token_B, None)
+        return FreshContinuation.of(self, window, [(tokens_BL, tokens_BL[:, :0])])
 
     def _check_decoding(self, tokens_BL: Tensor) -> None:
         """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""

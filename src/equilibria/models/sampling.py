@@ -1,46 +1,183 @@
-"""Choosing the next token from its logits."""
+"""Choosing the next token from its logits.
+
+A row is drawn with random numbers of its own, by inverting its cumulative distribution: which token it gets depends on
+its logits and its seed, and on nothing beside it in the batch. Shapes: B rows, V vocabulary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+_CANDIDATES = 1024  # as a rule they hold the share that is asked for, and a vocabulary need not be sorted
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature, then the `top_k` most likely tokens, then the smallest set with probability `top_p`.
+    """How a token is drawn: penalties, temperature, then the tokens that stay in the draw.
 
     Args:
-        temperature: 0 takes the most likely token.
-        top_k: how many tokens stay in the draw, all when None.
-        top_p: share of probability that stays in the draw, all when None (Holtzman et al. 2019, arXiv:1904.09751).
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_k: how many tokens stay in the draw, more where several are equal to the last; all when None.
+        top_p: the smallest set with this share of the probability stays (Holtzman et al. 2019, arXiv:1904.09751).
+        min_p: tokens stay with at least this share of the most likely one's probability (Nguyen et al. 2024,
+            arXiv:2407.01082).
+        repetition_penalty: positive logits of tokens that were read or written are divided by it, negative ones
+            multiplied (Keskar et al. 2019, arXiv:1909.05858); 1 for none.
+        presence_penalty: subtracted from the logits of tokens that were written.
+        frequency_penalty: subtracted from the logit of a token as often as it was written.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, found {self.temperature}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0 and finite, found {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, found {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be from 0 to 1, found {self.min_p}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty must be above 0 and finite, found {self.repetition_penalty}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name} must be finite, found {getattr(self, name)}")
 
-    def draw(self, logits_BV: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One token per row: `(B, V) → (B,)`."""
+    @property
+    def penalises(self) -> bool:
+        """Whether a draw depends on what was read and written before."""
+        return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
+
+    def probabilities(
+        self, logits_BV: Tensor, read_BV: Tensor | None = None, written_BV: Tensor | None = None
+    ) -> Tensor:
+        """What is drawn from, `(B, V)` in float32; zero where a token is not in the draw.
+
+        Args:
+            logits_BV: of the next tokens.
+            read_BV: how often each token is in the prompt; None for never.
+            written_BV: how often it was written since; None for never.
+        """
+        logits_BV = self._penalised(logits_BV.float(), read_BV, written_BV)
         if self.temperature == 0:
-            return logits_BV.argmax(dim=-1)
-        logits_BV = logits_BV.float() / self.temperature
+            best_B1 = logits_BV.argmax(dim=-1, keepdim=True)
+            return torch.zeros_like(logits_BV).scatter_(-1, best_B1, 1.0)
+        # The largest is 0, so that a small temperature makes none infinite.
+        logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None and self.top_k < logits_BV.shape[-1]:
-            least = logits_BV.topk(self.top_k, dim=-1).values[..., -1:]
-            logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+            least_B1 = logits_BV.topk(self.top_k, dim=-1).values[..., -1:]
+            logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+        kept_BV = shares_BV = logits_BV.softmax(dim=-1)
         if self.top_p is not None and self.top_p < 1:
-            ordered, index = logits_BV.softmax(dim=-1).sort(dim=-1, descending=True)
-            # A token goes when those before it already hold the share; the first always stays.
-            dropped = ordered.cumsum(dim=-1) - ordered >= self.top_p
-            logits_BV = logits_BV.masked_fill(dropped.scatter(-1, index, dropped), -torch.inf)
-        return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+            kept_BV = kept_BV * _holding(self.top_p, shares_BV, min(_CANDIDATES, shares_BV.shape[-1]))
+        if self.min_p:
+            kept_BV = kept_BV * (shares_BV >= self.min_p * shares_BV.amax(dim=-1, keepdim=True))
+        return kept_BV / kept_BV.sum(dim=-1, keepdim=True)
+
+    def _penalised(self, logits_BV: Tensor, read_BV: Tensor | None, written_BV: Tensor | None) -> Tensor:
+        there = [counts_BV for counts_BV in (read_BV, written_BV) if counts_BV is not None]
+        if self.repetition_penalty != 1 and there:
+            factor = self.repetition_penalty
+            changed_BV = torch.where(logits_BV > 0, logits_BV / factor, logits_BV * factor)
+            logits_BV = torch.where(sum(there[1:], there[0]) > 0, changed_BV, logits_BV)
+        if written_BV is not None:
+            logits_BV = logits_BV - self.frequency_penalty * written_BV - self.presence_penalty * (written_BV > 0)
+        return logits_BV
+
+
+def _holding(share: float, shares_BV: Tensor, candidates: int) -> Tensor:
+    """True for the most likely tokens, as few as hold the share; looked for among so many first."""
+    ordered_BC, index_BC = shares_BV.topk(candidates, dim=-1)
+    # A token goes when those before it already hold the share; the first always stays.
+    before_BC = ordered_BC.cumsum(dim=-1) - ordered_BC
+    kept_BV = torch.zeros_like(shares_BV, dtype=torch.bool).scatter_(-1, index_BC, before_BC < share)
+    open_B = before_BC[..., -1] < share
+    if candidates < shares_BV.shape[-1] and bool(open_B.any()):
+        kept_BV[open_B] = _holding(share, shares_BV[open_B], shares_BV.shape[-1])
+    return kept_BV
+
+
+class Drawer:
+    """Draws the tokens of one row: its sampling, its random numbers, and what its penalties count.
+
+    Args:
+        sampling: how.
+        seed: makes the draws repeatable; None takes PyTorch's own random numbers.
+        prompt: token ids that were read.
+        vocabulary_size: how many ids there are.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int | None, prompt: Sequence[int], vocabulary_size: int) -> None:
+        self.sampling = sampling
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._read_V = self._written_V = None
+        if sampling.penalises:
+            self._read_V = torch.bincount(torch.tensor(prompt, dtype=torch.long), minlength=vocabulary_size)
+            self._written_V = torch.zeros_like(self._read_V)
+
+    @staticmethod
+    def draw(drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
+        """A token of each row.
+
+        Args:
+            drawers: one for each row.
+            logits_BV: of their next tokens.
+
+        Raises:
+            ValueError: logits are not finite.
+        """
+        if not bool(torch.isfinite(logits_BV).all()):
+            raise ValueError("the model's logits are not finite; was it trained to its end?")
+        tokens = [0] * len(drawers)
+        alike: dict[Sampling, list[int]] = {}
+        for row, drawer in enumerate(drawers):
+            alike.setdefault(drawer.sampling, []).append(row)
+        for sampling, rows in alike.items():
+            chosen_BV = logits_BV if len(rows) == len(drawers) else logits_BV[rows]
+            among = [drawers[row] for row in rows]
+            for row, token in zip(rows, _drawn(sampling, among, chosen_BV), strict=True):
+                tokens[row] = token
+                drawers[row]._count(token)
+        return tokens
+
+    def _count(self, token: int) -> None:
+        if self._written_V is not None:
+            self._written_V[token] += 1
+
+    def _uniform(self) -> Tensor:
+        """A random number from 0 to below 1; none is taken where nothing is drawn."""
+        return torch.rand(1, dtype=torch.float64, generator=self._generator)
+
+    @staticmethod
+    def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+        there = [count for count in counts if count is not None]
+        return torch.stack(there).to(like.device) if there else None
+
+
+def _drawn(sampling: Sampling, drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
+    """The tokens of rows with one sampling."""
+    read_BV = Drawer._counts([drawer._read_V for drawer in drawers], logits_BV)
+    written_BV = Drawer._counts([drawer._written_V for drawer in drawers], logits_BV)
+    shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
+    if sampling.temperature == 0:
+        return shares_BV.argmax(dim=-1).tolist()
+    cumulative_BV = shares_BV.double().cumsum(dim=-1)
+    whole_B1 = cumulative_BV[:, -1:].contiguous()
+    uniform_B1 = torch.stack([drawer._uniform() for drawer in drawers]).to(logits_BV.device)
+    # The first token beyond the number, which no token of probability zero is; rounding must not pass the last one.
+    token_B1 = torch.searchsorted(cumulative_BV, uniform_B1 * whole_B1, right=True)
+    return torch.minimum(token_B1, torch.searchsorted(cumulative_BV, whole_B1)).squeeze(1).tolist()

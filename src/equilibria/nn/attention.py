@@ -73,11 +73,18 @@ class Place:
         past: tokens before it that it may see, M.
         first: position of the first of these; only differences of positions matter.
         present_BS: False at padding, which nobody sees but itself; None where there is none.
+        shift_B: added to the positions of each row, integers; None for zeros.
     """
 
     past: int = 0
     first: int = 0
     present_BS: Tensor | None = None
+    shift_B: Tensor | None = None
+
+    def positions(self, start: int, length: int, device: torch.device) -> Tensor:
+        """Positions of tokens, the first of them `start` after the first that is seen: `(length,)` or `(B, length)`."""
+        positions = torch.arange(self.first + start, self.first + start + length, device=device)
+        return positions if self.shift_B is None else positions + self.shift_B.unsqueeze(-1)
 
     def mask(self, length: int, device: torch.device, window: int | None = None) -> Tensor | None:
         """What a query may see, `(L, S)` or `(B, 1, L, S)`; None for everything.
@@ -179,7 +186,7 @@ class CausalAttention(nn.Module):
     def pattern(self, like_BLD: Tensor, place: Place) -> AttentionPattern:
         """Positions and mask of a segment `(B, L, ·)`."""
         past, length, device = place.past, like_BLD.shape[1], like_BLD.device
-        rotation = self._rotation(place.first + past, length, like_BLD)
+        rotation = self._rotation(place.positions(past, length, device), like_BLD)
         # Without a past, plain causality needs no mask, and fused kernels are faster without one.
         plain = not past and place.present_BS is None and self.positions != "linear"
         mask = None if plain else place.mask(length, device)
@@ -218,13 +225,13 @@ class CausalAttention(nn.Module):
             mask = torch.arange(past.keys.shape[2], device=slots_T.device) <= slots_T.unsqueeze(1)
         else:
             mask = pattern.mask[row if pattern.mask.dim() == 4 else ...][..., tokens_T, :]
-        rotation = None if pattern.rotation is None else Rotation(pattern.rotation.turn[tokens_T])
+        rotation = None if pattern.rotation is None else pattern.rotation.at(row, tokens_T)
         chosen = AttentionPattern(pattern.place, rotation, mask, causal=False)
         return replace(context, pattern=chosen, past=past.at(row, slots_T))
 
     def remember(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
         """Keys and values of the states of a segment's past."""
-        rotation = self._rotation(place.first, place.past, x_BMD)
+        rotation = self._rotation(place.positions(0, place.past, x_BMD.device), x_BMD)
         keys_values = F.linear(x_BMD, weight[self.heads * self.head_size :])
         keys, values = keys_values.unflatten(-1, (2, self.key_value_heads, -1)).unbind(-3)
         keys = self._placed(keys, self.key_gain, rotation)
@@ -244,11 +251,8 @@ class CausalAttention(nn.Module):
         )
         return F.linear(mixed.transpose(1, 2).flatten(-2), context.output)
 
-    def _rotation(self, first: int, length: int, like: Tensor) -> Rotation | None:
-        if self.positions != "rotary":
-            return None
-        positions = torch.arange(first, first + length, device=like.device)
-        return Rotation.of(positions, self.head_size, like.dtype)
+    def _rotation(self, positions: Tensor, like: Tensor) -> Rotation | None:
+        return Rotation.of(positions, self.head_size, like.dtype) if self.positions == "rotary" else None
 
     def _placed(self, x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> Tensor:
         """Queries or keys, normed where there is a gain and turned where there is a rotation."""

@@ -16,10 +16,11 @@ class Rotation:
     """Unit complex numbers `(length, head_size / 2)`: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
 
     turn: Tensor
+    """`(length, head_size / 2)`, or with a batch before it where rows differ."""
 
     @classmethod
     def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
-        """The rotation of integer `positions` `(length,)` for heads of even size, in float64 or else float32.
+        """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32.
 
         Angles are taken in float64, so that far from the start a difference of positions turns by as much as near it.
         """
@@ -30,6 +31,10 @@ class Rotation:
         exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
         angle = (positions.unsqueeze(-1) * _BASE**-exponent).remainder(2 * torch.pi).to(real)
         return cls(torch.polar(torch.ones_like(angle), angle))
+
+    def at(self, row: int, tokens_T: Tensor) -> Rotation:
+        """The rotation of some tokens of a row."""
+        return Rotation((self.turn if self.turn.dim() == 2 else self.turn[row])[tokens_T])
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate `(…, length, heads, head_size)` by position."""

@@ -151,9 +151,8 @@ def _sample(run: RunRecord) -> str:
     if run.sample is None:
         return ""
     prompt, text = run.sample.get("prompt") or "", run.sample.get("text") or ""
-    settings = (
-        f"{key} {value}" for key, value in run.sample.items() if key not in ("prompt", "text") and value is not None
-    )
+    shown_apart = ("prompt", "text", "texts")
+    settings = (f"{key} {value}" for key, value in run.sample.items() if key not in shown_apart and value is not None)
     note = escape(", ".join(settings).replace("_", " "))
     shown = f'<span class="prompt">{escape(str(prompt))}</span>{escape(str(text))}'
     return f'<h2>Generated text</h2>\n<p class="quiet">{note}</p>\n<pre class="text">{shown}</pre>'

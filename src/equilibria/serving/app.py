@@ -1,0 +1,255 @@
+"""The HTTP side: routes, the reading of bodies, answers whole or as a stream of events, and every error as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from equilibria.serving.errors import ApiError
+from equilibria.serving.fields import parse_json
+from equilibria.serving.request import CompletionRequest, Served, read_request
+from equilibria.serving.responses import DONE, Answer, event_line
+from equilibria.serving.worker import Event, Job, Worker
+
+_BODY_SECONDS = 10.0
+_READ_ON = 16  # of a body that is too large, so many times what may be sent: a client reads no answer before it is done
+_PAGE = {
+    "": ("index.html", "text/html"),
+    "page.css": ("page.css", "text/css"),
+    "page.js": ("page.js", "text/javascript"),
+}
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+def build_app(worker: Worker, served: Served) -> Starlette:
+    """The application of one model.
+
+    Args:
+        worker: has the model; it is started and stopped with the application.
+        served: its name and tokenizer, and the limits.
+    """
+    endpoints = _Endpoints(worker, served)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        worker.stop()
+
+    return Starlette(
+        routes=[
+            Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/models", endpoints.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", endpoints.model, methods=["GET"]),
+            Route("/health", endpoints.health, methods=["GET"]),
+            Route("/{name}", _page, methods=["GET"]),
+            Route("/", _page, methods=["GET"]),
+        ],
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _nobody,
+            Exception: _unexpected,
+        },
+        lifespan=lifespan,
+    )
+
+
+class _Endpoints:
+    """What the routes of the protocol do."""
+
+    def __init__(self, worker: Worker, served: Served) -> None:
+        self.worker, self._served = worker, served
+        self._created = int(time.time())
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        wanted = read_request(parse_json(await _body(request, self._served.limits.max_body_bytes)), self._served)
+        answer = Answer(wanted, self._served)
+        if answer.finished and not wanted.stream:
+            return JSONResponse(answer.whole(answer.echoes()))
+        if answer.finished:
+            return _event_stream(_end(wanted, answer))
+        job = self.worker.submit(wanted)
+        streaming = False
+        try:
+            if not wanted.stream:
+                return JSONResponse(answer.whole(await _collect(request, job, answer)))
+            first = await _next(request, job)
+            if isinstance(first, ApiError):  # nothing has been sent, so that the status can still say it
+                raise first
+            streaming = True
+            return _event_stream(self._lines(wanted, job, answer, first))
+        finally:
+            if not streaming:
+                self.worker.cancel(job)
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/NAME`."""
+        name = request.path_params["name"]
+        if name != self._served.name:
+            message = f"there is no model {name!r:.80}; this server has {self._served.name!r}"
+            raise ApiError(404, message, "model", "model_not_found")
+        return JSONResponse(self._model())
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: whether the server works, and how much it has to do."""
+        return JSONResponse({"status": "ok", "model": self._served.name, **self.worker.load})
+
+    def _model(self) -> dict[str, Any]:
+        limits = self._served.limits
+        return {
+            "id": self._served.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "equilibria",
+            "max_tokens": limits.max_tokens,
+            "window": self._served.window,
+            "solves": self._served.solves,
+        }
+
+    async def _lines(self, wanted: CompletionRequest, job: Job, answer: Answer, event: Event) -> AsyncIterator[bytes]:
+        """The events of a stream; whoever stops listening frees the places of its texts."""
+        try:
+            while not isinstance(event, ApiError):
+                choice = answer.choice(event)
+                if choice is not None:
+                    yield event_line(answer.chunk([choice]))
+                if answer.finished:
+                    async for line in _end(wanted, answer):
+                        yield line
+                    return
+                event = await job.events.get()
+            yield event_line(event.body)
+            yield DONE
+        finally:
+            self.worker.cancel(job)
+
+
+async def _end(wanted: CompletionRequest, answer: Answer) -> AsyncIterator[bytes]:
+    """What ends a stream of which everything has been written."""
+    if not wanted.write:
+        yield event_line(answer.chunk(answer.echoes()))
+    if wanted.usage:
+        yield event_line(answer.last_chunk())
+    yield DONE
+
+
+def _event_stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _collect(request: Request, job: Job, answer: Answer) -> list[dict[str, Any]]:
+    """All pieces of an answer.
+
+    Raises:
+        ApiError: it could not be finished.
+    """
+    choices = []
+    while not answer.finished:
+        event = await _next(request, job)
+        if isinstance(event, ApiError):
+            raise event
+        choice = answer.choice(event)
+        if choice is not None:
+            choices.append(choice)
+    return choices or answer.echoes()
+
+
+async def _next(request: Request, job: Job) -> Event:
+    """What comes next of a request, unless its client goes away.
+
+    Raises:
+        ClientDisconnect: it has.
+    """
+    if not job.events.empty():
+        return job.events.get_nowait()
+    coming, gone = asyncio.ensure_future(job.events.get()), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if coming.done():
+            return coming.result()
+        raise ClientDisconnect
+    finally:
+        coming.cancel()
+        gone.cancel()
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, within a limit of bytes and of time.
+
+    Raises:
+        ApiError: it is too large, too slow, or not said to be JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"content-type must be application/json, found {kind!r:.80}", code="unsupported_media_type")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size <= most:
+                    parts.append(part)
+                elif size > _READ_ON * most:
+                    break
+    except TimeoutError as problem:
+        raise ApiError(
+            408, "the body did not arrive in time; is its content-length right?", code="timeout"
+        ) from problem
+    if size > most:
+        raise ApiError(413, f"the body may have {most} bytes; send a shorter prompt", code="body_too_large")
+    return b"".join(parts)
+
+
+async def _page(request: Request) -> Response:
+    """The playground."""
+    name = request.path_params.get("name", "")
+    if name not in _PAGE:
+        raise HTTPException(404)
+    file, kind = _PAGE[name]
+    content = files("equilibria.serving").joinpath("playground", file).read_bytes()
+    return Response(content, media_type=kind, headers=_HEADERS)
+
+
+async def _api_error(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, ApiError)
+    headers = {"retry-after": "1"} if problem.status in (429, 503) else None
+    return JSONResponse(problem.body, problem.status, headers)
+
+
+async def _http_error(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, HTTPException)
+    messages = {
+        404: f"there is nothing at {request.url.path[:200]}; see /v1/completions and /v1/models",
+        405: f"{request.method[:20]} is not for {request.url.path[:200]}",
+    }
+    error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
+    return JSONResponse(error.body, problem.status_code, problem.headers)
+
+
+async def _nobody(request: Request, problem: Exception) -> Response:
+    """The client has gone, and reads this no more."""
+    return Response(status_code=400)
+
+
+async def _unexpected(request: Request, problem: Exception) -> Response:
+    return JSONResponse(ApiError(500, "the server failed; its log says more", code="internal_error").body, 500)

@@ -1,0 +1,181 @@
+"""What a completion request is answered: the protocol's objects, whole or in pieces.
+
+Besides the protocol's fields a choice has `token_ids`, `evaluations` (of the cell, that the prediction of each of these
+tokens took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from equilibria.inference.text_stream import INCOMPLETE, TextStream
+from equilibria.inference.writing import Likelihood
+from equilibria.serving.request import CompletionRequest, Served
+from equilibria.serving.worker import Scored, Wrote
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+
+_LEAST = -9999.0  # JSON has no infinity
+
+
+class Answer:
+    """Makes the objects of one request's answer from what the worker reports, in their order.
+
+    Args:
+        request: what was asked for.
+        served: the model's name and tokenizer.
+    """
+
+    def __init__(self, request: CompletionRequest, served: Served) -> None:
+        self._request, self._served = request, served
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": served.name,
+        }
+        texts = len(request.orders) * request.copies
+        self._open = texts if request.write else 0
+        self._unscored = len(request.orders) if request.scores else 0
+        self._latest: dict[int, int | None] = {}
+        self._offsets: dict[int, int] = {}
+        self._echoed: dict[int, dict[str, Any]] = {}
+        self._completion_tokens = 0
+        for index in range(texts):
+            prompt = request.prompts[index // request.copies]
+            self._latest[index] = prompt[-1] if prompt else None
+        if not request.scores:
+            for number in range(len(request.orders)):
+                self._echo(number, None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is to come any more."""
+        return not self._open and not self._unscored
+
+    def choice(self, event: Scored | Wrote) -> dict[str, Any] | None:
+        """One more piece of a choice; None for what will be part of a later one.
+
+        The first piece of a choice begins with the prompt, where that is echoed.
+        """
+        if isinstance(event, Scored):
+            self._unscored -= 1
+            self._echo(event.prompt, event.likelihoods)
+            return None
+        index, piece = event.index, event.piece
+        self._completion_tokens += 1
+        self._open -= piece.finish is not None
+        found = self._echoed.pop(index, None) or self._empty(index)
+        found["text"] += piece.text
+        found["token_ids"].append(piece.token)
+        found["evaluations"].append(piece.evaluations)
+        if self._request.top is not None:
+            offset = self._offsets.get(index, 0) + piece.offset
+            self._add(found["logprobs"], self._latest[index], piece.token, piece.likelihood, offset)
+        self._latest[index] = piece.token
+        if piece.finish is not None:
+            found["finish_reason"] = "length" if piece.finish == "length" else "stop"
+            found["stop_reason"] = piece.stopped
+        return found
+
+    def echoes(self) -> list[dict[str, Any]]:
+        """The choices of a request for no new tokens: the prompts."""
+        return [{**choice, "finish_reason": "length"} for _, choice in sorted(self._echoed.items())]
+
+    def whole(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The answer to a request without a stream, from all pieces of its choices."""
+        joined: dict[int, dict[str, Any]] = {}
+        for piece in choices:
+            if (index := piece["index"]) in joined:
+                _append(joined[index], piece)
+            else:
+                joined[index] = piece
+        return {**self._head, "choices": [joined[index] for index in sorted(joined)], "usage": self._usage()}
+
+    def chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A part of a stream."""
+        return {**self._head, "choices": list(choices)} | ({"usage": None} if self._request.usage else {})
+
+    def last_chunk(self) -> dict[str, Any]:
+        """What ends a stream whose usage is asked for."""
+        return {**self._head, "choices": [], "usage": self._usage()}
+
+    def _usage(self) -> dict[str, int]:
+        prompt = sum(map(len, self._request.prompts))
+        written = self._completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+    def _empty(self, index: int) -> dict[str, Any]:
+        none = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        return {
+            "index": index,
+            "text": "",
+            "logprobs": none if self._request.top is not None else None,
+            "finish_reason": None,
+            "stop_reason": None,
+            "token_ids": [],
+            "evaluations": [],
+        }
+
+    def _echo(self, number: int, likelihoods: Sequence[Likelihood] | None) -> None:
+        """Prepares the choices of a prompt to begin with it."""
+        if not self._request.echo:
+            return
+        prompt, copies = self._request.prompts[number], self._request.copies
+        stream, offsets, text = TextStream(self._served.tokenizer), [], ""
+        for token in prompt:
+            offsets.append(stream.length)
+            text += stream.write(token)
+        text += stream.finish()
+        for index in range(number * copies, (number + 1) * copies):
+            choice = self._empty(index)
+            choice["text"], self._offsets[index] = text, len(text)
+            if likelihoods is not None:
+                known = [None, *likelihoods]
+                for place, (token, offset) in enumerate(zip(prompt, offsets, strict=True)):
+                    before = prompt[place - 1] if place else None
+                    self._add(choice["logprobs"], before, token, known[place], offset)
+            self._echoed[index] = choice
+
+    def _add(
+        self, logprobs: dict[str, list[Any]], before: int | None, token: int, likelihood: Likelihood | None, offset: int
+    ) -> None:
+        """A token and its likely rivals; of the first of all nothing is known."""
+        logprobs["tokens"].append(self._shown(before, token))
+        logprobs["text_offset"].append(offset)
+        if likelihood is None:
+            logprobs["token_logprobs"].append(None)
+            logprobs["top_logprobs"].append(None)
+            return
+        rivals = {self._shown(before, rival): max(value, _LEAST) for rival, value in likelihood.top}
+        logprobs["token_logprobs"].append(max(likelihood.logprob, _LEAST))
+        logprobs["top_logprobs"].append(rivals)
+
+    def _shown(self, before: int | None, token: int) -> str:
+        """A token's text behind another's; its number where it is no whole characters."""
+        context = [] if before is None else [before]
+        decode = self._served.tokenizer.decode
+        text = decode([*context, token])[len(decode(context)) :]
+        return f"token_id:{token}" if INCOMPLETE in text or not text else text
+
+
+def _append(choice: dict[str, Any], piece: dict[str, Any]) -> None:
+    """Adds the next piece of a choice."""
+    choice["text"] += piece["text"]
+    for name in ("token_ids", "evaluations"):
+        choice[name] += piece[name]
+    if choice["logprobs"] is not None:
+        for name, values in choice["logprobs"].items():
+            values += piece["logprobs"][name]
+    for name in ("finish_reason", "stop_reason"):
+        choice[name] = piece[name]
+
+
+def event_line(content: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(content, allow_nan=False).encode() + b"\n\n"

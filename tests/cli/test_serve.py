@@ -1,0 +1,231 @@
+"""`equilibria serve`: a real process and real sockets, asked by the `openai` client."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from openai.types import CompletionChoice
+
+from equilibria.cli.app import main
+from equilibria.inference.loading import load_run
+from equilibria.models.sampling import Sampling
+from processes import environment
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+    def health(self) -> dict[str, object]:
+        with urllib.request.urlopen(f"{self.address}/health") as answer:
+            return json.load(answer)
+
+    def idle(self) -> bool:
+        """Whether all places become free within some seconds."""
+        for _ in range(300):
+            if self.health() == {"status": "ok", "model": "shared", "running": 0, "waiting": 0}:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+def start(run: Path, *flags: str) -> Server:
+    command = [sys.executable, "-m", "equilibria", "serve", str(run), "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout is not None
+    return Server(process, process.stdout.readline().split()[-1])
+
+
+@pytest.fixture(scope="module")
+def server(run: Path) -> Iterator[Server]:
+    started = start(run, "--max-batch", "3", "--max-queue", "6", "--max-tokens", "5000", "--request-timeout", "30")
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def written(run: Path, prompt: str, count: int, seed: int, sampling: Sampling) -> list[int]:
+    """By the library, alone."""
+    loaded = load_run(run)
+    tokens = torch.tensor([loaded.tokenizer.encode(prompt)])
+    found = loaded.model.generate(tokens, count, seed=seed, window=loaded.window, sampling=sampling)
+    return found[0, tokens.shape[1] :].tolist()
+
+
+def extra(choice: CompletionChoice, name: str) -> Any:
+    """A field besides the protocol's."""
+    assert choice.model_extra is not None
+    return choice.model_extra[name]
+
+
+def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) -> None:
+    expected = [written(run, "the cat", 12, seed, Sampling(0.9, top_p=0.8)) for seed in (5, 6)]
+    settings = {"model": "shared", "prompt": "the cat", "max_tokens": 12, "seed": 5, "temperature": 0.9, "top_p": 0.8}
+    whole = client.completions.create(**settings, n=2, logprobs=2)
+    assert [choice.index for choice in whole.choices] == [0, 1]
+    for choice, tokens in zip(whole.choices, expected, strict=True):
+        assert choice.text == bytes(tokens).decode("utf-8", "replace")
+        assert (choice.finish_reason, extra(choice, "token_ids")) == ("length", tokens)
+        assert len(extra(choice, "evaluations")) == 12
+        assert choice.logprobs is not None
+        assert len(choice.logprobs.tokens or []) == len(choice.logprobs.top_logprobs or []) == 12
+        assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 24)
+    chunks = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    last = chunks.pop()
+    assert (last.choices, last.usage.completion_tokens if last.usage else 0) == ([], 12)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert [token for chunk in chunks for token in extra(chunk.choices[0], "token_ids")] == expected[0]
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 11 + ["length"]
+
+
+def test_an_echo_has_the_prompts_probabilities(run: Path, client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="shared", prompt=["a cat", "the"], max_tokens=0, echo=True, logprobs=1)
+    assert [choice.text for choice in answer.choices] == ["a cat", "the"]
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert (found.tokens, found.text_offset) == (list("a cat"), [0, 1, 2, 3, 4])
+    tokens, model = torch.tensor([list(b"a cat")]), load_run(run).model
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0].log_softmax(-1)
+    assert found.token_logprobs is not None
+    assert found.token_logprobs[0] is None
+    for place in range(1, 5):
+        assert abs(found.token_logprobs[place] - float(logprobs[place - 1, tokens[0, place]])) < 1e-3
+    plain = client.completions.create(model="shared", prompt="a cat", max_tokens=0, echo=True, stream=True)
+    assert [chunk.choices[0].text for chunk in plain] == ["a cat"]
+    longer = client.completions.create(model="shared", prompt="a cat", max_tokens=3, echo=True, logprobs=1, seed=1)
+    assert longer.choices[0].logprobs is not None
+    assert longer.choices[0].text.startswith("a cat")
+    assert (longer.choices[0].logprobs.text_offset or [])[:6] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_text_stops_before_a_stop_string(run: Path, client: openai.OpenAI) -> None:
+    settings = {"model": "shared", "prompt": "the cat", "max_tokens": 99, "seed": 1}
+    plain = client.completions.create(**settings).choices[0].text
+    stop = plain[8:10]
+    found = "".join(
+        chunk.choices[0].text for chunk in client.completions.create(**settings, stop=[stop, "\x01\x02"], stream=True)
+    )
+    assert found == plain[: plain.index(stop)]
+    whole = client.completions.create(**settings, stop=stop).choices[0]
+    assert (whole.text, whole.finish_reason, extra(whole, "stop_reason")) == (found, "stop", stop)
+
+
+def test_concurrent_answers_are_those_of_requests_alone(run: Path, server: Server, client: openai.OpenAI) -> None:
+    prompts = ["the cat", "a fixed point is where a map returns", "nobody", "7", "on the mat and"]
+    settings = {"model": "shared", "max_tokens": 20, "temperature": 0.7}
+    efforts = [{}, {}, {}, {"extra_body": {"tolerance": 0.3}}, {"extra_body": {"max_evaluations": 2, "top_k": 9}}]
+    alone = [
+        client.completions.create(prompt=prompt, seed=seed, **settings, **efforts[seed]).choices[0].text
+        for seed, prompt in enumerate(prompts)
+    ]
+
+    async def ask(aclient: openai.AsyncOpenAI, seed: int) -> str:
+        answer = await aclient.completions.create(
+            prompt=prompts[seed], seed=seed, stream=True, **settings, **efforts[seed]
+        )
+        return "".join([chunk.choices[0].text async for chunk in answer])
+
+    async def all_of_them() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as aclient:
+            return await asyncio.gather(*(ask(aclient, seed) for seed in range(len(prompts))))
+
+    assert asyncio.run(all_of_them()) == alone
+
+
+def test_models_errors_and_the_page(server: Server, client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["shared"]
+    assert client.models.retrieve("shared").owned_by == "equilibria"
+    with pytest.raises(openai.NotFoundError, match="no model 'x'"):
+        client.completions.create(model="x", prompt="a")
+    with pytest.raises(openai.BadRequestError, match="temperature must be from 0") as caught:
+        client.completions.create(model="shared", prompt="a", temperature=-1)
+    assert caught.value.param == "temperature"
+    with urllib.request.urlopen(f"{server.address}/") as page:
+        assert b"page.js" in page.read()
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_who_goes_away_frees_his_place_and_too_many_are_refused(server: Server, client: openai.OpenAI) -> None:
+    streams = [client.completions.create(model="shared", prompt="a", max_tokens=5000, stream=True) for _ in range(3)]
+    for stream in streams:
+        next(iter(stream))
+    assert server.health()["running"] == 3
+    impatient = client.with_options(timeout=1.0)
+    with pytest.raises(openai.APITimeoutError):
+        impatient.completions.create(model="shared", prompt="b", max_tokens=3)
+    with pytest.raises(openai.RateLimitError, match="texts wait already"):
+        # One request fills the queue; this is asked while it does.
+        asyncio.run(_crowd(server))
+    for stream in streams:
+        stream.close()
+    assert server.idle()
+
+
+async def _crowd(server: Server) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
+        asked = (client.completions.create(model="shared", prompt=["a", "b"], max_tokens=9, n=2) for _ in range(3))
+        await asyncio.gather(*asked)
+
+
+def test_time_limits_and_an_end_as_asked_for(run: Path) -> None:
+    limits = ["--max-batch", "2", "--max-tokens", "100000", "--request-timeout", "1", "--shutdown-timeout", "0.2"]
+    server = start(run, *limits)
+    try:
+        with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError, match="took more than 1 seconds"):
+                client.completions.create(model="shared", prompt="a", max_tokens=100_000)
+            with pytest.raises(openai.APIError, match="took more than 1 seconds"):
+                list(client.completions.create(model="shared", prompt="a", max_tokens=100_000, stream=True))
+            assert server.idle()
+            stream = client.completions.create(model="shared", prompt="a", max_tokens=100_000, stream=True)
+            next(iter(stream))
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(openai.APIError, match="shutting down"):
+                list(stream)
+        assert server.process.wait(30) == 0
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_an_address_that_cannot_be_had_is_named(
+    run: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = server.address.rsplit(":", 1)[1]
+    assert main(["serve", str(run), "--port", port]) == 2
+    assert f"cannot listen at 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_the_benchmark_finds_nothing_wrong(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its checks of every token, and one malformed request of each kind."""
+    flags = ["--streams", "4", "--seconds", "2", "--malformed", "44", "--distinct", "6", "--max-tokens", "8"]
+    code = main(["bench", "serving", "--run", str(run), *flags, "--threads", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["wrong"], result["lost"], result["malformed"]["others"]) == ([], [], [])
+    assert result["malformed"]["refused_with_a_reason"] == 44
+    assert result["malformed"]["kinds"] == 43
+    assert result["requests"] == result["right"] >= 4
+    assert code == 0

@@ -1,0 +1,60 @@
+"""Text as its tokens come: against decoding and searching all of it at once."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equilibria.data.tokenizers import BytePairTokenizer, ByteTokenizer, IdTokenizer, Tokenizer, WordTokenizer
+from equilibria.inference.text_stream import TextStream
+
+TOKENIZERS: list[Tokenizer] = [
+    ByteTokenizer(),
+    IdTokenizer(12),
+    WordTokenizer(["<eos>", "a", "b", "ab", "ba", "<unk>"]),
+    BytePairTokenizer.train(["abab äöü ab\n", "aab bba ü€𝄞 aaa\n"] * 3, 290, 1),
+]
+SHORT = st.text("ab \nü€", min_size=1, max_size=4)
+
+
+def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
+    """What stands before the stop string that is complete first, of those the longest."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            longest = max(found, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(TOKENIZERS), st.lists(SHORT, max_size=3), st.booleans(), st.data())
+def test_pieces_are_the_text_before_the_first_stop(
+    tokenizer: Tokenizer, stops: list[str], readable: bool, data: st.DataObject
+) -> None:
+    if readable and isinstance(tokenizer, ByteTokenizer | BytePairTokenizer):
+        tokens = tokenizer.encode(data.draw(st.text("ab \nü€𝄞\ufffd", max_size=20)))
+    else:
+        tokens = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=16))
+    prompt = data.draw(st.integers(0, len(tokens)))
+    before = tokenizer.decode(tokens[:prompt])
+    if before.endswith("\ufffd"):  # half a character belongs to no text
+        prompt, before = 0, ""
+    whole = tokenizer.decode(tokens)[len(before) :]
+    expected, stopped = cut(whole, stops)
+    stream, pieces = TextStream(tokenizer, tokens[:prompt], stops), []
+    for token in tokens[prompt:]:
+        pieces.append(stream.write(token))
+        said = "".join(pieces)
+        assert expected.startswith(said)
+        if stream.stopped is not None:
+            break
+    pieces.append(stream.finish())
+    assert ("".join(pieces), stream.stopped) == (expected, stopped)
+    assert stream.text == expected
+
+
+def test_half_a_character_and_half_a_stop_string_are_held_back() -> None:
+    stream = TextStream(ByteTokenizer(), stop=["abc"])
+    pieces = [stream.write(byte) for byte in "aéababx".encode()]
+    assert pieces == ["", "", "aé", "", "", "ab", "", "abx"]

@@ -1,0 +1,120 @@
+"""Texts that are written together: each as it would be alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+import equilibria as eq
+from equilibria.cells import ContractiveCell
+from equilibria.data.tokenizers import ByteTokenizer
+from equilibria.depths import Equilibrium
+from equilibria.inference.writing import Order, Text, Writer
+from equilibria.models import LanguageModel
+from equilibria.models.sampling import Sampling
+from equilibria.nn import TiedEmbedding
+
+WINDOW = 40
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    torch.manual_seed(0)
+    depth = Equilibrium(eval_solver=eq.Picard(tol=1e-3, max_evaluations=8, scope="prefix"))
+    return LanguageModel(TiedEmbedding(256, 16), ContractiveCell(16, 2, 24), depth).eval()
+
+
+def order(number: int) -> Order:
+    choose = random.Random(number)
+    return Order(
+        prompt=tuple(choose.choices(range(97, 123), k=choose.randint(1, 30))),
+        max_new_tokens=choose.randint(1, 12),
+        sampling=choose.choice([Sampling(0.9), Sampling(0.0), Sampling(1.5, 40, 0.9, 0.01, 1.3, 0.2, 0.1)]),
+        seed=100 * number,
+        copies=choose.randint(1, 3),
+        stop=choose.choice([(), ("a",)]),
+        top=choose.choice([None, 2]),
+    )
+
+
+def alone(model: LanguageModel, wanted: Order, copy: int) -> list[int]:
+    """The tokens of one text, by the model itself."""
+    seed = (wanted.seed or 0) + copy
+    prompt = torch.tensor([wanted.prompt])
+    written = model.generate(prompt, wanted.max_new_tokens, seed=seed, window=WINDOW, sampling=wanted.sampling)
+    return written[0, prompt.shape[1] :].tolist()
+
+
+def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) -> None:
+    writer, waiting, found = Writer(model, ByteTokenizer(), WINDOW), [order(number) for number in range(12)], {}
+    left: list[Text] = []
+    for round_ in range(200):
+        written = writer.step()
+        if waiting and round_ % 2 == 0:
+            written += writer.join(waiting.pop())
+        for text, piece in written:
+            assert text not in left
+            found.setdefault(text, []).append(piece)
+        if round_ == 7:
+            left.append(writer.texts[0])
+            writer.leave(left[0])
+        if not waiting and not writer.texts:
+            break
+    assert len(found) == sum(order(number).copies for number in range(12))
+    for text, pieces in found.items():
+        expected = alone(model, text.order, text.copy)
+        tokens = [piece.token for piece in pieces]
+        assert tokens == expected[: len(tokens)] == text.tokens
+        finish = pieces[-1].finish
+        assert all(piece.finish is None for piece in pieces[:-1])
+        said = "".join(piece.text for piece in pieces)
+        if text in left:
+            assert finish is None
+        elif finish == "stop":
+            assert said == bytes(tokens).decode("utf-8", "replace").split("a")[0]
+        else:
+            assert (finish, len(tokens)) == ("length", text.order.max_new_tokens)
+            assert said == bytes(tokens).decode("utf-8", "replace")
+        for piece in pieces:
+            assert (piece.likelihood is None) == (text.order.top is None)
+            assert piece.evaluations is not None
+
+
+def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
+    wanted = Order(prompt=tuple(b"some text"), max_new_tokens=1, seed=1, top=3)
+    writer = Writer(model, ByteTokenizer(), WINDOW)
+    with torch.no_grad():
+        expected = model(torch.tensor([wanted.prompt])).logits[0].log_softmax(-1)
+    read = writer.likelihoods(wanted)
+    for place, likelihood in enumerate(read):
+        assert abs(likelihood.logprob - float(expected[place, wanted.prompt[place + 1]])) < 1e-4
+        assert [token for token, _ in likelihood.top] == expected[place].topk(3).indices.tolist()
+    ((_, piece),) = writer.join(wanted)
+    assert piece.likelihood is not None
+    assert abs(piece.likelihood.logprob - float(expected[-1, piece.token])) < 1e-4
+
+
+def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageModel) -> None:
+    plain = Order(prompt=tuple(b"some text"), max_new_tokens=8, seed=4)
+    tokens = alone(model, plain, 0)
+
+    class Ending(ByteTokenizer):
+        """Bytes whose passages end with one that is drawn."""
+
+        @property
+        def eos(self) -> int:
+            return tokens[5]
+
+    for asked in (True, False):
+        writer = Writer(model, Ending(), WINDOW)
+        pieces = [piece for _, piece in writer.join(replace(plain, stop_at_end=asked))]
+        while writer.texts:
+            pieces += [piece for _, piece in writer.step()]
+        length = tokens.index(tokens[5]) + 1 if asked else 8
+        assert [piece.token for piece in pieces] == tokens[:length]
+        assert pieces[-1].finish == ("end" if asked else "length")
+        shown = tokens[: length - 1] if asked else tokens
+        assert "".join(piece.text for piece in pieces) == bytes(shown).decode("utf-8", "replace")
