@@ -55,12 +55,12 @@ def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> Non
     source = tmp_path / "source"
     source.mkdir()
     splits: tuple[Split, ...] = ("train", "valid")
-    passages = {split: [f"{split} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for split in splits}
-    for split, lines in passages.items():
-        (source / f"{split}.txt").write_text("".join(lines))
+    lines_of = {name: [f"{name} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for name in splits}
+    for split in splits:
+        (source / f"{split}.txt").write_text("".join(lines_of[split]))
     folder = mixed_folder(source, tmp_path / "mixed")
-    for split, lines in passages.items():
-        lines_of_source = set(lines)
+    for split in splits:
+        lines, lines_of_source = lines_of[split], set(lines_of[split])
         found = (folder / f"{split}.txt").read_text().splitlines(keepends=True)
         ours = [place for place, line in enumerate(found) if line in lines_of_source]
         assert [found[place] for place in ours] == lines
