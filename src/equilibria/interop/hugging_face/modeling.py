@@ -199,31 +199,38 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         for name, parameter in missing.items():
             parameter.copy_(fresh.get_parameter(name))
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Compute each differentiated step again in the backward pass.
-
-        Args:
-            gradient_checkpointing_kwargs: none that this model has a use for.
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Compute each differentiated step again in the backward pass: what `gradient_checkpointing` asks for too.
 
         Raises:
-            ValueError: there are no such steps.
+            ValueError: there are no such steps, or an argument asks for something else.
         """
-        del gradient_checkpointing_kwargs
+        options = {**(activation_checkpointing_kwargs or {})}
+        if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
+            raise ValueError(
+                f"this model computes every step again, by PyTorch's checkpoints that are not reentrant; found "
+                f"{activation_checkpointing_kwargs}, every_n_layers {every_n_layers}, offload {offload}"
+            )
         self._checkpoint(True)
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         """Keep the differentiated steps for the backward pass."""
         self._checkpoint(False)
 
     def _checkpoint(self, on: bool) -> None:
-        depth = self.model.depth if isinstance(self.model, LanguageModel) else None
-        match depth:
-            case Equilibrium(gradient=Phantom() | Unrolled() as gradient):
+        match self.model:
+            case LanguageModel(depth=Equilibrium(gradient=Phantom() | Unrolled() as gradient) as depth):
                 self.model.depth = replace(depth, gradient=replace(gradient, checkpoint=on))
-            case UnrolledDepth():
+            case LanguageModel(depth=UnrolledDepth() as depth):
                 self.model.depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
                     "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "
-                    "whatever the depth. Leave gradient_checkpointing out"
+                    "whatever the depth. Leave activation checkpointing out"
                 )
+        self.gradient_checkpointing = on
