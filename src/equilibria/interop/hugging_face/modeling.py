@@ -103,12 +103,16 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
             ValueError: the model keeps nothing in a cache, is in training mode with one, or a mask, a token or a cache
                 is none of its own.
         """
+        past = past_key_values
+        if self._caches(past, use_cache) and past is None:
+            past = DynamicCache(config=self.config)
         batch, length = input_ids.shape
-        if self._caches(past_key_values, use_cache):
-            past = past_key_values if past_key_values is not None else DynamicCache(config=self.config)
-            hidden_BLD, penalty = self._read_on(input_ids, attention_mask, past), None
+        padding = LeftPadding.of(attention_mask, batch, length + (past.get_seq_length() if past is not None else 0))
+        if labels is not None and padding is not None:
+            labels = padding.targets(labels)
+        if past is not None:
+            hidden_BLD, penalty = self._read_on(input_ids, past, padding), None
         else:
-            past, padding = None, LeftPadding.of(attention_mask, batch, length)
             hidden_BLD, penalty = self._read(input_ids, padding, labels)
         logits = self._logits(slice_logits_to_keep(hidden_BLD, 0 if labels is not None else logits_to_keep))
         loss = None if labels is None else self._loss(logits, labels, penalty, num_items_in_batch)
@@ -130,9 +134,8 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
             return able and self.config.use_cache and not self.training and not torch.is_grad_enabled()
         return use_cache
 
-    def _read_on(self, tokens_BL: Tensor, mask: Tensor | None, past: TransformersCache) -> Tensor:
-        batch, length = tokens_BL.shape
-        padding = LeftPadding.of(mask, batch, past.get_seq_length() + length)
+    def _read_on(self, tokens_BL: Tensor, past: TransformersCache, padding: LeftPadding | None) -> Tensor:
+        """The final states over a cache."""
         window = self.config.max_position_embeddings
         assert isinstance(self.model, LanguageModel)
         limit = None if window is None else window - 1

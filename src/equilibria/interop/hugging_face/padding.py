@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.data.batching import NO_TARGET
+
 
 @dataclass(frozen=True)
 class LeftPadding:
-    """How many tokens at the left of each row are padding, `(B,)`."""
+    """How many tokens at the left of each row are padding, `(B,)`, of how many."""
 
     padding_B: Tensor
+    length: int
 
     @classmethod
     def of(cls, mask: Tensor | None, batch: int, length: int) -> LeftPadding | None:
@@ -41,7 +44,16 @@ class LeftPadding:
         in_one_BL = (positions_L >= first_B.unsqueeze(1)) & (positions_L < end_B.unsqueeze(1))
         if not torch.equal(in_one_BL, present_BL):
             raise ValueError("attention_mask has zeros amid ones; padding is understood at the ends of a row only")
-        return cls(first_B) if bool(first_B.any()) else None
+        return cls(first_B, length) if bool(first_B.any()) else None
+
+    def targets(self, labels_BL: Tensor) -> Tensor:
+        """Labels of the last L tokens of a text, without those of padding and of the first token after it.
+
+        What would predict that one is the state of padding, which in a row turned round has seen the text.
+        """
+        length = self.length - labels_BL.shape[1]
+        positions_L = torch.arange(length, self.length, device=labels_BL.device)
+        return labels_BL.masked_fill(positions_L <= self.padding_B.unsqueeze(1), NO_TARGET)
 
     def last(self, rows_BL: Tensor) -> Tensor:
         """Rows `(B, L, …)` with their padding moved behind the text."""
