@@ -19,11 +19,10 @@ from typing import Any
 # Before datasets and transformers are imported, which read them then.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
+import lm_eval
 import numpy as np
 import transformers
 import yaml
-from lm_eval import __version__ as lm_eval_version
-from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +31,7 @@ from benchmarks._harness import options_of, prepare, publish
 from equilibria.cli.checkout import in_checkout
 from equilibria.data.prepared import EncodedSplit
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import TextEvaluation, evaluate
+from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.interop.hugging_face.exporting import export_folder
 
@@ -53,9 +52,10 @@ def measure(run: LoadedRun, tokens: np.ndarray, folder: Path, batch_size: int) -
     assert isinstance(window, int)
     text = run.tokenizer.decode(tokens[1:].tolist())
     theirs = harness(folder, text, int(tokens[0]), batch_size)
-    split = EncodedSplit(tokens, len(text.split()), len(text.encode()) * len(tokens) / (len(tokens) - 1))
+    size = len(text.encode())
+    split = EncodedSplit(tokens, len(text.split()), size)
     ours = evaluate(run.model, split, batch_size=1, segment_length=window, memory_length=0)
-    return {"window": window, "tokens": ours.tokens} | compared(ours, theirs)
+    return {"window": window, "tokens": ours.tokens} | compared(ours.loss, theirs, ours.tokens, size)
 
 
 def harness(folder: Path, text: str, prefix: int, batch_size: int) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def harness(folder: Path, text: str, prefix: int, batch_size: int) -> dict[str, 
     task["dataset_kwargs"]["data_files"]["test"] = str(folder / "text.txt")
     (folder / "tasks").mkdir()
     (folder / "tasks" / f"{TASK}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    simple_evaluate: Any = lm_eval.simple_evaluate
     result = simple_evaluate(
         model="hf",
         model_args={"pretrained": str(folder / "model"), "trust_remote_code": True, "prefix_token_id": prefix},
@@ -75,23 +76,23 @@ def harness(folder: Path, text: str, prefix: int, batch_size: int) -> dict[str, 
         log_samples=True,
         bootstrap_iters=0,
     )
-    assert result is not None
     (sample,) = result["samples"][TASK]
     if sample["target"] != text:
         raise UserError("the harness has read another text than it was given")
     return {"loglikelihood": sample["resps"][0][0], "bits_per_byte": result["results"][TASK]["bits_per_byte,none"]}
 
 
-def compared(ours: TextEvaluation, theirs: dict[str, Any]) -> dict[str, Any]:
-    """The figures of both, and how far they are apart."""
-    loss = -theirs["loglikelihood"] / ours.tokens
+def compared(loss: float, theirs: dict[str, Any], tokens: int, size: int) -> dict[str, Any]:
+    """The figures of both, and how far they are apart, of a text of so many tokens and bytes."""
+    bits = loss * tokens / math.log(2) / size
+    nats = -theirs["loglikelihood"] / tokens
     return {
-        "equilibria": {"loss": ours.loss, "perplexity": ours.perplexity, "bits_per_byte": ours.bits_per_byte},
-        "lm_eval": {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": theirs["bits_per_byte"]},
+        "equilibria": {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits},
+        "lm_eval": {"loss": nats, "perplexity": math.exp(nats), "bits_per_byte": theirs["bits_per_byte"]},
         "difference": {
-            "nats": abs(loss - ours.loss),
-            "perplexity": abs(math.exp(loss) / ours.perplexity - 1),
-            "bits_per_byte": abs(theirs["bits_per_byte"] / ours.bits_per_byte - 1),
+            "nats": abs(nats - loss),
+            "perplexity": abs(math.exp(nats - loss) - 1),
+            "bits_per_byte": abs(theirs["bits_per_byte"] / bits - 1),
         },
     }
 
@@ -126,6 +127,6 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(run, split.tokens[: 1 + windows * window], Path(temporary), options.batch_size)
     title = f"{run.recipe.run.name}, {run.checkpoint.name}"
-    versions = {"transformers": transformers.__version__, "lm-eval": lm_eval_version}
+    versions = {"transformers": transformers.__version__, "lm-eval": lm_eval.__version__}
     publish("lm_evaluation", arguments, options, {"model": title, **versions, "windows": windows, **figures}, show)
     return 0

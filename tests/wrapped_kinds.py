@@ -1,9 +1,11 @@
 """A small recipe of every kind of model that transformers is given."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from equilibria.configuration import (
     BaselineRecipe,
@@ -57,8 +59,8 @@ LAYERS = {"contractive": 1, "around": 3, "unrolled": 6, "tied-stack": 3, "shared
 """Layers of keys and values that a cache has."""
 
 
-def model(kind: str, **recipe: Any) -> EquilibriaForCausalLM:
-    """A model with random weights, in evaluation mode."""
+def model(kind: str, **recipe: Any) -> Any:
+    """An `EquilibriaForCausalLM` with random weights, in evaluation mode; what it inherits, no checker understands."""
     torch.manual_seed(0)
     return EquilibriaForCausalLM(EquilibriaConfig.of(replace(KINDS[kind], **recipe), VOCABULARY, WINDOW)).eval()
 
@@ -66,3 +68,8 @@ def model(kind: str, **recipe: Any) -> EquilibriaForCausalLM:
 def text(rows: int = 2, length: int = 9, seed: int = 0) -> torch.Tensor:
     """Random token ids."""
     return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def loaded(folder: Path, **options: Any) -> Any:
+    """What `AutoModelForCausalLM` makes of a folder."""
+    return AutoModelForCausalLM.from_pretrained(folder, **options)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from equilibria.interop.hugging_face.cache import read_on
 from equilibria.models import LanguageModel
@@ -28,6 +29,7 @@ def test_one_layer_whatever_the_depth() -> None:
     past = model("contractive")(text(2, 12)).past_key_values
     assert isinstance(past, DynamicCache)
     (layer,) = past.layers
+    assert isinstance(layer, DynamicLayer)
     assert layer.keys is not None
     assert layer.keys.shape == (2, 2, 12, 8)  # batch, heads, tokens, features of a head
 
@@ -61,9 +63,10 @@ def test_the_window_bounds_what_is_seen() -> None:
     assert isinstance(one.model, LanguageModel)
     past = DynamicCache(config=one.config)
     read_on(one.model, tokens[:, :12], past, limit=4)
-    kept = past.layers[0].keys
-    assert kept is not None
-    kept[:, :, :8] = 1e3  # nobody looks there
+    layer = past.layers[0]
+    assert isinstance(layer, DynamicLayer)
+    assert layer.keys is not None
+    layer.keys[:, :, :8] = 1e3  # nobody looks there
     bounded = read_on(one.model, tokens[:, 12:], past, limit=4).logits_BV
     cache = one.model.prefill(tokens[:, :12], limit=4).cache
     torch.testing.assert_close(bounded, one.model.decode(tokens[:, 12:], cache).logits_BV, rtol=0, atol=0)

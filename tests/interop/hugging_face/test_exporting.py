@@ -1,4 +1,4 @@
-"""`equilibria export --to hf`: a folder that transformers loads, writes our own text with, and that is whole or not there."""
+"""`equilibria export --to hf`: a folder that transformers loads, writes our text with, whole or not there."""
 
 import json
 import resource
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers.dynamic_module_utils
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoTokenizer, pipeline
 
 import tiny
 from equilibria.cli.app import main
 from equilibria.inference import load_run
 from equilibria.interop.hugging_face import EquilibriaForCausalLM
 from equilibria.interop.hugging_face.exporting import export_folder
+from wrapped_kinds import loaded
 
 PROMPT = "12 the cat"
 
@@ -28,7 +29,7 @@ def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_text_is_our_own(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = loaded(folder), AutoTokenizer.from_pretrained(folder)
     for prompt in (PROMPT, ""):
         flags = ["--prompt", prompt, "--temperature", "0", "--max-new-tokens", "40", "--json"]
         assert main(["generate", str(run), *flags]) == 0
@@ -48,11 +49,11 @@ def test_the_text_is_our_own(run: Path, folder: Path, capsys: pytest.CaptureFixt
 def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
     names = {"config.json", "generation_config.json", "model.safetensors", "modeling_equilibria.py", "README.md"}
     assert {path.name for path in folder.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
-    model, loaded = AutoModelForCausalLM.from_pretrained(folder), load_run(run)
-    ours = loaded.model.state_dict()
+    model, ours_run = loaded(folder), load_run(run)
+    ours = ours_run.model.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.model.state_dict().items())
     assert model.config.max_position_embeddings == 24
-    assert model.config.whole_recipe().model == loaded.recipe.model
+    assert model.config.whole_recipe().model == ours_run.recipe.model
     assert f"{model.num_parameters():,} parameters" in (folder / "README.md").read_text()
 
 
@@ -91,5 +92,5 @@ def test_numbers_have_no_tokenizer(tmp_path: Path) -> None:
     written = export_folder(load_run(recipe.run.folder), tmp_path / "out")
     assert written["tokenizer"] is False
     assert not list((tmp_path / "out").glob("tokenizer*"))
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    model = loaded(tmp_path / "out")
     assert model.generate(max_new_tokens=3).shape == (1, 4)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import AutoConfig, DynamicCache, StaticCache
 
 from equilibria.configuration import DepthRecipe, GradientRecipe, build_model
 from equilibria.errors import UserError
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models import LanguageModel
 from equilibria.models.causal import CausalModel
-from wrapped_kinds import CACHED, KINDS, LAYERS, UNCACHED, VOCABULARY, WINDOW, model, text
+from wrapped_kinds import CACHED, KINDS, LAYERS, UNCACHED, VOCABULARY, WINDOW, loaded, model, text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,7 +29,7 @@ def test_a_model_comes_back_from_shards(kind: str, tmp_path: Path) -> None:
     saved = [name for shard in shards for name in load_file(shard)]
     distinct = len(list(one.parameters())) + len(list(one.buffers()))
     assert len(saved) == len(set(saved)) == distinct
-    other, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    other, report = loaded(tmp_path, output_loading_info=True)
     assert not any(report.values())
     assert isinstance(other, EquilibriaForCausalLM)
     assert not other.training
@@ -62,7 +62,7 @@ def test_the_head_is_tied_and_can_be_untied() -> None:
 def test_other_types(tmp_path: Path) -> None:
     one = model("contractive")
     one.save_pretrained(tmp_path)
-    half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    half = loaded(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     with torch.no_grad():
         torch.testing.assert_close(half(text()).logits.float(), one(text()).logits, rtol=0.1, atol=0.2)
@@ -78,7 +78,7 @@ def test_what_a_checkpoint_lacks_is_as_in_a_fresh_model(tmp_path: Path) -> None:
     lost = "model.cell.norm.weight"
     tensors = load_file(file)
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file, {"format": "pt"})
-    other, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    other, report = loaded(tmp_path, output_loading_info=True)
     assert report["missing_keys"] == {lost}
     for name, parameter in other.named_parameters():
         assert torch.equal(parameter, torch.ones(16) if name == lost else tensors[name])

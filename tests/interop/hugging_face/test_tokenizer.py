@@ -34,7 +34,11 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedToke
 
 @pytest.mark.parametrize("kind", OURS)
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(TEXTS) | st.text("ab <>\n\t é", max_size=9).map(lambda line: line.replace("\n", "") + "\n")))
+@given(
+    st.lists(
+        st.sampled_from(TEXTS) | st.text("ab <>\n\t é", max_size=9).map(lambda line: line.replace("\n", "") + "\n")
+    )
+)
 def test_ids_of_a_text(theirs: dict[str, PreTrainedTokenizerBase], kind: str, pieces: list[str]) -> None:
     for last in ("", "the cat"):
         every = [*pieces, *filter(None, [last])]

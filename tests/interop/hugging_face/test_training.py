@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
     PreTrainedTokenizerFast,
     Trainer,
@@ -16,7 +15,7 @@ from transformers import (
 from equilibria.data import ByteTokenizer
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
-from wrapped_kinds import KINDS
+from wrapped_kinds import KINDS, loaded
 
 STEPS = 12
 
@@ -66,5 +65,5 @@ def test_a_resumed_run_ends_where_another_does(tmp_path: Path) -> None:
     assert isinstance(whole.model, EquilibriaForCausalLM)
     assert isinstance(resumed.model, EquilibriaForCausalLM)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict())
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / f"checkpoint-{STEPS}")
+    saved = loaded(tmp_path / "whole" / f"checkpoint-{STEPS}")
     assert all(map(torch.equal, saved.parameters(), whole.model.parameters()))

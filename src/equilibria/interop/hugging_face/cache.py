@@ -69,8 +69,8 @@ def _with_room(past: TransformersCache, entries: Sequence[tuple[int, ...]], leng
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
-        slots = (kept.new_zeros(*kept.shape[:2], length, kept.shape[3]) for kept in (layer.keys, layer.values))
-        tensors.extend(past.update(*slots, number))
+        keys, values = (kept.new_zeros(*kept.shape[:2], length, kept.shape[3]) for kept in (layer.keys, layer.values))
+        tensors.extend(past.update(keys, values, number))
     return [t if len(entry) == 2 else t.squeeze(1) for t, entry in zip(tensors, entries, strict=True)]
 
 
