@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+TESTED := .venv/installed-for-tests
 # One thread per process: the tests run two processes on two cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 min
 test: lint  ## everything that CI runs: lint, formatting, types, tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
 
-lint: $(STAMP)  ## ruff and pyright
+lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
@@ -36,4 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,plot,tensorboard,data,serve]'
+	@touch $@
+
+# What only tests need, Hugging Face's libraries, so that `make demo` need not wait for it.
+$(TESTED): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[hf,eval]'
 	@touch $@

@@ -104,6 +104,11 @@ class Cache:
         self._tables: dict[int, Tensor] = {}
 
     @property
+    def contents(self) -> tuple[Tensor, ...]:
+        """What is kept of all tokens so far, as many as there were room for: a view for each entry."""
+        return tuple(t[..., : self._end, :] for t in self._tensors)
+
+    @property
     def length(self) -> int:
         """Tokens that the next one will see."""
         return self._end if self.limit is None else min(self._end, self.limit)
@@ -135,8 +140,26 @@ class Cache:
             raise ValueError(
                 f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"
             )
-        self._longest_padding = int(padding_B.max()) if batch else 0
-        self._padding_B = padding_B.to(tokens_BL.device) if self._longest_padding else None
+        self._set_padding(padding_B.to(tokens_BL.device))
+
+    def adopt(self, tensors: Sequence[Tensor], tokens: int, padding_B: Tensor | None = None) -> None:
+        """Go on in the tensors of another cache, whose free slots are written to. Before the first token only.
+
+        Args:
+            tensors: one for each entry, `(B, slots, features)` or `(B, heads, slots, features)`.
+            tokens: how many of the slots are filled, padding among them.
+            padding_B: how many tokens at the left of each row are padding; None for none.
+
+        Raises:
+            ValueError: the tensors are not laid out as the entries say.
+        """
+        assert not self.tokens
+        found = [(*t.shape[1:-2], t.shape[-1]) for t in tensors]
+        if found != list(self.entries):
+            raise ValueError(f"a cache of this model keeps {list(self.entries)} of a token, found {found}")
+        self._tensors, self.tokens, self._end = tuple(tensors), tokens, tokens
+        if padding_B is not None:
+            self._set_padding(padding_B)
 
     def present(self, length: int) -> Tensor | None:
         """Which of the next tokens are no padding, `(B, length, 1)`; None where all are."""
@@ -224,6 +247,10 @@ class Cache:
             tensors=tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors),
             latest=None if self._latest is None else self._latest.index_select(0, rows),
         )
+
+    def _set_padding(self, padding_B: Tensor) -> None:
+        self._longest_padding = int(padding_B.max()) if len(padding_B) else 0
+        self._padding_B = padding_B if self._longest_padding else None
 
     def _make_room(self, like_BLD: Tensor, past: int) -> None:
         """New buffers with room for the segment and a block of tokens more; the past that is still seen moves there."""

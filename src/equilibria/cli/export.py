@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.interop.torch_export import Part, export_program, save_program, with_fixed_budget
 
@@ -19,8 +20,8 @@ def export(
     out: Path,
     /,
     *,
-    to: Literal["torch"],
-    part: Part = "solve",
+    to: Literal["torch", "hf"],
+    part: Part | None = None,
     evaluations: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     checkpoint: str = "best",
     json: bool = False,
@@ -29,21 +30,38 @@ def export(
 
     Args:
         run: the run folder.
-        out: where to: a .pt2 file that torch.export.load reads.
-        to: "torch", a program of torch.export for any batch and length.
-        part: a solve of a fixed budget, from tokens to logits, or one evaluation, from state and tokens to state.
-        evaluations: of the solve; left out: as many as the recipe's eval_solver or applications say.
+        out: where to: a .pt2 file that torch.export.load reads, or a new folder that transformers loads.
+        to: "torch", a program of torch.export for any batch and length, or "hf", a folder for Hugging Face's
+            transformers, with its tokenizer.
+        part: for "torch", a solve of a fixed budget, from tokens to logits (left out: this), or one evaluation, from
+            state and tokens to state.
+        evaluations: of the solve, for "torch"; left out: as many as the recipe's eval_solver or applications say.
         checkpoint: "best" by validation loss, "last" or "step-N".
         json: print what was written as one JSON object.
     """
+    if to == "hf" and (part is not None or evaluations is not None):
+        raise UserError('--part and --evaluations are for --to torch; what "hf" writes is solved as the recipe says')
     loaded = load_run(run, checkpoint)
-    metadata = write_program(loaded, out, part, evaluations)
-    print(json_format.dumps({"file": str(out), **metadata}) if json else out)
+    written = write_folder(loaded, out) if to == "hf" else write_program(loaded, out, part or "solve", evaluations)
+    print(json_format.dumps(written) if json else out)
     return 0
 
 
+def write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
+    """Writes a folder for transformers; returns what is in it.
+
+    Raises:
+        UserError: transformers is not installed, or the folder cannot be written.
+    """
+    try:
+        from equilibria.interop.hugging_face.exporting import export_folder
+    except ModuleNotFoundError as problem:
+        raise UserError(f"--to hf needs {problem.name}; pip install 'equilibria[hf]'") from problem
+    return export_folder(loaded, out)
+
+
 def write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | None) -> dict[str, object]:
-    """Exports and saves; returns what the file says of itself."""
+    """Exports and saves; returns the file and what it says of itself."""
     program = export_program(loaded.model, part, evaluations)
     metadata: dict[str, object] = {
         "run": loaded.folder.path.resolve().name,
@@ -53,4 +71,4 @@ def write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | N
         "vocabulary_size": loaded.model.embedding.vocabulary_size,
     }
     save_program(program, out, metadata)
-    return metadata
+    return {"file": str(out), **metadata}

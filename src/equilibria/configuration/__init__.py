@@ -13,7 +13,7 @@ from equilibria.configuration.data import DataRecipe
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
 from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe, RegularisationRecipe
-from equilibria.configuration.reading import check_recipe, read_recipe, write_recipe
+from equilibria.configuration.reading import check_recipe, read_recipe, recipe_from, recipe_tables, write_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 
@@ -41,5 +41,7 @@ __all__ = [
     "build_task",
     "check_recipe",
     "read_recipe",
+    "recipe_from",
+    "recipe_tables",
     "write_recipe",
 ]

@@ -29,16 +29,20 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     """
     del app, commands
     given = arguments[0].tokens
-    settings = ArgumentCollection(argument for argument in arguments if argument.keys)
     if given:
         path = Path(given[0].value)
-        update_argument_collection(_load(path), str(path), settings, root_keys=(), allow_unknown=False)
+        _fill(arguments, _load(path), str(path))
+
+
+def _fill(arguments: ArgumentCollection, content: dict[str, object], source: str) -> None:
+    settings = ArgumentCollection(argument for argument in arguments if argument.keys)
+    update_argument_collection(content, source, settings, root_keys=(), allow_unknown=False)
     for argument in settings:
         if is_dataclass(argument.hint) and argument.tokens:
             raise CoercionError(argument=argument, token=argument.tokens[0])
 
 
-def check_recipe(recipe: Recipe, path: Path) -> None:
+def check_recipe(recipe: Recipe, path: Path | str) -> None:
     """Raises a UserError that names `path`, where the recipe came from, if its values do not go together."""
     for problem in problems(recipe):
         raise UserError(f"{path}: {problem}")
@@ -75,6 +79,51 @@ _reader = App(
 def _read(file: Path, /, *, recipe: Settings) -> Recipe:
     del file
     return recipe
+
+
+def recipe_from(content: dict[str, object], source: str) -> Recipe:
+    """The recipe in nested tables, as `recipe_tables` gives them.
+
+    Args:
+        content: its sections.
+        source: where they are from, for messages.
+
+    Raises:
+        UserError: as `read_recipe`.
+    """
+    reader = App(
+        config=lambda app, commands, arguments: _fill(arguments, content, source),
+        default_parameter=Parameter(negative=()),
+        help_flags=[],
+        version_flags=[],
+        result_action="return_value",
+    )
+    reader.default(_whole)
+    try:
+        recipe = reader([], exit_on_error=False, print_error=False)
+    except CycloptsError as problem:
+        raise UserError(explain(problem)) from problem
+    check_recipe(recipe, source)
+    return recipe
+
+
+def _whole(*, recipe: Settings) -> Recipe:
+    return recipe
+
+
+def recipe_tables(section: object) -> dict[str, object]:
+    """The settings of a recipe or of a section of one as nested tables that the json module writes."""
+    assert is_dataclass(section)
+    values = {entry.name: _plain(getattr(section, entry.name)) for entry in fields(section)}
+    return {name: value for name, value in values.items() if value is not None and value != {}}
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return recipe_tables(value)
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

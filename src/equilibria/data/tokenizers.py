@@ -188,6 +188,11 @@ class BytePairTokenizer:
         return cls(inner)
 
     @property
+    def inner(self) -> rust.Tokenizer:
+        """That of the `tokenizers` package, which knows nothing of `eos`."""
+        return self._inner
+
+    @property
     def vocabulary_size(self) -> int:
         return self._merged + 1
 

@@ -97,7 +97,7 @@ class LanguageModel(CausalModel):
         inputs_BLD = x_BLD * self.cell.d_model**0.5
         if isinstance(self.depth, Adaptive) and memory is None:
             self._check_mode()
-            memory = self._new_cache(self.memory_length)
+            memory = self.new_cache(self.memory_length)
         if isinstance(memory, Cache):
             self._check_mode()
             reached = self._into(memory, inputs_BLD, self.chunk_length, self.depth)
@@ -121,7 +121,7 @@ class LanguageModel(CausalModel):
     ) -> Step:
         """Read a prompt into a new cache; see `TokenModel.prefill`."""
         self._check_decoding(tokens_BL)
-        cache = self._new_cache(limit)
+        cache = self.new_cache(limit)
         if padding_B is not None:
             cache.pad(padding_B, tokens_BL)
         return self._step(tokens_BL, cache, chunk_length, self.depth)
@@ -146,7 +146,15 @@ class LanguageModel(CausalModel):
         reached = self._into(cache, inputs_BLD, chunk_length, depth)
         return Step(reached.state, self.embedding, cache, reached.solution)
 
-    def _new_cache(self, limit: int | None) -> Cache:
+    def new_cache(self, limit: int | None = None) -> Cache:
+        """An empty cache of this model.
+
+        Args:
+            limit: past tokens that are kept at most; None for as many as the cells look back.
+
+        Raises:
+            ValueError: the model keeps nothing in a cache.
+        """
         cells = self._cached_cells()
         bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
         return Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))

@@ -1,0 +1,85 @@
+"""The stock `DynamicCache` of transformers as the cache of a model.
+
+A layer of it holds two tensors of a token, keys and values, as a cell does: an equilibrium of one block has one layer,
+however often it is solved, and an explicit depth one for each block of each application. What has no heads (the states
+and inputs of a trellis cell) has one. A step lets the cache append empty slots, and the cell's evaluations write there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache as TransformersCache
+from transformers.cache_utils import DynamicLayer
+
+from equilibria.cells import Cache
+from equilibria.models import LanguageModel, TokenModel
+from equilibria.models.base import Step
+
+
+def cache_layers(model: TokenModel) -> int | None:
+    """Layers of a `DynamicCache` that a model fills; None where its past is no keys and values of tokens."""
+    if not isinstance(model, LanguageModel) or not model.decodes:
+        return None
+    return len(model.new_cache().entries) // 2
+
+
+def read_on(
+    model: LanguageModel,
+    tokens_BL: Tensor,
+    past: TransformersCache,
+    padding_B: Tensor | None = None,
+    limit: int | None = None,
+) -> Step:
+    """Read the tokens after those in a cache into it, without gradients.
+
+    Args:
+        model: in evaluation mode.
+        tokens_BL: token ids, `(B, L ≥ 1)`.
+        past: what has been read; changed in place.
+        padding_B: tokens at the left of each row that are padding, of those in the cache and these.
+        limit: tokens of the cache that are seen at most; None for all.
+
+    Raises:
+        ValueError: the cache is of another kind or another model's, or a token is none of the vocabulary's.
+    """
+    _check(past, len(model.new_cache().entries) // 2)
+    model.check(tokens_BL)
+    length = past.get_seq_length()
+    if not length:
+        step = model.prefill(tokens_BL, padding_B)
+        assert isinstance(step.cache, Cache)
+        contents = [t if t.dim() == 4 else t.unsqueeze(1) for t in step.cache.contents]
+        for layer, (keys, values) in enumerate(zip(contents[::2], contents[1::2], strict=True)):
+            past.update(keys, values, layer)
+        return step
+    cache = model.new_cache(limit)
+    cache.adopt(_with_room(past, cache.entries, tokens_BL.shape[1]), length, padding_B)
+    return model.decode(tokens_BL, cache)
+
+
+@torch.no_grad()
+def _with_room(past: TransformersCache, entries: Sequence[tuple[int, ...]], length: int) -> list[Tensor]:
+    """The cache's own tensors, grown by so many slots, laid out as a model's."""
+    tensors: list[Tensor] = []
+    for number, layer in enumerate(past.layers):
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
+        keys, values = (kept.new_zeros(*kept.shape[:2], length, kept.shape[3]) for kept in (layer.keys, layer.values))
+        tensors.extend(past.update(keys, values, number))
+    return [t if len(entry) == 2 else t.squeeze(1) for t, entry in zip(tensors, entries, strict=True)]
+
+
+def _check(past: TransformersCache, layers: int) -> None:
+    stock = isinstance(past, DynamicCache) and not past.offloading
+    if not stock or any(type(layer) is not DynamicLayer for layer in past.layers):
+        raise ValueError(
+            f"this model reads into a DynamicCache that keeps every token and stays on the device, found {past!r}; "
+            f"leave past_key_values and cache_implementation out"
+        )
+    if len(past.layers) not in (0, layers):
+        raise ValueError(f"this model's cache has {layers} layers, found {len(past.layers)}; it is another model's")

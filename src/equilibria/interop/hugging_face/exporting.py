@@ -1,0 +1,137 @@
+"""A run as a folder that transformers loads: written whole or not at all"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import GenerationConfig
+
+from equilibria.errors import UserError
+from equilibria.inference.loading import LoadedRun
+from equilibria.inference.weights import distinct_state, fill
+from equilibria.interop.hugging_face.configuration import EquilibriaConfig
+from equilibria.interop.hugging_face.modeling import EquilibriaForCausalLM
+from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
+from equilibria.models.causal import CausalModel
+
+_CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [equilibria, deep-equilibrium]
+---
+
+# {name}
+
+A language model of equilibria: {parameters:,} parameters, {vocabulary:,} tokens{figures}.
+
+```python
+import equilibria.interop.hugging_face  # or give trust_remote_code=True below
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+{use}
+```
+
+{tokenizer} A generated token sees {window} tokens at most. The recipe is in `config.json` under `recipe`.
+"""
+
+_TEXT = """\
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+prompt = tokenizer("The", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50, do_sample=True)[0]))"""
+_NUMBERS = "print(model.generate(max_new_tokens=50, do_sample=True))"
+
+
+def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
+    """Writes a run's model with its tokenizer, for `AutoModelForCausalLM` and `AutoTokenizer`.
+
+    Where the run's tokens are numbers and no text, there is no tokenizer in the folder.
+
+    Args:
+        loaded: the run.
+        out: a folder that does not exist or is empty.
+
+    Returns:
+        What was written, for a person or a program.
+
+    Raises:
+        UserError: the folder is there already or cannot be written, or the model continues no text.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another name or remove it")
+    model = wrapped(loaded)
+    tokenizer = stock_tokenizer(loaded.tokenizer, model.config.max_position_embeddings)
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as temporary:
+            folder = Path(temporary, out.name)
+            model.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            (folder / "README.md").write_text(_card(loaded, model, out.name), encoding="utf-8")
+            if out.exists():
+                out.rmdir()
+            shutil.move(folder, out)
+    except (OSError, SafetensorError) as problem:
+        raise UserError(f"{out} cannot be written ({problem}); free some space or choose another") from problem
+    return {
+        "folder": str(out),
+        "run": loaded.folder.path.resolve().name,
+        "checkpoint": loaded.checkpoint.name,
+        "parameters": model.num_parameters(),
+        "vocabulary_size": model.config.vocab_size,
+        "window": model.config.max_position_embeddings,
+        "cache_layers": model.config.num_hidden_layers if model.generation_config.use_cache else 0,
+        "tokenizer": tokenizer is not None,
+    }
+
+
+def wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
+    """A run's model as transformers knows models, in evaluation mode.
+
+    Raises:
+        UserError: it continues no text.
+    """
+    if not isinstance(loaded.model, CausalModel):
+        raise UserError(f"a {type(loaded.model).__name__} does not continue a text; it is not exported")
+    window = loaded.recipe.training.segment_length + loaded.model.memory_length
+    config = EquilibriaConfig.of(loaded.recipe.model, loaded.tokenizer.vocabulary_size, window)
+    model = EquilibriaForCausalLM(config).eval()
+    fill(distinct_state(model.model), distinct_state(loaded.model), loaded.checkpoint)
+    # As in `equilibria generate`, a text begins as one does after a passage, and goes on when a passage ends.
+    model.generation_config = GenerationConfig(
+        bos_token_id=loaded.tokenizer.eos, use_cache=model.generation_config.use_cache
+    )
+    return model
+
+
+def _card(loaded: LoadedRun, model: EquilibriaForCausalLM, name: str) -> str:
+    text = stock_tokenizer(loaded.tokenizer) is not None
+    return _CARD.format(
+        name=name,
+        parameters=model.num_parameters(),
+        vocabulary=model.config.vocab_size,
+        figures=_figures(loaded),
+        use=_TEXT.format(name=name) if text else _NUMBERS,
+        tokenizer="The end of a passage is a newline, which is also the token that a text begins after."
+        if text
+        else "Its tokens are numbers, so there is no tokenizer.",
+        window=model.config.max_position_embeddings,
+    )
+
+
+def _figures(loaded: LoadedRun) -> str:
+    """What the run's last evaluation says, where it was of these weights."""
+    try:
+        figures = json.loads(loaded.folder.evaluation.read_text(encoding="utf-8"))
+        if figures["step"] != loaded.step:
+            return ""
+        return f", {figures['loss']:.4g} nats per token of its {figures['split']} text"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,239 @@
+"""A language model of equilibria as transformers knows models: loaded, saved, trained and sampled from by its tools.
+
+It holds one of our models and adds no arithmetic to it. Weights are drawn by our own constructors, and what a module of
+ours shares with another is tied by name, so that loading on the meta device and saving in shards keep it shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache as TransformersCache
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+
+from equilibria.configuration import build_model
+from equilibria.data.batching import NO_TARGET
+from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.gradients import Phantom, Unrolled
+from equilibria.interop.hugging_face.cache import cache_layers, read_on
+from equilibria.interop.hugging_face.configuration import EquilibriaConfig
+from equilibria.interop.hugging_face.padding import LeftPadding
+from equilibria.models import LanguageModel
+from equilibria.models.causal import CausalModel
+from equilibria.nn import TiedEmbedding
+
+
+class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
+    """Predict each next token, by a model of equilibria.
+
+    Attributes:
+        model: that model, as `equilibria.load` gives it.
+        lm_head: the output layer, with the embedding's weight; None where the embedding has one of its own kind.
+
+    Raises:
+        UserError: the recipe is wrong, or is of a model that reads a source besides the text it writes.
+    """
+
+    config: EquilibriaConfig
+    config_class = EquilibriaConfig
+    base_model_prefix = "model"
+    accepts_loss_kwargs = True
+    # Of most models; each has its own, since layers can be tied as well.
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012
+
+    def __init__(self, config: EquilibriaConfig) -> None:
+        super().__init__(config)
+        model = build_model(config.whole_recipe(), config.vocab_size)
+        if not isinstance(model, CausalModel):
+            raise ValueError(f"a {type(model).__name__} does not continue a text; it is no causal language model")
+        self.model = model
+        self.lm_head = self._head(model.embedding)
+        self._tied_weights_keys = self._shared_names()
+        for parameter in self.parameters():
+            # What transformers calls initialised it leaves alone.
+            parameter._is_hf_initialized = parameter.device.type != "meta"  # pyright: ignore[reportAttributeAccessIssue]
+        layers = cache_layers(model)
+        config.hidden_size, config.num_hidden_layers = model.embedding.d_model, layers or 1
+        self.generation_config.use_cache = layers is not None and config.use_cache
+        self.post_init()
+
+    def _head(self, embedding: object) -> nn.Linear | None:
+        if not isinstance(embedding, TiedEmbedding):
+            return None
+        head = nn.Linear(embedding.d_model, embedding.vocabulary_size, bias=False, device="meta")
+        tied = self.config.tie_word_embeddings
+        head.weight = embedding.weight if tied else nn.Parameter(embedding.weight.detach().clone())
+        return head
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: TransformersCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """One text, or the next tokens of one.
+
+        In training the loss has the model's penalties added, as in our own trainer.
+
+        Args:
+            input_ids: token ids, `(B, L)`.
+            attention_mask: 0 at padding, at the ends of rows only; with a cache, of the tokens in it too.
+            past_key_values: what has been read; the new tokens are added to it, without gradients.
+            labels: token ids `(B, L)`, shifted here; -100 where there is nothing to predict.
+            use_cache: return what was read for later tokens; None for as the configuration says, where neither
+                training nor gradients are on.
+            logits_to_keep: see transformers; 0 for all positions. With labels, all.
+            num_items_in_batch: labels of all batches whose losses are added up, where the loss is a sum over it.
+            output_hidden_states: return the final states, alone: an equilibrium has no others.
+
+        Raises:
+            ValueError: the model keeps nothing in a cache, is in training mode with one, or a mask, a token or a cache
+                is none of its own.
+        """
+        past = past_key_values
+        if self._caches(past, use_cache) and past is None:
+            past = DynamicCache(config=self.config)
+        batch, length = input_ids.shape
+        padding = LeftPadding.of(attention_mask, batch, length + (past.get_seq_length() if past is not None else 0))
+        if labels is not None and padding is not None:
+            labels = padding.targets(labels)
+        if past is not None:
+            hidden_BLD, penalty = self._read_on(input_ids, past, padding), None
+        else:
+            hidden_BLD, penalty = self._read(input_ids, padding, labels)
+        logits = self._logits(slice_logits_to_keep(hidden_BLD, 0 if labels is not None else logits_to_keep))
+        loss = None if labels is None else self._loss(logits, labels, penalty, num_items_in_batch)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=past, hidden_states=(hidden_BLD,) if wanted else None
+        )
+
+    def _caches(self, past: TransformersCache | None, use_cache: bool | None) -> bool:
+        able = cache_layers(self.model) is not None
+        if not able and (past is not None or use_cache):
+            raise ValueError(
+                f"a {type(self.model).__name__} of this kind has no keys and values of tokens to keep; "
+                f"give use_cache=False and no past_key_values"
+            )
+        if past is not None:
+            return True
+        if use_cache is None:
+            return able and self.config.use_cache and not self.training and not torch.is_grad_enabled()
+        return use_cache
+
+    def _read_on(self, tokens_BL: Tensor, past: TransformersCache, padding: LeftPadding | None) -> Tensor:
+        """The final states over a cache."""
+        window = self.config.max_position_embeddings
+        assert isinstance(self.model, LanguageModel)
+        limit = None if window is None else window - 1
+        return read_on(self.model, tokens_BL, past, None if padding is None else padding.padding_B, limit).hidden_BLD
+
+    def _read(
+        self, tokens_BL: Tensor, padding: LeftPadding | None, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The final states without a cache, and the penalty of training."""
+        targets = None
+        if labels is not None and self.training and self.model.auxiliary_weight:
+            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=NO_TARGET)
+        if padding is None:
+            output = self.model(tokens_BL, targets)
+            return output.hidden, output.penalty
+        output = self.model(padding.last(tokens_BL), None if targets is None else padding.last(targets))
+        return padding.first(output.hidden), output.penalty
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.embedding.logits(hidden) if self.lm_head is None else self.lm_head(hidden)
+
+    def _loss(self, logits: Tensor, labels: Tensor, penalty: Tensor | None, items: Tensor | int | None) -> Tensor:
+        """The mean over the labels, or their sum over `items`; a penalty weighs as the labels it goes with."""
+        loss = self.loss_function(
+            logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=items
+        )
+        if penalty is None:
+            return loss
+        return loss + (penalty if items is None else penalty * ((labels[:, 1:] != NO_TARGET).sum() / items))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that embeds tokens."""
+        assert isinstance(self.model.embedding, nn.Module)
+        return self.model.embedding
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The output layer, where it is a linear one with the embedding's weight."""
+        return self.lm_head
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Raises ValueError: a vocabulary of another size is another recipe's."""
+        raise ValueError("the vocabulary of this model is that of its recipe; it cannot be resized")
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """What the head and tied layers share: every name of a parameter but its first, and that first one."""
+        return dict(self._tied_weights_keys)
+
+    def _shared_names(self) -> dict[str, str]:
+        firsts: dict[int, str] = {}
+        names = [(name, id(parameter)) for name, parameter in self.named_parameters(remove_duplicate=False)]
+        return {name: firsts[key] for name, key in names if firsts.setdefault(key, name) != name}
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Weights that a checkpoint lacked become those of a fresh model; all others are left alone."""
+        missing = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if not getattr(parameter, "_is_hf_initialized", False)
+        }
+        if not missing or next(iter(missing.values())).device.type == "meta":
+            return
+        fresh = build_model(self.config.whole_recipe(), self.config.vocab_size)
+        for name, parameter in missing.items():
+            parameter.copy_(fresh.get_parameter(name))
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Compute each differentiated step again in the backward pass: what `gradient_checkpointing` asks for too.
+
+        Raises:
+            ValueError: there are no such steps, or an argument asks for something else.
+        """
+        options = {**(activation_checkpointing_kwargs or {})}
+        if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
+            raise ValueError(
+                f"this model computes every step again, by PyTorch's checkpoints that are not reentrant; found "
+                f"{activation_checkpointing_kwargs}, every_n_layers {every_n_layers}, offload {offload}"
+            )
+        self._checkpoint(True)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep the differentiated steps for the backward pass."""
+        self._checkpoint(False)
+
+    def _checkpoint(self, on: bool) -> None:
+        match self.model:
+            case LanguageModel(depth=Equilibrium(gradient=Phantom() | Unrolled() as gradient) as depth):
+                self.model.depth = replace(depth, gradient=replace(gradient, checkpoint=on))
+            case LanguageModel(depth=UnrolledDepth() as depth):
+                self.model.depth = replace(depth, checkpoint=on)
+            case _:
+                raise ValueError(
+                    "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "
+                    "whatever the depth. Leave activation checkpointing out"
+                )
+        self.gradient_checkpointing = on

@@ -1,0 +1,72 @@
+"""The stock cache of transformers holds keys and values of one cell, and can be treated as that of any model."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from equilibria.interop.hugging_face.cache import read_on
+from equilibria.models import LanguageModel
+from wrapped_kinds import CACHED, VOCABULARY, model, text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", CACHED)
+def test_parts_of_a_text_are_read_as_the_whole(kind: str) -> None:
+    one, tokens = model(kind), text(2, 12)
+    whole = one(tokens, use_cache=False).logits
+    past, parts = DynamicCache(config=one.config), []
+    for part in tokens.split((5, 1, 4, 2), dim=1):
+        output = one(part, past_key_values=past)
+        assert output.past_key_values is past
+        parts.append(output.logits)
+    assert past.get_seq_length() == 12
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_one_layer_whatever_the_depth() -> None:
+    past = model("contractive")(text(2, 12)).past_key_values
+    assert isinstance(past, DynamicCache)
+    (layer,) = past.layers
+    assert isinstance(layer, DynamicLayer)
+    assert layer.keys is not None
+    assert layer.keys.shape == (2, 2, 12, 8)  # batch, heads, tokens, features of a head
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["contractive", "trellis"])
+def test_cropping_repeating_and_reordering(kind: str) -> None:
+    one, tokens = model(kind), text(2, 12)
+    past = one(tokens).past_key_values
+    past.crop(-4)
+    torch.testing.assert_close(one(tokens[:, 8:], past_key_values=past).logits, one(tokens).logits[:, 8:])
+    past.crop(-4)
+    past.batch_repeat_interleave(2)
+    past.reorder_cache(torch.tensor([3, 0, 0, 2]))
+    again = one(tokens[[1, 0, 0, 1], 8:], past_key_values=past).logits
+    torch.testing.assert_close(again, one(tokens).logits[[1, 0, 0, 1], 8:])
+
+
+@torch.no_grad()
+def test_a_wrong_token_leaves_the_cache_as_it_was() -> None:
+    one = model("contractive")
+    past = one(text(2, 12)).past_key_values
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        one(torch.full((2, 1), VOCABULARY), past_key_values=past)
+    assert past.get_seq_length() == 12
+
+
+@torch.no_grad()
+def test_the_window_bounds_what_is_seen() -> None:
+    one, tokens = model("contractive"), text(2, 13)
+    assert isinstance(one.model, LanguageModel)
+    past = DynamicCache(config=one.config)
+    read_on(one.model, tokens[:, :12], past, limit=4)
+    layer = past.layers[0]
+    assert isinstance(layer, DynamicLayer)
+    assert layer.keys is not None
+    layer.keys[:, :, :8] = 1e3  # nobody looks there
+    bounded = read_on(one.model, tokens[:, 12:], past, limit=4).logits_BV
+    cache = one.model.prefill(tokens[:, :12], limit=4).cache
+    torch.testing.assert_close(bounded, one.model.decode(tokens[:, 12:], cache).logits_BV, rtol=0, atol=0)

@@ -1,0 +1,96 @@
+"""`equilibria export --to hf`: a folder that transformers loads, writes our text with, whole or not there."""
+
+import json
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers.dynamic_module_utils
+from transformers import AutoTokenizer, pipeline
+
+import tiny
+from equilibria.cli.app import main
+from equilibria.inference import load_run
+from equilibria.interop.hugging_face import EquilibriaForCausalLM
+from equilibria.interop.hugging_face.exporting import export_folder
+from wrapped_kinds import loaded
+
+PROMPT = "12 the cat"
+
+
+@pytest.fixture(scope="module")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run, exported by the command."""
+    out = tmp_path_factory.mktemp("exported") / "bytes"
+    assert main(["export", str(run), str(out), "--to", "hf"]) == 0
+    return out
+
+
+def test_the_text_is_our_own(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, tokenizer = loaded(folder), AutoTokenizer.from_pretrained(folder)
+    for prompt in (PROMPT, ""):
+        flags = ["--prompt", prompt, "--temperature", "0", "--max-new-tokens", "40", "--json"]
+        assert main(["generate", str(run), *flags]) == 0
+        ours = json.loads(capsys.readouterr().out)["text"]
+        inputs = tokenizer(prompt, return_tensors="pt") if prompt else {}
+        (ids,) = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        assert tokenizer.decode(ids) == (prompt or "\n") + ours
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    alone, together = (
+        write(prompts, max_new_tokens=9, do_sample=False, batch_size=2, skip_special_tokens=False)
+        for prompts in ([PROMPT], ["a fixed point is", PROMPT])
+    )
+    assert alone[0][0]["generated_text"].startswith(PROMPT)
+    assert together[1][0]["generated_text"].endswith(alone[0][0]["generated_text"])
+
+
+def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
+    names = {"config.json", "generation_config.json", "model.safetensors", "modeling_equilibria.py", "README.md"}
+    assert {path.name for path in folder.iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
+    model, ours_run = loaded(folder), load_run(run)
+    ours = ours_run.model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in model.model.state_dict().items())
+    assert model.config.max_position_embeddings == 24
+    assert model.config.whole_recipe().model == ours_run.recipe.model
+    assert f"{model.num_parameters():,} parameters" in (folder / "README.md").read_text()
+
+
+def test_no_import_is_needed_with_trust(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path))
+    remote = transformers.dynamic_module_utils.get_class_from_dynamic_module
+    found = remote(json.loads((folder / "config.json").read_text())["auto_map"]["AutoModelForCausalLM"], str(folder))
+    assert found is EquilibriaForCausalLM
+
+
+def test_nothing_is_overwritten(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert main(["export", str(run), str(folder), "--to", "hf"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert main(["export", str(run), str(folder / "new"), "--to", "hf", "--evaluations", "3"]) == 2
+    assert "--to torch" in capsys.readouterr().err
+
+
+def test_a_failure_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file may grow beyond what the weights take, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        assert main(["export", str(run), str(tmp_path / "out"), "--to", "hf"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_have_no_tokenizer(tmp_path: Path) -> None:
+    recipe = tiny.tiny_task_recipe(tmp_path)
+    recipe = replace(recipe, training=replace(recipe.training, steps=4, evaluate_every=4, checkpoint_every=4))
+    tiny.tiny_trainer(recipe).run()
+    written = export_folder(load_run(recipe.run.folder), tmp_path / "out")
+    assert written["tokenizer"] is False
+    assert not list((tmp_path / "out").glob("tokenizer*"))
+    model = loaded(tmp_path / "out")
+    assert model.generate(max_new_tokens=3).shape == (1, 4)

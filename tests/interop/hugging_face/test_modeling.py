@@ -1,0 +1,239 @@
+"""Saving, loading, losses and generation: what transformers makes of our models is what we make of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, DynamicCache, StaticCache
+
+from equilibria.configuration import DepthRecipe, GradientRecipe, build_model
+from equilibria.errors import UserError
+from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
+from equilibria.models import LanguageModel
+from equilibria.models.causal import CausalModel
+from wrapped_kinds import CACHED, KINDS, LAYERS, UNCACHED, VOCABULARY, WINDOW, loaded, model, text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_comes_back_from_shards(kind: str, tmp_path: Path) -> None:
+    one = model(kind)
+    torch.manual_seed(0)
+    plain = build_model(one.config.whole_recipe(), VOCABULARY)
+    assert all(map(torch.equal, plain.state_dict().values(), one.model.state_dict().values()))
+    one.save_pretrained(tmp_path, max_shard_size="4KB")
+    shards = list(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    saved = [name for shard in shards for name in load_file(shard)]
+    distinct = len(list(one.parameters())) + len(list(one.buffers()))
+    assert len(saved) == len(set(saved)) == distinct
+    other, report = loaded(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert isinstance(other, EquilibriaForCausalLM)
+    assert not other.training
+    assert other.config.to_diff_dict() == one.config.to_diff_dict() | {"dtype": "float32"}
+    assert len(list(other.parameters())) == len(list(one.parameters()))  # what was shared is shared
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        assert torch.equal(one(text()).logits, other(text()).logits)
+        torch.testing.assert_close(one(text(), use_cache=False).logits, plain.eval()(text()).logits, rtol=0, atol=0)
+
+
+def test_the_head_is_tied_and_can_be_untied() -> None:
+    one = model("contractive")
+    head, embedding = one.get_output_embeddings(), one.get_input_embeddings()
+    assert one.config.tie_word_embeddings
+    assert head is not None
+    assert head.weight is embedding.weight
+    assert one.all_tied_weights_keys == {"lm_head.weight": "model.embedding.weight"}
+    config = EquilibriaConfig.of(KINDS["contractive"], VOCABULARY)
+    config.tie_word_embeddings = False
+    untied = EquilibriaForCausalLM(config)
+    assert untied.all_tied_weights_keys == {}
+    assert untied.num_parameters() == one.num_parameters() + VOCABULARY * 16
+    with pytest.raises(ValueError, match="cannot be resized"):
+        one.resize_token_embeddings(VOCABULARY + 1)
+
+
+def test_other_types(tmp_path: Path) -> None:
+    one = model("contractive")
+    one.save_pretrained(tmp_path)
+    half = loaded(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(half(text()).logits.float(), one(text()).logits, rtol=0.1, atol=0.2)
+
+
+def test_what_a_checkpoint_lacks_is_as_in_a_fresh_model(tmp_path: Path) -> None:
+    one = model("contractive")
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter += 1
+    one.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    lost = "model.cell.norm.weight"
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file, {"format": "pt"})
+    other, report = loaded(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {lost}
+    for name, parameter in other.named_parameters():
+        assert torch.equal(parameter, torch.ones(16) if name == lost else tensors[name])
+
+
+def test_the_configuration_is_a_recipe(tmp_path: Path) -> None:
+    config = EquilibriaConfig.of(KINDS["weight-norm"], VOCABULARY, WINDOW)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["depth"]["eval_solver"]["tol"] == 1e-6
+    assert AutoConfig.from_pretrained(tmp_path).whole_recipe().model == KINDS["weight-norm"]
+    wrong = EquilibriaConfig(recipe={"cell": {"d_modle": 16}})
+    with pytest.raises(UserError, match=r"config\.json \(recipe\): model\.cell\.d_modle: no such key; .*d_model"):
+        EquilibriaForCausalLM(wrong)
+    default = EquilibriaForCausalLM(EquilibriaConfig())
+    assert (default.config.hidden_size, default.config.num_hidden_layers) == (128, 1)
+    translator = {"baseline": {"kind": "universal_transformer", "d_model": 16}}
+    with pytest.raises((UserError, ValueError)):
+        EquilibriaForCausalLM(EquilibriaConfig(recipe=translator))
+
+
+def test_losses() -> None:
+    one, tokens = model("contractive"), text(3, 9)
+    labels = tokens.clone()
+    labels[0, :4] = labels[2] = -100
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad():
+        output = one(tokens, labels=labels)
+        expected = one.model(tokens, targets).loss
+        torch.testing.assert_close(output.loss, expected)
+        count = int((targets != -100).sum())
+        summed = one(tokens, labels=labels, num_items_in_batch=torch.tensor(2 * count)).loss
+        torch.testing.assert_close(summed, expected / 2)
+        assert torch.equal(one(tokens, logits_to_keep=2).logits, output.logits[:, -2:])
+        assert one(tokens, output_hidden_states=True).hidden_states[0].shape == (3, 9, 16)
+        assert isinstance(one(tokens, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize("items", [None, 16])
+def test_the_loss_of_training_has_our_penalties(items: int | None) -> None:
+    recipe = {"auxiliary_weight": 0.5, "depth": DepthRecipe(states_every=2), "dropout": 0.0}
+    one = model("contractive", cell=replace(KINDS["contractive"].cell, dropout=0.0), **recipe).train()
+    tokens = text(1, 9)
+    output = one.model(tokens, torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=-100))
+    assert output.penalty is not None
+    share = 1 if items is None else 8 / items
+    loss = one(tokens, labels=tokens, num_items_in_batch=items).loss
+    torch.testing.assert_close(loss, share * (output.loss + output.penalty))
+
+
+@pytest.mark.parametrize("kind", ["contractive", "lstm"])
+def test_padding_has_no_part_in_training(kind: str) -> None:
+    recipe = {} if kind == "lstm" else {"cell": replace(KINDS[kind].cell, dropout=0.0)}
+    one, tokens = model(kind, **recipe).train(), text(1, 6)
+    alone = one(tokens, labels=tokens)
+    alone.loss.backward()
+    expected = [parameter.grad.clone() for parameter in one.parameters() if parameter.grad is not None]
+    one.zero_grad()
+    padded = torch.cat([text(1, 3, seed=1), tokens], dim=1)
+    mask = torch.tensor([[0] * 3 + [1] * 6])
+    output = one(padded, attention_mask=mask, labels=padded)
+    torch.testing.assert_close(output.logits[:, 3:], alone.logits)
+    if kind == "lstm":  # the mean residual of an equilibrium's penalty is over padding too
+        output.loss.backward()
+        found = [parameter.grad for parameter in one.parameters() if parameter.grad is not None]
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_text_is_our_own(kind: str) -> None:
+    one = model(kind)
+    ours = one.model.generate(text(), 30, temperature=0, window=WINDOW if kind in CACHED else 99)
+    assert one.generation_config.use_cache == (kind in CACHED)
+    assert torch.equal(one.generate(text(), max_new_tokens=30, do_sample=False), ours)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_left_padded_rows_are_written_as_alone(kind: str) -> None:
+    one, tokens = model(kind), text(3, 9)
+    mask = torch.ones_like(tokens)
+    mask[0, :5] = mask[1, :2] = 0
+    for use_cache in {one.generation_config.use_cache, False}:
+        options = {"max_new_tokens": 8, "do_sample": False, "use_cache": use_cache}
+        together = one.generate(tokens, attention_mask=mask, **options)
+        for row, padding in enumerate((5, 2, 0)):
+            alone = one.generate(tokens[row : row + 1, padding:], **options)
+            assert torch.equal(together[row : row + 1, padding:], alone)
+
+
+@pytest.mark.parametrize("kind", CACHED)
+def test_beams_do_not_depend_on_the_cache(kind: str) -> None:
+    one, tokens = model(kind), text(2, 9)
+    mask = torch.ones_like(tokens)
+    mask[1, :3] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 8, "num_beams": 4, "num_return_sequences": 3}
+    cached = one.generate(tokens, do_sample=False, **options)
+    assert cached.shape == (6, 17)
+    assert torch.equal(cached, one.generate(tokens, do_sample=False, use_cache=False, **options))
+
+
+def test_samples_are_drawn_with_a_seed() -> None:
+    one = model("contractive")
+    options = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3, "top_k": 20, "temperature": 1.5}
+    drawn = []
+    for use_cache in (True, False, True):
+        torch.manual_seed(7)
+        drawn.append(one.generate(text(), use_cache=use_cache, **options))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    assert len({tuple(row) for row in drawn[0][:3].tolist()}) > 1
+
+
+@torch.no_grad()
+def test_what_is_not_understood_is_said() -> None:
+    one, lstm, tokens = model("contractive"), model("lstm"), text()
+    for mask in (torch.tensor([[1, 0] + [1] * 7, [1] * 9]), torch.ones(2, 1, 9, 9), torch.ones(2, 4)):
+        with pytest.raises(ValueError, match="attention_mask"):
+            one(tokens, attention_mask=mask)
+    for past in (StaticCache(config=one.config, max_cache_len=20), DynamicCache(config=model("unrolled").config)):
+        with pytest.raises(ValueError, match="cache"):
+            one(tokens, past_key_values=past)
+    with pytest.raises(ValueError, match="use_cache=False"):
+        lstm(tokens, use_cache=True)
+    with pytest.raises(ValueError, match="evaluation mode"):
+        model("contractive").train()(tokens, use_cache=True)
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        one(tokens + VOCABULARY)
+
+
+def test_steps_are_computed_again_on_request() -> None:
+    one, tokens = model("contractive").train(), text()
+    gradients = []
+    for on in (False, True):
+        if on:
+            one.activation_checkpointing_enable({"use_reentrant": False})
+        assert one.is_activation_checkpointing == on
+        torch.manual_seed(1)
+        one.zero_grad()
+        one(tokens, labels=tokens).loss.backward()
+        gradients.append([p.grad.clone() for p in one.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients)
+    assert isinstance(one.model, LanguageModel)
+    assert "checkpoint=True" in repr(one.model.depth)
+    one.activation_checkpointing_disable()
+    assert "checkpoint=True" not in repr(one.model.depth)
+    with pytest.raises(ValueError, match="every_n_layers 2"):
+        one.activation_checkpointing_enable(every_n_layers=2)
+    implicit = model("contractive", depth=DepthRecipe(gradient=GradientRecipe(method="implicit")))
+    with pytest.raises(ValueError, match="no steps to compute again"):
+        implicit.activation_checkpointing_enable()
+
+
+def test_layers_of_the_cache() -> None:
+    assert {kind: model(kind).config.num_hidden_layers for kind in CACHED} == LAYERS
+    for kind in UNCACHED:
+        one = model(kind)
+        assert isinstance(one.model, CausalModel)
+        with torch.no_grad():
+            assert one(text()).past_key_values is None

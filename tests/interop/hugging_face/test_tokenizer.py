@@ -1,0 +1,70 @@
+"""Stock tokenizers give the ids that a text is trained on, and text as ours do."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from equilibria.data import BytePairTokenizer, ByteTokenizer, Tokenizer, WordTokenizer
+from equilibria.data.tokenizers import DigitTokenizer, IdTokenizer
+from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
+
+TEXTS = ["the cat sat\n", " on  the <unk> mat\tand\x1chere\x85x\xa0y\u2003z\n", "a<eos>b <eos> Ċ\n", "日本 \x00😀\n"]
+OURS: dict[str, Tokenizer] = {
+    "words": WordTokenizer.train(TEXTS, None, 1),
+    "few words": WordTokenizer(["the", "<unk>", "<eos>"]),
+    "byte pairs": BytePairTokenizer.train(TEXTS * 5, 300, 2),
+    "bytes": ByteTokenizer(),
+}
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerBase]:
+    """Saved and loaded by `AutoTokenizer`."""
+    folder, loaded = tmp_path_factory.mktemp("tokenizers"), {}
+    for kind, tokenizer in OURS.items():
+        stock = stock_tokenizer(tokenizer, 24)
+        assert stock is not None
+        stock.save_pretrained(folder / kind)
+        loaded[kind] = AutoTokenizer.from_pretrained(folder / kind)
+    return loaded
+
+
+@pytest.mark.parametrize("kind", OURS)
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(TEXTS) | st.text("ab <>\n\t é", max_size=9).map(lambda line: line.replace("\n", "") + "\n")
+    )
+)
+def test_ids_of_a_text(theirs: dict[str, PreTrainedTokenizerBase], kind: str, pieces: list[str]) -> None:
+    for last in ("", "the cat"):
+        every = [*pieces, *filter(None, [last])]
+        assert theirs[kind]("".join(every))["input_ids"] == OURS[kind].encode_pieces(every).tolist()
+
+
+@pytest.mark.parametrize("kind", OURS)
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_text_of_ids(theirs: dict[str, PreTrainedTokenizerBase], kind: str, data: st.DataObject) -> None:
+    size = OURS[kind].vocabulary_size
+    ids = data.draw(st.lists(st.integers(0, size - 1) | st.just(OURS[kind].eos)))
+    assert theirs[kind].decode(ids) == OURS[kind].decode(ids)
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_what_stands_around_a_text(theirs: dict[str, PreTrainedTokenizerBase], kind: str) -> None:
+    one = theirs[kind]
+    assert len(one) == OURS[kind].vocabulary_size
+    assert one.eos_token_id == one.bos_token_id == one.pad_token_id == OURS[kind].eos
+    batch = one(["the cat sat", "the"], padding=True)
+    assert batch["attention_mask"][1][0] == 0
+    assert batch["attention_mask"][1][-1] == 1
+    assert len(one("the " * 50, truncation=True)["input_ids"]) == one.model_max_length == 24
+
+
+def test_numbers_are_no_text(tmp_path: Path) -> None:
+    assert stock_tokenizer(DigitTokenizer()) is None
+    assert stock_tokenizer(IdTokenizer(7)) is None
