@@ -100,6 +100,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     environment = os.environ | {
         "HF_HOME": str(folder / "home"),
         "HF_HUB_DISABLE_XET": "1",
+        # The tests of Hugging Face's models set these for their process.
+        **{"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"},
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
     }
