@@ -11,6 +11,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.inference.exported import is_exported, load_exported
 from equilibria.inference.manifest import MANIFEST, check_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
@@ -111,5 +112,6 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
 
 
 def load(path: Path | str) -> TokenModel:
-    """The best model of a run, in evaluation mode; see `load_run`."""
-    return load_run(path).model
+    """The best model of a run (see `load_run`), or that of a folder for Hugging Face; in evaluation mode."""
+    path = Path(path)
+    return load_exported(path) if is_exported(path) else load_run(path).model

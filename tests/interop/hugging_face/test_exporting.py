@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 import transformers.dynamic_module_utils
 from transformers import AutoTokenizer, pipeline
 
+import equilibria as eq
 import tiny
 from equilibria.cli.app import main
+from equilibria.errors import UserError
 from equilibria.inference import load_run
 from equilibria.interop.hugging_face import EquilibriaForCausalLM
 from equilibria.interop.hugging_face.exporting import export_folder
@@ -55,6 +58,34 @@ def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
     assert model.config.max_position_embeddings == 24
     assert model.config.whole_recipe().model == ours_run.recipe.model
     assert f"{model.num_parameters():,} parameters" in (folder / "README.md").read_text()
+
+
+def test_our_own_loading_reads_the_folder(run: Path, folder: Path, tmp_path: Path) -> None:
+    expected = eq.load(run).state_dict()
+    loaded(folder).save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    for place in (folder, tmp_path / "shards"):
+        model = eq.load(place)
+        assert not model.training
+        torch.testing.assert_close(model.state_dict(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "no JSON object"),
+        ('{"model_type": "gpt2"}', "is of a gpt2 model"),
+        ('{"model_type": "equilibria", "vocab_size": "many"}', "vocab_size"),
+        ('{"model_type": "equilibria", "vocab_size": 9, "recipe": {"cell": {"kind": "cube"}}}', "cube"),
+        ('{"model_type": "equilibria", "vocab_size": 9}', "another shape"),
+    ],
+)
+def test_a_folder_that_does_not_load_says_why(folder: Path, tmp_path: Path, config: str, message: str) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text(config)
+    with pytest.raises(UserError, match=message):
+        eq.load(tmp_path / "copy")
 
 
 def test_no_import_is_needed_with_trust(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
