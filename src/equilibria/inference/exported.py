@@ -34,7 +34,9 @@ def load_exported(folder: Path) -> TokenModel:
     size, table = config.get("vocab_size"), config.get("recipe")
     if not isinstance(size, int) or not isinstance(table, dict | None):
         raise UserError(f"{folder / CONFIG} is damaged: it needs a number vocab_size and a table recipe")
-    content: dict[str, object] = {"run": {"name": _KIND}} | ({"model": table} if table else {})
+    content: dict[str, object] = {"run": {"name": _KIND}}
+    if table:
+        content["model"] = table
     model = build_model(recipe_from(content, f"{folder / CONFIG} (recipe)"), size)
     fill(distinct_state(model), _tensors(folder), folder)
     return model.eval()
