@@ -90,5 +90,8 @@ def test_time_to_a_loss_is_interpolated_and_compared_seed_by_seed() -> None:
     assert [seconds_to(curve, loss) for loss in (5.0, 3.0, 1.0)] == [10.0, 15.0, None]
     row = {"seeds": {"0": {"loss": 2.0, "curve": curve, "saved_bytes": 1}}}
     twin = {"seeds": {"0": {"loss": 3.0, "training_seconds": 60.0, "saved_bytes": 4}, "1": {}}}
-    assert ratios(row, twin) == {"loss": pytest.approx(2 / 3), "time": 0.25, "saved": 0.25}
-    assert ratios({"seeds": {}}, twin) == {"loss": None, "time": None, "saved": None}
+    assert ratios(row, twin) == {
+        **{"loss": pytest.approx(2 / 3), "time": 0.25, "saved": 0.25},
+        "near": pytest.approx((20.0 - 5.0 * (3.0 * 1.003 - 2.0)) / 60.0),
+    }
+    assert ratios({"seeds": {}}, twin) == {"loss": None, "time": None, "near": None, "saved": None}
