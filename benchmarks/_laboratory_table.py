@@ -87,7 +87,7 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
         "loss: validation, nats per token, at the recipe's own tolerance, with deviation and number of seeds;",
         "/ twin: mean of the ratios to the better twin, seed by seed. seconds: of all training steps. time: to the",
         "twin's final loss, over the twin's time; near: to 1.003 of it. saved: bytes / twin's. within 16: tokens whose",
-        "residual is at most 1e-2 after 16 evaluations. at 32: loss there over that at 16. radius: spectral, per token.",
+        "residual is at most 1e-2 after 16 evaluations. at 32: loss over that at 16. radius: spectral, per token.",
         "gain: of a token's equilibrium on the next one's. error: of the training gradient against the implicit one.",
     ]
     headers = [
