@@ -57,70 +57,70 @@ def better_twin(rows: dict[str, Any]) -> dict[str, Any]:
     return min(twins, key=lambda row: statistics.fmean(seed["loss"] for seed in row["seeds"].values()))
 
 
-def sheet_of(result: dict[str, Any]) -> Sheet:
-    """The table a person reads: means over seeds, best first."""
+def sheet_of(result: dict[str, Any], whole: bool = False) -> Sheet:
+    """The table a person reads: means over seeds, best first.
+
+    Args:
+        result: of the benchmark.
+        whole: with all columns, of which a terminal has no room.
+    """
     twin = better_twin(result["rows"])
     rows = []
     for name, row in result["rows"].items():
         seeds = list(row["seeds"].values())
-        if not seeds:
-            continue
-        against = ratios(row, twin)
-        at = [seed["budgets"]["16"] if "budgets" in seed else {} for seed in seeds]
-        twice = [_loss_at_twice(seed) for seed in seeds]
-        entries = [
-            name,
-            _with_spread([seed["loss"] for seed in seeds]),
-            form(against["loss"], ".4f"),
-            form(statistics.fmean(seed["training_seconds"] for seed in seeds), ".0f"),
-            form(against["time"], ".2f"),
-            form(against["near"], ".2f"),
-            form(against["saved"], ".2f"),
-            form(_mean([one.get("converged") for one in at]), ".1%"),
-            form(_mean(twice), ".4f"),
-            form(_mean([seed.get("radius") for seed in seeds]), ".2f"),
-            form(_mean([seed.get("token_gain") for seed in seeds]), ".2f"),
-            form(_mean([seed.get("gradient_error") for seed in seeds]), ".2f"),
-        ]
-        rows.append((statistics.fmean(seed["loss"] for seed in seeds), entries))
+        if seeds:
+            columns = {"row": name} | _judged(seeds, ratios(row, twin)) | (_described(seeds) if whole else {})
+            rows.append((statistics.fmean(seed["loss"] for seed in seeds), columns))
     notes = [
-        "loss: validation, nats per token, at the recipe's own tolerance, with deviation and number of seeds;",
-        "/ twin: mean of the ratios to the better twin, seed by seed. seconds: of all training steps. time: to the",
-        "twin's final loss, over the twin's time; near: to 1.003 of it. saved: bytes / twin's. within 16: tokens whose",
-        "residual is at most 1e-2 after 16 evaluations. at 32: loss over that at 16. radius: spectral, per token.",
-        "gain: of a token's equilibrium on the next one's. error: of the training gradient against the implicit one.",
+        "loss: validation, nats per token, at the recipe's own tolerance, and its deviation",
+        "/ twin: mean of the ratios to the better twin, seed by seed",
+        "time: to the twin's final loss, over the twin's time; near: to 1.003 of it",
+        "saved: bytes kept for the backward pass, over the twin's",
+        "in 16: tokens within a residual of 1e-2 after 16 evaluations",
+        "at 32: the loss after 32 evaluations over that after 16",
     ]
-    headers = [
-        "row",
-        "loss",
-        "/ twin",
-        "seconds",
-        "time",
-        "near",
-        "saved",
-        "within 16",
-        "at 32",
-        "radius",
-        "gain",
-        "error",
-    ]
+    if whole:
+        notes += [
+            "seconds: of all training steps",
+            "radius: spectral, per token, largest; gain: of a token's equilibrium on the next one's",
+            "error: of the training gradient against the implicit one",
+        ]
+    rows.sort(key=lambda row: row[0])
+    headers = list(rows[0][1]) if rows else ["row"]
     title = f"{result['data']}: {result['settings']['steps']:,} steps"
-    return Sheet(title, headers, [entries for _, entries in sorted(rows, key=lambda row: row[0])], notes)
+    return Sheet(title, headers, [list(columns.values()) for _, columns in rows], notes)
+
+
+def _judged(seeds: list[dict[str, Any]], against: dict[str, float | None]) -> dict[str, str]:
+    """The columns by which a row is judged."""
+    losses = [seed["loss"] for seed in seeds]
+    spread = f" ±{statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+    budgets = [seed["budgets"] for seed in seeds if "budgets" in seed]
+    return {
+        "loss": f"{statistics.fmean(losses):.4f}{spread}",
+        "/ twin": form(against["loss"], ".4f"),
+        "time": form(against["time"], ".2f"),
+        "near": form(against["near"], ".2f"),
+        "saved": form(against["saved"], ".2f"),
+        "in 16": form(_mean([at["16"]["converged"] for at in budgets]), ".1%"),
+        "at 32": form(_mean([at["32"]["loss"] / at["16"]["loss"] for at in budgets]), ".4f"),
+    }
+
+
+def _described(seeds: list[dict[str, Any]]) -> dict[str, str]:
+    """The others."""
+    return {
+        "seeds": str(len(seeds)),
+        "seconds": form(statistics.fmean(seed["training_seconds"] for seed in seeds), ".0f"),
+        "radius": form(_mean([seed.get("radius") for seed in seeds]), ".2f"),
+        "gain": form(_mean([seed.get("token_gain") for seed in seeds]), ".2f"),
+        "error": form(_mean([seed.get("gradient_error") for seed in seeds]), ".2f"),
+    }
 
 
 def _mean(of: list[float | None]) -> float | None:
     given = [value for value in of if value is not None]
     return statistics.fmean(given) if given else None
-
-
-def _with_spread(losses: list[float]) -> str:
-    spread = f" ± {statistics.stdev(losses):.3f} ({len(losses)})" if len(losses) > 1 else ""
-    return f"{statistics.fmean(losses):.4f}{spread}"
-
-
-def _loss_at_twice(seed: dict[str, Any]) -> float | None:
-    """The loss after 32 evaluations over that after 16."""
-    return seed["budgets"]["32"]["loss"] / seed["budgets"]["16"]["loss"] if "budgets" in seed else None
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

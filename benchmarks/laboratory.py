@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     result = run(options, recipes_of(options), prepare(options), figures_of)
     result["data"] += f", width {options.width}"
-    write_text(options.out.with_suffix(".md"), sheet_of(result).markdown())
+    write_text(options.out.with_suffix(".md"), sheet_of(result, whole=True).markdown())
     if options.picture is not None:
         draw(result, options.picture)
     publish("laboratory", arguments, options, result, show)
