@@ -1,8 +1,7 @@
 """Every option of every kind: it reaches its class, and the other kinds name it as theirs not to be."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,28 +10,21 @@ import torch
 
 from equilibria.cells import ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
 from equilibria.configuration import (
-    BaselineRecipe,
     CellRecipe,
-    DataRecipe,
     DepthRecipe,
     EmbeddingRecipe,
     GradientRecipe,
     ModelRecipe,
-    Recipe,
-    RegularisationRecipe,
-    RunRecipe,
     ScheduleRecipe,
     SolverRecipe,
-    TrainingRecipe,
     build_depth_schedule,
     build_gradient,
-    build_model,
     build_solver,
     building,
 )
 from equilibria.configuration.baseline import BASELINE_OPTIONS
 from equilibria.configuration.depth import ADJOINT_OPTIONS, DEPTH_OPTIONS, GRADIENT_OPTIONS, SOLVER_OPTIONS
-from equilibria.configuration.model import CELL_OPTIONS, EMBEDDING_OPTIONS, REGULARISATION
+from equilibria.configuration.model import CELL_OPTIONS, EMBEDDING_OPTIONS
 from equilibria.configuration.recipe import problems
 from equilibria.depths import (
     DepthSchedule,
@@ -45,11 +37,9 @@ from equilibria.depths import (
     UnrolledDepth,
 )
 from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Switching, Unrolled
-from equilibria.models import LanguageModel, Regularisation
-from equilibria.models.baselines import SequenceModel
-from equilibria.models.encoder_decoder import UniversalTransformer
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
+from options import VALUES, baseline_recipe, cases, language_model, parameters, recipe
 
 CELLS = {
     "contractive": ContractiveCell,
@@ -59,50 +49,6 @@ CELLS = {
 }
 SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
 GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": JacobianFree, "neumann": Neumann}
-
-VALUES: Mapping[str, Any] = {
-    **{"heads": 2, "inner": 24, "blocks": 2, "norm": "rms", "positions": "none", "query_key_norm": True},
-    **{"query_key_gain": 2.5, "key_value_heads": 1, "activation": "gelu", "normalisation": "weight"},
-    **{"attention_dropout": 0.25, "carry": 0.75, "injection_norm": True},
-    **{"window": 3, "norm_position": "pre", "affine": True, "initial_std": 0.5, "hidden": 9, "output_size": 16},
-    **{"dilation": 2, "weight_dropout": 0.25, "recurrent_std": 0.5, "scan": True},
-    **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},
-    **{"products": "differences", "criterion": "absolute", "check_every": 4},
-    **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6, "share": 0.75},
-    **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2, "penalty_above": 0.25},
-    **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
-    **{
-        "cutoffs": (4, 7),
-        "div_val": 2,
-        "d_embed": 12,
-        "untied_projections": 0,
-        "initialisation": "published",
-        "tied_tables": False,
-    },
-    **{"layers": 2, "kernel_size": 3, "kernel_sizes": (2, 3), "channels": (8, 16), "dropout": 0.25, "slots": 2},
-    **{"mlp_layers": 3, "hidden_dropout": 0.25},
-    **{"head_size": 8, "gates": "slot", "search": "first_order", "cell_dropout": 0.25, "recurrent_dropout": 0.125},
-}
-"""A value of every option that is no default."""
-
-
-def cases(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(kind, name) for kind, names in options.items() for name in names]
-
-
-def recipe(model: ModelRecipe, seed: int = 0) -> Recipe:
-    return Recipe(run=RunRecipe(name="x"), model=model, training=TrainingRecipe(seed=seed))
-
-
-def language_model(model: ModelRecipe) -> LanguageModel:
-    assert list(problems(recipe(model))) == []
-    built = build_model(recipe(model), 11)
-    assert isinstance(built, LanguageModel)
-    return built
-
-
-def parameters(of: Any, *others: str) -> set[str]:
-    return set(inspect.signature(of).parameters) - set(others)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -277,112 +223,6 @@ def test_the_other_embeddings() -> None:
     assert (clustered.rows.embedding_dim, clustered.d_model, clustered.edges) == (5, 16, (0, 3, 7, 11))
     assert parameters(UntiedEmbedding, "vocabulary_size", "d_model", "d_output") == set(EMBEDDING_OPTIONS["untied"])
     assert isinstance(language_model(ModelRecipe()).embedding, TiedEmbedding)
-
-
-LAYERS = [kind for kind in BASELINE_OPTIONS if kind != "universal_transformer"]
-
-
-def baseline_recipe(kind: Any, embedding: Any = "untied", **options: Any) -> ModelRecipe:
-    sizes: dict[str, Any] = {"d_model": 16}
-    if kind == "gated_convolution":
-        sizes |= {"kernel_sizes": (2,), "channels": (16,)}
-    elif kind == "universal_transformer":
-        sizes |= {"heads": 4, "inner": 12}
-    else:
-        sizes |= {"hidden": 9, **({"kernel_size": 2} if kind == "tcn" else {})}
-    section = BaselineRecipe(kind=kind, **{**sizes, **options})
-    return ModelRecipe(baseline=section, embedding=EmbeddingRecipe(kind=embedding), memory_length=int(kind in LAYERS))
-
-
-def baseline(model: ModelRecipe) -> SequenceModel:
-    assert list(problems(recipe(model))) == []
-    built = build_model(recipe(model), 11)
-    assert isinstance(built, SequenceModel)
-    return built
-
-
-@pytest.mark.parametrize(("kind", "option"), cases({kind: BASELINE_OPTIONS[kind] for kind in LAYERS}))
-def test_an_option_changes_the_baseline(kind: str, option: str) -> None:
-    options = {option: VALUES[option]}
-    if kind == "gated_convolution":
-        options = {name: VALUES[name] for name in ("kernel_sizes", "channels")} | options
-    if option == "window":
-        options = {option: 4}
-    torch.manual_seed(0)
-    built = baseline(baseline_recipe(kind, **options))
-    torch.manual_seed(0)
-    usual = baseline(baseline_recipe(kind, **({"hidden": 8} if option == "hidden" else {})))
-
-    def described(model: SequenceModel) -> list[dict[str, object]]:
-        return [
-            {name: value for name, value in vars(layer).items() if not name.startswith("_")}
-            | {name: tensor.shape for name, tensor in layer.state_dict().items()}
-            for layer in model.layers
-        ]
-
-    if option == "hidden_dropout":
-        assert (built.hidden_dropout, usual.hidden_dropout) == (0.25, 0.0)
-    else:
-        assert described(built) != described(usual)
-    tokens = torch.arange(10).reshape(2, 5)
-    output = built(tokens, tokens)
-    assert torch.isfinite(output.loss)
-    assert output.logits.shape == (2, 5, 11)
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_tied_baseline_ends_in_the_width_of_the_embedding(kind: str) -> None:
-    built = baseline(baseline_recipe(kind, "tied"))
-    tokens = torch.arange(10).reshape(2, 5)
-    assert built(tokens).hidden.shape == (2, 5, 16)
-    assert built(tokens).memory is not None
-
-
-@pytest.mark.parametrize("option", REGULARISATION)
-def test_a_regularisation_reaches_every_model_of_text(option: str) -> None:
-    section, expected = RegularisationRecipe(**{option: 0.25}), Regularisation(**{REGULARISATION[option]: 0.25})
-    assert baseline(replace(baseline_recipe("lstm"), regularisation=section)).regularisation == expected
-    assert language_model(ModelRecipe(regularisation=section)).regularisation == expected
-    assert {field.name for field in fields(Regularisation)} == set(REGULARISATION.values())
-
-
-def encoder_decoder(**options: Any) -> UniversalTransformer:
-    reversal = replace(
-        recipe(baseline_recipe("universal_transformer", "tied", **options)), data=DataRecipe(source="reversal")
-    )
-    assert list(problems(reversal)) == []
-    built = build_model(reversal, 11)
-    assert isinstance(built, UniversalTransformer)
-    return built
-
-
-def test_options_of_the_encoder_decoder() -> None:
-    usual, built = encoder_decoder(), encoder_decoder(dropout=0.25, max_steps=3, threshold=0.5, ponder_weight=0.25)
-    assert (usual.dropout, built.dropout) == (0.0, 0.25)
-    for depth in (built.encoder, built.decoder):
-        assert (depth.max_steps, depth.threshold, depth.ponder_weight) == (3, 0.5, 0.25)
-    for name, value in (("heads", 2), ("inner", 24)):
-        other = encoder_decoder(**{name: value})
-        blocks = (
-            [(block.self_attention.num_heads, block.feed_forward.expand.out_features) for block in (m.read, m.write)]
-            for m in (usual, other)
-        )
-        assert next(blocks) != next(blocks)
-    assert built.encoder is not built.decoder
-
-
-def test_a_task_of_pairs_and_its_model_need_each_other() -> None:
-    pairs, text = baseline_recipe("universal_transformer"), ModelRecipe()
-    for model, data in ((pairs, DataRecipe(source="copy_memory")), (text, DataRecipe(source="reversal"))):
-        found = list(problems(replace(recipe(model), data=data)))
-        assert found == [
-            'data.source = "reversal" and model.baseline.kind = "universal_transformer" go together: give both or none'
-        ]
-    section = RegularisationRecipe(output_dropout=0.5)
-    foreign = replace(
-        recipe(replace(pairs, regularisation=section, memory_length=3)), data=DataRecipe(source="reversal")
-    )
-    assert [problem.split()[0] for problem in problems(foreign)] == ["model.regularisation", "model.memory_length"]
 
 
 def test_a_stack_may_share_the_biases_of_its_attention() -> None:

@@ -45,11 +45,11 @@ class Phantom:
         The solution's tracked evaluation is the last one or, with `at_end_of_solve`, the first.
         """
 
-        def unrolled(state: State) -> tuple[list[tuple[State, State]], State]:
+        def unrolled(state: State) -> tuple[tuple[State, State], tuple[State, State], State]:
             return track(f, state, self.steps, self.damping, self.checkpoint)
 
-        tracked, value = unrolled(Packing.of(z0, solver.scope).unpack(iterate.proposal))
+        first, last, value = unrolled(Packing.of(z0, solver.scope).unpack(iterate.proposal))
         solution = solution_after(f, value, solver, iterate, tracked=self.steps)
-        solution.tracked = tracked[0 if at_end_of_solve else -1]
-        solution.iterates = {number: unrolled(state)[1] for number, state in iterate.iterates.items()}
+        solution.tracked = first if at_end_of_solve else last
+        solution.iterates = {number: unrolled(state)[2] for number, state in iterate.iterates.items()}
         return solution

@@ -19,6 +19,9 @@ from equilibria.solvers import Map, Picard, Solution, Solver, State
 class Switching:
     """Take one gradient where enough of a batch converged, and another where it did not.
 
+    A batch decides as a whole, and in distributed training each process for its own rows: in training, the value of a
+    row may have moved on by the phantom steps because of its neighbours. Evaluation takes no gradient: rows stay apart.
+
     Either way the solution's tracked evaluation, which a residual penalty reads, is the one at the end of the solve.
 
     Args:

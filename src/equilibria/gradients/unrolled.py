@@ -33,9 +33,9 @@ class Unrolled:
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
         kept: dict[int, State] = {}
-        tracked, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
+        _, last, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
         solution = solution_after(f, value, solver, None, tracked=self.steps)
-        solution.tracked, solution.iterates = tracked[-1], kept
+        solution.tracked, solution.iterates = last, kept
         return solution
 
 
@@ -47,20 +47,24 @@ def track(
     checkpoint: bool,
     wanted: Collection[int] = (),
     kept: dict[int, State] | None = None,
-) -> tuple[list[tuple[State, State]], State]:
+) -> tuple[tuple[State, State], tuple[State, State], State]:
     """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
 
-    Iterates with a number in `wanted` are put into `kept`. Returns every evaluation `(z, f(z))` and the last iterate.
+    Iterates with a number in `wanted` are put into `kept`. Returns the first and the last evaluation `(z, f(z))`, and
+    the last iterate.
     """
-    evaluations = []
+    first = last = None
     with torch.enable_grad():
         for step in range(steps):
             if kept is not None and step in wanted:
                 kept[step] = z
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
-            evaluations.append((z, value))
+            last = z, value
+            first = first or last
             if damping < 1.0:
                 mixed = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), leaves(value), strict=True))
                 value = rebuild(z, mixed)
             z = value
-    return evaluations, z
+    assert first is not None
+    assert last is not None
+    return first, last, z

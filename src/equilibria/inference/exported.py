@@ -31,6 +31,8 @@ def load_exported(folder: Path) -> TokenModel:
     config = _object(folder / CONFIG)
     if config.get("model_type") != _KIND:
         raise UserError(f"{folder / CONFIG} is of a {config.get('model_type')} model; expected {_KIND}")
+    if config.get("tie_word_embeddings") is False:
+        raise UserError(f"{folder} has an output layer of its own (tie_word_embeddings); load it with transformers")
     size, table = config.get("vocab_size"), config.get("recipe")
     if not isinstance(size, int) or not isinstance(table, dict | None):
         raise UserError(f"{folder / CONFIG} is damaged: it needs a number vocab_size and a table recipe")
