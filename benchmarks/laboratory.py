@@ -42,24 +42,26 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     Raises:
         UserError: there is no such row, a variant is not well formed, or a row has a width of its own.
     """
-    path = options.data_path
-    if options.proxy == "bytes":
-        path = mixed_folder(path, options.out.with_name("laboratory-text"))
-    settings = dict(PROXIES[options.proxy]) | {"data.source": "folder", "data.path": path}
-    settings |= {"training.steps": options.steps, "training.evaluate_every": max(1, options.steps // 10)}
-    files = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    names = [path.stem for path in sorted(RECIPES.glob("*.toml"))]
+    if not (options.rows or options.variant):
+        raise UserError(f"name rows with --rows ({', '.join(names)}) or variants with --variant")
+    changed: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in options.rows:
-        if name not in files:
-            raise UserError(f"--rows {name}: there is no such recipe in {RECIPES}; it has {', '.join(files)}")
-    recipes = {name: _recipe(name, settings | _width(options, name)) for name in options.rows}
+        if name not in names:
+            raise UserError(f"--rows {name}: there is no such recipe in {RECIPES}; it has {', '.join(names)}")
+        changed[name] = name, _width(options, name)
     for name, *changes in options.variant:
-        if name in files or not all("=" in change for change in changes):
+        if name in names or not all("=" in change for change in changes):
             raise UserError(f"--variant {name}: give a new name and the keys it changes in the default, KEY=VALUE …")
-        changed = dict(change.split("=", 1) for change in changes)
-        recipes[name] = _recipe("default", settings | _width(options, "default") | changed)
-    if not recipes:
-        raise UserError(f"name rows with --rows ({', '.join(files)}) or variants with --variant")
-    return recipes
+        changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
+    settings = dict(PROXIES[options.proxy]) | {"data.source": "folder", "data.path": _text(options)}
+    settings |= {"training.steps": options.steps, "training.evaluate_every": max(1, options.steps // 10)}
+    return {name: _recipe(base, settings | changes) for name, (base, changes) in changed.items()}
+
+
+def _text(options: Namespace) -> Path:
+    """The folder of the proxy's text."""
+    return mixed_folder(options.data_path, options.out.parent) if options.proxy == "bytes" else options.data_path
 
 
 def _recipe(name: str, settings: Mapping[str, object]) -> Recipe:

@@ -42,13 +42,19 @@ def test_a_variant_is_the_default_with_other_keys(
     assert "light" in capsys.readouterr().out
 
 
-def test_unknown_rows_and_malformed_variants_are_errors(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_rows_and_malformed_variants_are_errors(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*command, "--out", str(tmp_path / "new" / "laboratory.json")]
+    assert main(command) == 2
+    assert "--rows" in capsys.readouterr().err
     assert main([*command, "--rows", "twim"]) == 2
     assert "twim" in capsys.readouterr().err
     assert main([*command, "--variant", "light", "model.cell.inner"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
     assert main([*command, "--rows", "transformer-xl", "--width", "256"]) == 2
     assert "width of 128" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> None:
@@ -59,6 +65,7 @@ def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> Non
     for split in splits:
         (source / f"{split}.txt").write_text("".join(lines_of[split]))
     folder = mixed_folder(source, tmp_path / "mixed")
+    assert mixed_folder(source, tmp_path / "mixed") == folder
     for split in splits:
         lines, lines_of_source = lines_of[split], set(lines_of[split])
         found = (folder / f"{split}.txt").read_text().splitlines(keepends=True)
@@ -66,6 +73,10 @@ def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> Non
         assert [found[place] for place in ours] == lines
         assert [line for line in found if line not in lines_of_source] == list(EmbeddedText().pieces(split))
         assert 0.4 < sum(place < len(found) / 2 for place in ours) / len(ours) < 0.6
+    (source / "valid.txt").write_text("other text\n")
+    other = mixed_folder(source, tmp_path / "mixed")
+    assert "other text" in (other / "valid.txt").read_text()
+    assert "other text" not in (folder / "valid.txt").read_text()
 
 
 def test_the_better_twin_has_the_least_mean_loss() -> None:
