@@ -69,26 +69,28 @@ def sheet_of(result: dict[str, Any], whole: bool = False) -> Sheet:
     for name, row in result["rows"].items():
         seeds = list(row["seeds"].values())
         if seeds:
-            columns = {"row": name} | _judged(seeds, ratios(row, twin)) | (_described(seeds) if whole else {})
+            against = ratios(row, twin)
+            columns = {"row": name, "steps": f"{row['steps']:,}"} | _judged(seeds, against)
+            if whole:
+                columns |= {"near": form(against["near"], ".2f")} | _described(seeds)
             rows.append((statistics.fmean(seed["loss"] for seed in seeds), columns))
     notes = [
         "loss: validation, nats per token, at the recipe's own tolerance, and its deviation",
         "/ twin: mean of the ratios to the better twin, seed by seed",
-        "time: to the twin's final loss, over the twin's time; near: to 1.003 of it",
+        "time: to the twin's final loss, over the twin's time",
         "saved: bytes kept for the backward pass, over the twin's",
         "in 16: tokens within a residual of 1e-2 after 16 evaluations",
         "at 32: the loss after 32 evaluations over that after 16",
     ]
     if whole:
         notes += [
-            "seconds: of all training steps",
+            "near: time to 1.003 of the twin's final loss; seconds: of all training steps",
             "radius: spectral, per token, largest; gain: of a token's equilibrium on the next one's",
             "error: of the training gradient against the implicit one",
         ]
     rows.sort(key=lambda row: row[0])
     headers = list(rows[0][1]) if rows else ["row"]
-    title = f"{result['data']}: {result['settings']['steps']:,} steps"
-    return Sheet(title, headers, [list(columns.values()) for _, columns in rows], notes)
+    return Sheet(result["data"], headers, [list(columns.values()) for _, columns in rows], notes)
 
 
 def _judged(seeds: list[dict[str, Any]], against: dict[str, float | None]) -> dict[str, str]:
@@ -100,7 +102,6 @@ def _judged(seeds: list[dict[str, Any]], against: dict[str, float | None]) -> di
         "loss": f"{statistics.fmean(losses):.4f}{spread}",
         "/ twin": form(against["loss"], ".4f"),
         "time": form(against["time"], ".2f"),
-        "near": form(against["near"], ".2f"),
         "saved": form(against["saved"], ".2f"),
         "in 16": form(_mean([at["16"]["converged"] for at in budgets]), ".1%"),
         "at 32": form(_mean([at["32"]["loss"] / at["16"]["loss"] for at in budgets]), ".4f"),

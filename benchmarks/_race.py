@@ -1,4 +1,5 @@
-"""Rows of a benchmark in training side by side: on the same batches, step by step in turn, in one process.
+"""Rows of a benchmark in training side by side: on the same batches, step by step in turn, in one process. One may take
+more steps than another.
 
 What is measured goes into a file after every seed, and checkpoints into folders beside it, so that a benchmark that was
 interrupted goes on where it was, and several processes can share the seeds.
@@ -33,12 +34,12 @@ from equilibria.training.randomness import random_state, restore_random_state, s
 
 
 def check_same_batches(recipes: dict[str, Recipe]) -> None:
-    """Raises a UserError where the rows would not see the same batches."""
+    """Raises a UserError where the rows would not see the same batches, as far as each of them gets."""
     first, *others = recipes
     for other in others:
         if settings_of(recipes[other]) != settings_of(recipes[first]):
             raise UserError(
-                f"{first} and {other} differ in [data], steps, batches or evaluate_tokens; side by side they must not"
+                f"{first} and {other} differ in [data], batches or evaluate_tokens; side by side they must not"
             )
 
 
@@ -47,7 +48,6 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     training = recipe.training
     return {
         "data": _digest(recipe.data),
-        "steps": training.steps,
         "batch_size": training.batch_size * training.accumulation,
         "segment_length": training.segment_length,
         "evaluate_tokens": training.evaluate_tokens,
@@ -73,7 +73,8 @@ class Results:
     def __init__(self, file: Path, recipes: dict[str, Recipe], settings: dict[str, Any]) -> None:
         self.file, self.settings = file, settings
         self.rows: dict[str, dict[str, Any]] = {
-            name: {"recipe": _digest(recipe), "seeds": {}} for name, recipe in recipes.items()
+            name: {"recipe": _digest(recipe), "steps": recipe.training.steps, "seeds": {}}
+            for name, recipe in recipes.items()
         }
         if not file.exists():
             return
@@ -144,6 +145,11 @@ class Racer:
         """Steps taken."""
         return self.contender.loop.done
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the recipe are taken."""
+        return self.done >= self._recipe.steps
+
     def step(self) -> None:
         """Takes a step; its time does not count the evaluation that may follow."""
         restore_random_state(self._random, self.contender.loop.device)
@@ -196,19 +202,22 @@ class Racer:
         }
 
 
-def race(racers: dict[str, Racer], steps: int, checkpoint_every: int, console: Console) -> None:
+def race(racers: dict[str, Racer], checkpoint_every: int, console: Console) -> None:
     """Takes all steps, in turn, another first each time; one that is behind the others catches up first."""
     names = list(racers)
-    while (done := min(racer.done for racer in racers.values())) < steps:
+    while unfinished := [name for name in names if not racers[name].finished]:
+        done = min(racers[name].done for name in unfinished)
         first = done % len(names)
-        behind = [name for name in (*names[first:], *names[:first]) if racers[name].done == done]
+        behind = [name for name in (*names[first:], *names[:first]) if name in unfinished and racers[name].done == done]
         for name in behind:
             racers[name].step()
-        if (done + 1) % checkpoint_every == 0 or done + 1 == steps:
-            for name in behind:
+        due = (done + 1) % checkpoint_every == 0
+        for name in behind:
+            if due or racers[name].finished:
                 racers[name].save()
+        if due or all(racer.finished for racer in racers.values()):
             spent = (f"{name} {sum(racers[name].contender.training):,.0f} s" for name in names)
-            console.print(f"step {done + 1} of {steps}: {', '.join(spent)}")
+            console.print(f"step {done + 1}: {', '.join(spent)}")
 
 
 def run(
@@ -233,7 +242,7 @@ def run(
         racers = {name: Racer(_seeded(recipes[name], seed), task, checkpoints / name) for name in names}
         if racers:
             console.print(f"seed {seed}: {', '.join(names)}")
-            race(racers, any_recipe.training.steps, options.checkpoint_every, console)
+            race(racers, options.checkpoint_every, console)
         for name, racer in racers.items():
             figures = figures_of(racer)
             results.add(name, seed, figures)

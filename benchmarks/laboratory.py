@@ -1,9 +1,9 @@
 """The laboratory: what is tried for an equilibrium that learns as well as depth, each beside its explicit rivals.
 
 Contenders are the recipes of `recipes/laboratory/`, and variants of its default that are given as keys, so that every
-row of the lab notes is one command away. All rows of a run see the same batches, step by step in turn; the results file
-grows by rows and seeds. Proxies are English as 4,096 byte pairs, and the bytes of that English and of the text that
-Python carries.
+row of the lab notes is one command away. All rows of a run see the same batches, step by step in turn; some take more
+steps than the default, for a comparison at equal time. The results file grows by rows and seeds. Proxies are English
+as 4,096 byte pairs, and the bytes of that English and of the text that Python carries.
 
     equilibria bench laboratory --proxy pairs|bytes --data-path FOLDER [--rows NAME ...] [--variant NAME KEY=VALUE ...]
                                 [--width N] [--seeds S ...] [--steps N] [--threads N] [--json] [--out FILE]
@@ -55,8 +55,9 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
             raise UserError(f"--variant {name}: give a new name and the keys it changes in the default, KEY=VALUE …")
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
     settings = dict(PROXIES[options.proxy]) | {"data.source": "folder", "data.path": _text(options)}
-    settings |= {"training.steps": options.steps, "training.evaluate_every": max(1, options.steps // 10)}
-    return {name: _recipe(base, settings | changes) for name, (base, changes) in changed.items()}
+    return {
+        name: _recipe(base, settings | _steps(options, base) | changes) for name, (base, changes) in changed.items()
+    }
 
 
 def _text(options: Namespace) -> Path:
@@ -64,17 +65,28 @@ def _text(options: Namespace) -> Path:
     return mixed_folder(options.data_path, options.out.parent) if options.proxy == "bytes" else options.data_path
 
 
+def _steps(options: Namespace, name: str) -> dict[str, int]:
+    """The keys that give a row its steps: as many times those of the default as the recipes have them."""
+    whole, own = (_recipe(row, {}).training.steps for row in ("default", name))
+    steps = round(options.steps * own / whole)
+    return {"training.steps": steps, "training.evaluate_every": max(1, steps // 10)}
+
+
 def _recipe(name: str, settings: Mapping[str, object]) -> Recipe:
     return read_recipe(RECIPES / f"{name}.toml", [f"--{key}={value}" for key, value in settings.items()])
 
 
 def _width(options: Namespace, name: str) -> dict[str, int]:
-    """The keys that give a row another width."""
+    """The keys that give a row another width, its feed-forward networks in proportion."""
     if options.width == WIDTH:
         return {}
-    if _recipe(name, {}).model.cell.kind != "contractive":
+    model = _recipe(name, {}).model
+    if model.cell.kind != "contractive" or model.cell.inner is None:
         raise UserError(f"--width {options.width}: the row {name} has sizes that go with a width of {WIDTH}")
-    return {"model.cell.d_model": options.width, "model.cell.inner": 4 * options.width}
+    keys = {"model.cell.d_model": options.width, "model.cell.inner": model.cell.inner * options.width // WIDTH}
+    if model.coda_inner is not None:
+        keys["model.coda_inner"] = model.coda_inner * options.width // WIDTH
+    return keys
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -96,7 +108,7 @@ def parse(arguments: list[str]) -> Namespace:
     )
     parser.add_argument("--width", type=int, default=WIDTH, help="features of the state")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of the default")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--picture", type=Path, help="where to draw the curves, .svg or .png")
     parser.set_defaults(out=Path("runs/bench/laboratory.json"))

@@ -31,7 +31,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     """The recipes of the rows that are asked for, with what the options change, by name.
 
     Raises:
-        UserError: there is no such row.
+        UserError: there is no such row, or not all take as many steps.
     """
     files = {path.stem: path for path in sorted(options.recipes.glob("*.toml"))}
     for name in options.rows:
@@ -45,6 +45,8 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     }
     if not recipes:
         raise UserError(f"there is no recipe in {options.recipes}; name a folder of recipes with --recipes")
+    if len(steps := {recipe.training.steps for recipe in recipes.values()}) > 1:
+        raise UserError(f"the recipes take different numbers of steps, {sorted(steps)}; give one with --steps")
     return recipes
 
 
@@ -70,8 +72,8 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
             count(seeds[0]["size"]["inner"] if seeds else None),
         ]
         rows.append((statistics.fmean(perplexities) if seeds else float("inf"), entries))
-    steps, *shape = (result["settings"][name] for name in ("steps", "batch_size", "segment_length"))
-    tokens = math.prod([steps, *shape])
+    steps = next(iter(result["rows"].values()))["steps"]
+    tokens = math.prod([steps, *(result["settings"][name] for name in ("batch_size", "segment_length"))])
     title = f"{result['data']}: {steps:,} steps, {tokens:,} tokens"
     notes = [
         "perplexity: of validation text, per token; mean over seeds, their standard deviation and number.",

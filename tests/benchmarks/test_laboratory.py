@@ -30,10 +30,13 @@ def test_a_variant_is_the_default_with_other_keys(
     small = ["model.cell.d_model=8", "model.cell.heads=2", "model.cell.inner=8", "training.batch_size=2"]
     changed = ["model.depth.residual_penalty=0.5", "model.cell.injection_norm=false"]
     picture = tmp_path / "laboratory.svg"
-    given = ["--variant", "light", *small, *changed, "--out", str(out), "--picture", str(picture)]
-    assert main([*command, *given]) == 0
+    variants = ["--variant", "light", *small, *changed, "--variant", "longer", *small, *changed, "training.steps=3"]
+    assert main([*command, *variants, "--out", str(out), "--picture", str(picture)]) == 0
     assert "light (1)" in picture.read_text()
-    found = json.loads(out.read_text())["rows"]["light"]["seeds"]["0"]
+    rows = json.loads(out.read_text())["rows"]
+    assert [point["step"] for point in rows["longer"]["seeds"]["0"]["curve"]] == [1, 2, 3]
+    assert (rows["light"]["steps"], rows["longer"]["steps"]) == (2, 3)
+    found = rows["light"]["seeds"]["0"]
     assert set(found["budgets"]) == {"2", "4", "8", "16", "32", "64"}
     assert found["budgets"]["64"]["residual"] <= found["budgets"]["2"]["residual"]
     assert [point["step"] for point in found["curve"]] == [1, 2]

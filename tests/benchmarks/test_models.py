@@ -44,7 +44,7 @@ def stop(patch: pytest.MonkeyPatch, before: int) -> None:
 def test_every_recipe_is_a_row(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = bench(recipes, "whole.json", "--seeds", "0", "1", "--evaluate-tokens", "150")
     assert result["rows"].keys() == {"equilibrium", "explicit"}
-    assert result["settings"]["steps"] == 12
+    assert [row["steps"] for row in result["rows"].values()] == [12, 12]
     assert result["data"] == "text"
     equilibrium, explicit = (result["rows"][name]["seeds"] for name in ("equilibrium", "explicit"))
     assert equilibrium.keys() == {"0", "1"}
@@ -112,7 +112,7 @@ def test_what_was_measured_is_not_trained_again(recipes: Path, monkeypatch: pyte
 def test_results_of_other_recipes_are_not_mixed(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = bench(recipes, "kept.json")
     assert bench(recipes, "kept.json", "--steps", "9", code=2) == before
-    assert "kept.json was made with another steps; remove it" in capsys.readouterr().err
+    assert "kept.json was made with another equilibrium; remove it" in capsys.readouterr().err
     file = recipes / "explicit.toml"
     file.write_text(file.read_text().replace("applications = 8", "applications = 9"))
     assert bench(recipes, "kept.json", code=2) == before
@@ -126,9 +126,13 @@ def test_what_cannot_be(recipes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([*command, "--recipes", str(recipes / "empty")]) == 2
     assert "there is no recipe in" in capsys.readouterr().err
     file = recipes / "explicit.toml"
-    file.write_text(file.read_text().replace("batch_size = 2", "batch_size = 3"))
+    text = file.read_text()
+    file.write_text(text.replace("batch_size = 2", "batch_size = 3"))
     assert main(command) == 2
     assert "equilibrium and explicit differ" in capsys.readouterr().err
+    file.write_text(text.replace("steps = 12", "steps = 13"))
+    assert main(command) == 2
+    assert "[12, 13]; give one with --steps" in capsys.readouterr().err
     (recipes / "none.json").write_text("{")
     assert main([*command, "--rows", "explicit"]) == 2
     assert "none.json is damaged" in capsys.readouterr().err

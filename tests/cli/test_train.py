@@ -21,7 +21,10 @@ FLAGS = {
         "tokenizer_file",
         *("blanks", "symbols", "held_out"),
     ),
-    "model": (*("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "auxiliary_weight"),),
+    "model": (
+        *("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "coda_inner"),
+        "auxiliary_weight",
+    ),
     "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
     "model.cell": (
         *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),

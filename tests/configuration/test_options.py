@@ -38,6 +38,7 @@ from equilibria.depths import (
 )
 from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Switching, Unrolled
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
+from equilibria.nn.feed_forward import FeedForward
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
 from options import VALUES, baseline_recipe, cases, language_model, parameters, recipe
 
@@ -191,6 +192,9 @@ def test_layers_before_and_after_the_depth() -> None:
     assert (model.prelude.injection, model.cell.injection, model.coda.injection) == (False, True, False)
     plain = language_model(ModelRecipe(prelude_layers=0))
     assert (plain.prelude, plain.coda) == (None, None)
+    wider = language_model(ModelRecipe(cell=CellRecipe(d_model=16, inner=20), coda_layers=2, coda_inner=24))
+    inner = [module.expand.out_features for module in wider.modules() if isinstance(module, FeedForward)]
+    assert inner == [20, 24, 24]
 
 
 def test_options_of_the_model() -> None:

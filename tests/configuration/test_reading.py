@@ -253,6 +253,7 @@ def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: 
             '[model.cell]\nkind = "three_block"\n[model.depth]\nkind = "halting"',
             'FILE: model.depth.kind = "halting": a cell of kind "three_block" has no form without injection',
         ),
+        ("[model]\ncoda_inner = 8", "FILE: model.coda_inner = 8 has no use without model.coda_layers; leave it out"),
         ("[model]\nchunk_length = 8", "FILE: model.memory_length = 0: chunks (model.chunk_length) see each other"),
         ("[model]\nauxiliary_weight = 0.1", "FILE: model.auxiliary_weight has no use without model.depth.states_every"),
         ("[model.embedding]\ncutoffs = [3, 2.5]", 'FILE: model.embedding.cutoffs = "2.5": expected an integer'),

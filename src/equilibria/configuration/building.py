@@ -119,7 +119,7 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
         return _baseline(model, vocabulary_size)
     with _blamed_on("model.cell"):
         cell = _cell_at(model.cell, model.depth)
-        prelude, coda = _explicit(model.cell, model.prelude_layers), _explicit(model.cell, model.coda_layers)
+        prelude, coda = _explicit(model.cell, model.prelude_layers), _explicit(_coda_cell(model), model.coda_layers)
     with _blamed_on("model.depth"):
         depth = _depth(model.depth, model.cell.d_model)
     output = model.cell.output_size
@@ -241,6 +241,11 @@ def _cell(cell: CellRecipe, injection: bool = True) -> Cell[Any]:
     if cell.kind in EXPLICIT_CELLS:
         options["injection"] = injection
     return _CELLS[cell.kind](cell.d_model, dropout=cell.dropout, **options)
+
+
+def _coda_cell(model: ModelRecipe) -> CellRecipe:
+    """What the coda's layers are like."""
+    return model.cell if model.coda_inner is None else replace(model.cell, inner=model.coda_inner)
 
 
 def _explicit(cell: CellRecipe, layers: int | None) -> StackedCell | None:

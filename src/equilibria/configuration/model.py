@@ -171,6 +171,8 @@ class ModelRecipe:
     """Explicit layers, of the cell's kind, between the embedding and the depth; left out: none."""
     coda_layers: Natural | None = None
     """Explicit layers, of the cell's kind, after the depth; left out: none."""
+    coda_inner: Count | None = None
+    """Features inside the feed-forward networks of those layers; left out: as many as in the cell."""
     auxiliary_weight: NonNegative | None = None
     """Weight of the mean loss of the states on the way (model.depth.states_every); left out: 0."""
 
@@ -193,6 +195,8 @@ def model_problems(model: ModelRecipe) -> Iterator[str]:
                 yield f'model.{name}: a cell of kind "{model.cell.kind}" {of_cell}'
         if model.depth.kind == "halting":
             yield f'model.depth.kind = "halting": a cell of kind "{model.cell.kind}" {of_cell}'
+    if model.coda_inner is not None and not model.coda_layers:
+        yield f"model.coda_inner = {model.coda_inner} has no use without model.coda_layers; leave it out"
     if model.depth.shared_biases and (model.cell.kind != "post_norm" or model.depth.tied):
         yield (
             'model.depth.shared_biases: expected model.cell.kind = "post_norm", whose attention has such biases, '
