@@ -1,8 +1,7 @@
-"""Rows of a benchmark in training side by side: on the same batches, step by step in turn, in one process. One may take
-more steps than another.
+"""Rows of a benchmark in training side by side: on the same batches, step by step in turn, in one process.
 
-What is measured goes into a file after every seed, and checkpoints into folders beside it, so that a benchmark that was
-interrupted goes on where it was, and several processes can share the seeds.
+One may take more steps than another. What is measured goes into a file after every seed, and checkpoints into folders
+beside it, so that a benchmark that was interrupted goes on where it was, and several processes can share the seeds.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 from benchmarks._laboratory_table import better_twin, ratios, seconds_to
 from benchmarks._mixed_text import mixed_folder
 from benchmarks._solved import token_gain
+from benchmarks.laboratory import parse, recipes_of
 from equilibria.cli.app import main
 from equilibria.data import EmbeddedText
 from equilibria.data.corpus import Split
@@ -43,6 +44,15 @@ def test_a_variant_is_the_default_with_other_keys(
     assert found["radius"] > 0
     assert 0 <= found["gradient_error"] < 1
     assert "light" in capsys.readouterr().out
+
+
+def test_another_width_keeps_the_proportions_of_a_row() -> None:
+    given = ["--proxy", "pairs", "--data-path", "text", "--rows", "default", "stack-equal-parameters", "--width", "256"]
+    rows = recipes_of(parse([*given, "--steps", "1000"]))
+    model = rows["default"].model
+    assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
+    assert rows["default"].training.steps == 1000
+    assert rows["stack-equal-parameters"].training.steps == 1650
 
 
 def test_unknown_rows_and_malformed_variants_are_errors(
