@@ -10,6 +10,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ class Memory:
     peak: int
 
 
-def main(arguments: list[str]) -> None:
-    """Takes the steps and writes the figures."""
+def main(arguments: list[str]) -> NoReturn:
+    """Takes the steps, writes the figures and ends the process."""
     options = options_of().parse_args(arguments)
     torch.set_num_threads(options.threads)
     device = training_device("auto")
@@ -61,6 +62,9 @@ def main(arguments: list[str]) -> None:
         figures = world.gather({"seconds": seconds, "communicating": communicating, "memory": vars(memory)})
         if world.main:
             options.out.write_text(json.dumps({"device": device, "processes": figures}), encoding="utf-8")
+        # All is known and written. After a profile, taking gloo's threads down can wait for ever: leave them.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def options_of() -> ArgumentParser:
@@ -133,6 +137,3 @@ def resident(device: str) -> int:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    # All is written. After a profile, taking gloo's threads down at the end of the interpreter can wait for ever.
-    sys.stdout.flush()
-    os._exit(0)

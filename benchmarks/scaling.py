@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -23,6 +24,7 @@ from benchmarks._harness import options_of, prepare, publish, spread
 CONTENDERS = {"1 process": (1, "ddp"), "2 processes, DDP": (2, "ddp"), "2 processes, FSDP2": (2, "fsdp2")}
 _SIZES = {"width": 512, "vocabulary": 16384, "batch-size": 8, "length": 64, "steps": 5, "warm-up": 2, "profiled": 3}
 _MEGABYTE = 2**20
+_LONGEST_SECONDS = 1800
 
 
 def main(arguments: list[str]) -> int:
@@ -56,10 +58,23 @@ def measured(options: Namespace, processes: int, strategy: str) -> dict[str, Any
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         worker = [str(Path(__file__).with_name("_scaling_worker.py")), "--strategy", strategy, "--out", str(out)]
         threads = ["--threads", str(options.threads or 1)]
-        ended = subprocess.run([*command, *worker, *flags, *threads], capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr}")
+        _run([*command, *worker, *flags, *threads])
         return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _run(command: list[str]) -> None:
+    """Runs torchrun to its end; where it fails or stands still, all that it has started is ended too."""
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=nothing, stderr=pipe, text=True, start_new_session=True) as launcher:
+        try:
+            _, errors = launcher.communicate(timeout=_LONGEST_SECONDS)
+        except BaseException as stopped:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            if not isinstance(stopped, subprocess.TimeoutExpired):
+                raise
+            raise SystemExit(f"{' '.join(command)} did not end within {_LONGEST_SECONDS} seconds") from stopped
+    if launcher.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
