@@ -9,8 +9,9 @@ from equilibria.data.corpus import Split
 from equilibria.data.reading import text_digest
 from equilibria.reproduction.runs import write_text
 
-_RUN = 8192
-"""Characters of one source before the other follows, about."""
+_RUN = 512
+"""Characters of one source before the other follows, about: few, or the loss of a step would show which of them was
+read last, and rows with different numbers of steps could not be compared."""
 
 
 def mixed_folder(path: Path, beside: Path) -> Path:

@@ -6,8 +6,8 @@ steps than the default, for a comparison at equal time. The results file grows b
 as 4,096 byte pairs, and the bytes of that English and of the text that Python carries.
 
     equilibria bench laboratory --proxy pairs|bytes --data-path FOLDER [--rows NAME ...] [--variant NAME KEY=VALUE ...]
-                                [--width N] [--seeds S ...] [--steps N] [--threads N] [--json] [--out FILE]
-                                [--picture FILE]
+                                [--width N] [--seeds S ...] [--steps N] [--evaluations N] [--evaluate-tokens N]
+                                [--threads N] [--json] [--out FILE] [--picture FILE]
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
             raise UserError(f"--variant {name}: give a new name and the keys it changes in the default, KEY=VALUE …")
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
     settings = dict(PROXIES[options.proxy]) | {"data.source": "folder", "data.path": _text(options)}
+    settings["training.evaluate_tokens"] = options.evaluate_tokens
     return {
         name: _recipe(base, settings | _steps(options, base) | changes) for name, (base, changes) in changed.items()
     }
@@ -69,7 +70,7 @@ def _steps(options: Namespace, name: str) -> dict[str, int]:
     """The keys that give a row its steps: as many times those of the default as the recipes have them."""
     whole, own = (_recipe(row, {}).training.steps for row in ("default", name))
     steps = round(options.steps * own / whole)
-    return {"training.steps": steps, "training.evaluate_every": max(1, steps // 10)}
+    return {"training.steps": steps, "training.evaluate_every": max(1, steps // options.evaluations)}
 
 
 def _recipe(name: str, settings: Mapping[str, object]) -> Recipe:
@@ -109,6 +110,8 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--width", type=int, default=WIDTH, help="features of the state")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     parser.add_argument("--steps", type=int, default=2000, help="training steps of the default")
+    parser.add_argument("--evaluations", type=int, default=10, help="in the course of training, evenly")
+    parser.add_argument("--evaluate-tokens", type=int, default=40_000, help="of the validation text, each time")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--picture", type=Path, help="where to draw the curves, .svg or .png")
     parser.set_defaults(out=Path("runs/bench/laboratory.json"))

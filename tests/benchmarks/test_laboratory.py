@@ -48,11 +48,13 @@ def test_a_variant_is_the_default_with_other_keys(
 
 def test_another_width_keeps_the_proportions_of_a_row() -> None:
     given = ["--proxy", "pairs", "--data-path", "text", "--rows", "default", "stack-equal-parameters", "--width", "256"]
-    rows = recipes_of(parse([*given, "--steps", "1000"]))
+    rows = recipes_of(parse([*given, "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]))
     model = rows["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
     assert rows["default"].training.steps == 1000
     assert rows["stack-equal-parameters"].training.steps == 1650
+    assert [row.training.evaluate_every for row in rows.values()] == [250, 412]
+    assert {row.training.evaluate_tokens for row in rows.values()} == {500}
 
 
 def test_unknown_rows_and_malformed_variants_are_errors(
