@@ -3,7 +3,7 @@
 Contenders are the recipes of `recipes/laboratory/`, and variants of its default that are given as keys, so that every
 row of the lab notes is one command away. All rows of a run see the same batches, step by step in turn; some take more
 steps than the default, for a comparison at equal time. The results file grows by rows and seeds. Proxies are English
-as 4,096 byte pairs, and the bytes of that English and of the text that Python carries.
+as 4,096 byte pairs, and the bytes of that English and of the text that Python carries, both shuffled.
 
     equilibria bench laboratory --proxy pairs|bytes --data-path FOLDER [--rows NAME ...] [--variant NAME KEY=VALUE ...]
                                 [--width N] [--seeds S ...] [--steps N] [--evaluations N] [--evaluate-tokens N]
@@ -21,10 +21,11 @@ from rich.console import Console
 
 from benchmarks._harness import options_of, prepare, publish
 from benchmarks._laboratory_table import draw, sheet_of
-from benchmarks._mixed_text import mixed_folder
 from benchmarks._race import run
+from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.data import EmbeddedText, TextFolder
 from equilibria.errors import UserError
 from equilibria.reproduction.runs import write_text
 
@@ -63,7 +64,8 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
 
 def _text(options: Namespace) -> Path:
     """The folder of the proxy's text."""
-    return mixed_folder(options.data_path, options.out.parent) if options.proxy == "bytes" else options.data_path
+    source = TextFolder(options.data_path)
+    return shuffled_folder([source, EmbeddedText()] if options.proxy == "bytes" else [source], options.out.parent)
 
 
 def _steps(options: Namespace, name: str) -> dict[str, int]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks._laboratory_table import better_twin, ratios, seconds_to
-from benchmarks._mixed_text import mixed_folder
+from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import token_gain
 from benchmarks.laboratory import parse, recipes_of
 from equilibria.cli.app import main
-from equilibria.data import EmbeddedText
+from equilibria.data import EmbeddedText, TextFolder
 from equilibria.data.corpus import Split
 
 
@@ -46,8 +46,17 @@ def test_a_variant_is_the_default_with_other_keys(
     assert "light" in capsys.readouterr().out
 
 
-def test_another_width_keeps_the_proportions_of_a_row() -> None:
-    given = ["--proxy", "pairs", "--data-path", "text", "--rows", "default", "stack-equal-parameters", "--width", "256"]
+def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_path: Path) -> None:
+    given = [
+        *command[2:],
+        "--rows",
+        "default",
+        "stack-equal-parameters",
+        "--width",
+        "256",
+        "--out",
+        str(tmp_path / "x"),
+    ]
     rows = recipes_of(parse([*given, "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]))
     model = rows["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
@@ -72,26 +81,32 @@ def test_unknown_rows_and_malformed_variants_are_errors(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_mixed_text_has_every_passage_of_both_in_turn(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
+def test_the_shuffled_text_has_every_passage_of_both_once(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.mkdir()
     splits: tuple[Split, ...] = ("train", "valid")
     lines_of = {name: [f"{name} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for name in splits}
     for split in splits:
-        (source / f"{split}.txt").write_text("".join(lines_of[split]))
-    folder = mixed_folder(source, tmp_path / "mixed")
-    assert mixed_folder(source, tmp_path / "mixed") == folder
+        (path / f"{split}.txt").write_text("".join(lines_of[split]))
+    sources = [TextFolder(path), EmbeddedText()]
+    folder = shuffled_folder(sources, tmp_path / "mixed")
+    assert shuffled_folder(sources, tmp_path / "mixed") == folder
+    assert shuffled_folder(sources, tmp_path / "again").name == folder.name
     for split in splits:
         lines, lines_of_source = lines_of[split], set(lines_of[split])
         found = (folder / f"{split}.txt").read_text().splitlines(keepends=True)
-        ours = [place for place, line in enumerate(found) if line in lines_of_source]
-        assert [found[place] for place in ours] == lines
-        assert [line for line in found if line not in lines_of_source] == list(EmbeddedText().pieces(split))
-        assert 0.4 < sum(place < len(found) / 2 for place in ours) / len(ours) < 0.6
-    (source / "valid.txt").write_text("other text\n")
-    other = mixed_folder(source, tmp_path / "mixed")
+        assert found == (tmp_path / "again" / folder.name / f"{split}.txt").read_text().splitlines(keepends=True)
+        assert sorted(found) == sorted([*lines, *EmbeddedText().pieces(split)])
+        places = [place for place, line in enumerate(found) if line in lines_of_source]
+        order = [found[place] for place in places]
+        assert order != lines
+        assert order[order.index(lines[0]) + 1] == lines[1]  # passages of a run stay together
+        assert 0.4 < sum(place < len(found) / 2 for place in places) / len(places) < 0.6
+    (path / "valid.txt").write_text("other text\n")
+    other = shuffled_folder(sources, tmp_path / "mixed")
     assert "other text" in (other / "valid.txt").read_text()
     assert "other text" not in (folder / "valid.txt").read_text()
+    assert "embedded" not in shuffled_folder(sources[:1], tmp_path).name
 
 
 def test_the_better_twin_has_the_least_mean_loss() -> None:

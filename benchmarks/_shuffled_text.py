@@ -1,0 +1,53 @@
+"""One folder of text from one or several sources, shuffled in short runs of whole passages.
+
+A text read in its order shows at every step what it is about just there: rows that end after different numbers of steps
+end at different places, which moved a final loss by 1 %, in the same direction for every seed, and so did where the
+validation text was broken off. Shuffled, the same places of the text are like all others.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from equilibria.data import Source
+from equilibria.data.corpus import Split
+from equilibria.data.reading import text_digest
+from equilibria.reproduction.runs import write_text
+
+_RUN = 512
+"""Characters of a run, about: several times a segment of the laboratory's proxies."""
+
+
+def shuffled_folder(sources: Sequence[Source], beside: Path) -> Path:
+    """Writes the train and valid text of all sources, in an order that is random but always the same.
+
+    Returns:
+        A folder in `beside`, named by all texts; it is written once.
+
+    Raises:
+        UserError: a source cannot be read.
+    """
+    digest = text_digest([str(_RUN), *(source.fingerprint() for source in sources)])[:8]
+    folder = beside / f"{'-and-'.join(source.name for source in sources)}-shuffled-{digest}"
+    splits: tuple[Split, ...] = ("train", "valid")
+    for split in splits:
+        file = folder / f"{split}.txt"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            runs = [run for source in sources for run in _runs(source, split)]
+            random.Random(split).shuffle(runs)
+            write_text(file, "".join(runs))
+    return folder
+
+
+def _runs(source: Source, split: Split) -> Iterator[str]:
+    """The text in runs of whole passages."""
+    read = 0
+
+    def run_of(piece: str) -> int:
+        nonlocal read
+        read += len(piece)
+        return (read - len(piece)) // _RUN
+
+    return ("".join(pieces) for _, pieces in groupby(source.pieces(split), run_of))
