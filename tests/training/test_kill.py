@@ -81,7 +81,7 @@ def test_twenty_kills_at_any_moment_leave_the_weights_of_an_undisturbed_run(tmp_
     path = tmp_path / "recipe.toml"
     write_recipe(killed, path)
     command = [sys.executable, str(Path(recovery.__file__)), str(path), "20", "1"]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=500, check=False)
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=800, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     counts = json.loads(ended.stdout.splitlines()[-1])
     assert counts["code"] == 0
