@@ -1,8 +1,8 @@
 """One folder of text from one or several sources, shuffled in short runs of whole passages.
 
-A text read in its order shows at every step what it is about just there: rows that end after different numbers of steps
-end at different places, which moved a final loss by 1 %, in the same direction for every seed, and so did where the
-validation text was broken off. Shuffled, the same places of the text are like all others.
+Rows that end after different numbers of steps end at different places of a text read in its order, the same ones for
+every seed, and have just seen what it is about there; that can move a final loss by 1 %. Shuffled, all places are alike,
+and so is the part of the validation text that is read.
 """
 
 import random

@@ -55,8 +55,8 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
         if name in names or not all("=" in change for change in changes):
             raise UserError(f"--variant {name}: give a new name and the keys it changes in the default, KEY=VALUE …")
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
-    settings = dict(PROXIES[options.proxy]) | {"data.source": "folder", "data.path": _text(options)}
-    settings["training.evaluate_tokens"] = options.evaluate_tokens
+    text = {"data.source": "folder", "data.path": _text(options), "training.evaluate_tokens": options.evaluate_tokens}
+    settings = dict(PROXIES[options.proxy]) | text
     return {
         name: _recipe(base, settings | _steps(options, base) | changes) for name, (base, changes) in changed.items()
     }

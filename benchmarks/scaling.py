@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -58,21 +57,23 @@ def measured(options: Namespace, processes: int, strategy: str) -> dict[str, Any
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         worker = [str(Path(__file__).with_name("_scaling_worker.py")), "--strategy", strategy, "--out", str(out)]
         threads = ["--threads", str(options.threads or 1)]
-        _run([*command, *worker, *flags, *threads])
+        run_to_end([*command, *worker, *flags, *threads], _LONGEST_SECONDS)
         return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _run(command: list[str]) -> None:
-    """Runs torchrun to its end; where it fails or stands still, all that it has started is ended too."""
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=nothing, stderr=pipe, text=True, start_new_session=True) as launcher:
+def run_to_end(command: list[str], seconds: float) -> None:
+    """Runs torchrun to its end; where it fails or takes longer than so many seconds, it and its workers are ended.
+
+    Raises:
+        SystemExit: it failed or took longer, with what it said.
+    """
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as launcher:
         try:
-            _, errors = launcher.communicate(timeout=_LONGEST_SECONDS)
-        except BaseException as stopped:
-            os.killpg(launcher.pid, signal.SIGKILL)
-            if not isinstance(stopped, subprocess.TimeoutExpired):
-                raise
-            raise SystemExit(f"{' '.join(command)} did not end within {_LONGEST_SECONDS} seconds") from stopped
+            _, errors = launcher.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as stopped:
+            raise SystemExit(f"{' '.join(command)} did not end within {seconds:g} seconds") from stopped
+        finally:
+            launcher.terminate()  # workers have sessions of their own: torchrun ends them when it is told to end
     if launcher.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
 

@@ -47,23 +47,14 @@ def test_a_variant_is_the_default_with_other_keys(
 
 
 def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_path: Path) -> None:
-    given = [
-        *command[2:],
-        "--rows",
-        "default",
-        "stack-equal-parameters",
-        "--width",
-        "256",
-        "--out",
-        str(tmp_path / "x"),
-    ]
-    rows = recipes_of(parse([*given, "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]))
-    model = rows["default"].model
+    rows = ["--rows", "default", "stack-equal-parameters", "--width", "256"]
+    sizes = ["--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
+    found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
+    model = found["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
-    assert rows["default"].training.steps == 1000
-    assert rows["stack-equal-parameters"].training.steps == 1650
-    assert [row.training.evaluate_every for row in rows.values()] == [250, 412]
-    assert {row.training.evaluate_tokens for row in rows.values()} == {500}
+    assert [row.training.steps for row in found.values()] == [1000, 1650]
+    assert [row.training.evaluate_every for row in found.values()] == [250, 412]
+    assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
 def test_unknown_rows_and_malformed_variants_are_errors(

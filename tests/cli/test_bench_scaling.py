@@ -1,9 +1,14 @@
 """`equilibria bench scaling`, on the smallest model: real processes under torchrun."""
 
 import json
+import os
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling import run_to_end
 from equilibria.cli.app import main
 from processes import environment
 
@@ -36,3 +41,29 @@ def test_steps_communication_and_memory_of_one_and_two_processes(
     assert ddp["optimizer_megabytes"] == one["optimizer_megabytes"] > 0
     assert fsdp2["weights_megabytes"] == pytest.approx(ddp["weights_megabytes"] / 2, rel=0.1)
     assert fsdp2["optimizer_megabytes"] == pytest.approx(ddp["optimizer_megabytes"] / 2, rel=0.1)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_workers_that_stand_still_are_ended(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    lines = ["import os, pathlib, sys, time", "pathlib.Path(sys.argv[1], str(os.getpid())).touch()", "time.sleep(3600)"]
+    script.write_text("\n".join(lines))
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    with pytest.raises(SystemExit, match="did not end within 30 seconds"):
+        run_to_end([*launcher, str(script), str(workers)], 30)
+    started = [int(path.name) for path in workers.iterdir()]
+    assert len(started) == 2
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in started if is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
