@@ -1,8 +1,8 @@
 """One folder of text from one or several sources, shuffled in short runs of whole passages.
 
 Rows that end after different numbers of steps end at different places of a text read in its order, the same ones for
-every seed, and have just seen what it is about there; that can move a final loss by 1 %. Shuffled, all places are alike,
-and so is the part of the validation text that is read.
+every seed, and have just seen what it is about there; that can move a final loss by 1 %. Shuffled, all places are alike
+and the part of the validation text that is read is like the rest.
 """
 
 import random
