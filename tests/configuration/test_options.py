@@ -252,6 +252,8 @@ def test_schedules() -> None:
     assert scheduled() is None
     assert scheduled(warmup_steps=3) == DepthSchedule(Equilibrium(), 3)
     assert scheduled(warmup_steps=3, warmup_applications=4) == DepthSchedule(Equilibrium(), 3, UnrolledDepth(4))
+    steps = recipe(ModelRecipe()).training.steps
+    assert scheduled(warmup_share=0.75) == DepthSchedule(Equilibrium(), round(0.75 * steps))
     growing = scheduled(limits="growing", first_evaluations=2, last_evaluations=9)
     assert growing == DepthSchedule(Equilibrium(), limits=GrowingLimits(2, 9))
     random = scheduled(limits="random", least_evaluations=2, most_evaluations=9)

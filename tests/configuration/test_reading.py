@@ -289,7 +289,11 @@ def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: 
         ),
         (
             "[model.depth.schedule]\nwarmup_applications = 3",
-            "FILE: model.depth.schedule.warmup_applications has no use without model.depth.schedule.warmup_steps",
+            "FILE: model.depth.schedule.warmup_applications has no use without model.depth.schedule.warmup_share or",
+        ),
+        (
+            "[model.depth.schedule]\nwarmup_steps = 3\nwarmup_share = 0.5",
+            "FILE: model.depth.schedule.warmup_share has no use beside model.depth.schedule.warmup_steps",
         ),
         (
             "[model.depth]\njacobian_penalty = 0.5\n[model.depth.schedule]\njacobian_weight = 1.0",

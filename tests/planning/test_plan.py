@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from equilibria.configuration import Recipe, build_task, read_recipe
+from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
 from equilibria.planning import plan as module
 from equilibria.planning.measuring import Shape
 from equilibria.planning.plan import Plan, Reading, plan_run
@@ -42,13 +43,14 @@ def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
     assert found.cost.tokens * training.steps == loop.tokens
     lines = [line for line in read_metrics(trainer.folder.metrics) if line["kind"] == "valid"]
     assert len(lines) == 3
-    assert found.step_seconds == found.cost.seconds
-    assert found.training_seconds == pytest.approx(found.cost.seconds * training.steps)
+    assert found.step_seconds is not None
+    assert (found.step_seconds == found.cost.seconds) == (kind == "text")  # that of the task begins shallow
+    assert found.training_seconds == pytest.approx(found.step_seconds * training.steps)
     result = trainer._validation
     assert result is not None
     evaluation = 3 * result.tokens / found.cost.evaluated
     assert found.evaluation_seconds == pytest.approx(evaluation)
-    assert found.run_seconds == pytest.approx(found.cost.seconds * training.steps + evaluation)
+    assert found.run_seconds == pytest.approx(found.step_seconds * training.steps + evaluation)
     assert (found.passes is None) == (kind == "task")
     assert found.memory.total > found.memory.weights * 5
 
@@ -64,6 +66,30 @@ def test_a_plan_that_was_scaled_says_so_and_is_as_large(tmp_path: Path) -> None:
     assert hasty.memory.saved is not None
     assert whole.memory.saved is not None
     assert hasty.memory.saved == pytest.approx(whole.memory.saved, rel=0.2)  # a mask grows with the square
+
+
+def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+
+    def at(depth: DepthRecipe) -> Recipe:
+        return replace(recipe, model=replace(recipe.model, depth=depth))
+
+    deep = DepthRecipe(
+        solver=SolverRecipe(method="picard", max_evaluations=64, tol=1e-9), gradient=GradientRecipe(method="implicit")
+    )
+    scheduled = ScheduleRecipe(warmup_share=0.75, warmup_applications=1)
+    alone, after = planned(at(deep)), planned(at(replace(deep, schedule=scheduled)))
+    assert alone.cost is not None
+    assert after.cost is not None
+    assert after.cost.evaluations == pytest.approx(alone.cost.evaluations, rel=0.5)  # not that of the warm-up, None
+    assert after.step_seconds is not None
+    assert after.step_seconds < 0.75 * after.cost.seconds  # 64 evaluations in one step of four, none in the others
+    assert after.notes == (
+        "the depth changes over training: measured halfway through its warm-up and through the rest",
+    )
+    long = replace(deep, schedule=ScheduleRecipe(warmup_share=0.75, warmup_applications=40))
+    assert after.memory.saved is not None
+    assert planned(at(long)).memory.saved > 5 * after.memory.saved  # the larger of the two
 
 
 def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
     with _blamed_on("model.depth.schedule"):
         return DepthSchedule(
             _equilibrium(depth),
-            warmup_steps=schedule.warmup_steps or 0,
+            warmup_steps=schedule.warmup_steps or round((schedule.warmup_share or 0.0) * recipe.training.steps),
             warmup=UnrolledDepth(schedule.warmup_applications or 2),
             limits=_limits(schedule, recipe.training.seed),
             jacobian=_jacobian(schedule, recipe.training.seed),

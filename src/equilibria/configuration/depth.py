@@ -130,6 +130,8 @@ class ScheduleRecipe:
 
     warmup_steps: Natural | None = None
     """Steps at first in which the cell is applied a fixed number of times instead; left out: none."""
+    warmup_share: Ratio | None = None
+    """The same as a share of all steps, instead of warmup_steps."""
     warmup_applications: Count | None = None
     """That number; left out: 2."""
     limits: Literal["random", "growing"] | None = None
@@ -244,8 +246,12 @@ def _schedule_problems(key: str, depth: DepthRecipe) -> Iterator[str]:
     else:
         yield from foreign_options(key, schedule, "limits", LIMITS_OPTIONS)
         yield from missing_options(key, schedule, "limits", LIMITS_OPTIONS)
+    warmups = [name for name in ("warmup_steps", "warmup_share") if is_given(getattr(schedule, name))]
+    if len(warmups) > 1:
+        yield f"{key}.warmup_share has no use beside {key}.warmup_steps; leave one of them out"
+    if is_given(schedule.warmup_applications) and not warmups:
+        yield f"{key}.warmup_applications has no use without {key}.warmup_share or {key}.warmup_steps"
     for name, needed in (
-        ("warmup_applications", "warmup_steps"),
         ("residual_last_weight", "residual_weight"),
         ("jacobian_last_weight", "jacobian_weight"),
         ("jacobian_probability", "jacobian_weight"),

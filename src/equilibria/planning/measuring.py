@@ -118,6 +118,10 @@ class Measured:
         """The cost of the largest."""
         return self.costs[-1]
 
+    def seconds_of(self, shape: Shape) -> float:
+        """Of a step of a shape, if its time grows with its tokens from that of the largest that was tried."""
+        return self.largest.seconds * shape.tokens / self.largest.shape.tokens
+
     def scaled(self, of: Callable[[StepCost], int], tokens: int) -> int:
         """Bytes for a batch of so many tokens: on the line through the two largest batches that were tried."""
         points = {cost.shape.rows * cost.shape.length: of(cost) for cost in self.costs}

@@ -1,7 +1,8 @@
 """The plan of a run: its sizes counted, its steps measured, and from both its memory and its time."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -11,7 +12,7 @@ from equilibria.data.batching import NO_TARGET, Batches, TrainingStream
 from equilibria.data.task import Task
 from equilibria.data.word_like import WordLike
 from equilibria.machine.memory import available_memory
-from equilibria.models import LanguageModel, TokenModel
+from equilibria.models import LanguageModel
 from equilibria.planning.measuring import Limits, Measured, Shape, StepCost, ladder, measure
 from equilibria.planning.sizes import Sizes, sizes_of
 from equilibria.training.randomness import seed_everything
@@ -69,8 +70,9 @@ class Plan:
         sizes: of the model and of what training keeps.
         memory: on the device.
         shape: of the recipe's own steps.
-        cost: of a step that was measured; of a smaller one where the recipe's own would take too long or too much.
-        step_seconds: of a step of the recipe.
+        cost: of a step that was measured, after the warm-up of the depth; of a smaller one where the recipe's own would
+            take too long or too much.
+        step_seconds: of a step of the recipe, in the mean over the warm-up of the depth and what follows it.
         training_seconds: of all steps.
         evaluation_seconds: of all evaluations on validation text; None too where it is not known how long that is.
         passes: how often the training text is read.
@@ -90,7 +92,9 @@ class Plan:
     @property
     def tokens_per_second(self) -> float | None:
         """Predicted in training."""
-        return None if self.cost is None else self.cost.tokens / self.cost.seconds
+        if self.cost is None or self.step_seconds is None:
+            return None
+        return self.cost.tokens * self.shape.tokens / self.cost.shape.tokens / self.step_seconds
 
     @property
     def run_seconds(self) -> float | None:
@@ -138,13 +142,15 @@ def plan_run(
     if left < sizes.weights:
         held = f"weights, gradients, optimizer and average take {_gib(sizes.held)} of {_gib(free)}"
         return Plan(sizes, _memory(sizes, free), shape, passes=passes, notes=(*notes, f"no step was measured: {held}"))
-    model, shortest = _model(recipe, reading, device), _SHORTEST if _cut(reading) else shape.length
-    found = measure(model, training, batches, ladder(shape, shortest), Limits(seconds, left), on_progress)
+    shapes = ladder(shape, _SHORTEST if _cut(reading) else shape.length)
+    phases = _measured_phases(recipe, reading, device, shapes, Limits(seconds, left), on_progress)
+    *_, (_, found) = phases
+    largest = max((measured for _, measured in phases), key=lambda measured: measured.largest.peak)
     cost, evaluated = found.largest, _evaluated_tokens(recipe, reading)
-    step_seconds = cost.seconds * shape.tokens / cost.shape.tokens
+    step_seconds = sum(share * measured.seconds_of(shape) for share, measured in phases)
     return Plan(
         sizes=sizes,
-        memory=_memory(sizes, free, found, shape),
+        memory=_memory(sizes, free, largest, shape),
         shape=shape,
         cost=cost,
         step_seconds=step_seconds,
@@ -170,15 +176,30 @@ def _passes(steps: int, batches: Batches) -> float | None:
     return steps / len(batches) if isinstance(batches, TrainingStream) else None
 
 
-def _model(recipe: Recipe, reading: Reading, device: torch.device) -> TokenModel:
-    """The recipe's model on its device, at the depth of the step halfway."""
-    seed_everything(recipe.training.seed)
+def _measured_phases(
+    recipe: Recipe,
+    reading: Reading,
+    device: torch.device,
+    shapes: Sequence[Shape],
+    limits: Limits,
+    on_progress: Callable[[str], None],
+) -> list[tuple[float, Measured]]:
+    """The steps of the warm-up of the depth, if there is one, and those after it: their share of all, and what they
+    cost, halfway through them."""
+    training, batches = recipe.training, _supply(reading)
+    seed_everything(training.seed)
     model = build_model(recipe, reading.vocabulary_size).to(device)
-    schedule = build_depth_schedule(recipe)
-    if schedule is not None:
-        assert isinstance(model, LanguageModel)
-        model.depth = schedule.at(recipe.training.steps // 2, recipe.training.steps)
-    return model
+    schedule, steps = build_depth_schedule(recipe), training.steps
+    if schedule is None:
+        return [(1.0, measure(model, training, batches, shapes, limits, on_progress))]
+    assert isinstance(model, LanguageModel)
+    ends = sorted({0, min(schedule.warmup_steps, steps), steps})
+    limits = replace(limits, seconds=limits.seconds / (len(ends) - 1))
+    phases = []
+    for begin, end in pairwise(ends):
+        model.depth = schedule.at((begin + end) // 2, steps)
+        phases.append(((end - begin) / steps, measure(model, training, batches, shapes, limits, on_progress)))
+    return phases
 
 
 def _supply(reading: Reading) -> Callable[[Shape], Batches]:
@@ -222,7 +243,7 @@ def _notes_beforehand(recipe: Recipe, reading: Reading) -> tuple[str, ...]:
         if recipe.training.evaluate_tokens is None:
             notes.append("how long the validation text is, is not known: evaluations are not counted")
     if build_depth_schedule(recipe) is not None:
-        notes.append("the depth changes over training: measured as it is halfway")
+        notes.append("the depth changes over training: measured halfway through its warm-up and through the rest")
     return tuple(notes)
 
 
