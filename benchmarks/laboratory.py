@@ -71,7 +71,7 @@ def _text(options: Namespace) -> Path:
 def _steps(options: Namespace, name: str) -> dict[str, int]:
     """The keys that give a row its steps: as many times those of the default as the recipes have them."""
     whole, own = (_recipe(row, {}).training.steps for row in ("default", name))
-    steps = round(options.steps * own / whole)
+    steps = own if options.steps is None else round(options.steps * own / whole)
     return {"training.steps": steps, "training.evaluate_every": max(1, steps // options.evaluations)}
 
 
@@ -111,7 +111,7 @@ def parse(arguments: list[str]) -> Namespace:
     )
     parser.add_argument("--width", type=int, default=WIDTH, help="features of the state")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps of the default")
+    parser.add_argument("--steps", type=int, help="training steps of the default, others in proportion; else their own")
     parser.add_argument("--evaluations", type=int, default=10, help="in the course of training, evenly")
     parser.add_argument("--evaluate-tokens", type=int, default=40_000, help="of the validation text, each time")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")

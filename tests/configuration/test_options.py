@@ -253,7 +253,8 @@ def test_schedules() -> None:
     assert scheduled(warmup_steps=3) == DepthSchedule(Equilibrium(), 3)
     assert scheduled(warmup_steps=3, warmup_applications=4) == DepthSchedule(Equilibrium(), 3, UnrolledDepth(4))
     steps = recipe(ModelRecipe()).training.steps
-    assert scheduled(warmup_share=0.75) == DepthSchedule(Equilibrium(), round(0.75 * steps))
+    for share, expected in ((0.75, round(0.75 * steps)), (1.0 - 1e-9, steps - 1), (1.0, steps)):
+        assert scheduled(warmup_share=share) == DepthSchedule(Equilibrium(), expected)
     growing = scheduled(limits="growing", first_evaluations=2, last_evaluations=9)
     assert growing == DepthSchedule(Equilibrium(), limits=GrowingLimits(2, 9))
     random = scheduled(limits="random", least_evaluations=2, most_evaluations=9)

@@ -146,12 +146,20 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
     with _blamed_on("model.depth.schedule"):
         return DepthSchedule(
             _equilibrium(depth),
-            warmup_steps=schedule.warmup_steps or round((schedule.warmup_share or 0.0) * recipe.training.steps),
+            warmup_steps=_warmup_steps(schedule, recipe.training.steps),
             warmup=UnrolledDepth(schedule.warmup_applications or 2),
             limits=_limits(schedule, recipe.training.seed),
             jacobian=_jacobian(schedule, recipe.training.seed),
             residual=_residual(schedule),
         )
+
+
+def _warmup_steps(schedule: ScheduleRecipe, steps: int) -> int:
+    """As given, or the share of all steps, which leaves at least one unless it is 1."""
+    if schedule.warmup_share is None:
+        return schedule.warmup_steps or 0
+    share = round(schedule.warmup_share * steps)
+    return share if schedule.warmup_share == 1 else min(share, steps - 1)
 
 
 def build_solver(recipe: SolverRecipe) -> Solver:
