@@ -52,8 +52,8 @@ def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_pa
     found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
     model = found["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
-    assert [row.training.steps for row in found.values()] == [1000, 1082]
-    assert [row.training.evaluate_every for row in found.values()] == [250, 270]
+    assert [row.training.steps for row in found.values()] == [1000, 1048]
+    assert [row.training.evaluate_every for row in found.values()] == [250, 262]
     assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
