@@ -51,9 +51,9 @@ def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_pa
     sizes = ["--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
     found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
     model = found["default"].model
-    assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 512, 1280)
-    assert [row.training.steps for row in found.values()] == [1000, 1048]
-    assert [row.training.evaluate_every for row in found.values()] == [250, 262]
+    assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 384, 1280)
+    assert [row.training.steps for row in found.values()] == [1000, 1025]
+    assert [row.training.evaluate_every for row in found.values()] == [250, 256]
     assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
