@@ -52,7 +52,7 @@ FLAGS = {
         *("adjoint", "tol", "max_evaluations", "restart", "history"),
     ),
     "model.depth.schedule": (
-        *("warmup_steps", "warmup_applications"),
+        *("warmup_steps", "warmup_share", "warmup_applications"),
         *("limits", "least_evaluations", "most_evaluations", "first_evaluations", "last_evaluations"),
         *("residual_weight", "residual_last_weight"),
         *("jacobian_weight", "jacobian_last_weight", "jacobian_probability"),
