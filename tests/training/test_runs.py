@@ -158,3 +158,16 @@ def test_the_schedule_of_the_depth_is_that_of_the_recipe(tmp_path: Path) -> None
     model = load_run(recipe.run.folder).model
     assert isinstance(model, LanguageModel)
     assert model.depth == Equilibrium()
+
+
+def test_the_best_checkpoint_is_not_one_of_the_shallow_start(tmp_path: Path) -> None:
+    training = replace(tiny.TRAINING, evaluate_every=2)
+    recipe = tiny.tiny_task_recipe(tmp_path, training)
+    warmup = recipe.model.depth.schedule.warmup_steps
+    assert warmup
+    trainer = tiny.tiny_trainer(recipe)
+    trainer._best, trainer._best_step = 0.0, warmup  # as if the shallow network had been better than anything later
+    result = trainer.run()
+    assert result.best_loss is not None
+    assert result.best_loss > 0
+    assert trainer._best_step > warmup

@@ -95,6 +95,7 @@ class Trainer:
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
         self.loop = TrainingLoop(model, recipe.training, batches, depths, world, recipe.distributed.strategy)
+        self._warmup = 0 if depths is None else depths.warmup_steps
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None
@@ -249,6 +250,8 @@ class Trainer:
         }
         self._metrics.write("valid", self.loop.done, figures)
         shown.valid(self.loop.done, figures)
+        if self._best_step is not None and self._best_step <= self._warmup < self.loop.done:
+            self._best = None  # a loss at the depth of the warm-up says nothing of the equilibrium that will be loaded
         better = math.isfinite(result.loss) and (self._best is None or result.loss < self._best)
         if better:
             self._best, self._best_step = result.loss, self.loop.done
