@@ -41,7 +41,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     """The rows that are asked for, by name.
 
     Raises:
-        UserError: there is no such row, a variant is not well formed, or a row has a width of its own.
+        UserError: there is no such row, or a variant is not well formed.
     """
     names = [path.stem for path in sorted(RECIPES.glob("*.toml"))]
     if not (options.rows or options.variant):
@@ -80,16 +80,17 @@ def _recipe(name: str, settings: Mapping[str, object]) -> Recipe:
 
 
 def _width(options: Namespace, name: str) -> dict[str, int]:
-    """The keys that give a row another width, its feed-forward networks in proportion."""
+    """The keys that give a row another width: all that it says of features, in proportion."""
     if options.width == WIDTH:
         return {}
     model = _recipe(name, {}).model
-    if model.cell.kind != "contractive" or model.cell.inner is None:
-        raise UserError(f"--width {options.width}: the row {name} has sizes that go with a width of {WIDTH}")
-    keys = {"model.cell.d_model": options.width, "model.cell.inner": model.cell.inner * options.width // WIDTH}
-    if model.coda_inner is not None:
-        keys["model.coda_inner"] = model.coda_inner * options.width // WIDTH
-    return keys
+    features = {
+        "model.embedding.d_embed": model.embedding.d_embed,
+        "model.cell.d_model": model.cell.d_model,
+        "model.cell.inner": model.cell.inner,
+        "model.coda_inner": model.coda_inner,
+    }
+    return {key: value * options.width // WIDTH for key, value in features.items() if value is not None}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -109,7 +110,7 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument(
         "--variant", nargs="+", action="append", default=[], help="a name, and KEY=VALUE of the default"
     )
-    parser.add_argument("--width", type=int, default=WIDTH, help="features of the state")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the default, other rows in proportion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     parser.add_argument("--steps", type=int, help="training steps of the default, others in proportion; else their own")
     parser.add_argument("--evaluations", type=int, default=10, help="in the course of training, evenly")

@@ -47,13 +47,15 @@ def test_a_variant_is_the_default_with_other_keys(
 
 
 def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_path: Path) -> None:
-    rows = ["--rows", "default", "stack-equal-parameters", "--width", "256"]
+    rows = ["--rows", "default", "stack-equal-parameters", "transformer-xl", "--width", "256"]
     sizes = ["--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
     found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
     model = found["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 384, 1280)
-    assert [row.training.steps for row in found.values()] == [1000, 1025]
-    assert [row.training.evaluate_every for row in found.values()] == [250, 256]
+    model = found["transformer-xl"].model
+    assert (model.cell.d_model, model.cell.inner, model.embedding.d_embed) == (120, 256, 256)
+    assert [row.training.steps for row in found.values()] == [1000, 1025, 621]
+    assert [row.training.evaluate_every for row in found.values()] == [250, 256, 155]
     assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
@@ -67,9 +69,9 @@ def test_unknown_rows_and_malformed_variants_are_errors(
     assert "twim" in capsys.readouterr().err
     assert main([*command, "--variant", "light", "model.cell.inner"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
-    assert main([*command, "--rows", "transformer-xl", "--width", "256"]) == 2
-    assert "width of 128" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    assert main([*command, "--rows", "transformer-xl", "--width", "136"]) == 2
+    assert "model.cell.d_model" in capsys.readouterr().err
 
 
 def test_the_shuffled_text_has_every_passage_of_both_once(tmp_path: Path) -> None:
