@@ -7,12 +7,15 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
 from equilibria.reproduction.measuring import Quartiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def options_of(name: str, description: str | None) -> ArgumentParser:
@@ -57,3 +60,11 @@ def publish(
 def spread(values: list[float]) -> dict[str, float]:
     """Median and quartiles."""
     return asdict(Quartiles.of(values))
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as its file name says; the same figure gives the same SVG, whenever and wherever it is drawn."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)

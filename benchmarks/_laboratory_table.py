@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks._harness import save_picture
 from equilibria.reproduction.sheet import Sheet, form
 
 _AXES = ("step", "seconds", "loss")
@@ -148,4 +149,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     right.legend(title="row (seeds)", fontsize=8)
     figure.suptitle(result["data"], fontsize=10)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)

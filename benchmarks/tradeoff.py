@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._harness import options_of, prepare, publish
+from benchmarks._harness import options_of, prepare, publish, save_picture
 from equilibria.depths import Adaptive, Depth, Equilibrium, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import load_run, load_task
@@ -86,7 +86,7 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(title="tokens leave when")
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
 
 
 def show(result: dict, console: Console) -> None:

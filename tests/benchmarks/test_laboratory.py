@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks._laboratory_table import better_twin, ratios, seconds_to
+from benchmarks._laboratory_table import better_twin, draw, ratios, seconds_to
 from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import token_gain
 from benchmarks.laboratory import parse, recipes_of
@@ -106,6 +106,17 @@ def test_the_better_twin_has_the_least_mean_loss() -> None:
     rows = {name: {"seeds": {"0": {"loss": loss}}} for name, loss in (("twin", 3.0), ("twin-more", 2.0), ("ours", 1.0))}
     assert better_twin({**rows, "twin-none": {"seeds": {}}}) is rows["twin-more"]
     assert better_twin({"ours": rows["ours"]}) == {"seeds": {}}
+
+
+def test_the_same_result_gives_the_same_picture(tmp_path: Path) -> None:
+    curve = [{"step": step, "seconds": 2.0 * step, "loss": 3.0 / step} for step in (1, 2)]
+    result = {"data": "some text", "rows": {"ours": {"seeds": {"0": {"curve": curve}}}, "none": {"seeds": {}}}}
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        draw(result, tmp_path / folder / "picture.svg")
+        draw(result, tmp_path / folder / "picture.png")
+    assert (tmp_path / "here" / "picture.svg").read_bytes() == (tmp_path / "there" / "picture.svg").read_bytes()
+    assert (tmp_path / "here" / "picture.png").read_bytes() == (tmp_path / "there" / "picture.png").read_bytes()
 
 
 def test_the_gain_from_token_to_token_equals_its_closed_form() -> None:
