@@ -63,7 +63,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write a figure as its file name says; the same figure gives the same SVG, whenever and wherever it is drawn."""
+    """Write a figure as its file name says; the same figure gives the same SVG whenever it is drawn under that name."""
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": path.stem}):

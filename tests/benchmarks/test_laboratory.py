@@ -47,15 +47,17 @@ def test_a_variant_is_the_default_with_other_keys(
 
 
 def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_path: Path) -> None:
-    rows = ["--rows", "default", "stack-equal-parameters", "transformer-xl", "--width", "256"]
-    sizes = ["--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
+    rows = ["--rows", "default", "stack-equal-parameters", "transformer-xl", "deq-transformer-2023"]
+    sizes = ["--width", "256", "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
     found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
     model = found["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 384, 1280)
     model = found["transformer-xl"].model
     assert (model.cell.d_model, model.cell.inner, model.embedding.d_embed) == (120, 256, 256)
-    assert [row.training.steps for row in found.values()] == [1000, 1025, 621]
-    assert [row.training.evaluate_every for row in found.values()] == [250, 256, 155]
+    model = found["deq-transformer-2023"].model
+    assert (model.cell.d_model, model.cell.inner, model.embedding.d_embed) == (256, 800, 256)
+    assert [row.training.steps for row in found.values()] == [1000, 1025, 621, 171]
+    assert [row.training.evaluate_every for row in found.values()] == [250, 256, 155, 42]
     assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
