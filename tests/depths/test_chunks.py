@@ -94,3 +94,10 @@ def test_one_chunk_is_itself_and_explicit_chunks_have_no_solution():
     both = joined([reached, reached])
     assert (both.solution, both.penalty, both.states) == (None, None, ())
     assert both.state.shape == (1, 4, 3)
+
+
+def test_an_empty_batch_is_joined_like_any_other():
+    parts = [Equilibrium().reach(lambda z: 0.5 * z, torch.zeros(0, length, 6), training=False) for length in (3, 2)]
+    solution = joined(parts).solution
+    assert solution is not None
+    assert solution.residual.shape == (0, 5)

@@ -63,6 +63,20 @@ def test_jacobian_penalty_is_differentiable():
     assert slope.item() == pytest.approx(1.4, rel=0.1)
 
 
+def test_a_part_of_the_state_that_the_map_leaves_constant_has_no_gain():
+    constant, weight = torch.zeros(2, 3), torch.full((2, 3), 0.5, requires_grad=True)
+
+    def f(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"kept": constant, "moving": weight * state["moving"]}
+
+    z = {"kept": torch.zeros(2, 3), "moving": torch.ones(2, 3)}
+    assert eq.spectral_radius(f, z) == pytest.approx(0.5)
+    penalty = eq.jacobian_penalty(f, z, probes=400, generator=torch.Generator().manual_seed(0))
+    assert penalty.item() == pytest.approx(0.5 * 0.25, rel=0.1)
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    assert bool((gradient > 0).all())
+
+
 def test_gradient_error_ranks_gradients():
     f = causal_attention(gain=0.5)
     inputs = f.injection.clone().requires_grad_()

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import equilibria as eq
+from equilibria.gradients import Gradient
 from equilibria.solvers import Solver
 from problems import affine, causal_attention
-from ways import EXACT, tanh_map, tanh_problem
+from ways import ALL, EXACT, tanh_map, tanh_problem
 
 TIGHT = {
     "picard": eq.Picard(tol=1e-11, max_evaluations=1000),
@@ -109,6 +110,28 @@ def test_nested_states_carry_gradients_to_every_leaf():
         return value["a"], value["b"]
 
     assert torch.autograd.gradcheck(solve, (a, b))
+
+
+@pytest.mark.parametrize("gradient", ALL.values(), ids=ALL.keys())
+def test_a_frozen_map_costs_a_trainable_head_nothing(gradient: Gradient):
+    layer, head = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 1)
+    nn.init.orthogonal_(layer.weight, gain=0.5)
+    solution = eq.fixed_point(lambda z: torch.tanh(layer(z)) + 1, torch.zeros(2, 4), eq.Broyden(), gradient)
+    assert not solution.value.requires_grad
+    head(solution.value).sum().backward()
+    assert head.weight.grad is not None
+    assert solution.adjoint.evaluations == 0
+
+
+@pytest.mark.parametrize("name", ["implicit", "neumann", "reused", "jacobian-free"])
+def test_what_a_map_closes_over_is_found_behind_other_layers(name: str):
+    x = torch.ones(2, 4, requires_grad=True)
+    before = nn.Linear(4, 4).requires_grad_(False)
+    injected = torch.tanh(before(x))
+    solution = eq.fixed_point(lambda z: 0.5 * z + injected, torch.zeros(2, 4), eq.Broyden(), ALL[name])
+    solution.value.sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.any())
 
 
 class TestModule:

@@ -44,3 +44,25 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch):
 
 def test_what_is_not_finite_is_left_to_the_solve_loop():
     assert iterate_single(lambda z: z / 0.0, torch.ones(1, 1, 2), 1e-3, 5, 1.0, "relative") is None
+
+
+class TestResult:
+    """What a map makes of a single token, in the words of the solve loop."""
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_of_another_precision_is_solved_in_the_state_s(self, batch):
+        z0 = torch.zeros(batch, 1, 8)
+
+        def f(z: Tensor) -> Tensor:
+            return 0.5 * z.bfloat16() + 1
+
+        solver = eq.Picard(tol=1e-2, scope="prefix")
+        one, two = solver.solve(f, z0), Solver._solve(solver, f, z0, False, ())
+        assert one.value.dtype == torch.float32
+        assert torch.equal(one.value, two.value)
+        assert torch.equal(one.residual, two.residual)
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    def test_of_another_shape_is_an_error_that_names_both(self, batch):
+        with pytest.raises(ValueError, match="must return the shapes it is given"):
+            eq.Picard(scope="token").solve(lambda z: z.squeeze(1), torch.zeros(batch, 1, 4))

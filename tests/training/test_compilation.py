@@ -30,9 +30,10 @@ def test_compiled_steps_are_those_of_plain_ones() -> None:
     torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=0)
 
 
-def test_without_a_compiler_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.delenv("CXX", raising=False)
+@pytest.mark.parametrize("there", [(), ("clang++", "c++")])
+def test_without_the_compiler_that_pytorch_takes_it_is_an_error(monkeypatch: pytest.MonkeyPatch, there: tuple) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "g++"))
     with pytest.raises(UserError, match=r"training\.compile needs a C\+\+ compiler"):
         build(replace(RECIPE, compile=True), language_model(IMPLICIT), ALONE, "ddp")
 

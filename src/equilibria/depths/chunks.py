@@ -78,4 +78,4 @@ def _joined_solution(chunks: Sequence[Solution]) -> Solution | None:
 
 def _per_token(figure: Tensor, value: Tensor) -> Tensor:
     """A figure per group, `(B,)` or `(B, L)`, as one per token `(B, L)`."""
-    return figure.reshape(len(value), -1).expand(value.shape[:2])
+    return (figure if figure.dim() == 2 else figure.unsqueeze(-1)).expand(value.shape[:2])

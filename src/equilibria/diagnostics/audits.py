@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from equilibria.diagnostics.evaluation_mode import evaluating
+
 
 class HasLogits(Protocol):
     """What a language model returns."""
@@ -54,7 +56,7 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
     if cuts is None:
         cuts = sorted({max(1, length // 4), length // 2, max(1, 3 * length // 4), length - 1} - {0})
     generator = torch.Generator(device=tokens.device).manual_seed(seed)
-    with _evaluating(model):
+    with evaluating(model):
         reference = model(tokens).logits
         changes = []
         for cut in cuts:
@@ -78,7 +80,7 @@ def audit_batch_invariance(model: nn.Module, tokens: Tensor, seed: int = 0) -> A
     if tokens.shape[0] < 2:
         raise ValueError(f"batch invariance needs at least 2 rows, found {tokens.shape[0]}")
     generator = torch.Generator(device=tokens.device).manual_seed(seed)
-    with _evaluating(model):
+    with evaluating(model):
         reference = model(tokens).logits
         changes = []
         for row in range(tokens.shape[0]):
@@ -98,16 +100,3 @@ def _largest(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference; infinite where one side is not a number and the other is."""
     difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
     return float(torch.nan_to_num(difference, nan=torch.inf).max())
-
-
-class _evaluating:
-    """Evaluation mode for the length of a block."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equilibria.gradients.adjoint import Evaluation, evaluate
 from equilibria.solvers import Map, State
-from equilibria.solvers.state import detach, leaves, rebuild
 
 
 def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -27,17 +27,17 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
     """
     if probes < 1:
         raise ValueError(f"probes must be at least 1, found {probes}")
+    evaluation, _ = evaluate(f, z)
+    total = torch.zeros((), device=evaluation.inputs[0].device)
     with torch.enable_grad():
-        point = rebuild(z, (leaf.detach().requires_grad_() for leaf in leaves(z)))
-        inputs, outputs = list(leaves(point)), list(leaves(f(point)))
-        total = torch.zeros((), device=inputs[0].device)
         for _ in range(probes):
-            probe = [
-                torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device) for leaf in outputs
-            ]
-            product = torch.autograd.grad(outputs, inputs, probe, create_graph=True, materialize_grads=True)
+            probe = tuple(
+                torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device)
+                for leaf in evaluation.outputs
+            )
+            product = evaluation.transposed(probe, create_graph=True)
             total = total + sum(part.float().square().sum() for part in product)
-    return total / (probes * sum(leaf.numel() for leaf in inputs))
+    return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))
 
 
 def spectral_radius(
@@ -66,14 +66,12 @@ def spectral_radius(
         raise ValueError(f"iterations must be at least 1, found {iterations}")
     if tokens is not None and not len(tokens):
         raise ValueError("tokens must name at least 1 position, or be None for the whole state; found none")
-    with torch.enable_grad():
-        point = rebuild(detach(z), (leaf.detach().requires_grad_() for leaf in leaves(z)))
-        inputs, outputs = list(leaves(point)), list(leaves(f(point)))
+    evaluation, _ = evaluate(f, z)
     radii = []
     for part in [(...,)] if tokens is None else [(slice(None), token) for token in tokens]:
-        transposed = _TransposedBlock(inputs, outputs, part)
+        transposed = _TransposedBlock(evaluation, part)
         generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(transposed.size, generator=generator, dtype=torch.float64).to(inputs[0].device)
+        start = torch.randn(transposed.size, generator=generator, dtype=torch.float64).to(evaluation.inputs[0].device)
         radii.append(_largest_eigenvalue(transposed, start, iterations))
     return max(radii)
 
@@ -85,20 +83,19 @@ class _TransposedBlock:
     Transposed, a product needs one backward pass.
     """
 
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    evaluation: Evaluation
     part: tuple[Any, ...]
 
     @property
     def size(self) -> int:
-        return sum(leaf[self.part].numel() for leaf in self.outputs)
+        return sum(leaf[self.part].numel() for leaf in self.evaluation.outputs)
 
     def __call__(self, v: Tensor) -> Tensor:
-        probe = [torch.zeros_like(leaf) for leaf in self.outputs]
+        probe = tuple(torch.zeros_like(leaf) for leaf in self.evaluation.outputs)
         targets = [leaf[self.part] for leaf in probe]
         for target, piece in zip(targets, v.split([target.numel() for target in targets]), strict=True):
             target.copy_(piece.reshape(target.shape))
-        product = torch.autograd.grad(self.outputs, self.inputs, probe, retain_graph=True, materialize_grads=True)
+        product = self.evaluation.transposed(probe)
         return torch.cat([leaf[self.part].flatten().double() for leaf in product])
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, Status
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 Tensors = tuple[Tensor, ...]
 Pullback = Callable[[Tensors], Tensors]
@@ -31,8 +31,19 @@ class Evaluation:
 
     @property
     def tracked(self) -> bool:
-        """Whether anything the map closes over, or its argument, asks for a gradient."""
-        return any(leaf.requires_grad for leaf in self.outputs)
+        """Whether anything the map closes over asks for a gradient; its argument does in any case."""
+        waiting = [leaf.grad_fn or leaf for leaf in self.outputs if leaf.requires_grad]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            leaf = node if isinstance(node, Tensor) else getattr(node, "variable", None)
+            if leaf is not None and not any(leaf is part for part in self.inputs):
+                return True
+            if not isinstance(node, Tensor):
+                following = {child for child, _ in node.next_functions if child is not None} - seen
+                seen |= following
+                waiting += following
+        return False
 
     def transposed(self, v: Tensors, create_graph: bool = False) -> Tensors:
         """`Jᵀ v`, one vector-Jacobian product; the graph is kept for the next one."""
@@ -59,7 +70,7 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
     here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
     with torch.enable_grad():
         value = f(here)
-    return Evaluation(tuple(leaves(here)), tuple(leaves(value))), (here, value)
+    return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 
 
 def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:

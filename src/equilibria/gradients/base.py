@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 
 from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers.progress import gone_astray
+from equilibria.solvers.residual import norm
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
 
@@ -66,28 +68,38 @@ def solution_from(iterate: Iterate, value: State) -> Solution:
     )
 
 
-def solution_after(f: Map, value: State, solver: Solver, iterate: Iterate | None, tracked: int) -> Solution:
+def solution_after(
+    f: Map, value: State, solver: Solver, iterate: Iterate | None, tracked: int, first: tuple[State, State]
+) -> Solution:
     """The `Solution` for a value that moved on from the solve's by `tracked` evaluations: it is measured again.
 
     Args:
+        f: the map.
+        value: the result.
+        solver: what measures it.
         iterate: the free solve before, None where there was none.
         tracked: evaluations between the iterate and `value`.
+        first: of these, `(z, f(z))`.
     """
     packing = Packing.of(value, solver.scope)
     with torch.no_grad():
-        here = detach(value)
-        residual = solver.measure(packing.pack(f(here)), packing.pack(here))
+        here, f_here = packing.pack(detach(value)), packing.pack(f(detach(value)))
+        residual = solver.measure(f_here, here)
+        began, f_began = (packing.pack(detach(state)) for state in first)
+        astray = gone_astray(norm(f_here), norm(f_here - here), norm(began), norm(f_began - began))
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
     converged = residual <= solver.tol
-    if bool(converged.all()):
-        status = Status.CONVERGED
-    elif not bool(torch.isfinite(residual).all()):
+    if not bool(torch.isfinite(residual).all()):
         status = Status.NON_FINITE
+    elif bool(astray.any()) or (iterate is not None and iterate.status is Status.DIVERGED):
+        status = Status.DIVERGED
+    elif bool(converged.all()):
+        status = Status.CONVERGED
+    elif iterate is not None and iterate.status is not Status.CONVERGED:
+        status = iterate.status
     else:
         status = Status.MAX_EVALUATIONS
-        if iterate is not None and iterate.status is not Status.CONVERGED:
-            status = iterate.status
     settled = torch.full_like(residual, evaluations, dtype=torch.int32)
     if iterate is not None:
         free = iterate.group_evaluations

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from equilibria.gradients.base import Gradient, solution_from
 from equilibria.gradients.implicit import Implicit
 from equilibria.solvers import Map, Solution, Solver, State
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 
 def active() -> bool:
@@ -47,7 +47,7 @@ def solve_with_tangent(f: Map, z0: State, solver: Solver, gradient: Gradient) ->
             with forward_ad._set_fwd_grad_enabled(True):
                 pairs = zip(leaves(star), leaves(tangent), strict=True)
                 moved = f(rebuild(star, (forward_ad.make_dual(z, t) for z, t in pairs)))
-                return rebuild(star, (_tangent(leaf) for leaf in leaves(moved)))
+                return rebuild(star, (_tangent(leaf) for leaf in leaves_as(star, moved)))
 
         with forward_ad._set_fwd_grad_enabled(False):
             zero = rebuild(star, (torch.zeros_like(leaf) for leaf in leaves(star)))
@@ -68,4 +68,4 @@ def _tangent(leaf: Tensor) -> Tensor:
 def _lift(f: Map, z0: State) -> State:
     """`z0` in the wrapping that functional transforms give to what `f` closes over, without tangent."""
     with forward_ad._set_fwd_grad_enabled(False):
-        return rebuild(z0, (z + torch.zeros_like(v) for z, v in zip(leaves(z0), leaves(f(z0)), strict=True)))
+        return rebuild(z0, (z + torch.zeros_like(v) for z, v in zip(leaves(z0), leaves_as(z0, f(z0)), strict=True)))

@@ -22,7 +22,7 @@ from torch import Tensor
 from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, normalised, solve_adjoint
 from equilibria.gradients.base import differentiate_solved
 from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State
-from equilibria.solvers.state import leaves, rebuild
+from equilibria.solvers.state import leaves_as, rebuild
 
 
 @dataclass(eq=False)
@@ -79,7 +79,8 @@ class Implicit:
         attached = attach(evaluation, adjoint.pull, inner=self.higher_order)
         if self.higher_order and any(leaf.requires_grad for leaf in attached):
             with torch.enable_grad():
-                again = Evaluation(attached, tuple(leaves(f(rebuild(state, iter(attached))))))
+                value = f(rebuild(state, iter(attached)))
+                again = Evaluation(attached, tuple(leaves_as(state, value)))
             attached = _AttachTwice.apply(_Adjoint(self, again, report), *again.outputs, *again.inputs)
         return rebuild(state, iter(attached)), tracked
 

@@ -49,7 +49,7 @@ class Phantom:
             return track(f, state, self.steps, self.damping, self.checkpoint)
 
         first, last, value = unrolled(Packing.of(z0, solver.scope).unpack(iterate.proposal))
-        solution = solution_after(f, value, solver, iterate, tracked=self.steps)
+        solution = solution_after(f, value, solver, iterate, self.steps, first)
         solution.tracked = first if at_end_of_solve else last
         solution.iterates = {number: unrolled(state)[2] for number, state in iterate.iterates.items()}
         return solution

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from equilibria.gradients.base import solution_after
 from equilibria.solvers import Map, Solution, Solver, State
-from equilibria.solvers.state import leaves, rebuild
+from equilibria.solvers.state import leaves, leaves_as, rebuild
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Unrolled:
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
         kept: dict[int, State] = {}
-        _, last, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
-        solution = solution_after(f, value, solver, None, tracked=self.steps)
+        first, last, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
+        solution = solution_after(f, value, solver, None, self.steps, first)
         solution.tracked, solution.iterates = last, kept
         return solution
 
@@ -61,10 +61,10 @@ def track(
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
             last = z, value
             first = first or last
+            parts = leaves_as(z, value)
             if damping < 1.0:
-                mixed = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), leaves(value), strict=True))
-                value = rebuild(z, mixed)
-            z = value
+                parts = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), parts, strict=True))
+            z = rebuild(z, parts)
     assert first is not None
     assert last is not None
     return first, last, z

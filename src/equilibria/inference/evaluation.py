@@ -14,6 +14,7 @@ from torch import Tensor
 from equilibria.data.batching import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.data.task import Readable
+from equilibria.diagnostics.evaluation_mode import evaluating
 from equilibria.errors import UserError
 from equilibria.models.base import TokenModel
 from equilibria.solvers import Solution, Status
@@ -238,17 +239,16 @@ def _own(segments: Iterable[Segment], team: Team) -> Iterator[Segment]:
 @contextmanager
 def _evaluating(model: TokenModel, memory_length: int | None) -> Iterator[None]:
     """Evaluation mode and the memory length asked for, both put back afterwards."""
-    training, own_length = model.training, model.memory_length
-    model.eval()
+    own_length = model.memory_length
     if memory_length is not None:
         if memory_length < 0:
             raise UserError(f"the memory length must be at least 0, found {memory_length}")
         model.memory_length = memory_length
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.memory_length = own_length
-        model.train(training)
 
 
 class _Tally:

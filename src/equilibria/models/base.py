@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
+from equilibria.diagnostics.evaluation_mode import evaluating
 from equilibria.models.continuation import CachedContinuation, Continuation, FreshContinuation
 from equilibria.models.sampling import Drawer, Sampling
 from equilibria.nn import TokenEmbedding
@@ -184,15 +185,12 @@ class TokenModel(nn.Module, ABC):
             sampling: how to draw, with all that there is; in place of temperature, top_k and top_p.
         """
         sampling = sampling or Sampling(temperature, top_k, top_p)
-        written, was_training = [tokens_BL], self.training
-        self.eval()
-        try:
+        written = [tokens_BL]
+        with evaluating(self):
             for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B), max_new_tokens):
                 written.append(drawn.token_B.unsqueeze(1))
                 if on_token is not None:
                     on_token(drawn.token_B)
-        finally:
-            self.train(was_training)
         return torch.cat(written, dim=1)
 
     def stream(

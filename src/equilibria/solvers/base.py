@@ -99,11 +99,10 @@ class Solver(ABC):
         """The outcome of the fallback. Where a group starts depends on what is known of that group alone, so that it
         neither looks ahead nor at other samples."""
         packing = Packing.of(z0, self.scope)
-        settled = first.residual <= self.tol
-        start = torch.where(settled.unsqueeze(-1), first.value, packing.pack(z0))
+        start = torch.where(first.settled.unsqueeze(-1), first.value, packing.pack(z0))
         same = {"tol": self.tol, "criterion": self.criterion, "trace_groups": self.trace_groups}
         second = replace(fallback, **same).solve(f, packing.unpack(start), propose)
-        again = settled & (second.residual <= self.tol) & (second.group_evaluations <= 1)
+        again = first.settled & (second.residual <= self.tol) & (second.group_evaluations <= 1)
         both = second.after(first)
         counts = torch.where(again, first.group_evaluations, both.group_evaluations)
         return replace(both, group_evaluations=counts, memory=first.memory)
@@ -115,9 +114,12 @@ class Solver(ABC):
         options = {"tol": tol, "max_evaluations": self.draft.max_evaluations, "criterion": "relative"}
         drafted = replace(self, draft=None, **options)._solve(self.draft.lowered(f), z0, False, iterates)
         drafted.memory = None  # or it would be held beside that of the second solve
-        start = Packing.of(z0, self.scope).unpack(drafted.value)
+        packing = Packing.of(z0, self.scope)
+        start = drafted.value
+        if drafted.astray is not None:
+            start = torch.where(drafted.astray.unsqueeze(-1), packing.pack(z0), start)
         left = [number - drafted.evaluations for number in iterates if number >= drafted.evaluations]
-        return self._solve(f, start, propose, left).after(drafted)
+        return self._solve(f, packing.unpack(start), propose, left).after(drafted)
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)

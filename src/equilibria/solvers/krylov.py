@@ -57,10 +57,13 @@ class GMRES:
         f_z = apply(z)
         residual = self._measure(f_z, z)
         trace = [worst(residual)]
-        converged_at = no_groups_like(z) + 1
-        while len(trace) + 2 <= self.max_evaluations and trace[-1] > self.tol:
-            active = residual > self.tol
-            correction = self._cycle(apply, f_z, z, min(self.restart, self.max_evaluations - len(trace) - 1), trace)
+        converged_at, active = no_groups_like(z) + 1, residual > self.tol
+        # A cycle is charged in full: what is used of it depends on other samples, how far the budget reaches must not.
+        charged = 1
+        while charged + 2 <= self.max_evaluations and bool(active.any()):
+            size = min(self.restart, self.max_evaluations - charged - 1)
+            charged += size + 1
+            correction = self._cycle(apply, f_z, z, active, size, trace)
             candidate = torch.where(active.unsqueeze(-1), z + correction, z)
             f_candidate = apply(candidate)
             measured = self._measure(f_candidate, candidate)
@@ -70,8 +73,7 @@ class GMRES:
             z = torch.where(better.unsqueeze(-1), candidate, z)
             f_z = torch.where(better.unsqueeze(-1), f_candidate, f_z)
             residual = torch.where(better, measured, residual)
-            if not bool(better.any()):
-                break
+            active = better & (residual > self.tol)
         return Iterate(
             value=z,
             proposal=z,
@@ -80,13 +82,13 @@ class GMRES:
             evaluations=len(trace),
             trace=trace,
             group_evaluations=converged_at,
-            status=self._status(residual, len(trace)),
+            status=self._status(residual, active),
         )
 
     def _cycle(
-        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, size: int, trace: list[float]
+        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, active: Tensor, size: int, trace: list[float]
     ) -> Tensor:
-        """The correction of one Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`."""
+        """The correction of one Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`, wanted where `active`."""
         rhs = f_z - z
         # Differences at the scale of the residual keep rounding errors of an affine map small.
         scale = norm(rhs).clamp(min=torch.finfo(rhs.dtype).tiny).unsqueeze(-1)
@@ -99,17 +101,18 @@ class GMRES:
 
         # A little less than the tolerance leaves room for the estimate's own rounding.
         enough = 0.9 * self.tol * (norm(f_z) + EPSILON if self.criterion == "relative" else torch.ones_like(norm(f_z)))
-        return gmres_cycle(operator, rhs, size, enough, lambda: True, report)
+        return gmres_cycle(operator, rhs, size, torch.where(active, enough, torch.inf), lambda: True, report)
 
     def _measure(self, f_z: Tensor, z: Tensor) -> Tensor:
         return residual_of(norm(f_z - z), norm(f_z), self.criterion)
 
-    def _status(self, residual: Tensor, evaluations: int) -> Status:
+    def _status(self, residual: Tensor, active: Tensor) -> Status:
         if bool((residual <= self.tol).all()):
             return Status.CONVERGED
         if not bool(torch.isfinite(residual).all()):
             return Status.NON_FINITE
-        return Status.MAX_EVALUATIONS if evaluations + 2 > self.max_evaluations else Status.STALLED
+        # Samples that a whole cycle did not help are no longer active.
+        return Status.MAX_EVALUATIONS if bool(active.any()) else Status.STALLED
 
 
 def gmres_cycle(

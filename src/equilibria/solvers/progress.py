@@ -15,10 +15,21 @@ from equilibria.solvers.state import Packing, Scope, State
 
 # A group has stalled when its best residual has not fallen by 2 % in this many steps.
 PATIENCE, IMPROVEMENT = 10, 0.98
-# A group has diverged when its iterate is this many times larger than where it began.
-GROWTH = 1e4
+# A group has gone astray when its iterate is this many times larger than where it began, and not nearer to its value;
+# a hundredth less is rounding.
+GROWTH, NEARER = 1e4, 0.99
 # In coupled scopes the last evaluation goes back to a token's best iterate where the latest is this much worse.
 WORSE = 2.0
+
+
+def gone_astray(value: Tensor, difference: Tensor, first: Tensor, first_difference: Tensor) -> Tensor:
+    """Which groups grew without coming nearer to a solution: by `z + 1` a relative residual falls, and there is none.
+
+    Args:
+        value, difference: norms of `f(z)` and `f(z) − z`.
+        first, first_difference: norms of the first iterate and of what the map added to it.
+    """
+    return (value > GROWTH * first.clamp(min=1.0)) & (difference >= NEARER * first_difference)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Progress:
         self.active = torch.ones_like(self.residual, dtype=torch.bool)
         self.broken = ~self.active
         self.active_at, self.improved_at = no_groups_like(self.z), no_groups_like(self.z)
-        self.first_norm = norm(self.z).clamp(min=1.0)
+        self.first_norm = norm(self.z)
         self.value_norm = self.difference_norm = self.first_difference = self.first_norm
         self.difference = torch.empty_like(self.z)
         self.counts: list[int] = []
@@ -65,6 +76,10 @@ class Progress:
         steps = len(self.counts)
         difference = torch.sub(f_z, self.z, out=self.difference)
         self.value_norm, self.difference_norm = norm(f_z), norm(difference)
+        # What is returned, and so measured, is the iterate in the state's own precision.
+        seen = self.packing.rounded(self.z)
+        if seen is not self.z:
+            self.difference_norm = norm(f_z - seen)
         if steps == 1:
             self.first_difference = self.difference_norm
         self.residual = residual_of(self.difference_norm, self.value_norm, self.rules.criterion)
@@ -106,8 +121,8 @@ class Progress:
         self.z = self.proposal
         if self.groups.coupled and self.apply.last:
             # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
-            astray = self.active & (self.residual > WORSE * self.best_residual)
-            self.z = torch.where(astray.unsqueeze(-1), self.best, self.z)
+            worse = self.active & (self.residual > WORSE * self.best_residual)
+            self.z = torch.where(worse.unsqueeze(-1), self.best, self.z)
 
     def settle(self) -> None:
         """Choose the returned iterate: the best of each sample; of coupled groups the last, unless it is broken.
@@ -141,7 +156,8 @@ class Progress:
             evaluations=evaluations,
             trace=worst.flatten().tolist() or [0.0] * evaluations,
             group_evaluations=settled_at[self.active_at],
-            status=self._status(),
+            status=self._status(astray := self._astray()),
+            astray=astray,
             iterates=self.iterates,
             group_trace=trace if self.rules.trace_groups else None,
         )
@@ -168,23 +184,14 @@ class Progress:
             if known <= number < self.apply.calls:
                 self.iterates[number] = self.packing.unpack(self.z)
 
-    def _status(self) -> Status:
+    def _astray(self) -> Tensor:
+        return gone_astray(self.value_norm, self.difference_norm, self.first_norm, self.first_difference)
+
+    def _status(self, astray: Tensor) -> Status:
         if not self.residual.numel():
             return Status.CONVERGED
-        grown = self.value_norm > GROWTH * self.first_norm
-        flags = [
-            self.active,
-            self.active & self.broken,
-            self.active & grown,
-            self.active & (len(self.counts) - self.improved_at >= PATIENCE),
-            # What only grew (as by `z + 1`) has a small relative residual and is no solution.
-            grown & (self.difference_norm >= self.first_difference),
-        ]
-        some, broken, grown, stalled, runaway = torch.stack([flag.any() for flag in flags]).tolist()
-        if not some:
-            return Status.DIVERGED if runaway else Status.CONVERGED
-        if broken:
-            return Status.NON_FINITE
-        if grown:
-            return Status.DIVERGED
-        return Status.STALLED if stalled else Status.MAX_EVALUATIONS
+        stalled = self.active & (len(self.counts) - self.improved_at >= PATIENCE)
+        flags = [self.active & self.broken, astray, stalled, self.active]
+        statuses = Status.NON_FINITE, Status.DIVERGED, Status.STALLED, Status.MAX_EVALUATIONS
+        some = torch.stack([flag.any() for flag in flags]).tolist()
+        return next((status for status, holds in zip(statuses, some, strict=True) if holds), Status.CONVERGED)

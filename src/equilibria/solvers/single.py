@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers.point import Map
-from equilibria.solvers.progress import GROWTH, IMPROVEMENT, PATIENCE, WORSE
+from equilibria.solvers.progress import IMPROVEMENT, PATIENCE, WORSE, gone_astray
 from equilibria.solvers.residual import Criterion, norm, residual_of
 from equilibria.solvers.solution import Iterate, Status
-from equilibria.solvers.state import State
+from equilibria.solvers.state import Packing, State
 
 
 def is_single(state: State) -> bool:
@@ -34,11 +34,12 @@ def iterate_single(
         z0: the start, in float32 or more.
         tol, max_evaluations, damping, criterion: as of the solver.
     """
-    z, first_norm, first_difference = z0, norm(z0).clamp(min=1.0), None
+    pack = Packing.of(z0, "token").pack
+    z, first_difference = z0, None
     residuals: list[Tensor] = []
     trace: list[float] = []
     while True:
-        value = f(z)
+        value = pack(f(z))
         value_norm, difference_norm = norm(value), norm(value - z)
         first_difference = difference_norm if first_difference is None else first_difference
         residuals.append(residual_of(difference_norm, value_norm, criterion))
@@ -54,7 +55,7 @@ def iterate_single(
     history = torch.stack(residuals)
     if len(trace) == max_evaluations > 1 and bool((history[-2] > WORSE * history[:-1].amin(0)).any()):
         return None
-    grown = value_norm > GROWTH * first_norm
+    astray = gone_astray(value_norm, difference_norm, norm(z0), first_difference)
     steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
     active_at = ((history > tol) * steps).amax(0)
     return Iterate(
@@ -65,17 +66,18 @@ def iterate_single(
         evaluations=len(trace),
         trace=trace,
         group_evaluations=(active_at + 1).clamp_max(len(trace)),
-        status=_status(history, tol, grown, difference_norm >= first_difference),
+        status=_status(history, tol, astray),
+        astray=astray,
     )
 
 
-def _status(history: Tensor, tol: float, grown: Tensor, no_nearer: Tensor) -> Status:
+def _status(history: Tensor, tol: float, astray: Tensor) -> Status:
     """How a finite solve ended, by the rules of `Progress`."""
+    if bool(astray.any()):
+        return Status.DIVERGED
     active = history[-1] > tol
     if not bool(active.any()):
-        return Status.DIVERGED if bool((grown & no_nearer).any()) else Status.CONVERGED
-    if bool((active & grown).any()):
-        return Status.DIVERGED
+        return Status.CONVERGED
     improved_at, best = torch.zeros_like(history[0], dtype=torch.int32), torch.full_like(history[0], torch.inf)
     for step, residual in enumerate(history, start=1):
         improved_at.masked_fill_(residual < IMPROVEMENT * best, step)

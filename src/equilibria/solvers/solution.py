@@ -25,7 +25,7 @@ class Status(enum.Enum):
         "the map may not contract, or its precision may not allow this tol"
     )
     DIVERGED = "the iterates grow without bound; the map may have no fixed point, or needs damping below 1"
-    NON_FINITE = "the map returned NaN or infinity; the last finite iterate with the least residual was kept"
+    NON_FINITE = "the map returned NaN or infinity; of a solve the last finite iterate with the least residual is kept"
 
     @property
     def sentence(self) -> str:
@@ -62,6 +62,8 @@ class Iterate:
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
         status: how the solve ended.
+        astray: which groups grew without coming nearer to a solution, whatever their residual, `(*groups,)`; None where
+            that cannot be.
         iterates: those that were asked for and that the solve came to, by the number of evaluations before them, as
             states like `z0`.
         group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
@@ -76,9 +78,16 @@ class Iterate:
     trace: list[float]
     group_evaluations: Tensor
     status: Status
+    astray: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
     memory: Any = None
+
+    @property
+    def settled(self) -> Tensor:
+        """Which groups are at a solution, `(*groups,)`."""
+        within = self.residual <= self.tolerance
+        return within if self.astray is None else within & ~self.astray
 
     def after(self, draft: Iterate) -> Iterate:
         """This outcome, with what a draft before it has cost."""
@@ -118,8 +127,9 @@ class Solution:
         residual: `‖f(value) − value‖ / (‖f(value)‖ + ε)`, or without the denominator by criterion `"absolute"`;
             float32, one number per group.
         tolerance: the tolerance that was asked for.
-        evaluations: how often the map was applied, tracked and measuring evaluations included.
-        trace: residual of the worst group after each evaluation.
+        evaluations: how often the solve applied the map. What `Phantom` and `Unrolled` add, tracked evaluations and
+            the one that measures them, is included; the one that other gradients attach their graph to is not.
+        trace: residual of the worst group after each evaluation of the solve, and after the tracked ones at their end.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
             distance teaches the map to converge.

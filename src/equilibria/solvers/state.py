@@ -31,6 +31,33 @@ def leaves(state: State) -> Iterator[Tensor]:
         raise TypeError(f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}")
 
 
+def leaves_as(like: State, state: State) -> Iterator[Tensor]:
+    """The tensors of a state in the order of `leaves(like)`, whatever the order of its keys.
+
+    Raises:
+        ValueError: it is not of the structure of `like`.
+    """
+    if isinstance(like, Tensor) and isinstance(state, Tensor):
+        yield state
+    elif isinstance(like, dict) and isinstance(state, dict) and like.keys() == state.keys():
+        for key, part in like.items():
+            yield from leaves_as(part, state[key])
+    elif isinstance(like, tuple | list) and isinstance(state, tuple | list) and len(like) == len(state):
+        for part, found in zip(like, state, strict=True):
+            yield from leaves_as(part, found)
+    else:
+        raise ValueError(
+            f"the map must return the structure it is given: expected {_outline(like)}, found {_outline(state)}"
+        )
+
+
+def _outline(state: object) -> str:
+    """One level of a structure, for messages."""
+    if isinstance(state, dict):
+        return f"a dict of {', '.join(map(repr, state))}"
+    return f"{type(state).__name__} of {len(state)}" if isinstance(state, tuple | list) else type(state).__name__
+
+
 def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
     """A state of the structure of `like` from tensors in the order of `leaves`."""
     if isinstance(like, Tensor):
@@ -39,7 +66,8 @@ def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
         return {key: rebuild(part, tensors) for key, part in like.items()}
     if isinstance(like, list):
         return [rebuild(part, tensors) for part in like]
-    return tuple(rebuild(part, tensors) for part in like)
+    parts = [rebuild(part, tensors) for part in like]
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
 def detach(state: State) -> State:
@@ -85,7 +113,7 @@ class Packing:
 
     def pack(self, state: State) -> Tensor:
         """`(*groups, features)`; raises ValueError where the map's result does not look like its argument."""
-        like, found = list(leaves(self.like)), list(leaves(state))
+        like, found = list(leaves(self.like)), list(leaves_as(self.like, state))
         if [leaf.shape for leaf in like] != [leaf.shape for leaf in found]:
             raise ValueError(
                 f"the map must return the shapes it is given: expected {[tuple(t.shape) for t in like]}, "
@@ -97,6 +125,11 @@ class Packing:
             leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic) for leaf in found
         ]
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+
+    def rounded(self, packed: Tensor) -> Tensor:
+        """What of an iterate the map sees, in the dtypes of the original; the iterate itself where that is all."""
+        exact = all(leaf.dtype == packed.dtype for leaf in leaves(self.like))
+        return packed if exact else self.pack(self.unpack(packed))
 
     def unpack(self, packed: Tensor) -> State:
         """The state, in the dtypes of the original."""

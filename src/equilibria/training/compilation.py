@@ -1,14 +1,12 @@
 """The cell through `torch.compile`: the one part of a model that is applied again and again."""
 
-import os
 import shutil
 
 from torch._functorch import config as autograd_options
+from torch._inductor import config as compiler_options
 
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel
-
-_COMPILERS = ("g++", "clang++", "c++")
 
 
 def compile_cell(model: LanguageModel) -> None:
@@ -18,7 +16,8 @@ def compile_cell(model: LanguageModel) -> None:
         UserError: there is no C++ compiler, which PyTorch needs for it on the CPU.
     """
     device = next(model.parameters()).device
-    compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
+    # Those that PyTorch tries, CXX or the platform's own; None among them stands for a download it has to be asked for.
+    compilers = [name for name in compiler_options.cpp.cxx if name]
     if device.type == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
         raise UserError(
             f"training.compile needs a C++ compiler, and there is none of {', '.join(compilers)}; install one"
