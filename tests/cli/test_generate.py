@@ -1,6 +1,10 @@
 """`equilibria generate`."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,39 @@ def test_less_effort_is_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     draw = ["--prompt", "the", "--max-new-tokens", "5", "--show-evaluations"]
     assert main(["generate", str(run), *draw, "--tolerance", "1e-9", "--max-evaluations", "3"]) == 0
     assert " 3  100%" in capsys.readouterr().out
+
+
+def test_a_prompt_that_is_not_utf_8_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(run), "--prompt", os.fsdecode(b"caf\xe9")]) == 2
+    assert "is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_only_a_new_line_ends_a_prompt_of_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_bytes("a\fcat\u2028sat\r\nthe".encode())
+    flags = ["--prompts-file", str(tmp_path / "prompts.txt"), "--max-new-tokens", "1", "--json"]
+    assert main(["generate", str(run), *flags]) == 0
+    texts = json.loads(capsys.readouterr().out)["texts"]
+    assert [text["prompt"] for text in texts] == ["a\fcat\u2028sat", "the"]
+
+
+def test_a_text_that_cannot_be_kept_is_printed_all_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("sample.json"))
+    (copy / "sample.json").mkdir()
+    assert main(["generate", str(copy), "--prompt", "the", "--max-new-tokens", "2", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["prompt"] == "the"
+    assert printed.err.startswith("warning: the text is not kept")
+
+
+def test_a_reader_that_has_read_enough_ends_it_quietly(run: Path) -> None:
+    command = [sys.executable, "-m", "equilibria", "generate", str(run), "--max-new-tokens", "400"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writing:
+        assert writing.stdout is not None
+        assert writing.stderr is not None
+        writing.stdout.read(2)
+        writing.stdout.close()
+        assert writing.wait() == 1
+        assert writing.stderr.read() == b""

@@ -172,6 +172,11 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """The same context over another part of a cache: for the next application of an explicit depth."""
         raise NotImplementedError
 
+    @property
+    def separable(self) -> bool:
+        """Whether tokens of a segment can be evaluated apart from others, by `at`."""
+        return type(self).at is not Cell.at
+
     def at(self, context: Context, row: int, tokens_T: Tensor) -> Context:
         """The context of some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
 

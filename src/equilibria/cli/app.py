@@ -1,5 +1,6 @@
 """The command `equilibria`. A command's module is imported when that command runs, so that help is quick."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default this process's.
 
     Returns:
-        The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n.
+        The exit code: 0, 1 where nobody reads the output any more, 2 for what a user can mend (one line on stderr),
+        128 + n when stopped by signal n.
     """
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0
@@ -57,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(explain(problem))
     except UserError as problem:
         return _fail(str(problem))
+    except BrokenPipeError:
+        # What Python would still write at its end has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -71,12 +71,17 @@ class Draw:
         """All of them; an empty one where none is given.
 
         Raises:
-            UserError: the file cannot be read, or holds no prompt.
+            UserError: the file cannot be read, or holds no prompt; or one is not text.
         """
+        for prompt in self.prompt:
+            try:
+                prompt.encode("utf-8")
+            except UnicodeEncodeError as problem:
+                raise UserError(f"--prompt {prompt!r} is not UTF-8 text; give it in that encoding") from problem
         if self.prompts_file is None:
             return list(self.prompt) or [""]
         try:
-            lines = self.prompts_file.read_text(encoding="utf-8").splitlines()
+            lines = self.prompts_file.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as problem:
             raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text: {problem}") from problem
         from_file = [line for line in lines if line.strip()]
@@ -137,7 +142,7 @@ Say = Callable[[str, int | None], None]
 
 
 def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
-    """Continues prompts, all texts together, and keeps the first text in the run folder's sample.json.
+    """Continues prompts, all texts together, and keeps the first text in the run folder's sample.json, if it can.
 
     Args:
         loaded: the model and its tokenizer.
@@ -170,7 +175,10 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
         for number, (text, reason) in enumerate(turns.texts())
     ]
     kept = json_format.dumps(_as_json(draw, samples))
-    loaded.folder.sample.write_text(kept + "\n", encoding="utf-8")
+    try:
+        loaded.folder.sample.write_text(kept + "\n", encoding="utf-8")
+    except OSError as problem:
+        print(f"warning: the text is not kept in the run: {problem}", file=sys.stderr)
     return samples
 
 

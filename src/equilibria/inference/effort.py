@@ -22,7 +22,8 @@ class Effort:
     Attributes:
         tolerance: residual at which a token has converged; None for the solver's. With `leave="unchanged"` it is the
             divergence, in nats, that counts as no change; None for 1e-3.
-        max_evaluations: of a token; None for the solver's.
+        max_evaluations: of a token; None for the solver's. A limit leaves out a solver's draft and its fallback, which
+            have limits of their own.
         leave: when tokens leave and cost no more: once they have converged, once their prediction does not change, or
             all at once after `max_evaluations`. None solves them together, by the solver's own method.
     """
@@ -40,7 +41,7 @@ def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
     """The same model, with the same weights, at that effort; the one given stays as it is.
 
     Raises:
-        UserError: it is another than the recipe's, and the model has no solver.
+        UserError: it is another than the recipe's, and the model has no solver or cannot let its tokens leave so.
     """
     if effort == Effort():
         return model
@@ -49,15 +50,29 @@ def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
             "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
         )
     solver = model.depth.eval_solver
-    most = effort.max_evaluations or solver.max_evaluations
+    if effort.max_evaluations is not None:
+        solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
     limited = copy(model)
     if effort.leave is None:
-        limited.depth = replace(
-            model.depth, eval_solver=replace(solver, max_evaluations=most, tol=effort.tolerance or solver.tol)
-        )
+        limited.depth = replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
     else:
+        _check_leaving(model, effort.leave)
+        most = solver.max_evaluations
         limited.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
     return limited
+
+
+def _check_leaving(model: LanguageModel, leave: Leaving) -> None:
+    """Raises a UserError where tokens cannot leave on their own, or not for that reason."""
+    if not model.cell.separable:
+        raise UserError(
+            f"--leave {leave}: a {type(model.cell).__name__} evaluates all tokens of a segment together; leave it out"
+        )
+    if leave == "unchanged" and model.coda is not None:
+        raise UserError(
+            "--leave unchanged: this model has layers after its equilibrium, so that a token's state does not say what "
+            "is predicted; take --leave converged"
+        )
 
 
 def _exit(effort: Effort, most: int, tol: float) -> Exit:

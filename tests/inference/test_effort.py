@@ -1,0 +1,57 @@
+"""Less effort than a recipe's, or more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import equilibria as eq
+from distributed_cases import IMPLICIT, language_model
+from equilibria.cells import ContractiveCell
+from equilibria.depths import Equilibrium
+from equilibria.errors import UserError
+from equilibria.inference.effort import Effort, with_effort
+from equilibria.models import LanguageModel
+from equilibria.nn import TiedEmbedding
+from equilibria.solvers.draft import Draft
+from trellises import trellis
+
+TOKENS = torch.arange(12).view(2, 6) % 7
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_limit_holds_whatever_the_solver_would_add(limit: int) -> None:
+    solver = eq.Picard(tol=1e-9, max_evaluations=5, scope="token", draft=Draft(), fallback=eq.Picard(scope="token"))
+    model = language_model(replace(IMPLICIT, eval_solver=solver)).eval()
+    with torch.no_grad():
+        assert model(TOKENS).solution.evaluations > 40
+        limited = with_effort(model, Effort(max_evaluations=limit))
+        assert limited(TOKENS).solution.evaluations == limit
+    assert isinstance(model.depth, Equilibrium)
+    assert model.depth.eval_solver == solver
+
+
+def contractive() -> ContractiveCell:
+    return ContractiveCell(d_model=16, heads=2, inner=32)
+
+
+@pytest.mark.parametrize("leave", ["converged", "unchanged", "budget"])
+def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
+    torch.manual_seed(0)
+    plain = LanguageModel(TiedEmbedding(31, 16), contractive(), IMPLICIT)
+    with_coda = LanguageModel(TiedEmbedding(31, 16), contractive(), IMPLICIT, coda=contractive())
+    together = LanguageModel(TiedEmbedding(31, 3), trellis().float(), IMPLICIT)
+    long = torch.arange(200).view(2, 100) % 31
+    for model in (plain, with_coda):
+        if leave == "unchanged" and model is with_coda:
+            with pytest.raises(UserError, match="layers after its equilibrium"):
+                with_effort(model, Effort(leave=leave))
+            continue
+        with torch.no_grad():
+            left = with_effort(model.eval(), Effort(leave=leave, tolerance=1e-7))(long)
+            solved = with_effort(model, Effort(tolerance=1e-6, max_evaluations=60))(long)
+        torch.testing.assert_close(left.logits, solved.logits, atol=1e-2, rtol=0)
+    with pytest.raises(UserError, match="TrellisCell evaluates all tokens of a segment together"):
+        with_effort(together, Effort(leave=leave))
