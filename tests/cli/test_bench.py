@@ -32,6 +32,23 @@ def test_arguments_and_exit_code_are_passed_on(checkout: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == "Result(arguments=['--json', '--steps', '3'])\n"
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_that_of_the_benchmark_or_without_a_name_our_own(
+    flag: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "speed", flag]) == 3
+    assert capsys.readouterr().out == f"Result(arguments=['{flag}'])\n"
+    assert main(["bench", flag]) == 0
+    shown = capsys.readouterr().out
+    assert "Usage: equilibria bench NAME" in shown
+    assert "NAME --help says what it takes" in shown
+
+
+def test_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 2
+    assert "NAME is missing" in capsys.readouterr().err
+
+
 def test_the_nearest_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sped"]) == 2
     assert capsys.readouterr().err == "error: there is no benchmarks/sped.py; the nearest is benchmarks/speed.py\n"

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from equilibria.cli.app import main
+from equilibria.configuration import write_recipe
+from tiny import tiny_task_recipe
 
 
 def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +30,26 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
     assert figures["perplexity"] > 1
     assert figures["sample"]
     assert Path(figures["report"]).is_file()
+
+
+def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--run.name", "explicit", "--training.steps", "2", "--model.depth.kind", "stack"]
+    assert main(["demo", str(tiny_toml), *flags, "--model.depth.applications", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "trigram" in shown
+    assert "tokens per" in shown
+    for name in ("evaluations per solve", "residual reached", "answers"):
+        assert name not in shown
+
+
+def test_a_task_is_put_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recipe(tiny_task_recipe(tmp_path), tmp_path / "task.toml")
+    assert main(["demo", str(tmp_path / "task.toml"), "--training.steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("validation loss", "without memory", "answers", "evaluations per solve", "report"):
+        assert name in shown
+    for name in ("validation perplexity", "unigram"):
+        assert name not in shown
 
 
 def test_report_prints_its_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

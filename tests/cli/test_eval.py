@@ -1,6 +1,7 @@
 """`equilibria eval`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from equilibria.cli.app import main
 FIGURES = {
     *(
         "split",
+        "checkpoint",
         "step",
         "segment_length",
         "memory_length",
@@ -29,6 +31,7 @@ FIGURES = {
         "solves",
         "unconverged",
     ),
+    *("tolerance", "max_evaluations", "leave"),
     *("seconds", "tokens_per_second", "unigram_perplexity", "trigram_perplexity"),
 }
 
@@ -43,6 +46,8 @@ def test_json_is_all_that_is_printed_and_is_kept(run: Path, capsys: pytest.Captu
     figures = evaluated(run, capsys)
     assert set(figures) == FIGURES
     assert figures == json.loads((run / "evaluation.json").read_text())
+    assert (figures["checkpoint"], figures["step"]) == ("step-12", 12)
+    assert [figures[name] for name in ("tolerance", "max_evaluations", "leave")] == [None, None, None]
     assert figures["tokens"] == sum(len(path.read_bytes()) for path in run.parents[1].glob("text/valid.txt")) - 1
 
 
@@ -58,6 +63,7 @@ def test_lengths_and_limits_are_used(run: Path, capsys: pytest.CaptureFixture[st
     assert (loose["memory_length"], loose["segment_length"]) == (0, 8)
     assert loose["unconverged"] == 0.0
     tight = evaluated(run, capsys, "--tolerance", "1e-12", "--max-evaluations", "3")
+    assert [tight[name] for name in ("tolerance", "max_evaluations", "leave")] == [1e-12, 3, None]
     assert tight["evaluations_per_solve"] == 3.0
     assert tight["unconverged"] == 1.0
 
@@ -87,3 +93,18 @@ def test_tokens_may_leave_early(leave: str, run: Path, capsys: pytest.CaptureFix
     apart = evaluated(run, capsys, "--leave", leave, "--tolerance", "1e-5", "--max-evaluations", "40")
     assert apart["tokens"] == together["tokens"]
     assert apart["loss"] == pytest.approx(together["loss"], abs=1e-2)
+
+
+@pytest.mark.parametrize("flags", [["--json"], []])
+@pytest.mark.parametrize("taken", ["evaluation.json", ".evaluation.json.partial"])
+def test_figures_that_cannot_be_kept_are_printed_all_the_same(
+    taken: str, flags: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation.json")))
+    (copy / taken).mkdir()
+    assert main(["eval", str(copy), *flags]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out).keys() == FIGURES if flags else "perplexity" in printed.out
+    assert "warning: the figures are not kept in the run" in printed.err
+    assert [path.name for path in copy.glob("*evaluation*")] == [taken]
+    assert list((copy / taken).iterdir()) == []

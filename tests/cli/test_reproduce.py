@@ -131,16 +131,17 @@ def test_a_changed_recipe_is_not_mixed_up_with_its_run(checkout: Path, capsys: p
     reproduced(capsys, *command)
     recipe = checkout / "recipes/ptb/explicit.toml"
     recipe.write_text(recipe.read_text().replace("applications = 8", "applications = 9"))
-    row = reproduced(capsys, *command)["rows"][0]
+    row = reproduced(capsys, *command, code=1)["rows"][0]
     assert row["status"] == "not run"
     assert "explicit-tiny-0 was run with another recipe; remove it" in row["note"]
 
 
 def test_a_missing_text_is_said_and_how_to_get_it(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = shutil.move(checkout / "text", checkout / "other")
-    row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))["explicit"]
+    row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", code=1))["explicit"]
     assert row["status"] == "not run"
     assert row["note"] == f"there is no {checkout / 'text'}; put a text there, or name another text with --data-path"
+    assert by_name(reproduced(capsys, "ptb", "--scale", "tiny"))["explicit"]["note"] == row["note"]
     row = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", "--data-path", str(moved)))["explicit"]
     assert row["figures"]["data"] == "other"
     assert row["size"] == row["figures"]["size"]
@@ -153,7 +154,7 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(
 ) -> None:
     recipe = checkout / "recipes/ptb/explicit.toml"
     recipe.write_text(recipe.read_text().replace("batch_size = 2", "batch_size = 100000"))
-    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train"))
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", code=1))
     assert "too few for batch_size 100000" in rows["explicit"]["note"]
     assert rows["equilibrium"]["status"] == "run"
 

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+import torch
 
 import tiny
 from equilibria.cells import ContractiveCell, PostNormCell
@@ -21,10 +23,11 @@ from equilibria.configuration import (
     build_model,
     build_solver,
 )
+from equilibria.configuration.recipe import problems
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom, Unrolled
-from equilibria.solvers import GMRES, Anderson, Broyden, Picard
+from equilibria.solvers import GMRES, Anderson, Broyden, NewtonKrylov, Picard
 from watching import Watcher
 
 
@@ -91,3 +94,54 @@ def test_the_corpus_comes_from_the_source(tmp_path: Path) -> None:
 def test_an_incomplete_source_is_an_error() -> None:
     with pytest.raises(UserError, match=r"data\.path"):
         build_corpus(recipe(data=DataRecipe(source="folder")))
+
+
+CELLS = {
+    "contractive": CellRecipe(d_model=16, heads=2, inner=24, key_value_heads=1),
+    "post_norm": CellRecipe(kind="post_norm", d_model=16, heads=2, inner=24),
+    "three_block": CellRecipe(kind="three_block", d_model=16, heads=2, inner=24),
+    "trellis": CellRecipe(kind="trellis", d_model=16, hidden=8),
+}
+
+
+def newton(cell: CellRecipe, products: Literal["exact", "differences"] | None = None, **options: Any) -> ModelRecipe:
+    solver = SolverRecipe(
+        method="newton_krylov", tol=1e-3, max_evaluations=20, scope="sample", products=products, **options
+    )
+    return ModelRecipe(cell=cell, depth=DepthRecipe(solver=solver, eval_solver=solver), memory_length=4)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_newtons_method_takes_the_products_that_a_cell_has(kind: str) -> None:
+    """In training, in evaluation, after a memory, and where keys and values are kept for a text that is written."""
+    section = newton(CELLS[kind])
+    assert list(problems(recipe(section))) == []
+    torch.manual_seed(0)
+    model = build_model(recipe(section), 11)
+    depth, products = model.depth, "exact" if kind == "trellis" else "differences"
+    assert isinstance(depth, Equilibrium)
+    for solver in (depth.solver, depth.eval_solver):
+        assert isinstance(solver, NewtonKrylov)
+        assert solver.products == products
+    tokens = torch.arange(12).view(2, 6) % 11
+    first = model(tokens, targets=tokens)
+    assert first.loss is not None
+    first.loss.backward()
+    model.eval()
+    with torch.no_grad():
+        again = model(tokens, targets=tokens, memory=first.memory)
+        written = model.generate(tokens, max_new_tokens=2)
+    assert again.loss is not None
+    assert again.loss.isfinite()
+    assert written.shape == (2, 8)
+
+
+def test_products_that_a_cell_does_not_have_are_named() -> None:
+    of_cell = 'the attention of a cell of kind "post_norm" has no forward derivative'
+    exact, draft = newton(CELLS["post_norm"], "exact"), newton(CELLS["post_norm"], draft=True)
+    for name in ("solver", "eval_solver"):
+        key = f"model.depth.{name}"
+        assert f'{key}.products = "exact": expected "differences": {of_cell}' in problems(recipe(exact))
+        noise = f"{key}.draft: differences of low-precision values are noise, and {of_cell}; leave it out"
+        assert noise in problems(recipe(draft))
+    assert list(problems(recipe(newton(CELLS["trellis"], "exact", draft=True)))) == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.corpus import EmbeddedText, TextFiles, TextFolder, assigned
+from equilibria.data.corpus import EmbeddedText, Split, TextFiles, TextFolder, assigned
 from equilibria.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -74,7 +74,11 @@ def test_folder_without_a_training_file_says_what_it_found(folder: Path) -> None
 
 def test_files_are_split_into_paragraphs_at_blank_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "book.txt", "\n\none\ntwo\n\n\n three\n \nfour\n\n")
-    assert all_passages(TextFiles((path,), 0.3, 0.3)) == {"one\ntwo", " three", "four"}
+    source = TextFiles((path,), 0.3, 0.3)
+    assert all_passages(source) == {"one", "two", " three", "four"}
+    both = [list(passages(source, split)) for split in source.splits()]
+    assert sum("one" in found for found in both) == 1
+    assert all(("one" in found) == ("two" in found) for found in both), "lines of a paragraph stay together"
 
 
 def test_files_without_blank_lines_are_split_into_lines(tmp_path: Path) -> None:
@@ -83,13 +87,15 @@ def test_files_without_blank_lines_are_split_into_lines(tmp_path: Path) -> None:
 
 
 def all_passages(source: TextFiles) -> set[str]:
-    found: set[str] = set()
-    for split in source.splits():
-        try:
-            found.update(piece.removesuffix("\n") for piece in source.pieces(split))
-        except UserError as error:
-            assert "fell into" in str(error)  # noqa: PT017 (a few paragraphs may leave a split empty)
-    return found
+    return {passage for split in source.splits() for passage in passages(source, split)}
+
+
+def passages(source: TextFiles, split: Split) -> list[str]:
+    try:
+        return [piece.removesuffix("\n") for piece in source.pieces(split)]
+    except UserError as error:
+        assert "fell into" in str(error)  # noqa: PT017 (a few paragraphs may leave a split empty)
+        return []
 
 
 def test_files_split_by_share_with_no_passage_in_two_splits(tmp_path: Path) -> None:

@@ -151,6 +151,19 @@ def test_a_wrong_digest_or_size_leaves_what_was_here(server: Loopback, tmp_path:
         assert "file.part" not in left(path)
 
 
+def test_what_was_fetched_before_stays_until_the_right_file_has_come(server: Loopback, tmp_path: Path) -> None:
+    path, url = tmp_path / "file", server.serve("/file", CONTENT)
+    download(RemoteFile((url,)), path, QUICK)
+    wrong = RemoteFile((url,), "sha256:" + "0" * 64)
+    with pytest.raises(UserError, match=r"expected sha256:0000.* was not kept"):
+        download(wrong, path, QUICK)
+    assert path.read_bytes() == CONTENT
+    server.serve("/file", CONTENT[::-1])
+    right = RemoteFile((url,), f"sha256:{hashlib.sha256(CONTENT[::-1]).hexdigest()}")
+    download(right, path, QUICK)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
 def test_a_flipped_byte_in_what_was_here_is_found(server: Loopback, tmp_path: Path) -> None:
     url = server.serve("/file", CONTENT, Fault(after=300_000), *[Fault(status=500)] * 2)
     path, remote = tmp_path / "file", RemoteFile((url,), SHA256)

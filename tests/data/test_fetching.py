@@ -207,6 +207,18 @@ def test_a_wrong_digest_is_an_error(server: Loopback, tmp_path: Path) -> None:
     assert not (tmp_path / "text").exists()
 
 
+def test_a_folder_with_another_digest_is_not_what_is_asked_for(server: Loopback, tmp_path: Path) -> None:
+    url, folder = server.serve("/text.zip", zipped(INSIDE)), tmp_path / "text"
+    wikitext = next(text for text in PUBLISHED if text.name == "wikitext-2")
+    fetch_text(WebText(wikitext, (url,), (), QUICK), folder)
+    digest = f"sha256:{sha256(zipped(INSIDE)).hexdigest()}"
+    assert not fetch_text(WebText(wikitext, (url,), (digest,), QUICK), folder).new
+    before = content(folder)
+    with pytest.raises(UserError, match=rf"which had the digest {digest}, expected sha256:0000"):
+        fetch_text(WebText(wikitext, (url,), ("sha256:" + "0" * 64,), QUICK), folder)
+    assert content(folder) == before
+
+
 def test_a_folder_that_is_another_is_left_alone(server: Loopback, tmp_path: Path) -> None:
     text, folder = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),))), tmp_path / "text"
     folder.mkdir()

@@ -46,6 +46,14 @@ class Unreadable(TextFolder):
         raise AssertionError(f"the {split} split was read again")
 
 
+class Edited(TextFolder):
+    """A source whose training text is saved anew while it is read."""
+
+    def pieces(self, split: Split) -> Iterator[str]:
+        yield from super().pieces(split)
+        (self.path / "train.txt").write_text("another text\n", encoding="utf-8")
+
+
 class Wordless(TextFolder):
     """A source without any text."""
 
@@ -282,8 +290,18 @@ def test_an_empty_text_is_named_and_leaves_nothing(source: TextFolder, cache: Pa
 
 
 def test_a_source_without_passages_is_an_error(source: TextFolder, cache: Path) -> None:
-    with pytest.raises(UserError, match="text: the train split is empty"):
+    with pytest.raises(UserError, match="text: the train split has 0 tokens"):
         prepare(Wordless(source.path), TokenizerSpec("bytes"), cache)
+
+
+@pytest.mark.parametrize("kind", ["word", "bytes"])
+def test_a_text_that_changes_while_it_is_read_is_not_kept(source: TextFolder, cache: Path, kind) -> None:
+    with pytest.raises(UserError, match="text changed while it was read; run the command again"):
+        prepare(Edited(source.path), TokenizerSpec(kind), cache)
+    assert list(cache.glob("[!.]*")) == []
+    (source.path / "train.txt").write_text(TRAIN, encoding="utf-8")
+    corpus = prepare(source, TokenizerSpec(kind), cache)
+    assert corpus.tokenizer.decode(corpus.split("train").tokens.tolist()).split() == TRAIN.split()
 
 
 def test_a_cache_that_cannot_be_written_is_named(source: TextFolder, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_rare_words_count_as_unknown() -> None:
         "the",
         "cat",
     )  # nine unknown: eight left out and one that was so
-    assert tokenizer.encode("the zebra  sat\n") == [2, 0, 0]
+    assert tokenizer.encode("the zebra  sat\n") == [2, 0, 0, 1]
 
 
 def test_vocabulary_size_counts_the_special_words() -> None:
@@ -79,10 +79,19 @@ def test_byte_pairs_and_bytes_are_lossless(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["<eos>", "<unk>", " the cat", "\n", "é"])))
-def test_no_text_becomes_the_end_of_a_byte_pair_passage(pieces: list[str]) -> None:
+def test_only_a_newline_becomes_the_end_of_a_byte_pair_passage(pieces: list[str]) -> None:
     ids = BYTE_PAIRS.encode("".join(pieces))
-    assert BYTE_PAIRS.eos not in ids
+    assert ids.count(BYTE_PAIRS.eos) == pieces.count("\n")
     assert BYTE_PAIRS.decode([*ids, BYTE_PAIRS.eos, *ids]) == "\n".join(["".join(pieces)] * 2)
+
+
+@given(st.lists(st.sampled_from(["the cat", " sat", "\n", "\r", "\f", "é", " "])))
+def test_a_prompt_is_encoded_as_the_text_that_is_trained_on(parts: list[str]) -> None:
+    text = "".join(parts)
+    lines = text.split("\n")
+    pieces = [*(line + "\n" for line in lines[:-1]), lines[-1]]
+    for tokenizer in (WordTokenizer.train(PASSAGES, None, 1), BYTE_PAIRS, ByteTokenizer()):
+        assert tokenizer.encode(text) == tokenizer.encode_pieces(pieces).tolist()
 
 
 def test_byte_pairs_merge_and_end_in_the_last_id() -> None:
@@ -171,7 +180,13 @@ def test_ids_are_numbers(tmp_path: Path) -> None:
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert isinstance(loaded, IdTokenizer)
     assert loaded.vocabulary_size == 300
-    for text, message in (("7 300", "token id 300 is outside"), ("7 x", "'x' is not a token id"), ("-1", "'-1' is")):
+    assert ids.encode("0" * 5000 + "7") == [7]
+    for text, message in (
+        ("7 300", "token id 300 is outside"),
+        ("7 x", "'x' is not a token id"),
+        ("-1", "'-1' is"),
+        ("9" * 5000, "is not a token id"),
+    ):
         with pytest.raises(UserError, match=message):
             ids.encode(text)
     with pytest.raises(UserError, match="token id 300 is outside"):

@@ -118,3 +118,18 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
         assert pieces[-1].finish == ("end" if asked else "length")
         shown = tokens[: length - 1] if asked else tokens
         assert "".join(piece.text for piece in pieces) == bytes(shown).decode("utf-8", "replace")
+
+
+def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: LanguageModel) -> None:
+    writer, wanted = Writer(model, ByteTokenizer(), WINDOW), replace(order(1), copies=1, max_new_tokens=9, stop=())
+    pieces = [piece for _, piece in writer.join(wanted)]
+    weight = model.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.no_grad():
+        kept = weight[7].clone()
+        weight[7] = torch.nan
+        with pytest.raises(ValueError, match="not finite"):
+            writer.join(replace(wanted, prompt=(7,), copies=3))
+        weight[7] = kept
+    while writer.texts:
+        pieces += [piece for _, piece in writer.step()]
+    assert [piece.token for piece in pieces] == alone(model, wanted, 0)

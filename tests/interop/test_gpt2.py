@@ -143,3 +143,22 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
         wanted = decoder.eval()(TOKENS, use_cache=False).logits
     found = first_evaluation(tmp_path / "decoder", tmp_path / "run", "--block", "1")
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[]", "model_type is null"),
+        ("model.safetensors.index.json", "{}", "has no table weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": [', "has no table weight_map"),
+    ],
+)
+def test_damaged_tables_are_named(
+    name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path / "decoder", random_weights())
+    (folder / name).write_text(content)
+    assert main(["import", "gpt2", str(folder), "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert name in printed
+    assert message in printed

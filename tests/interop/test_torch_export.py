@@ -36,13 +36,21 @@ SOLVES: dict[str, Callable[[], LanguageModel]] = {
         PostNormCell(8, 2, 16, normalisation="weight", window=5),
         Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=6, scope="prefix")),
     ),
+    "sample": lambda: model(
+        ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=6, scope="sample"))
+    ),
     "unrolled": lambda: model(ThreeBlockCell(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(3)),
 }
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("kind", SOLVES)
-@torch.no_grad()
-def test_a_solve_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_solve_comes_back(kind: str, gradients: bool, tmp_path: Path) -> None:
+    with torch.set_grad_enabled(gradients):
+        check_solve(kind, tmp_path)
+
+
+def check_solve(kind: str, tmp_path: Path) -> None:
     one = SOLVES[kind]()
     eager = with_fixed_budget(one)
     save_program(export_program(one), tmp_path / "solve.pt2", {"kind": kind})
@@ -51,7 +59,9 @@ def test_a_solve_comes_back(kind: str, tmp_path: Path) -> None:
     assert json.loads(extra[METADATA]) == {"kind": kind}
     assert [path.name for path in tmp_path.iterdir()] == ["solve.pt2"]
     for shape in SHAPES:
-        torch.testing.assert_close(loaded(text(shape)), eager(text(shape)).logits, rtol=1e-5, atol=1e-5)
+        found = loaded(text(shape))
+        with torch.no_grad():
+            torch.testing.assert_close(found, eager(text(shape)).logits, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -137,3 +147,12 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     save_program(program, tmp_path / "program.pt2", {})
     assert [path.name for path in tmp_path.iterdir()] == ["program.pt2"]
+
+
+def test_a_place_that_cannot_be_written_or_tidied_is_an_error(tmp_path: Path) -> None:
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(2),))
+    (tmp_path / "file").touch()
+    (tmp_path / ".program.pt2.partial").mkdir()
+    for path in (tmp_path / "file" / "program.pt2", tmp_path / "program.pt2"):
+        with pytest.raises(UserError, match=r"program\.pt2 cannot be written"):
+            save_program(program, path, {})

@@ -133,3 +133,28 @@ def test_impossible_numbers_are_named(wrong: dict[str, float]) -> None:
 def test_logits_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(ValueError, match="not finite"):
         Drawer.draw([Drawer(Sampling(), 0, [], 2)], torch.tensor([[0.0, math.nan]]))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1e-46),
+        Sampling(5e-324, top_p=0.5),
+        Sampling(1e-38, min_p=0.1),
+        Sampling(1.0, repetition_penalty=1e-46),
+        Sampling(1.0, repetition_penalty=1.7e308),
+        Sampling(1.0, repetition_penalty=5e-324, frequency_penalty=1.7e308),
+        Sampling(0.0, presence_penalty=-1.7e308, frequency_penalty=1.7e308),
+    ],
+    ids=repr,
+)
+def test_numbers_that_overflow_still_draw_a_token(sampling: Sampling) -> None:
+    logits_1V = torch.tensor([[0.0, -3.0, 7.0, 7.0]])
+    drawer = Drawer(sampling, 0, [0, 1, 2], 4)
+    for _ in range(5):
+        (token,) = Drawer.draw([drawer], logits_1V)
+        assert 0 <= token < 4
+    counts_1V = torch.tensor([[1, 1, 1, 0]])
+    shares_1V = sampling.probabilities(logits_1V, counts_1V, 3 * counts_1V)
+    assert shares_1V.dtype == torch.float32
+    torch.testing.assert_close(shares_1V.sum(), torch.tensor(1.0))

@@ -47,12 +47,42 @@ def test_numbers_are_finite_numbers() -> None:
 def test_perplexities_of_n_gram_models_come_with_the_evaluation(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "evaluation.json").write_text('{"unigram_perplexity": 700, "trigram_perplexity": 200}')
-    assert baseline_perplexities(gather(tmp_path)) == {"unigram": 700.0, "trigram": 200.0}
+    assert baseline_perplexities(gather(tmp_path).evaluation) == {"unigram": 700.0, "trigram": 200.0}
 
 
-def test_the_best_validation_is_the_one_with_the_least_loss(tmp_path: Path) -> None:
+def write_validations(folder: Path) -> None:
+    """Losses at three steps; the second is the least."""
     lines = (f'{{"kind": "valid", "step": {step}, "loss": {loss}}}' for step, loss in ((1, 3), (2, 1), (3, 2)))
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_without_checkpoints_the_best_validation_is_the_one_with_the_least_loss(tmp_path: Path) -> None:
+    write_validations(tmp_path)
     best = gather(tmp_path).best_validation()
     assert best is not None
     assert best["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("index", "step"),
+    [
+        ('{"last": "step-3", "best": "step-3"}', 3),  # after a warm-up, say, that ended at step 2
+        ('{"last": "step-1", "best": null}', 1),
+        ('{"last": "step-4", "best": "step-4"}', None),
+    ],
+)
+def test_the_best_validation_is_that_of_the_best_checkpoint(tmp_path: Path, index: str, step: int | None) -> None:
+    write_validations(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "index.json").write_text(index)
+    best = gather(tmp_path).best_validation()
+    assert (None if best is None else best["step"]) == step
+
+
+def test_a_damaged_index_is_named_once(tmp_path: Path) -> None:
+    write_validations(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "index.json").write_text("[]")
+    run = gather(tmp_path)
+    assert run.attempt(run.folder.index) is None
+    assert sum("index.json is damaged" in sentence for sentence in run.missing) == 1

@@ -1,5 +1,7 @@
 """The figures a report measures are those of the solver and the evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from equilibria.inference.evaluation import evaluate
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.report.measurement import _pieces, follow_solve, read_passage
-from equilibria.solvers import Anderson, Picard
+from equilibria.solvers import Anderson, Draft, Picard
 
 
 @pytest.fixture
@@ -67,6 +69,41 @@ def test_a_solve_is_followed_at_every_evaluation_to_twice_its_budget(model: Lang
     for mean, p95, worst in zip(convergence.mean, convergence.p95, convergence.worst, strict=True):
         assert mean <= worst
         assert p95 <= worst
+
+
+@pytest.mark.parametrize("chunk_length", [None, 5])
+@pytest.mark.parametrize("with_coda", [False, True])
+def test_a_solve_per_sequence_is_followed_token_by_token(model: LanguageModel, with_coda: bool) -> None:
+    if with_coda:
+        model.coda = ContractiveCell(d_model=16, heads=2, inner=32).eval()
+    inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
+    apart, together = (
+        follow_solve(model, inputs, Picard(tol=1e-2, max_evaluations=6, scope=scope)) for scope in ("token", "sample")
+    )
+    assert len(together.mean) == 12
+    assert together == apart  # plain iteration is the same whatever a group is
+
+
+@pytest.mark.parametrize("chunk_length", [5])
+def test_what_is_followed_has_no_draft_and_no_fallback(model: LanguageModel) -> None:
+    inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
+    solver = Picard(tol=1e-2, max_evaluations=9, scope="prefix")
+    helped = replace(solver, draft=Draft(), fallback=replace(solver, damping=0.5))
+    assert follow_solve(model, inputs, helped) == follow_solve(model, inputs, solver)
+
+
+@pytest.mark.parametrize("chunk_length", [5])
+def test_a_chunk_that_is_done_before_another_stays_as_it_ended(model: LanguageModel) -> None:
+    inputs = torch.from_numpy(text(10).astype(np.int64)).view(1, 10)
+    solver = Anderson(tol=1e-2, max_evaluations=4, scope="prefix")
+    whole = follow_solve(model, inputs, solver)
+    inputs[0, 9] = 255
+    with torch.no_grad():
+        model.get_parameter("embedding.weight")[255] = torch.nan
+    broken = follow_solve(model, inputs, solver)
+    assert len(whole.worst) == 8
+    # what the solver returns in place of something that is not finite costs the second chunk an evaluation more
+    assert broken.worst == [float("inf")] * 9
 
 
 def test_the_residual_is_per_token_for_solvers_that_mix_per_sequence(model: LanguageModel) -> None:

@@ -21,7 +21,7 @@ def test_commas_make_an_axis_and_the_rest_is_fixed() -> None:
         ["--training.seed", "0,1", "--training.steps=5", "--data.files", "a", "b", "--training.clip=1,0.5", "--x"]
     )
     assert grid.axes == (Axis("--training.seed", ("0", "1")), Axis("--training.clip", ("1", "0.5")))
-    assert grid.fixed == ("--training.steps", "5", "--data.files", "a", "b", "--x")
+    assert grid.fixed == ("--training.steps=5", "--data.files", "a", "b", "--x")
 
 
 def test_every_combination_once_the_last_axis_fastest(file: Path, tmp_path: Path) -> None:
@@ -43,6 +43,22 @@ def test_names_and_folders(file: Path, tmp_path: Path) -> None:
     cache, _ = read_grid([f"--data.cache={tmp_path}/a,b"]).recipes(file)
     assert "/" not in cache.run.name
     assert short_keys(["a.b", "c.b", "c.d"]) == ["a.b", "c.b", "d"]
+
+
+def test_a_yes_or_no_is_swept_and_set(file: Path) -> None:
+    flags = ["--model.cell.query_key_norm", "true,false", "--model.cell.injection_norm", "true"]
+    cells = [recipe.model.cell for recipe in read_grid(flags).recipes(file)]
+    assert [(cell.query_key_norm, cell.injection_norm) for cell in cells] == [(True, True), (False, True)]
+
+
+def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "a b")
+    first, second = read_grid(["--run.name", "x = y", "--data.cache", f"{cache},{cache}=c"]).recipes(file)
+    assert (first.data.cache, second.data.cache) == (Path(cache), Path(f"{cache}=c"))
+    assert first.run.directory.name == "x = y"
+    for flags in (["--training.momentum", "-1"], ["--training.momentum", "-1,0"]):
+        with pytest.raises(UserError, match=r'^--training\.momentum = "-1": expected a number >= 0'):
+            read_grid([*flags, "--training.seed", "0,1"]).recipes(file)
 
 
 def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:

@@ -9,17 +9,27 @@ from cyclopts import App, Parameter
 
 from equilibria.cli.checkout import in_checkout
 
-command = App(name="bench")
+_HELP = ("--help", "-h")
+
+# A benchmark has help of its own, which `--help` behind its name is for.
+command = App(name="bench", usage="Usage: equilibria bench NAME [ARGS...]", help_flags=[])
 
 
 @command.default
-def bench(name: str, /, *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+def bench(
+    name: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> int:
     """Run a benchmark; it prints a table, or with --json one JSON object.
 
     Args:
         name: a file of the checkout's folder benchmarks, without ".py".
-        arguments: handed to the benchmark as they are.
+        arguments: handed to the benchmark as they are; NAME --help says what it takes.
     """
+    if name in _HELP:
+        command.help_print([])
+        return 0
     path = in_checkout("benchmarks", f"{name}.py")
     # A package of this checkout's files, so that benchmarks can share code without being installed.
     package = ModuleType("benchmarks")

@@ -1,6 +1,7 @@
 """`equilibria demo`."""
 
 import json as json_format
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -59,7 +60,7 @@ def _numbered(recipe: Recipe) -> Recipe:
 
 
 def _figures(folder: Path, console: Console) -> dict[str, object]:
-    """Evaluates the trained model and the n-gram models of its text, writes a sample and the report."""
+    """Evaluates the trained model and what it is measured by, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_reading(loaded, Reading(), ConsoleProgress(console))
@@ -67,7 +68,9 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
+        "loss": evaluation.model.loss,
         "perplexity": evaluation.model.perplexity,
+        "accuracy": evaluation.model.accuracy,
         **evaluation.yardsticks,
         "evaluations_per_solve": evaluation.model.evaluations_per_solve,
         "residual": evaluation.model.residual.mean,
@@ -76,9 +79,12 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
 
 
 def _summary(figures: dict[str, object]) -> Table:
+    """Rows of those figures that there are: a task has no n-gram models, an explicit depth no solves."""
     rows = {
         "validation perplexity": "{perplexity:.1f} "
         "(unigram model {unigram_perplexity:.1f}, trigram model {trigram_perplexity:.1f})",
+        "validation loss": "{loss:.4g} nats per token (without memory at least {chance_loss:.4g})",
+        "answers": "{accuracy:.1%} of them right",
         "evaluations per solve": "{evaluations_per_solve:.1f}",
         "residual reached": "{residual:.1e} (mean over tokens)",
         "training speed": "{training_tokens_per_second:,.0f} tokens per second",
@@ -87,6 +93,8 @@ def _summary(figures: dict[str, object]) -> Table:
         "report": "{report}",
     }
     table = Table(title="demo", show_header=False, show_lines=True)
+    known = {name: figure for name, figure in figures.items() if figure is not None}
     for name, template in rows.items():
-        table.add_row(name, Text(template.format_map(figures)))
+        with suppress(KeyError):
+            table.add_row(name, Text(template.format_map(known)))
     return table

@@ -1,8 +1,11 @@
 """`equilibria eval`."""
 
 import json as json_format
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +19,7 @@ from equilibria.data.progress import Progress
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.inference.run_folder import RunFolder
 
 command = App(name="eval")
 
@@ -62,11 +66,12 @@ def evaluate_run(
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    result = evaluate_reading(loaded, reading, ConsoleProgress(Console(stderr=True)))
+    result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)))
     if json:
         print(json_format.dumps(result.to_json()))
     else:
         Console().print(_table(f"{run}, {loaded.checkpoint.name}, {reading.split}", result))
+    keep_evaluation(loaded.folder, result)
     return 0
 
 
@@ -75,13 +80,13 @@ class RunEvaluation:
     """An evaluation of a run's model, and what it is measured by.
 
     Attributes:
-        settings: how the text was read.
+        settings: which weights read the text and how; of the effort what was asked for, None for what the recipe says.
         model: the model's figures.
         yardsticks: the same text's n-gram models, counted on the training text (`unigram_perplexity`,
             `trigram_perplexity`, per token); of a task the least loss without memory (`chance_loss`).
     """
 
-    settings: dict[str, str | int | None]
+    settings: dict[str, str | int | float | None]
     model: Evaluation
     yardsticks: Mapping[str, float]
 
@@ -91,7 +96,15 @@ class RunEvaluation:
 
 
 def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on, and keeps the figures in the folder's evaluation.json.
+    """Evaluates a run's model on what it was trained on, and keeps the figures in the folder; the arguments and errors
+    are those of `measure_reading`."""
+    result = measure_reading(loaded, reading, progress)
+    keep_evaluation(loaded.folder, result)
+    return result
+
+
+def measure_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
+    """Evaluates a run's model on what it was trained on.
 
     Args:
         loaded: the run.
@@ -107,18 +120,30 @@ def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) ->
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
-    result = RunEvaluation(
+    return RunEvaluation(
         settings={
             "split": reading.split,
+            "checkpoint": loaded.checkpoint.name,
             "step": loaded.step,
             "segment_length": segment_length,
             "memory_length": memory_length,
+            **asdict(effort),
         },
         model=evaluate(model, task.split(reading.split), batch_size, segment_length, memory_length),
         yardsticks=task.yardsticks(reading.split),
     )
-    loaded.folder.evaluation.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
-    return result
+
+
+def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
+    """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
+    partial = folder.path / ".evaluation.json.partial"
+    try:
+        partial.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
+        os.replace(partial, folder.evaluation)
+    except OSError as problem:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
 
 
 def _table(title: str, evaluation: RunEvaluation) -> Table:

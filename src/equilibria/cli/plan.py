@@ -40,7 +40,8 @@ def plan(
     Args:
         recipe: the TOML file.
         settings: the recipe.
-        vocabulary: tokens in the vocabulary; random tokens then stand for the text, which need not be there.
+        vocabulary: tokens in the vocabulary; random tokens then stand for the text, which need not be there. A task
+            has its own.
         seconds: how long measuring may take, about.
         json: print the figures as one JSON object and nothing else.
     """
@@ -59,11 +60,17 @@ def plan(
 
 def _reading(settings: Recipe, vocabulary: int | None, progress: Console) -> Reading:
     """What the run reads: a task or a text, or random tokens in the place of a text."""
-    if vocabulary is not None and settings.data.source not in TASK_OPTIONS:
+    is_task = settings.data.source in TASK_OPTIONS
+    if vocabulary is not None and is_task:
+        what = f'data.source = "{settings.data.source}" is a task, with tokens of its own'
+        raise UserError(f"--vocabulary: {what}; leave the flag out")
+    if vocabulary is not None:
         return Reading(vocabulary)
     try:
         task = build_task(settings, ConsoleProgress(progress))
     except UserError as problem:
+        if is_task:
+            raise
         raise UserError(f"{problem}; without the text: --vocabulary N, its tokens in the vocabulary") from problem
     return Reading(task.tokenizer.vocabulary_size, task)
 

@@ -69,6 +69,8 @@ def reproduce(
 ) -> int:
     """Print a table of the DEQ paper (arXiv:1909.01377) with our figures beside it; also as JSON and Markdown.
 
+    The exit code is 1 if a row was to be trained and has no figures; the table says why.
+
     Args:
         table: copy-memory, ptb and wikitext-103 are of trained models; memory and runtime are measured at once.
         scale: "tiny" takes about a minute a row on a laptop, "small" about an hour, "full" is the recipe as it is;
@@ -89,9 +91,9 @@ def reproduce(
         out=out,
         console=Console(stderr=json),
     )
-    signal = None
+    code = 0
     if table in TRAINED:
-        found, sheet, signal = _trained(TRAINED[table], order, train)
+        found, sheet, code = _trained(TRAINED[table], order, train)
     else:
         if train:
             raise UserError(f"{table} is measured, not trained: leave out --train")
@@ -107,11 +109,11 @@ def reproduce(
         console.print(sheet.drawn())
         for note in (*sheet.notes, f"Also in {file} and {file.with_suffix('.md').name}."):
             console.print(note, highlight=False, markup=False)
-    return 0 if signal is None else 128 + signal
+    return code
 
 
-def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, object], Sheet, int | None]:
-    """The table, and the number of the signal that stopped its training, if one did."""
+def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, object], Sheet, int]:
+    """The table, and the exit code."""
     if order.text is not None and not table.data:
         raise UserError(f"--data-path: {table.name} reads no text")
     signal, outcomes = None, []
@@ -120,7 +122,8 @@ def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, 
         signal = signal or signal_now
         outcomes.append(outcome)
     found = trained_json(table, order.scale, order.seed, outcomes)
-    return found, trained_sheet(table, order.scale, outcomes), signal
+    code = int(train and any(outcome.figures is None for outcome in outcomes)) if signal is None else 128 + signal
+    return found, trained_sheet(table, order.scale, outcomes), code
 
 
 def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[Outcome, int | None]:

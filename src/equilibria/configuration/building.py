@@ -29,6 +29,7 @@ from equilibria.configuration.model import (
     EmbeddingRecipe,
     ModelRecipe,
     RegularisationRecipe,
+    solver_for,
 )
 from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
@@ -121,7 +122,7 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
         cell = _cell_at(model.cell, model.depth)
         prelude, coda = _explicit(model.cell, model.prelude_layers), _explicit(_coda_cell(model), model.coda_layers)
     with _blamed_on("model.depth"):
-        depth = _depth(model.depth, model.cell.d_model)
+        depth = _depth(model.depth, model.cell)
     output = model.cell.output_size
     embedding = _embedding(model.embedding, vocabulary_size, cell.d_model, cell.d_model if output is None else output)
     with _blamed_on("model"):
@@ -145,7 +146,7 @@ def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
         return None
     with _blamed_on("model.depth.schedule"):
         return DepthSchedule(
-            _equilibrium(depth),
+            _equilibrium(depth, recipe.model.cell),
             warmup_steps=_warmup_steps(schedule, recipe.training.steps),
             warmup=UnrolledDepth(schedule.warmup_applications or 2),
             limits=_limits(schedule, recipe.training.seed),
@@ -279,22 +280,22 @@ def _cell_at(cell: CellRecipe, depth: DepthRecipe) -> Cell[Any]:
             assert_never(depth.kind)
 
 
-def _depth(depth: DepthRecipe, d_model: int) -> Depth:
+def _depth(depth: DepthRecipe, cell: CellRecipe) -> Depth:
     match depth.kind:
         case "equilibrium":
-            return _equilibrium(depth)
+            return _equilibrium(depth, cell)
         case "unrolled":
             return UnrolledDepth(depth.applications, **given_options(depth, ("checkpoint", "states_every")))
         case "stack":
             return UnrolledDepth(1)
         case "halting":
-            return Halting(d_model, **given_options(depth, ("max_steps", "threshold", "ponder_weight")))
+            return Halting(cell.d_model, **given_options(depth, ("max_steps", "threshold", "ponder_weight")))
 
 
-def _equilibrium(depth: DepthRecipe) -> Equilibrium:
+def _equilibrium(depth: DepthRecipe, cell: CellRecipe) -> Equilibrium:
     return Equilibrium(
-        solver=build_solver(depth.solver),
-        eval_solver=build_solver(depth.eval_solver),
+        solver=build_solver(solver_for(cell, depth.solver)),
+        eval_solver=build_solver(solver_for(cell, depth.eval_solver)),
         gradient=build_gradient(depth.gradient),
         **given_options(depth, ("residual_penalty", "penalty_above", "jacobian_penalty", "states_every")),
     )

@@ -91,7 +91,8 @@ class SolverRecipe:
     forcing: Ratio | None = None
     """Residual of a step's linear equation relative to that of the map; for newton_krylov."""
     products: Products | None = None
-    """Exact Jacobian-vector products, or differences of the map; for newton_krylov."""
+    """Exact Jacobian-vector products, or differences of the map; for newton_krylov; left out: exact for a trellis,
+    differences for all other cells, whose attention has no exact ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

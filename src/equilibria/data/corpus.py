@@ -168,10 +168,10 @@ class TextFolder:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Any text files (`.gz` too), split by a stable hash of each paragraph, so no passage is in two splits.
+    """Any text files (`.gz` too), split by a stable hash of each paragraph, so no paragraph is in two splits.
 
-    A passage is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. It is held in
-    memory.
+    A paragraph is the lines up to a blank one or, in a file without blank lines, each line. It is held in memory. Its
+    lines are passages, as in a folder; blank ones are left out.
 
     Args:
         paths: the files, in the order of the text.
@@ -213,7 +213,7 @@ class TextFiles:
                 paragraphs += 1
                 if assigned(paragraph, self.valid_fraction, self.test_fraction) == split:
                     used += 1
-                    yield paragraph + "\n"
+                    yield from (line + "\n" for line in paragraph.split("\n"))
             if paragraphs == before:
                 raise UserError(f"{path} holds no text; leave it out or give another file")
         if not used:
@@ -228,7 +228,7 @@ class TextFiles:
 
     def fingerprint(self) -> str:
         fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
-        return text_digest([fractions, *(file_digest(path) for path in self.paths)])
+        return text_digest([fractions, "lines", *(file_digest(path) for path in self.paths)])
 
     def _held_out(self) -> float:
         return self.valid_fraction + self.test_fraction

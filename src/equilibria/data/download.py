@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -112,15 +112,22 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
     record = path.with_name(path.name + ".json")
     earlier = _read_json(record)
     if path.is_file() and earlier.get("size") == path.stat().st_size and earlier.get("urls") == list(remote.urls):
-        return _verified(remote, earlier["url"], path)
+        # One that is not what it must be is fetched anew, and stays until that has come.
+        with suppress(UserError):
+            return _verified(remote, earlier["url"], path)
     problems = []
     for url in remote.urls:
         try:
             transfer = _Transfer(url, remote, path.with_name(path.name + ".part"), patience, progress)
             transfer.run()
-            fetched = _verified(remote, url, transfer.part)
         except UserError as problem:
             problems.append(str(problem))
+            continue
+        try:
+            fetched = _verified(remote, url, transfer.part)
+        except UserError as problem:
+            transfer.part.unlink()
+            problems.append(f"{problem} and was not kept")
             continue
         with _disk(path):
             record.write_text(json.dumps({"url": url, "urls": remote.urls, "size": fetched.size}), encoding="utf-8")
@@ -131,7 +138,7 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
 
 
 def _verified(remote: RemoteFile, url: str, path: Path) -> Fetched:
-    """Checks size and digest; what is not as it must be is removed."""
+    """Checks size and digest; raises UserError where a file is not as it must be."""
     size = path.stat().st_size
     wrong = None
     if remote.size not in (None, size):
@@ -139,8 +146,7 @@ def _verified(remote: RemoteFile, url: str, path: Path) -> Fetched:
     elif remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
         wrong = f"has the digest {found}, expected {remote.digest}"
     if wrong is not None:
-        path.unlink()
-        raise UserError(f"{url} {wrong}; it is not the file that was asked for and was not kept")
+        raise UserError(f"{url} {wrong}; it is not the file that was asked for")
     return Fetched(url, size, file_hash(path, "sha256").removeprefix("sha256:"), remote.digest is not None)
 
 

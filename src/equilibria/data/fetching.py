@@ -34,6 +34,10 @@ class RemoteText(Protocol):
         """What is asked for, in JSON's types: two texts are the same if it is."""
         ...
 
+    def known_digests(self) -> dict[str, str]:
+        """What must be at some addresses, as `"algorithm:hex"`."""
+        ...
+
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
         """Writes `train.txt`, `valid.txt` and perhaps `test.txt`.
 
@@ -135,6 +139,13 @@ def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
         if not path.is_file() or _description(path) != expected:
             state = "has changed since it was fetched" if path.is_file() else "is gone"
             raise UserError(f"{path} {state}; keep what you need of {folder} elsewhere, then fetch it with --again")
+    for source in manifest["sources"]:
+        expected = text.known_digests().get(source["url"], "")
+        if expected.startswith("sha256:") and expected != f"sha256:{source['sha256']}":
+            raise UserError(
+                f"{folder} was fetched from {source['url']}, which had the digest sha256:{source['sha256']}, expected "
+                f"{expected}; give another --out, or --again"
+            )
     if manifest["request"] != text.request():
         raise UserError(
             f"{folder} was fetched from elsewhere ({json.dumps(manifest['request'])}); give another --out, or --again"
@@ -194,6 +205,9 @@ class WebText:
 
     def request(self) -> dict[str, Any]:
         return {"text": self.text.name, "urls": [url for file in self._files() for url in file.urls]}
+
+    def known_digests(self) -> dict[str, str]:
+        return {url: file.digest for file in self._files() if file.digest is not None for url in file.urls}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
         fetched, paths = [], []

@@ -52,7 +52,11 @@ class HubText:
     patience: Patience = PATIENCE
 
     def request(self) -> dict[str, Any]:
-        return {"hub": self.name, "config": self.config, "revision": self.revision, "column": self.column}
+        named = {"hub": self.name, "config": self.config, "revision": self.revision, "column": self.column}
+        return named | {"held_out": self.held_out}
+
+    def known_digests(self) -> dict[str, str]:
+        return {}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
         datasets = _library()

@@ -124,13 +124,14 @@ def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, pr
     Raises:
         UserError: the text cannot be read or is empty, or the cache cannot be written.
     """
-    fingerprint = text_digest([str(_FORMAT), source.fingerprint(), json.dumps(spec.identity(), sort_keys=True)])
+    text = source.fingerprint()
+    fingerprint = text_digest([str(_FORMAT), text, json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
         with _writable(cache), _alone(cache, fingerprint):
             if not _is_whole(directory):
                 with _unfinished(cache / f"preparing-{fingerprint}") as written:
-                    _write(source, spec, written, progress)
+                    _write(source, text, spec, written, progress)
                     _put_in_place(written, directory)
     return Corpus(source.name, load_tokenizer(directory / _TOKENIZER), directory, fingerprint)
 
@@ -165,7 +166,14 @@ def _unfinished(directory: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress) -> None:
+def _write(
+    source: Source, fingerprint: str, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress
+) -> None:
+    """Encodes a text into a folder.
+
+    Raises:
+        UserError: it is no longer the text of that fingerprint.
+    """
     tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
     dtype = _narrowest(tokenizer.vocabulary_size)
@@ -177,13 +185,16 @@ def _write(source: Source, spec: TokenizerSpec | TokenizerFile, directory: Path,
             pieces = _told(source.pieces(split), advance)
             splits[split] = _encode(pieces, tokenizer, directory / f"{split}.bin", dtype)
         if splits[split]["tokens"] < 2:
-            raise UserError(f"{source.name}: the {split} split is empty; there must be something to predict")
+            found = splits[split]["tokens"]
+            raise UserError(f"{source.name}: the {split} split has {found} tokens; with 2 there is one to predict")
+    if source.fingerprint() != fingerprint:
+        raise UserError(f"{source.name} changed while it was read; run the command again")
     files = {
         path.name: {"size": path.stat().st_size, "digest": file_digest(path)} for path in sorted(directory.iterdir())
     }
     manifest = {
         "name": source.name,
-        "source": source.fingerprint(),
+        "source": fingerprint,
         "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,

@@ -7,7 +7,7 @@ learned from and encoded piece by piece, a piece as `Source.pieces` yields them.
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from equilibria.errors import UserError
 UNKNOWN = "<unk>"
 END = "<eos>"
 _DEFAULT_BYTE_PAIRS = 8000
+_MOST_DIGITS = 20  # no vocabulary is that large, and Python reads no number of some thousand
 
 
 class Tokenizer(Protocol):
@@ -37,7 +38,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without a final `eos`."""
+        """The ids of `text`, without an `eos` of their own; of words, byte pairs and bytes each newline is one."""
         ...
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
@@ -130,10 +131,13 @@ class WordTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Raises UserError for a word outside a vocabulary without `<unk>`."""
+        return _by_lines(text, self._line, self.eos)
+
+    def _line(self, line: str) -> list[int]:
         if self.unknown is not None:
-            return list(map(self._ids.get, text.split(), repeat(self.unknown)))
+            return list(map(self._ids.get, line.split(), repeat(self.unknown)))
         try:
-            return [self._ids[word] for word in text.split()]
+            return [self._ids[word] for word in line.split()]
         except KeyError as outside:
             raise UserError(f"{outside} is not in the vocabulary, which has no {UNKNOWN} to stand for it") from outside
 
@@ -156,7 +160,7 @@ class WordTokenizer:
 class BytePairTokenizer:
     """Byte-level byte-pair encoding: any text encodes, and decodes to exactly itself.
 
-    No text maps to `eos`, which is the last id: a passage may contain the characters `<eos>`.
+    Nothing but a newline maps to `eos`, which is the last id: a passage may contain the characters `<eos>`.
 
     Args:
         inner: a byte-level tokenizer of the `tokenizers` package.
@@ -201,7 +205,7 @@ class BytePairTokenizer:
         return self._merged
 
     def encode(self, text: str) -> list[int]:
-        return self._inner.encode(text).ids
+        return _by_lines(text, lambda line: self._inner.encode(line).ids, self.eos)
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
         encoded = self._inner.encode_batch_fast([piece.removesuffix("\n") for piece in pieces])
@@ -295,9 +299,11 @@ class IdTokenizer:
     def encode(self, text: str) -> list[int]:
         """Raises UserError for anything but numbers and white space, and for an id outside the vocabulary."""
         for word in text.split():
-            if not (word.isascii() and word.isdecimal()):
-                raise UserError(f"{word!r} is not a token id; this model's text is numbers with spaces between them")
-        ids = list(map(int, text.split()))
+            if not (word.isascii() and word.isdecimal() and len(word.lstrip("0")) < _MOST_DIGITS):
+                raise UserError(
+                    f"{word[:40]!r} is not a token id; this model's text is numbers with spaces between them"
+                )
+        ids = [int(word.lstrip("0") or "0") for word in text.split()]
         _check_ids(ids, self._size)
         return ids
 
@@ -353,6 +359,12 @@ def _from_json(content: Any) -> Tokenizer:
         case {"kind": "ids", "vocabulary_size": int(size)}:
             return IdTokenizer(size)
     raise UserError("no known kind with its vocabulary inside")
+
+
+def _by_lines(text: str, encode: Callable[[str], list[int]], eos: int) -> list[int]:
+    """The ids of lines, `eos` between them: as of the pieces that a model is trained on."""
+    first, *others = map(encode, text.split("\n"))
+    return [*first, *chain.from_iterable([eos, *ids] for ids in others)]
 
 
 def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:

@@ -91,6 +91,18 @@ class RunFolder:
             ) from problem
         return CheckpointIndex(last, best)
 
+    def best_step(self) -> int | None:
+        """The optimizer step of the checkpoint `"best"`; None where nothing has been saved or its name does not say.
+
+        Raises:
+            UserError: the index file is damaged.
+        """
+        index = self.index()
+        if index is None:
+            return None
+        number = (index.best or index.last).removeprefix("step-")
+        return int(number) if number.isdecimal() else None
+
     def checkpoint(self, name: str) -> Path:
         """The folder of a checkpoint.
 

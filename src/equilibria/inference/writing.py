@@ -154,7 +154,7 @@ class Writer:
         """Reads a prompt and draws the first token of its texts.
 
         Raises:
-            ValueError: a token is outside the vocabulary.
+            ValueError: a token is outside the vocabulary, or the logits are not finite. The other texts go on.
         """
         where = self._model.begin(torch.tensor([order.prompt]), self._window)
         size = self._model.embedding.vocabulary_size
@@ -162,7 +162,11 @@ class Writer:
         copies: list[Text | None] = [*texts]
         self._parts.append((where, copies))
         zeros = torch.zeros(len(texts), dtype=torch.long)
-        return self._draw(texts, where.logits_BV[zeros], _last(where, zeros))
+        try:
+            return self._draw(texts, where.logits_BV[zeros], _last(where, zeros))
+        except Exception:
+            self._parts.pop()
+            raise
 
     def step(self) -> Written:
         """One more token of every text."""

@@ -132,7 +132,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist; give a folder that save_pretrained wrote") from problem
     except (OSError, ValueError) as problem:
         raise UserError(f"{path} cannot be read as JSON ({problem}); restore it") from problem
-    kind = config.get("model_type")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "gpt2":
         raise UserError(f'{path}: model_type is {json.dumps(kind)}; this importer knows "gpt2"')
     config = {"n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": _EPSILON} | config
@@ -153,13 +153,20 @@ def _weights(folder: Path) -> tuple[StateDict, list[str]]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors" if (folder / "model.safetensors").is_file() else "pytorch_model.bin"]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(_shards(index)))
     tensors: dict[str, object] = {}
     for name in names:
         tensors |= {key.removeprefix("transformer."): value for key, value in read_tensor_file(folder / name).items()}
     kept = {key: value for key, value in tensors.items() if not _MASK.fullmatch(key)}
     masks = ["causal masks, which are computed"] if len(kept) < len(tensors) else []
     return StateDict(kept, folder), masks
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(f"{index} is damaged: it has no table weight_map; restore it") from problem
 
 
 def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -143,7 +144,8 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
     Raises:
         UserError: as for `with_fixed_budget`; evaluations are asked for where there is one.
     """
-    fixed = with_fixed_budget(model, evaluations)
+    # What asks for a gradient would be refused by a program that was traced without, unless its caller asks for none.
+    fixed = copy.deepcopy(with_fixed_budget(model, evaluations)).requires_grad_(False)
     batch, length = Dim("batch", min=1), Dim("length", min=1)
     tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
     shape = {0: batch, 1: length}
@@ -180,5 +182,6 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
         partial.write_bytes(content.getbuffer())
         os.replace(partial, path)
     except OSError as problem:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what kept it from being written may keep it from being removed
+            partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({problem}); free some space or choose another") from problem

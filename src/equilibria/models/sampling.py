@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_COLDEST = torch.finfo(torch.float32).tiny  # what is colder rounds to nothing, and nothing divides
+_LARGEST = 1e30  # the largest logit that penalties leave: infinite ones have no shares
 _CANDIDATES = 1024  # as a rule they hold the share that is asked for, and a vocabulary need not be sorted
 
 
@@ -58,6 +60,11 @@ class Sampling:
                 raise ValueError(f"{name} must be finite, found {getattr(self, name)}")
 
     @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken."""
+        return self.temperature < _COLDEST
+
+    @property
     def penalises(self) -> bool:
         """Whether a draw depends on what was read and written before."""
         return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
@@ -73,7 +80,7 @@ class Sampling:
             written_BV: how often it was written since; None for never.
         """
         logits_BV = self._penalised(logits_BV.float(), read_BV, written_BV)
-        if self.temperature == 0:
+        if self.greedy:
             best_B1 = logits_BV.argmax(dim=-1, keepdim=True)
             return torch.zeros_like(logits_BV).scatter_(-1, best_B1, 1.0)
         # The largest is 0, so that a small temperature makes none infinite.
@@ -90,13 +97,18 @@ class Sampling:
 
     def _penalised(self, logits_BV: Tensor, read_BV: Tensor | None, written_BV: Tensor | None) -> Tensor:
         there = [counts_BV for counts_BV in (read_BV, written_BV) if counts_BV is not None]
-        if self.repetition_penalty != 1 and there:
+        if not there:
+            return logits_BV
+        logits_BV = logits_BV.double()  # where no number that may be given is zero or infinite
+        if self.repetition_penalty != 1:
             factor = self.repetition_penalty
             changed_BV = torch.where(logits_BV > 0, logits_BV / factor, logits_BV * factor)
-            logits_BV = torch.where(sum(there[1:], there[0]) > 0, changed_BV, logits_BV)
+            logits_BV = torch.where(sum(there[1:], there[0]) > 0, changed_BV, logits_BV).clamp(-_LARGEST, _LARGEST)
         if written_BV is not None:
-            logits_BV = logits_BV - self.frequency_penalty * written_BV - self.presence_penalty * (written_BV > 0)
-        return logits_BV
+            logits_BV = (
+                logits_BV - self.frequency_penalty * written_BV.double() - self.presence_penalty * (written_BV > 0)
+            )
+        return logits_BV.clamp(-_LARGEST, _LARGEST).float()
 
 
 def _holding(share: float, shares_BV: Tensor, candidates: int) -> Tensor:
@@ -173,7 +185,7 @@ def _drawn(sampling: Sampling, drawers: Sequence[Drawer], logits_BV: Tensor) -> 
     read_BV = Drawer._counts([drawer._read_V for drawer in drawers], logits_BV)
     written_BV = Drawer._counts([drawer._written_V for drawer in drawers], logits_BV)
     shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
-    if sampling.temperature == 0:
+    if sampling.greedy:
         return shares_BV.argmax(dim=-1).tolist()
     cumulative_BV = shares_BV.double().cumsum(dim=-1)
     whole_B1 = cumulative_BV[:, -1:].contiguous()

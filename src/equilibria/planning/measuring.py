@@ -235,8 +235,10 @@ class _Trial:
         inputs, targets = (part[: self._shape.rows].to(device) for part in (batch.inputs, batch.targets))
         model.train()
         memory = None
+        # A model without memory has nothing to warm up, and one that reads pairs does no pass without a target.
+        passes = _warm_up(model, self._shape) if model.memory_length else 0
         with torch.no_grad():
-            for _ in range(_warm_up(model, self._shape)):
+            for _ in range(passes):
                 memory = model(inputs, memory=memory).memory
         remembered = [] if memory is None else memory.flatten()
 

@@ -34,7 +34,7 @@ def loss_plots(run: RunRecord) -> Iterator[Plot]:
                 _curve(run.lines("train"), "training", key, "loss", scale),
                 _curve(run.lines("valid"), "validation", key, "loss", scale),
             ),
-            references=list(reference_losses(run).items()),
+            references=list(reference_losses(run.on_validation).items()),
             logarithmic=run.made,
         )
 

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.errors import UserError
+from equilibria.inference.effort import Effort
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
 
@@ -26,6 +27,7 @@ class RunRecord:
         config: config.toml as it stands, or None.
         recipe: the same, read, or None.
         metrics: the lines of metrics.jsonl.
+        best_step: of the best checkpoint, or None.
         evaluation: evaluation.json, or None.
         sample: sample.json, or None.
         missing: a sentence for everything that is not there, and how to get it.
@@ -35,6 +37,7 @@ class RunRecord:
     config: str | None = None
     recipe: Recipe | None = None
     metrics: Sequence[Figures] = ()
+    best_step: int | None = None
     evaluation: Figures | None = None
     sample: Figures | None = None
     missing: list[str] = field(default_factory=list)
@@ -56,16 +59,50 @@ class RunRecord:
         return [line for line in self.metrics if line.get("kind") == kind]
 
     def best_validation(self) -> Figures | None:
-        """The validation line with the least loss: that of the best checkpoint; None before the first."""
+        """The validation line of the best checkpoint, or None. Without checkpoints the one with the least loss, which
+        may be of a warm-up at another depth, after which training counts anew."""
         measured = [line for line in self.lines("valid") if number(line, "loss") is not None]
-        return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
+        if self.best_step is None:
+            return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
+        return next((line for line in reversed(measured) if line.get("step") == self.best_step), None)
+
+    @property
+    def evaluated_split(self) -> str:
+        """Which part of the text evaluation.json is about; `"valid"` where there is none."""
+        return str(self.evaluation.get("split", "valid")) if self.evaluation is not None else "valid"
+
+    @property
+    def on_validation(self) -> Figures | None:
+        """evaluation.json where it is about the validation text, by whatever model."""
+        return self.evaluation if self.evaluated_split == "valid" else None
+
+    def departures(self) -> list[str]:
+        """In what evaluation.json is about something else than the best checkpoint at the recipe's effort."""
+        evaluation = self.evaluation
+        if evaluation is None:
+            return []
+        found = []
+        if self.best_step is not None and number(evaluation, "step") != self.best_step:
+            name = evaluation.get("checkpoint") or f"step-{evaluation.get('step')}"
+            found.append(f"of {name}; the best checkpoint is step-{self.best_step}")
+        effort = [option.name for option in fields(Effort)]
+        found += [f"{name.replace('_', ' ')} {evaluation[name]}" for name in effort if evaluation.get(name) is not None]
+        if not self.explicit and not evaluation.keys() >= set(effort):
+            found.append(f"its effort is not recorded; `equilibria eval {self.folder.path}` measures anew")
+        return found
+
+    @property
+    def final(self) -> Figures | None:
+        """evaluation.json where it says how good the run's model is: on validation text, without departures."""
+        return None if self.departures() else self.on_validation
 
     def attempt(self, read: Callable[[], Part]) -> Part | None:
         """What `read` returns, or None with its `UserError` noted as missing."""
         try:
             return read()
         except UserError as problem:
-            self.missing.append(str(problem))
+            if str(problem) not in self.missing:
+                self.missing.append(str(problem))
             return None
 
 
@@ -87,6 +124,7 @@ def gather(path: Path) -> RunRecord:
     run.metrics = run.attempt(lambda: _metrics(folder.metrics)) or ()
     if run.metrics:
         _note_missing_lines(run)
+    run.best_step = run.attempt(folder.best_step)
     run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
     if not run.made or folder.sample.exists():  # digits are no text that a page must have
         run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
@@ -107,21 +145,20 @@ def nested(figures: Figures | None, name: str) -> Figures | None:
     return value if isinstance(value, Mapping) else None
 
 
-def baseline_perplexities(run: RunRecord) -> dict[str, float]:
-    """Perplexities per token of n-gram models on the validation text, by name; empty where unknown."""
+def baseline_perplexities(evaluation: Figures | None) -> dict[str, float]:
+    """Perplexities per token of n-gram models on the text of an evaluation, by name; empty where unknown."""
     found = {}
     for name in ("unigram", "trigram"):
-        key = f"{name}_perplexity"
-        value = number(run.evaluation, key)
+        value = number(evaluation, f"{name}_perplexity")
         if value is not None and value > 0:
             found[name] = value
     return found
 
 
-def reference_losses(run: RunRecord) -> dict[str, float]:
+def reference_losses(evaluation: Figures | None) -> dict[str, float]:
     """What a loss is measured by, in nats, by name: n-gram models of a text, chance without memory."""
-    references = {name: math.log(value) for name, value in baseline_perplexities(run).items()}
-    chance = number(run.evaluation, "chance_loss")
+    references = {name: math.log(value) for name, value in baseline_perplexities(evaluation).items()}
+    chance = number(evaluation, "chance_loss")
     return references if chance is None else references | {"chance": chance}
 
 

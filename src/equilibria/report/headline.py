@@ -20,66 +20,100 @@ class Card:
 
 
 def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
-    """The headline: of evaluation.json where it is there, else of the best validation during training.
+    """The headline: of evaluation.json where it is of the best checkpoint, read as the recipe does, else of the best
+    validation during training. An evaluation of anything else has a card of its own, which says what it is of.
 
     Args:
         run: what the run folder holds.
         model: of the best checkpoint, for its size; None where it could not be loaded.
     """
-    found = [_loss(run) if run.made else _perplexity(run)]
-    if (split := _split(run)) != "valid":
-        found.append(Card(f"{split.capitalize()} perplexity", _form(number(run.evaluation, "perplexity"), ",.2f")))
+    found = [_validation(run)]
+    if run.evaluation is not None and run.final is None:
+        found.append(_other_evaluation(run, run.evaluation))
     if not run.explicit:
         found += _solve_cards(run)
     return [*found, _speed(run), _size(model)]
 
 
-def _split(run: RunRecord) -> str:
-    """Which part of the text evaluation.json is about."""
-    return str(run.evaluation.get("split", "valid")) if run.evaluation is not None else "valid"
+def _validation(run: RunRecord) -> Card:
+    details = _measure(run, run.final or run.best_validation(), run.on_validation)
+    if run.final is not None:
+        details += _lengths(run, run.final)
+    elif run.best_step is not None:
+        details.append("evaluation of the best checkpoint during training")
+    else:
+        details.append("best evaluation during training")
+    return Card(f"Validation {_quantity(run)}", _value(run, run.final or run.best_validation()), details)
 
 
-def _perplexity(run: RunRecord) -> Card:
-    evaluated = run.evaluation if _split(run) == "valid" else None
-    value = number(evaluated, "perplexity") or number(run.best_validation(), "perplexity")
-    details = [f"{name} model {_form(other, ',.2f')}" for name, other in baseline_perplexities(run).items()]
-    if (per_word := number(evaluated, "word_perplexity")) is not None:
-        details.append(f"per word {_form(per_word, ',.2f')}")
-    if (bits := number(evaluated, "bits_per_byte")) is not None:
+def _other_evaluation(run: RunRecord, evaluation: Figures) -> Card:
+    """Of another text, checkpoint or effort: what the headline must not be taken from."""
+    details = [*run.departures(), *_lengths(run, evaluation)]
+    if run.on_validation is None:
+        name, yardsticks = f"{run.evaluated_split.capitalize()} {_quantity(run)}", evaluation
+    else:
+        name, yardsticks = "Last evaluation", None  # they are on the first card
+        details.insert(0, f"validation {_quantity(run)}")
+    details += _measure(run, evaluation, yardsticks)
+    for label, value, form in (
+        ("residual", number(nested(evaluation, "residual"), "mean"), ".2g"),
+        ("evaluations per solve", number(evaluation, "evaluations_per_solve"), ".1f"),
+    ):
+        if value is not None:
+            details.append(f"{label} {value:{form}}")
+    return Card(name, _value(run, evaluation), details)
+
+
+def _quantity(run: RunRecord) -> str:
+    """What is compared: losses with chance where a perplexity close to 1 says little."""
+    return "loss" if run.made else "perplexity"
+
+
+def _value(run: RunRecord, figures: Figures | None) -> str:
+    return _form(number(figures, _quantity(run)), ".3g" if run.made else ",.2f")
+
+
+def _measure(run: RunRecord, figures: Figures | None, yardsticks: Figures | None) -> list[str]:
+    """What makes sense of a loss or perplexity: that of others on the same text, and other measures of it."""
+    details = ["nats per position"] if run.made else []
+    if run.made:
+        details += [f"{name} {value:.3g}" for name, value in reference_losses(yardsticks).items()]
+    else:
+        details += [f"{name} model {value:,.2f}" for name, value in baseline_perplexities(yardsticks).items()]
+    if (per_word := number(figures, "word_perplexity")) is not None:
+        details.append(f"per word {per_word:,.2f}")
+    if (bits := number(figures, "bits_per_byte")) is not None:
         details.append(f"{bits:.3f} bits per byte")
-    if evaluated is None:
-        details.append("best evaluation during training")
-    return Card("Validation perplexity", _form(value, ",.2f"), details)
-
-
-def _loss(run: RunRecord) -> Card:
-    """Where losses are compared with chance, and a perplexity close to 1 says little."""
-    source = run.evaluation or run.best_validation()
-    details = ["nats per position"]
-    details += [f"{name} {value:.3g}" for name, value in reference_losses(run).items()]
-    if (accuracy := number(source, "accuracy")) is not None:
+    if run.made and (accuracy := number(figures, "accuracy")) is not None:
         details.append(f"{accuracy:.2%} of the answers right")
-    if run.evaluation is None:
-        details.append("best evaluation during training")
-    return Card("Validation loss", _form(number(source, "loss"), ".3g"), details)
+    return details
+
+
+def _lengths(run: RunRecord, evaluation: Figures) -> list[str]:
+    """How a text was read where that is not as in training."""
+    if run.recipe is None:
+        return []
+    trained = {"segment_length": run.recipe.training.segment_length, "memory_length": run.recipe.model.memory_length}
+    found = ((name, number(evaluation, name), length) for name, length in trained.items())
+    return [f"{name.replace('_', ' ')} {value:,.0f}" for name, value, own in found if value not in (None, own)]
 
 
 def _solve_cards(run: RunRecord) -> list[Card]:
     """Residual and evaluations; the two sources of figures give them different names."""
-    line = run.best_validation()
-    residual = nested(run.evaluation, "residual")
+    evaluation, line = run.final, run.best_validation()
+    residual = nested(evaluation, "residual")
     if residual is None and line is not None:
         residual = {
             "mean": line.get("residual"),
             "p95": line.get("residual_p95"),
             "worst": line.get("residual_worst"),
         }
-    per_solve = number(run.evaluation, "evaluations_per_solve")
+    per_solve = number(evaluation, "evaluations_per_solve")
     if per_solve is None:
         per_solve = number(line, "evaluations")
-    unconverged = number(run.evaluation if run.evaluation is not None else line, "unconverged")
+    unconverged = number(evaluation if evaluation is not None else line, "unconverged")
     details = [] if unconverged is None else [f"{unconverged:.1%} of solves did not converge"]
-    per_token = nested(run.evaluation, "evaluations")
+    per_token = nested(evaluation, "evaluations")
     return [
         Card(
             "Residual",

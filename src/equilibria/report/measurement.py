@@ -1,7 +1,8 @@
 """What a report measures itself: two short readings of validation text by the run's best model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from equilibria.inference.loading import LoadedRun, load_task
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
+from equilibria.solvers.state import Packing
 
 _PASSAGE_TOKENS = 512
 _CONVERGENCE_TOKENS = 4096
@@ -129,19 +131,18 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
     Args:
         model: in evaluation mode; left as it was found.
         inputs_BL: token ids.
-        solver: its tolerance is reported; it gets twice its budget, to see how it would go on, but 64 at most.
+        solver: its tolerance is reported; it gets twice its budget, to see how it would go on, but 64 at most. What it
+            does by its own method is followed, without a draft before it or a fallback after it.
     """
     budget = min(2 * solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
-    recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget))
+    recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget, draft=None, fallback=None))
     depth, model.depth = model.depth, recorder
     try:
         with torch.no_grad():
             model(inputs_BL)
     finally:
         model.depth = depth
-    # the chunks of a segment are solved one after another: what they have after as many evaluations goes together
-    together = (torch.cat(residuals, dim=1) for residuals in zip(*recorder.solves, strict=True))
-    per_evaluation = [residual.flatten().double().numpy() for residual in together]
+    per_evaluation = [residual.flatten().double().numpy() for residual in _side_by_side(recorder.solves)]
     return Convergence(
         mean=[float(residual.mean()) for residual in per_evaluation],
         p95=[float(np.quantile(residual, 0.95, method="lower")) for residual in per_evaluation],
@@ -168,7 +169,15 @@ class _Recorder:
             return f_z
 
         value = self._solver.solve(observed, z0).value
-        return Reached(value.to(z0.dtype), None)
+        return Reached(Packing.of(z0, self._solver.scope).unpack(value), None)
+
+
+def _side_by_side(solves: Sequence[Sequence[Tensor]]) -> Iterator[Tensor]:
+    """What the chunks of a segment, solved one after another, have after as many evaluations; one that is done, because
+    nothing is left to solve or nothing is finite, stays as it ended."""
+    ends = [residuals[-1] for residuals in solves]
+    for after in zip_longest(*solves):
+        yield torch.cat([end if found is None else found for found, end in zip(after, ends, strict=True)], dim=1)
 
 
 def _per_token(groups: Tensor, shape: torch.Size) -> Tensor:

@@ -135,7 +135,8 @@ def _solve_sections(contents: Contents) -> Iterator[str]:
         "One validation solve",
         [convergence_plot(convergence)],
         f"{convergence.tokens:,} tokens from the beginning of the validation data, with the solver of "
-        "evaluation but without stopping at its tolerance, the dotted line: in use, a token stops there.",
+        "evaluation but without a draft, a fallback or a stop at its tolerance, the dotted line: in use, a token stops "
+        "there.",
     )
     if not solves.passage:
         return

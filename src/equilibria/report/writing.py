@@ -1,6 +1,7 @@
 """Writing a run's report."""
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def write_report(run_folder: Path) -> Path:
         partial.write_text(html, encoding="utf-8", errors="replace")
         os.replace(partial, target)
     except OSError as problem:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what kept it from being written may keep it from being removed
+            partial.unlink(missing_ok=True)
         raise UserError(f"{target} cannot be written ({problem}); free some space and repeat") from problem
     return target
 

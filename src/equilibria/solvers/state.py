@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -121,10 +122,12 @@ class Packing:
             )
         groups = like[0].shape[: self.group_dimensions]
         # An explicit feature count, since -1 is ambiguous for an empty batch.
-        flat = [
-            leaf.reshape(*groups, leaf.shape[self.group_dimensions :].numel()).to(self.arithmetic) for leaf in found
-        ]
+        flat = [leaf.reshape(*groups, self._features(leaf)).to(self.arithmetic) for leaf in found]
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+
+    def _features(self, leaf: Tensor) -> int:
+        """Of a group; `Size.numel` would make a constant of a length that a traced program leaves open."""
+        return prod(leaf.shape[self.group_dimensions :])
 
     def rounded(self, packed: Tensor) -> Tensor:
         """What of an iterate the map sees, in the dtypes of the original; the iterate itself where that is all."""
@@ -134,7 +137,7 @@ class Packing:
     def unpack(self, packed: Tensor) -> State:
         """The state, in the dtypes of the original."""
         like = list(leaves(self.like))
-        sizes = [leaf.shape[self.group_dimensions :].numel() for leaf in like]
+        sizes = [self._features(leaf) for leaf in like]
         parts = packed.split(sizes, dim=-1) if len(like) > 1 else (packed,)
         return rebuild(
             self.like,

@@ -9,6 +9,8 @@ from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.errors import UserError
 
+_LONGEST_NAME = 240  # bytes: file systems take 255
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -37,17 +39,22 @@ class Grid:
             file: the recipe.
 
         Raises:
-            UserError: the recipe or a combination of values is not right; or two have the same name.
+            UserError: the recipe or a combination of values is not right; or two have one name, or one is too long.
         """
         recipes = tuple(self._recipe(file, values) for values in product(*(axis.values for axis in self.axes)))
         names = [recipe.run.name for recipe in recipes]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two runs of the sweep would have the name {twice}; write their values otherwise")
+        longest = max(names, key=lambda name: len(name.encode()))
+        if len(longest.encode()) > _LONGEST_NAME:
+            raise UserError(
+                f"a run would have the name {longest}, too long for a folder; sweep fewer or shorter values"
+            )
         return recipes
 
     def _recipe(self, file: Path, values: tuple[str, ...]) -> Recipe:
-        varied = [part for axis, value in zip(self.axes, values, strict=True) for part in (axis.flag, value)]
+        varied = [_whole(axis.flag, value) for axis, value in zip(self.axes, values, strict=True)]
         recipe = read_recipe(file, [*self.fixed, *varied])
         keys = short_keys([axis.flag.removeprefix("--") for axis in self.axes])
         name = ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
@@ -66,17 +73,24 @@ def read_grid(flags: Sequence[str]) -> Grid:
     """
     axes: list[Axis] = []
     fixed: list[str] = []
+    once: set[str] = set()
     for flag, values in _flags(flags):
         if len(values) == 1 and "," in values[0]:
             axes.append(_axis(flag, values[0]))
-        else:
-            fixed.extend((flag, *values))
+            continue
+        once.add(flag)
+        fixed.extend([_whole(flag, values[0])] if len(values) == 1 else [flag, *values])
     for axis in axes:
         if axis.flag == "--run.name":
             raise UserError("--run.name: names the folder of the sweep's runs and takes one value")
-        if [other.flag for other in axes].count(axis.flag) > 1 or axis.flag in fixed:
+        if [other.flag for other in axes].count(axis.flag) > 1 or axis.flag in once:
             raise UserError(f"{axis.flag} is given twice; give all its values at once, separated by commas")
     return Grid(tuple(axes), tuple(fixed))
+
+
+def _whole(flag: str, value: str) -> str:
+    """A flag and its value in one argument: a yes-or-no takes none behind it, and a negative number looks like one."""
+    return f"{flag}={value}"
 
 
 def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -26,7 +26,7 @@ class Standing:
         state: `"failed"` where the last attempt did; `"other recipe"` where the folder is of a run with another one.
         step: optimizer steps of its last checkpoint.
         message: why it failed, or what is other; "" for nothing.
-        best_loss: the least validation loss so far, in nats per token.
+        best_loss: the validation loss of its best checkpoint, in nats per token; None before there is one.
         figures: of the last evaluation in training.
     """
 
@@ -51,12 +51,14 @@ def standing(recipe: Recipe) -> Standing:
     """
     folder = RunFolder(recipe.run.folder)
     evaluations = _evaluations(folder)
-    losses = [loss for line in evaluations if isinstance(loss := line["loss"], float)]
+    # not the least of all: those at the depth of a warm-up are of another model
+    best_step = folder.best_step()
+    losses = [loss for line in evaluations if line["step"] == best_step and isinstance(loss := line["loss"], float)]
     index = folder.index()
     step = 0 if index is None else int(index.last.removeprefix("step-"))
     state, message = _state(recipe, folder, step)
     figures = evaluations[-1] if evaluations else {}
-    return Standing(recipe, state, step, message, min(losses, default=None), figures)
+    return Standing(recipe, state, step, message, losses[-1] if losses else None, figures)
 
 
 def _state(recipe: Recipe, folder: RunFolder, step: int) -> tuple[State, str]:

@@ -33,7 +33,7 @@ def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_text_is_our_own(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, tokenizer = loaded(folder), AutoTokenizer.from_pretrained(folder)
-    for prompt in (PROMPT, ""):
+    for prompt in (PROMPT, "", f"two\nlines and {PROMPT}", "a line\n"):
         flags = ["--prompt", prompt, "--temperature", "0", "--max-new-tokens", "40", "--json"]
         assert main(["generate", str(run), *flags]) == 0
         ours = json.loads(capsys.readouterr().out)["text"]
@@ -58,6 +58,22 @@ def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
     assert model.config.max_position_embeddings == 24
     assert model.config.whole_recipe().model == ours_run.recipe.model
     assert f"{model.num_parameters():,} parameters" in (folder / "README.md").read_text()
+
+
+def test_the_card_has_a_loss_where_it_is_that_of_the_recipe(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for number, flags in enumerate(([], ["--max-evaluations", "1"], ["--tolerance", "0.1"])):
+        assert main(["eval", str(copy), "--json", *flags]) == 0
+        loss = json.loads(capsys.readouterr().out.splitlines()[-1])["loss"]
+        folder = tmp_path / str(number)
+        assert main(["export", str(copy), str(folder), "--to", "hf"]) == 0
+        capsys.readouterr()
+        card = (folder / "README.md").read_text()
+        assert (f"{loss:.4g} nats per token" in card) == (not flags)
+        assert ("nats per token" in card) == (not flags)
 
 
 def test_our_own_loading_reads_the_folder(run: Path, folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""What a run's folder says of it."""
+
+import json
+from pathlib import Path
+
+from equilibria.inference.run_folder import RunFolder
+from equilibria.sweep.standing import standing
+from tiny import tiny_recipe
+
+
+def test_the_best_loss_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    folder = RunFolder(recipe.run.folder)
+    assert standing(recipe).best_loss is None
+    folder.checkpoints.mkdir(parents=True)
+    # at the depth of a warm-up of 2 steps a loss may be less than any after it
+    lines = [{"kind": "valid", "step": step, "loss": loss} for step, loss in ((2, 1.0), (4, 2.5), (6, 3.0))]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder.index_file.write_text('{"last": "step-6", "best": "step-4"}')
+    found = standing(recipe)
+    assert (found.best_loss, found.step, found.figures["loss"]) == (2.5, 6, 3.0)
