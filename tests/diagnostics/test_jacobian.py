@@ -77,6 +77,12 @@ def test_a_part_of_the_state_that_the_map_leaves_constant_has_no_gain():
     assert bool((gradient > 0).all())
 
 
+def test_a_constant_map_has_no_gain_at_all():
+    z = torch.ones(2, 3)
+    assert eq.spectral_radius(torch.zeros_like, z) == 0.0
+    assert eq.jacobian_penalty(torch.zeros_like, z).item() == 0.0
+
+
 def test_gradient_error_ranks_gradients():
     f = causal_attention(gain=0.5)
     inputs = f.injection.clone().requires_grad_()

@@ -50,6 +50,8 @@ class Evaluation:
         reached = [
             (leaf, part.to(leaf.dtype)) for leaf, part in zip(self.outputs, v, strict=True) if leaf.requires_grad
         ]
+        if not reached:
+            return tuple(torch.zeros_like(leaf) for leaf in self.inputs)
         outputs, directions = zip(*reached, strict=True)
         return torch.autograd.grad(
             outputs, self.inputs, directions, retain_graph=True, create_graph=create_graph, materialize_grads=True
