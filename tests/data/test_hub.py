@@ -161,3 +161,7 @@ def test_rows_are_held_out_where_there_is_no_validation_split(outcome: Outcome) 
 )
 def test_errors_say_what_is_wrong(outcome: Outcome, order: str, message: str) -> None:
     assert message in outcome.answers[order]["error"]
+
+
+def test_another_held_out_share_is_another_text() -> None:
+    assert HubText("someone/texts", held_out=0.2).request() != HubText("someone/texts").request()

@@ -79,6 +79,7 @@ def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
         (["--training.seed", "0,x"], '--training.seed = "x": expected an integer'),
         (["--training.sed", "0,1"], "--training.sed: no such option; the nearest is --training.seed"),
         (["--training.optimizer", "sgd,adamw", "--training.momentum", "0.9"], "has no such option"),
+        (["--data.cache", f"{'a' * 260},b"], "too long for a folder"),
         (["--data.cache", "a/b,a_b"], "two runs of the sweep would have the name cache=a_b"),
     ],
 )
