@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from equilibria.data.hub import HubText
 from loopback import Fault, serve_hub, serving
 
 pyarrow = pytest.importorskip("pyarrow")
