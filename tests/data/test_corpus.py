@@ -94,8 +94,9 @@ def passages(source: TextFiles, split: Split) -> list[str]:
     try:
         return [piece.removesuffix("\n") for piece in source.pieces(split)]
     except UserError as error:
-        assert "fell into" in str(error)  # noqa: PT017 (a few paragraphs may leave a split empty)
-        return []
+        if "fell into" not in str(error):
+            raise
+        return []  # a few paragraphs may leave a split empty
 
 
 def test_files_split_by_share_with_no_passage_in_two_splits(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_compiled_steps_are_those_of_plain_ones() -> None:
 def test_without_the_compiler_that_pytorch_takes_it_is_an_error(monkeypatch: pytest.MonkeyPatch, there: tuple) -> None:
     monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
     options = SimpleNamespace(cpp=SimpleNamespace(cxx=(None, "g++")))
-    monkeypatch.setattr("equilibria.training.compilation.compiler_options", options)
+    monkeypatch.setattr("torch._inductor.config", options)
     with pytest.raises(UserError, match=r"training\.compile needs a C\+\+ compiler"):
         build(replace(RECIPE, compile=True), language_model(IMPLICIT), ALONE, "ddp")
 

@@ -52,8 +52,8 @@ class HubText:
     patience: Patience = PATIENCE
 
     def request(self) -> dict[str, Any]:
-        named = {"hub": self.name, "config": self.config, "revision": self.revision, "column": self.column}
-        return named | {"held_out": self.held_out}
+        place = {"hub": self.name, "config": self.config, "revision": self.revision}
+        return {**place, "column": self.column, "held_out": self.held_out}
 
     def known_digests(self) -> dict[str, str]:
         return {}

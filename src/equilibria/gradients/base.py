@@ -90,11 +90,13 @@ def solution_after(
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
     converged = residual <= solver.tol
-    if not bool(torch.isfinite(residual).all()):
+    # One synchronisation with the device for all three.
+    finite, some_astray, done = torch.stack([torch.isfinite(residual).all(), astray.any(), converged.all()]).tolist()
+    if not finite:
         status = Status.NON_FINITE
-    elif bool(astray.any()) or (iterate is not None and iterate.status is Status.DIVERGED):
+    elif some_astray or (iterate is not None and iterate.status is Status.DIVERGED):
         status = Status.DIVERGED
-    elif bool(converged.all()):
+    elif done:
         status = Status.CONVERGED
     elif iterate is not None and iterate.status is not Status.CONVERGED:
         status = iterate.status

@@ -3,7 +3,6 @@
 import shutil
 
 from torch._functorch import config as autograd_options
-from torch._inductor import config as compiler_options
 
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel
@@ -15,6 +14,8 @@ def compile_cell(model: LanguageModel) -> None:
     Raises:
         UserError: there is no C++ compiler, which PyTorch needs for it on the CPU.
     """
+    from torch._inductor import config as compiler_options  # a second, which only a compiled cell is worth
+
     device = next(model.parameters()).device
     # Those that PyTorch tries, CXX or the platform's own; None among them stands for a download it has to be asked for.
     compilers = [name for name in compiler_options.cpp.cxx if name]
