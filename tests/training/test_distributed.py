@@ -17,8 +17,8 @@ from tiny import TRAINING
 
 Results = list[dict[str, Tensor]]
 
-# Rounding decides in bfloat16: of matrix products, and of Muon's iteration, whose terms FSDP2 adds up in parts.
-LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2, "ddp/muon": 1e-4, "fsdp2/muon": 1e-3}
+# Rounding decides in matrix products of bfloat16.
+LOOSE = {"ddp/lowered": 1e-2, "fsdp2/lowered": 1e-2}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from equilibria.cells import ContractiveCell
 from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
+from equilibria.training.muon import GramMuon
 from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles, state_bytes
 
 RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
@@ -160,12 +161,12 @@ def test_matrices_alone_decay_and_every_parameter_is_moved_once(recipe: Training
         ("adam", Adam, {"weight_decay": 0.0, "betas": (0.9, 0.999)}),
         ("radam", RAdam, {"weight_decay": 0.0, "betas": (0.9, 0.999), "decoupled_weight_decay": True}),
         ("sgd", SGD, {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}),
-        ("muon", Muon, {"weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}),
+        ("muon", GramMuon, {"weight_decay": 0.1, "momentum": 0.95}),
     ],
 )
 def test_what_a_recipe_leaves_out_is_the_optimizers_own(name: str, kind: type, options: dict[str, object]) -> None:
     found = build_optimizers(small(), replace(RECIPE, optimizer=name, learning_rate=0.25))
-    assert [type(optimizer) for optimizer in found] == ([Muon, AdamW] if kind is Muon else [kind])
+    assert [type(optimizer) for optimizer in found] == ([GramMuon, AdamW] if kind is GramMuon else [kind])
     group = found[0].param_groups[0]
     assert {key: group[key] for key in ("lr", *options)} == {"lr": 0.25, **options}
 
@@ -180,6 +181,15 @@ def test_what_a_recipe_says_reaches_the_groups() -> None:
     }
     assert adamw.param_groups[0]["betas"] == (0.8, 0.9)
     assert [matrix.ndim for matrix in adamw.param_groups[0]["params"]] == [3]  # Muon takes no kernels
+
+
+def test_an_accelerator_has_pytorchs_muon() -> None:
+    with torch.device("meta"):
+        muon, _ = build_optimizers(Small(), replace(RECIPE, optimizer="muon", learning_rate=0.25, momentum=0.7))
+    assert type(muon) is Muon
+    group = muon.param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.25, 0.1, 0.7)
+    assert group["adjust_lr_fn"] == "match_rms_adamw"
 
 
 @each_recipe

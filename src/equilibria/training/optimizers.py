@@ -1,16 +1,18 @@
-"""The optimizers of a recipe, under its schedule: PyTorch's own, each on the parameters that it is for.
+"""The optimizers of a recipe, under its schedule: PyTorch's own but for Muon on CPUs, each on what it is for.
 
 What they have learned is kept by the names of the parameters, so that a checkpoint does not depend on their order.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Muon, Optimizer, RAdam
 
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.models import TokenModel
+from equilibria.training.muon import GramMuon
 from equilibria.training.schedules import build_schedule, scheduler
 
 Named = dict[str, nn.Parameter]
@@ -81,12 +83,18 @@ def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimize
         case "muon":
             hidden, others = taken_by_muon(found)
             rest = _groups(replace(found, cell=others), recipe)
-            muon = Muon(
-                [_group(hidden, recipe.rates.cell, recipe.option("weight_decay"), recipe)],
-                momentum=recipe.option("momentum"),
-                adjust_lr_fn="match_rms_adamw",
-            )
-            return muon, AdamW(rest, betas=_betas(recipe), fused=True)
+            groups = [_group(hidden, recipe.rates.cell, recipe.option("weight_decay"), recipe)]
+            return _muon(groups, recipe.option("momentum")), AdamW(rest, betas=_betas(recipe), fused=True)
+
+
+def _muon(groups: list[dict[str, Any]], momentum: float) -> Optimizer:
+    """For where the parameters are: both keep the same, so that a run goes on with one where it stopped with the other.
+
+    An accelerator's matrix units take bfloat16 several times faster than float32.
+    """
+    if any(matrix.device.type != "cpu" for group in groups for matrix in group["params"]):
+        return Muon(groups, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+    return GramMuon(groups, momentum=momentum)
 
 
 def taken_by_muon(found: Roles) -> tuple[Named, Named]:
@@ -95,7 +103,7 @@ def taken_by_muon(found: Roles) -> tuple[Named, Named]:
     return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
 
 
-def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, object]]:
+def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, Any]]:
     """A group per role, as the rates and the decay differ."""
     rates, decay = recipe.rates, recipe.option("weight_decay")
     return [
@@ -106,7 +114,7 @@ def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, object]]:
     ]
 
 
-def _group(parameters: Named, rate: float, decay: float, recipe: TrainingRecipe) -> dict[str, object]:
+def _group(parameters: Named, rate: float, decay: float, recipe: TrainingRecipe) -> dict[str, Any]:
     return {"params": list(parameters.values()), "lr": rate * recipe.learning_rate, "weight_decay": decay}
 
 
@@ -216,4 +224,4 @@ def _kinds(optimizer: Optimizer) -> tuple[str, ...]:
     """What an optimizer keeps for a parameter."""
     if isinstance(optimizer, SGD) and not optimizer.defaults["momentum"]:
         return ()
-    return ("momentum_buffer",) if isinstance(optimizer, SGD | Muon) else ("step", "exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if isinstance(optimizer, SGD | Muon | GramMuon) else ("step", "exp_avg", "exp_avg_sq")
