@@ -51,6 +51,11 @@ def test_several_texts_come_in_their_order_and_as_they_would_alone(
         assert (found["text"], found["finish_reason"]) == (text["text"], text["finish_reason"])
 
 
+def test_an_empty_stop_string_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(run), "--stop", ""]) == 2
+    assert "--stop must have at least 1 character" in capsys.readouterr().err
+
+
 def test_a_text_ends_before_a_stop_string(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = ["--prompt", "the cat", "--max-new-tokens", "40", "--seed", "1", "--json"]
     found = []

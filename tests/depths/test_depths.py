@@ -133,3 +133,24 @@ def test_the_jacobian_penalty_is_the_weighted_estimate_at_the_solution():
     (found,) = torch.autograd.grad(penalty - 1.5 * eq.residual_penalty(solution), inputs)
     torch.testing.assert_close(found, slope, rtol=1e-5, atol=1e-8)
     assert Equilibrium(residual_penalty=0.0, jacobian_penalty=2.0).reach(closed, z0, training=False).penalty is None
+
+
+@pytest.mark.parametrize("gradient", [eq.Phantom(steps=3), eq.Unrolled(steps=2), eq.Switching(), eq.Implicit()])
+def test_in_evaluation_gradients_do_not_change_what_is_returned_and_are_exact(gradient):
+    f = causal_attention(gain=0.5)
+    inputs = f.injection.clone().requires_grad_()
+    closed, z0 = type(f)(f.weights, inputs, f.gain), torch.zeros_like(f.injection)
+    solver = eq.Picard(tol=1e-9, max_evaluations=100, scope="prefix")
+    depth = Equilibrium(gradient=gradient, eval_solver=solver)
+    with torch.no_grad():
+        without = depth.reach(closed, z0, training=False)
+    found = depth.reach(closed, z0, training=False)
+    assert torch.equal(found.state, without.state)
+    assert found.solution is not None
+    assert found.solution.status is eq.Status.CONVERGED
+    unrolled = z0
+    for _ in range(100):
+        unrolled = closed(unrolled)
+    weights = torch.arange(z0.numel()).view_as(z0)
+    slopes = [torch.autograd.grad((state * weights).sum(), inputs)[0] for state in (found.state, unrolled)]
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-3)

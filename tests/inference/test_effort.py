@@ -55,3 +55,23 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
         torch.testing.assert_close(left.logits, solved.logits, atol=1e-2, rtol=0)
     with pytest.raises(UserError, match="TrellisCell evaluates all tokens of a segment together"):
         with_effort(together, Effort(leave=leave))
+
+
+def test_tokens_leave_by_relative_residuals_alone() -> None:
+    absolute = replace(IMPLICIT, eval_solver=eq.Picard(tol=1e-2, scope="prefix", criterion="absolute"))
+    model = LanguageModel(TiedEmbedding(31, 16), contractive(), absolute)
+    with pytest.raises(UserError, match="measures the absolute one"):
+        with_effort(model, Effort(leave="converged"))
+
+
+@pytest.mark.parametrize(
+    ("effort", "message"),
+    [
+        ({"tolerance": 0.0}, "tolerance must be above 0, found 0.0"),
+        ({"tolerance": float("nan")}, "tolerance must be above 0"),
+        ({"max_evaluations": 0}, "max_evaluations must be at least 1, found 0"),
+    ],
+)
+def test_an_effort_that_is_none_is_named(effort: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Effort(**effort)

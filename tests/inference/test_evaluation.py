@@ -78,6 +78,14 @@ def test_memory_gives_a_segment_what_came_before() -> None:
     assert remembering.memory_length == 8
 
 
+def test_chunks_that_see_each_other_through_the_memory_are_not_evaluated_without_one() -> None:
+    chunked = model(memory_length=8)
+    chunked.chunk_length = 2
+    with pytest.raises(UserError, match="chunks of 2 tokens, which see each other through the memory"):
+        evaluate(chunked, text(33), 1, 4, memory_length=0)
+    assert chunked.memory_length == 8
+
+
 def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
     trained = model().train()
     state = torch.get_rng_state()

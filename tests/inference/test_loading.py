@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from equilibria.configuration.reading import write_recipe
 from equilibria.errors import UserError
 from equilibria.inference.loading import load, load_run
 from equilibria.inference.run_folder import RunFolder
-from tiny import tiny_recipe, tiny_trainer, wider
+from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, wider
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,13 @@ def test_a_truncated_checkpoint_is_named(copy: RunFolder) -> None:
     os.truncate(path, path.stat().st_size - 7)
     with pytest.raises(UserError, match=r"model\.safetensors has \d+ bytes .* it was cut short"):
         load_run(copy.path)
+
+
+def test_a_task_is_seen_whole(tmp_path: Path) -> None:
+    recipe = tiny_task_recipe(tmp_path, replace(TRAINING, segment_length=4, steps=1))
+    tiny_trainer(recipe).run()
+    assert load_run(recipe.run.folder).window == 5 + 2 * 3
+
+
+def test_of_a_text_a_segment_and_its_memory_are_seen(run: Path) -> None:
+    assert load_run(run).window == 16 + 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +134,18 @@ def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: Lan
     while writer.texts:
         pieces += [piece for _, piece in writer.step()]
     assert [piece.token for piece in pieces] == alone(model, wanted, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": ()}, "prompt must have at least 1 token"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, found 0"),
+        ({"copies": 0}, "copies must be at least 1, found 0"),
+        ({"top": -1}, "top must be at least 0, found -1"),
+        ({"stop": ("a", "")}, "stop string must have at least 1 character"),
+    ],
+)
+def test_an_order_that_cannot_be_carried_out_is_none(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(order(0), **wrong)

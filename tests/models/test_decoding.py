@@ -274,3 +274,22 @@ def test_what_cannot_decode_says_so():
         built.decode(torch.full((3,), 29), built.prefill(text()).cache)
     with pytest.raises(ValueError, match="limit must be at least 0"):
         built.prefill(text(), limit=-1)
+
+
+def test_a_cache_or_a_memory_of_another_model_or_batch_is_named():
+    built, deeper = model(CELLS["rotary"], solved()), model(CELLS["rotary"], UnrolledDepth(4))
+    with pytest.raises(ValueError, match="cache is of another model"):
+        built.decode(text(3, 1), deeper.prefill(text()).cache)
+    with pytest.raises(ValueError, match="cache is of another model"):
+        deeper.decode(text(3, 1), built.prefill(text()).cache)
+    memory = built(text(2)).memory
+    for rows in (1, 4):
+        with pytest.raises(ValueError, match=f"memory is of 2 rows, and the tokens are of {rows}"):
+            built(text(rows), memory=memory)
+
+
+def test_of_nothing_nothing_is_written_and_less_is_an_error():
+    built = model(CELLS["rotary"], solved())
+    assert torch.equal(built.generate(text(), 0, seed=0), text())
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 0, found -1"):
+        built.generate(text(), -1)

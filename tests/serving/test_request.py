@@ -19,7 +19,7 @@ from equilibria.serving.limits import Limits
 from equilibria.serving.request import CompletionRequest, Served, read_request
 
 LIMITS = Limits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
-SERVED = Served("m", ByteTokenizer(), 10, True, LIMITS)
+SERVED = Served("m", ByteTokenizer(), 10, True, True, LIMITS)
 FIELDS = [
     "model",
     "prompt",
@@ -134,7 +134,7 @@ def test_the_four_kinds_of_prompts(prompt: object, ids: list[tuple[int, ...]]) -
 
 def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_named() -> None:
     with pytest.raises(ApiError, match="cannot be encoded: 'a' is not a sequence of digits"):
-        read_request({"model": "m", "prompt": "a"}, Served("m", DigitTokenizer(), 10, True, LIMITS))
+        read_request({"model": "m", "prompt": "a"}, Served("m", DigitTokenizer(), 10, True, True, LIMITS))
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,48 @@ def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_named() -> None:
         ({"colour": 1}, 400, "colour"),
         ({"stop": [""]}, 400, "stop"),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
+        ({"\ud800x": 1}, 400, "?x"),
+        ({"stream": True, "stream_options": {"\ud800": 1}}, 400, "?"),
     ],
 )
 def test_what_is_wrong_is_named(wrong: dict[str, Any], status: int, param: str) -> None:
     with pytest.raises(ApiError) as caught:
         read_request({"model": "m", "prompt": "text", **wrong}, SERVED)
     assert (caught.value.status, caught.value.param) == (status, param)
+    json.dumps(caught.value.body, ensure_ascii=False).encode()
 
 
 def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
     with pytest.raises(ApiError, match="fixed depth"):
-        read_request({"model": "m", "prompt": "a", "tolerance": 0.1}, Served("m", ByteTokenizer(), 10, False, LIMITS))
+        read_request(
+            {"model": "m", "prompt": "a", "tolerance": 0.1}, Served("m", ByteTokenizer(), 10, False, True, LIMITS)
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", -200, "from 0 to 100, found -200"),
+        ("temperature", 10**400, "found a number of more than 18 digits"),
+        ("tolerance", -3, "above 0 and at most 1, found -3"),
+        ("tolerance", float("inf"), "found inf"),
+    ],
+)
+def test_a_number_out_of_its_range_is_shown_with_the_range(field: str, value: float, message: str) -> None:
+    with pytest.raises(ApiError, match=message):
+        read_request({"model": "m", "prompt": "a", field: value}, SERVED)
+
+
+def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() -> None:
+    asked = {"model": "m", "prompt": "a", "logprobs": 1}
+    served = Served("m", ByteTokenizer(), 10, True, False, LIMITS)
+    assert read_request(asked, served).top == 1
+    with pytest.raises(ApiError, match="leave out echo") as caught:
+        read_request({**asked, "echo": True}, served)
+    assert caught.value.param == "logprobs"
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("inf"), float("nan")])
+def test_limits_are_positive_and_finite(seconds: float) -> None:
+    with pytest.raises(ValueError, match="shutdown_timeout must be above 0 and finite"):
+        Limits(shutdown_timeout=seconds)

@@ -36,6 +36,11 @@ class Memory:
         """Remembered tokens."""
         return self.states[0].shape[1] if self.states else 0
 
+    @property
+    def rows(self) -> int | None:
+        """Of the batch; None where nothing is remembered."""
+        return len(self.states[0]) if self.states else None
+
     def flatten(self) -> list[Tensor]:
         """The tensors, for a checkpoint."""
         return list(self.states)

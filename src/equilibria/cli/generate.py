@@ -151,8 +151,11 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
             whose turn it is as it is written.
 
     Raises:
-        UserError: a prompt is none of the tokenizer's, or the effort is limited, and the model has no solver.
+        UserError: a prompt is none of the tokenizer's, a stop string is empty, or the effort is limited, and the model
+            has no solver.
     """
+    if "" in draw.stop:
+        raise UserError("--stop must have at least 1 character; leave it out to stop at no string")
     tokenizer, prompts, turns = loaded.tokenizer, draw.prompts(), _Turns(say)
     effort = Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations)
     writer = Writer(with_effort(loaded.model, effort), tokenizer, loaded.window)

@@ -11,11 +11,12 @@ from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
+from equilibria.models.encoder_decoder import UniversalTransformer
 
 command = App(name="serve")
 
 _Count = Annotated[int, Parameter(validator=Number(gte=1))]
-_Seconds = Annotated[float, Parameter(validator=Number(gt=0))]
+_Seconds = Annotated[float, Parameter(validator=Number(gt=0, lte=1e6))]
 
 
 @command.default
@@ -68,6 +69,7 @@ def serve(
         tokenizer=loaded.tokenizer,
         window=loaded.window,
         solves=isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium),
+        scores=not isinstance(model, UniversalTransformer),
         limits=Limits(
             max_batch=max_batch,
             max_queue=max_queue,

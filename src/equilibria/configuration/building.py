@@ -35,7 +35,7 @@ from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerFile, TokenizerSpec, prepare
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.synthetic import CopyMemory, Reversal
+from equilibria.data.synthetic import CopyMemory, Reversal, SymbolTask
 from equilibria.data.task import Task
 from equilibria.depths import (
     Depth,
@@ -101,8 +101,19 @@ def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
     """
     if recipe.data.source not in TASK_OPTIONS:
         return build_corpus(recipe, progress)
+    return _task(recipe.data)
+
+
+def _task(data: DataRecipe) -> SymbolTask:
     with _blamed_on("data"):
-        return _TASKS[recipe.data.source](**given_options(recipe.data, TASK_OPTIONS[recipe.data.source]))
+        return _TASKS[data.source](**given_options(data, TASK_OPTIONS[data.source]))
+
+
+def seen_together(recipe: Recipe) -> int:
+    """Tokens of a row that the recipe's model sees at once: a segment of a text, or a task's whole sequence."""
+    if recipe.data.source not in TASK_OPTIONS:
+        return recipe.training.segment_length
+    return _task(recipe.data).length
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:

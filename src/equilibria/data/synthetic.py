@@ -69,6 +69,11 @@ class SymbolTask(ABC):
 
     @property
     @abstractmethod
+    def length(self) -> int:
+        """Positions of a sequence."""
+
+    @property
+    @abstractmethod
     def chance(self) -> float:
         """The least loss without memory, in nats."""
 
@@ -175,6 +180,11 @@ class Reversal(SymbolTask):
     algorithmic tasks of Dehghani et al. 2018, arXiv:1807.03819). Class 0 is never a target: it may start them."""
 
     vocabulary_size: ClassVar[int] = 9
+
+    @property
+    def length(self) -> int:
+        """Positions of a sequence."""
+        return self.symbols
 
     @property
     def chance(self) -> float:

@@ -3,8 +3,9 @@
 Plain iteration on the tokens that are still active: those that have left are no queries any more, while their keys and
 values stay. All tokens are evaluated together at first, then the active ones in tiles: of one row each, from left to
 right, always of the same size. So the arithmetic of a token depends on nothing but its own row up to itself, and what
-is causal and independent of the batch stays so to the last bit. An evaluation of tiles is the evaluation of the whole
-segment, since a causal token needs the keys of earlier tiles only.
+is causal and independent of the batch stays so to the last bit, among segments of one length and among all that are
+longer than a tile. A segment of a tile at most is never taken apart; it agrees with longer ones within the tolerance.
+An evaluation of tiles is that of the whole segment, since a causal token needs the keys of earlier tiles only.
 
 What leaves early sees its predecessors move on. So tokens leave with a margin, and at the end all are evaluated
 together once more: that is the residual of what is returned, and what it finds above the tolerance comes back.

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from equilibria.depths.base import Reached, check_states_every
 from equilibria.diagnostics import jacobian_penalty, residual_penalty
 from equilibria.fixed_point import fixed_point
-from equilibria.gradients import Gradient, Phantom, Unrolled
+from equilibria.gradients import Gradient, Implicit, Phantom, Unrolled
 from equilibria.solvers import Picard, Solution, Solver
 
 
@@ -25,7 +25,8 @@ class Equilibrium:
     Args:
         solver: how to solve in training.
         gradient: how to differentiate in training.
-        eval_solver: how to solve in evaluation.
+        eval_solver: how to solve in evaluation. What it finds is returned with gradients on or off; they are the
+            implicit ones there, as those that go on from a solution return another.
         residual_penalty: weight, in the training loss, of the mean residual at the tracked evaluation. It keeps the
             map converging where learning alone would let it go.
         penalty_above: only what a residual has beyond this is penalised. The implicit gradient needs it: there the
@@ -55,7 +56,8 @@ class Equilibrium:
         solver = self.solver if training else self.eval_solver
         learning = training and torch.is_grad_enabled()
         iterates = self._iterates() if learning else range(0)
-        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore", iterates=iterates)
+        gradient = self.gradient if training or isinstance(self.gradient, Implicit) else Implicit()
+        solution = fixed_point(f, z0, solver, gradient, on_failure="ignore", iterates=iterates)
         states = tuple(solution.iterates[number] for number in sorted(solution.iterates))
         return Reached(solution.value, solution, self._penalty(f, solution) if learning else None, states)
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from equilibria.depths import Adaptive, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.solvers import Solver
 
 Leaving = Literal["converged", "unchanged", "budget"]
 
@@ -26,6 +27,9 @@ class Effort:
             have limits of their own.
         leave: when tokens leave and cost no more: once they have converged, once their prediction does not change, or
             all at once after `max_evaluations`. None solves them together, by the solver's own method.
+
+    Raises:
+        ValueError: a number is out of its range, or there is no such way to leave.
     """
 
     tolerance: float | None = None
@@ -35,6 +39,10 @@ class Effort:
     def __post_init__(self) -> None:
         if self.leave is not None and self.leave not in get_args(Leaving):
             raise ValueError(f"leave must be one of {get_args(Leaving)}, found {self.leave!r}")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"tolerance must be above 0, found {self.tolerance}")
+        if self.max_evaluations is not None and self.max_evaluations < 1:
+            raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}")
 
 
 def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
@@ -50,23 +58,29 @@ def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
             "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
         )
     solver = model.depth.eval_solver
+    if effort.leave is not None:
+        _check_leaving(model, effort.leave, solver)
     if effort.max_evaluations is not None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
     limited = copy(model)
     if effort.leave is None:
         limited.depth = replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
     else:
-        _check_leaving(model, effort.leave)
         most = solver.max_evaluations
         limited.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
     return limited
 
 
-def _check_leaving(model: LanguageModel, leave: Leaving) -> None:
+def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None:
     """Raises a UserError where tokens cannot leave on their own, or not for that reason."""
     if not model.cell.separable:
         raise UserError(
             f"--leave {leave}: a {type(model.cell).__name__} evaluates all tokens of a segment together; leave it out"
+        )
+    if solver.criterion != "relative":
+        raise UserError(
+            f"--leave {leave}: tokens leave by their relative residual, and this model's eval_solver measures the "
+            f'{solver.criterion} one; leave it out, or set model.depth.eval_solver.criterion = "relative" in its recipe'
         )
     if leave == "unchanged" and model.coda is not None:
         raise UserError(

@@ -16,7 +16,7 @@ from equilibria.data.prepared import EncodedSplit
 from equilibria.data.task import Readable
 from equilibria.diagnostics.evaluation_mode import evaluating
 from equilibria.errors import UserError
-from equilibria.models.base import TokenModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.solvers import Solution, Status
 
 T = TypeVar("T")
@@ -243,6 +243,11 @@ def _evaluating(model: TokenModel, memory_length: int | None) -> Iterator[None]:
     if memory_length is not None:
         if memory_length < 0:
             raise UserError(f"the memory length must be at least 0, found {memory_length}")
+        if memory_length == 0 and isinstance(model, LanguageModel) and model.chunk_length is not None:
+            raise UserError(
+                f"a memory length of 0: this model solves chunks of {model.chunk_length} tokens, which see each other "
+                f"through the memory; give at least 1"
+            )
         model.memory_length = memory_length
     try:
         with evaluating(model):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from equilibria.configuration.building import build_model, build_task
+from equilibria.configuration.building import build_model, build_task, seen_together
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.progress import UNWATCHED, Progress
@@ -44,8 +44,8 @@ class LoadedRun:
 
     @property
     def window(self) -> int:
-        """Tokens that a prediction saw at most in training: a segment and its memory."""
-        return self.recipe.training.segment_length + self.model.memory_length
+        """Tokens that a prediction saw at most in training: a segment or a task's sequence, and the memory."""
+        return seen_together(self.recipe) + self.model.memory_length
 
 
 def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:

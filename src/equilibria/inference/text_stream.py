@@ -13,6 +13,12 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What bytes that are no character (yet) decode to."""
 
 
+def check_stops(stop: Sequence[str]) -> None:
+    """Raises ValueError where a stop string is empty: it would end every text before it begins."""
+    if "" in stop:
+        raise ValueError("a stop string must have at least 1 character")
+
+
 class TextStream:
     """The text of tokens that are written one after another.
 
@@ -34,8 +40,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
-        if "" in stop:
-            raise ValueError("a stop string must have at least 1 character")
+        check_stops(stop)
         self._tokenizer, self._stop = tokenizer, tuple(stop)
         self._context = [int(token) for token in prompt[-1:]]  # what words are joined to
         if tokenizer.decode(self._context).endswith(INCOMPLETE):

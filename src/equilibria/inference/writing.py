@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equilibria.data.tokenizers import Tokenizer
-from equilibria.inference.text_stream import TextStream
+from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import TokenModel
 from equilibria.models.continuation import Continuation
 from equilibria.models.sampling import Drawer, Sampling
@@ -38,7 +38,7 @@ class Order:
         top: how many of the most likely tokens come with each drawn one; None for no probabilities at all.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or a stop string is empty.
     """
 
     prompt: tuple[int, ...]
@@ -53,9 +53,14 @@ class Order:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError("a prompt must have at least 1 token")
-        for name in ("max_new_tokens", "copies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name, value, least in (
+            ("max_new_tokens", self.max_new_tokens, 1),
+            ("copies", self.copies, 1),
+            ("top", self.top or 0, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, found {value}")
+        check_stops(self.stop)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Step:
         if self.solution is None:
             return None
         groups = self.solution.group_evaluations
-        return groups.reshape(len(self.hidden_BLD), -1).expand(self.hidden_BLD.shape[:2])
+        return (groups if groups.dim() == 2 else groups.unsqueeze(1)).expand(self.hidden_BLD.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,18 @@ class TokenModel(nn.Module, ABC):
             top_k: draw from so many tokens at most.
             top_p: draw from the smallest set with this probability.
             seed: makes the draw repeatable; that of the first row, the next one's is one higher, and so on.
-            window: tokens that each prediction sees at most, the latest included. What leaves the window has had its
-                part in the states of those that stay, as in a text that is evaluated with a memory.
+            window: tokens that each prediction sees at most, the latest included. Of a longer prompt the last so many
+                are read. What leaves the window later has had its part in the states of those that stay, as in a text
+                that is evaluated with a memory; a model without a cache reads the window afresh for each token.
             on_token: called with each new token `(B,)`, for streaming.
             padding_B: tokens at the left of each row that are padding.
             sampling: how to draw, with all that there is; in place of temperature, top_k and top_p.
+
+        Raises:
+            ValueError: there is no token to start from, no window, or fewer than no tokens to add.
         """
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens must be at least 0, found {max_new_tokens}")
         sampling = sampling or Sampling(temperature, top_k, top_p)
         written = [tokens_BL]
         with evaluating(self):

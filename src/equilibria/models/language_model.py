@@ -102,6 +102,8 @@ class LanguageModel(CausalModel):
             self._check_mode()
             reached = self._into(memory, inputs_BLD, self.chunk_length, self.depth)
             return Read(reached.state, memory, reached.solution)
+        if memory is not None and memory.rows not in (None, len(inputs_BLD)):
+            raise ValueError(f"the memory is of {memory.rows} rows, and the tokens are of {len(inputs_BLD)}")
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
@@ -173,6 +175,9 @@ class LanguageModel(CausalModel):
 
     def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
         """The next tokens, which see what is in the cache and are added to it."""
+        kept = tuple(entry for cell in self._cached_cells() for entry in cell.cached)
+        if cache.entries != kept:
+            raise ValueError(f"the cache is of another model: it keeps {cache.entries} of a token, this one {kept}")
         length = inputs_BLD.shape[1]
         present_BL1 = cache.present(length)
         views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from equilibria.serving.errors import ApiError, invalid
@@ -70,7 +69,10 @@ class Fields:
         """Raises ApiError for what nobody has taken."""
         if self._left:
             name = min(self._left)
-            raise ApiError(400, f"{name!r:.80} is not a field of a completion request", name[:80], "unknown_field")
+            shown = (
+                name[:80].encode("utf-8", "replace").decode()
+            )  # halves of surrogate pairs have no place in an answer
+            raise ApiError(400, f"{name!r:.80} is not a field of a completion request", shown, "unknown_field")
 
     def boolean(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -97,11 +99,10 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid(name, f"{name} must be a number, found {_kind(value)}")
-        if not math.isfinite(value) if isinstance(value, float) else abs(value) > most:
-            raise invalid(name, f"{name} must be finite and at most {most:g}")
         if not least <= value <= most or (open_below and value == least):
             bounds = f"above {least:g} and at most {most:g}" if open_below else f"from {least:g} to {most:g}"
-            raise invalid(name, f"{name} must be {bounds}, found {value:g}")
+            shown = f"{value:g}" if isinstance(value, float) else _short(value)
+            raise invalid(name, f"{name} must be {bounds}, found {shown}")
         return float(value)
 
     def string(self, name: str) -> str | None:

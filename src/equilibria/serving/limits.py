@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,7 +20,7 @@ class Limits:
         shutdown_timeout: seconds that running requests are given when the server is told to stop.
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: a number is not positive and finite.
     """
 
     max_batch: int = 32
@@ -32,5 +33,5 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, found {value}")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, found {value}")

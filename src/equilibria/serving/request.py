@@ -30,6 +30,7 @@ class Served:
         tokenizer: of the model.
         window: tokens that a prediction sees at most.
         solves: whether the model has a solver, whose effort can be limited.
+        scores: whether it has probabilities of a prompt's tokens; one that writes a target for a source has none.
         limits: of the server.
     """
 
@@ -37,6 +38,7 @@ class Served:
     tokenizer: Tokenizer
     window: int
     solves: bool
+    scores: bool
     limits: Limits
 
 
@@ -94,6 +96,10 @@ def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
         raise invalid("n", f"a request may ask for {most} texts at most, found {len(prompts)} prompts times n {copies}")
     if tokens == 0 and not echo:
         raise invalid("max_tokens", "max_tokens must be at least 1 unless echo is true")
+    if echo and top is not None and not served.scores:
+        raise invalid(
+            "logprobs", "this model has no probabilities of a prompt, which it does not continue; leave out echo"
+        )
     if echo and top is not None and any(len(prompt) > served.window for prompt in prompts):
         raise invalid("logprobs", f"logprobs of an echoed prompt are for {served.window} tokens at most")
     seed = fields.integer("seed", -(2**63), 2**63 - 1)

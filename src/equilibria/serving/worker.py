@@ -199,7 +199,7 @@ class Worker:
                     self._fail(job, _internal(problem))
                 del self._writers[effort]
                 continue
-            if not texts:
+            if not writer.texts:  # and nothing keeps their cache
                 del self._writers[effort]
 
     def _note(self, written: Written, job: Job | None = None, first: int = 0) -> None:

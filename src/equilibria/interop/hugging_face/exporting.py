@@ -102,8 +102,7 @@ def wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
     """
     if not isinstance(loaded.model, CausalModel):
         raise UserError(f"a {type(loaded.model).__name__} does not continue a text; it is not exported")
-    window = loaded.recipe.training.segment_length + loaded.model.memory_length
-    config = EquilibriaConfig.of(loaded.recipe.model, loaded.tokenizer.vocabulary_size, window)
+    config = EquilibriaConfig.of(loaded.recipe.model, loaded.tokenizer.vocabulary_size, loaded.window)
     model = EquilibriaForCausalLM(config).eval()
     fill(distinct_state(model.model), distinct_state(loaded.model), loaded.checkpoint)
     # As in `equilibria generate`, a text begins as one does after a passage, and goes on when a passage ends.
