@@ -143,6 +143,16 @@ def test_it_is_pytorchs_adaptive_softmax_where_that_can_say_it():
     torch.testing.assert_close(embedding.loss(hidden, targets), peer(hidden, targets).loss)
 
 
+@pytest.mark.parametrize(("div_val", "d_embed"), [(1, None), (2, None), (1, 12)])
+def test_features_are_in_the_precision_of_the_tables_under_autocast_too(div_val: int, d_embed: int | None):
+    """Solves start in theirs, and lower precision is for products alone."""
+    embedding, tokens = AdaptiveEmbedding(30, 8, (10, 20), div_val, d_embed=d_embed), torch.arange(30).view(2, 15)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embedding(tokens)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, embedding(tokens), rtol=0.02, atol=0.02)
+
+
 def test_projections_are_one_parameter():
     embedding = AdaptiveEmbedding(30, 8, (10, 20), div_val=2, untied_projections=0)
     assert len(embedding.own_projections) == 0

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from equilibria.cells import ContractiveCell
+from equilibria.cells import ContractiveCell, Memory, PostNormCell
 from equilibria.models import LanguageModel
 from equilibria.nn import UntiedEmbedding
 
@@ -25,6 +25,16 @@ def test_logits_and_loss_equal_plain_loops() -> None:
             nats.append(math.log(sum(math.exp(score) for score in scores)) - scores[target])
     assert float(embedding.loss(hidden, targets)) == pytest.approx(sum(nats) / 3, abs=1e-12)
     assert torch.equal(embedding(torch.tensor([[5]]))[0, 0], embedding.rows.weight[5])
+
+
+def test_states_stay_in_the_precision_of_the_rows_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(UntiedEmbedding(10, 8, d_embed=4), PostNormCell(8, heads=2, inner=12), memory_length=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randint(10, (2, 5)))
+    assert output.solution is not None
+    assert isinstance(output.memory, Memory)
+    assert {tensor.dtype for tensor in (output.solution.value, *output.memory.states)} == {torch.float32}
 
 
 def test_an_equilibrium_may_have_classes_of_its_own() -> None:

@@ -111,7 +111,8 @@ class AdaptiveEmbedding(nn.Module):
             parts.append(F.embedding((tokens_BL - first) * inside_BL, table) * inside_BL.unsqueeze(-1))
         if not self.projections:
             return sum(parts[1:], parts[0])
-        return F.linear(torch.cat(parts, dim=-1), torch.cat(list(self.projections), dim=1))
+        projected_BLD = F.linear(torch.cat(parts, dim=-1), torch.cat(list(self.projections), dim=1))
+        return projected_BLD.to(parts[0].dtype)  # autocast lowers the product alone, and not what is solved
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Normalised log-probabilities of every token, `(…, D) → (…, V)`."""

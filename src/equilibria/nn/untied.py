@@ -70,7 +70,8 @@ class UntiedEmbedding(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """The features of tokens, `(B, L) → (B, L, d_model)`."""
-        return self.project(self.rows(tokens_BL))
+        rows_BLE = self.rows(tokens_BL)
+        return self.project(rows_BLE).to(rows_BLE.dtype)  # autocast lowers the product alone, and not what is solved
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token, normalised where the softmax is adaptive, `(…, d_output) → (…, V)`."""
