@@ -257,6 +257,14 @@ def test_darts(nodes: tuple) -> None:
     compare(layer, x, state, expected)
 
 
+def test_darts_under_autocast() -> None:
+    layer, x_BLD = DARTSLayer(3, 4), torch.randn(2, 5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        h_BLH, (last_B1H,) = layer(x_BLD, layer.start(x_BLD))
+    assert h_BLH.dtype == last_B1H.dtype == torch.float32
+    torch.testing.assert_close(h_BLH, layer(x_BLD, layer.start(x_BLD))[0], rtol=0.02, atol=0.002)
+
+
 def test_the_graphs_are_the_published_ones() -> None:
     first, second = (
         " ".join(f"{node.activation}{node.predecessor}" for node in nodes)

@@ -116,5 +116,6 @@ class DARTSLayer(Layer):
 
 
 def _highway(s: Tensor, gate_and_value: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    gate, value = gate_and_value.chunk(2, dim=-1)
+    # Under autocast a product has lower precision than the state, and `lerp` takes no two.
+    gate, value = gate_and_value.to(s.dtype).chunk(2, dim=-1)
     return torch.lerp(s, activation(value), torch.sigmoid(gate))
