@@ -107,6 +107,21 @@ def test_every_parameter_learns_and_memory_is_detached(layers: Callable[[], Sequ
 
 
 @families
+def test_autocast_leaves_states_in_their_precision_and_a_run_goes_on_without(
+    layers: Callable[[], Sequence[Layer]],
+) -> None:
+    twice = [*layers(), *layers()]
+    built, read = model(twice).train(), tokens(2, 10)
+    memory = None
+    for lowered in (True, True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+            output = built(read[:, :5], read[:, 5:], memory)
+        memory = output.memory
+        assert isinstance(memory, Memory)
+        assert {part.dtype for part in (output.hidden, *memory.states)} == {torch.float32}
+
+
+@families
 def test_the_loss_is_the_cross_entropy_of_the_logits(layers: Callable[[], Sequence[Layer]]) -> None:
     built = model(layers()).eval()
     read, targets = tokens(2, 6), tokens(2, 6, seed=1)

@@ -127,9 +127,11 @@ class SequenceModel(CausalModel):
         layers = cast("Sequence[Layer]", self.layers)
         before = Memory.split(memory, [len(layer.state_shapes) for layer in layers])
         states: list[Tensor] = []
+        precision = x_BLD.dtype  # of every state: autocast lowers what some layers return, and a run may go on without
         for number, (layer, part) in enumerate(zip(layers, before, strict=True)):
             if number:
                 x_BLD = masked(x_BLD, row_mask(x_BLD, self.hidden_dropout, self.training))
             x_BLD, state = layer(x_BLD, layer.start(x_BLD) if part is None else part.states)
-            states.extend(state)
+            x_BLD = x_BLD.to(precision)
+            states.extend(part.to(precision) for part in state)
         return x_BLD, tuple(states)
