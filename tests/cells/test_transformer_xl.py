@@ -285,6 +285,17 @@ def test_spectral_norm_bounds_each_weight():
         assert torch.linalg.matrix_norm(weight.detach(), 2).item() == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_spectral_norm_is_that_of_the_weights_that_were_drawn(training):
+    torch.manual_seed(0)
+    cell = PostNormCell(32, 2, 64, normalisation="spectral").train(training)
+    initialise_normal(cell, 0.01)
+    assert {part.training for part in cell.modules()} == {training}
+    block = cell.eval().context(torch.randn(1, 2, 32), None).blocks[0]
+    for weight in (block.attention.queries_keys_values, block.attention.output, block.feed_forward.expand):
+        assert torch.linalg.matrix_norm(weight.detach(), 2).item() == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.mark.parametrize("normalisation", ["none", "weight"])
 def test_published_initialisation(normalisation):
     torch.manual_seed(0)
