@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equilibria.nn import CausalAttention, causal_mask, relative_shift
-from equilibria.nn.attention import Place
+from equilibria.nn.attention import KeysValuesRoom, Place
 from equilibria.nn.positions import distance_embedding, linear_biases
 
 
@@ -50,6 +50,21 @@ def test_attention_without_memory_equals_plain_loops():
     context = module.context(module.pattern(states, Place()))
     assert context.pattern.mask is None  # the fused kernels' own causality
     torch.testing.assert_close(module(states, context), attention_by_loops(module, states, 0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lowered", [False, True])
+def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowered):
+    torch.manual_seed(0)
+    module, states = CausalAttention(8, 2), torch.randn(2, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+        room = KeysValuesRoom(*torch.zeros(2, 2, 2, 5, 4))
+        context = module.context(module.pattern(states, Place()), room)
+        whole = module(states, context)
+        tokens_T = torch.tensor([3, 1])
+        found = module(states[1:, tokens_T], module.at(context, 1, tokens_T))
+    tolerance = 0.02 if lowered else 1e-5
+    torch.testing.assert_close(found[0], whole[1, tokens_T], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("normed", [False, True])

@@ -60,8 +60,9 @@ class KeysValuesSlots(KeysValues):
 
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of past and segment, `(1, K, S, E)`, those of the tokens renewed."""
-        self.keys.index_copy_(2, self.slots_T, keys)
-        self.values.index_copy_(2, self.slots_T, values)
+        # Autocast may have lowered them, and `index_copy_` takes the buffer's precision alone.
+        self.keys.index_copy_(2, self.slots_T, keys.to(self.keys.dtype))
+        self.values.index_copy_(2, self.slots_T, values.to(self.values.dtype))
         return self.keys, self.values
 
 
