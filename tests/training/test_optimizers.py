@@ -241,6 +241,36 @@ def test_what_was_learned_matters(recipe: TrainingRecipe) -> None:
     assert losses != expected
 
 
+def test_a_run_goes_on_without_momentum() -> None:
+    """As a run that never had any would; the momentum of before is not kept for later."""
+    recipe = RECIPES["sgd with momentum"]
+    model = small()
+    optimizers = ScheduledOptimizers(model, recipe)
+    train(model, optimizers, 9)
+    twin = deepcopy(model)
+    found, expected = (ScheduledOptimizers(each, replace(recipe, momentum=0.0)) for each in (model, twin))
+    found.restore(optimizers.tensors(), done=9)
+    expected.restore({}, done=9)
+    assert train(model, found, 5) == train(twin, expected, 5)
+    assert found.tensors() == {}
+
+
+@each_recipe
+def test_a_run_goes_on_with_part_of_the_model_frozen(recipe: TrainingRecipe) -> None:
+    model = small()
+    optimizers = ScheduledOptimizers(model, recipe)
+    train(model, optimizers, 9)
+    model.inner.requires_grad_(False)
+    before = model.inner.weight.clone()
+    found = ScheduledOptimizers(model, recipe)
+    found.restore(optimizers.tensors(), done=9)
+    kept = {name: tensor for name, tensor in optimizers.tensors().items() if ".inner." not in name}
+    assert found.tensors().keys() == kept.keys()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in found.tensors().items())
+    train(model, found, 1)
+    assert torch.equal(model.inner.weight, before)
+
+
 def dropped(kind: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != f"{kind}.inner.weight"}
 

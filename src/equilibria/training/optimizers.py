@@ -183,7 +183,9 @@ class ScheduledOptimizers:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
-        """Goes on from a checkpoint; the recipe's rates and decay stand.
+        """Goes on from a checkpoint; the recipe's rates, decay and momentum stand.
+
+        What was learned of parameters that are frozen by now, or for a momentum that is 0 by now, is left behind.
 
         Args:
             tensors: what `tensors` returned.
@@ -192,12 +194,14 @@ class ScheduledOptimizers:
         Raises:
             ValueError: something is missing, unknown or of another shape.
         """
-        unknown = dict(tensors)
+        frozen = {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
+        unknown = {name: tensor for name, tensor in tensors.items() if name.partition(".")[2] not in frozen}
         for optimizer in self._optimizers:
             state = {}
             for number, (name, _) in enumerate(self._named(optimizer)):
                 found = {kind: unknown.pop(f"{kind}.{name}", None) for kind in _kinds(optimizer)}
-                if any(tensor is not None for tensor in found.values()):  # none before the first gradient
+                learned = any(tensor is not None for tensor in found.values())  # not before the first gradient
+                if learned and _remembers(optimizer):
                     state[number] = {kind: self._checked(kind, name, tensor) for kind, tensor in found.items()}
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -221,7 +225,10 @@ class ScheduledOptimizers:
 
 
 def _kinds(optimizer: Optimizer) -> tuple[str, ...]:
-    """What an optimizer keeps for a parameter."""
-    if isinstance(optimizer, SGD) and not optimizer.defaults["momentum"]:
-        return ()
+    """What an optimizer keeps for a parameter, where it keeps anything."""
     return ("momentum_buffer",) if isinstance(optimizer, SGD | Muon | GramMuon) else ("step", "exp_avg", "exp_avg_sq")
+
+
+def _remembers(optimizer: Optimizer) -> bool:
+    """Whether an optimizer keeps anything."""
+    return not isinstance(optimizer, SGD) or bool(optimizer.defaults["momentum"])
