@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from equilibria.nn import drop_connect, embedding_row_dropout
+from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.nn import drop_connect, dropout_mask, embedding_row_dropout
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,6 +59,19 @@ def test_a_row_of_which_all_is_dropped_is_zero_and_has_no_gradient():
     assert weight.grad is not None
     assert (weight.grad[gone] == 0).all()
     torch.testing.assert_close(weight.grad[~gone], torch.ones_like(weight.grad[~gone]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("probability", [1.0, 1.5, -0.1, math.nan])
+def test_a_probability_that_would_leave_nothing_or_is_none_is_an_error(probability, training):
+    with pytest.raises(ValueError, match=rf"must be at least 0 and below 1, found {probability}"):
+        dropout_mask(torch.ones(2, 3), probability, training)
+
+
+@pytest.mark.parametrize("cell", [ContractiveCell(8, 2, 16, dropout=1.0), PostNormCell(8, 2, 16, dropout=1.0)])
+def test_a_cell_that_would_drop_everything_says_so(cell):
+    with pytest.raises(ValueError, match=r"below 1, found 1\.0"):
+        cell.context(torch.zeros(1, 2, 8))
 
 
 @pytest.mark.parametrize(("probability", "training"), [(0.0, True), (0.5, False)])

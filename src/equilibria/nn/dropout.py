@@ -13,7 +13,13 @@ def add_masked(x: Tensor, update: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def dropout_mask(like: Tensor, probability: float, training: bool) -> Tensor | None:
-    """A mask of zeros and `1 / (1 − p)` in the shape of `like`; None where nothing would be dropped."""
+    """A mask of zeros and `1 / (1 − p)` in the shape of `like`; None where nothing would be dropped.
+
+    Raises:
+        ValueError: the probability is not at least 0 and below 1.
+    """
+    if not 0.0 <= probability < 1.0:
+        raise ValueError(f"a dropout probability must be at least 0 and below 1, found {probability}")
     if not training or probability == 0.0:
         return None
     keep = 1.0 - probability
