@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import equilibria as eq
-from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
+from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell, TrellisCell
 from equilibria.cells.stack import StackedContext
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths import UnrolledDepth
@@ -49,6 +49,13 @@ def test_a_stack_is_its_layers_one_after_another(layers, batch, length, past, ti
     torch.testing.assert_close(found, expected)
     for one, two in zip(remembered, entered, strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_tokens_are_separable_where_those_of_every_layer_are():
+    attending, gated = ContractiveCell(8, 2, 12), TrellisCell(8, 4)
+    assert StackedCell([attending, PostNormCell(8, 2, 12)]).separable
+    assert not StackedCell([gated]).separable
+    assert not StackedCell([attending, StackedCell([attending, gated])]).separable
 
 
 @settings(max_examples=20, deadline=None)

@@ -99,6 +99,11 @@ class StackedCell(Cell[StackedContext]):
         layers = zip(self._layers(), context.layers, parts, strict=True)
         return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
 
+    @property
+    def separable(self) -> bool:
+        """Whether the tokens of every layer are."""
+        return all(cell.separable for cell in self._layers())
+
     def at(self, context: StackedContext, row: int, tokens_T: Tensor) -> StackedContext:
         """Each layer's context of some tokens of a row."""
         layers = zip(self._layers(), context.layers, strict=True)
