@@ -110,6 +110,14 @@ def test_gradient_error_of_a_map_with_a_context_computed_once():
         assert errors["weight"].relative_error < 1e-4
 
 
+def test_gradients_that_are_both_zero_agree():
+    f, unused = affine(radius=0.5), torch.zeros(3, requires_grad=True)
+    closed = Affine(f.matrix, f.offset.clone().requires_grad_())
+    for gradient in (eq.Implicit(), eq.JacobianFree()):
+        found = eq.gradient_error(closed, f.start, eq.Picard(), gradient, {"unused": unused})["unused"]
+        assert (found.cosine, found.relative_norm, found.relative_error) == (1.0, 1.0, 0.0)
+
+
 def test_a_reference_whose_adjoint_does_not_converge_is_no_reference():
     # Each token is the mean of itself and the one before it: far more steps than the reference has.
     f = chain(gain=0.5, length=700)

@@ -16,7 +16,7 @@ from equilibria.solvers.state import leaves
 
 @dataclass(frozen=True)
 class GradientError:
-    """Agreement of one tensor's gradient with the converged implicit one.
+    """Agreement of one tensor's gradient with the converged implicit one; complete where both are zero.
 
     Attributes:
         cosine: of the angle between them; 1 is agreement.
@@ -82,6 +82,8 @@ def _functional(value: State, seed: int) -> Tensor:
 
 
 def _compare(found: Tensor, wanted: Tensor) -> GradientError:
+    if not (found.any() or wanted.any()):  # zeros have no angle
+        return GradientError(cosine=1.0, relative_norm=1.0, relative_error=0.0)
     found, wanted = found.flatten().double(), wanted.flatten().double()
     norm, reference = torch.linalg.vector_norm(found), torch.linalg.vector_norm(wanted)
     safe = reference.clamp(min=1e-300)
