@@ -63,6 +63,17 @@ def test_jacobian_penalty_is_differentiable():
     assert slope.item() == pytest.approx(1.4, rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_penalty_is_in_the_precision_of_the_state_and_in_float32_at_least(dtype: torch.dtype):
+    z, gain = torch.zeros(3, 50, dtype=dtype), 0.7
+    penalty = eq.jacobian_penalty(lambda z: gain * z, z, probes=2, generator=torch.Generator().manual_seed(0))
+    assert penalty.dtype == torch.promote_types(dtype, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    probes = [torch.randn(3, 50, dtype=dtype, generator=generator).double() for _ in range(2)]
+    expected = sum(float((gain * probe).square().sum()) for probe in probes) / (2 * 150)
+    assert penalty.item() == pytest.approx(expected, rel={torch.float16: 1e-3, torch.float32: 1e-6}.get(dtype, 1e-12))
+
+
 def test_a_part_of_the_state_that_the_map_leaves_constant_has_no_gain():
     constant, weight = torch.zeros(2, 3), torch.full((2, 3), 0.5, requires_grad=True)
 

@@ -17,7 +17,8 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
     """Estimate `‖J‖²_F / n` at `z`, differentiable with respect to everything `f` closes over.
 
     Hutchinson's estimator with Gaussian probes, as a regulariser: Bai, Koltun and Kolter 2021, arXiv:2106.14342.
-    `n` is the number of elements of the state, so the penalty is a mean gain per element.
+    `n` is the number of elements of the state, so the penalty is a mean gain per element. It is taken in the state's
+    precision, and in float32 at least.
 
     Args:
         f: the map; it must be twice differentiable (fused attention is not: use the math backend).
@@ -36,8 +37,13 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
                 for leaf in evaluation.outputs
             )
             product = evaluation.transposed(probe, create_graph=True)
-            total = total + sum(part.float().square().sum() for part in product)
+            total = total + sum(_widened(part).square().sum() for part in product)
     return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))
+
+
+def _widened(part: Tensor) -> Tensor:
+    """In float32 at least: squares of half precision overflow."""
+    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def spectral_radius(
