@@ -239,6 +239,8 @@ def test_impossible_sizes_are_named() -> None:
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], hidden_dropout=1)
     with pytest.raises(ValueError, match="memory_length must be at least 0, found -1"):
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], memory_length=-1)
+    with pytest.raises(ValueError, match=r"gates must be one of \('unit', 'slot'\), found 'units'"):
+        RelationalMemoryLayer(4, 4, gates="units")  # pyright: ignore[reportArgumentType]
 
 
 def parameters(layers: Sequence[Layer]) -> int:

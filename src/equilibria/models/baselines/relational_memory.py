@@ -12,13 +12,15 @@ Shapes: B batch, L length, N slots, D features of a slot, H heads, E head size.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.models.baselines.base import Layer, State
+
+Gates = Literal["unit", "slot"]
 
 
 class RelationalMemoryLayer(Layer):
@@ -41,7 +43,7 @@ class RelationalMemoryLayer(Layer):
         slots: int = 4,
         heads: int = 4,
         head_size: int = 64,
-        gates: Literal["unit", "slot"] = "unit",
+        gates: Gates = "unit",
         mlp_layers: int = 2,
     ) -> None:
         super().__init__()
@@ -50,6 +52,8 @@ class RelationalMemoryLayer(Layer):
                 f"slots, heads, head_size and mlp_layers must be at least 1, "
                 f"found {slots}, {heads}, {head_size} and {mlp_layers}"
             )
+        if gates not in get_args(Gates):
+            raise ValueError(f"gates must be one of {get_args(Gates)}, found {gates!r}")
         width = heads * head_size
         gate = width if gates == "unit" else 1
         self.d_in, self.d_out, self.slots, self.heads, self.width = d_in, d_out, slots, heads, width
