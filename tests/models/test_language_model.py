@@ -41,6 +41,11 @@ def test_audits_find_exactly_zero(cell, method, budget):
     assert eq.audit_batch_invariance(audited, some_tokens()).leak == 0.0
 
 
+def test_an_audit_without_a_cut_is_an_error():
+    with pytest.raises(ValueError, match="cuts must name at least 1 position"):
+        eq.audit_causality(model(), some_tokens(), cuts=[])
+
+
 def test_the_audit_sees_a_leak():
     leaking = model(depth=Equilibrium(eval_solver=eq.Anderson(tol=1e-3, max_evaluations=6, scope="sample")))
     audit = eq.audit_causality(leaking, some_tokens())
