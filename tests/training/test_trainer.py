@@ -113,6 +113,23 @@ def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
     assert losses(recipe) == losses(undisturbed)
 
 
+def test_a_signal_before_the_first_step_leaves_nothing_to_save_and_says_so(tmp_path: Path) -> None:
+    recipe, stream = tiny_recipe(tmp_path), io.StringIO()
+    trainer = tiny_trainer(recipe, Console(file=stream, width=200))
+
+    class Early(World):
+        def highest(self, *numbers: float) -> list[float]:
+            """The signal comes before any step is taken."""
+            return [float(signal.SIGINT)]
+
+    trainer._world = Early()
+    result = trainer.run()
+    assert (result.step, result.interrupted) == (0, signal.SIGINT)
+    assert "stopped by SIGINT before the first step; nothing to save" in stream.getvalue()
+    assert RunFolder(recipe.run.folder).index() is None
+    assert tiny_trainer(recipe).run(resume=True).step == 12
+
+
 def test_a_signal_that_comes_while_processes_ask_each_other_is_not_lost(tmp_path: Path) -> None:
     class Asking(World):
         def highest(self, *numbers: float) -> list[float]:

@@ -104,7 +104,7 @@ class Trainer:
         self._validation: Evaluation | None = None
 
     def run(self, resume: bool = False) -> TrainingResult:
-        """Trains to the end of the recipe, or until a signal; either way the last state is saved.
+        """Trains to the end of the recipe, or until a signal; either way the last state is saved, if there was a step.
 
         A run that is killed outright goes on from its last checkpoint with `resume`; on the CPU, the weights
         it ends with are those of a run that was never killed, bit for bit.
@@ -313,8 +313,10 @@ class Trainer:
         return path, [f"{problem}; going back to the checkpoint before it" for problem in problems]
 
     def _stop(self, name: str, shown: Display) -> None:
-        if self.loop.done:
-            self._save(best=False)
+        if not self.loop.done:
+            self._event(f"stopped by {name} before the first step; nothing to save, start with --resume", shown)
+            return
+        self._save(best=False)
         self._event(f"stopped by {name} after step {self.loop.done}; saved, continue with --resume", shown)
 
     def _event(self, message: str, shown: Display) -> None:
