@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -93,6 +94,12 @@ def test_a_matrix_without_gradient_stays() -> None:
     assert torch.equal(still, torch.ones(2, 2))
     assert not torch.equal(moved, torch.ones(2, 2))
     assert still not in optimizer.state
+
+
+@pytest.mark.parametrize("shape", [(3,), (), (2, 3, 4)])
+def test_what_is_no_matrix_is_refused_at_once(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"two dimensions, found a parameter of shape {re.escape(str(shape))}"):
+        GramMuon([{"params": [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(shape))]}])
 
 
 def test_a_closure_has_gradients_and_its_loss_is_returned() -> None:

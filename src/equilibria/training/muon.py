@@ -27,12 +27,21 @@ class GramMuon(Optimizer):
         lr: learning rate.
         weight_decay: share of a matrix, times the rate, that a step takes from it.
         momentum: share of the old in the mean of gradients.
+
+    Raises:
+        ValueError: a parameter has not two dimensions.
     """
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95
     ) -> None:
         super().__init__(list(groups), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        for matrix in (matrix for group in self.param_groups for matrix in group["params"]):
+            if matrix.ndim != 2:
+                raise ValueError(
+                    f"Muon is for matrices of two dimensions, found a parameter of shape {tuple(matrix.shape)}; "
+                    f"leave it to another optimizer"
+                )
 
     @overload
     def step(self, closure: None = None) -> None: ...
