@@ -42,3 +42,11 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 1}) + "\nnonsense\n")
     with pytest.raises(UserError, match="line 2"):
         read_metrics(path)
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "loss": \xff}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged .* delete that line"):
+        read_metrics(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_metrics(tmp_path)

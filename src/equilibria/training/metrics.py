@@ -69,14 +69,16 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
     """The complete lines of a metrics file; a last line that was cut short is left out.
 
     Raises:
-        UserError: a line is not a JSON object.
+        UserError: the file cannot be read, or a line is not a JSON object.
     """
     lines: list[dict[str, object]] = []
-    text = path.read_text(encoding="utf-8")
-    complete, _, _ = text.rpartition("\n")
+    try:
+        complete, _, _ = path.read_bytes().rpartition(b"\n")
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem}); restore it") from problem
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode("utf-8"))  # line by line, so that the damaged one is named
             if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
                 raise ValueError("not an object with a step")
         except ValueError as problem:
