@@ -51,6 +51,14 @@ def test_an_output_layer_of_its_own(tmp_path: Path) -> None:
     torch.testing.assert_close(found, one_block_logits(weights, 1, TOKENS), rtol=1e-4, atol=1e-4)
 
 
+def test_the_run_has_the_whole_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path / "gpt2-1.5b", random_weights())
+    for place, source in ((tmp_path, "gpt2-1.5b"), (folder, ".")):
+        monkeypatch.chdir(place)
+        assert main(["import", "gpt2", source]) == 0
+        assert (place / "runs" / "gpt2-1.5b" / "config.toml").is_file()
+
+
 def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = random_weights(attention_biases=True)
     save(tmp_path / "decoder", weights, activation_function="gelu_new", layer_norm_epsilon=1e-6)

@@ -1,6 +1,7 @@
 """`equilibria import`: another project's model as a run"""
 
 import json as json_format
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -129,7 +130,7 @@ def _finish(imported: Imported, settings: Published) -> int:
 
 def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: bool, text: Path | None = None) -> int:
     """Writes the run and says what was made."""
-    out = out or Path("runs") / imported.source.stem
+    out = out or Path("runs") / _name(imported.source)
     model = write_run(imported, tokenizer, out, text)
     figures = {
         "run": str(out),
@@ -144,3 +145,9 @@ def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: boo
     for line in imported.left_out:
         print(f"left out: {line}")
     return 0
+
+
+def _name(source: Path) -> str:
+    """A file's without its ending, and a folder's, whose dots are part of it; links keep theirs, and `.` has one."""
+    whole = Path(os.path.abspath(source))
+    return whole.name if whole.is_dir() else whole.stem
