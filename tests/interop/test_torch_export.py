@@ -15,7 +15,7 @@ from equilibria.errors import UserError
 from equilibria.interop.torch_export import METADATA, FixedBudget, export_program, save_program, with_fixed_budget
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding
-from equilibria.solvers import Anderson, Broyden, Picard
+from equilibria.solvers import Anderson, Broyden, NewtonKrylov, Picard, Solver
 
 SHAPES = ((2, 3), (1, 1), (5, 1), (1, 9), (3, 33))
 
@@ -76,6 +76,15 @@ def test_evaluations_of_a_program_make_a_solve() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("solver", [Broyden(), NewtonKrylov()], ids=lambda solver: type(solver).__name__)
+def test_one_evaluation_needs_no_solver(solver: Solver) -> None:
+    one = model(ContractiveCell(8, 2, 16), Equilibrium(eval_solver=solver))
+    found = export_program(one, "evaluation").module()(torch.zeros(2, 3, 8), text((2, 3)))
+    one.depth, one.memory_length = UnrolledDepth(1), 0
+    torch.testing.assert_close(found, one(text((2, 3))).hidden, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_budget_of_picard_is_that_many_applications() -> None:
     torch.manual_seed(0)
     cell = ContractiveCell(8, 2, 16)
@@ -105,8 +114,13 @@ def test_a_budget_of_anderson_is_the_solvers() -> None:
 def test_the_model_itself_is_left_as_it_was() -> None:
     one = SOLVES["picard"]()
     depth = one.depth
-    other = with_fixed_budget(one.train(), 3)
+    one.train().cell.eval()
+    modes = [module.training for module in one.modules()]
+    other = with_fixed_budget(one, 3)
+    export_program(one, "evaluation")
     assert one.depth is depth
+    assert [module.training for module in one.modules()] == modes
+    assert not any(module.training for module in other.modules())
     assert isinstance(other.depth, FixedBudget)
     assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
 

@@ -112,20 +112,30 @@ def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> Lang
     Raises:
         UserError: it is another kind of model, or its solver has no fixed budget.
     """
+    fixed = _without_memory(model)
+    fixed.depth = _budget(fixed.depth, evaluations)
+    return fixed
+
+
+def _without_memory(model: TokenModel) -> LanguageModel:
+    """The same model, likewise, at its own depth."""
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
         raise UserError("this model has no cell that is solved or applied a fixed number of times; it is not exported")
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
-    fixed = copy.copy(model).eval()
-    fixed.depth, fixed.memory_length = _budget(model.depth, evaluations), 0
-    return fixed
+    # Modules of its own, whose mode may change, that share their tensors with the model's.
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, shared).eval()
+    copied.memory_length = 0
+    return copied
 
 
-def _budget(depth: Equilibrium | UnrolledDepth | FixedBudget, evaluations: int | None) -> Depth:
+def _budget(depth: Depth, evaluations: int | None) -> Depth:
     if isinstance(depth, FixedBudget):
         return replace(depth, evaluations=evaluations or depth.evaluations)
     if isinstance(depth, UnrolledDepth):
         return replace(depth, applications=evaluations or depth.applications)
+    assert isinstance(depth, Equilibrium)
     try:
         return FixedBudget(depth.eval_solver, evaluations or depth.eval_solver.max_evaluations)
     except ValueError as problem:
@@ -142,17 +152,19 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
         evaluations: of a solve; None as for `with_fixed_budget`.
 
     Raises:
-        UserError: as for `with_fixed_budget`; evaluations are asked for where there is one.
+        UserError: as for `with_fixed_budget`, but that one evaluation needs no solver; evaluations are asked for where
+            there is one.
     """
+    if part == "evaluation" and evaluations is not None:
+        raise UserError('the part "evaluation" is one evaluation; leave the number of evaluations out')
+    whole = with_fixed_budget(model, evaluations) if part == "solve" else _without_memory(model)
     # What asks for a gradient would be refused by a program that was traced without, unless its caller asks for none.
-    fixed = copy.deepcopy(with_fixed_budget(model, evaluations)).requires_grad_(False)
+    fixed = copy.deepcopy(whole).requires_grad_(False)
     batch, length = Dim("batch", min=1), Dim("length", min=1)
     tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
     shape = {0: batch, 1: length}
     if part == "solve":
         return torch.export.export(SolvedLogits(fixed), (tokens,), dynamic_shapes={"tokens": shape}, strict=False)
-    if evaluations is not None:
-        raise UserError('the part "evaluation" is one evaluation; leave the number of evaluations out')
     module = OneEvaluation(fixed)
     state = fixed.cell.initial_state(module.inputs(tokens))
     shapes = {"state": shape, "tokens": shape}
