@@ -68,16 +68,22 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert word in lines[number]
 
 
-def test_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
+def write_tokenizer(folder: Path, last: str) -> BytePairTokenizer:
+    """Byte pairs in the layout of transformers, with a last token of this name; returns ours, of the same pairs."""
     ours = train_tokenizer(TokenizerSpec("bpe", 270), ["the cat sat on the mat and the cat ate"] * 5)
     assert isinstance(ours, BytePairTokenizer)
-    ours.save(tmp_path / "ours.json")
-    theirs = json.loads((tmp_path / "ours.json").read_text(encoding="utf-8"))["tokenizer"]
-    end = ours.eos
-    theirs["model"]["vocab"]["<|endoftext|>"] = end
+    ours.save(folder / "ours.json")
+    theirs = json.loads((folder / "ours.json").read_text(encoding="utf-8"))["tokenizer"]
+    theirs["model"]["vocab"][last] = ours.eos
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    theirs["added_tokens"] = [{"id": end, "content": "<|endoftext|>", "special": True, **flags}]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(theirs), encoding="utf-8")
+    theirs["added_tokens"] = [{"id": ours.eos, "content": last, "special": True, **flags}]
+    (folder / "tokenizer.json").write_text(json.dumps(theirs), encoding="utf-8")
+    return ours
+
+
+def test_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
+    ours = write_tokenizer(tmp_path, "<|endoftext|>")
+    end = ours.eos
     found, missing = import_tokenizer(tmp_path, end + 1)
     assert missing is None
     assert (found.vocabulary_size, found.eos) == (ours.vocabulary_size, end)
@@ -85,6 +91,17 @@ def test_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
     found, missing = import_tokenizer(tmp_path, end + 7)
     assert "does not fit" in str(missing)
     assert found.decode([3, 4]) == "3 4"
+
+
+def test_a_last_token_that_does_not_end_a_text(tmp_path: Path) -> None:
+    folder = save(tmp_path / "decoder", random_weights())
+    end = write_tokenizer(folder, "[PAD]").eos
+    found, missing = import_tokenizer(folder, end + 1)
+    assert f"its last token, {end}, is not the end of text): tokens are numbers" in str(missing)
+    assert found.decode([3, end]) == f"3 {end}"
+    save(folder, random_weights(), eos_token_id=end)
+    found, missing = import_tokenizer(folder, end + 1)
+    assert (missing, found.eos) == (None, end)
 
 
 def test_training_starts_from_it(tmp_path: Path) -> None:

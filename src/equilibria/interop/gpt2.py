@@ -113,6 +113,8 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
         added = [token for token in content["added_tokens"] if token["id"] != end]
         if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
             raise ValueError("it is not of byte pairs")
+        if not _ends_text(folder, content, end):
+            raise ValueError(f"its last token, {end}, is not the end of text")
         content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number != end}
         inner = rust.Tokenizer.from_str(json.dumps({**content, "added_tokens": added}))
         if inner.get_vocab_size() != end:
@@ -122,6 +124,13 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
     except Exception as problem:  # the tokenizers package raises bare Exception
         return ids, f"tokenizer.json does not fit here ({problem}): tokens are numbers"
     return BytePairTokenizer(inner), None
+
+
+def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:
+    """Whether a token ends a text, by its name or by what the decoder's configuration says."""
+    names = {name for name, number in tokenizer["model"]["vocab"].items() if number == token}
+    names |= {added["content"] for added in tokenizer["added_tokens"] if added["id"] == token}
+    return "<|endoftext|>" in names or _config(folder).get("eos_token_id") == token
 
 
 def _config(folder: Path) -> dict[str, Any]:
