@@ -1,5 +1,7 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
+from pathlib import Path
+
 from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
@@ -15,10 +17,9 @@ def create_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Makes the folder with the recipe and the tokenizer.
 
     Raises:
-        UserError: it exists already and is not empty, or cannot be written.
+        UserError: it exists already and holds more than a start that failed before its recipe, or cannot be written.
     """
-    taken = folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir()))
-    if taken and not _is_own(folder):
+    if _is_taken(folder) and not _is_own(folder):
         raise UserError(
             f"the run folder {folder.path} exists already; continue it with --resume, "
             f"choose another --run.name or remove it"
@@ -47,6 +48,14 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
 def began_before(folder: RunFolder) -> bool:
     """Whether torchrun started these processes again, after an earlier start of theirs that had made the folder."""
     return restarted() and folder.config.is_file() and _is_own(folder)
+
+
+def _is_taken(folder: RunFolder) -> bool:
+    """Whether something is in the folder's place that `furnish_run` does not leave when it fails before the recipe."""
+    if not folder.path.is_dir():
+        return folder.path.is_file()
+    left = {folder.launch, folder.checkpoints, _partial_config(folder)}
+    return any(entry not in left for entry in folder.path.iterdir()) or any(folder.checkpoints.glob("*"))
 
 
 def _is_own(folder: RunFolder) -> bool:
@@ -80,12 +89,16 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    replacement = folder.path / ".config.toml.partial"
+    replacement = _partial_config(folder)
     try:
         write_recipe(recipe, replacement)
         replacement.replace(folder.config)
     except OSError as problem:
         raise UserError(f"{folder.config} cannot be written ({problem})") from problem
+
+
+def _partial_config(folder: RunFolder) -> Path:
+    return folder.path / ".config.toml.partial"
 
 
 def _fixed(recipe: Recipe) -> dict[str, object]:
