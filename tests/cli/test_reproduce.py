@@ -133,7 +133,19 @@ def test_a_changed_recipe_is_not_mixed_up_with_its_run(checkout: Path, capsys: p
     recipe.write_text(recipe.read_text().replace("applications = 8", "applications = 9"))
     row = reproduced(capsys, *command, code=1)["rows"][0]
     assert row["status"] == "not run"
-    assert "explicit-tiny-0 was run with another recipe; remove it" in row["note"]
+    assert "explicit-tiny-0 was run with model.depth.applications = 8, not 9; remove it" in row["note"]
+
+
+def test_a_run_is_the_same_by_another_path(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("ptb", "--scale", "tiny", "--rows", "explicit")
+    before = reproduced(capsys, *flags, "--train", "--data-path", "text")
+    out, text = str(checkout / "runs" / "reproduce"), str(checkout / "text")
+    assert reproduced(capsys, *flags, "--data-path", text, "--out", out)["rows"] == before["rows"]
+    shutil.move(out, checkout / "moved")
+    assert reproduced(capsys, *flags, "--data-path", text, "--out", "moved")["rows"] == before["rows"]
+    memory = ("memory", "--rows", "explicit", "--data-path", text, "--out")
+    moved, elsewhere = (reproduced(capsys, *memory, folder)["contests"] for folder in ("moved", "elsewhere"))
+    assert moved[0][0]["size"] != elsewhere[0][0]["size"]  # the trained model's vocabulary is that of its text
 
 
 def test_a_missing_text_is_said_and_how_to_get_it(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,25 @@ def first_difference(before: Mapping[str, object], now: Mapping[str, object]) ->
     return None
 
 
+def run_difference(before: Recipe, now: Recipe) -> str:
+    """What else a run was trained with than a recipe says, as `training.steps = 6, not 9`; "" where nothing is.
+
+    Where its folder is does not matter, nor how a path is written.
+    """
+    found = first_difference(_trained_with(before), _trained_with(now))
+    return "" if found is None else f"{found[0]} = {found[1]}, not {found[2]}"
+
+
+def _trained_with(recipe: Recipe) -> dict[str, object]:
+    return {key: _resolved(value) for key, value in settings(recipe).items() if not key.startswith("run.")}
+
+
+def _resolved(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_resolved, value))
+    return value.resolve() if isinstance(value, Path) else value
+
+
 def _shown(value: object) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, default=str)
 

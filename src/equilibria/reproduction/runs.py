@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.comparing import run_difference
 from equilibria.data.progress import Progress
 from equilibria.data.synthetic import SymbolTask
 from equilibria.data.task import Task
@@ -68,8 +69,9 @@ def standing(recipe: Recipe) -> Standing:
     folder = RunFolder(recipe.run.folder)
     if not folder.config.is_file():
         return Standing(open=True)
-    if read_recipe(folder.config) != recipe:
-        return Standing(note=f"{folder.path} was run with another recipe; remove it to run this one")
+    difference = run_difference(read_recipe(folder.config), recipe)
+    if difference:
+        return Standing(note=f"{folder.path} was run with {difference}; remove it to run this one")
     if _result_file(recipe).is_file():
         return Standing(_read(_result_file(recipe)))
     index = folder.index()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from equilibria.configuration.comparing import first_difference, settings
+from equilibria.configuration.comparing import run_difference, settings
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.errors import UserError
@@ -63,7 +63,7 @@ def standing(recipe: Recipe) -> Standing:
 
 def _state(recipe: Recipe, folder: RunFolder, step: int) -> tuple[State, str]:
     """The state of a run that has been saved at a step, and what is to be said about it."""
-    difference = _difference(recipe, folder)
+    difference = run_difference(read_recipe(folder.config), recipe) if folder.config.is_file() else ""
     if difference:
         return "other recipe", f"{folder.path} was run with {difference}; remove it or choose another --run.name"
     if step >= recipe.training.steps:
@@ -72,15 +72,6 @@ def _state(recipe: Recipe, folder: RunFolder, step: int) -> tuple[State, str]:
     if failure.is_file():
         return "failed", failure.read_text(encoding="utf-8").strip().rpartition("\n")[2]
     return ("unfinished" if folder.config.is_file() else "not begun"), ""
-
-
-def _difference(recipe: Recipe, folder: RunFolder) -> str:
-    """Where the recipe that a folder was run with is another; where the folder is does not matter."""
-    if not folder.config.is_file():
-        return ""
-    earlier = replace(read_recipe(folder.config), run=recipe.run)
-    found = first_difference(settings(earlier), settings(recipe))
-    return "" if found is None else f"{found[0]} = {found[1]}, not {found[2]}"
 
 
 def _evaluations(folder: RunFolder) -> list[dict[str, object]]:
