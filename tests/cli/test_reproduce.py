@@ -87,6 +87,18 @@ def test_it_writes_json_and_markdown(checkout: Path, capsys: pytest.CaptureFixtu
     assert sum(line.startswith("| An e") and "| not run |" in line for line in lines) == 2
 
 
+def test_a_table_of_chosen_rows_leaves_the_whole_as_it_is(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkout / "runs" / "reproduce" / "ptb"
+    reproduced(capsys, "ptb", "--scale", "tiny")
+    whole = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(whole) == {"tiny-0.json", "tiny-0.md"}
+    found = reproduced(capsys, "ptb", "--scale", "tiny", "--rows", "explicit")
+    assert json.loads((folder / "tiny-0,explicit.json").read_text()) == found
+    reproduced(capsys, "ptb", "--scale", "tiny", "--rows", "explicit", "equilibrium")
+    assert (folder / "tiny-0,equilibrium,explicit.md").is_file()
+    assert {name: (folder / name).read_text() for name in whole} == whole
+
+
 def test_a_seed_and_a_scale_have_runs_of_their_own(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("ptb", "--rows", "equilibrium", "--train", "--scale")
     tiny, small = reproduced(capsys, *flags, "tiny"), reproduced(capsys, *flags, "small", "--seed", "1")
@@ -217,6 +229,10 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
     [
         (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of explicit, equilibrium"),
         (["memory", "--rows", "lstm"], "--rows lstm: no such row; expected of explicit, equilibrium"),
+        (
+            ["ptb", "--rows", "equi" * 50],
+            "--rows: the table's file would have too long a name; name fewer rows, or none",
+        ),
         (["memory", "--train"], "memory is measured, not trained: leave out --train"),
     ],
 )

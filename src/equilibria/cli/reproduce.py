@@ -32,6 +32,8 @@ from equilibria.reproduction.writing import (
 
 command = App(name="reproduce")
 
+_LONGEST_NAME = 200  # bytes: file systems take 255, and a file is written under a longer name first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -48,6 +50,18 @@ class Order:
         """The recipe of a row."""
         file = in_checkout(f"recipes/{table.name}", f"{row.recipe}.toml")
         return recipe_of(table, row, file, self.scale, self.seed, self.out, self.text)
+
+    def file(self, table: str) -> Path:
+        """The table as JSON; that of chosen rows is named after them, so that it never takes the place of the whole.
+
+        Raises:
+            UserError: it would have too long a name.
+        """
+        folder = table if self.text is None else f"{table}-on-{self.text.resolve().name}"
+        name = ",".join([f"{self.scale}-{self.seed}", *sorted(set(self.rows))])
+        if len(name.encode()) > _LONGEST_NAME:
+            raise UserError("--rows: the table's file would have too long a name; name fewer rows, or none")
+        return self.out / folder / f"{name}.json"
 
     def say(self, message: str) -> None:
         """A line on what is going on."""
@@ -76,7 +90,7 @@ def reproduce(
         scale: "tiny" takes about a minute a row on a laptop, "small" about an hour, "full" is the recipe as it is;
             left out: full for trained tables, tiny for measured ones.
         train: train the rows that have not been run, and go on with those that were interrupted.
-        rows: names of rows; left out: all.
+        rows: names of rows; left out: all. A table of some has their names in that of its file.
         seed: of weights and dropout; every seed has runs of its own.
         data_path: read the text in this folder, in the layout of WikiText, instead of the recipe's own; its runs and
             tables have folders of their own, TABLE-on-FOLDER.
@@ -91,15 +105,13 @@ def reproduce(
         out=out,
         console=Console(stderr=json),
     )
-    code = 0
+    file, code = order.file(table), 0
     if table in TRAINED:
         found, sheet, code = _trained(TRAINED[table], order, train)
     else:
         if train:
             raise UserError(f"{table} is measured, not trained: leave out --train")
         found, sheet = _measured(MEASURED[table], order)
-    name = table if data_path is None else f"{table}-on-{data_path.resolve().name}"
-    file = out / name / f"{order.scale}-{seed}.json"
     write_text(file, json_format.dumps(found, indent=1) + "\n")
     write_text(file.with_suffix(".md"), sheet.markdown())
     if json:
