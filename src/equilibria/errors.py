@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+def in_a_line(problem: Exception) -> str:
+    """What went wrong in one line: a `UserError` as it is, anything else with its kind before it."""
+    kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+    return " ".join(f"{kind}{problem}".split())

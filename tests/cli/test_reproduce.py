@@ -11,7 +11,9 @@ import pytest
 import stand_ins
 from equilibria.cli import reproduce
 from equilibria.cli.app import main
+from equilibria.configuration import Recipe
 from equilibria.training.loop import TrainingLoop
+from equilibria.training.trainer import TrainingResult
 
 
 @pytest.fixture
@@ -181,6 +183,44 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", "--train", code=1))
     assert "too few for batch_size 100000" in rows["explicit"]["note"]
     assert rows["equilibrium"]["status"] == "run"
+
+
+def test_a_row_that_breaks_does_not_stop_the_others(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = reproduce.run_training
+
+    def breaking(recipe: Recipe, *rest: Any) -> TrainingResult:
+        if "explicit" in recipe.run.name:
+            raise RuntimeError("out of\nmemory")
+        return train(recipe, *rest)
+
+    monkeypatch.setattr(reproduce, "run_training", breaking)
+    capsys.readouterr()
+    assert main(["reproduce", "ptb", "--scale", "tiny", "--train", "--json"]) == 1
+    printed = capsys.readouterr()
+    rows = by_name(json.loads(printed.out))
+    assert (rows["explicit"]["status"], rows["explicit"]["note"]) == ("not run", "RuntimeError: out of memory")
+    assert "in breaking" in printed.err
+    assert rows["equilibrium"]["status"] == "run"
+    assert "RuntimeError" in (checkout / "runs/reproduce/ptb/tiny-0.md").read_text()
+
+
+def test_a_row_that_cannot_be_read_does_not_hide_the_others(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = checkout / "recipes/ptb/explicit.toml"
+    text = recipe.read_text()
+    recipe.write_text("[run")
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
+    assert (rows["explicit"]["size"], rows["equilibrium"]["note"]) == (None, "not begun; --train does")
+    assert "explicit.toml: cannot be read as TOML" in rows["explicit"]["note"]
+    recipe.write_text(text)
+    run = checkout / "runs/reproduce/ptb/explicit-tiny-0"
+    run.mkdir()
+    (run / "config.toml").write_text("[run")
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
+    assert rows["explicit"]["size"] is not None
+    assert "config.toml: cannot be read as TOML" in rows["explicit"]["note"]
+    assert rows["equilibrium"]["note"] == "not begun; --train does"
 
 
 def test_a_task_needs_no_text(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

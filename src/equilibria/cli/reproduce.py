@@ -1,6 +1,7 @@
 """`equilibria reproduce`."""
 
 import json as json_format
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +14,9 @@ from equilibria.cli.checkout import in_checkout
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, build_model
-from equilibria.errors import UserError
+from equilibria.errors import UserError, in_a_line
 from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
-from equilibria.reproduction.measuring import size_without_weights
+from equilibria.reproduction.measuring import Size, size_without_weights
 from equilibria.reproduction.paper import MEASURED, TRAINED
 from equilibria.reproduction.runs import conclude, recipe_of, standing, trained_size, write_text
 from equilibria.reproduction.sheet import Sheet
@@ -140,8 +141,21 @@ def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, 
 
 def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[Outcome, int | None]:
     """A row as it stands, trained first if it is to be and can be; and the signal that stopped that."""
-    recipe = order.recipe(table, row)
-    size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
+    size = None
+    try:
+        recipe = order.recipe(table, row)
+        size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
+        return _reached(table, row, order, train, recipe, size)
+    except Exception as problem:  # whatever it is, the other rows are worth having
+        if not isinstance(problem, UserError):
+            order.say(traceback.format_exc())
+        return Outcome(row, size, None, in_a_line(problem)), None
+
+
+def _reached(
+    table: TrainedTable, row: Row, order: Order, train: bool, recipe: Recipe, size: Size
+) -> tuple[Outcome, int | None]:
+    """The same of a row whose recipe could be read."""
     state = standing(recipe)
     if state.figures is not None:
         return Outcome(row, trained_size(state.figures), state.figures), None
@@ -152,14 +166,11 @@ def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[
         return Outcome(row, size, None, missing), None
     if not train:
         return Outcome(row, size, None, state.note or "not begun; --train does"), None
-    try:
-        result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
-        if result.interrupted is not None:
-            return Outcome(row, size, None, standing(recipe).note), result.interrupted
-        figures = conclude(recipe, result, table.test_tokens.get(order.scale), ConsoleProgress(order.console))
-        return Outcome(row, trained_size(figures), figures), None
-    except UserError as problem:
-        return Outcome(row, size, None, str(problem)), None
+    result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
+    if result.interrupted is not None:
+        return Outcome(row, size, None, standing(recipe).note), result.interrupted
+    figures = conclude(recipe, result, table.test_tokens.get(order.scale), ConsoleProgress(order.console))
+    return Outcome(row, trained_size(figures), figures), None
 
 
 def _measured(table: MeasuredTable, order: Order) -> tuple[dict[str, object], Sheet]:

@@ -20,13 +20,13 @@ class Outcome:
 
     Attributes:
         row: which.
-        size: our parameters at the scale.
+        size: our parameters at the scale; None where the recipe cannot be read.
         figures: of the finished run; None without one.
         note: why there is none, or "".
     """
 
     row: Row
-    size: Size
+    size: Size | None
     figures: Figures | None
     note: str = ""
 
@@ -44,7 +44,7 @@ def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequenc
         {
             **_published(outcome.row),
             "recipe": f"{table.name}/{outcome.row.recipe}.toml",
-            "size": asdict(outcome.size),
+            "size": None if outcome.size is None else asdict(outcome.size),
             "status": NOT_RUN if outcome.figures is None else "run",
             "note": outcome.note,
             "figures": outcome.figures,
@@ -59,13 +59,12 @@ def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]
     precise = ".3g" if table.figure == "loss" else ",.1f"
     rows = []
     for outcome in outcomes:
-        row, size = outcome.row, outcome.size
-        ours = outcome.number(table.figure)
+        row, size, ours = outcome.row, outcome.size, outcome.number(table.figure)
         rows.append(
             [
                 row.model,
-                *(count(row.parameters), count(size.total)),
-                *(count(row.inner), count(size.inner)),
+                *(count(row.parameters), count(size and size.total)),
+                *(count(row.inner), count(size and size.inner)),
                 *(form(row.figure, precise), NOT_RUN if outcome.figures is None else form(ours, precise)),
                 form(outcome.number("residual"), ".0e"),
                 form(outcome.number("evaluations_per_solve"), ".1f"),
