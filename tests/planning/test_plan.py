@@ -95,6 +95,27 @@ def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path, monke
     assert many.memory.saved > 3 * one.memory.saved  # the larger of the two
 
 
+@pytest.mark.parametrize("shallow", [True, False])
+def test_a_phase_that_stopped_early_counts_at_the_whole_size(
+    shallow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four rows would have taken twice the memory of two, more than the other phase took of four."""
+
+    def measured(model: LanguageModel, *rest: Any) -> Measured:
+        cost = measure(model, *rest).largest
+        if isinstance(model.depth, UnrolledDepth) is shallow:
+            return Measured((replace(cost, shape=Shape(1, 2, 16), saved=9_000_000, peak=18_000_000),), "memory")
+        return Measured((replace(cost, shape=Shape(1, 4, 16), saved=10_000_000, peak=20_000_000),), None)
+
+    monkeypatch.setattr(module, "measure", measured)
+    recipe = tiny_recipe(tmp_path, replace(TRAINING, batch_size=4))
+    schedule = ScheduleRecipe(warmup_share=0.5, warmup_applications=1)
+    found = planned(replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule))))
+    assert found.memory.saved == 18_000_000
+    assert found.memory.temporaries == 18_000_000 - found.sizes.gradients
+    assert found.notes[-1].startswith("measured on 2 rows of 16 tokens and scaled to 4 rows of 16 tokens, as a larger")
+
+
 def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     recipe = replace(recipe, data=replace(recipe.data, path=tmp_path / "absent"))

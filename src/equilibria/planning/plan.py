@@ -144,20 +144,18 @@ def plan_run(
         return Plan(sizes, _memory(sizes, free), shape, passes=passes, notes=(*notes, f"no step was measured: {held}"))
     shapes = ladder(shape, _SHORTEST if _cut(reading) else shape.length)
     phases = _measured_phases(recipe, reading, device, shapes, Limits(seconds, left), on_progress)
-    *_, (_, found) = phases
-    largest = max((measured for _, measured in phases), key=lambda measured: measured.largest.peak)
-    cost, evaluated = found.largest, _evaluated_tokens(recipe, reading)
+    cost, evaluated = phases[-1][1].largest, _evaluated_tokens(recipe, reading)
     step_seconds = sum(share * measured.seconds_of(shape) for share, measured in phases)
     return Plan(
         sizes=sizes,
-        memory=_memory(sizes, free, largest, shape),
+        memory=max((_memory(sizes, free, measured, shape) for _, measured in phases), key=lambda memory: memory.total),
         shape=shape,
         cost=cost,
         step_seconds=step_seconds,
         training_seconds=step_seconds * training.steps,
         evaluation_seconds=None if evaluated is None else evaluated / cost.evaluated,
         passes=passes,
-        notes=(*notes, *_notes_on(found, shape)),
+        notes=(*notes, *dict.fromkeys(note for _, measured in phases for note in _notes_on(measured, shape))),
     )
 
 
