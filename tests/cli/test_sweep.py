@@ -128,6 +128,30 @@ def test_a_folder_of_another_recipe_is_left_alone(called: tuple[str, ...], capsy
     assert sweep(capsys, *one) == [before]
 
 
+def test_a_damaged_run_is_left_alone_and_the_others_go_on(
+    called: tuple[str, ...], tiny_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert states(sweep(capsys, *called, "--index", "0")) == ["finished"]
+    folder = tiny_toml.parent / "runs" / called[-1]
+    (folder / NAMES[1]).mkdir()
+    damaged = {folder / NAMES[1] / "config.toml": b"[run", folder / NAMES[0] / "metrics.jsonl": b"\xff\n"}
+    for file, content in damaged.items():
+        file.write_bytes(content)
+    runs = sweep(capsys, *called, code=1)
+    assert states(runs) == ["damaged", "damaged", "finished", "finished"]
+    assert "metrics.jsonl, line 1 is damaged" in str(runs[0]["message"])
+    assert "config.toml: cannot be read as TOML" in str(runs[1]["message"])
+    assert {file: file.read_bytes() for file in damaged} == damaged
+    whole = ("sweep", str(tiny_toml), "--run.name", called[-1], "--list")
+    listed = {Path(str(run["run"])).name: run for run in sweep(capsys, *whole)}
+    assert [listed[name]["state"] for name in NAMES] == states(runs)
+    settings = listed[NAMES[1]]["settings"]
+    assert isinstance(settings, dict)
+    assert set(settings.values()) == {None}
+    assert main(list(whole)) == 0
+    assert "damaged" in capsys.readouterr().out
+
+
 def test_it_is_not_for_torchrun(
     called: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,3 +19,19 @@ def test_the_best_loss_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
     folder.index_file.write_text('{"last": "step-6", "best": "step-4"}')
     found = standing(recipe)
     assert (found.best_loss, found.step, found.figures["loss"]) == (2.5, 6, 3.0)
+
+
+def test_a_damaged_run_says_what_is_damaged(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    folder = RunFolder(recipe.run.folder)
+    folder.checkpoints.mkdir(parents=True)
+    for file, content, message in (
+        (folder.metrics, "nonsense\n", f"{folder.metrics}, line 1 is damaged"),
+        (folder.index_file, '{"last": "step-x"}', "ValueError: invalid literal"),
+        (folder.config, "[run", f"{folder.config}: cannot be read as TOML"),
+    ):
+        file.write_text(content)
+        found = standing(recipe)
+        assert (found.state, found.open) == ("damaged", False)
+        assert found.message.startswith(message)
+        file.unlink()

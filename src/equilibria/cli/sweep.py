@@ -34,7 +34,7 @@ def sweep(
 
     A run is a folder of its own, as `equilibria train` makes it: NAME/KEY=VALUE,KEY=VALUE, with the run.name of the
     recipe for NAME. Finished runs are skipped, interrupted ones go on, failed ones are tried again. The exit code is 1
-    if a run failed.
+    if a run is not finished then.
 
     Args:
         recipe: the TOML file.
@@ -67,7 +67,8 @@ def _recipes(recipe: Path, flags: Sequence[str], only_list: bool) -> tuple[Recip
     if grid.axes:
         return grid.recipes(recipe)
     if only_list:
-        return runs_in(read_recipe(recipe, flags).run.folder)
+        whole = read_recipe(recipe, flags)
+        return runs_in(whole.run.folder, whole)
     raise UserError("there is nothing to sweep over; give a flag several values, as --training.seed 0,1,2")
 
 
@@ -91,11 +92,11 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
 
 
 def _figures(number: int, keys: dict[str, str], run: Standing) -> dict[str, object]:
-    values = settings(run.recipe)
+    values = _settings(run)
     return {
         "index": number,
         "run": str(run.recipe.run.folder),
-        "settings": {key: _plain(values[key]) for key in keys},
+        "settings": {key: _plain(values.get(key)) for key in keys},
         "state": run.state,
         "step": run.step,
         "steps": run.recipe.training.steps,
@@ -103,6 +104,11 @@ def _figures(number: int, keys: dict[str, str], run: Standing) -> dict[str, obje
         **{name: run.figures.get(name) for name in ("loss", "perplexity", "evaluations", "residual", "seconds")},
         "message": run.message or None,
     }
+
+
+def _settings(run: Standing) -> dict[str, object]:
+    """Its recipe's, by dotted key; of a damaged run nothing is sure."""
+    return {} if run.state == "damaged" else settings(run.recipe)
 
 
 def _plain(value: object) -> object:
@@ -117,9 +123,9 @@ def _print(standings: dict[int, Standing], keys: dict[str, str]) -> None:
     for heading in ("best loss", "loss", "residual", "time"):
         table.add_column(heading, justify="right")
     for number, run in standings.items():
-        values = settings(run.recipe)
+        values = _settings(run)
         state = f"step {run.step}/{run.recipe.training.steps}" if run.state == "unfinished" else run.state
-        own = (str(number), *(str(values[key]) for key in keys), state)
+        own = (str(number), *(str(values.get(key, "-")) for key in keys), state)
         figures = (_shown(run.best_loss, ".4f"), _shown(run.figures.get("loss"), ".4f"))
         table.add_row(*own, *figures, _shown(run.figures.get("residual"), ".1e"), _time(run.figures.get("seconds")))
     console = Console()

@@ -8,13 +8,13 @@ from typing import Literal
 
 from equilibria.configuration.comparing import run_difference, settings
 from equilibria.configuration.reading import read_recipe
-from equilibria.configuration.recipe import Recipe
-from equilibria.errors import UserError
+from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.errors import UserError, in_a_line
 from equilibria.inference.run_folder import RunFolder
 from equilibria.sweep.grid import short_keys
 from equilibria.training.metrics import read_metrics
 
-State = Literal["not begun", "unfinished", "finished", "failed", "other recipe"]
+State = Literal["not begun", "unfinished", "finished", "failed", "other recipe", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Standing:
 
     Attributes:
         recipe: its recipe.
-        state: `"failed"` where the last attempt did; `"other recipe"` where the folder is of a run with another one.
+        state: `"failed"` where the last attempt did; `"other recipe"` where the folder is of a run with another one;
+            `"damaged"` where it cannot be read.
         step: optimizer steps of its last checkpoint.
-        message: why it failed, or what is other; "" for nothing.
+        message: why it failed, what is other or what cannot be read; "" for nothing.
         best_loss: the validation loss of its best checkpoint, in nats per token; None before there is one.
         figures: of the last evaluation in training.
     """
@@ -44,11 +45,14 @@ class Standing:
 
 
 def standing(recipe: Recipe) -> Standing:
-    """What the folder of a run says.
+    """What the folder of a run says."""
+    try:
+        return _read(recipe)
+    except Exception as problem:  # whatever is in a file of it, the other runs are worth having
+        return Standing(recipe, "damaged", 0, in_a_line(problem), None, {})
 
-    Raises:
-        UserError: a file in it is damaged.
-    """
+
+def _read(recipe: Recipe) -> Standing:
     folder = RunFolder(recipe.run.folder)
     evaluations = _evaluations(folder)
     # not the least of all: those at the depth of a warm-up are of another model
@@ -104,8 +108,12 @@ def _failure_file(recipe: Recipe) -> Path:
     return recipe.run.directory / f"{recipe.run.name}.failed"
 
 
-def runs_in(folder: Path) -> tuple[Recipe, ...]:
+def runs_in(folder: Path, otherwise: Recipe) -> tuple[Recipe, ...]:
     """The recipes of all runs in a sweep's folder, in the order of their names.
+
+    Args:
+        folder: of the sweep.
+        otherwise: what stands for a recipe that cannot be read, in which its `standing` finds the damage too.
 
     Raises:
         UserError: there is none.
@@ -114,10 +122,16 @@ def runs_in(folder: Path) -> tuple[Recipe, ...]:
     if not configs:
         raise UserError(f"there are no runs in {folder}; give the flags of the sweep, or its --run.name")
     return tuple(
-        replace(recipe, run=replace(recipe.run, name=config.parent.name, directory=folder))
+        replace(_recipe_in(config, otherwise), run=RunRecipe(name=config.parent.name, directory=folder))
         for config in configs
-        for recipe in [read_recipe(config)]
     )
+
+
+def _recipe_in(config: Path, otherwise: Recipe) -> Recipe:
+    try:
+        return read_recipe(config)
+    except UserError:
+        return otherwise
 
 
 def varied(recipes: Sequence[Recipe]) -> dict[str, str]:
