@@ -210,7 +210,7 @@ def test_a_row_that_cannot_be_read_does_not_hide_the_others(checkout: Path, caps
     recipe = checkout / "recipes/ptb/explicit.toml"
     text = recipe.read_text()
     recipe.write_text("[run")
-    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
+    rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", code=1))
     assert (rows["explicit"]["size"], rows["equilibrium"]["note"]) == (None, "not begun; --train does")
     assert "explicit.toml: cannot be read as TOML" in rows["explicit"]["note"]
     recipe.write_text(text)

@@ -84,7 +84,7 @@ def reproduce(
 ) -> int:
     """Print a table of the DEQ paper (arXiv:1909.01377) with our figures beside it; also as JSON and Markdown.
 
-    The exit code is 1 if a row was to be trained and has no figures; the table says why.
+    The exit code is 1 if a row cannot be read, or was to be trained and has no figures; the table says why.
 
     Args:
         table: copy-memory, ptb and wikitext-103 are of trained models; memory and runtime are measured at once.
@@ -135,7 +135,8 @@ def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, 
         signal = signal or signal_now
         outcomes.append(outcome)
     found = trained_json(table, order.scale, order.seed, outcomes)
-    code = int(train and any(outcome.figures is None for outcome in outcomes)) if signal is None else 128 + signal
+    wanting = any(outcome.figures is None and (train or outcome.size is None) for outcome in outcomes)
+    code = int(wanting) if signal is None else 128 + signal
     return found, trained_sheet(table, order.scale, outcomes), code
 
 
