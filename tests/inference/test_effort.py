@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,6 @@ def test_tokens_leave_by_relative_residuals_alone() -> None:
         ({"max_evaluations": 0}, "max_evaluations must be at least 1, found 0"),
     ],
 )
-def test_an_effort_that_is_none_is_named(effort: dict[str, float], message: str) -> None:
+def test_an_effort_that_is_none_is_named(effort: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Effort(**effort)
