@@ -1,6 +1,7 @@
 """Muon for CPUs beside PyTorch's, on the matrices of a recipe's model: time of a step, and how far the steps differ.
 
-Both take the same gradients, step by step in turn. ONEDNN_MAX_CPU_ISA=AVX2 shows what a processor of most laptops does.
+Both take the same gradients, step by step in turn. With ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+ATEN_CPU_CAPABILITY=avx2 before the command a larger processor does what those of most laptops do.
 
     equilibria bench muon RECIPE [--set KEY=VALUE ...] [--steps N] [--threads N] [--json] [--out FILE]
 """
