@@ -36,10 +36,10 @@ class Memory:
         """Remembered tokens."""
         return self.states[0].shape[1] if self.states else 0
 
-    @property
-    def rows(self) -> int | None:
-        """Of the batch; None where nothing is remembered."""
-        return len(self.states[0]) if self.states else None
+    def check(self, rows: int) -> None:
+        """Raises ValueError where it is of another batch than one of so many rows: some cells would broadcast it."""
+        if self.states and len(self.states[0]) != rows:
+            raise ValueError(f"the memory is of {len(self.states[0])} rows, and the tokens are of {rows}")
 
     def flatten(self) -> list[Tensor]:
         """The tensors, for a checkpoint."""

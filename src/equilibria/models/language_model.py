@@ -17,6 +17,7 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Cell, Memory
 from equilibria.cells.base import furthest
+from equilibria.cells.cache import Entry
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
 from equilibria.models.base import Step
 from equilibria.models.cached import CachedMap, applied_once
@@ -102,8 +103,8 @@ class LanguageModel(CausalModel):
             self._check_mode()
             reached = self._into(memory, inputs_BLD, self.chunk_length, self.depth)
             return Read(reached.state, memory, reached.solution)
-        if memory is not None and memory.rows not in (None, len(inputs_BLD)):
-            raise ValueError(f"the memory is of {memory.rows} rows, and the tokens are of {len(inputs_BLD)}")
+        if memory is not None:
+            memory.check(len(inputs_BLD))
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
         reached, kept = self._segment(inputs_BLD, memory)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
@@ -159,7 +160,11 @@ class LanguageModel(CausalModel):
         """
         cells = self._cached_cells()
         bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
-        return Cache([entry for cell in cells for entry in cell.cached], min(bounds, default=None))
+        return Cache(self._entries(), min(bounds, default=None))
+
+    def _entries(self) -> tuple[Entry, ...]:
+        """What a cache keeps of a token, cell after cell."""
+        return tuple(entry for cell in self._cached_cells() for entry in cell.cached)
 
     def _cached_cells(self) -> list[Cell[Any]]:
         """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
@@ -169,15 +174,19 @@ class LanguageModel(CausalModel):
 
     @torch.no_grad()
     def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
-        """The next tokens, chunk after chunk."""
+        """The next tokens, chunk after chunk.
+
+        Raises:
+            ValueError: the cache is another model's.
+        """
+        if cache.entries != self._entries():
+            found, kept = list(cache.entries), list(self._entries())
+            raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
         chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
         return joined([self._chunk_into(cache, chunk_BLD, depth) for chunk_BLD in chunks])
 
     def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
         """The next tokens, which see what is in the cache and are added to it."""
-        kept = tuple(entry for cell in self._cached_cells() for entry in cell.cached)
-        if cache.entries != kept:
-            raise ValueError(f"the cache is of another model: it keeps {cache.entries} of a token, this one {kept}")
         length = inputs_BLD.shape[1]
         present_BL1 = cache.present(length)
         views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells()])

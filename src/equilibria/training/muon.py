@@ -91,8 +91,9 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
     Five Newton-Schulz iterations `X <- (a + b X Xᵀ + c (X Xᵀ)²) X` of the matrix over its norm. Each multiplies `X`
     from the left by a polynomial of its Gram matrix, so that the Gram matrix alone is followed and `X` multiplied once,
-    by the product of all (Gram Newton-Schulz: Dao AI Lab 2026). Small negative eigenvalues, which rounding leaves and
-    iterations enlarge 10,000 times, end that in half precision; in float32 they stay below 0.01.
+    by the product of all (Gram Newton-Schulz: dao-lab.ai/blog/2026/gram-newton-schulz). Small negative eigenvalues,
+    which rounding leaves and iterations enlarge 10,000 times, end that in half precision; in float32 they stay below
+    0.01.
 
     Args:
         matrix: `(N, M)`.

@@ -254,3 +254,12 @@ def test_published_sizes() -> None:
         assert 10_000 * 400 + parameters(awd_qrnn()) == 24_010_150  # 24M
         assert 10_000 * 850 + parameters([DARTSLayer(850, 850)]) == 22_950_000  # 23M
         assert 10_000 * 740 + parameters([NASLayer(740, 740)] * 2) == pytest.approx(25e6, rel=5e-3)  # 25M
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_memory_of_another_batch_is_named(family: str) -> None:
+    model = SequenceModel(TiedEmbedding(VOCABULARY, WIDTH), FAMILIES[family]()).eval()
+    tokens = torch.arange(8).view(2, 4)
+    memory = model(tokens[:1]).memory
+    with pytest.raises(ValueError, match="memory is of 1 rows, and the tokens are of 2"):
+        model(tokens, memory=memory)

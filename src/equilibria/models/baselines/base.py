@@ -125,6 +125,8 @@ class SequenceModel(CausalModel):
         if isinstance(memory, Cache):
             raise ValueError("this model goes on from a memory, not from another model's cache")
         layers = cast("Sequence[Layer]", self.layers)
+        if memory is not None:
+            memory.check(len(x_BLD))
         before = Memory.split(memory, [len(layer.state_shapes) for layer in layers])
         states: list[Tensor] = []
         precision = x_BLD.dtype  # of every state: autocast lowers what some layers return, and a run may go on without
