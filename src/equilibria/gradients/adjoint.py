@@ -8,7 +8,7 @@ differentiating a solution differ in their pullback only. No parameter has to be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
-# Of a product with a Jacobian in half precision.
+# Of a product with a Jacobian.
 _ROUNDINGS = 4.0
 
 Tensors = tuple[Tensor, ...]
@@ -31,8 +31,11 @@ class Evaluation:
 
     inputs: Tensors
     outputs: Tensors
-    attainable: float = 0.0
-    """The relative residual that products with its Jacobian allow to reach; 0 where that is no concern."""
+    attainable: float = field(init=False)
+    """The relative residual that products with its Jacobian allow to reach."""
+
+    def __post_init__(self) -> None:
+        self.attainable = _attainable(self.inputs)
 
     @property
     def tracked(self) -> bool:
@@ -77,18 +80,16 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
     here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
     with torch.enable_grad():
         value = f(here)
-    inputs = tuple(leaves(here))
-    return Evaluation(inputs, tuple(leaves_as(here, value)), _attainable(inputs)), (here, value)
+    return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 
 
 def _attainable(inputs: Tensors) -> float:
-    """What half precision allows: a few roundings of a product; 0 for float32 and float64."""
+    """A few roundings of a product, in the coarsest arithmetic that has a part in it."""
     device = inputs[0].device.type
     dtypes = {leaf.dtype for leaf in inputs}
     if torch.is_autocast_enabled(device):
         dtypes.add(torch.get_autocast_dtype(device))
-    halves = [torch.finfo(dtype).eps for dtype in dtypes if dtype in (torch.float16, torch.bfloat16)]
-    return _ROUNDINGS * max(halves, default=0.0)
+    return _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
 def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
@@ -137,7 +138,8 @@ def solve_adjoint(
     with torch.no_grad():
         iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
         solution = Packing.of(incoming, solver.scope).unpack(iterate.value)
-    report.record(iterate)
+    # Where a loss is no number, that is not the solve's fault.
+    report.record(iterate, heard=bool(torch.isfinite(g).all()))
     return tuple(leaves(solution))
 
 

@@ -104,7 +104,8 @@ def solution_after(
         gauge = iterate.gauge if iterate is not None else None
         if gauge is None:
             gauge = Gauge(packing, solver.criterion, solver.tol)
-            gauge.begin(*(packing.pack(detach(state)) for state in first))
+            began, value_there = (packing.pack(detach(state)) for state in first)
+            gauge.begin(began, value_there)
         z, f_z = gauge.packing.pack(detach(value)), gauge.packing.pack(f(detach(value)))
         norms, differences = gauge.norms(f_z), gauge.norms(f_z - z)
         size, difference = gauge.total(norms), gauge.total(differences)

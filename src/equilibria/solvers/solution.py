@@ -132,14 +132,14 @@ class AdjointReport:
     evaluations: int = 0
     on_failure: Callable[[str], None] | None = field(default=None, repr=False)
 
-    def record(self, iterate: Iterate) -> None:
-        """Take in how a solve ended; let a failure be heard."""
+    def record(self, iterate: Iterate, heard: bool = True) -> None:
+        """Take in how a solve ended; let a failure be heard, unless it is known to be none of the solve's."""
         failed = self.status not in (None, Status.CONVERGED)
         self.evaluations += iterate.evaluations
         if failed and iterate.status is Status.CONVERGED:
             return
         self.status, self.residual = iterate.status, iterate.residual
-        if iterate.status is not Status.CONVERGED and self.on_failure is not None:
+        if heard and iterate.status is not Status.CONVERGED and self.on_failure is not None:
             self.on_failure(
                 f"the adjoint equation was not solved, so this gradient is wrong: {iterate.status.name} after "
                 f"{iterate.evaluations} products, residual {worst(iterate.residual):.2e} against tol "
