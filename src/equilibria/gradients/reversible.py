@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from equilibria.gradients.adjoint import Tensors
@@ -203,6 +204,8 @@ class _Trail:
             if before is not None and number < before.number:  # of the same pass
                 largest = torch.maximum(size, before.largest)
             self._arriving = _Arriving(number, size, largest)
+            if number == 1:
+                self._finish()
         return [self._rest * part for part in incoming], [self.damping * part for part in incoming]
 
     def keep(self, number: int, here: Pairs, before: Pairs) -> None:
@@ -214,25 +217,29 @@ class _Trail:
 
     @torch.no_grad()
     def back_at(self, number: int, tracked: tuple[bool, ...]) -> State:
-        """Iterate `number` again, reconstructed."""
-        at = self._at
-        if at is None or number > at.number:
-            at, self._value, self._worst = (
-                self._taken_up(min(kept for kept in self._kept if kept >= number)),
-                None,
-                None,
-            )
-        while at.number > number + 1:
-            at = self._back_from(at)
-        pairs = at.here if at.number == number else at.before
-        state, self._at = self.state(pairs), at
-        if number == 0:
-            self._compare(pairs, self.carried(self.start))
-            self._judge()
-            state, self._at = self.start, None
-            self._taken.clear()
+        """Iterate `number` again: reconstructed, but for the start."""
+        state = self.state(self._reach(number)) if number else self.start
         again = zip(leaves(state), tracked, strict=True)
         return rebuild(state, (leaf.detach().requires_grad_(wanted) for leaf, wanted in again))
+
+    def _reach(self, number: int) -> Pairs:
+        """Go back to an iterate."""
+        at = self._at
+        if at is None or number > at.number:
+            self._value = self._worst = None
+            at = self._taken_up(min(kept for kept in self._kept if kept >= number))
+        while at.number > number + 1:
+            at = self._back_from(at)
+        self._at = at
+        return at.here if at.number == number else at.before
+
+    def _finish(self) -> None:
+        """Compare with the start what a pass has reconstructed on its way there, and report the worst comparison."""
+        start = self.carried(self.start)
+        self._compare(start if self._at is None else self._reach(0), start)
+        self._judge()
+        self._at = self._value = self._worst = None
+        self._taken.clear()
 
     def note(self, number: int, value: State) -> None:
         """The map's value at iterate `number`, which the way back needs next."""
@@ -269,6 +276,8 @@ class _Trail:
         self.report.evaluations += 1
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
+            # Nothing is differentiated here; and the hooks of the evaluation that is being made again must not see it.
+            stack.enter_context(saved_tensors_hooks(lambda _: None, lambda _: None))
             for kind, (enabled, dtype) in self._autocast.items():
                 stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
             z = self.state(pairs)

@@ -113,7 +113,7 @@ class AdjointReport:
     Attributes:
         status: of the latest adjoint solve; a failure is not overwritten by a later success.
         residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
-            `reconstruction` times the share of the gradient that still arrives there: about how far the gradient is off.
+            `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
         reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
             relative to the larger of it and the solution, per group; None of other gradients.
