@@ -37,7 +37,7 @@ GRADIENT_OPTIONS: Options = {
     "jacobian_free": (),
     "neumann": ("terms",),
     "reuse_inverse": _ADJOINT,
-    "reversible": ("steps", "damping", "keep_every"),
+    "reversible": ("steps", "damping", "keep_every", "bound"),
     "switching": (*_ADJOINT, "steps", "checkpoint", "share"),
 }
 """Options that each gradient takes."""
@@ -113,6 +113,9 @@ class GradientRecipe:
     as the adjoint solver."""
     keep_every: Count | None = None
     """Evaluations between states that are kept to go back from; for reversible; left out: the last ones alone."""
+    bound: Positive | None = None
+    """Error of the gradient by lost digits beyond which a backward pass counts as failed; for reversible; left out:
+    1e-3."""
     checkpoint: bool | None = None
     """Recompute each step in the backward pass instead of storing it; for phantom, unrolled and switching."""
     share: Ratio | None = None

@@ -277,7 +277,7 @@ class _Trail:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             # Nothing is differentiated here; and the hooks of the evaluation that is being made again must not see it.
-            stack.enter_context(saved_tensors_hooks(lambda _: None, lambda _: None))
+            stack.enter_context(saved_tensors_hooks(lambda _: None, lambda dropped: dropped))
             for kind, (enabled, dtype) in self._autocast.items():
                 stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
             z = self.state(pairs)
