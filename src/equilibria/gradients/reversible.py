@@ -40,8 +40,8 @@ class Reversible:
     Of the solver `tol`, `criterion` and `scope` are used and, where `steps` is None, `max_evaluations` and
     `check_every`. A backward pass makes every evaluation again, once, and stores one at a time; for each step remain a
     few kilobytes of graph. States are carried in twice the digits of float64, since an evaluation forgets
-    `log2(1 / (1 − damping)) / 2` bits of them: 70 evaluations of float32 states, or 45 of float64 ones, come back to
-    the last digit at a damping of 0.8, and 160 or 105 at 0.5. For more than that there is `keep_every`. The backward
+    `log2(1 / (1 − damping)) / 2` bits of them: 65 evaluations of float32 states, or 45 of float64 ones, come back to
+    the last digit at a damping of 0.8, and 150 or 100 at 0.5. For more than that there is `keep_every`. The backward
     pass measures how far the reconstructed start is from `z0` (`solution.adjoint.reconstruction`) and, by the share of
     the gradient that still arrives there, what that does to the gradient (`solution.adjoint.residual`).
 
