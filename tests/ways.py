@@ -37,6 +37,7 @@ CONVERGENT: dict[str, Gradient] = {
     "neumann": eq.Neumann(terms=60),
     "unrolled": eq.Unrolled(steps=80),
     "unrolled-checkpointed": eq.Unrolled(steps=80, checkpoint=True),
+    "reversible": eq.Reversible(steps=80, damping=0.9, keep_every=16),
     "reused-refined": REUSED["reused-refined"],
     "switching": eq.Switching(converged=EXACT, otherwise=eq.Phantom(steps=60)),
 }

@@ -7,6 +7,7 @@ from equilibria.gradients.jacobian_free import JacobianFree
 from equilibria.gradients.neumann import Neumann
 from equilibria.gradients.phantom import Phantom
 from equilibria.gradients.reuse_inverse import ReuseInverse
+from equilibria.gradients.reversible import Reversible
 from equilibria.gradients.switching import Switching
 from equilibria.gradients.unrolled import Unrolled
 
@@ -18,6 +19,7 @@ __all__ = [
     "Neumann",
     "Phantom",
     "ReuseInverse",
+    "Reversible",
     "Switching",
     "Unrolled",
     "fixed_point_correction",

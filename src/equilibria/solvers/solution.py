@@ -29,6 +29,10 @@ class Status(enum.Enum):
     )
     DIVERGED = "the iterates grow without bound; the map may have no fixed point, or needs damping below 1"
     NON_FINITE = "the map returned NaN or infinity; of a solve the last finite iterate with the least residual is kept"
+    IRREVERSIBLE = (
+        "the backward pass could not reconstruct the iterates of a reversible solve; take fewer steps or less damping, "
+        "and see that the map computes the same twice"
+    )
 
     @property
     def sentence(self) -> str:
@@ -122,14 +126,18 @@ class AdjointReport:
 
     Attributes:
         status: of the latest adjoint solve; a failure is not overwritten by a later success.
-        residual: of the solve that `status` is about, one per sample.
+        residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
+            `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
         on_failure: what hears of a failure, in the backward pass; None for nobody but who reads `status`.
+        reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
+            relative to the larger of it and the solution, per group; None of other gradients.
     """
 
     status: Status | None = None
     residual: Tensor | None = None
     evaluations: int = 0
+    reconstruction: Tensor | None = None
     on_failure: Callable[[str], None] | None = field(default=None, repr=False)
 
     def record(self, iterate: Iterate, heard: bool = True) -> None:
