@@ -109,15 +109,27 @@ _HOMES = {
 }
 
 
+def _version() -> str:
+    """Of the installed package; importing its metadata takes longer than most help does."""
+    from importlib.metadata import version
+
+    return version("equilibria")
+
+
 class _Package(ModuleType):
     """Imports a public name when it is first used: PyTorch takes a second, and help needs none of them."""
 
     def __getattr__(self, name: str) -> object:
+        if name == "__version__":
+            return _version()
         if name not in _HOMES:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_HOMES[name]), name)
         setattr(self, name, value)
         return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES, "__version__"})
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import system binds a submodule here; what is public is the function of the same name, `fixed_point`.
