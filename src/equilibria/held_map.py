@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 # Whether hooks or functional transforms stand around a tensor or a call; there is no public way to ask.
 from torch._C._autograd import _top_saved_tensors_default_hooks
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.graph import saved_tensors_hooks
 
 from equilibria.solvers import Map, State
@@ -23,8 +23,6 @@ from equilibria.solvers.state import detach, leaves, leaves_as, rebuild
 
 # Evaluations that are given copies, and whose values are copied: what a map does, it mostly does in the first two.
 INSPECTED = 2
-# Tensors with memory and a version of their own; subclasses may have neither.
-_PLAIN = (Tensor, nn.Parameter)
 
 
 class HeldMap:
@@ -52,7 +50,6 @@ class HeldMap:
 
     def __init__(self, f: Map, with_graph: bool) -> None:
         self._f, self._with_graph = f, with_graph
-        self._uncounted = torch.is_inference_mode_enabled()
         self._calls = 0
         self._writes = self._reuses = False
         self._kept: list[Tensor] = []  # alive, so that nobody else is given their memory
@@ -64,22 +61,24 @@ class HeldMap:
         self._calls += 1
         if self._calls <= INSPECTED:
             return self._inspect(z)
-        given = _copied(z) if self._writes else z
-        arguments = (given,) if isinstance(given, Tensor) else tuple(leaves(given))
-        watched = () if self._writes or self._uncounted else arguments
-        versions = [_version(leaf) for leaf in watched]
-        value = self._replay(given) if self._random else self._f(given)
-        if versions != [_version(leaf) for leaf in watched]:
-            raise RuntimeError(
-                f"the map wrote to its argument in evaluation {self._calls} and not before; "
-                "let it write to a copy (`z = z.clone()`)"
-            )
+        if self._writes:
+            value = self._replay(_copied(z))
+        else:
+            arguments = (z,) if isinstance(z, Tensor) else tuple(leaves(z))
+            versions = [_version(leaf) for leaf in arguments]
+            value = self._replay(z) if self._random else self._f(z)
+            if versions != [_version(leaf) for leaf in arguments]:
+                raise RuntimeError(
+                    f"the map wrote to its argument in evaluation {self._calls} and not before; "
+                    "let it write to a copy (`z = z.clone()`)"
+                )
         if self._reuses:
             return _copied(value)
         if self._addresses:
             parts = (value,) if isinstance(value, Tensor) else tuple(leaves_as(z, value))
-            if any(_storage(leaf) in self._addresses for leaf in parts):
-                return self._found_reuse(value, parts, arguments)
+            for leaf in parts:
+                if _storage(leaf) in self._addresses:
+                    return self._found_reuse(value, parts, _parts(z))
         return value
 
     def close(self) -> None:
@@ -102,16 +101,19 @@ class HeldMap:
             given, value = self._tracked(z)
         else:
             given = _copied(z)
-            versions = [_version(leaf) for leaf in leaves(given)]
+            arguments = _parts(given)
+            versions = [_version(leaf) for leaf in arguments]
             value = self._draw(given) if self._calls == 1 else self._replay(given)
-            self._writes |= versions != [_version(leaf) for leaf in leaves(given)]
-        arguments, raw = tuple(leaves(given)), tuple(leaves_as(z, value))
+            self._writes |= versions != [_version(leaf) for leaf in arguments]
+        arguments, raw = _parts(given), tuple(leaves_as(z, value))
         _check_kind(arguments, raw)
         own = {_storage(leaf) for leaf in arguments}
-        memory = {_storage(leaf): leaf.detach() for leaf in raw if _storage(leaf) not in own}
-        self._reuses |= not self._addresses.isdisjoint(memory)
-        self._addresses |= memory.keys() - {0}
-        self._kept += memory.values()
+        for leaf in raw:
+            address = _storage(leaf)
+            if address and address not in own:
+                self._reuses |= address in self._addresses
+                self._kept.append(leaf.detach())
+        self._addresses = {_storage(leaf) for leaf in self._kept}
         return _copied(value)
 
     def _tracked(self, z: State) -> tuple[State, State]:
@@ -154,6 +156,8 @@ class HeldMap:
 
     def _replay(self, z: State) -> State:
         """An evaluation with the random numbers of the first, which leaves the generators as they are."""
+        if not self._random:
+            return self._f(z)
         now = [(generator, generator.get_state()) for generator, _ in self._random]
         try:
             for generator, state in self._random:
@@ -178,6 +182,10 @@ def _copied_leaf(leaf: Tensor) -> Tensor:
         return leaf.clone()
 
 
+def _parts(state: State) -> tuple[Tensor, ...]:
+    return (state,) if isinstance(state, Tensor) else tuple(leaves(state))
+
+
 def _version(leaf: Tensor) -> int:
     """How often a tensor was written to; 0 where nobody counts, as of inference tensors."""
     try:
@@ -187,10 +195,13 @@ def _version(leaf: Tensor) -> int:
 
 
 def _storage(leaf: Tensor) -> int:
-    """Where the storage of a tensor begins; 0 where it has none of its own."""
-    if type(leaf) not in _PLAIN or is_functorch_wrapped_tensor(leaf):
+    """Where the storage of a tensor begins; 0 where it has none of its own, as subclasses and transformed tensors."""
+    if type(leaf) is not Tensor and type(leaf) is not nn.Parameter:
         return 0
-    return leaf.untyped_storage().data_ptr()
+    try:
+        return leaf.untyped_storage().data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:
