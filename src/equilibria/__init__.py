@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         Status,
     )
 
+    __version__: str
+
 __all__ = [
     "DEQ",
     "GMRES",
@@ -110,10 +112,13 @@ _HOMES = {
 
 
 def _version() -> str:
-    """Of the installed package; importing its metadata takes longer than most help does."""
-    from importlib.metadata import version
+    """Of the installed package; the metadata are read when they are asked for, since that takes a while."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("equilibria")
+    try:
+        return version("equilibria")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 class _Package(ModuleType):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,10 +24,11 @@ class HeldCell:
     Args:
         cell: the module.
         inputs, keywords: its further arguments.
-        updated: names of the buffers it is known to update; None for not known, when all are copied to find out.
+        updated: names of its modules that are known to update their buffers; None for not known, when all are copied
+            to find out.
 
     Attributes:
-        updated: names of the buffers that were found to be updated.
+        updated: names of the modules that were found to update their buffers, and of those known before.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class HeldCell:
         self._parametrized = [module for module in cell.modules() if parametrize.is_parametrized(module)]
         self._weights: dict[tuple[int, str], Tensor | None] = {}
         self._cache: AbstractContextManager[None] = nullcontext()
-        self._buffers: list[_Buffer] = []
+        self._buffers: list[_Buffers] = []
         self._entered = False
 
     def __enter__(self) -> HeldCell:
@@ -53,10 +53,9 @@ class HeldCell:
             self._cache.__exit__(*sys.exc_info())
             raise
         self._buffers = [
-            _Buffer.of(module, f"{prefix}.{name}", name, self._known)
-            for prefix, module in self._cell.named_modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None and not buffer.is_inference()
+            _Buffers(module, path, self._known is None or path in self._known)
+            for path, module in self._cell.named_modules()
+            if any(buffer is not None for buffer in module._buffers.values())
         ]
         self._entered = True
         return self
@@ -65,21 +64,21 @@ class HeldCell:
         self._entered = False
         self._cache.__exit__(None, None, None)
         self._cache = nullcontext()
-        self._buffers = [buffer for buffer in self._buffers if buffer.updated]
-        self.updated |= {buffer.path for buffer in self._buffers}
+        self._buffers = [buffers for buffers in self._buffers if buffers.updated]
+        self.updated |= {buffers.path for buffers in self._buffers}
 
     def __call__(self, z: Any) -> Any:
         """`cell(z, *inputs, **keywords)`."""
         if not self._entered:
             with self._again():
                 return self._cell(z, *self._inputs, **self._keywords)
-        for buffer in self._buffers:
-            buffer.restore()
+        for buffers in self._buffers:
+            buffers.restore()
         try:
             return self._cell(z, *self._inputs, **self._keywords)
         finally:
-            for buffer in self._buffers:
-                buffer.look()
+            for buffers in self._buffers:
+                buffers.look()
 
     def _compute(self, module: nn.Module) -> None:
         """Fill the cache of parametrizations, which holds what was computed first."""
@@ -96,59 +95,73 @@ class HeldCell:
         with parametrize.cached() if self._weights else nullcontext():
             before = {key: parametrize._cache[key] for key in self._weights if key in parametrize._cache}
             parametrize._cache.update(self._weights)
-            now = [buffer.current.clone() for buffer in self._buffers]
-            for buffer in self._buffers:
-                buffer.restore()
+            now = [buffers.values() for buffers in self._buffers]
+            for buffers in self._buffers:
+                buffers.restore()
             try:
                 yield
             finally:
-                for buffer, value in zip(self._buffers, now, strict=True):
-                    buffer.put(value)
+                for buffers, values in zip(self._buffers, now, strict=True):
+                    buffers.put(values)
+                for key in self._weights.keys() - before.keys():
+                    parametrize._cache.pop(key, None)
                 parametrize._cache.update(before)
 
 
-@dataclass
-class _Buffer:
-    """A buffer of a module, and what it held before the solve."""
+class _Buffers:
+    """The buffers of one module, and what they held before the solve.
 
-    module: nn.Module
-    path: str
-    name: str
-    tensor: Tensor
-    version: int
-    before: Tensor | None
-    updated: bool = False
+    They are taken together: batch norm updates its statistics without counting a version, but counts its batches.
 
-    @classmethod
-    def of(cls, module: nn.Module, path: str, name: str, known: frozenset[str] | None) -> _Buffer:
-        tensor = module._buffers[name]
-        assert tensor is not None
-        kept = tensor.detach().clone() if known is None or path in known else None
-        return cls(module, path, name, tensor, tensor._version, kept)
+    Args:
+        module: whose own buffers.
+        path: its name in the cell.
+        copied: whether their values are kept now, because an evaluation may update them.
+    """
 
-    @property
-    def current(self) -> Tensor:
-        """What stands in the module now."""
-        found = self.module._buffers.get(self.name)
-        return found if found is not None else self.tensor
+    def __init__(self, module: nn.Module, path: str, copied: bool) -> None:
+        self.path, self.updated = path, False
+        self._module = module
+        self._tensors = self._found()
+        self._versions = _versions(self._tensors)
+        self._before = self.values() if copied else None
+        self._late = False
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of what they hold now."""
+        return {name: tensor.detach().clone() for name, tensor in self._found().items()}
 
     def look(self) -> None:
-        """After an evaluation: whether it wrote to the buffer, or put another in its place."""
+        """After an evaluation: whether it wrote to them, or put others in their place."""
+        if self._late:
+            self.restore()
         if self.updated:
             return
-        current = self.current
-        self.updated = current is not self.tensor or current._version != self.version
+        found = self._found()
+        same = found.keys() == self._tensors.keys() and all(found[name] is own for name, own in self._tensors.items())
+        self.updated = not same or _versions(found) != self._versions
         if not self.updated:
-            self.before = None  # most are constants; their copies are not kept
-        elif self.before is None:  # nobody knew: what this first update made of it, then
-            self.tensor, self.before = current, current.detach().clone()
+            self._before = None  # most are constants, whose copies need not be kept
+        elif self._before is None:
+            # Nobody knew. Keep this update and undo those that follow.
+            self._tensors, self._before, self._late = found, self.values(), True
 
     def restore(self) -> None:
-        """Before an evaluation: what the buffer held at first."""
-        if self.updated and self.before is not None:
-            self.put(self.before)
+        """What they held at first, before an evaluation."""
+        if self.updated and self._before is not None:
+            self.put(self._before)
 
-    def put(self, value: Tensor) -> None:
-        """Fill the buffer without counting a version: what autograd saved of it is as it was when it is read again."""
-        self.module._buffers[self.name] = self.tensor
-        self.tensor.data.copy_(value)
+    def put(self, values: dict[str, Tensor]) -> None:
+        """Fill them without counting a version: what autograd saved of them is as it was when it is read again."""
+        for name, tensor in self._tensors.items():
+            self._module._buffers[name] = tensor
+            if name in values:
+                tensor.data.copy_(values[name])
+
+    def _found(self) -> dict[str, Tensor]:
+        return {name: buffer for name, buffer in self._module._buffers.items() if buffer is not None}
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
+    """How often each was written to; of inference tensors nobody counts."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors.values()]
