@@ -221,6 +221,27 @@ class TestCaches:
         assert len(plain) == len(cached) > 1
         torch.testing.assert_close(cached, plain)
 
+    @GRADIENT
+    def test_a_cache_of_ones_own_keeps_its_gradient(self, gradient):
+        def gradients(caching: bool) -> tuple[Tensor, ...]:
+            raw = torch.full((3, 3), 0.5, dtype=torch.float64, requires_grad=True)
+            x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+            kept: list[tuple[Tensor, Tensor]] = []
+
+            def f(z: Tensor) -> Tensor:
+                if not kept or not caching:
+                    kept.append((raw / raw.norm(), x.exp()))
+                weight, injection = kept[-1]
+                return 0.5 * torch.tanh(z @ weight) + injection
+
+            start = torch.zeros(2, 3, dtype=torch.float64)
+            if gradient is GRADIENTS["checkpointed"] and caching:
+                f(start)  # outside, so that the recomputation does the same as the first pass
+            solution = eq.fixed_point(f, start, eq.Anderson(tol=1e-9), gradient)
+            return torch.autograd.grad(solution.value.sum(), (raw, x))
+
+        torch.testing.assert_close(gradients(True), gradients(False))
+
     def test_casts_that_autocast_keeps_have_a_graph(self):
         linear = nn.Linear(4, 4)
         with torch.autocast("cpu", torch.bfloat16):

@@ -57,11 +57,10 @@ def fixed_point(
     Under `torch.func.jvp` or `torch.autograd.forward_ad` it carries a tangent instead of a graph, with `Implicit()`.
 
     Args:
-        f: a map from states to states of the same structure and shapes. It may close over anything, write to its
-            argument, return a buffer of its own and draw random numbers, which are then the same in every evaluation
-            (see `HeldMap`).
+        f: a map from states to states of the same structure and shapes. It may close over anything, and is held still
+            during the solve (see `HeldMap`).
         z0: where to start: a tensor, or a nested tuple, list, dict or dataclass of tensors that share their first
-            dimension (the first two for scopes `"token"` and `"prefix"`). It is never written to.
+            dimension (the first two for scopes `"token"` and `"prefix"`).
         solver: how to solve; `Anderson()` when None.
         gradient: how to differentiate; `Implicit()` when None. Not used where gradients are off.
         on_failure: what to do when the solve did not converge: `"raise"` a `ConvergenceError` (which carries the
@@ -89,22 +88,19 @@ def fixed_point(
     forward, backward = forward_mode.active(), torch.is_grad_enabled()
     # A compiler sees through the map, and has no memory to compare.
     held = None if torch.compiler.is_compiling() else HeldMap(f, with_graph=backward and not forward)
-    g = held if held is not None else f
+    f = f if held is None else held
     if forward:
         if iterates:
             raise NotImplementedError("iterates have no forward-mode derivatives; leave them out, or use backward")
-        solution = forward_mode.solve_with_tangent(g, z0, solver, gradient)
+        solution = forward_mode.solve_with_tangent(f, z0, solver, gradient)
     elif backward:
-        solution = gradient.attach(g, z0, solver, iterates)
+        solution = gradient.attach(f, z0, solver, iterates)
     else:
-        iterate = solver.solve(g, z0, iterates=iterates)
+        iterate = solver.solve(f, z0, iterates=iterates)
         solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
         solution.iterates = iterate.iterates
     if solution.status is not Status.CONVERGED and on_failure != "ignore":
-        message = solution.explain() + _steadiness(held, solution)
-        if on_failure == "raise":
-            raise ConvergenceError(message, solution)
-        warnings.warn(message, ConvergenceWarning, stacklevel=_users_level())
+        _complain(solution, held, on_failure)
     if held is not None:
         held.close()
     return solution
@@ -154,7 +150,15 @@ def _found(given: Any) -> str:
     return f"found {given!r}"
 
 
-def _steadiness(held: HeldMap | None, solution: Solution) -> str:
+def _complain(solution: Solution, held: HeldMap | None, on_failure: OnFailure) -> None:
+    """Raise or warn, as asked for."""
+    message = solution.explain() + _unsteadiness(held, solution)
+    if on_failure == "raise":
+        raise ConvergenceError(message, solution)
+    warnings.warn(message, ConvergenceWarning, stacklevel=_users_level())
+
+
+def _unsteadiness(held: HeldMap | None, solution: Solution) -> str:
     """The sentence about a map that does not stand still, where that may be why a solve failed; else nothing."""
     if held is None or solution.status is Status.NON_FINITE or forward_mode.active():
         return ""
