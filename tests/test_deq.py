@@ -96,6 +96,12 @@ class TestArguments:
         with pytest.raises(TypeError, match=message):
             eq.fixed_point(torch.tanh, torch.ones(1, 1), **{option: value})
 
+    def test_a_class_or_function_is_no_cell(self):
+        with pytest.raises(TypeError, match=r"found the class Cell; make one: Cell\(\)"):
+            eq.DEQ(Cell)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="fixed_point takes any function"):
+            eq.DEQ(torch.tanh)  # type: ignore[arg-type]
+
     def test_a_reaction_is_checked_when_the_layer_is_made(self):
         with pytest.raises(ValueError, match="on_failure must be one of"):
             eq.DEQ(Cell(), on_failure="retry")  # type: ignore[arg-type]
@@ -277,6 +283,19 @@ class TestHeldStill:
         for number in (1, 2):
             layer(x(), x())
             assert norm.num_batches_tracked == number
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_without_gradients_it_is_the_same(self, mode):
+        torch.manual_seed(0)
+        norm, twin = nn.BatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
+        linear = nn.Linear(4, 4).double()
+        layer = eq.DEQ(Normed(linear, norm), TIGHT, EXACT, on_failure="ignore")
+        other = eq.DEQ(Normed(linear, twin), TIGHT, EXACT, on_failure="ignore")
+        with mode():
+            value = layer(x(), x()).value
+        torch.testing.assert_close(value, other(x(), x()).value.detach())
+        assert norm.num_batches_tracked == twin.num_batches_tracked == 1
+        torch.testing.assert_close(norm.running_mean, twin.running_mean)
 
     def test_dropout_in_the_cell_converges(self):
         torch.manual_seed(0)

@@ -80,9 +80,7 @@ def fixed_point(
         ValueError: an option or the shape of a state is impossible; the message names it.
     """
     _check_reaction(on_failure)
-    iterates = tuple(iterates)
-    if any(number < 0 for number in iterates):
-        raise ValueError(f"iterates are numbers of evaluations, at least 0; found {sorted(iterates)}")
+    iterates = _numbers(iterates)
     solver = _overridden(_solver(solver, "solver"), tol, max_evaluations)
     gradient = _gradient(gradient)
     forward, backward = forward_mode.active(), torch.is_grad_enabled()
@@ -113,6 +111,13 @@ def _overridden(solver: Solver, tol: float | None, max_evaluations: int | None) 
     if max_evaluations is not None:
         solver = replace(solver, max_evaluations=max_evaluations)
     return solver
+
+
+def _numbers(iterates: Iterable[int]) -> tuple[int, ...]:
+    numbers = tuple(iterates)
+    if any(number < 0 for number in numbers):
+        raise ValueError(f"iterates are numbers of evaluations, at least 0; found {sorted(numbers)}")
+    return numbers
 
 
 def _check_reaction(on_failure: object) -> None:
@@ -213,6 +218,8 @@ class DEQ(nn.Module):
         super().__init__()
         if on_failure is not None:
             _check_reaction(on_failure)
+        if not isinstance(cell, nn.Module):
+            raise TypeError(f"cell must be a torch.nn.Module (fixed_point takes any function); {_found(cell)}")
         self.cell = cell
         self.solver = _solver(solver, "solver")
         self.gradient: Gradient = _gradient(gradient)
@@ -235,7 +242,7 @@ class DEQ(nn.Module):
 
         Args:
             z0: where to start; None, or left out where all inputs have names, to start as the layer's `start` says.
-            inputs, keywords: further arguments of the cell.
+            inputs, keywords: further arguments of the cell; the names of the arguments here are not passed on.
             tol: of this call, in place of the solver's.
             max_evaluations: of this call, in place of the solver's.
             iterates: as for `fixed_point`.

@@ -87,13 +87,14 @@ class HeldMap:
         self._addresses.clear()
 
     def steady(self, z: State, tolerance: float) -> bool:
-        """Whether two evaluations at `z` agree, to `tolerance` relative to their size; two more evaluations."""
+        """Whether two evaluations at `z` agree, to `tolerance` or rounding, relative to their size."""
         with torch.no_grad():
             first = [leaf.clone() for leaf in leaves_as(z, self(detach(z)))]
             second = list(leaves_as(z, self(detach(z))))
-        gaps = [torch.linalg.vector_norm(a - b) for a, b in zip(first, second, strict=True)]
-        sizes = [torch.linalg.vector_norm(a) for a in first]
-        return not any(bool(gap > tolerance * size) for gap, size in zip(gaps, sizes, strict=True))
+        return not any(
+            bool(torch.linalg.vector_norm(a - b) > max(tolerance, _rounding(a)) * torch.linalg.vector_norm(a))
+            for a, b in zip(first, second, strict=True)
+        )
 
     def _inspect(self, z: State) -> State:
         """One of the first evaluations: from a copy, of which it is known afterwards whether it was written to."""
@@ -202,6 +203,11 @@ def _storage(leaf: Tensor) -> int:
         return leaf.untyped_storage().data_ptr()
     except RuntimeError:
         return 0
+
+
+def _rounding(values: Tensor) -> float:
+    """What sums in another order may change, generously."""
+    return 100.0 * torch.finfo(values.dtype).eps
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:
