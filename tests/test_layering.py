@@ -12,7 +12,9 @@ DIRECTLY_ABOVE = {
     "errors": (),
     "solvers": (),
     "gradients": ("solvers",),
-    "fixed_point": ("gradients",),
+    "held_map": ("solvers",),
+    "held_cell": (),
+    "fixed_point": ("gradients", "held_map", "held_cell"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

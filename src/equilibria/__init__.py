@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         Status,
     )
 
+    __version__: str
+
 __all__ = [
     "DEQ",
     "GMRES",
@@ -115,15 +117,30 @@ _HOMES = {
 }
 
 
+def _version() -> str:
+    """Of the installed package; the metadata are read when they are asked for, since that takes a while."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("equilibria")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
 class _Package(ModuleType):
     """Imports a public name when it is first used: PyTorch takes a second, and help needs none of them."""
 
     def __getattr__(self, name: str) -> object:
+        if name == "__version__":
+            return _version()
         if name not in _HOMES:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_HOMES[name]), name)
         setattr(self, name, value)
         return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES, "__version__"})
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import system binds a submodule here; what is public is the function of the same name, `fixed_point`.

@@ -66,7 +66,8 @@ class CountedMap:
         """
         self.calls += 1
         _load_forward_rules()
-        return torch.func.jvp(self._apply, (z,), (direction,))[1]
+        # Forward mode writes tangents of its argument's layout: a start expanded over the batch has not the room.
+        return torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1]
 
     def reserve(self, wanted: int) -> int:
         """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""

@@ -1,12 +1,13 @@
-"""States are tensors or nested tuples, lists and dicts of them; solvers see one packed tensor `(*groups, features)`.
+"""States are tensors or nested tuples, lists, dicts and dataclasses of them; solvers see `(*groups, features)`.
 
 Packing a single floating tensor whose features are already last is a view, so the common case copies nothing.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 State: TypeAlias = Any
-"""A tensor or a nested tuple, list or dict of tensors; as a recursive type it would reject `dict[str, Tensor]`."""
+"""A tensor or a nested tuple, list, dict or dataclass of tensors; subclasses keep their type. As a recursive type it
+would reject `dict[str, Tensor]`."""
 Scope = Literal["sample", "token", "prefix", "all"]
 
 
@@ -28,8 +30,21 @@ def leaves(state: State) -> Iterator[Tensor]:
     elif isinstance(state, dict):
         for part in state.values():
             yield from leaves(part)
+    elif _is_record(state):
+        for name in _names(state):
+            yield from leaves(getattr(state, name))
     else:
-        raise TypeError(f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}")
+        raise TypeError(
+            f"a state is a tensor or a nested tuple, list, dict or dataclass of tensors; found {type(state).__name__}"
+        )
+
+
+def _is_record(state: object) -> bool:
+    return is_dataclass(state) and not isinstance(state, type)
+
+
+def _names(record: Any) -> list[str]:
+    return [field.name for field in fields(record)]
 
 
 def leaves_as(like: State, state: State) -> Iterator[Tensor]:
@@ -46,6 +61,9 @@ def leaves_as(like: State, state: State) -> Iterator[Tensor]:
     elif isinstance(like, tuple | list) and isinstance(state, tuple | list) and len(like) == len(state):
         for part, found in zip(like, state, strict=True):
             yield from leaves_as(part, found)
+    elif _is_record(like) and type(state) is type(like):
+        for name in _names(like):
+            yield from leaves_as(getattr(like, name), getattr(state, name))
     else:
         raise ValueError(
             f"the map must return the structure it is given: expected {_outline(like)}, found {_outline(state)}"
@@ -60,11 +78,22 @@ def _outline(state: object) -> str:
 
 
 def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
-    """A state of the structure of `like` from tensors in the order of `leaves`."""
+    """A state of the structure and types of `like` from tensors in the order of `leaves`."""
     if isinstance(like, Tensor):
         return next(tensors)
-    if isinstance(like, dict):
+    if type(like) is dict:
         return {key: rebuild(part, tensors) for key, part in like.items()}
+    if isinstance(like, dict):
+        filled = copy.copy(like)
+        for key, part in like.items():
+            filled[key] = rebuild(part, tensors)
+        return filled
+    if _is_record(like):
+        # Neither `__init__` nor `__post_init__` runs again, and frozen ones are filled too.
+        filled = copy.copy(like)
+        for name in _names(like):
+            object.__setattr__(filled, name, rebuild(getattr(like, name), tensors))
+        return filled
     if isinstance(like, list):
         return [rebuild(part, tensors) for part in like]
     parts = [rebuild(part, tensors) for part in like]
