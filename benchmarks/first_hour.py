@@ -4,7 +4,8 @@ Three small tasks, as a newcomer would write them: handwritten digits through on
 labels are many edges away, and images cleaned of noise by a convolutional cell. Same data, same initial weights, same
 order of samples for every contender, which take turns; where solves fall short, training goes on.
 
-    equilibria bench first_hour [--tasks T ...] [--contenders C ...] [--seeds N] [--steps N] [--json] [--threads N] [--out FILE]
+    equilibria bench first_hour [--tasks T ...] [--contenders C ...] [--seeds N] [--steps N] [--json] [--threads N]
+                                [--out FILE]
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class GraphCell(nn.Module):
 
 
 class ResidualCell(nn.Module):
-    """`N(relu(z + N(x + C₂ N(relu(C₁ z)))))`, convolutions `C` and group norms `N` ; Kolter, Duvenaud and Johnson 2020."""
+    """`N(relu(z + N(x + C₂ N(relu(C₁ z)))))` of convolutions and group norms (Kolter, Duvenaud and Johnson 2020)."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -165,20 +166,20 @@ def digits(seed: int, cell: Callable[[int], nn.Module] = DenseCell) -> Task:
 
 
 def graph(seed: int, blocks: int = 4, size: int = 50, width: int = 16) -> Task:
-    """Blocks of a sparse random graph; a fifth of the nodes shows its own, a quarter has labels, the rest is asked.
+    """Blocks of a sparse random graph; a fifth of the nodes shows its own, two fifths have labels, the rest is asked.
 
     What a node does not show it must learn from nodes several edges away.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(blocks).repeat_interleave(size)
     nodes = len(labels)
-    chance = torch.where(labels[:, None] == labels, 3.5 / size, 0.4 / size / (blocks - 1))
+    chance = torch.where(labels[:, None] == labels, 5 / size, 0.5 / size / (blocks - 1))
     edges = (torch.rand(nodes, nodes, generator=generator) < chance).float().triu(1)
     adjacency = edges + edges.T + torch.eye(nodes)
     scale = adjacency.sum(-1).rsqrt()
     adjacency = scale[:, None] * adjacency * scale
     order = torch.randperm(nodes, generator=generator)
-    shown, labelled, asked = order[: nodes // 5], order[nodes // 5 : 9 * nodes // 20], order[9 * nodes // 20 :]
+    shown, labelled, asked = order[: nodes // 5], order[nodes // 5 : 3 * nodes // 5], order[3 * nodes // 5 :]
     features = torch.zeros(nodes, blocks)
     features[shown] = F.one_hot(labels[shown], blocks).float()
     return Task(

@@ -48,7 +48,7 @@ class Guarded:
 
         def differentiate(state: State, iterate: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
             evaluation, tracked = evaluate(f, state)
-            adjoint = _GuardedAdjoint(self, evaluation, solver, iterate.settled, report)
+            adjoint = _GuardedAdjoint(self, evaluation, solver, iterate.converged, report)
             return rebuild(state, iter(attach(evaluation, adjoint.pull))), tracked
 
         return solve_and_differentiate(f, z0, solver, iterates, differentiate)
