@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from equilibria.fixed_point import DEQ, fixed_point
     from equilibria.gradients import (
         AdjointMemory,
+        Guarded,
         Implicit,
         JacobianFree,
         Neumann,
@@ -55,6 +56,7 @@ __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
     "Draft",
+    "Guarded",
     "Implicit",
     "JacobianFree",
     "Neumann",
@@ -90,6 +92,7 @@ _HOMES = {
     "DEQ": "equilibria.fixed_point",
     "Draft": "equilibria.solvers",
     "GMRES": "equilibria.solvers",
+    "Guarded": "equilibria.gradients",
     "Implicit": "equilibria.gradients",
     "JacobianFree": "equilibria.gradients",
     "Neumann": "equilibria.gradients",

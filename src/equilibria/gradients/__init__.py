@@ -2,6 +2,7 @@
 
 from equilibria.gradients.base import Gradient
 from equilibria.gradients.correction import fixed_point_correction
+from equilibria.gradients.guarded import Guarded
 from equilibria.gradients.implicit import AdjointMemory, Implicit
 from equilibria.gradients.jacobian_free import JacobianFree
 from equilibria.gradients.neumann import Neumann
@@ -14,6 +15,7 @@ from equilibria.gradients.unrolled import Unrolled
 __all__ = [
     "AdjointMemory",
     "Gradient",
+    "Guarded",
     "Implicit",
     "JacobianFree",
     "Neumann",
