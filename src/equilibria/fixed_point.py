@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equilibria.gradients import Gradient, Implicit, forward_mode
+from equilibria.gradients import Gradient, Guarded, Implicit, forward_mode
 from equilibria.gradients.base import solution_from, with_all_iterates
 from equilibria.held_cell import HeldCell
 from equilibria.held_map import HeldMap
@@ -84,7 +84,7 @@ def fixed_point(
     _check_reaction(on_failure)
     iterates = _numbers(iterates)
     solver = _overridden(_solver(solver, "solver"), tol, max_evaluations)
-    gradient = _gradient(gradient)
+    gradient = _gradient(gradient, Implicit())
     forward, backward = forward_mode.active(), torch.is_grad_enabled()
     # A compiler sees through the map, and has no memory to compare.
     held = None if torch.compiler.is_compiling() else HeldMap(f, with_graph=backward and not forward)
@@ -155,10 +155,10 @@ def _solver(given: Any, role: str) -> Solver:
     return given
 
 
-def _gradient(given: Any) -> Gradient:
-    """What was given, or the default; raises TypeError for what does not differentiate."""
+def _gradient(given: Any, usual: Gradient) -> Gradient:
+    """What was given, or what is usual; raises TypeError for what does not differentiate."""
     if given is None:
-        return Implicit()
+        return usual
     if isinstance(given, type) or not callable(getattr(given, "attach", None)):
         raise TypeError(f"gradient must be an object such as Implicit() or Phantom(steps=5); {_found(given)}")
     return given
@@ -207,7 +207,8 @@ class DEQ(nn.Module):
     Args:
         cell: a module `cell(z, *inputs, **keywords) -> z`.
         solver: how to solve in training mode; `Anderson()` when None.
-        gradient: how to differentiate; `Implicit()` when None.
+        gradient: how to differentiate; `Guarded()` when None, which is `Implicit` where solves succeed, and bounded
+            where they do not.
         eval_solver: how to solve in evaluation mode; `solver` when None.
         on_failure: as for `fixed_point`. None is for training without a thought: in training mode a solve that fell
             short warns the first time and is counted in `failures`, in evaluation mode it warns each time.
@@ -216,8 +217,8 @@ class DEQ(nn.Module):
             the inputs.
 
     Attributes:
-        failures: solves in training mode that did not converge, and adjoint ones that did not, since the layer was made;
-            not in `state_dict`.
+        failures: solves in training mode that did not converge, forward or adjoint, since the layer was made; not in
+            `state_dict`.
 
     Raises:
         TypeError, ValueError: an argument is impossible; the message names it.
@@ -239,7 +240,7 @@ class DEQ(nn.Module):
             raise TypeError(f"cell must be a torch.nn.Module (fixed_point takes any function); {_found(cell)}")
         self.cell = cell
         self.solver = _solver(solver, "solver")
-        self.gradient: Gradient = _gradient(gradient)
+        self.gradient: Gradient = _gradient(gradient, Guarded())
         self.eval_solver = _solver(eval_solver, "eval_solver") if eval_solver is not None else self.solver
         self.on_failure: OnFailure | None = on_failure
         self.start = start

@@ -27,6 +27,7 @@ from equilibria.gradients.base import solution_after
 from equilibria.gradients.compensated import Pair, carrier, scale_and_add, subtract_and_divide
 from equilibria.solvers import AdjointReport, Map, Solution, Solver, State, Status
 from equilibria.solvers.residual import norm
+from equilibria.solvers.residual import Gauge
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, Scope, detach, leaves, leaves_as, rebuild
 
@@ -79,7 +80,7 @@ class Reversible:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
-        packing = Packing.of(z0, solver.scope)
+        gauge = Gauge(Packing.of(detach(z0), solver.scope), solver.criterion, solver.tol)
         trail = _Trail(f, detach(z0), self.damping, solver.scope, self.bound)
         limit = solver.max_evaluations if self.steps is None else self.steps
         kept: dict[int, State] = {}
@@ -92,7 +93,7 @@ class Reversible:
                     kept[number] = z
                 last = z, trail.evaluate(number, z)
                 first = first or last
-                if self.steps is None and number and _within(solver, packing, number, *last):
+                if self.steps is None and _within(solver, gauge, number, *last):
                     measured = detach(last[1])
                     break
                 before, here = here, trail.advance(number + 1, before, last[1])
@@ -109,11 +110,18 @@ class Reversible:
 
 
 @torch.no_grad()
-def _within(solver: Solver, packing: Packing, number: int, z: State, value: State) -> bool:
-    """Whether every group is known to be within the tolerance; the host waits for the device to see it."""
-    if (number + 1) % solver.check_every:
+def _within(solver: Solver, gauge: Gauge, number: int, z: State, value: State) -> bool:
+    """Whether every group is known to be within the tolerance, after the first evaluation; the host waits for the
+    device to see it."""
+    here, f_here = gauge.packing.pack(detach(z)), gauge.packing.pack(detach(value))
+    if number == 0:
+        here, f_here = gauge.begin(here, f_here)
+    norms, differences = gauge.norms(f_here), gauge.norms(f_here - here)
+    gauge.note(gauge.total(differences))
+    if number == 0 or (number + 1) % solver.check_every:
         return False
-    return bool((solver.measure(packing.pack(detach(value)), packing.pack(detach(z))) <= solver.tol).all())
+    small = gauge.residual(norms, differences) <= solver.tol
+    return bool((small & ~gauge.grown(gauge.total(norms), gauge.total(differences))).all())
 
 
 @dataclass(frozen=True)
@@ -310,8 +318,8 @@ class _Trail:
             self.report.residual, self.report.reconstruction = residual, off
         if not within and self.report.on_failure is not None:
             self.report.on_failure(
-                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the bound "
-                f"{self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
+                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the "
+                f"bound {self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
             )
 
 
