@@ -1,4 +1,4 @@
-"""Root problems of the classical collections, as `z − s F(z)`; each formula after its source, `θ` where it has constants.
+"""Root problems of the classical collections, as `z − s F(z)`, each after its source; `θ` are constants of the formula.
 
 Moré, Garbow and Hillstrom 1981, "Testing unconstrained optimization software" (MGH below), whose problems later sets
 repeat; Broyden 1965 and 1971; Dennis and Schnabel 1983; Chandrasekhar 1960; Hammarling's matrix square roots.
@@ -198,8 +198,8 @@ CLASSICAL = (
     Problem("discrete integral", "MGH 29", discrete_integral, (_GRID * (_GRID - 1)).unsqueeze(0), vector(1)),
     Problem("trigonometric", "MGH 26", root(trigonometric, -0.1), 0.1 * _ones(10), vector(1)),
     Problem(
-        "variably dimensioned", "MGH 25", root(variably_dimensioned, 0.01), 1 - numbers(1, 6, vector(0)).unsqueeze(0) / 6,
-        vector(1), answer=_ones(6), unique=True,
+        "variably dimensioned", "MGH 25", root(variably_dimensioned, 0.01),
+        1 - numbers(1, 6, vector(0)).unsqueeze(0) / 6, vector(1), answer=_ones(6), unique=True,
     ),
     Problem("Broyden tridiagonal", "Broyden 1965; MGH 30", root(broyden_tridiagonal, 0.2), -_ones(10), vector(2, 1)),
     Problem("Broyden banded", "Broyden 1971; MGH 31", root(broyden_banded, 0.2), -_ones(10), vector(5, 1)),

@@ -207,4 +207,3 @@ LEARNING = (
     Problem("gated cell", "Li et al. 2016", gated_cell, _zeros(2, 10), vector(0.9, 0.8)),
     Problem("retrieval", "Ramsauer et al. 2020", retrieval, 0.5 * seeded(31, 6, 8)[:2], vector(1.5)),
 )  # fmt: skip
-

@@ -47,7 +47,8 @@ class Problem:
     rotates: bool = False
 
     def __post_init__(self) -> None:
-        assert self.start.dim() == 2 and self.parameters.dim() == 1, self.name
+        assert self.start.dim() == 2, self.name
+        assert self.parameters.dim() == 1, self.name
         assert self.start.dtype is self.parameters.dtype is torch.float64, self.name
 
     def at(self, parameters: Tensor) -> Callable[[Tensor], Tensor]:
@@ -129,5 +130,7 @@ def _jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         value = f(x).flatten()
-        rows = [torch.autograd.grad(entry, x, retain_graph=True, materialize_grads=True)[0].flatten() for entry in value]
+        rows = [
+            torch.autograd.grad(entry, x, retain_graph=True, materialize_grads=True)[0].flatten() for entry in value
+        ]
     return torch.stack(rows)
