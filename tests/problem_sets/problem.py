@@ -130,7 +130,6 @@ def _jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         value = f(x).flatten()
-        rows = [
-            torch.autograd.grad(entry, x, retain_graph=True, materialize_grads=True)[0].flatten() for entry in value
-        ]
-    return torch.stack(rows)
+        directions = torch.eye(value.numel(), dtype=value.dtype)
+        found = torch.autograd.grad(value, x, directions, is_grads_batched=True, materialize_grads=True)[0]
+    return found.flatten(1)

@@ -22,6 +22,9 @@ from equilibria.solvers.residual import Groups
 
 # Slots at first: most solves need no more, and take no memory for those that history allows beyond.
 _SLOTS = 16
+# Two pairs a feature end the method on an affine map (Gay 1979); on others, many more of few features are of places
+# that the iterates have long left.
+_PAIRS_PER_FEATURE = 3
 # Armijo's share of the decrease that the residual's linear model promises (Nocedal and Wright 2006, section 3.1).
 _SUFFICIENT = 1e-4
 
@@ -135,8 +138,9 @@ class Broyden(Solver):
     """Broyden's good method. Reaches fixed points of maps that do not contract, at a higher cost per evaluation.
 
     Args:
-        history: pairs kept, at least 1; the oldest is dropped. On an affine map of `n` features the method ends within
-            `2n` steps (Gay 1979) where it keeps all pairs; dropping them costs most on maps that rotate.
+        history: pairs kept, at least 1 and no more than three for each feature; the oldest is dropped. On an affine map
+            of `n` features the method ends within `2n` steps (Gay 1979) where it keeps all pairs; dropping them costs
+            most on maps that rotate.
         halvings: how often a group's step is halved where it does not lower the group's residual enough (Armijo's
             rule), before it is taken anyway; each costs that group an evaluation. 0 takes every step in full.
     """
@@ -153,7 +157,8 @@ class Broyden(Solver):
 
     def init(self, z: Tensor, groups: Groups) -> _Memory:
         """No pairs: the first step is plain iteration."""
-        return _Memory(_Pairs(z, min(self.history, self.max_evaluations)))
+        useful = max(1, _PAIRS_PER_FEATURE * z.shape[-1])
+        return _Memory(_Pairs(z, min(self.history, self.max_evaluations, useful)))
 
     def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
         """A quasi-Newton step with the latest pairs, or for a group whose last step was too long, half of that."""
