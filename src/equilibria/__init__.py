@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from equilibria.diagnostics import (
         audit_batch_invariance,
         audit_causality,
+        audit_coupling,
         gradient_error,
         jacobian_penalty,
         path_independence,
@@ -64,6 +65,7 @@ __all__ = [
     "Unrolled",
     "audit_batch_invariance",
     "audit_causality",
+    "audit_coupling",
     "fixed_point",
     "fixed_point_correction",
     "gradient_error",
@@ -97,6 +99,7 @@ _HOMES = {
     "Unrolled": "equilibria.gradients",
     "audit_batch_invariance": "equilibria.diagnostics",
     "audit_causality": "equilibria.diagnostics",
+    "audit_coupling": "equilibria.diagnostics",
     "fixed_point": "equilibria.fixed_point",
     "fixed_point_correction": "equilibria.gradients",
     "gradient_error": "equilibria.diagnostics",

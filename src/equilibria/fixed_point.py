@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.gradients import Gradient, Implicit, forward_mode
-from equilibria.gradients.base import solution_from
+from equilibria.gradients.base import solution_from, with_all_iterates
 from equilibria.solvers import (
     Anderson,
     ConvergenceError,
@@ -45,16 +45,18 @@ def fixed_point(
     Args:
         f: a map from states to states of the same structure and shapes. It may close over anything.
         z0: where to start: a tensor, or a nested tuple, list or dict of tensors that share their first dimension
-            (the first two for scopes `"token"` and `"prefix"`).
+            (the first two for scopes `"token"` and `"prefix"`, none for `"all"`).
         solver: how to solve; `Anderson()` when None.
         gradient: how to differentiate; `Implicit()` when None. Not used where gradients are off.
         on_failure: what to do when the solve did not converge: `"raise"` a `ConvergenceError` (which carries the
-            solution), `"warn"` with a `ConvergenceWarning`, or `"ignore"` and leave it to `solution.status`.
+            solution), `"warn"` with a `ConvergenceWarning`, or `"ignore"` and leave it to `solution.status`. The same
+            is done in the backward pass where the adjoint equation is not solved (`solution.adjoint`).
         tol: of this call, in place of the solver's.
         max_evaluations: of this call, in place of the solver's.
         iterates: numbers of iterates wanted in `solution.iterates` beside the solution, for a loss along the way (see
-            `fixed_point_correction`); iterate `k` is what the solver had after `k` evaluations, 0 is the start. Each
-            keeps one more evaluation for the backward pass. Those that the solve does not reach are left out.
+            `fixed_point_correction`); iterate `k` is what the solver had after `k` evaluations, 0 is the start, and
+            from where it converged on it is the solution. Each that is not keeps one more evaluation for the backward
+            pass. Those that a solve without success does not reach are left out.
 
     Returns:
         The value with its status, residual per group and statistics.
@@ -79,11 +81,25 @@ def fixed_point(
         iterate = solver.solve(f, z0, iterates=iterates)
         solution = solution_from(iterate, Packing.of(z0, solver.scope).unpack(iterate.value))
         solution.iterates = iterate.iterates
+        solution = with_all_iterates(solution, iterates, iterate.status)
+    solution.adjoint.on_failure = _ADJOINT_FAILURES[on_failure]
     if solution.status is not Status.CONVERGED and on_failure != "ignore":
         if on_failure == "raise":
             raise ConvergenceError(solution.explain(), solution)
         warnings.warn(solution.explain(), ConvergenceWarning, stacklevel=2)
     return solution
+
+
+def _raise(message: str) -> None:
+    raise ConvergenceError(message)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+
+
+# What hears of an adjoint equation that was not solved, in the backward pass.
+_ADJOINT_FAILURES: dict[OnFailure, Callable[[str], None] | None] = {"raise": _raise, "warn": _warn, "ignore": None}
 
 
 def _overridden(solver: Solver, tol: float | None, max_evaluations: int | None) -> Solver:

@@ -52,9 +52,8 @@ def solve_with_tangent(f: Map, z0: State, solver: Solver, gradient: Gradient) ->
         with forward_ad._set_fwd_grad_enabled(False):
             zero = rebuild(star, (torch.zeros_like(leaf) for leaf in leaves(star)))
             tangent = gradient.solver.solve(tangent_map, zero)
-            moving = Packing.of(star, "sample").unpack(tangent.value)
-    solution.adjoint.status, solution.adjoint.residual = tangent.status, tangent.residual
-    solution.adjoint.evaluations = tangent.evaluations
+            moving = Packing.of(star, gradient.solver.scope).unpack(tangent.value)
+    solution.adjoint.record(tangent)
     pairs = zip(leaves(star), leaves(moving), strict=True)
     solution.value = rebuild(star, (forward_ad.make_dual(z, t) for z, t in pairs))
     return solution

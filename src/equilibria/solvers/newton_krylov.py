@@ -39,8 +39,8 @@ class NewtonKrylov(Solver):
             `(I − J(z))⁻¹ v`.
 
     Raises:
-        ValueError: scope is not `"sample"`. A token's Krylov space is made of products with the whole Jacobian; mixed
-            with coefficients that differ between tokens, they are no longer products of anything.
+        ValueError: scope is `"token"` or `"prefix"`. A token's Krylov space is made of products with the whole
+            Jacobian; mixed with coefficients that differ between tokens, they are no longer products of anything.
     """
 
     inner: int = 8
@@ -50,9 +50,9 @@ class NewtonKrylov(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scope != "sample":
+        if self.scope not in ("sample", "all"):
             raise ValueError(
-                f'NewtonKrylov solves sample by sample: scope must be "sample", found {self.scope!r}; '
+                f'NewtonKrylov solves sample by sample: scope must be "sample" or "all", found {self.scope!r}; '
                 "take Broyden or Anderson for a causal solve"
             )
         if self.inner < 1:

@@ -40,9 +40,13 @@ class CountedMap:
 
     def __init__(self, f: Map, packing: Packing, limit: int, check_every: int) -> None:
         self._f, self._limit, self._check_every = f, limit, check_every
-        self.pack, self.unpack = packing.pack, packing.unpack
         self.calls = self.charged = 0
         self._looked_at = 0
+        self.packed_by(packing)
+
+    def packed_by(self, packing: Packing) -> None:
+        """From now on, packed tensors are those of `packing`."""
+        self.pack, self.unpack = packing.pack, packing.unpack
 
     def measure(self, z: Tensor) -> Tensor:
         """`f(z)` for the solve loop: charged."""
@@ -76,6 +80,11 @@ class CountedMap:
         if due:
             self._looked_at = self.calls
         return due
+
+    @property
+    def watched(self) -> bool:
+        """Whether the host may wait for the device at every application."""
+        return self._check_every == 1
 
     @property
     def spent(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 State: TypeAlias = Any
 """A tensor or a nested tuple, list or dict of tensors; as a recursive type it would reject `dict[str, Tensor]`."""
-Scope = Literal["sample", "token", "prefix"]
+Scope = Literal["sample", "token", "prefix", "all"]
 
 
 def leaves(state: State) -> Iterator[Tensor]:
@@ -81,15 +81,22 @@ class Packing:
     """How a state becomes one tensor `(*groups, features)` in the solver's arithmetic, and back.
 
     Half-precision states are solved in float32; float64 stays float64.
+
+    Attributes:
+        like: a state of the structure, shapes and dtypes.
+        group_dimensions: leading dimensions that number the groups; 0 where the whole state is one group, which is
+            packed to `(1, features)`.
+        units: what one packed unit of each leaf stands for, powers of two, `(*groups, leaves)`; None for one.
     """
 
     like: State
     group_dimensions: int
+    units: Tensor | None = None
 
     @classmethod
     def of(cls, state: State, scope: Scope) -> Packing:
         """The packing of `state` for groups of `scope`; raises ValueError where the shapes do not allow it."""
-        dimensions = 1 if scope == "sample" else 2
+        dimensions = {"all": 0, "sample": 1}.get(scope, 2)
         tensors = list(leaves(state))
         if not tensors:
             raise ValueError("the state holds no tensor; pass at least one to z0")
@@ -120,10 +127,28 @@ class Packing:
                 f"the map must return the shapes it is given: expected {[tuple(t.shape) for t in like]}, "
                 f"found {[tuple(t.shape) for t in found]}"
             )
-        groups = like[0].shape[: self.group_dimensions]
+        groups = like[0].shape[: self.group_dimensions] or (1,)
         # An explicit feature count, since -1 is ambiguous for an empty batch.
         flat = [leaf.reshape(*groups, self._features(leaf)).to(self.arithmetic) for leaf in found]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+        return self.scaled(flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Features of each leaf of a group."""
+        return [self._features(leaf) for leaf in leaves(self.like)]
+
+    def scaled(self, packed: Tensor) -> Tensor:
+        """What is packed in units of one, in those of this packing."""
+        return packed if self.units is None else packed / self._wide(self.units)
+
+    def plain(self, packed: Tensor) -> Tensor:
+        """What is packed in units of this packing, in those of one."""
+        return packed if self.units is None else packed * self._wide(self.units)
+
+    def _wide(self, units: Tensor) -> Tensor:
+        if units.shape[-1] == 1:
+            return units
+        return units.repeat_interleave(torch.tensor(self.sizes, device=units.device), dim=-1)
 
     def _features(self, leaf: Tensor) -> int:
         """Of a group; `Size.numel` would make a constant of a length that a traced program leaves open."""
@@ -136,9 +161,8 @@ class Packing:
 
     def unpack(self, packed: Tensor) -> State:
         """The state, in the dtypes of the original."""
-        like = list(leaves(self.like))
-        sizes = [self._features(leaf) for leaf in like]
-        parts = packed.split(sizes, dim=-1) if len(like) > 1 else (packed,)
+        like, packed = list(leaves(self.like)), self.plain(packed)
+        parts = packed.split(self.sizes, dim=-1) if len(like) > 1 else (packed,)
         return rebuild(
             self.like,
             (part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, like, strict=True)),
