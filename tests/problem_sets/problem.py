@@ -6,6 +6,7 @@ couple rows too, and its Jacobian is dense.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -75,6 +76,8 @@ class Problem:
         for _ in range(steps):
             residual = (self.map(z, self.parameters) - z).detach().flatten()
             size = float(torch.linalg.vector_norm(residual))
+            if not math.isfinite(size):
+                return None
             if size == 0 or (size <= 1e-12 * (1 + float(torch.linalg.vector_norm(z))) and size >= 0.5 * smallest):
                 break
             smallest = min(smallest, size)
