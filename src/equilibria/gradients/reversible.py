@@ -26,8 +26,7 @@ from equilibria.gradients.adjoint import Tensors
 from equilibria.gradients.base import solution_after
 from equilibria.gradients.compensated import Pair, carrier, scale_and_add, subtract_and_divide
 from equilibria.solvers import AdjointReport, Map, Solution, Solver, State, Status
-from equilibria.solvers.residual import norm
-from equilibria.solvers.residual import Gauge
+from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, Scope, detach, leaves, leaves_as, rebuild
 
