@@ -2,13 +2,13 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, CoercionError, CycloptsError, Parameter
-from cyclopts.argument import ArgumentCollection, update_argument_collection
+from cyclopts import UNSET, App, CoercionError, CycloptsError, Parameter
+from cyclopts.argument import Argument, ArgumentCollection, update_argument_collection
 
 from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, problems
@@ -34,8 +34,22 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         _fill(arguments, _load(path), str(path))
 
 
+class _Settings(ArgumentCollection):
+    """Finds a setting by its name at once; looking through hundreds of them for each key of a file takes a while."""
+
+    def __init__(self, settings: Iterable[Argument]) -> None:
+        super().__init__(settings)
+        self._by_name = {name: argument for argument in self for name in argument.names}
+
+    def match(
+        self, term: str | int, *, transform: Callable[[str], str] | None = None, delimiter: str = "."
+    ) -> tuple[Argument, tuple[str, ...], Any]:
+        found = self._by_name.get(term) if isinstance(term, str) and transform is None else None
+        return super().match(term, transform=transform, delimiter=delimiter) if found is None else (found, (), UNSET)
+
+
 def _fill(arguments: ArgumentCollection, content: dict[str, object], source: str) -> None:
-    settings = ArgumentCollection(argument for argument in arguments if argument.keys)
+    settings = _Settings(argument for argument in arguments if argument.keys)
     update_argument_collection(content, source, settings, root_keys=(), allow_unknown=False)
     for argument in settings:
         if is_dataclass(argument.hint) and argument.tokens:
