@@ -3,7 +3,9 @@
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,19 +82,38 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-_reader = App(
-    config=fill_from_file,
-    default_parameter=Parameter(negative=()),
-    help_flags=[],
-    version_flags=[],
-    result_action="return_value",
-)
+class _Reader(App):
+    """An app whose arguments are worked out once for all that it reads: a recipe has hundreds."""
+
+    def assemble_argument_collection(self, **options: Any) -> ArgumentCollection:
+        assert self.default_command is not None
+        unused = _arguments(self.default_command)
+        copies = {id(argument): copy(argument) for argument in unused}
+        for argument in copies.values():
+            argument.tokens = []
+            argument.children = ArgumentCollection(copies[id(child)] for child in argument.children)
+        return ArgumentCollection(copies.values())
 
 
-@_reader.default
+@lru_cache
+def _arguments(command: Callable[..., Recipe]) -> ArgumentCollection:
+    return _app(App, command).assemble_argument_collection()
+
+
+def _app(kind: type[App], command: Callable[..., Recipe], config: Any = ()) -> App:
+    """Reads what `command` takes, from flags and with `config`."""
+    options: dict[str, Any] = {"help_flags": [], "version_flags": [], "result_action": "return_value"}
+    app = kind(config=config, default_parameter=Parameter(negative=()), **options)
+    app.default(command)
+    return app
+
+
 def _read(file: Path, /, *, recipe: Settings) -> Recipe:
     del file
     return recipe
+
+
+_reader = _app(_Reader, _read, fill_from_file)
 
 
 def recipe_from(content: dict[str, object], source: str) -> Recipe:
@@ -105,14 +126,7 @@ def recipe_from(content: dict[str, object], source: str) -> Recipe:
     Raises:
         UserError: as `read_recipe`.
     """
-    reader = App(
-        config=lambda app, commands, arguments: _fill(arguments, content, source),
-        default_parameter=Parameter(negative=()),
-        help_flags=[],
-        version_flags=[],
-        result_action="return_value",
-    )
-    reader.default(_whole)
+    reader = _app(_Reader, _whole, lambda app, commands, arguments: _fill(arguments, content, source))
     try:
         recipe = reader([], exit_on_error=False, print_error=False)
     except CycloptsError as problem:
