@@ -136,7 +136,7 @@ def test_with_sparse_weights_its_fixed_point_is_an_lstm(layers, dilation, length
     applications = -(-length // dilation) + layers - 1
     found = settle(cell, inputs, memory, applications)
     again = settle(cell, inputs, memory, applications + 1)
-    torch.testing.assert_close(found, again, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found, again, rtol=0, atol=1e-12)
     for offset in range(min(dilation, length)):  # one LSTM per phase of the dilation
         h, c = (part.reshape(2, layers, OUT).transpose(0, 1).contiguous() for part in past[:, offset].chunk(2, -1))
         expected, _ = lstm(inputs[:, offset::dilation], (h, c))
@@ -241,9 +241,7 @@ def test_weights_are_read_once_per_solve_and_never_stale(normalisation, monkeypa
     inputs, z = random(2, 4, D), random(2, 4, 2 * SIZE)
     before, wanted = cell(z, cell.context(inputs, None)), other(z, other.context(inputs, None))
     cell.load_state_dict(other.state_dict())
-    torch.testing.assert_close(
-        cell(z, cell.context(inputs, None)), wanted
-    )  # weights elsewhere in memory may meet other kernels
+    torch.testing.assert_close(cell(z, cell.context(inputs, None)), wanted)  # other memory, other kernels
     assert not torch.allclose(before, wanted)
     twin = copy.deepcopy(cell)
     with torch.no_grad():

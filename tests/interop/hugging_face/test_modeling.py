@@ -22,7 +22,7 @@ def test_a_model_comes_back_from_shards(kind: str, tmp_path: Path) -> None:
     one = model(kind)
     torch.manual_seed(0)
     plain = build_model(one.config.whole_recipe(), VOCABULARY)
-    # Not to the last bit: the vectors of a spectral norm are computed, and where memory begins decides by which kernels.
+    # Not to the last bit: the vectors of a spectral norm are computed, by kernels that depend on where memory begins.
     torch.testing.assert_close(one.model.state_dict(), plain.state_dict())
     one.save_pretrained(tmp_path, max_shard_size="4KB")
     shards = list(tmp_path.glob("model-*.safetensors"))
