@@ -13,36 +13,42 @@ from concurrent.futures import ThreadPoolExecutor
 
 from processes import ROOT, environment
 
+PLAIN = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+TWO_THREADS = {"OMP_NUM_THREADS": "2"}
 ODD = ("-p", "odd_alignment")
-"""Weights and inputs that start 4 bytes off a boundary of 64."""
-
-WITHOUT_VECTORS = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
-WITH_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 LISTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    "aten-default": ({"ATEN_CPU_CAPABILITY": "default"}, ()),
-    "aten-avx2": ({"ATEN_CPU_CAPABILITY": "avx2"}, ()),
-    "mkl-compatible": ({"MKL_CBWR": "COMPATIBLE"}, ()),
-    "mkl-avx2": ({"MKL_CBWR": "AVX2"}, ()),
-    "onednn-avx2": ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, ()),
-    "two-threads": ({"OMP_NUM_THREADS": "2"}, ()),
+    "plain": (PLAIN, ()),
+    "avx2": (AVX2, ()),
+    "two-threads": (TWO_THREADS, ()),
     "odd": ({}, ODD),
-    "odd-without-vectors": (WITHOUT_VECTORS, ODD),
-    "odd-avx2-two-threads": (WITH_AVX2 | {"OMP_NUM_THREADS": "2"}, ODD),
+    "odd-plain": (PLAIN, ODD),
+    "odd-avx2-two-threads": (AVX2 | TWO_THREADS, ODD),
 }
-"""Environment and options of pytest, by name. `make test` itself is the list of one thread and PyTorch's own choice."""
+"""Environment and options of pytest, by name. The libraries know nothing of each other, so a list speaks to all of them
+at once. In the odd ones, weights and inputs start 4 bytes off a boundary of 64. `make test` is the list of one thread
+and the libraries' own choice."""
 
 NUMERICAL = (
     *("tests/test_kernels.py", "tests/test_fixed_point.py", "tests/solvers", "tests/gradients", "tests/diagnostics"),
-    *("tests/nn", "tests/cells", "tests/depths", "tests/models"),
-    *("tests/interop/test_gpt2.py", "tests/interop/hugging_face/test_modeling.py"),
+    *("tests/nn", "tests/cells", "tests/depths", "tests/models", "tests/interop/test_gpt2.py"),
+    *("tests/interop/hugging_face/test_modeling.py", "tests/interop/hugging_face/test_cache.py"),
 )
+"""The tests whose results are numbers."""
+
+LEFT_OUT = (
+    "--ignore=tests/gradients/test_training_tools.py",  # processes, compilers and checkpoints
+    "--deselect=tests/interop/hugging_face/test_modeling.py::test_left_padded_rows_are_written_as_alone",
+    "--deselect=tests/interop/hugging_face/test_modeling.py::test_greedy_text_is_our_own",
+)
+"""What takes long and would show nothing more."""
 
 
 def run(name: str) -> bool:
     """Runs the tests under one list and prints how they fared; whether all passed."""
     variables, options = LISTS[name]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "-m", "not slow", *NUMERICAL]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *LEFT_OUT, *NUMERICAL]
     start = time.monotonic()
     ended = subprocess.run(
         command, cwd=ROOT, env=environment() | variables, capture_output=True, text=True, check=False

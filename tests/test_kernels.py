@@ -33,4 +33,4 @@ def test_memory_begins_where_it_should() -> None:
 
 def test_a_name_that_is_no_list_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert kernels.main(["mkl"]) == 2
-    assert "no such list: mkl; there are aten-default" in capsys.readouterr().err
+    assert "no such list: mkl; there are plain" in capsys.readouterr().err
