@@ -12,7 +12,8 @@ DIRECTLY_ABOVE = {
     "errors": (),
     "solvers": (),
     "gradients": ("solvers",),
-    "fixed_point": ("gradients",),
+    "surroundings": ("solvers",),
+    "fixed_point": ("gradients", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

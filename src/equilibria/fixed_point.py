@@ -23,10 +23,12 @@ from equilibria.solvers import (
     Status,
 )
 from equilibria.solvers.state import Packing
+from equilibria.surroundings import check_checkpoint, check_sharding, outside_graphs, with_backward_hooks
 
 OnFailure = Literal["raise", "warn", "ignore"]
 
 
+@outside_graphs
 def fixed_point(
     f: Map,
     z0: State,
@@ -121,6 +123,8 @@ class DEQ(nn.Module):
         self.eval_solver = eval_solver if eval_solver is not None else self.solver
         self.on_failure: OnFailure = on_failure
 
+    @outside_graphs
+    @with_backward_hooks
     def forward(
         self,
         z0: State,
@@ -138,6 +142,8 @@ class DEQ(nn.Module):
             max_evaluations: of this call, in place of the solver's.
             iterates: as for `fixed_point`.
         """
+        check_checkpoint()
+        check_sharding(self.cell)
         return fixed_point(
             lambda z: self.cell(z, *inputs),
             z0,

@@ -8,13 +8,14 @@ differentiating a solution differ in their pullback only. No parameter has to be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equilibria.gradients.history import LONG, above, asks, behind, heights
+from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
 from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
@@ -80,7 +81,7 @@ def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[E
     here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
-    with torch.enable_grad():
+    with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
         value = f(here)
     return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 

@@ -9,6 +9,7 @@ nodes, longer than the history, cuts the history off. Nothing else changes: the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -75,3 +76,14 @@ def above(tensor: Tensor, length: int) -> Tensor:
         while len(_chain) <= length:
             _chain.append(_chain[-1].neg())
         return _Above.apply(tensor, _chain[length])
+
+
+def kept_as_it_is() -> AbstractContextManager[object]:
+    """Within it, an activation checkpoint around leaves alone what a graph keeps.
+
+    It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
+    """
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
