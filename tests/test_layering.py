@@ -14,7 +14,8 @@ DIRECTLY_ABOVE = {
     "gradients": ("solvers",),
     "held_map": ("solvers",),
     "held_cell": (),
-    "fixed_point": ("gradients", "held_map", "held_cell"),
+    "surroundings": ("solvers",),
+    "fixed_point": ("gradients", "held_map", "held_cell", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

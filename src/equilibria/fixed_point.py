@@ -30,6 +30,7 @@ from equilibria.solvers import (
     Status,
 )
 from equilibria.solvers.state import Packing
+from equilibria.surroundings import check_checkpoint, check_sharding, outside_graphs, with_backward_hooks
 
 OnFailure = Literal["raise", "warn", "ignore"]
 
@@ -41,6 +42,7 @@ _UNSTEADY = (
 _MACHINERY = tuple(f"{Path(package).parent}{os.sep}" for package in (torch.__file__, __file__))
 
 
+@outside_graphs
 def fixed_point(
     f: Map,
     z0: State,
@@ -247,6 +249,8 @@ class DEQ(nn.Module):
         self.failures = 0
         self._updated: dict[bool, frozenset[str]] = {}
 
+    @outside_graphs
+    @with_backward_hooks
     def forward(
         self,
         z0: State = None,
@@ -265,6 +269,8 @@ class DEQ(nn.Module):
             max_evaluations: of this call, in place of the solver's.
             iterates: as for `fixed_point`.
         """
+        check_checkpoint()
+        check_sharding(self.cell)
         if z0 is None:
             z0 = self._start(inputs, keywords)
         with HeldCell(self.cell, inputs, keywords, self._updated.get(self.training)) as held:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equilibria.depths.base import Reached
 from equilibria.solvers import Solution, Status
+from equilibria.solvers.solution import register
 
 _SEVERITY = (Status.CONVERGED, Status.MAX_EVALUATIONS, Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
 
@@ -29,6 +30,9 @@ class ChunkedSolution(Solution):
     """
 
     chunks: tuple[Solution, ...]
+
+
+register(ChunkedSolution)
 
 
 def joined(parts: Sequence[Reached]) -> Reached:

@@ -8,12 +8,14 @@ differentiating a solution differ in their pullback only. No parameter has to be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
 from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
@@ -27,12 +29,16 @@ Pullback = Callable[[Tensors], Tensors]
 
 @dataclass(eq=False)
 class Evaluation:
-    """One application of a map with gradients on: the graph that runs from `inputs` to `outputs`."""
+    """One application of a map with gradients on: the graph that runs from `inputs` to `outputs`.
+
+    Attributes:
+        height: at least the length of the longest path behind the outputs, None where nobody counted.
+    """
 
     inputs: Tensors
     outputs: Tensors
+    height: int | None = None
     attainable: float = field(init=False)
-    """The relative residual that products with its Jacobian allow to reach."""
 
     def __post_init__(self) -> None:
         self.attainable = _attainable(self.inputs)
@@ -40,18 +46,7 @@ class Evaluation:
     @property
     def tracked(self) -> bool:
         """Whether anything the map closes over asks for a gradient; its argument does in any case."""
-        waiting = [leaf.grad_fn or leaf for leaf in self.outputs if leaf.requires_grad]
-        seen = set(waiting)
-        while waiting:
-            node = waiting.pop()
-            leaf = node if isinstance(node, Tensor) else getattr(node, "variable", None)
-            if leaf is not None and not any(leaf is part for part in self.inputs):
-                return True
-            if not isinstance(node, Tensor):
-                following = {child for child, _ in node.next_functions if child is not None} - seen
-                seen |= following
-                waiting += following
-        return False
+        return any(asks(node) for node in behind(self.outputs, self.inputs))
 
     def transposed(self, v: Tensors, create_graph: bool = False) -> Tensors:
         """`Jᵀ v`, one vector-Jacobian product; the graph is kept for the next one."""
@@ -77,8 +72,23 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
     Returns:
         The graph, and `(state, f(state))` in their structure.
     """
+    evaluation, tracked = _evaluate(f, state, anchored)
+    if not anchored:
+        return evaluation, tracked
+    nodes, before = heights(evaluation.outputs, evaluation.inputs)
+    evaluation.height = nodes + before
+    if evaluation.height > LONG:
+        evaluation, tracked = _evaluate(f, state, anchored, nodes + before)
+        evaluation.height = 2 * nodes + before + 1
+    return evaluation, tracked
+
+
+def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[Evaluation, tuple[State, State]]:
+    """The same, at a state that hangs above a history of so many nodes."""
     here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
-    with torch.enable_grad():
+    if history:
+        here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
+    with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
         value = f(here)
     return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 

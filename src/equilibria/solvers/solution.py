@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from equilibria.solvers.residual import Gauge
 from equilibria.solvers.state import State, detach
@@ -222,3 +223,36 @@ def worst(residual: Tensor) -> float:
 def no_groups_like(value: Tensor) -> Tensor:
     """An integer zero per group of a packed `value`."""
     return torch.zeros(value.shape[:-1], dtype=torch.int32, device=value.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rest:
+    """What of a solution is no tensor, the adjoint's report among it: the very one that a backward pass fills."""
+
+    kind: type[Solution]
+    fields: dict[str, Any]
+
+
+_TENSORS = ("value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks")
+
+
+def _flatten(solution: Solution) -> tuple[list[Any], _Rest]:
+    fields = vars(solution)
+    tensors = [fields.get(name) for name in _TENSORS]
+    return tensors, _Rest(type(solution), {name: part for name, part in fields.items() if name not in _TENSORS})
+
+
+def _unflatten(tensors: Iterable[Any], rest: _Rest) -> Solution:
+    solution = object.__new__(rest.kind)
+    vars(solution).update(rest.fields)
+    fields = rest.kind.__dataclass_fields__
+    vars(solution).update({name: part for name, part in zip(_TENSORS, tensors, strict=True) if name in fields})
+    return solution
+
+
+def register(kind: type[Solution]) -> None:
+    """Makes the tensors of a kind of solution known to what takes results apart, such as DDP's static graphs."""
+    _pytree.register_pytree_node(kind, _flatten, _unflatten)
+
+
+register(Solution)

@@ -1,0 +1,89 @@
+"""What an evaluation's graph hangs on, and how products with its Jacobian are kept from walking all of it.
+
+Before a backward pass autograd counts the nodes behind the outputs, those of earlier solves too: a thousand solves in
+one graph would be walked through a thousand times. It leaves out nodes whose topological number is below that of every
+input asked for. That number is the length of the longest path behind a node, so an input that hangs on a chain of idle
+nodes, longer than the history, cuts the history off. Nothing else changes: the chain is only counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Nodes of history that are cheaper to count at every product than to evaluate the map once more for.
+LONG = 500
+
+
+def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node and leaf of the graph behind the outputs, but for the inputs and what is only behind those."""
+    waiting: list[Any] = [leaf.grad_fn or leaf for leaf in outputs if leaf.requires_grad]
+    own = {id(node): node for leaf in inputs for node in (leaf, leaf.grad_fn)}
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        leaf = node if isinstance(node, Tensor) else getattr(node, "variable", None)
+        if id(node) in own or (id(leaf) in own and leaf is not None):
+            continue
+        yield node
+        if leaf is None and solved(node) is None:
+            following = {child for child, _ in node.next_functions if child is not None} - seen
+            seen |= following
+            waiting += following
+
+
+def solved(node: Any) -> int | None:
+    """At least the length of the longest path behind a node that attaches a solution, None for any other."""
+    return getattr(getattr(node, "evaluation", None), "height", None)
+
+
+def asks(node: Any) -> bool:
+    """Whether a node is known to lead to a leaf that asks for a gradient: it is one, or attaches a solution."""
+    return isinstance(node, Tensor) or hasattr(node, "variable") or hasattr(node, "evaluation")
+
+
+def heights(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> tuple[int, int]:
+    """The number of nodes behind the outputs up to other solutions, and the height of the highest of those."""
+    nodes = before = 0
+    for node in behind(outputs, inputs):
+        nodes += 1
+        before = max(before, solved(node) or 0)
+    return nodes, before
+
+
+class _Above(torch.autograd.Function):
+    """The first tensor, hung on the second as well, which gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, chain: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return incoming, None
+
+
+_chain = [torch.zeros((), requires_grad=True)]
+
+
+def above(tensor: Tensor, length: int) -> Tensor:
+    """The tensor with more than `length` nodes behind it, idle and made once for all."""
+    with torch.enable_grad():
+        while len(_chain) <= length:
+            _chain.append(_chain[-1].neg())
+        return _Above.apply(tensor, _chain[length])
+
+
+def kept_as_it_is() -> AbstractContextManager[object]:
+    """Within it, an activation checkpoint around leaves alone what a graph keeps.
+
+    It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
+    """
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

@@ -1,0 +1,102 @@
+"""What PyTorch puts around a module, and a solve has to be kept right in: compilers, backward hooks, checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+from torch.utils.hooks import BackwardHook
+
+from equilibria.solvers import Solution
+from equilibria.solvers.state import leaves, rebuild
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# PyTorch says so of every result that is no tensor, before it is known that `with_backward_hooks` sees to it.
+warnings.filterwarnings("ignore", message="For backward hooks to be called.*equilibria.*Solution")
+
+
+def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, left out by `torch.compile` of what calls it: how often a solve evaluates depends on its data.
+
+    What it calls may be compiled itself. Programs of `torch.export` are traced through it.
+    """
+    disabled: Callable[P, R] = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return disabled(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solution]:
+    """The forward pass of a module, whose full backward hooks see the gradient of the solution's value.
+
+    PyTorch looks for tensors in what a module returns, and not inside it.
+    """
+
+    @functools.wraps(forward)
+    def hooked(self: nn.Module, *args: Any, **kwargs: Any) -> Solution:
+        hooks, _ = self._get_backward_hooks()
+        before = self._get_backward_pre_hooks()
+        if not (hooks or before) or not torch.is_grad_enabled():
+            return forward(self, *args, **kwargs)
+        hook = BackwardHook(self, hooks, before)
+        solution = forward(self, *hook.setup_input_hook(args), **kwargs)
+        value = tuple(leaves(solution.value))
+        seen = hook.setup_output_hook(value if len(value) > 1 else value[0])
+        solution.value = rebuild(solution.value, iter((seen,) if isinstance(seen, Tensor) else seen))
+        return solution
+
+    return hooked
+
+
+def check_checkpoint() -> None:
+    """Raises RuntimeError where the caller's result goes straight to a reentrant checkpoint.
+
+    That runs without gradients and gives a graph to tensors alone, so a `Solution` would come out without one.
+    """
+    if torch.is_grad_enabled():
+        return
+    frame = sys._getframe(1)
+    while frame is not None and _of_package(frame.f_code):
+        frame = frame.f_back
+    if frame is not None and frame.f_code is _CHECKPOINT:
+        raise RuntimeError(
+            "a reentrant checkpoint gives a graph to tensors, not to a Solution; "
+            "pass use_reentrant=False, or checkpoint a function that returns solution.value"
+        )
+
+
+_CHECKPOINT = cast(CodeType, CheckpointFunction.forward.__code__)
+_MODULES = ("torch/nn/modules/", "equilibria/fixed_point.py", "equilibria/surroundings.py")
+
+
+def _of_package(code: CodeType) -> bool:
+    """Whether a frame passes on what it was called for: a module's call, or a container's."""
+    return any(part in code.co_filename for part in _MODULES)
+
+
+def check_sharding(cell: nn.Module) -> None:
+    """Raises RuntimeError where a cell, or a part of it, gathers its weights at every evaluation.
+
+    Processes evaluate a different number of times, so that some would wait for others for ever.
+    """
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(loaded, "FSDPModule", None)
+    if kind is not None and any(isinstance(module, kind) for module in cell.modules()):
+        raise RuntimeError(
+            "the cell of a DEQ is sharded, and would gather its weights at every evaluation, a different number of "
+            "times in every process; shard the DEQ itself, fully_shard(deq), which gathers them once per solve"
+        )
