@@ -29,7 +29,7 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
     What it calls may be compiled itself. Programs of `torch.export` are traced through it.
     """
-    disabled: Callable[P, R] = torch._disable_dynamo(function)
+    disabled: Callable[P, R] = torch._disable_dynamo(function)  # pyright: ignore[reportPrivateImportUsage]
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,7 +55,7 @@ def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solut
         hook = BackwardHook(self, hooks, before)
         solution = forward(self, *hook.setup_input_hook(args), **kwargs)
         value = tuple(leaves(solution.value))
-        seen = hook.setup_output_hook(value if len(value) > 1 else value[0])
+        seen: Any = hook.setup_output_hook(cast(Any, value if len(value) > 1 else value[0]))
         solution.value = rebuild(solution.value, iter((seen,) if isinstance(seen, Tensor) else seen))
         return solution
 
