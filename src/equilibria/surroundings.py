@@ -55,7 +55,7 @@ def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solut
         hook = BackwardHook(self, hooks, before)
         solution = forward(self, *hook.setup_input_hook(args), **kwargs)
         value = tuple(leaves(solution.value))
-        seen: Any = hook.setup_output_hook(cast(Any, value if len(value) > 1 else value[0]))
+        seen: Any = hook.setup_output_hook(cast(Any, value) if len(value) > 1 else next(iter(value)))
         solution.value = rebuild(solution.value, iter((seen,) if isinstance(seen, Tensor) else seen))
         return solution
 
