@@ -147,8 +147,10 @@ class Gauge:
         """
         if self.criterion == "absolute":
             return torch.zeros_like(difference, dtype=torch.bool)
-        # A norm that overflowed says nothing.
-        return (difference > torch.maximum(self.tol * self.scale, _FELL * self.peak)) | ~(value < torch.inf)
+        # A value that has grown may have lost the difference in its rounding; a norm that overflowed says nothing.
+        rounding = torch.finfo(value.dtype).eps * value * (value > _GROWTH * self.scale)
+        wanted = torch.maximum(self.tol * self.scale, _FELL * self.peak)
+        return (difference + rounding > wanted) | ~(value < torch.inf)
 
     def astray(self, value: Tensor, difference: Tensor) -> Tensor:
         """Which groups grew without bound and came no nearer to a solution, `(*groups,)`, from their norms."""
