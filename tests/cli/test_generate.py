@@ -92,7 +92,7 @@ def test_evaluations_are_shown_in_colours_with_a_legend(run: Path, capsys: pytes
 def test_less_effort_is_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = ["--prompt", "the", "--max-new-tokens", "5", "--show-evaluations"]
     assert main(["generate", str(run), *draw, "--tolerance", "1e-9", "--max-evaluations", "3"]) == 0
-    assert " 3  100%" in capsys.readouterr().out
+    assert " 4  100%" in capsys.readouterr().out
 
 
 def test_a_prompt_that_is_not_utf_8_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

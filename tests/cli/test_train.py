@@ -48,7 +48,7 @@ FLAGS = {
     "model.depth.solver": SOLVER,
     "model.depth.eval_solver": SOLVER,
     "model.depth.gradient": (
-        *("method", "steps", "damping", "checkpoint", "share", "terms"),
+        *("method", "steps", "damping", "checkpoint", "share", "terms", "keep_every", "bound"),
         *("adjoint", "tol", "max_evaluations", "restart", "history"),
     ),
     "model.depth.schedule": (

@@ -50,7 +50,7 @@ def solved(name: str, method: str) -> tuple[Problem, Solution, Tensor]:
 
 
 def norm(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x))
+    return float(torch.linalg.vector_norm(x.detach()))
 
 
 def norms(z: Tensor, problem: Problem) -> Tensor:

@@ -38,7 +38,7 @@ _EXAMPLE = (2, 3)  # rows and tokens that the program is traced with; 1 would be
 class FixedBudget:
     """A depth of exactly so many evaluations, the steps of a solver between them, whatever the residuals are.
 
-    The state is the value of the last evaluation: with `Picard()` that of the cell applied so many times.
+    The state is what the last step leads to: with `Picard()` that of the cell applied so many times.
 
     Args:
         solver: `Picard` or `Anderson`, whose steps need no look at their data.
@@ -61,10 +61,10 @@ class FixedBudget:
         apply = CountedMap(f, packing, self.evaluations, self.evaluations)
         z = packing.pack(z0)
         memory = self.solver.init(z, groups)
-        for _ in range(self.evaluations - 1):
+        for _ in range(self.evaluations):
             value = apply.measure(z)
             z, memory = self.solver.step(memory, Point(z, value, value - z, None, apply), groups)
-        return Reached(packing.unpack(apply.measure(z)))
+        return Reached(packing.unpack(z))
 
 
 _Exported = Equilibrium | UnrolledDepth | FixedBudget

@@ -14,7 +14,7 @@ from equilibria.solvers.state import Packing, Scope
 NOTHING = 1e-30
 # Norms between which squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
 _COMFORTABLE = 2.0**-20, 2.0**30
-# Growth alone makes a relative residual small. Beyond where a solve began, it counts if the difference fell to this too.
+# Growth alone makes a relative residual small. Beyond where a solve began, the difference has to fall to this, too.
 _FELL = 0.1
 # A group has gone astray when its value is this many times larger than where it began, and not nearer to its iterate
 # than it ever was; a hundredth less is rounding.
