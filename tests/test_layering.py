@@ -12,8 +12,9 @@ DIRECTLY_ABOVE = {
     "errors": (),
     "solvers": (),
     "gradients": ("solvers",),
+    "transforms": ("gradients",),
     "surroundings": ("solvers",),
-    "fixed_point": ("gradients", "surroundings"),
+    "fixed_point": ("surroundings", "transforms"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

@@ -24,11 +24,13 @@ from equilibria.solvers import (
 )
 from equilibria.solvers.state import Packing
 from equilibria.surroundings import check_checkpoint, check_sharding, outside_graphs, with_backward_hooks
+from equilibria.transforms import transformable
 
 OnFailure = Literal["raise", "warn", "ignore"]
 
 
 @outside_graphs
+@transformable
 def fixed_point(
     f: Map,
     z0: State,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
 from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, Status
+from equilibria.solvers import mapped
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 Tensors = tuple[Tensor, ...]
@@ -78,12 +79,18 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
 
 def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[Evaluation, tuple[State, State]]:
     """The same, at a state that hangs above a history of so many nodes."""
-    here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
+    here = rebuild(state, (_leaf(leaf.detach(), anchored) for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
     with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
         value = f(here)
     return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
+
+
+def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
+    if anchored and mapped.active():
+        return mapped.asking(tensor)
+    return tensor.requires_grad_(anchored)
 
 
 def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
@@ -97,7 +104,7 @@ def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> T
     """
     if not evaluation.tracked:
         return tuple(leaf.detach() for leaf in evaluation.inputs)
-    return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs)
+    return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs, *evaluation.inputs)
 
 
 def solve_adjoint(
@@ -126,7 +133,7 @@ def solve_adjoint(
         failed = report.status not in (None, Status.CONVERGED)
         report.evaluations += iterate.evaluations
         if not (failed and iterate.status is Status.CONVERGED):
-            report.status, report.residual = iterate.status, iterate.residual
+            report.status, report.residual = iterate.status, mapped.plain(iterate.residual)
         return packing.unpack(iterate.value * norm)
 
 
@@ -139,32 +146,59 @@ def normalised(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
 
 
 class _Attach(torch.autograd.Function):
-    """Forward: the evaluation's inputs, given its outputs. Backward: the pullback."""
+    """Forward: the evaluation's inputs, given its outputs and those. Backward: the pullback, to the outputs."""
 
     @staticmethod
-    def forward(ctx: Any, evaluation: Evaluation, pullback: Pullback, inner: bool, *outputs: Tensor) -> Tensors:
-        ctx.evaluation, ctx.pullback, ctx.inner = evaluation, pullback, inner
-        return tuple(leaf.detach().clone() for leaf in evaluation.inputs)
+    def forward(evaluation: Evaluation, pullback: Pullback, inner: bool, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(leaf.detach().clone() for leaf in tensors[len(tensors) // 2 :])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.evaluation, ctx.pullback, ctx.inner, *_ = inputs
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Any) -> tuple[Tensors, tuple[int | None, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Below the transform that takes the gradient, a mapped value alone is wanted, not its graph."""
+        evaluation, _, inner, *tensors = operands
+        return _Attach.apply(evaluation, _refuse, inner, *tensors), in_dims[3 + len(tensors) // 2 :]
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         outputs: Tensors = ctx.evaluation.outputs
         if ctx.inner and not any(bool(part.any()) for part in incoming):
             # To first order nothing arrives here, see `Implicit`: spare the solve and the pass through the map.
-            return (None,) * (3 + len(outputs))
+            return (None,) * (3 + 2 * len(outputs))
+        mapped.check_legacy(incoming)
         with torch.no_grad():
             result = ctx.pullback(incoming)
         if torch.is_grad_enabled() and not ctx.inner:
             result = _Once.apply(len(result), *result, *outputs, *incoming)
-        return None, None, None, *result
+        return None, None, None, *result, *(None for _ in outputs)
+
+
+def _refuse(incoming: Tensors) -> Tensors:
+    raise RuntimeError(
+        "a backward pass reached a fixed point through torch.func.vmap around torch.func.grad; "
+        "take the outer derivative by torch.func.grad around torch.func.vmap"
+    )
 
 
 class _Once(torch.autograd.Function):
     """The first `count` tensors; whoever differentiates them gets an error instead of a part of the derivative."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensors:
+    def forward(count: int, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(leaf.clone() for leaf in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Nothing is needed to refuse."""
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[int | None, ...], count: int, *tensors: Tensor
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        return _Once.apply(count, *tensors), in_dims[1 : 1 + count]
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -13,6 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
 from equilibria.solvers.residual import EPSILON, Criterion, norm, residual_of
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
@@ -45,6 +46,7 @@ class GMRES:
         if self.criterion not in get_args(Criterion):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
 
+    @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
         """Run restarted GMRES from `z0`; one evaluation per basis vector and one per measurement."""
