@@ -7,8 +7,8 @@ and needs no graph: its iterates are taken out of every wrapping, and the map al
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -80,6 +80,19 @@ def _taken_out(tensor: Tensor, found: dict[int, int], lowest: int, highest: int)
     return tensor
 
 
+@contextmanager
+def _below(level: int) -> Iterator[None]:
+    """Outside the transforms from a level on, which would wrap whatever is computed."""
+    popped = []
+    try:
+        while (transforms.maybe_current_level() or 0) >= level:
+            popped.append(transforms.pop_dynamic_layer_stack())
+        yield
+    finally:
+        while popped:
+            transforms.push_dynamic_layer_stack(popped.pop())
+
+
 @dataclass(frozen=True)
 class Mapping:
     """The dimensions that a state is mapped over: level and size of each, outermost first."""
@@ -108,11 +121,12 @@ class Mapping:
         tensor = _taken_out(tensor, found, self.lowest, self.highest)
         if not self.sizes:
             return tensor
-        for place, (level, size) in enumerate(self.sizes.items()):
-            if level not in found:
-                tensor = tensor.unsqueeze(place)
-                tensor = tensor.expand(*tensor.shape[:place], size, *tensor.shape[place + 1 :])
-        return tensor.flatten(0, len(self.sizes))
+        with _below(self.lowest):
+            for place, (level, size) in enumerate(self.sizes.items()):
+                if level not in found:
+                    tensor = tensor.unsqueeze(place)
+                    tensor = tensor.expand(*tensor.shape[:place], size, *tensor.shape[place + 1 :])
+            return tensor.flatten(0, len(self.sizes))
 
     def mapped(self, tensor: Tensor) -> Tensor:
         """`(count · B, ...)` as `(B, ...)`, mapped; what has no such first dimension stays as it is."""
@@ -123,7 +137,8 @@ class Mapping:
                 "NewtonKrylov differentiates the map in forward mode, which does not go with torch.func.vmap around "
                 "the solve; take Anderson, Broyden or Picard"
             )
-        tensor = tensor.reshape(*self.sizes.values(), tensor.shape[0] // self.count, *tensor.shape[1:])
+        with _below(self.lowest):
+            tensor = tensor.reshape(*self.sizes.values(), tensor.shape[0] // self.count, *tensor.shape[1:])
         for level in self.sizes:
             tensor = transforms._add_batch_dim(tensor, 0, level)
         return tensor
