@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers.mapped import plain
 from equilibria.solvers.progress import gone_astray
 from equilibria.solvers.residual import norm
 from equilibria.solvers.solution import worst
@@ -91,7 +92,8 @@ def solution_after(
     evaluations = before + tracked + 1
     converged = residual <= solver.tol
     # One synchronisation with the device for all three.
-    finite, some_astray, done = torch.stack([torch.isfinite(residual).all(), astray.any(), converged.all()]).tolist()
+    seen = [plain(torch.isfinite(residual)).all(), plain(astray).any(), plain(converged).all()]
+    finite, some_astray, done = torch.stack(seen).tolist()
     if not finite:
         status = Status.NON_FINITE
     elif some_astray or (iterate is not None and iterate.status is Status.DIVERGED):
@@ -112,7 +114,7 @@ def solution_after(
         residual=residual,
         tolerance=solver.tol,
         evaluations=evaluations,
-        trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
+        trace=[*(iterate.trace if iterate is not None else []), worst(plain(residual))],
         group_evaluations=settled,
         group_trace=iterate.group_trace if iterate is not None else None,
     )
