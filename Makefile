@@ -7,13 +7,16 @@ TESTED := .venv/installed-for-tests
 # One thread per process: the tests run two processes on two cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format clean help
+.PHONY: demo test test-kernels lint format clean help
 
 demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
 	$(BIN)/equilibria demo recipes/demo.toml
 
-test: lint  ## everything that CI runs: lint, formatting, types, tests
+test: lint  ## lint, formatting, types, tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
+
+test-kernels: $(TESTED)  ## the numerical tests with other kernels and oddly placed memory, as CI runs them
+	$(BIN)/python tests/kernels.py
 
 lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check
@@ -28,7 +31,7 @@ clean:  ## remove the environment, caches and build results (runs are kept)
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis dist
 
 help:
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch is asked for by its exact version: the plain wheel suffices, extras of other builds are not wanted.
 $(STAMP): pyproject.toml constraints.txt

@@ -37,7 +37,7 @@ from equilibria.training.parallel import Strategy, whole
 from tiny import TRAINING
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 700).astype(np.uint16)
-RECIPE = replace(TRAINING, steps=20, batch_size=4, learning_rate=1e-3)
+RECIPE = replace(TRAINING, steps=8, batch_size=4, learning_rate=1e-3)
 SOLVER = Picard(tol=1e-3, max_evaluations=30, scope="prefix")
 IMPLICIT = Equilibrium(SOLVER, Implicit(), SOLVER, residual_penalty=0.5)
 PHANTOM = Equilibrium(replace(SOLVER, max_evaluations=5), Phantom(steps=2, checkpoint=True), SOLVER)
@@ -57,8 +57,8 @@ def variants() -> dict[str, tuple[TrainingRecipe, TokenModel]]:
     return {
         "implicit": (RECIPE, language_model(IMPLICIT)),
         "slots": (replace(RECIPE, accumulation=2, averaging="exponential"), language_model(PHANTOM, adaptive=True)),
-        "lowered": (replace(RECIPE, steps=5, precision="bfloat16"), language_model(IMPLICIT)),
-        "muon": (replace(RECIPE, steps=5, optimizer="muon"), language_model(UnrolledDepth(2))),
+        "lowered": (replace(RECIPE, steps=3, precision="bfloat16"), language_model(IMPLICIT)),
+        "muon": (replace(RECIPE, steps=4, optimizer="muon"), language_model(UnrolledDepth(2))),
         "baseline": (replace(RECIPE, optimizer="sgd", momentum=0.9, learning_rate=0.1), baseline),
     }
 
@@ -83,7 +83,7 @@ def weights(loop: TrainingLoop, prefix: str) -> dict[str, Tensor]:
 
 
 def agreement(folder: Path) -> dict[str, Tensor]:
-    """Losses of 20 steps, the weights after them, and what they evaluate to, of every variant by every strategy."""
+    """Losses of some steps, the weights after them, and what they evaluate to, of every variant by every strategy."""
     found: dict[str, Tensor] = {}
     with joined("cpu") as world:
         for strategy in strategies(world):
@@ -174,34 +174,34 @@ def _resumable(world: World, strategy: Strategy, dropout: float) -> TrainingLoop
 
 
 def saved(folder: Path) -> dict[str, Tensor]:
-    """Five steps, a checkpoint, five steps more, by each strategy, with and without dropout."""
+    """Three steps, a checkpoint, three steps more, by each strategy, with and without dropout."""
     found: dict[str, Tensor] = {}
     with joined("cpu") as world:
         for strategy in strategies(world):
             for dropout in (0.0, 0.2):
                 loop, name = _resumable(world, strategy, dropout), f"{strategy}-{dropout}"
-                for _ in range(5):
+                for _ in range(3):
                     loop.step()
                 run = RunFolder(folder / name)
                 if world.main:
                     run.path.mkdir()
                 save_checkpoint(run, loop.done, loop.weights(), loop.checkpoint(), best=True, world=world)
-                for _ in range(5):
+                for _ in range(3):
                     loop.step()
                 found |= weights(loop, name)
     return found
 
 
 def resumed(folder: Path) -> dict[str, Tensor]:
-    """Five steps more from each of the checkpoints there, by each strategy."""
+    """Three steps more from each of the checkpoints there, by each strategy."""
     found: dict[str, Tensor] = {}
     with joined("cpu") as world:
         for strategy in strategies(world):
-            for path in sorted(folder.glob("*-0.*/checkpoints/step-5")):
+            for path in sorted(folder.glob("*-0.*/checkpoints/step-3")):
                 name = path.parents[1].name
                 loop = _resumable(world, strategy, float(name.partition("-")[2]))
                 loop.restore(read_checkpoint(path, loop.layout, world), path)
-                for _ in range(5):
+                for _ in range(3):
                     loop.step()
                 found |= weights(loop, f"{strategy}/{name}")
     return found
@@ -256,9 +256,14 @@ def skipping(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def trained(folder: Path) -> dict[str, Tensor]:
-    """The run of `recipe.toml`, by the command's own function; goes on where there is one already."""
-    recipe = read_recipe(folder / "recipe.toml")
+def trained(folder: Path, file: str = "recipe.toml") -> dict[str, Tensor]:
+    """The run of a recipe, by the command's own function; goes on where there is one already."""
+    recipe = read_recipe(folder / file)
     resume = (recipe.run.folder / "config.toml").is_file()
     result = run_training(recipe, resume, Console(quiet=True))
     return {"step": torch.tensor(result.step)}
+
+
+def trained_undisturbed(folder: Path) -> dict[str, Tensor]:
+    """The run of `undisturbed.toml`."""
+    return trained(folder, "undisturbed.toml")

@@ -27,6 +27,7 @@ VALUES: Mapping[str, Any] = {
     **{"damping": 0.75, "history": 5, "ridge": 0.5, "halvings": 2, "inner_products": 3, "forcing": 0.5},
     **{"products": "differences", "criterion": "absolute", "check_every": 4},
     **{"steps": 3, "checkpoint": True, "terms": 4, "tol": 0.03, "max_evaluations": 12, "restart": 6, "share": 0.75},
+    **{"keep_every": 5, "bound": 0.125},
     **{"residual_penalty": 0.5, "jacobian_penalty": 0.25, "states_every": 2, "penalty_above": 0.25},
     **{"max_steps": 3, "threshold": 0.5, "ponder_weight": 0.25},
     **{

@@ -12,9 +12,11 @@ DIRECTLY_ABOVE = {
     "errors": (),
     "solvers": (),
     "gradients": ("solvers",),
-    "transforms": ("gradients",),
+    "held_map": ("solvers",),
+    "held_cell": (),
     "surroundings": ("solvers",),
-    "fixed_point": ("surroundings", "transforms"),
+    "transforms": ("gradients",),
+    "fixed_point": ("transforms", "held_map", "held_cell", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

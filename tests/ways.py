@@ -35,8 +35,10 @@ CONVERGENT: dict[str, Gradient] = {
     "phantom-damped": eq.Phantom(steps=100, damping=0.7),
     "phantom-checkpointed": eq.Phantom(steps=60, checkpoint=True),
     "neumann": eq.Neumann(terms=60),
+    "guarded": eq.Guarded(EXACT.solver),
     "unrolled": eq.Unrolled(steps=80),
     "unrolled-checkpointed": eq.Unrolled(steps=80, checkpoint=True),
+    "reversible": eq.Reversible(steps=80, damping=0.9, keep_every=16),
     "reused-refined": REUSED["reused-refined"],
     "switching": eq.Switching(converged=EXACT, otherwise=eq.Phantom(steps=60)),
 }

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from equilibria.diagnostics import (
         audit_batch_invariance,
         audit_causality,
+        audit_coupling,
         gradient_error,
         jacobian_penalty,
         path_independence,
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from equilibria.fixed_point import DEQ, fixed_point
     from equilibria.gradients import (
         AdjointMemory,
+        Guarded,
         Implicit,
         JacobianFree,
         Neumann,
         Phantom,
         ReuseInverse,
+        Reversible,
         Switching,
         Unrolled,
         fixed_point_correction,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
         Status,
     )
 
+    __version__: str
+
 __all__ = [
     "DEQ",
     "GMRES",
@@ -51,6 +56,7 @@ __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
     "Draft",
+    "Guarded",
     "Implicit",
     "JacobianFree",
     "Neumann",
@@ -58,12 +64,14 @@ __all__ = [
     "Phantom",
     "Picard",
     "ReuseInverse",
+    "Reversible",
     "Solution",
     "Status",
     "Switching",
     "Unrolled",
     "audit_batch_invariance",
     "audit_causality",
+    "audit_coupling",
     "fixed_point",
     "fixed_point_correction",
     "gradient_error",
@@ -84,6 +92,7 @@ _HOMES = {
     "DEQ": "equilibria.fixed_point",
     "Draft": "equilibria.solvers",
     "GMRES": "equilibria.solvers",
+    "Guarded": "equilibria.gradients",
     "Implicit": "equilibria.gradients",
     "JacobianFree": "equilibria.gradients",
     "Neumann": "equilibria.gradients",
@@ -91,12 +100,14 @@ _HOMES = {
     "Phantom": "equilibria.gradients",
     "Picard": "equilibria.solvers",
     "ReuseInverse": "equilibria.gradients",
+    "Reversible": "equilibria.gradients",
     "Solution": "equilibria.solvers",
     "Status": "equilibria.solvers",
     "Switching": "equilibria.gradients",
     "Unrolled": "equilibria.gradients",
     "audit_batch_invariance": "equilibria.diagnostics",
     "audit_causality": "equilibria.diagnostics",
+    "audit_coupling": "equilibria.diagnostics",
     "fixed_point": "equilibria.fixed_point",
     "fixed_point_correction": "equilibria.gradients",
     "gradient_error": "equilibria.diagnostics",
@@ -109,15 +120,30 @@ _HOMES = {
 }
 
 
+def _version() -> str:
+    """Of the installed package; the metadata are read when they are asked for, since that takes a while."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("equilibria")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
 class _Package(ModuleType):
     """Imports a public name when it is first used: PyTorch takes a second, and help needs none of them."""
 
     def __getattr__(self, name: str) -> object:
+        if name == "__version__":
+            return _version()
         if name not in _HOMES:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         value = getattr(import_module(_HOMES[name]), name)
         setattr(self, name, value)
         return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES, "__version__"})
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import system binds a submodule here; what is public is the function of the same name, `fixed_point`.

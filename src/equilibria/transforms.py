@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from equilibria.gradients import Implicit, ReuseInverse, forward_mode
+from equilibria.gradients import Implicit, ReuseInverse, Reversible, forward_mode
 from equilibria.solvers import Solution, mapped
+
+_CHECKED = (Implicit, ReuseInverse, Reversible)
 
 
 def transformable(solve: Callable[..., Solution]) -> Callable[..., Solution]:
@@ -21,7 +23,7 @@ def transformable(solve: Callable[..., Solution]) -> Callable[..., Solution]:
     def transformed(f: Callable[[Any], Any], z0: Any, *args: Any, **options: Any) -> Solution:
         if not mapped.active():
             return solve(f, z0, *args, **options)
-        gradients = [part for part in (*args, *options.values()) if isinstance(part, Implicit | ReuseInverse)]
+        gradients = [part for part in (*args, *options.values()) if isinstance(part, _CHECKED)]
         _check(gradients)
         levels = mapped.mapped_last()
         if not levels:
@@ -38,7 +40,7 @@ def transformable(solve: Callable[..., Solution]) -> Callable[..., Solution]:
     return transformed
 
 
-def _check(gradients: list[Implicit | ReuseInverse]) -> None:
+def _check(gradients: list[Implicit | ReuseInverse | Reversible]) -> None:
     """Raises NotImplementedError for what cannot be right inside a transform."""
     if forward_mode.active() and mapped.differentiated() is not None:
         raise NotImplementedError(
@@ -46,8 +48,9 @@ def _check(gradients: list[Implicit | ReuseInverse]) -> None:
             "torch.autograd.grad with create_graph=True and gradient=Implicit(higher_order=True)"
         )
     for gradient in gradients:
-        if isinstance(gradient, ReuseInverse):
-            raise NotImplementedError("ReuseInverse does not go with torch.func transforms; take Implicit()")
+        if not isinstance(gradient, Implicit):
+            name = type(gradient).__name__
+            raise NotImplementedError(f"{name} does not go with torch.func transforms; take Implicit()")
         if gradient.higher_order and torch.is_grad_enabled():
             raise NotImplementedError(
                 "Implicit(higher_order=True) does not go with torch.func transforms; take "

@@ -15,9 +15,15 @@ from equilibria.data import EmbeddedText, TextFolder
 from equilibria.data.corpus import Split
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    text = tmp_path / "text"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the results go, and with them the shuffled text, which takes longer to make than all the rest."""
+    return tmp_path_factory.mktemp("laboratory")
+
+
+@pytest.fixture(scope="module")
+def command(folder: Path) -> list[str]:
+    text = folder / "text"
     text.mkdir()
     for split in ("train", "valid"):
         (text / f"{split}.txt").write_text("some words again and again\n" * 200)
@@ -25,14 +31,14 @@ def command(tmp_path: Path) -> list[str]:
 
 
 def test_a_variant_is_the_default_with_other_keys(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "laboratory.json"
+    out = folder / "laboratory.json"
     small = ["model.cell.d_model=8", "model.cell.heads=2", "model.cell.inner=8", "training.batch_size=2"]
     changed = ["model.depth.residual_penalty=0.5", "model.cell.injection_norm=false"]
     picture = tmp_path / "laboratory.svg"
     variants = ["--variant", "light", *small, *changed, "--variant", "longer", *small, *changed, "training.steps=3"]
-    assert main([*command, *variants, "--out", str(out), "--picture", str(picture)]) == 0
+    assert main([*command, *variants, "--evaluate-tokens", "500", "--out", str(out), "--picture", str(picture)]) == 0
     assert "light (1)" in picture.read_text()
     rows = json.loads(out.read_text())["rows"]
     assert [point["step"] for point in rows["longer"]["seeds"]["0"]["curve"]] == [1, 2, 3]
@@ -46,10 +52,10 @@ def test_a_variant_is_the_default_with_other_keys(
     assert "light" in capsys.readouterr().out
 
 
-def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_path: Path) -> None:
+def test_another_width_keeps_the_proportions_of_a_row(command: list[str], folder: Path) -> None:
     rows = ["--rows", "default", "stack-equal-parameters", "transformer-xl", "deq-transformer-2023"]
     sizes = ["--width", "256", "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
-    found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(tmp_path / "laboratory.json")]))
+    found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(folder / "widths.json")]))
     model = found["default"].model
     assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 384, 1280)
     model = found["transformer-xl"].model
@@ -62,8 +68,9 @@ def test_another_width_keeps_the_proportions_of_a_row(command: list[str], tmp_pa
 
 
 def test_unknown_rows_and_malformed_variants_are_errors(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    out = ["--out", str(folder / "errors.json")]
     command = [*command, "--out", str(tmp_path / "new" / "laboratory.json")]
     assert main(command) == 2
     assert "--rows" in capsys.readouterr().err
@@ -72,7 +79,7 @@ def test_unknown_rows_and_malformed_variants_are_errors(
     assert main([*command, "--variant", "light", "model.cell.inner"]) == 2
     assert "KEY=VALUE" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
-    assert main([*command, "--rows", "transformer-xl", "--width", "136"]) == 2
+    assert main([*command, *out, "--rows", "transformer-xl", "--width", "136"]) == 2
     assert "model.cell.d_model" in capsys.readouterr().err
 
 

@@ -45,8 +45,8 @@ def seeded(build):
 def test_the_cell_is_causal_and_batch_invariant_exactly(build, remembers):
     cell = seeded(build).float()
     memory = Memory(tuple(torch.randn(3, 4, 8) for _ in range(cell.remembered))) if remembers else None
-    z, inputs = torch.randn(2, 3, 9, 8)
-    changed_z, changed_inputs = z.clone(), inputs.clone()
+    # Exactly: each in memory of its own, where the same kernels compute them.
+    z, inputs, changed_z, changed_inputs = (part.clone() for part in torch.randn(2, 3, 9, 8).repeat(2, 1, 1, 1))
     changed_z[1:, 5:], changed_inputs[1:, 5:] = 3.0, -2.0
     changed_z[0], changed_inputs[0] = -1.0, 2.0
     for grad in (True, False):

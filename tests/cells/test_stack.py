@@ -95,10 +95,10 @@ def test_remembering_where_it_was_evaluated_last_costs_no_evaluation_without_gra
         assert [layer.evaluations for layer in cell.cells] == [1, 1, 1]
         afresh = cell.remember(inputs.clone(), context)
     assert [layer.evaluations for layer in cell.cells] == [2, 2, 2]
-    assert all(torch.equal(one, two) for one, two in zip(known, afresh, strict=True))
+    torch.testing.assert_close(known, afresh)  # computed again elsewhere in memory
     differentiable = cell.remember(inputs, context)
     assert differentiable[1].requires_grad
-    assert all(torch.equal(one, two) for one, two in zip(known, differentiable, strict=True))
+    torch.testing.assert_close(known, differentiable)
 
 
 def test_an_argument_that_is_gone_is_not_taken_for_another():
@@ -197,7 +197,7 @@ def test_shared_biases_are_equal_ones_whose_gradients_add_up():
         cell = StackedCell(cells)
         losses.append(cell(inputs, cell.context(inputs, None)).square().mul(inputs).sum())
         losses[-1].backward()
-    assert torch.equal(*losses)
+    torch.testing.assert_close(*losses)  # weights elsewhere in memory may meet other kernels
     for name in names:
         gradients = [
             gradient

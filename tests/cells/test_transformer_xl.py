@@ -271,8 +271,8 @@ def test_a_context_sees_loaded_weights():
     before = one(z, one.context(inputs, None))
     one.load_state_dict(two.state_dict())
     after = one(z, one.context(inputs, None))
-    assert torch.equal(after, two(z, two.context(inputs, None)))
-    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, two(z, two.context(inputs, None)))  # other memory, other kernels
+    assert not torch.allclose(before, after)
 
 
 def test_spectral_norm_bounds_each_weight():

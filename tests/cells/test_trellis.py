@@ -136,7 +136,7 @@ def test_with_sparse_weights_its_fixed_point_is_an_lstm(layers, dilation, length
     applications = -(-length // dilation) + layers - 1
     found = settle(cell, inputs, memory, applications)
     again = settle(cell, inputs, memory, applications + 1)
-    torch.testing.assert_close(found, again, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found, again, rtol=0, atol=1e-12)
     for offset in range(min(dilation, length)):  # one LSTM per phase of the dilation
         h, c = (part.reshape(2, layers, OUT).transpose(0, 1).contiguous() for part in past[:, offset].chunk(2, -1))
         expected, _ = lstm(inputs[:, offset::dilation], (h, c))
@@ -217,7 +217,7 @@ def test_dropout_is_one_map_per_solve_and_spares_the_memory():
     # The features that are dropped do not count, those of the memory always do.
     off = (mask == 0).expand(4, 6, SIZE)
     changed = torch.where(torch.cat([off, torch.zeros_like(off)], -1), 9.0, z)
-    assert torch.equal(cell(z, one), cell(changed, one))
+    torch.testing.assert_close(cell(z, one), cell(changed, one))  # elsewhere in memory other kernels may compute
     with_past = replace(one, hidden_history_BdH=9.0 * off[:, :1])
     assert (cell(z, with_past) != cell(z, one)).any(-1)[:, 0].tolist() == off[:, 0].any(-1).tolist()
     still = cell.eval().context(inputs, None)
@@ -241,14 +241,14 @@ def test_weights_are_read_once_per_solve_and_never_stale(normalisation, monkeypa
     inputs, z = random(2, 4, D), random(2, 4, 2 * SIZE)
     before, wanted = cell(z, cell.context(inputs, None)), other(z, other.context(inputs, None))
     cell.load_state_dict(other.state_dict())
-    assert torch.equal(cell(z, cell.context(inputs, None)), wanted)
-    assert not torch.equal(before, wanted)
+    torch.testing.assert_close(cell(z, cell.context(inputs, None)), wanted)  # other memory, other kernels
+    assert not torch.allclose(before, wanted)
     twin = copy.deepcopy(cell)
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(0.1)
-    assert not torch.equal(twin(z, twin.context(inputs, None)), wanted)
-    assert torch.equal(cell(z, cell.context(inputs, None)), wanted)
+    assert not torch.allclose(twin(z, twin.context(inputs, None)), wanted)
+    torch.testing.assert_close(cell(z, cell.context(inputs, None)), wanted)
     if normalisation != "none":
         module = cell.recur.get_submodule("parametrizations.weight.0")
         calls, original = [], module.forward

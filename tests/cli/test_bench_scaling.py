@@ -59,10 +59,14 @@ def test_workers_that_stand_still_are_ended(tmp_path: Path) -> None:
     workers = tmp_path / "workers"
     workers.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    with pytest.raises(SystemExit, match="did not end within 30 seconds"):
-        run_to_end([*launcher, str(script), str(workers)], 30)
-    started = [int(path.name) for path in workers.iterdir()]
-    assert len(started) == 2
+    started: list[int] = []
+    for seconds in (8, 30):  # on a busy machine torchrun takes its time to start them
+        with pytest.raises(SystemExit, match=f"did not end within {seconds} seconds"):
+            run_to_end([*launcher, str(script), str(workers)], seconds)
+        started = [int(path.name) for path in workers.iterdir()]
+        if len(started) >= 2:
+            break
+    assert len(started) >= 2
     deadline = time.monotonic() + 30
     while alive := [pid for pid in started if is_alive(pid)]:
         assert time.monotonic() < deadline, alive

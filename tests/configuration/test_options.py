@@ -36,7 +36,16 @@ from equilibria.depths import (
     ResidualPenalty,
     UnrolledDepth,
 )
-from equilibria.gradients import Implicit, JacobianFree, Neumann, Phantom, ReuseInverse, Switching, Unrolled
+from equilibria.gradients import (
+    Implicit,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    ReuseInverse,
+    Reversible,
+    Switching,
+    Unrolled,
+)
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.nn.feed_forward import FeedForward
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
@@ -49,7 +58,13 @@ CELLS = {
     "trellis": TrellisCell,
 }
 SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
-GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": JacobianFree, "neumann": Neumann}
+GRADIENTS = {
+    "phantom": Phantom,
+    "unrolled": Unrolled,
+    "jacobian_free": JacobianFree,
+    "neumann": Neumann,
+    "reversible": Reversible,
+}
 
 
 @pytest.mark.parametrize("kind", CELLS)

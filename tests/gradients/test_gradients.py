@@ -52,6 +52,12 @@ def test_the_adjoint_reports_how_it_ended():
     short = eq.Implicit(eq.GMRES(tol=1e-10, max_evaluations=4))
     solution = eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], short)
     assert solution.adjoint.status is None
+    with pytest.raises(eq.ConvergenceError, match=r"adjoint equation was not solved.*MAX_EVALUATIONS"):
+        solution.value.sum().backward()
+    solution = eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], short, on_failure="warn")
+    with pytest.warns(eq.ConvergenceWarning, match="adjoint equation was not solved"):
+        solution.value.sum().backward()
+    solution = eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], short, on_failure="ignore")
     solution.value.sum().backward()
     assert solution.adjoint.status is eq.Status.MAX_EVALUATIONS
     assert solution.adjoint.evaluations <= 4

@@ -40,7 +40,7 @@ def test_a_phantom_iterate_moves_on_by_the_tracked_steps():
     torch.testing.assert_close(solution.iterates[2], plain(*tanh_problem(), 5))
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("unrolled")])
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith(("unrolled", "reversible"))])
 def test_every_iterate_has_the_gradient_of_its_kind_at_its_place(name: str):
     """The gradient at a kept iterate is that of a solution which the solver would have returned there."""
     solver = tight(SOLVERS["broyden"], torch.float64)
@@ -81,12 +81,26 @@ def test_correction_weighs_later_iterates_more():
     torch.testing.assert_close(total, expected)
 
 
-def test_correction_keeps_the_solutions_gradient_when_nothing_was_reached():
+@pytest.mark.parametrize("name", ["implicit", "phantom", "neumann", "switching", "unrolled"])
+def test_an_iterate_after_convergence_is_the_solution_with_its_gradient(name: str):
     weight, inputs = tanh_problem()
-    with_correction = eq.fixed_point_correction(solve(weight, inputs, EXACT, [900]), lambda z: z.square().sum())
-    without = solve(weight, inputs, EXACT, []).value.square().sum()
-    a, b = (torch.autograd.grad(loss, weight)[0] for loss in (with_correction, without))
-    assert torch.equal(a, b)
+    solution = solve(weight, inputs, ALL[name], [2, 900, 901])
+    assert list(solution.iterates) == [2, 900, 901]
+    found = torch.autograd.grad(solution.iterates[900].square().sum(), weight, retain_graph=True)[0]
+    expected = torch.autograd.grad(solution.value.square().sum(), weight, retain_graph=True)[0]
+    torch.testing.assert_close(found, expected)
+    # So the number of terms of a loss along the way does not depend on when a solve converges.
+    total = eq.fixed_point_correction(solution, lambda z: z.square().sum(), decay=0.5)
+    terms = [solution.value] * 3 + [solution.iterates[2]]
+    torch.testing.assert_close(total, sum(0.5**age * z.square().sum() for age, z in enumerate(terms)))
+
+
+def test_an_iterate_that_a_failed_solve_did_not_come_to_is_left_out():
+    weight, inputs = tanh_problem()
+    solver = eq.Picard(tol=1e-12, max_evaluations=3)
+    f = tanh_map(weight, inputs)
+    solution = eq.fixed_point(f, torch.zeros_like(inputs), solver, EXACT, "ignore", iterates=[2, 3, 900])
+    assert list(solution.iterates) == [2, 3]
 
 
 def test_kept_iterates_bound_the_memory_not_the_number_of_evaluations():

@@ -82,7 +82,7 @@ def test_of_a_checkpointed_layer(gradient: Gradient):
 def test_of_copies_and_functional_calls(gradient: Gradient):
     module, x = layer(gradient), example()
     torch.testing.assert_close(gradients(copy.deepcopy(module)), gradients(module))
-    if getattr(gradient, "checkpoint", False):
+    if getattr(gradient, "checkpoint", isinstance(gradient, eq.Reversible)):
         pytest.skip("torch recomputes a checkpoint with the module's own parameters once functional_call is over")
     replaced = {name: (0.9 * p).detach().requires_grad_() for name, p in module.named_parameters()}
     value = torch.func.functional_call(module, replaced, (torch.zeros_like(x), x)).value

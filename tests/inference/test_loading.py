@@ -36,7 +36,8 @@ def test_a_trained_model_comes_back(tmp_path: Path) -> None:
     assert not found.model.training
     tokens = torch.tensor([found.tokenizer.encode("the moon and the mat")])
     with torch.no_grad():
-        assert torch.equal(found.model(tokens).logits, trainer.model.eval()(tokens).logits)
+        # What is read from a file begins anywhere in memory, and products of it may be rounded otherwise.
+        torch.testing.assert_close(found.model(tokens).logits, trainer.model.eval()(tokens).logits)
 
 
 def test_load_takes_the_best(run: Path) -> None:

@@ -31,15 +31,17 @@ def text(shape: tuple[int, int]) -> torch.Tensor:
 
 
 SOLVES: dict[str, Callable[[], LanguageModel]] = {
-    "picard": lambda: model(ContractiveCell(8, 2, 16)),
+    "picard": lambda: model(
+        ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Picard(max_evaluations=6, scope="prefix"))
+    ),
     "anderson": lambda: model(
         PostNormCell(8, 2, 16, normalisation="weight", window=5),
-        Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=6, scope="prefix")),
+        Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=4, scope="prefix")),
     ),
     "sample": lambda: model(
-        ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=6, scope="sample"))
+        ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=4, scope="sample"))
     ),
-    "unrolled": lambda: model(ThreeBlockCell(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(3)),
+    "unrolled": lambda: model(ThreeBlockCell(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(2)),
 }
 
 
@@ -92,7 +94,7 @@ def test_a_budget_of_picard_is_that_many_applications() -> None:
     start = torch.zeros(2, 5, 8)
     budget = FixedBudget(Picard(scope="prefix"), 5).reach(lambda z: cell(z, context), start, False)
     applied = UnrolledDepth(5).reach(lambda z: cell(z, context), start, False)
-    assert torch.equal(budget.state, applied.state)
+    torch.testing.assert_close(budget.state, applied.state)  # the same products, in other memory
 
 
 @torch.no_grad()

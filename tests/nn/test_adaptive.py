@@ -307,9 +307,10 @@ def test_untied_tables_are_two_models_in_one() -> None:
     tied[0].load_state_dict({**tied[0].state_dict(), **{k: v for k, v in state.items() if "projections" in k}})
     both.load_state_dict(state | embedded)
     tokens, hidden = torch.arange(20).view(2, 10), torch.randn(9, 6, dtype=torch.float64)
-    assert torch.equal(both(tokens), tied[0](tokens))
-    assert torch.equal(both.logits(hidden), tied[1].logits(hidden))
+    # Close, not equal: weights elsewhere in memory may meet other kernels.
+    torch.testing.assert_close(both(tokens), tied[0](tokens))
+    torch.testing.assert_close(both.logits(hidden), tied[1].logits(hidden))
     loss = both.loss(hidden, torch.arange(0, 18, 2))
-    assert torch.equal(loss, tied[1].loss(hidden, torch.arange(0, 18, 2)))
+    torch.testing.assert_close(loss, tied[1].loss(hidden, torch.arange(0, 18, 2)))
     (loss + both(tokens).sum()).backward()
     assert all(parameter.grad is not None for parameter in both.parameters())

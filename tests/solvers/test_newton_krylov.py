@@ -41,7 +41,18 @@ def test_every_application_is_counted_and_none_is_beyond_the_budget(products, bu
 
     solver = NewtonKrylov(tol=1e-9, max_evaluations=budget, inner=4, products=products)
     iterate = solver.solve(counted, torch.zeros_like(f.injection))
-    assert iterate.evaluations == calls == len(iterate.trace) <= budget
+    # One more measures what is returned.
+    assert iterate.evaluations == calls == len(iterate.trace) <= budget + 1
+
+
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_a_step_is_charged_no_more_products_than_a_group_has_features(features):
+    """Six Newton steps find the roots of 2, 3, 4 from 2; at nine evaluations a step the budget allows two."""
+    wanted = torch.arange(2.0, 2.0 + features, dtype=torch.float64).view(1, -1).sqrt()
+    solver = NewtonKrylov(tol=1e-12, max_evaluations=6 * (features + 1) + 1, forcing=1e-6)
+    iterate = solver.solve(lambda z: z + wanted.square() - z.square(), torch.full_like(wanted, 2.0))
+    assert iterate.status is Status.CONVERGED
+    torch.testing.assert_close(iterate.value, wanted, rtol=1e-12, atol=0)
 
 
 def test_a_preconditioner_saves_evaluations():

@@ -54,8 +54,9 @@ def test_synchronises_no_more_often_than_asked(solver, scope, check_every):
     solver = replace(solver, scope=scope, tol=0.0, max_evaluations=21, check_every=check_every)
     with CountSynchronisations() as counted, CountScalars() as scalars:
         iterate = solver.solve(f, torch.zeros_like(f.injection))
-    # At the end the outcome is read: the trace, and four flags for the status.
-    assert counted.count <= iterate.evaluations // check_every + 3
+    # At the end the outcome is read: the trace, four flags for the status, and for samples whether the best iterates
+    # have to be put together; looking at every evaluation, the first also chooses the units.
+    assert counted.count <= iterate.evaluations // check_every + (5 if check_every > 1 else 6)
     assert scalars.count <= counted.count
     assert counted.count >= 2
 

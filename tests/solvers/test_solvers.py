@@ -92,8 +92,8 @@ def test_causal_at_any_budget_exactly(method, scope, budget):
     one = solver.solve(f, z0)
     other = solver.solve(type(f)(f.weights, later, f.gain), z0)
     assert float((one.value[:, :7] - other.value[:, :7]).abs().max()) == 0.0
-    # One evaluation only measures the start; from two on the change must be seen where it may be.
-    assert (float((one.value[:, 7:] - other.value[:, 7:]).abs().max()) > 0.0) == (budget > 1)
+    # The change must be seen where it may be.
+    assert float((one.value[:, 7:] - other.value[:, 7:]).abs().max()) > 0.0
 
 
 def test_sample_scope_is_not_causal_which_is_why_the_others_exist():
@@ -131,7 +131,8 @@ def test_the_returned_residual_is_that_of_the_returned_value(method, scope, budg
     difference = torch.linalg.vector_norm(packing.pack(f(value) - value), dim=-1)
     expected = difference / torch.linalg.vector_norm(packing.pack(f(value)), dim=-1)
     torch.testing.assert_close(iterate.residual.double(), expected, atol=1e-7, rtol=1e-4)
-    assert iterate.evaluations == len(iterate.trace) <= budget
+    # One more measures what is returned, and another one what is put together of several evaluations.
+    assert iterate.evaluations == len(iterate.trace) <= budget + (2 if scope == "sample" else 1)
     assert iterate.residual.dtype == torch.float32
     assert (iterate.status is Status.CONVERGED) == bool((iterate.residual <= 1e-5).all())
 
@@ -268,7 +269,9 @@ def test_tiny_budgets_are_reported_not_hidden(method, budget):
     f = affine(radius=0.9)
     iterate = method(tol=1e-6, max_evaluations=budget).solve(f, f.start)
     assert iterate.status is Status.MAX_EVALUATIONS
-    assert iterate.evaluations == budget
+    assert iterate.evaluations == budget + 1  # the last one measures what is returned
+    if budget == 1:
+        torch.testing.assert_close(iterate.value.reshape(f.start.shape), f(f.start))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import recovery
+from equilibria.cli.app import main
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
@@ -22,10 +23,11 @@ from processes import environment
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
 
 STEPS, CHECKPOINT, KILL = 120, 40, 45
+KILLED_STEPS = 150
 
 
-def start(path: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "equilibria", "train", str(path), *flags]
+def start(path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "equilibria", "train", str(path)]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -43,7 +45,7 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("of", [tiny_recipe, tiny_task_recipe], ids=["text", "task"])
 def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
-    tmp_path: Path, of: Callable[..., Recipe]
+    tmp_path: Path, of: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = replace(TRAINING, steps=STEPS, checkpoint_every=CHECKPOINT, evaluate_every=STEPS, log_every=1)
     killed = of(tmp_path, training, name="killed")
@@ -61,10 +63,8 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
     assert index is not None
     assert index.last == f"step-{CHECKPOINT}", "the kill came too late to fall between these checkpoints"
 
-    process = start(path, "--resume")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    assert f"resuming from step {CHECKPOINT}" in output
+    assert main(["train", str(path), "--resume"]) == 0
+    assert f"resuming from step {CHECKPOINT}" in capsys.readouterr().out
 
     tiny_trainer(whole).run()
     expected, found = weights(whole), weights(killed)
@@ -76,7 +76,7 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
 
 @pytest.mark.slow
 def test_twenty_kills_at_any_moment_leave_the_weights_of_an_undisturbed_run(tmp_path: Path) -> None:
-    training = replace(TRAINING, steps=200, checkpoint_every=3, evaluate_every=25, log_every=1)
+    training = replace(TRAINING, steps=KILLED_STEPS, checkpoint_every=3, evaluate_every=25, log_every=1)
     killed, whole = (tiny_recipe(tmp_path, training, name) for name in ("killed", "whole"))
     path = tmp_path / "recipe.toml"
     write_recipe(killed, path)
@@ -92,4 +92,4 @@ def test_twenty_kills_at_any_moment_leave_the_weights_of_an_undisturbed_run(tmp_
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     lines = [line for line in read_metrics(RunFolder(killed.run.folder).metrics) if line["kind"] == "train"]
-    assert [line["step"] for line in lines] == list(range(1, 201))
+    assert [line["step"] for line in lines] == list(range(1, KILLED_STEPS + 1))

@@ -133,7 +133,8 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
     for role, names in vars(roles(model)).items():
         for name in names:
             expected = dict(alone[role].named_parameters())[name] if rates[role] else start[name]
-            assert torch.equal(model.get_parameter(name), expected), name
+            # Several tensors in one call, or each in its own: kernels may round otherwise.
+            torch.testing.assert_close(model.get_parameter(name), expected, msg=lambda m, name=name: f"{name}: {m}")
     assert steps["together"].learning_rate == recipe.learning_rate
     assert not torch.equal(model.get_parameter("embedding.rows.weight"), start["embedding.rows.weight"])
 

@@ -23,7 +23,7 @@ from processes import environment, run_cases
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 pytestmark = pytest.mark.slow
-LONG = replace(TRAINING, steps=200, batch_size=4, checkpoint_every=10, evaluate_every=100, log_every=1)
+LONG = replace(TRAINING, steps=100, batch_size=4, checkpoint_every=10, evaluate_every=50, log_every=1)
 
 
 def started(path: Path, workers: int, *flags: str) -> subprocess.Popen[str]:
@@ -75,27 +75,19 @@ def last_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
 
 
-def undisturbed(base: Path, training: TrainingRecipe, strategy: Strategy, workers: int) -> Recipe:
-    """The same run by as many processes, from the first step to the last."""
-    recipe = run_of(base, training, strategy, "whole")
-    folder = base / "whole"
-    folder.mkdir()
-    write_recipe(recipe, folder / "recipe.toml")
-    run_cases(workers, folder, "trained")
-    return recipe
-
-
-def run_of(base: Path, training: TrainingRecipe, strategy: Strategy, name: str) -> Recipe:
-    recipe = tiny_recipe(base, training, name)
-    return replace(recipe, distributed=replace(recipe.distributed, strategy=strategy))
+def written(base: Path, training: TrainingRecipe, strategy: Strategy) -> tuple[Recipe, Recipe]:
+    """A run to be killed, in `recipe.toml`, and the same run to be left alone, in `undisturbed.toml`."""
+    found = []
+    for name, file in (("killed", "recipe.toml"), ("whole", "undisturbed.toml")):
+        recipe = tiny_recipe(base, training, name)
+        found.append(replace(recipe, distributed=replace(recipe.distributed, strategy=strategy)))
+        write_recipe(found[-1], base / file)
+    return found[0], found[1]
 
 
 def test_a_killed_worker_of_two_is_started_again_and_sigterm_saves_and_leaves(tmp_path: Path) -> None:
-    recipe = run_of(tmp_path, LONG, "fsdp2", "killed")
-    (tmp_path / "recipe").mkdir()
-    path = tmp_path / "recipe" / "recipe.toml"
-    write_recipe(recipe, path)
-    launcher = started(path, 2)
+    recipe, whole = written(tmp_path, LONG, "fsdp2")
+    launcher = started(tmp_path / "recipe.toml", 2)
     wait_for(launcher, recipe, 15)
     os.kill(workers_of(launcher)[-1], signal.SIGKILL)
     wait_for(launcher, recipe, 30, message="resuming from step")
@@ -107,8 +99,7 @@ def test_a_killed_worker_of_two_is_started_again_and_sigterm_saves_and_leaves(tm
     assert any("stopped by SIGTERM" in message for message in messages), output
     stopped = int(folder.checkpoint("last").name.removeprefix("step-"))
     assert 30 <= stopped < LONG.steps
-    run_cases(2, path.parent, "trained")  # the same number of processes goes on to the end
-    whole = undisturbed(tmp_path, LONG, "fsdp2", 2)
+    run_cases(2, tmp_path, "trained", "trained_undisturbed")  # the same number of processes goes on to the end
     assert folder.checkpoint("last").name == f"step-{LONG.steps}"
     expected, found = last_weights(whole), last_weights(recipe)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -117,11 +108,8 @@ def test_a_killed_worker_of_two_is_started_again_and_sigterm_saves_and_leaves(tm
 
 
 def test_a_killed_worker_of_four_is_started_again_and_the_run_ends_as_it_would_have(tmp_path: Path) -> None:
-    training = replace(LONG, steps=60)
-    recipe = run_of(tmp_path, training, "ddp", "killed")
-    path = tmp_path / "recipe.toml"
-    write_recipe(recipe, path)
-    launcher = started(path, 4)
+    recipe, whole = written(tmp_path, replace(LONG, steps=50), "ddp")
+    launcher = started(tmp_path / "recipe.toml", 4)
     wait_for(launcher, recipe, 15)
     os.kill(workers_of(launcher)[1], signal.SIGKILL)
     output, _ = launcher.communicate(timeout=240)
@@ -130,7 +118,7 @@ def test_a_killed_worker_of_four_is_started_again_and_the_run_ends_as_it_would_h
         str(line["message"]) for line in read_metrics(RunFolder(recipe.run.folder).metrics) if line["kind"] == "event"
     ]
     assert any("resuming from step" in message for message in events), output
-    whole = undisturbed(tmp_path, training, "ddp", 4)
+    run_cases(4, tmp_path, "trained_undisturbed")
     expected, found = last_weights(whole), last_weights(recipe)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 

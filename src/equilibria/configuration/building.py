@@ -57,6 +57,7 @@ from equilibria.gradients import (
     Neumann,
     Phantom,
     ReuseInverse,
+    Reversible,
     Switching,
     Unrolled,
 )
@@ -69,7 +70,13 @@ from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Pi
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
 _ADJOINTS = {"gmres": GMRES, "picard": Picard, "anderson": Anderson, "broyden": Broyden}
-_GRADIENTS = {"phantom": Phantom, "unrolled": Unrolled, "jacobian_free": JacobianFree, "neumann": Neumann}
+_GRADIENTS = {
+    "phantom": Phantom,
+    "unrolled": Unrolled,
+    "jacobian_free": JacobianFree,
+    "neumann": Neumann,
+    "reversible": Reversible,
+}
 _CELLS = {
     "contractive": ContractiveCell,
     "post_norm": PostNormCell,

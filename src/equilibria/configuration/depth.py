@@ -37,6 +37,7 @@ GRADIENT_OPTIONS: Options = {
     "jacobian_free": (),
     "neumann": ("terms",),
     "reuse_inverse": _ADJOINT,
+    "reversible": ("steps", "damping", "keep_every", "bound"),
     "switching": (*_ADJOINT, "steps", "checkpoint", "share"),
 }
 """Options that each gradient takes."""
@@ -99,13 +100,22 @@ class SolverRecipe:
 class GradientRecipe:
     """How the backward pass is taken."""
 
-    method: Literal["implicit", "phantom", "unrolled", "jacobian_free", "neumann", "reuse_inverse", "switching"]
-    """Solve the adjoint equation, differentiate a few steps from the solution or all of a few, approximate, or take the
-    first where the solve converged and the second where not."""
+    method: Literal[
+        "implicit", "phantom", "unrolled", "jacobian_free", "neumann", "reuse_inverse", "reversible", "switching"
+    ]
+    """Solve the adjoint equation, differentiate a few steps from the solution or all of a few, approximate, go back
+    through a reversible iteration, or take the first where the solve converged and the second where not."""
     steps: Count | None = None
-    """Differentiated steps; for phantom, unrolled and switching."""
+    """Differentiated steps; for phantom, unrolled, switching and reversible (left out: the solver's max_evaluations, or
+    fewer where all converge before)."""
     damping: Ratio | None = None
-    """Share of the new value in a step; for phantom, and for picard and anderson as the adjoint solver."""
+    """Share of the new value in a step; for phantom, reversible (below 1; left out: 0.8), and for picard and anderson
+    as the adjoint solver."""
+    keep_every: Count | None = None
+    """Evaluations between states that are kept to go back from; for reversible; left out: the last ones alone."""
+    bound: Positive | None = None
+    """Error of the gradient by lost digits beyond which a backward pass counts as failed; for reversible; left out:
+    1e-3."""
     checkpoint: bool | None = None
     """Recompute each step in the backward pass instead of storing it; for phantom, unrolled and switching."""
     share: Ratio | None = None
@@ -222,6 +232,8 @@ def _gradient_problems(key: str, gradient: GradientRecipe, solver: SolverRecipe)
     if gradient.method == "reuse_inverse" and solver.method != "broyden":
         expected = 'expected "broyden", whose pairs the gradient "reuse_inverse" uses'
         yield f'model.depth.solver.method = "{solver.method}": {expected}'
+    if gradient.method == "reversible" and gradient.damping == 1:
+        yield f"{key}.damping = 1: expected less, as a whole step of a reversible iteration has no way back"
     if "adjoint" in GRADIENT_OPTIONS[gradient.method]:
         adjoint = gradient.adjoint or default_adjoint(gradient)
         for name in _ADJOINT:

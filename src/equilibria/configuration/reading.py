@@ -2,13 +2,15 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, CoercionError, CycloptsError, Parameter
-from cyclopts.argument import ArgumentCollection, update_argument_collection
+from cyclopts import UNSET, App, CoercionError, CycloptsError, Parameter
+from cyclopts.argument import Argument, ArgumentCollection, update_argument_collection
 
 from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, problems
@@ -34,8 +36,22 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         _fill(arguments, _load(path), str(path))
 
 
+class _Settings(ArgumentCollection):
+    """Finds a setting by its name at once; looking through hundreds of them for each key of a file takes a while."""
+
+    def __init__(self, settings: Iterable[Argument]) -> None:
+        super().__init__(settings)
+        self._by_name = {name: argument for argument in self for name in argument.names}
+
+    def match(
+        self, term: str | int, *, transform: Callable[[str], str] | None = None, delimiter: str = "."
+    ) -> tuple[Argument, tuple[str, ...], Any]:
+        found = self._by_name.get(term) if isinstance(term, str) and transform is None else None
+        return super().match(term, transform=transform, delimiter=delimiter) if found is None else (found, (), UNSET)
+
+
 def _fill(arguments: ArgumentCollection, content: dict[str, object], source: str) -> None:
-    settings = ArgumentCollection(argument for argument in arguments if argument.keys)
+    settings = _Settings(argument for argument in arguments if argument.keys)
     update_argument_collection(content, source, settings, root_keys=(), allow_unknown=False)
     for argument in settings:
         if is_dataclass(argument.hint) and argument.tokens:
@@ -66,19 +82,38 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-_reader = App(
-    config=fill_from_file,
-    default_parameter=Parameter(negative=()),
-    help_flags=[],
-    version_flags=[],
-    result_action="return_value",
-)
+class _Reader(App):
+    """An app whose arguments are worked out once for all that it reads: a recipe has hundreds."""
+
+    def assemble_argument_collection(self, **options: Any) -> ArgumentCollection:
+        assert self.default_command is not None
+        unused = _arguments(self.default_command)
+        copies = {id(argument): copy(argument) for argument in unused}
+        for argument in copies.values():
+            argument.tokens = []
+            argument.children = ArgumentCollection(copies[id(child)] for child in argument.children)
+        return ArgumentCollection(copies.values())
 
 
-@_reader.default
+@lru_cache
+def _arguments(command: Callable[..., Recipe]) -> ArgumentCollection:
+    return _app(App, command).assemble_argument_collection()
+
+
+def _app(kind: type[App], command: Callable[..., Recipe], config: Any = ()) -> App:
+    """Reads what `command` takes, from flags and with `config`."""
+    options: dict[str, Any] = {"help_flags": [], "version_flags": [], "result_action": "return_value"}
+    app = kind(config=config, default_parameter=Parameter(negative=()), **options)
+    app.default(command)
+    return app
+
+
 def _read(file: Path, /, *, recipe: Settings) -> Recipe:
     del file
     return recipe
+
+
+_reader = _app(_Reader, _read, fill_from_file)
 
 
 def recipe_from(content: dict[str, object], source: str) -> Recipe:
@@ -91,14 +126,7 @@ def recipe_from(content: dict[str, object], source: str) -> Recipe:
     Raises:
         UserError: as `read_recipe`.
     """
-    reader = App(
-        config=lambda app, commands, arguments: _fill(arguments, content, source),
-        default_parameter=Parameter(negative=()),
-        help_flags=[],
-        version_flags=[],
-        result_action="return_value",
-    )
-    reader.default(_whole)
+    reader = _app(_Reader, _whole, lambda app, commands, arguments: _fill(arguments, content, source))
     try:
         recipe = reader([], exit_on_error=False, print_error=False)
     except CycloptsError as problem:

@@ -135,6 +135,7 @@ class _Run:
             value=self.z,
             status=status,
             residual=self.residual,
+            converged=self.residual <= self.depth.exit.tol,
             tolerance=self.depth.exit.tol,
             evaluations=len(self.trace),
             trace=self.trace,
@@ -143,7 +144,7 @@ class _Run:
 
     def _unfinished(self, among: Tensor) -> Tensor:
         """Which of the tokens go on: not done, within their budget, and finite."""
-        within = (self.spent < self.depth.max_evaluations) & torch.isfinite(self.residual)
+        within = (self.spent <= self.depth.max_evaluations) & torch.isfinite(self.residual)
         return among & ~self.done & within
 
     def _evaluate_all(self, margin: float) -> None:

@@ -71,6 +71,7 @@ def _joined_solution(chunks: Sequence[Solution]) -> Solution | None:
         value=torch.cat([chunk.value for chunk in chunks], dim=1),
         status=max((chunk.status for chunk in chunks), key=_SEVERITY.index),
         residual=torch.cat([_per_token(chunk.residual, chunk.value) for chunk in chunks], dim=1),
+        converged=torch.cat([_per_token(chunk.converged, chunk.value) for chunk in chunks], dim=1),
         tolerance=chunks[0].tolerance,
         evaluations=max(chunk.evaluations for chunk in chunks),
         trace=trace,

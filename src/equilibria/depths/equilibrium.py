@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from equilibria.depths.base import Reached, check_states_every
 from equilibria.diagnostics import jacobian_penalty, residual_penalty
 from equilibria.fixed_point import fixed_point
-from equilibria.gradients import Gradient, Implicit, Phantom, Unrolled
+from equilibria.gradients import Gradient, Implicit, Phantom, Reversible, Unrolled
 from equilibria.solvers import Picard, Solution, Solver
 
 
@@ -65,7 +65,7 @@ class Equilibrium:
         """Numbers of the iterates that are wanted on the way."""
         if self.states_every is None:
             return range(0)
-        if isinstance(self.gradient, Unrolled):
+        if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
             most = self.gradient.steps
         else:
             draft = self.solver.draft

@@ -13,7 +13,7 @@ from typing import Protocol
 from equilibria.depths.base import Depth
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.unrolled import UnrolledDepth
-from equilibria.gradients import Unrolled
+from equilibria.gradients import Reversible, Unrolled
 
 
 class Limits(Protocol):
@@ -129,8 +129,8 @@ class DepthSchedule:
         depth: the equilibrium.
         warmup_steps: steps at the depth `warmup` before the first at `depth`; the papers' pre-training.
         warmup: of those steps.
-        limits: of evaluations after the warm-up: of the training solver, or of the steps of an `Unrolled` gradient,
-            which does not solve. As `depth` says when None.
+        limits: of evaluations after the warm-up: of the training solver, or of the `steps` of an `Unrolled` or
+            `Reversible` gradient, which does not solve. As `depth` says when None.
         jacobian: penalty after the warm-up; as `depth` says when None.
         residual: penalty after the warm-up; as `depth` says when None.
     """
@@ -163,7 +163,7 @@ class DepthSchedule:
 
 def _limited(depth: Equilibrium, limit: int) -> Equilibrium:
     """The depth with so many evaluations in training."""
-    if isinstance(depth.gradient, Unrolled):
+    if isinstance(depth.gradient, Unrolled | Reversible) and depth.gradient.steps is not None:
         return replace(depth, gradient=replace(depth.gradient, steps=limit))
     return replace(depth, solver=replace(depth.solver, max_evaluations=limit))
 

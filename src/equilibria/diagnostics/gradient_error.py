@@ -56,12 +56,13 @@ def gradient_error(
         ConvergenceError: the reference or its adjoint did not converge, so there is nothing to compare with.
     """
     if reference_solver is None:
-        scope = "sample" if solver.scope == "sample" else "prefix"
+        scope = solver.scope if solver.scope in ("sample", "all") else "prefix"
         reference_solver = Anderson(tol=1e-6, max_evaluations=500, history=8, scope=scope)
     tight = Implicit(GMRES(tol=1e-6, max_evaluations=400, restart=100))
     tensors = list(parameters.values())
     judged = fixed_point(f, z0, solver, gradient, on_failure="ignore")
     exact = fixed_point(f, z0, reference_solver, tight, on_failure="raise")
+    exact.adjoint.on_failure = None  # it is judged below
     # Retained: both graphs share what `f` closes over, such as the context of a cell.
     found, wanted = (
         torch.autograd.grad(_functional(solution.value, seed), tensors, retain_graph=True, materialize_grads=True)

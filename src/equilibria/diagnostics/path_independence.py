@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers import Map, Solver, State
-from equilibria.solvers.residual import EPSILON, norm
+from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing, leaves, rebuild
 
 
@@ -54,6 +54,6 @@ def path_independence(
     size = torch.stack([norm(z) for z in solutions]).amax(dim=0)
     distances = [norm(a - b) for i, a in enumerate(solutions) for b in solutions[:i]]
     return PathIndependence(
-        distance=(torch.stack(distances).amax(dim=0) / (size + EPSILON)).float(),
-        converged=torch.stack([result.residual <= solver.tol for result in results]).all(dim=0),
+        distance=(torch.stack(distances).amax(dim=0) / size.clamp(min=NOTHING)).float(),
+        converged=torch.stack([result.converged for result in results]).all(dim=0),
     )

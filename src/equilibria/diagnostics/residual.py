@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers import Solution
-from equilibria.solvers.residual import EPSILON, norm
+from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing
 
 
@@ -24,8 +24,9 @@ def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
     """
     if solution.tracked is None:
         raise ValueError("residual_penalty needs a solution that was computed with gradients on")
-    packing = Packing(solution.value, solution.residual.dim())
+    # One number may be of one sample or, in scope "all", of all: either way it is that of the whole state.
+    packing = Packing(solution.value, solution.residual.dim() if solution.residual.numel() != 1 else 0)
     z, f_z = (packing.pack(state) for state in solution.tracked)
     with torch.no_grad():
-        scale = norm(f_z) + EPSILON
+        scale = norm(f_z).clamp(min=NOTHING)
     return (norm(f_z - z) / scale - above).clamp(min=0).mean()

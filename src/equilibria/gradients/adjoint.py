@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
-from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, Status
-from equilibria.solvers import mapped
+from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, mapped
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
+
+# Of a product with a Jacobian.
+_ROUNDINGS = 4.0
 
 Tensors = tuple[Tensor, ...]
 Pullback = Callable[[Tensors], Tensors]
@@ -36,6 +38,10 @@ class Evaluation:
     inputs: Tensors
     outputs: Tensors
     height: int | None = None
+    attainable: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attainable = _attainable(self.inputs)
 
     @property
     def tracked(self) -> bool:
@@ -93,6 +99,15 @@ def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
     return tensor.requires_grad_(anchored)
 
 
+def _attainable(inputs: Tensors) -> float:
+    """A few roundings of a product, in the coarsest arithmetic that has a part in it."""
+    device = inputs[0].device.type
+    dtypes = {leaf.dtype for leaf in inputs}
+    if torch.is_autocast_enabled(device):
+        dtypes.add(torch.get_autocast_dtype(device))
+    return _ROUNDINGS * max(torch.finfo(dtype.to_real()).eps for dtype in dtypes)
+
+
 def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
     """The evaluation's inputs, as tensors whose gradient passes through `pullback` to the evaluation's outputs.
 
@@ -114,35 +129,43 @@ def solve_adjoint(
     report: AdjointReport,
     start: Tensor | None = None,
 ) -> Tensors:
-    """Solve `v = Jᵀ v + g` sample by sample, with `g` scaled to unit norm so that no loss scale matters.
+    """Solve `v = Jᵀ v + g` to a residual that is relative, so that no scale of a loss matters.
+
+    The tolerance is no less than the arithmetic of the evaluation allows.
 
     Args:
         evaluation: the graph that `J` belongs to.
         incoming: `g`.
         solver: how to solve.
         report: where to note how it ended.
-        start: of the solve, packed and in units of `‖g‖`; `g` itself when None.
+        start: of the solve, packed by sample; `g` itself when None.
+
+    Raises:
+        ConvergenceError: it was not solved, where the report is to raise it.
     """
-    packing, g, norm = normalised(incoming)
+    packing = Packing.of(incoming, "sample")
+    g = packing.pack(incoming)
 
     def transposed(v: State) -> State:
         return packing.unpack(packing.pack(evaluation.transposed(v)) + g)
 
+    if solver.criterion == "relative" and solver.tol < evaluation.attainable:
+        solver = replace(solver, tol=evaluation.attainable)
     with torch.no_grad():
         iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
-        failed = report.status not in (None, Status.CONVERGED)
-        report.evaluations += iterate.evaluations
-        if not (failed and iterate.status is Status.CONVERGED):
-            report.status, report.residual = iterate.status, mapped.plain(iterate.residual)
-        return packing.unpack(iterate.value * norm)
+        solution = Packing.of(incoming, solver.scope).unpack(iterate.value)
+    # Where a loss is no number, that is not the solve's fault.
+    heard = bool(mapped.plain(torch.isfinite(g)).all())
+    report.record(replace(iterate, residual=mapped.plain(iterate.residual)), heard=heard)
+    return tuple(leaves(solution))
 
 
-def normalised(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
-    """The packing of a gradient, the gradient packed and scaled to unit norm per sample, and the norms `(B, 1)`."""
+def sizes_of(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
+    """The packing of a gradient by sample, the gradient packed, and its norms `(B, 1)`, with 1 for those that are 0."""
     packing = Packing.of(incoming, "sample")
     g = packing.pack(incoming)
     norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-    return packing, g / torch.where(norm > 0, norm, 1.0), norm
+    return packing, g, torch.where(norm > 0, norm, 1.0)
 
 
 class _Attach(torch.autograd.Function):

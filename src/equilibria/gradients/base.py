@@ -7,10 +7,9 @@ from typing import Protocol
 
 import torch
 
-from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status, mapped
 from equilibria.solvers.mapped import plain
-from equilibria.solvers.progress import gone_astray
-from equilibria.solvers.residual import norm
+from equilibria.solvers.residual import Gauge
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
 
@@ -26,7 +25,8 @@ class Gradient(Protocol):
             z0: where to start.
             solver: how to solve.
             iterates: numbers of iterates to return beside the solution, differentiable in the same way; iterate `k`
-                is what the solver had after `k` evaluations. Those the solve does not reach are left out.
+                is what the solver had after `k` evaluations, the solution from where it converged on. Those that a
+                solve without success does not reach are left out.
         """
         ...
 
@@ -39,10 +39,12 @@ def solve_and_differentiate(
     f: Map, z0: State, solver: Solver, iterates: Collection[int], differentiate: Differentiate
 ) -> Solution:
     """Solve without gradients, then give the solution and the wanted iterates a graph at the point where they are."""
-    return differentiate_solved(z0, solver, solver.solve(f, z0, iterates=iterates), differentiate)
+    return differentiate_solved(z0, solver, solver.solve(f, z0, iterates=iterates), iterates, differentiate)
 
 
-def differentiate_solved(z0: State, solver: Solver, iterate: Iterate, differentiate: Differentiate) -> Solution:
+def differentiate_solved(
+    z0: State, solver: Solver, iterate: Iterate, iterates: Collection[int], differentiate: Differentiate
+) -> Solution:
     """Give the solution of a solve and the iterates that it kept a graph at the point where they are.
 
     The solution has its own graph however early the solve ended: iterates come on top of it, never in its place.
@@ -52,6 +54,21 @@ def differentiate_solved(z0: State, solver: Solver, iterate: Iterate, differenti
     solution.iterates = {
         number: differentiate(state, iterate, solution.adjoint)[0] for number, state in iterate.iterates.items()
     }
+    return with_all_iterates(solution, iterates, iterate.status)
+
+
+def with_all_iterates(solution: Solution, wanted: Collection[int], status: Status) -> Solution:
+    """A solution whose solve may have converged before it came to all `wanted` iterates: those after it are the
+    solution itself, with its graph.
+
+    Args:
+        solution: with the iterates that the solve came to; changed.
+        wanted: the numbers of all.
+        status: of the solve.
+    """
+    if status is Status.CONVERGED:
+        for number in wanted:
+            solution.iterates.setdefault(number, solution.value)
     return solution
 
 
@@ -61,6 +78,7 @@ def solution_from(iterate: Iterate, value: State) -> Solution:
         value=value,
         status=iterate.status,
         residual=iterate.residual,
+        converged=iterate.converged,
         tolerance=iterate.tolerance,
         evaluations=iterate.evaluations,
         trace=iterate.trace,
@@ -82,39 +100,47 @@ def solution_after(
         tracked: evaluations between the iterate and `value`.
         first: of these, `(z, f(z))`.
     """
-    packing = Packing.of(value, solver.scope)
     with torch.no_grad():
-        here, f_here = packing.pack(detach(value)), packing.pack(f(detach(value)))
-        residual = solver.measure(f_here, here)
-        began, f_began = (packing.pack(detach(state)) for state in first)
-        astray = gone_astray(norm(f_here), norm(f_here - here), norm(began), norm(f_began - began))
+        packing = Packing.of(detach(value), solver.scope)
+        gauge = iterate.gauge if iterate is not None else None
+        if gauge is None:
+            gauge = Gauge(packing, solver.criterion, solver.tol)
+            began, value_there = (packing.pack(detach(state)) for state in first)
+            gauge.begin(began, value_there, look=not mapped.active())
+        z, f_z = gauge.packing.pack(detach(value)), gauge.packing.pack(f(detach(value)))
+        norms, differences = gauge.norms(f_z), gauge.norms(f_z - z)
+        size, difference = gauge.total(norms), gauge.total(differences)
+        gauge.note(gauge.total(gauge.norms(torch.sub(*(gauge.packing.pack(detach(state)) for state in first)))))
+        gauge.note(difference)
+        residual = gauge.residual(norms, differences)
+        converged = (residual <= solver.tol) & ~gauge.grown(size, difference)
+        astray = ~converged & ((residual <= solver.tol) | gauge.astray(size, difference))
+        # One synchronisation with the device for all three.
+        seen = [plain(torch.isfinite(residual)).all(), plain(astray).any(), plain(converged).all()]
+        finite, some_astray, done = torch.stack(seen).tolist()
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
-    converged = residual <= solver.tol
-    # One synchronisation with the device for all three.
-    seen = [plain(torch.isfinite(residual)).all(), plain(astray).any(), plain(converged).all()]
-    finite, some_astray, done = torch.stack(seen).tolist()
     if not finite:
         status = Status.NON_FINITE
-    elif some_astray or (iterate is not None and iterate.status is Status.DIVERGED):
-        status = Status.DIVERGED
     elif done:
         status = Status.CONVERGED
+    elif some_astray or (iterate is not None and iterate.status is Status.DIVERGED):
+        status = Status.DIVERGED
     elif iterate is not None and iterate.status is not Status.CONVERGED:
         status = iterate.status
     else:
         status = Status.MAX_EVALUATIONS
     settled = torch.full_like(residual, evaluations, dtype=torch.int32)
     if iterate is not None:
-        free = iterate.group_evaluations
-        settled = torch.where(converged & (iterate.residual <= solver.tol), free, settled)
+        settled = torch.where(converged & iterate.converged, iterate.group_evaluations, settled)
     return Solution(
         value=value,
         status=status,
         residual=residual,
+        converged=converged,
         tolerance=solver.tol,
         evaluations=evaluations,
-        trace=[*(iterate.trace if iterate is not None else []), worst(plain(residual))],
+        trace=[*(iterate.trace if iterate is not None else []), worst(residual)],
         group_evaluations=settled,
         group_trace=iterate.group_trace if iterate is not None else None,
     )

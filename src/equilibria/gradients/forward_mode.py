@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equilibria.gradients.base import Gradient, solution_from
+from equilibria.gradients.guarded import Guarded
 from equilibria.gradients.implicit import Implicit
 from equilibria.solvers import Map, Solution, Solver, State
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
@@ -29,9 +30,10 @@ def solve_with_tangent(f: Map, z0: State, solver: Solver, gradient: Gradient) ->
     The result carries no graph for a backward pass. One evaluation is spent on finding out what `f` returns.
 
     Raises:
-        NotImplementedError: the gradient is not `Implicit`: the others are defined by their backward pass.
+        NotImplementedError: the gradient is neither `Implicit` nor `Guarded`: the others are defined by their backward
+            pass.
     """
-    if not isinstance(gradient, Implicit) or gradient.higher_order:
+    if not isinstance(gradient, Implicit | Guarded) or (isinstance(gradient, Implicit) and gradient.higher_order):
         raise NotImplementedError(
             f"forward-mode derivatives of a fixed point need gradient=Implicit(), found {gradient!r}"
         )
@@ -52,9 +54,8 @@ def solve_with_tangent(f: Map, z0: State, solver: Solver, gradient: Gradient) ->
         with forward_ad._set_fwd_grad_enabled(False):
             zero = rebuild(star, (torch.zeros_like(leaf) for leaf in leaves(star)))
             tangent = gradient.solver.solve(tangent_map, zero)
-            moving = Packing.of(star, "sample").unpack(tangent.value)
-    solution.adjoint.status, solution.adjoint.residual = tangent.status, tangent.residual
-    solution.adjoint.evaluations = tangent.evaluations
+            moving = Packing.of(star, gradient.solver.scope).unpack(tangent.value)
+    solution.adjoint.record(tangent)
     pairs = zip(leaves(star), leaves(moving), strict=True)
     solution.value = rebuild(star, (forward_ad.make_dual(z, t) for z, t in pairs))
     return solution

@@ -27,7 +27,7 @@ def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]
     while waiting:
         node = waiting.pop()
         leaf = node if isinstance(node, Tensor) else getattr(node, "variable", None)
-        if id(node) in own or id(leaf) in own and leaf is not None:
+        if id(node) in own or (id(leaf) in own and leaf is not None):
             continue
         yield node
         if leaf is None and solved(node) is None:

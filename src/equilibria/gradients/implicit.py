@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, normalised, solve_adjoint
+from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, sizes_of, solve_adjoint
 from equilibria.gradients.base import differentiate_solved
 from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State
 from equilibria.solvers.state import leaves_as, rebuild
@@ -57,21 +57,21 @@ class Implicit:
         memory: start each adjoint solve from the one before, which is kept in this object.
     """
 
-    solver: Solver | GMRES = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=60))
+    solver: Solver | GMRES = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=200))
     higher_order: bool = False
     memory: AdjointMemory | None = None
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then attach the graph of one evaluation."""
-        return self.after(f, z0, solver, solver.solve(f, z0, iterates=iterates))
+        return self.after(f, z0, solver, solver.solve(f, z0, iterates=iterates), iterates)
 
-    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate) -> Solution:
+    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate, iterates: Collection[int] = ()) -> Solution:
         """Attach the graph of one evaluation to a solve that is done."""
 
         def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
             return self._attach_at(f, state, report)
 
-        return differentiate_solved(z0, solver, iterate, differentiate)
+        return differentiate_solved(z0, solver, iterate, iterates, differentiate)
 
     def _attach_at(self, f: Map, state: State, report: AdjointReport) -> tuple[State, tuple[State, State]]:
         evaluation, tracked = evaluate(f, state)
@@ -96,12 +96,14 @@ class _Adjoint:
     def pull(self, incoming: Tensors) -> Tensors:
         """`v = Jᵀ v + g`."""
         memory = self.gradient.memory
-        packing, g, norm = normalised(incoming)
-        start = memory.start(g) if memory is not None else None
-        v = solve_adjoint(self.evaluation, incoming, self.gradient.solver, self.report, start)
-        if memory is not None:
-            # Zero is a start as good as any where a loss was not finite.
-            memory.last = torch.nan_to_num(packing.pack(v) / torch.where(norm > 0, norm, 1.0), 0.0, 0.0, 0.0)
+        solver, report = self.gradient.solver, self.report
+        if memory is None:
+            return solve_adjoint(self.evaluation, incoming, solver, report)
+        packing, g, norm = sizes_of(incoming)
+        last = memory.start(g)
+        v = solve_adjoint(self.evaluation, incoming, solver, report, None if last is None else last * norm)
+        # Zero is a start as good as any where a loss was not finite.
+        memory.last = torch.nan_to_num(packing.pack(v) / norm, 0.0, 0.0, 0.0)
         return v
 
     def pull_differentiably(self, incoming: Tensors) -> Tensors:

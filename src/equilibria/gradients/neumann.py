@@ -35,12 +35,13 @@ class Neumann:
 
         def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
             evaluation, tracked = evaluate(f, state)
-            attached = attach(evaluation, lambda incoming: self._sum(evaluation, incoming, report))
+            attached = attach(evaluation, lambda incoming: self.sum(evaluation, incoming, report))
             return rebuild(state, iter(attached)), tracked
 
         return solve_and_differentiate(f, z0, solver, iterates, differentiate)
 
-    def _sum(self, evaluation: Evaluation, incoming: Tensors, report: AdjointReport) -> Tensors:
+    def sum(self, evaluation: Evaluation, incoming: Tensors, report: AdjointReport) -> Tensors:
+        """`v`, on the graph of one evaluation."""
         total = incoming
         for _ in range(self.terms - 1):
             product = evaluation.transposed(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from equilibria.gradients.base import solution_after
+from equilibria.gradients.base import solution_after, with_all_iterates
 from equilibria.gradients.unrolled import track
 from equilibria.solvers import Iterate, Map, Solution, Solver, State
 from equilibria.solvers.picard import check_damping
@@ -37,9 +37,17 @@ class Phantom:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients, then unroll with them, from the solution and from each of `iterates`."""
-        return self.after(f, z0, solver, solver.solve(f, z0, propose=True, iterates=iterates))
+        return self.after(f, z0, solver, solver.solve(f, z0, propose=True, iterates=iterates), iterates)
 
-    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate, at_end_of_solve: bool = False) -> Solution:
+    def after(
+        self,
+        f: Map,
+        z0: State,
+        solver: Solver,
+        iterate: Iterate,
+        iterates: Collection[int] = (),
+        at_end_of_solve: bool = False,
+    ) -> Solution:
         """Unroll with gradients from the proposal of a solve that is done, and from each iterate that it kept.
 
         The solution's tracked evaluation is the last one or, with `at_end_of_solve`, the first.
@@ -52,4 +60,4 @@ class Phantom:
         solution = solution_after(f, value, solver, iterate, self.steps, first)
         solution.tracked = first if at_end_of_solve else last
         solution.iterates = {number: unrolled(state)[2] for number, state in iterate.iterates.items()}
-        return solution
+        return with_all_iterates(solution, iterates, iterate.status)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, normalised, solve_adjoint
+from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, solve_adjoint
 from equilibria.gradients.base import solve_and_differentiate
 from equilibria.solvers import GMRES, AdjointReport, Broyden, Iterate, Map, Solution, Solver, State
 from equilibria.solvers.residual import Groups
@@ -52,11 +52,12 @@ class ReuseInverse:
     ) -> Tensors:
         packing = Packing.of(incoming, solver.scope)
         g = packing.pack(incoming)
-        v = solver.transposed_inverse(iterate.memory, g, Groups(solver.scope))
+        # The memory is in the units of its solve, whose transposed are the inverse ones.
+        units = iterate.gauge.packing if iterate.gauge is not None else packing
+        v = units.scaled(solver.transposed_inverse(iterate.memory, units.plain(g), Groups(solver.scope)))
         v = torch.where(torch.isfinite(v), v, g)
         reused = tuple(leaves(packing.unpack(v)))
         if self.refine is None:
             return reused
-        by_sample, _, norm = normalised(incoming)
-        start = by_sample.pack(reused) / torch.where(norm > 0, norm, 1.0)
+        start = Packing.of(incoming, "sample").pack(reused)
         return solve_adjoint(evaluation, incoming, self.refine, report, start)

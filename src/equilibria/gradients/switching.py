@@ -44,7 +44,7 @@ class Switching:
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients; then attach the one or the other."""
         iterate = solver.solve(f, z0, propose=True, iterates=iterates)
-        done = plain(iterate.settled)
+        done = plain(iterate.converged)
         if done.sum() >= self.share * done.numel():
-            return self.converged.after(f, z0, solver, iterate)
-        return self.otherwise.after(f, z0, solver, iterate, at_end_of_solve=True)
+            return self.converged.after(f, z0, solver, iterate, iterates)
+        return self.otherwise.after(f, z0, solver, iterate, iterates, at_end_of_solve=True)

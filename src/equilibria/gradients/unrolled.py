@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
-from equilibria.gradients.base import solution_after
+from equilibria.gradients.base import solution_after, with_all_iterates
 from equilibria.solvers import Map, Solution, Solver, State
 from equilibria.solvers.state import leaves, leaves_as, rebuild
 
@@ -36,7 +36,7 @@ class Unrolled:
         first, last, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
         solution = solution_after(f, value, solver, None, self.steps, first)
         solution.tracked, solution.iterates = last, kept
-        return solution
+        return with_all_iterates(solution, iterates, solution.status)
 
 
 def track(

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-_SIZE, _ROUNDS = 512, 7
+_SIZE, _ROUNDS = 256, 7
 
 
 def bfloat16_speed(device: torch.device) -> float:

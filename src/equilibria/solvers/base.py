@@ -3,7 +3,7 @@
 The loop evaluates the map, measures each group's residual, freezes the groups that are within the tolerance (and
 releases them when their residual rises again, as a token's does while its predecessors still move), keeps the best
 finite iterate of each, and lets the method propose the next one. A returned residual is always measured on the
-returned value.
+returned value: once the budget is spent, by one evaluation more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from equilibria.solvers.draft import Draft
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import Progress, Rules
-from equilibria.solvers.residual import Criterion, Groups, norm, residual_of
+from equilibria.solvers.residual import Criterion, Groups
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, Scope, State
 
@@ -31,10 +31,13 @@ class Solver(ABC):
 
     Args:
         tol: residual at which a group has converged.
-        max_evaluations: applications of the map at most; one more where scope is `"token"` or `"prefix"` and the last
-            was not finite, to measure what is returned instead.
-        scope: what a group is: `"sample"`, `"token"` or `"prefix"`; the last two are causal for causal maps.
-        criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, or `"absolute"`, `‖f(z) − z‖`.
+        max_evaluations: applications of the map that the value is made of, at most. Where they do not reach the
+            tolerance, one more measures what is returned, and another one where the best iterates of the groups had to
+            be put together. `Solution.evaluations` counts them all.
+        scope: what a group is: `"sample"`, `"token"`, `"prefix"` or `"all"`. Tokens and prefixes are causal for causal
+            maps; `"all"` takes the whole state as one, for maps that couple samples (batch norm, the nodes of a graph).
+        criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, of the worst leaf of a state of several; or
+            `"absolute"`, `‖f(z) − z‖`, which a solution of zero is reached sooner by.
         draft: start from a solve in low precision; None starts from `z0` in full.
         fallback: solves again where groups have not converged: those from `z0`, the others from their solutions. None
             leaves them as they are.
@@ -77,10 +80,6 @@ class Solver(ABC):
         It must neither change the point's tensors nor make the host wait for the device.
         """
 
-    def measure(self, f_z: Tensor, z: Tensor) -> Tensor:
-        """The residual of packed iterates by this solver's criterion: float32, `(*groups,)`."""
-        return residual_of(norm(f_z - z), norm(f_z), self.criterion)
-
     @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State, propose: bool = False, iterates: Collection[int] = ()) -> Iterate:
@@ -101,10 +100,10 @@ class Solver(ABC):
         """The outcome of the fallback. Where a group starts depends on what is known of that group alone, so that it
         neither looks ahead nor at other samples."""
         packing = Packing.of(z0, self.scope)
-        start = torch.where(first.settled.unsqueeze(-1), first.value, packing.pack(z0))
+        start = torch.where(first.converged.unsqueeze(-1), first.value, packing.pack(z0))
         same = {"tol": self.tol, "criterion": self.criterion, "trace_groups": self.trace_groups}
         second = replace(fallback, **same).solve(f, packing.unpack(start), propose)
-        again = first.settled & (second.residual <= self.tol) & (second.group_evaluations <= 1)
+        again = first.converged & second.converged & (second.group_evaluations <= 1)
         both = second.after(first)
         counts = torch.where(again, first.group_evaluations, both.group_evaluations)
         return replace(both, group_evaluations=counts, memory=first.memory)
@@ -114,10 +113,11 @@ class Solver(ABC):
             return self._solve(f, z0, propose, iterates)
         tol = max(self.draft.tol, self.tol if self.criterion == "relative" else 0.0)
         options = {"tol": tol, "max_evaluations": self.draft.max_evaluations, "criterion": "relative"}
-        drafted = replace(self, draft=None, **options)._solve(self.draft.lowered(f), z0, False, iterates)
+        # What it proposes last is not measured: that is for the solve that starts there.
+        drafted = replace(self, draft=None, **options)._solve(self.draft.lowered(f), z0, True, iterates)
         drafted.memory = None  # or it would be held beside that of the second solve
         packing = Packing.of(z0, self.scope)
-        start = drafted.value
+        start = drafted.proposal
         if drafted.astray is not None:
             start = torch.where(drafted.astray.unsqueeze(-1), packing.pack(z0), start)
         left = [number - drafted.evaluations for number in iterates if number >= drafted.evaluations]
@@ -125,7 +125,7 @@ class Solver(ABC):
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)
-        apply = CountedMap(f, packing, self.max_evaluations, self.check_every)
+        apply = CountedMap(f, packing, self.max_evaluations if propose else self.max_evaluations + 1, self.check_every)
         rules = Rules(self.tol, self.criterion, self.scope, frozenset(iterates), self.trace_groups)
         progress = Progress(rules, packing, z0, apply)
         memory = self.init(progress.z, progress.groups)

@@ -20,12 +20,19 @@ from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
+# Slots at first: most solves need no more, and take no memory for those that history allows beyond.
+_SLOTS = 16
+# Two pairs a feature end the method on an affine map (Gay 1979); on others, many more of few features are of places
+# that the iterates have long left.
+_PAIRS_PER_FEATURE = 3
 # Armijo's share of the decrease that the residual's linear model promises (Nocedal and Wright 2006, section 3.1).
 _SUFFICIENT = 1e-4
 
 
 class _Pairs:
     """The last pairs in a ring of `limit` slots, the matrix `K` in the order of the slots, and the latest point.
+
+    The slots are made as they are needed: `_SLOTS` at first, then twice as many each time they are full.
 
     `K` is scaled to unit steps, and its row and column are those of the identity where a step has no length (a frozen
     group), so that such a pair does nothing.
@@ -34,10 +41,11 @@ class _Pairs:
     def __init__(self, z: Tensor, limit: int) -> None:
         self.limit = limit
         groups, features = z.shape[:-1], z.shape[-1]
-        self.rows = z.new_empty(*groups, 2 * limit, features)
+        slots = min(limit, _SLOTS)
+        self.rows = z.new_empty(*groups, 2 * slots, features)
         self.latest = z.new_empty(*groups, 3, features)
-        self.matrix = torch.zeros(*groups, limit, limit, dtype=torch.float64, device=z.device)
-        self.scale = z.new_zeros(*groups, limit)
+        self.matrix = torch.zeros(*groups, slots, slots, dtype=torch.float64, device=z.device)
+        self.scale = z.new_zeros(*groups, slots)
         self.pairs = 0
         self.point: Point | None = None
 
@@ -62,6 +70,8 @@ class _Pairs:
             residual.copy_(point.difference)
             return None
         slot = self.pairs % self.limit
+        if slot == self.scale.shape[-1]:
+            self._grow()
         self.pairs += 1
         torch.sub(point.z, before.z, out=step)
         torch.sub(point.difference, residual, out=change)
@@ -85,6 +95,13 @@ class _Pairs:
         self.matrix[..., : self.filled, slot] = products[..., 1, :, 0] * newest
         self.matrix[..., slot, slot].masked_fill_(empty, 1.0)
         return products[..., 2, :, 0]
+
+    def _grow(self) -> None:
+        """Twice as many slots, `limit` at most; all that there are hold pairs, in the order of their ages."""
+        more = min(self.limit, 2 * self.filled) - self.filled
+        self.rows = torch.cat([self.rows, torch.empty_like(self.rows[..., : 2 * more, :])], dim=-2)
+        self.matrix = torch.nn.functional.pad(self.matrix, (0, more, 0, more))
+        self.scale = torch.nn.functional.pad(self.scale, (0, more))
 
     def weights(self, target: Tensor, transposed: bool = False) -> Tensor:
         """`K⁻¹ target`, on request `K⁻ᵀ target`, `(*groups, filled)`.
@@ -121,12 +138,14 @@ class Broyden(Solver):
     """Broyden's good method. Reaches fixed points of maps that do not contract, at a higher cost per evaluation.
 
     Args:
-        history: pairs kept; the oldest is dropped, at least 1.
+        history: pairs kept, at least 1 and no more than three for each feature; the oldest is dropped. On an affine map
+            of `n` features the method ends within `2n` steps (Gay 1979) where it keeps all pairs; dropping them costs
+            most on maps that rotate.
         halvings: how often a group's step is halved where it does not lower the group's residual enough (Armijo's
             rule), before it is taken anyway; each costs that group an evaluation. 0 takes every step in full.
     """
 
-    history: int = 16
+    history: int = 32
     halvings: int = 0
 
     def __post_init__(self) -> None:
@@ -138,7 +157,8 @@ class Broyden(Solver):
 
     def init(self, z: Tensor, groups: Groups) -> _Memory:
         """No pairs: the first step is plain iteration."""
-        return _Memory(_Pairs(z, min(self.history, self.max_evaluations)))
+        useful = max(1, _PAIRS_PER_FEATURE * z.shape[-1])
+        return _Memory(_Pairs(z, min(self.history, self.max_evaluations, useful)))
 
     def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
         """A quasi-Newton step with the latest pairs, or for a group whose last step was too long, half of that."""

@@ -7,34 +7,44 @@ method can have after as many evaluations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
-from equilibria.solvers.residual import EPSILON, Criterion, norm, residual_of
+from equilibria.solvers.residual import NOTHING, Criterion, Gauge, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, State
+
+# A measured residual contradicts the estimate of its cycle beyond so much of it and so many roundings of the value.
+_TRUSTED, _ROUNDINGS = 2.0, 100.0
+# A product with a vector of unit length that leaves less than this outside of the Krylov space leaves rounding.
+_BREAKDOWN = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class GMRES:
-    """Solve `z = T(z)` for an affine `T`, sample by sample. On a map that is not affine the result is meaningless.
+    """Solve `z = T(z)` for an affine `T`. On a map that is not affine the result is meaningless.
+
+    Samples are solved each by itself, which is right where `T` does not mix them. A cycle's residual is measured at
+    its end; where it is not what the cycle took it for, samples are coupled, and all of them are solved as one.
 
     Args:
-        tol: residual at which a sample has converged.
+        tol: residual at which a group has converged.
         max_evaluations: applications of the map at most.
         restart: basis vectors kept before a restart; bounds the memory.
         criterion: `"relative"` or `"absolute"`, as for `Solver`.
+        scope: what is solved by itself: a `"sample"`, or `"all"`, the whole state, from the start.
     """
 
     tol: float = 1e-3
     max_evaluations: int = 40
     restart: int = 20
     criterion: Criterion = "relative"
+    scope: Literal["sample", "all"] = "sample"
 
     def __post_init__(self) -> None:
         if not self.tol >= 0:
@@ -45,76 +55,145 @@ class GMRES:
             raise ValueError(f"restart must be at least 1, found {self.restart}")
         if self.criterion not in get_args(Criterion):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
+        if self.scope not in ("sample", "all"):
+            raise ValueError(f'scope must be "sample" or "all", found {self.scope!r}')
 
     @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
         """Run restarted GMRES from `z0`; one evaluation per basis vector and one per measurement."""
-        packing = Packing.of(z0, "sample")
+        run = _Run(self, f, z0)
+        while run.charged + 2 <= self.max_evaluations and bool(run.active.any()):
+            run.cycle()
+            if run.coupled:
+                return self._solve_as_one(f, run)
+        return run.iterate()
 
-        def apply(z: Tensor) -> Tensor:
-            return packing.pack(f(packing.unpack(z)))
+    def _solve_as_one(self, f: Map, run: _Run) -> Iterate:
+        """Go on with one group; its residual is then that of every sample."""
+        left = self.max_evaluations - run.charged
+        first = run.iterate()
+        if left < 2:
+            return first
+        packing = run.gauge.packing
+        whole = replace(self, scope="all", max_evaluations=left).solve(f, packing.unpack(run.z))
+        groups = first.residual.shape
+        value = replace(packing, units=None).pack(Packing.of(packing.like, "all").unpack(whole.value))
+        return replace(
+            whole,
+            value=value,
+            proposal=value,
+            residual=whole.residual.expand(groups),
+            converged=whole.converged.expand(groups),
+            group_evaluations=whole.group_evaluations.expand(groups),
+        ).after(first)
 
-        z = packing.pack(z0)
-        f_z = apply(z)
-        residual = self._measure(f_z, z)
-        trace = [worst(residual)]
-        converged_at, active = no_groups_like(z) + 1, residual > self.tol
+
+class _Run:
+    """The state of one solve: the iterate, its value, and what is known of them."""
+
+    def __init__(self, options: GMRES, f: Map, z0: State) -> None:
+        self.options, self.f = options, f
+        self.gauge = Gauge(Packing.of(z0, options.scope), options.criterion, options.tol)
+        z = self.gauge.packing.pack(z0)
+        self.z, self.f_z = self.gauge.begin(z, self.apply(z))
+        self.residual = self._measure(self.f_z, self.z)
+        self.trace = [worst(self.residual)]
+        self.active = self.residual > options.tol
+        self.converged_at = no_groups_like(z) + 1
         # A cycle is charged in full: what is used of it depends on other samples, how far the budget reaches must not.
-        charged = 1
-        while charged + 2 <= self.max_evaluations and bool(active.any()):
-            size = min(self.restart, self.max_evaluations - charged - 1)
-            charged += size + 1
-            correction = self._cycle(apply, f_z, z, active, size, trace)
-            candidate = torch.where(active.unsqueeze(-1), z + correction, z)
-            f_candidate = apply(candidate)
-            measured = self._measure(f_candidate, candidate)
-            trace.append(worst(measured))
-            better = active & (measured < residual)
-            converged_at = torch.where(active, len(trace), converged_at)
-            z = torch.where(better.unsqueeze(-1), candidate, z)
-            f_z = torch.where(better.unsqueeze(-1), f_candidate, f_z)
-            residual = torch.where(better, measured, residual)
-            active = better & (residual > self.tol)
+        self.charged = 1
+        self.coupled = False
+
+    def apply(self, z: Tensor) -> Tensor:
+        packing = self.gauge.packing
+        return packing.pack(self.f(packing.unpack(z)))
+
+    def cycle(self) -> None:
+        """One Arnoldi cycle, and what it led to, measured."""
+        size = min(self.options.restart, self.options.max_evaluations - self.charged - 1)
+        self.charged += size + 1
+        correction, estimate = self._correction(size)
+        candidate = torch.where(self.active.unsqueeze(-1), self.z + correction, self.z)
+        f_candidate = self.apply(candidate)
+        measured = self._measure(f_candidate, candidate)
+        self.trace.append(worst(measured))
+        if self._contradicts(estimate, f_candidate, candidate, measured):
+            self.coupled = True
+            if float(norm((f_candidate - candidate).flatten())) < float(norm((self.f_z - self.z).flatten())):
+                self.z, self.f_z, self.residual = candidate, f_candidate, measured
+            return
+        better = self.active & (measured < self.residual)
+        self.converged_at = torch.where(self.active, len(self.trace), self.converged_at)
+        self.z = torch.where(better.unsqueeze(-1), candidate, self.z)
+        self.f_z = torch.where(better.unsqueeze(-1), f_candidate, self.f_z)
+        self.residual = torch.where(better, measured, self.residual)
+        self.active = better & (self.residual > self.options.tol)
+
+    def iterate(self) -> Iterate:
+        """The outcome."""
+        packing = self.gauge.packing
         return Iterate(
-            value=z,
-            proposal=z,
-            residual=residual,
-            tolerance=self.tol,
-            evaluations=len(trace),
-            trace=trace,
-            group_evaluations=converged_at,
-            status=self._status(residual, active),
+            value=packing.plain(self.z),
+            proposal=packing.plain(self.z),
+            residual=self.residual,
+            converged=self.residual <= self.options.tol,
+            tolerance=self.options.tol,
+            evaluations=len(self.trace),
+            trace=self.trace,
+            group_evaluations=self.converged_at,
+            status=self._status(),
         )
 
-    def _cycle(
-        self, apply: Callable[[Tensor], Tensor], f_z: Tensor, z: Tensor, active: Tensor, size: int, trace: list[float]
-    ) -> Tensor:
-        """The correction of one Arnoldi cycle on `I − A` with `A x = T(z + x) − T(z)`, wanted where `active`."""
-        rhs = f_z - z
-        # Differences at the scale of the residual keep rounding errors of an affine map small.
-        scale = norm(rhs).clamp(min=torch.finfo(rhs.dtype).tiny).unsqueeze(-1)
+    def _correction(self, size: int) -> tuple[Tensor, Tensor]:
+        """The correction of a cycle on `I − A` with `A x = T(z + x) − T(z)`, wanted where active, and the norms of the
+        residuals that it is to leave."""
+        rhs, f_z, options = self.f_z - self.z, self.f_z, self.options
+        # Differences at the scale of the residual keep rounding errors of an affine map small. Where a sample has none,
+        # only others can move it, at their scale.
+        lengths = norm(rhs)
+        largest = torch.nan_to_num(lengths, 0.0, 0.0).amax().clamp(min=torch.finfo(rhs.dtype).tiny)
+        scale = torch.where(lengths > 0, lengths, largest).unsqueeze(-1)
+        estimates = [lengths]
 
         def operator(v: Tensor) -> Tensor:
-            return v - (apply(z + v * scale) - f_z) / scale
+            return v - (self.apply(self.z + v * scale) - f_z) / scale
 
         def report(estimate: Tensor) -> None:
-            trace.append(worst(residual_of(estimate, norm(f_z), self.criterion)))
+            estimates[0] = estimate
+            self.trace.append(worst(self._residual_of(estimate, f_z)))
 
         # A little less than the tolerance leaves room for the estimate's own rounding.
-        enough = 0.9 * self.tol * (norm(f_z) + EPSILON if self.criterion == "relative" else torch.ones_like(norm(f_z)))
-        return gmres_cycle(operator, rhs, size, torch.where(active, enough, torch.inf), lambda: True, report)
+        enough = 0.9 * options.tol * (norm(f_z) if options.criterion == "relative" else torch.ones_like(norm(f_z)))
+        enough = torch.where(self.active, enough, torch.inf)
+        return gmres_cycle(operator, rhs, size, enough, lambda: True, report), estimates[0]
+
+    def _contradicts(self, estimate: Tensor, f_z: Tensor, z: Tensor, measured: Tensor) -> bool:
+        """Whether a sample's residual is not what its own Krylov space says: then others have a part in it."""
+        if z.shape[0] < 2:
+            return False
+        slack = _ROUNDINGS * torch.finfo(z.dtype).eps * norm(f_z)
+        expected = norm(f_z - z) <= _TRUSTED * estimate + slack
+        # Samples that had no finite residual before are another matter.
+        judged = (measured > self.options.tol) & torch.isfinite(self.residual)
+        return bool((judged & ~expected).any())
 
     def _measure(self, f_z: Tensor, z: Tensor) -> Tensor:
-        return residual_of(norm(f_z - z), norm(f_z), self.criterion)
+        return self.gauge.residual(self.gauge.norms(f_z), self.gauge.norms(f_z - z))
 
-    def _status(self, residual: Tensor, active: Tensor) -> Status:
-        if bool((residual <= self.tol).all()):
+    def _residual_of(self, difference: Tensor, f_z: Tensor) -> Tensor:
+        """An estimate, of all leaves together."""
+        if self.options.criterion == "relative":
+            difference = difference / norm(f_z).clamp(min=NOTHING)
+        return difference.float()
+
+    def _status(self) -> Status:
+        if bool((self.residual <= self.options.tol).all()):
             return Status.CONVERGED
-        if not bool(torch.isfinite(residual).all()):
+        if not bool(torch.isfinite(self.residual).all()):
             return Status.NON_FINITE
         # Samples that a whole cycle did not help are no longer active.
-        return Status.MAX_EVALUATIONS if bool(active.any()) else Status.STALLED
+        return Status.MAX_EVALUATIONS if bool(self.active.any()) else Status.STALLED
 
 
 def gmres_cycle(
@@ -157,7 +236,9 @@ def gmres_cycle(
         weights[..., : k + 1] = torch.where(active.unsqueeze(-1), solution, weights[..., : k + 1])
         estimate = torch.where(active, remainder, estimate)
         report(estimate)
-        basis.append(torch.where((height > EPSILON).unsqueeze(-1), w / height.clamp(min=EPSILON).unsqueeze(-1), 0.0))
+        basis.append(
+            torch.where((height > _BREAKDOWN).unsqueeze(-1), w / height.clamp(min=_BREAKDOWN).unsqueeze(-1), 0.0)
+        )
         if may_look() and bool((estimate <= enough).all()):
             break
     correction = torch.zeros_like(rhs)
@@ -173,7 +254,7 @@ def _least_squares(hessenberg: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     q, r = torch.linalg.qr(hessenberg)
     # A breakdown (an exact solution) leaves a zero pivot; the ridge at rounding level keeps it solvable.
     diagonal = torch.diagonal(r, dim1=-2, dim2=-1)
-    floor = torch.finfo(r.dtype).eps * diagonal.abs().amax(dim=-1, keepdim=True).clamp(min=EPSILON)
+    floor = torch.finfo(r.dtype).eps * diagonal.abs().amax(dim=-1, keepdim=True).clamp(min=_BREAKDOWN)
     diagonal.copy_(torch.where(diagonal.abs() > floor, diagonal, floor))
     projected = q.mT @ target.unsqueeze(-1)
     y = torch.linalg.solve_triangular(r, projected, upper=True)

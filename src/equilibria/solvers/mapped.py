@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as transforms
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack, temporarily_restore_interpreter_stack
 
-from equilibria.solvers.solution import Iterate
 from equilibria.solvers.state import State, leaves, leaves_as, rebuild
+
+if TYPE_CHECKING:
+    from equilibria.solvers.solution import Iterate
 
 _Kind = transforms.TransformType
 
@@ -181,6 +183,8 @@ def on_plain_tensors(solve: Callable[..., Iterate]) -> Callable[..., Iterate]:
         highest = transforms.maybe_current_level() or 0
         some = bool(_levels(_Kind.Vmap))
         mapping = Mapping.of(f, z0, 1, highest) if some else Mapping({}, 1, highest)
+        if mapping.sizes and getattr(self, "scope", "sample") == "all":
+            raise NotImplementedError('scope="all" does not go with torch.func.grad inside vmap; take scope="sample"')
         start = mapping.flat_state(z0)
         with temporarily_clear_interpreter_stack() as stack:
             iterate = solve(self, InTransforms(mapping.flat_map(f), stack), start, *args, **options)
@@ -198,11 +202,12 @@ def _mapped_iterate(iterate: Iterate, mapping: Mapping, more: int) -> Iterate:
         evaluations=iterate.evaluations + more,
         trace=[*iterate.trace[:1] * more, *iterate.trace],
         iterates={n: rebuild(z, (mapping.mapped(leaf) for leaf in leaves(z))) for n, z in iterate.iterates.items()},
+        gauge=None if mapping.sizes else iterate.gauge,
         group_trace=None if trace is None else mapping.mapped(trace.movedim(0, -1)).movedim(-1, 0),
     )
 
 
-_PER_GROUP = ("value", "proposal", "residual", "group_evaluations", "astray")
+_PER_GROUP = ("value", "proposal", "residual", "group_evaluations", "converged", "astray")
 
 
 def check_legacy(tensors: tuple[Tensor, ...]) -> None:

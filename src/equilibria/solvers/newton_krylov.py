@@ -26,11 +26,12 @@ _EARNED, _LEAST = 0.9, 1e-4
 class NewtonKrylov(Solver):
     """Newton's method for `f(z) − z = 0`, each step solved by GMRES. Quadratic near a solution; no line search.
 
-    An evaluation of the map and a Jacobian-vector product count alike. A step is charged `inner + 1` evaluations of the
-    budget, used or not: how many are used depends on the whole batch, and how many steps a sample gets must not.
+    An evaluation of the map and a Jacobian-vector product count alike. A step is charged `min(inner, features) + 1`
+    evaluations of the budget, used or not, with the features of one group: how many are used depends on the whole
+    batch, and how many steps a sample gets must not.
 
     Args:
-        inner: Jacobian-vector products of a step at most.
+        inner: Jacobian-vector products of a step at most; never more than a group has features.
         forcing: residual of the linear equation relative to that of the map, at most; it tightens as steps succeed.
         products: `"exact"`, by forward-mode differentiation, or `"differences"`, by one more application of the map
             each, for maps without a forward derivative (fused attention, custom autograd functions).
@@ -38,8 +39,8 @@ class NewtonKrylov(Solver):
             `(I − J(z))⁻¹ v`.
 
     Raises:
-        ValueError: scope is not `"sample"`. A token's Krylov space is made of products with the whole Jacobian; mixed
-            with coefficients that differ between tokens, they are no longer products of anything.
+        ValueError: scope is `"token"` or `"prefix"`. A token's Krylov space is made of products with the whole
+            Jacobian; mixed with coefficients that differ between tokens, they are no longer products of anything.
     """
 
     inner: int = 8
@@ -49,9 +50,9 @@ class NewtonKrylov(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scope != "sample":
+        if self.scope not in ("sample", "all"):
             raise ValueError(
-                f'NewtonKrylov solves sample by sample: scope must be "sample", found {self.scope!r}; '
+                f'NewtonKrylov solves sample by sample: scope must be "sample" or "all", found {self.scope!r}; '
                 "take Broyden or Anderson for a causal solve"
             )
         if self.inner < 1:
@@ -69,7 +70,8 @@ class NewtonKrylov(Solver):
     def step(self, memory: Tensor | None, point: Point, groups: Groups) -> tuple[Tensor, Tensor]:
         """A Newton step; plain iteration where the budget has nothing left for a product. Remembers the residual."""
         residual = norm(point.difference)
-        size = point.map.reserve(self.inner)
+        # A Krylov space of a group has no more dimensions than the group has features.
+        size = point.map.reserve(min(self.inner, point.z.shape[-1]))
         if size == 0:
             return point.value, residual
         forcing = torch.full_like(residual, self.forcing)

@@ -41,7 +41,7 @@ class Picard(Solver):
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         """The solve loop; of single tokens, where nothing is asked for on the way, a shorter one."""
-        asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope == "sample"
+        asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
         if not asked and is_single(z0):
             found = iterate_single(f, z0, self.tol, self.max_evaluations, self.damping, self.criterion)
             if found is not None:

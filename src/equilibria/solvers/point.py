@@ -42,9 +42,13 @@ class CountedMap:
 
     def __init__(self, f: Map, packing: Packing, limit: int, check_every: int) -> None:
         self._f, self._limit, self._check_every = f, limit, check_every
-        self.pack, self.unpack = packing.pack, packing.unpack
         self.calls = self.charged = 0
         self._looked_at = 0
+        self.packed_by(packing)
+
+    def packed_by(self, packing: Packing) -> None:
+        """From now on, packed tensors are those of `packing`."""
+        self.pack, self.unpack = packing.pack, packing.unpack
 
     def measure(self, z: Tensor) -> Tensor:
         """`f(z)` for the solve loop: charged."""
@@ -64,8 +68,9 @@ class CountedMap:
         """
         self.calls += 1
         _load_forward_rules()
+        # Forward mode writes tangents of its argument's layout: a start expanded over the batch has not the room.
         with self._f.within() if isinstance(self._f, InTransforms) else nullcontext():
-            return plain(torch.func.jvp(self._apply, (z,), (direction,))[1])
+            return plain(torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1])
 
     def reserve(self, wanted: int) -> int:
         """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""
@@ -79,6 +84,11 @@ class CountedMap:
         if due:
             self._looked_at = self.calls
         return due
+
+    @property
+    def watched(self) -> bool:
+        """Whether the host may wait for the device at every application."""
+        return self._check_every == 1
 
     @property
     def spent(self) -> bool:

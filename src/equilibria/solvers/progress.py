@@ -9,27 +9,14 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers.point import CountedMap, Point
-from equilibria.solvers.residual import Criterion, Groups, norm, residual_of
+from equilibria.solvers.residual import Criterion, Gauge, Groups, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like
 from equilibria.solvers.state import Packing, Scope, State
 
 # A group has stalled when its best residual has not fallen by 2 % in this many steps.
 PATIENCE, IMPROVEMENT = 10, 0.98
-# A group has gone astray when its iterate is this many times larger than where it began, and not nearer to its value;
-# a hundredth less is rounding.
-GROWTH, NEARER = 1e4, 0.99
-# In coupled scopes the last evaluation goes back to a token's best iterate where the latest is this much worse.
+# The last evaluation goes back to a group's best iterate where the latest is this much worse.
 WORSE = 2.0
-
-
-def gone_astray(value: Tensor, difference: Tensor, first: Tensor, first_difference: Tensor) -> Tensor:
-    """Which groups grew without coming nearer to a solution: by `z + 1` a relative residual falls, and there is none.
-
-    Args:
-        value, difference: norms of `f(z)` and `f(z) − z`.
-        first, first_difference: norms of the first iterate and of what the map added to it.
-    """
-    return (value > GROWTH * first.clamp(min=1.0)) & (difference >= NEARER * first_difference)
 
 
 @dataclass(frozen=True)
@@ -51,17 +38,18 @@ class Progress:
     """
 
     def __init__(self, rules: Rules, packing: Packing, z0: State, apply: CountedMap) -> None:
-        self.rules, self.packing, self.apply = rules, packing, apply
+        self.rules, self.apply = rules, apply
+        self.gauge = Gauge(packing, rules.criterion, rules.tol)
         self.groups, self.z = Groups(rules.scope), packing.pack(z0)
         self.best, self.proposal = self.z, self.z
         groups = self.z.shape[:-1]
         self.best_residual = torch.full(groups, torch.inf, device=self.z.device)
         self.residual = self.best_residual
+        self.best_at: Tensor | int = 0
         self.active = torch.ones_like(self.residual, dtype=torch.bool)
-        self.broken = ~self.active
+        self.broken = self.overflowed = ~self.active
         self.active_at, self.improved_at = no_groups_like(self.z), no_groups_like(self.z)
-        self.first_norm = norm(self.z)
-        self.value_norm = self.difference_norm = self.first_difference = self.first_norm
+        self.value_norm = self.difference_norm = torch.zeros_like(self.residual)
         self.difference = torch.empty_like(self.z)
         self.counts: list[int] = []
         self.trace: list[Tensor] = []
@@ -69,21 +57,20 @@ class Progress:
         self.done = not self.residual.numel()
         self.some_settled = self.some_broken = True
 
+    @property
+    def packing(self) -> Packing:
+        return self.gauge.packing
+
     def measure(self) -> Point:
         """Apply the map to the current iterate and record what comes of it."""
         f_z = self.apply.measure(self.z)
         self._record()
         steps = len(self.counts)
-        difference = torch.sub(f_z, self.z, out=self.difference)
-        self.value_norm, self.difference_norm = norm(f_z), norm(difference)
-        # What is returned, and so measured, is the iterate in the state's own precision.
-        seen = self.packing.rounded(self.z)
-        if seen is not self.z:
-            self.difference_norm = norm(f_z - seen)
         if steps == 1:
-            self.first_difference = self.difference_norm
-        self.residual = residual_of(self.difference_norm, self.value_norm, self.rules.criterion)
-        self.active = self.residual > self.rules.tol
+            f_z = self._begin(f_z)
+        difference = torch.sub(f_z, self.z, out=self.difference)
+        before = self.value_norm, self.difference_norm
+        self._weigh(f_z, difference)
         # A frozen iterate counts as best, so that a group is never sent back to where it was before it converged.
         worse = (self.residual >= self.best_residual) & self.active
         some_worse = self._look(worse)
@@ -91,18 +78,21 @@ class Progress:
         if self.some_broken:
             finite = self.residual < torch.inf
             self.broken = self.broken | ~finite
+            self.overflowed = self.overflowed | (~finite & self.gauge.astray(*before))
             # A method's own overflow shows here as well: back to the best iterate.
             here = torch.where(torch.isfinite(norm(self.z)).unsqueeze(-1), self.z, self.best)
             f_z = torch.where(finite.unsqueeze(-1), f_z, here)
             difference.masked_fill_(~finite.unsqueeze(-1), 0.0)
             self.z = here
+        self.gauge.note(self.difference_norm, finite)
         self.active_at.masked_fill_(self.active, steps)
         self.improved_at.masked_fill_(self.residual < IMPROVEMENT * self.best_residual, steps)
         if some_worse:
             self.best = torch.where(worse.unsqueeze(-1), self.best, self.z)
+            self.best_at = torch.where(worse, self.best_at, steps)
             self.best_residual = torch.where(worse, self.best_residual, self.residual)
         else:
-            self.best, self.best_residual = self.z, self.residual
+            self.best, self.best_at, self.best_residual = self.z, steps, self.residual
         self.trace.append(self.residual if self.rules.trace_groups else self.highest)
         self.proposal = self.z
         return Point(self.z, f_z, difference, finite, self.apply)
@@ -119,25 +109,33 @@ class Progress:
     def move(self) -> None:
         """Go to the proposal."""
         self.z = self.proposal
-        if self.groups.coupled and self.apply.last:
-            # Iterates of coupled groups cannot be mixed after the fact without another evaluation: choose before it.
+        if self.apply.last:
+            # Iterates of groups that depend on each other cannot be mixed after the fact without another evaluation.
             worse = self.active & (self.residual > WORSE * self.best_residual)
             self.z = torch.where(worse.unsqueeze(-1), self.best, self.z)
 
     def settle(self) -> None:
-        """Choose the returned iterate: the best of each sample; of coupled groups the last, unless it is broken.
+        """Choose the returned iterate: the best of each sample; of tokens the last, unless it is broken.
 
-        Coupled groups with a broken one among them are measured once more.
+        A residual is that of what is returned. Whether a map couples the groups is not known, so where they come from
+        different evaluations, they are measured once more.
         """
-        if not self.groups.coupled:
-            better = (self.best_residual < self.residual) & self.active
-            self.z = torch.where(better.unsqueeze(-1), self.best, self.z)
-            self.residual = torch.where(better, self.best_residual, self.residual)
-        elif self.some_broken:
-            finite = self.residual < torch.inf
-            if not bool(finite.all()):
-                self.z = torch.where(finite.unsqueeze(-1), self.z, self.best)
-                self.measure()
+        if self.done:
+            return
+        better = self.active & (self.best_residual < self.residual)
+        if self.groups.coupled:
+            better = better & ~(self.residual < torch.inf)
+        if not bool(better.any()):
+            return
+        chosen = torch.where(better, self.best_at, len(self.counts))
+        self.z = torch.where(better.unsqueeze(-1), self.best, self.z)
+        self.residual = torch.where(better, self.best_residual, self.residual)
+        if bool((chosen != chosen.flatten()[0]).any()):
+            proposal, known = self.proposal, self.residual
+            self.measure()
+            self.proposal = proposal
+            # A map that breaks where it was finite before: what is known of that state is what it was then.
+            self.residual = torch.where(better & ~(self.residual < torch.inf), known, self.residual)
 
     def iterate(self) -> Iterate:
         """The outcome."""
@@ -148,19 +146,43 @@ class Progress:
         trace = trace.repeat_interleave(repeats, dim=0, output_size=evaluations)
         worst = trace.flatten(1).amax(dim=1) if trace.dim() > 1 and trace[0].numel() else trace.reshape(evaluations, -1)
         settled_at = torch.tensor([*self.counts, evaluations], dtype=torch.int32, device=trace.device)
+        # What has a small residual and is not done has it by growth.
+        small = self.residual <= self.rules.tol
+        astray = small | self.overflowed | self.gauge.astray(self.value_norm, self.difference_norm)
+        astray = self.active & astray
         return Iterate(
-            value=self.z,
-            proposal=self.proposal,
+            value=self.packing.plain(self.z),
+            proposal=self.packing.plain(self.proposal),
             residual=self.residual,
+            converged=~self.active,
             tolerance=self.rules.tol,
             evaluations=evaluations,
             trace=worst.flatten().tolist() or [0.0] * evaluations,
             group_evaluations=settled_at[self.active_at],
-            status=self._status(astray := self._astray()),
+            status=self._status(astray),
             astray=astray,
             iterates=self.iterates,
             group_trace=trace if self.rules.trace_groups else None,
+            gauge=self.gauge,
         )
+
+    def _begin(self, f_z: Tensor) -> Tensor:
+        """The first value, in the units that it asks for."""
+        self.z, f_z = self.gauge.begin(self.z, f_z, look=self.apply.watched)
+        self.best = self.z
+        self.apply.packed_by(self.packing)
+        return f_z
+
+    def _weigh(self, f_z: Tensor, difference: Tensor) -> None:
+        """Norms and residuals of the current iterate, and which groups are not done by them."""
+        value, difference_norms = self.gauge.norms(f_z), self.gauge.norms(difference)
+        # What is returned, and so measured, is the iterate in the state's own precision.
+        seen = self.packing.rounded(self.z)
+        if seen is not self.z:
+            difference_norms = self.gauge.norms(f_z - seen)
+        self.residual = self.gauge.residual(value, difference_norms)
+        self.value_norm, self.difference_norm = self.gauge.total(value), self.gauge.total(difference_norms)
+        self.active = self.residual > self.rules.tol
 
     def _look(self, worse: Tensor) -> bool:
         """Set the flags; returns whether some group may be among the `worse`."""
@@ -168,12 +190,20 @@ class Progress:
             self.highest = self.residual.new_zeros(())
             return False
         lowest, self.highest = torch.aminmax(self.residual)
-        if not self.apply.may_look():
-            self.some_settled = self.some_broken = True
-            return True
-        low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
-        self.done, self.some_settled = high <= self.rules.tol, low <= self.rules.tol
-        self.some_broken = high == torch.inf
+        looking = self.apply.may_look()
+        low, high, some_worse = 0.0, torch.inf, 1.0
+        if looking:
+            low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
+        self.some_settled, self.some_broken = low <= self.rules.tol, high == torch.inf
+        if self.some_settled:
+            # Whatever the others do: a small residual that a group has by growth alone is not its end.
+            self.active = self.active | self.gauge.grown(self.value_norm, self.difference_norm)
+        if looking:
+            self.done = high <= self.rules.tol and not bool(self.active.any())
+            if self.some_broken and len(self.counts) > 1:
+                # A map that had no finite value of a start, twice, has none of it at all.
+                hopeless = torch.isinf(self.best_residual) & torch.isinf(self.residual)
+                self.done = bool((hopeless | ~self.active).all())
         return bool(some_worse)
 
     def _record(self) -> None:
@@ -184,14 +214,11 @@ class Progress:
             if known <= number < self.apply.calls:
                 self.iterates[number] = self.packing.unpack(self.z)
 
-    def _astray(self) -> Tensor:
-        return gone_astray(self.value_norm, self.difference_norm, self.first_norm, self.first_difference)
-
     def _status(self, astray: Tensor) -> Status:
         if not self.residual.numel():
             return Status.CONVERGED
         stalled = self.active & (len(self.counts) - self.improved_at >= PATIENCE)
-        flags = [self.active & self.broken, astray, stalled, self.active]
+        flags = [self.active & self.broken & ~astray, astray, stalled, self.active]
         statuses = Status.NON_FINITE, Status.DIVERGED, Status.STALLED, Status.MAX_EVALUATIONS
         some = torch.stack([flag.any() for flag in flags]).tolist()
         return next((status for status, holds in zip(statuses, some, strict=True) if holds), Status.CONVERGED)

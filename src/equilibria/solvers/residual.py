@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from equilibria.solvers.state import Scope
+from equilibria.solvers.state import Packing, Scope
 
-# Keeps a residual defined at the origin; far below any norm of interest.
-EPSILON = 1e-8
+# Keeps a residual defined, and finite, where the value is zero: far below any norm that is not.
+NOTHING = 1e-30
+# Norms between which squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
+_COMFORTABLE = 2.0**-20, 2.0**30
+# Growth alone makes a relative residual small. Beyond where a solve began, it counts if the difference fell as well.
+_FELL = 0.5
+# A group has gone astray when its value is this many times larger than where it began, and not nearer to its iterate
+# than it ever was; a hundredth less is rounding.
+_GROWTH, _NEARER = 10.0, 0.99
 
 Criterion = Literal["relative", "absolute"]
 
@@ -21,15 +29,130 @@ def norm(x: Tensor) -> Tensor:
 
 
 def relative_residual(f_z: Tensor, z: Tensor) -> Tensor:
-    """`‖f(z) − z‖ / (‖f(z)‖ + ε)` over the last dimension, float32, infinite where it is not a number."""
-    return residual_of(norm(f_z - z), norm(f_z), "relative")
+    """`‖f(z) − z‖ / ‖f(z)‖` over the last dimension, float32, infinite where it is not a number."""
+    return _finite_or_infinite(norm(f_z - z) / norm(f_z).clamp(min=NOTHING))
 
 
-def residual_of(difference_norm: Tensor, value_norm: Tensor, criterion: Criterion) -> Tensor:
-    """The residual from the norms of `f(z) − z` and `f(z)`: float32, infinite where it is not a number."""
-    if criterion == "relative":
-        difference_norm = difference_norm / (value_norm + EPSILON)
-    return torch.nan_to_num(difference_norm.float(), nan=torch.inf, posinf=torch.inf)
+def _finite_or_infinite(residual: Tensor) -> Tensor:
+    return torch.nan_to_num(residual.float(), nan=torch.inf, posinf=torch.inf)
+
+
+class Gauge:
+    """How near each group of one solve is to a solution.
+
+    A relative residual is that of the leaf of the state that is worst off, so that a small leaf counts as much as a
+    large one. It is relative to the value alone, whatever the units are; only what is below the rounding of where the
+    solve began counts as zero.
+
+    Attributes:
+        packing: how states become packed; in units that keep squares within range, where the first values ask for it.
+        scale: the larger norm of the start and of its value, `(*groups,)`; zeros before `begin`.
+        peak: the largest norm of `f(z) − z` so far, `(*groups,)`.
+    """
+
+    def __init__(self, packing: Packing, criterion: Criterion, tol: float) -> None:
+        self.packing, self.criterion, self.tol = packing, criterion, tol
+        self._floor: Tensor | float = NOTHING
+        self.scale = self.peak = torch.zeros(())
+
+    def begin(self, z: Tensor, f_z: Tensor, look: bool = True) -> tuple[Tensor, Tensor]:
+        """Choose the units by the start and its value. Returns both in them.
+
+        Args:
+            z, f_z: the start and its value, packed in units of one, `(*groups, features)`.
+            look: whether the host may wait for the device, to see whether there is need of other units.
+        """
+        norms = self._largest_norms(z, f_z)
+        if not (look and self._comfortable(norms)):
+            units = self._units(z, f_z, look)
+            if units is not None:
+                self.packing = replace(self.packing, units=units)
+                z, f_z = self.packing.scaled(z), self.packing.scaled(f_z)
+                norms = self._largest_norms(z, f_z)
+        self.scale = self.total(norms)
+        self._floor = self._rounding(norms, torch.finfo(z.dtype).eps).clamp(min=NOTHING)
+        return z, f_z
+
+    def _largest_norms(self, z: Tensor, f_z: Tensor) -> Tensor:
+        """Of where a solve begins, per leaf; what is not finite has none."""
+        return torch.nan_to_num(torch.maximum(self.norms(z), self.norms(f_z)), 0.0, 0.0)
+
+    def _comfortable(self, norms: Tensor) -> bool:
+        low, high = _COMFORTABLE
+        return len(self.packing.sizes) == 1 and bool(((norms >= low) & (norms <= high)).all())
+
+    def _rounding(self, norms: Tensor, share: float) -> Tensor:
+        """That share of the size of the whole group, in the units of each leaf."""
+        units = self.packing.units
+        if len(self.packing.sizes) == 1:
+            return share * norms
+        return (
+            share
+            * self.total(norms if units is None else norms * units).unsqueeze(-1)
+            / (1.0 if units is None else units)
+        )
+
+    def _units(self, z: Tensor, f_z: Tensor, look: bool) -> Tensor | None:
+        """Powers of two near the largest elements, `(*groups, leaves)`; None where there is no need of any."""
+        low, high = _COMFORTABLE
+        # Elements, as the squares of a norm may overflow.
+        sizes = torch.maximum(*(self._largest_elements(x) for x in (z, f_z)))
+        largest = sizes.amax(dim=-1, keepdim=True)
+        chosen = torch.where(sizes > 0, sizes, largest)
+        units = torch.exp2(torch.floor(torch.log2(torch.where(chosen > 0, chosen, 1.0))))
+        if len(self.packing.sizes) > 1:
+            return units
+        fine = ((largest >= low) & (largest <= high)) | (largest == 0)
+        return None if look and bool(fine.all()) else torch.where(fine, 1.0, units)
+
+    def _largest_elements(self, x: Tensor) -> Tensor:
+        """Of each leaf, `(*groups, leaves)`; 0 where that is not finite."""
+        parts = x.split(self.packing.sizes, dim=-1)
+        largest = [part.abs().amax(-1) if part.shape[-1] else part.new_zeros(part.shape[:-1]) for part in parts]
+        return torch.nan_to_num(torch.stack(largest, dim=-1), 0.0, 0.0, 0.0)
+
+    def norms(self, x: Tensor) -> Tensor:
+        """Of each leaf, `(*groups, leaves)`; of a lone leaf `(*groups,)`."""
+        if len(self.packing.sizes) == 1:
+            return norm(x)
+        return torch.stack([norm(part) for part in x.split(self.packing.sizes, dim=-1)], dim=-1)
+
+    def total(self, norms: Tensor) -> Tensor:
+        """The norm of a group from those of its leaves."""
+        return norms if len(self.packing.sizes) == 1 else norm(norms)
+
+    def residual(self, value: Tensor, difference: Tensor) -> Tensor:
+        """From the `norms` of `f(z)` and of `f(z) − z`: float32, `(*groups,)`, infinite where it is not a number."""
+        units = self.packing.units
+        if self.criterion == "absolute":
+            if units is not None:
+                difference = difference * (units if difference.dim() == units.dim() else units.squeeze(-1))
+            return _finite_or_infinite(self.total(difference))
+        ratio = difference / torch.clamp(value, min=self._floor)
+        return _finite_or_infinite(ratio if len(self.packing.sizes) == 1 else ratio.amax(dim=-1))
+
+    def note(self, difference: Tensor, finite: Tensor | None = None) -> None:
+        """Take in the norm of `f(z) − z`, `(*groups,)`, where it is finite; None for everywhere."""
+        if finite is not None:
+            difference = torch.where(finite, difference, 0.0)
+        self.peak = torch.maximum(self.peak, difference) if self.peak.dim() == difference.dim() else difference
+
+    def grown(self, value: Tensor, difference: Tensor) -> Tensor:
+        """Which groups have a small relative residual, if they do, by growth alone, `(*groups,)`.
+
+        The difference of `z + 1` is always 1; relative to the value it falls without end.
+
+        Args:
+            value, difference: norms of `f(z)` and `f(z) − z`, `(*groups,)`.
+        """
+        if self.criterion == "absolute":
+            return torch.zeros_like(difference, dtype=torch.bool)
+        # A norm that overflowed says nothing.
+        return (difference > torch.maximum(self.tol * self.scale, _FELL * self.peak)) | ~(value < torch.inf)
+
+    def astray(self, value: Tensor, difference: Tensor) -> Tensor:
+        """Which groups grew without bound and came no nearer to a solution, `(*groups,)`, from their norms."""
+        return (value > _GROWTH * self.scale) & (difference >= _NEARER * self.peak) & (difference > 0)
 
 
 class Groups:
@@ -58,5 +181,5 @@ class Groups:
 
     @property
     def coupled(self) -> bool:
-        """Whether a group's map depends on other groups (tokens of one sample), not only on itself."""
-        return self.scope != "sample"
+        """Whether a group's map depends on other groups by design: tokens of one sample do."""
+        return self.scope in ("token", "prefix")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers.point import Map
-from equilibria.solvers.progress import IMPROVEMENT, PATIENCE, WORSE, gone_astray
-from equilibria.solvers.residual import Criterion, norm, residual_of
+from equilibria.solvers.progress import IMPROVEMENT, PATIENCE, WORSE
+from equilibria.solvers.residual import Criterion, Gauge, norm
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, State
 
@@ -27,54 +27,60 @@ def is_single(state: State) -> bool:
 def iterate_single(
     f: Map, z0: Tensor, tol: float, max_evaluations: int, damping: float, criterion: Criterion
 ) -> Iterate | None:
-    """Picard iteration of `(B, 1, features)`; None where a value is not finite or an iterate goes astray at the end.
+    """Picard iteration of `(B, 1, features)`; None where a value is not finite, grows alone or asks for other units.
 
     Args:
         f: the map.
         z0: the start, in float32 or more.
         tol, max_evaluations, damping, criterion: as of the solver.
     """
-    pack = Packing.of(z0, "token").pack
-    z, first_difference = z0, None
+    packing = Packing.of(z0, "token")
+    gauge = Gauge(packing, criterion, tol)
+    z = z0
     residuals: list[Tensor] = []
     trace: list[float] = []
     while True:
-        value = pack(f(z))
+        value = packing.pack(f(z))
+        if not trace:
+            gauge.begin(z, value)
+            if gauge.packing is not packing:
+                return None
         value_norm, difference_norm = norm(value), norm(value - z)
-        first_difference = difference_norm if first_difference is None else first_difference
-        residuals.append(residual_of(difference_norm, value_norm, criterion))
+        gauge.note(difference_norm)
+        residuals.append(gauge.residual(value_norm, difference_norm))
         trace.append(float(residuals[-1].max()))
         if not trace[-1] < torch.inf:
             return None
-        if trace[-1] <= tol or len(trace) == max_evaluations:
+        if trace[-1] <= tol or len(trace) == max_evaluations + 1:
             break
         proposal = value if damping == 1.0 else torch.lerp(z, value, damping)
         if len(z) > 1:
             proposal = torch.lerp(z, proposal, (residuals[-1] > tol).to(z.dtype).unsqueeze(-1))
         z = proposal
     history = torch.stack(residuals)
-    if len(trace) == max_evaluations > 1 and bool((history[-2] > WORSE * history[:-1].amin(0)).any()):
+    if len(trace) == max_evaluations + 1 and bool((history[-2] > WORSE * history[:-1].amin(0)).any()):
         return None
-    astray = gone_astray(value_norm, difference_norm, norm(z0), first_difference)
+    within = history[-1] <= tol
+    if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
+        return None
     steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
     active_at = ((history > tol) * steps).amax(0)
     return Iterate(
         value=z,
         proposal=z,
         residual=residuals[-1],
+        converged=within,
         tolerance=tol,
         evaluations=len(trace),
         trace=trace,
         group_evaluations=(active_at + 1).clamp_max(len(trace)),
-        status=_status(history, tol, astray),
-        astray=astray,
+        status=_status(history, tol),
+        gauge=gauge,
     )
 
 
-def _status(history: Tensor, tol: float, astray: Tensor) -> Status:
+def _status(history: Tensor, tol: float) -> Status:
     """How a finite solve ended, by the rules of `Progress`."""
-    if bool(astray.any()):
-        return Status.DIVERGED
     active = history[-1] > tol
     if not bool(active.any()):
         return Status.CONVERGED

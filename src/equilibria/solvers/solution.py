@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from equilibria.solvers.state import State
+from equilibria.solvers.residual import Gauge
+from equilibria.solvers.mapped import plain
+from equilibria.solvers.state import State, detach
 
 
 class Status(enum.Enum):
@@ -23,11 +26,15 @@ class Status(enum.Enum):
         "raise max_evaluations, loosen tol or use a faster solver"
     )
     STALLED = (
-        "the residual stopped falling above the tolerance; "
-        "the map may not contract, or its precision may not allow this tol"
+        "the residual stopped falling above the tolerance; the map may not contract, its precision may not allow "
+        'this tol, or it mixes samples, which scope="all" solves as one (audit_coupling finds out)'
     )
     DIVERGED = "the iterates grow without bound; the map may have no fixed point, or needs damping below 1"
     NON_FINITE = "the map returned NaN or infinity; of a solve the last finite iterate with the least residual is kept"
+    IRREVERSIBLE = (
+        "the backward pass could not reconstruct the iterates of a reversible solve; take fewer steps or less damping, "
+        "and see that the map computes the same twice"
+    )
 
     @property
     def sentence(self) -> str:
@@ -39,11 +46,24 @@ class Status(enum.Enum):
 
 
 class ConvergenceError(RuntimeError):
-    """A solve did not converge and the caller asked for `on_failure="raise"`. Carries the `solution`."""
+    """A solve did not converge and the caller asked for `on_failure="raise"`.
 
-    def __init__(self, message: str, solution: Solution) -> None:
+    Attributes:
+        solution: of a forward solve; None where the adjoint equation of a backward pass was not solved.
+    """
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
         super().__init__(message)
         self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Across processes go values: a graph stays where it is, and shared memory does not outlive a worker.
+        kept = None if self.solution is None else pickle.dumps(self.solution.detached())
+        return _unpickled_error, (str(self), kept)
+
+
+def _unpickled_error(message: str, solution: bytes | None) -> ConvergenceError:
+    return ConvergenceError(message, None if solution is None else pickle.loads(solution))
 
 
 class ConvergenceWarning(UserWarning):
@@ -59,6 +79,7 @@ class Iterate:
         proposal: the iterate the method would have evaluated next, where it was asked for; otherwise, and where a
             group converged, the last one evaluated.
         residual: residual of `value`, float32, `(*groups,)`.
+        converged: which groups are at a solution, `(*groups,)`: within the tolerance, and not by growth alone.
         tolerance: the tolerance that was asked for.
         evaluations: how often the map was applied.
         trace: residual of the worst group after each evaluation.
@@ -69,12 +90,14 @@ class Iterate:
         iterates: those that were asked for and that the solve came to, by the number of evaluations before them, as
             states like `z0`.
         group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
-        memory: what the method remembers at the end, for those who know the method.
+        gauge: by which it was measured; None where that is of no further use.
+        memory: what the method remembers at the end, for those who know the method; in the units of the gauge.
     """
 
     value: Tensor
     proposal: Tensor
     residual: Tensor
+    converged: Tensor
     tolerance: float
     evaluations: int
     trace: list[float]
@@ -83,13 +106,8 @@ class Iterate:
     astray: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
+    gauge: Gauge | None = None
     memory: Any = None
-
-    @property
-    def settled(self) -> Tensor:
-        """Which groups are at a solution, `(*groups,)`."""
-        within = self.residual <= self.tolerance
-        return within if self.astray is None else within & ~self.astray
 
     def after(self, draft: Iterate) -> Iterate:
         """This outcome, with what a draft before it has cost."""
@@ -110,13 +128,34 @@ class AdjointReport:
 
     Attributes:
         status: of the latest adjoint solve; a failure is not overwritten by a later success.
-        residual: of the solve that `status` is about, one per sample.
+        residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
+            `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
+        on_failure: what hears of a failure, in the backward pass; None for nobody but who reads `status`.
+        reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
+            relative to the larger of it and the solution, per group; None of other gradients.
     """
 
     status: Status | None = None
     residual: Tensor | None = None
     evaluations: int = 0
+    reconstruction: Tensor | None = None
+    on_failure: Callable[[str], None] | None = field(default=None, repr=False)
+
+    def record(self, iterate: Iterate, heard: bool = True) -> None:
+        """Take in how a solve ended; let a failure be heard, unless it is known to be none of the solve's."""
+        failed = self.status not in (None, Status.CONVERGED)
+        self.evaluations += iterate.evaluations
+        if failed and iterate.status is Status.CONVERGED:
+            return
+        self.status, self.residual = iterate.status, iterate.residual
+        if heard and iterate.status is not Status.CONVERGED and self.on_failure is not None:
+            self.on_failure(
+                f"the adjoint equation was not solved, so this gradient is wrong: {iterate.status.name} after "
+                f"{iterate.evaluations} products, residual {worst(iterate.residual):.2e} against tol "
+                f"{iterate.tolerance:.2e}; give Implicit(GMRES(max_evaluations=...)) more of them, or take Phantom(), "
+                "whose gradient is that of what was computed"
+            )
 
 
 @dataclass
@@ -126,8 +165,10 @@ class Solution:
     Attributes:
         value: same structure as `z0`; differentiable with respect to everything the map closes over.
         status: how the solve ended.
-        residual: `‖f(value) − value‖ / (‖f(value)‖ + ε)`, or without the denominator by criterion `"absolute"`;
-            float32, one number per group.
+        residual: `‖f(value) − value‖ / ‖f(value)‖`, of a state of several leaves that of the worst, or without the
+            denominator by criterion `"absolute"`; float32, one number per group.
+        converged: boolean, one per group: within the tolerance, and not because the value grew. All are true where
+            `status` is `CONVERGED`, and not all elsewhere.
         tolerance: the tolerance that was asked for.
         evaluations: how often the solve applied the map. What `Phantom` and `Unrolled` add, tracked evaluations and
             the one that measures them, is included; the one that other gradients attach their graph to is not.
@@ -145,6 +186,7 @@ class Solution:
     value: State
     status: Status
     residual: Tensor
+    converged: Tensor
     tolerance: float
     evaluations: int
     trace: list[float]
@@ -154,23 +196,29 @@ class Solution:
     group_trace: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
 
-    @property
-    def converged(self) -> Tensor:
-        """Boolean, one per group."""
-        return self.residual <= self.tolerance
+    def detached(self) -> Solution:
+        """The same figures and value, without a graph and without what takes one."""
+        return replace(
+            self,
+            value=detach(self.value),
+            tracked=None,
+            adjoint=replace(self.adjoint, on_failure=None),
+            iterates={number: detach(state) for number, state in self.iterates.items()},
+        )
 
     def explain(self) -> str:
         """One line: status, residual, evaluations and what to do."""
-        worst = float(self.residual.max()) if self.residual.numel() else 0.0
-        share = float((~self.converged).float().mean()) if self.residual.numel() else 0.0
+        converged = plain(self.converged)
+        left, groups = int((~converged).sum()), converged.numel()
         return (
-            f"{self.status.name} after {self.evaluations} evaluations: worst residual {worst:.2e} against tol "
-            f"{self.tolerance:.2e}, {share:.1%} of the groups unconverged; {self.status.sentence}"
+            f"{self.status.name} after {self.evaluations} evaluations: {left} of {groups} groups unconverged, worst "
+            f"residual {worst(self.residual):.2e} against tol {self.tolerance:.2e}; {self.status.sentence}"
         )
 
 
 def worst(residual: Tensor) -> float:
     """The largest residual as a number (one host synchronisation); 0.0 for no groups."""
+    residual = plain(residual)
     return float(residual.max()) if residual.numel() else 0.0
 
 
@@ -187,7 +235,7 @@ class _Rest:
     fields: dict[str, Any]
 
 
-_TENSORS = ("value", "residual", "group_evaluations", "tracked", "group_trace", "iterates", "chunks")
+_TENSORS = ("value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks")
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], _Rest]:

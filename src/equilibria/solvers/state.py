@@ -1,12 +1,13 @@
-"""States are tensors or nested tuples, lists and dicts of them; solvers see one packed tensor `(*groups, features)`.
+"""States are tensors or nested tuples, lists, dicts and dataclasses of them; solvers see `(*groups, features)`.
 
 Packing a single floating tensor whose features are already last is a view, so the common case copies nothing.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 State: TypeAlias = Any
-"""A tensor or a nested tuple, list or dict of tensors; as a recursive type it would reject `dict[str, Tensor]`."""
-Scope = Literal["sample", "token", "prefix"]
+"""A tensor or a nested tuple, list, dict or dataclass of tensors; subclasses keep their type. As a recursive type it
+would reject `dict[str, Tensor]`."""
+Scope = Literal["sample", "token", "prefix", "all"]
 
 
 def leaves(state: State) -> Iterator[Tensor]:
@@ -28,8 +30,21 @@ def leaves(state: State) -> Iterator[Tensor]:
     elif isinstance(state, dict):
         for part in state.values():
             yield from leaves(part)
+    elif _is_record(state):
+        for name in _names(state):
+            yield from leaves(getattr(state, name))
     else:
-        raise TypeError(f"a state is a tensor or a nested tuple, list or dict of tensors; found {type(state).__name__}")
+        raise TypeError(
+            f"a state is a tensor or a nested tuple, list, dict or dataclass of tensors; found {type(state).__name__}"
+        )
+
+
+def _is_record(state: object) -> bool:
+    return is_dataclass(state) and not isinstance(state, type)
+
+
+def _names(record: Any) -> list[str]:
+    return [field.name for field in fields(record)]
 
 
 def leaves_as(like: State, state: State) -> Iterator[Tensor]:
@@ -46,6 +61,9 @@ def leaves_as(like: State, state: State) -> Iterator[Tensor]:
     elif isinstance(like, tuple | list) and isinstance(state, tuple | list) and len(like) == len(state):
         for part, found in zip(like, state, strict=True):
             yield from leaves_as(part, found)
+    elif _is_record(like) and type(state) is type(like):
+        for name in _names(like):
+            yield from leaves_as(getattr(like, name), getattr(state, name))
     else:
         raise ValueError(
             f"the map must return the structure it is given: expected {_outline(like)}, found {_outline(state)}"
@@ -60,11 +78,22 @@ def _outline(state: object) -> str:
 
 
 def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
-    """A state of the structure of `like` from tensors in the order of `leaves`."""
+    """A state of the structure and types of `like` from tensors in the order of `leaves`."""
     if isinstance(like, Tensor):
         return next(tensors)
-    if isinstance(like, dict):
+    if type(like) is dict:
         return {key: rebuild(part, tensors) for key, part in like.items()}
+    if isinstance(like, dict):
+        filled = copy.copy(like)
+        for key, part in like.items():
+            filled[key] = rebuild(part, tensors)
+        return filled
+    if _is_record(like):
+        # Neither `__init__` nor `__post_init__` runs again, and frozen ones are filled too.
+        filled = copy.copy(like)
+        for name in _names(like):
+            object.__setattr__(filled, name, rebuild(getattr(like, name), tensors))
+        return filled
     if isinstance(like, list):
         return [rebuild(part, tensors) for part in like]
     parts = [rebuild(part, tensors) for part in like]
@@ -81,15 +110,22 @@ class Packing:
     """How a state becomes one tensor `(*groups, features)` in the solver's arithmetic, and back.
 
     Half-precision states are solved in float32; float64 stays float64. A complex number is a pair of reals.
+
+    Attributes:
+        like: a state of the structure, shapes and dtypes.
+        group_dimensions: leading dimensions that number the groups; 0 where the whole state is one group, which is
+            packed to `(1, features)`.
+        units: what one packed unit of each leaf stands for, powers of two, `(*groups, leaves)`; None for one.
     """
 
     like: State
     group_dimensions: int
+    units: Tensor | None = None
 
     @classmethod
     def of(cls, state: State, scope: Scope) -> Packing:
         """The packing of `state` for groups of `scope`; raises ValueError where the shapes do not allow it."""
-        dimensions = 1 if scope == "sample" else 2
+        dimensions = {"all": 0, "sample": 1}.get(scope, 2)
         tensors = list(leaves(state))
         if not tensors:
             raise ValueError("the state holds no tensor; pass at least one to z0")
@@ -126,11 +162,32 @@ class Packing:
                 f"{[t.dtype for t in like]}, found {[t.dtype for t in found]}; start from z0.to(torch.complex64), or "
                 "return the real part"
             )
-        groups = like[0].shape[: self.group_dimensions]
+        groups = like[0].shape[: self.group_dimensions] or (1,)
         # An explicit feature count, since -1 is ambiguous for an empty batch.
         parts = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in found]
-        flat = [p.reshape(*groups, self._features(leaf)).to(self.arithmetic) for p, leaf in zip(parts, like, strict=True)]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
+        flat = [
+            part.reshape(*groups, self._features(leaf)).to(self.arithmetic)
+            for part, leaf in zip(parts, like, strict=True)
+        ]
+        return self.scaled(flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Features of each leaf of a group."""
+        return [self._features(leaf) for leaf in leaves(self.like)]
+
+    def scaled(self, packed: Tensor) -> Tensor:
+        """What is packed in units of one, in those of this packing."""
+        return packed if self.units is None else packed / self._wide(self.units)
+
+    def plain(self, packed: Tensor) -> Tensor:
+        """What is packed in units of this packing, in those of one."""
+        return packed if self.units is None else packed * self._wide(self.units)
+
+    def _wide(self, units: Tensor) -> Tensor:
+        if units.shape[-1] == 1:
+            return units
+        return units.repeat_interleave(torch.tensor(self.sizes, device=units.device), dim=-1)
 
     def _features(self, leaf: Tensor) -> int:
         """Of a group; `Size.numel` would make a constant of a length that a traced program leaves open."""
@@ -143,9 +200,8 @@ class Packing:
 
     def unpack(self, packed: Tensor) -> State:
         """The state, in the dtypes of the original."""
-        like = list(leaves(self.like))
-        sizes = [self._features(leaf) for leaf in like]
-        parts = packed.split(sizes, dim=-1) if len(like) > 1 else (packed,)
+        like, packed = list(leaves(self.like)), self.plain(packed)
+        parts = packed.split(self.sizes, dim=-1) if len(like) > 1 else (packed,)
         return rebuild(
             self.like,
             (_shaped(part, leaf) for part, leaf in zip(parts, like, strict=True)),

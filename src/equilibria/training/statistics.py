@@ -44,7 +44,7 @@ class StepSummary:
     solves: int
 
 
-_FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
+_FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE, Status.IRREVERSIBLE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SolveFigures:
 
     @property
     def failed(self) -> bool:
-        """Whether one of the two stalled, diverged or met a value that was not finite."""
+        """Whether one of the two stalled, diverged, met a value that was not finite or could not be run backwards."""
         return self.status in _FAILURES or self.adjoint.status in _FAILURES
 
 

@@ -69,4 +69,5 @@ def test_the_window_bounds_what_is_seen() -> None:
     layer.keys[:, :, :8] = 1e3  # nobody looks there
     bounded = read_on(one.model, tokens[:, 12:], past, limit=4).logits_BV
     cache = one.model.prefill(tokens[:, :12], limit=4).cache
-    torch.testing.assert_close(bounded, one.model.decode(tokens[:, 12:], cache).logits_BV, rtol=0, atol=0)
+    # A longer cache lies elsewhere in memory: other kernels may round its products.
+    torch.testing.assert_close(bounded, one.model.decode(tokens[:, 12:], cache).logits_BV)

@@ -137,7 +137,8 @@ def test_a_copy_computes_the_same(layers: Callable[[], Sequence[Layer]]) -> None
     built = model(layers()).train()
     built(tokens(2, 4), tokens(2, 4)).loss.backward()  # type: ignore[union-attr]
     twin = copy.deepcopy(built)
-    assert torch.equal(twin.eval()(tokens(2, 4)).logits, built.eval()(tokens(2, 4)).logits)
+    # Weights elsewhere in memory may meet other kernels.
+    torch.testing.assert_close(twin.eval()(tokens(2, 4)).logits, built.eval()(tokens(2, 4)).logits)
 
 
 def test_without_memory_every_segment_starts_afresh() -> None:
@@ -171,7 +172,7 @@ def test_weights_are_dropped_once_for_a_segment_and_only_in_training() -> None:
         again, _ = layer(x, state)
         assert not torch.equal(plain, dropped)
         assert not torch.equal(again, dropped)
-        assert torch.equal(dropped[0], dropped[1])  # rows share the mask
+        torch.testing.assert_close(dropped[0], dropped[1])  # rows share the mask, not the place in a product's tiles
         assert torch.equal(layer.eval()(x, state)[0], plain)
         assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
 

@@ -7,9 +7,11 @@ arXiv:1708.02182), whose published size is `awd_lstm()`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from equilibria.models.baselines.base import Layer, State
@@ -38,8 +40,21 @@ class RecurrentLayer(Layer):
         """The hidden states `(B, L, d_out)` and the last state."""
         first = tuple(part.transpose(0, 1).contiguous() for part in state)
         given = first if self.states > 1 else first[0]
-        y_BLH, last = with_dropped_weights(self.network, ["weight_hh_l0"], self.weight_dropout, x_BLD, given)
+        whole = _lacks_lowered_precision(x_BLD.device)
+        with torch.autocast(x_BLD.device.type, enabled=False) if whole else nullcontext():
+            inputs = (x_BLD.float() if whole else x_BLD, given)
+            y_BLH, last = with_dropped_weights(self.network, ["weight_hh_l0"], self.weight_dropout, *inputs)
         return y_BLH, tuple(part.transpose(0, 1) for part in (last if self.states > 1 else (last,)))
+
+
+def _lacks_lowered_precision(device: torch.device) -> bool:
+    """Whether autocast is on for a processor on which PyTorch's LSTM raises under it.
+
+    oneDNN has that kernel from AVX-512 on; elsewhere the layer is computed in float32.
+    """
+    return (
+        device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 class LSTMLayer(RecurrentLayer):

@@ -1,0 +1,167 @@
+"""A module, held still for the time of one solve: parametrized weights computed once, buffers updated once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+class HeldCell:
+    """The map `z ↦ cell(z, *inputs, **keywords)` as one application of the cell, however often a solve evaluates it.
+
+    Parametrized weights (weight, spectral or orthogonal norm) are computed on entering, with a graph where gradients
+    are on. Buffers that the cell updates (vectors of power iterations, statistics of batch norms) are put back before
+    each evaluation, so that the last one alone, at the solution, is what they remember.
+
+    A context manager around the solve. Evaluations after it, as a checkpointed backward pass makes them, see the
+    weights and buffers of the solve, and leave the buffers as they are.
+
+    Args:
+        cell: the module.
+        inputs, keywords: its further arguments.
+        updated: names of its modules that are known to update their buffers; None for not known, when all are copied
+            to find out.
+
+    Attributes:
+        updated: names of the modules that were found to update their buffers, and of those known before.
+    """
+
+    def __init__(
+        self, cell: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any], updated: frozenset[str] | None
+    ) -> None:
+        self._cell, self._inputs, self._keywords = cell, inputs, keywords
+        self.updated, self._known = updated or frozenset(), updated
+        self._parametrized = [module for module in cell.modules() if parametrize.is_parametrized(module)]
+        self._weights: dict[tuple[int, str], Tensor | None] = {}
+        self._cache: AbstractContextManager[None] = nullcontext()
+        self._buffers: list[_Buffers] = []
+        self._entered = False
+
+    def __enter__(self) -> HeldCell:
+        if self._parametrized:
+            self._cache = parametrize.cached()
+        self._cache.__enter__()
+        try:
+            for module in self._parametrized:
+                self._compute(module)
+        except BaseException:
+            self._cache.__exit__(*sys.exc_info())
+            raise
+        self._buffers = [
+            _Buffers(module, path, self._known is None or path in self._known)
+            for path, module in self._cell.named_modules()
+            if any(buffer is not None for buffer in module._buffers.values())
+        ]
+        self._entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+        self._cache.__exit__(None, None, None)
+        self._cache = nullcontext()
+        self._buffers = [buffers for buffers in self._buffers if buffers.updated]
+        self.updated |= {buffers.path for buffers in self._buffers}
+
+    def __call__(self, z: Any) -> Any:
+        """`cell(z, *inputs, **keywords)`."""
+        if not self._entered:
+            with self._again():
+                return self._cell(z, *self._inputs, **self._keywords)
+        for buffers in self._buffers:
+            buffers.restore()
+        try:
+            return self._cell(z, *self._inputs, **self._keywords)
+        finally:
+            for buffers in self._buffers:
+                buffers.look()
+
+    def _compute(self, module: nn.Module) -> None:
+        """Fill the cache of parametrizations, which holds what was computed first."""
+        lists = module.parametrizations
+        assert isinstance(lists, nn.ModuleDict)
+        if any(type(parameter) is not nn.Parameter for parameter in lists.parameters()):
+            return  # a shard has to be gathered first, which the cell's own forward does
+        for name in lists:
+            self._weights[id(module), name] = getattr(module, name)
+
+    @contextmanager
+    def _again(self) -> Iterator[None]:
+        """Weights and buffers as in the solve; the buffers afterwards as before."""
+        with parametrize.cached() if self._weights else nullcontext():
+            before = {key: parametrize._cache[key] for key in self._weights if key in parametrize._cache}
+            parametrize._cache.update(self._weights)
+            now = [buffers.values() for buffers in self._buffers]
+            for buffers in self._buffers:
+                buffers.restore()
+            try:
+                yield
+            finally:
+                for buffers, values in zip(self._buffers, now, strict=True):
+                    buffers.put(values)
+                for key in self._weights.keys() - before.keys():
+                    parametrize._cache.pop(key, None)
+                parametrize._cache.update(before)
+
+
+class _Buffers:
+    """The buffers of one module, and what they held before the solve.
+
+    They are taken together: batch norm updates its statistics without counting a version, but counts its batches.
+
+    Args:
+        module: whose own buffers.
+        path: its name in the cell.
+        copied: whether their values are kept now, because an evaluation may update them.
+    """
+
+    def __init__(self, module: nn.Module, path: str, copied: bool) -> None:
+        self.path, self.updated = path, False
+        self._module = module
+        self._tensors = self._found()
+        self._versions = _versions(self._tensors)
+        self._before = self.values() if copied else None
+        self._late = False
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of what they hold now."""
+        return {name: tensor.detach().clone() for name, tensor in self._found().items()}
+
+    def look(self) -> None:
+        """After an evaluation: whether it wrote to them, or put others in their place."""
+        if self._late:
+            self.restore()
+        if self.updated:
+            return
+        found = self._found()
+        same = found.keys() == self._tensors.keys() and all(found[name] is own for name, own in self._tensors.items())
+        self.updated = not same or _versions(found) != self._versions
+        if not self.updated:
+            self._before = None  # most are constants, whose copies need not be kept
+        elif self._before is None:
+            # Nobody knew. Keep this update and undo those that follow.
+            self._tensors, self._before, self._late = found, self.values(), True
+
+    def restore(self) -> None:
+        """What they held at first, before an evaluation."""
+        if self.updated and self._before is not None:
+            self.put(self._before)
+
+    def put(self, values: dict[str, Tensor]) -> None:
+        """Fill them without counting a version: what autograd saved of them is as it was when it is read again."""
+        for name, tensor in self._tensors.items():
+            self._module._buffers[name] = tensor
+            if name in values:
+                tensor.data.copy_(values[name])
+
+    def _found(self) -> dict[str, Tensor]:
+        return {name: buffer for name, buffer in self._module._buffers.items() if buffer is not None}
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
+    """How often each was written to; of inference tensors nobody counts."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors.values()]
