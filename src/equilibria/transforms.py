@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -51,7 +50,7 @@ def _check(gradients: list[Implicit | ReuseInverse | Reversible]) -> None:
         if not isinstance(gradient, Implicit):
             name = type(gradient).__name__
             raise NotImplementedError(f"{name} does not go with torch.func transforms; take Implicit()")
-        if gradient.higher_order and torch.is_grad_enabled():
+        if gradient.higher_order and mapped.differentiated() is not None:
             raise NotImplementedError(
                 "Implicit(higher_order=True) does not go with torch.func transforms; take "
                 "torch.autograd.grad with create_graph=True, or Implicit()"

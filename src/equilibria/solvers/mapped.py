@@ -1,4 +1,4 @@
-"""Solves inside `torch.func` transforms: on plain tensors, the dimensions that `vmap` maps over flattened into the first.
+"""Solves inside `torch.func` transforms: on plain tensors, with the dimensions that `vmap` maps over made batch.
 
 A transform wraps tensors, one level for each. A solver looks at its residuals, which a mapped tensor does not allow,
 and needs no graph: its iterates are taken out of every wrapping, and the map alone sees them in it.
@@ -14,8 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._C._functorch as transforms
 from torch import Tensor
-from torch._C import _functorch as transforms
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack, temporarily_restore_interpreter_stack
 
 from equilibria.solvers.state import State, leaves, leaves_as, rebuild

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from equilibria.solvers.residual import Gauge
 from equilibria.solvers.mapped import plain
+from equilibria.solvers.residual import Gauge
 from equilibria.solvers.state import State, detach
 
 
@@ -232,24 +232,22 @@ class _Rest:
     """What of a solution is no tensor, the adjoint's report among it: the very one that a backward pass fills."""
 
     kind: type[Solution]
+    names: tuple[str, ...]
     fields: dict[str, Any]
 
 
-_TENSORS = ("value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks")
+_TENSORS = {"value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks"}
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], _Rest]:
     fields = vars(solution)
-    tensors = [fields.get(name) for name in _TENSORS]
-    return tensors, _Rest(type(solution), {name: part for name, part in fields.items() if name not in _TENSORS})
+    names = tuple(name for name, part in fields.items() if name in _TENSORS and part is not None)
+    rest = {name: part for name, part in fields.items() if name not in names}
+    return [fields[name] for name in names], _Rest(type(solution), names, rest)
 
 
 def _unflatten(tensors: Iterable[Any], rest: _Rest) -> Solution:
-    solution = object.__new__(rest.kind)
-    vars(solution).update(rest.fields)
-    fields = rest.kind.__dataclass_fields__
-    vars(solution).update({name: part for name, part in zip(_TENSORS, tensors, strict=True) if name in fields})
-    return solution
+    return rest.kind(**rest.fields, **dict(zip(rest.names, tensors, strict=True)))
 
 
 def register(kind: type[Solution]) -> None:

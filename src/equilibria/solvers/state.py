@@ -132,7 +132,9 @@ class Packing:
         leading = tensors[0].shape[:dimensions]
         for leaf in tensors:
             if not (leaf.is_floating_point() or leaf.is_complex()):
-                raise ValueError(f"states are floating point or complex; found {leaf.dtype} of shape {tuple(leaf.shape)}")
+                raise ValueError(
+                    f"states are floating point or complex; found {leaf.dtype} of shape {tuple(leaf.shape)}"
+                )
             if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
                 raise ValueError(
                     f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
