@@ -12,6 +12,7 @@ from problems import affine, without_fixed_point
 def test_raises_by_default_and_hands_over_the_solution():
     with pytest.raises(eq.ConvergenceError, match="worst residual") as caught:
         eq.fixed_point(without_fixed_point, torch.zeros(2, 2))
+    assert caught.value.solution is not None
     assert caught.value.solution.status is not eq.Status.CONVERGED
 
 

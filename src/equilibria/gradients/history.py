@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]
             continue
         yield node
         if leaf is None and solved(node) is None:
-            following = {child for child, _ in node.next_functions if child is not None} - seen
+            following = {child for child, _ in cast(Any, node).next_functions if child is not None} - seen
             seen |= following
             waiting += following
 
@@ -91,7 +91,11 @@ def kept_as_it_is() -> AbstractContextManager[object]:
 
     It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
     """
+<<<<<<< HEAD
     around = _top_saved_tensors_default_hooks(False)
+=======
+    around = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+>>>>>>> main
     if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

@@ -14,8 +14,8 @@ from equilibria.solvers.state import Packing, Scope
 NOTHING = 1e-30
 # Norms between which squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
 _COMFORTABLE = 2.0**-20, 2.0**30
-# Growth alone makes a relative residual small. Beyond where a solve began, it counts if the difference fell as well.
-_FELL = 0.5
+# Growth alone makes a relative residual small. Beyond where a solve began, it counts if the difference fell to this too.
+_FELL = 0.1
 # A group has gone astray when its value is this many times larger than where it began, and not nearer to its iterate
 # than it ever was; a hundredth less is rounding.
 _GROWTH, _NEARER = 10.0, 0.99
@@ -147,8 +147,10 @@ class Gauge:
         """
         if self.criterion == "absolute":
             return torch.zeros_like(difference, dtype=torch.bool)
-        # A norm that overflowed says nothing.
-        return (difference > torch.maximum(self.tol * self.scale, _FELL * self.peak)) | ~(value < torch.inf)
+        # A value that has grown may have lost the difference in its rounding; a norm that overflowed says nothing.
+        rounding = torch.finfo(value.dtype).eps * value * (value > _GROWTH * self.scale)
+        wanted = torch.maximum(self.tol * self.scale, _FELL * self.peak)
+        return (difference + rounding > wanted) | ~(value < torch.inf)
 
     def astray(self, value: Tensor, difference: Tensor) -> Tensor:
         """Which groups grew without bound and came no nearer to a solution, `(*groups,)`, from their norms."""
