@@ -91,11 +91,7 @@ def kept_as_it_is() -> AbstractContextManager[object]:
 
     It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
     """
-<<<<<<< HEAD
     around = _top_saved_tensors_default_hooks(False)
-=======
-    around = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
->>>>>>> main
     if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
