@@ -15,7 +15,8 @@ DIRECTLY_ABOVE = {
     "held_map": ("solvers",),
     "held_cell": (),
     "surroundings": ("solvers",),
-    "fixed_point": ("gradients", "held_map", "held_cell", "surroundings"),
+    "transforms": ("gradients",),
+    "fixed_point": ("transforms", "held_map", "held_cell", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions

@@ -28,9 +28,11 @@ from equilibria.solvers import (
     Solver,
     State,
     Status,
+    mapped,
 )
 from equilibria.solvers.state import Packing
-from equilibria.surroundings import check_checkpoint, check_sharding, outside_graphs, with_backward_hooks
+from equilibria.surroundings import SeesToHooks, check_checkpoint, check_sharding, outside_graphs, with_backward_hooks
+from equilibria.transforms import transformable
 
 OnFailure = Literal["raise", "warn", "ignore"]
 
@@ -43,6 +45,7 @@ _MACHINERY = tuple(f"{Path(package).parent}{os.sep}" for package in (torch.__fil
 
 
 @outside_graphs
+@transformable
 def fixed_point(
     f: Map,
     z0: State,
@@ -183,7 +186,7 @@ def _complain(solution: Solution, held: HeldMap | None, on_failure: OnFailure) -
 
 def _unsteadiness(held: HeldMap | None, solution: Solution) -> str:
     """The sentence about a map that does not stand still, where that may be why a solve failed; else nothing."""
-    if held is None or solution.status is Status.NON_FINITE or forward_mode.active():
+    if held is None or solution.status is Status.NON_FINITE or forward_mode.active() or mapped.active():
         return ""
     return "" if held.steady(solution.value, solution.tolerance / 10) else _UNSTEADY
 
@@ -200,7 +203,7 @@ def _outer(frame: FrameType) -> FrameType:
     return frame.f_back or frame
 
 
-class DEQ(nn.Module):
+class DEQ(SeesToHooks):
     """A deep equilibrium layer: `layer(z0, *inputs, **keywords)` solves `z = cell(z, *inputs, **keywords)`.
 
     During a solve the cell is held still: parametrized weights are computed once, its buffers (power iterations, batch

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import BackwardHook
 
@@ -20,16 +20,13 @@ from equilibria.solvers.state import leaves, rebuild
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# PyTorch says so of every result that is no tensor, before it is known that `with_backward_hooks` sees to it.
-warnings.filterwarnings("ignore", message="For backward hooks to be called.*equilibria.*Solution")
-
 
 def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
     """The function, left out by `torch.compile` of what calls it: how often a solve evaluates depends on its data.
 
     What it calls may be compiled itself. Programs of `torch.export` are traced through it.
     """
-    disabled: Callable[P, R] = torch._disable_dynamo(function)  # pyright: ignore[reportPrivateImportUsage]
+    disabled: Callable[P, R] = _disable_dynamo(function)
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -48,18 +45,27 @@ def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solut
 
     @functools.wraps(forward)
     def hooked(self: nn.Module, *args: Any, **kwargs: Any) -> Solution:
-        hooks, _ = self._get_backward_hooks()
-        before = self._get_backward_pre_hooks()
+        hooks, _ = nn.Module._get_backward_hooks(self)
+        before = nn.Module._get_backward_pre_hooks(self)
         if not (hooks or before) or not torch.is_grad_enabled():
             return forward(self, *args, **kwargs)
         hook = BackwardHook(self, hooks, before)
         solution = forward(self, *hook.setup_input_hook(args), **kwargs)
-        value = tuple(leaves(solution.value))
-        seen: Any = hook.setup_output_hook(cast(Any, value) if len(value) > 1 else next(iter(value)))
-        solution.value = rebuild(solution.value, iter((seen,) if isinstance(seen, Tensor) else seen))
+        seen: Any = hook.setup_output_hook(tuple(leaves(solution.value)))
+        solution.value = rebuild(solution.value, iter(seen))
         return solution
 
     return hooked
+
+
+class SeesToHooks(nn.Module):
+    """A module whose forward pass is `with_backward_hooks`, so that its call must not look for tensors as well."""
+
+    def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
+        return [], super()._get_backward_hooks()[1]
+
+    def _get_backward_pre_hooks(self) -> list[Any]:
+        return []
 
 
 def check_checkpoint() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
-from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State
+from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, mapped
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 # Of a product with a Jacobian.
@@ -85,12 +85,18 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
 
 def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[Evaluation, tuple[State, State]]:
     """The same, at a state that hangs above a history of so many nodes."""
-    here = rebuild(state, (leaf.detach().requires_grad_(anchored) for leaf in leaves(state)))
+    here = rebuild(state, (_leaf(leaf.detach(), anchored) for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
     with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
         value = f(here)
     return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
+
+
+def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
+    if anchored and mapped.active():
+        return mapped.asking(tensor)
+    return tensor.requires_grad_(anchored)
 
 
 def _attainable(inputs: Tensors) -> float:
@@ -99,7 +105,7 @@ def _attainable(inputs: Tensors) -> float:
     dtypes = {leaf.dtype for leaf in inputs}
     if torch.is_autocast_enabled(device):
         dtypes.add(torch.get_autocast_dtype(device))
-    return _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in dtypes)
+    return _ROUNDINGS * max(torch.finfo(dtype.to_real()).eps for dtype in dtypes)
 
 
 def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
@@ -113,7 +119,7 @@ def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> T
     """
     if not evaluation.tracked:
         return tuple(leaf.detach() for leaf in evaluation.inputs)
-    return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs)
+    return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs, *evaluation.inputs)
 
 
 def solve_adjoint(
@@ -149,7 +155,8 @@ def solve_adjoint(
         iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
         solution = Packing.of(incoming, solver.scope).unpack(iterate.value)
     # Where a loss is no number, that is not the solve's fault.
-    report.record(iterate, heard=bool(torch.isfinite(g).all()))
+    heard = bool(mapped.plain(torch.isfinite(g)).all())
+    report.record(replace(iterate, residual=mapped.plain(iterate.residual)), heard=heard)
     return tuple(leaves(solution))
 
 
@@ -162,32 +169,59 @@ def sizes_of(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
 
 
 class _Attach(torch.autograd.Function):
-    """Forward: the evaluation's inputs, given its outputs. Backward: the pullback."""
+    """Forward: the evaluation's inputs, given its outputs and those. Backward: the pullback, to the outputs."""
 
     @staticmethod
-    def forward(ctx: Any, evaluation: Evaluation, pullback: Pullback, inner: bool, *outputs: Tensor) -> Tensors:
-        ctx.evaluation, ctx.pullback, ctx.inner = evaluation, pullback, inner
-        return tuple(leaf.detach().clone() for leaf in evaluation.inputs)
+    def forward(evaluation: Evaluation, pullback: Pullback, inner: bool, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(leaf.detach().clone() for leaf in tensors[len(tensors) // 2 :])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.evaluation, ctx.pullback, ctx.inner, *_ = inputs
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Any) -> tuple[Tensors, tuple[int | None, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Below the transform that takes the gradient, a mapped value alone is wanted, not its graph."""
+        evaluation, _, inner, *tensors = operands
+        return _Attach.apply(evaluation, _refuse, inner, *tensors), in_dims[3 + len(tensors) // 2 :]
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         outputs: Tensors = ctx.evaluation.outputs
         if ctx.inner and not any(bool(part.any()) for part in incoming):
             # To first order nothing arrives here, see `Implicit`: spare the solve and the pass through the map.
-            return (None,) * (3 + len(outputs))
+            return (None,) * (3 + 2 * len(outputs))
+        mapped.check_legacy(incoming)
         with torch.no_grad():
             result = ctx.pullback(incoming)
         if torch.is_grad_enabled() and not ctx.inner:
             result = _Once.apply(len(result), *result, *outputs, *incoming)
-        return None, None, None, *result
+        return None, None, None, *result, *(None for _ in outputs)
+
+
+def _refuse(incoming: Tensors) -> Tensors:
+    raise RuntimeError(
+        "a backward pass reached a fixed point through torch.func.vmap around torch.func.grad; "
+        "take the outer derivative by torch.func.grad around torch.func.vmap"
+    )
 
 
 class _Once(torch.autograd.Function):
     """The first `count` tensors; whoever differentiates them gets an error instead of a part of the derivative."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensors:
+    def forward(count: int, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(leaf.clone() for leaf in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Nothing is needed to refuse."""
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[int | None, ...], count: int, *tensors: Tensor
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        return _Once.apply(count, *tensors), in_dims[1 : 1 + count]
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

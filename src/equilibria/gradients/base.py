@@ -7,7 +7,8 @@ from typing import Protocol
 
 import torch
 
-from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State, Status, mapped
+from equilibria.solvers.mapped import plain
 from equilibria.solvers.residual import Gauge
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, detach
@@ -105,7 +106,7 @@ def solution_after(
         if gauge is None:
             gauge = Gauge(packing, solver.criterion, solver.tol)
             began, value_there = (packing.pack(detach(state)) for state in first)
-            gauge.begin(began, value_there)
+            gauge.begin(began, value_there, look=not mapped.active())
         z, f_z = gauge.packing.pack(detach(value)), gauge.packing.pack(f(detach(value)))
         norms, differences = gauge.norms(f_z), gauge.norms(f_z - z)
         size, difference = gauge.total(norms), gauge.total(differences)
@@ -115,9 +116,8 @@ def solution_after(
         converged = (residual <= solver.tol) & ~gauge.grown(size, difference)
         astray = ~converged & ((residual <= solver.tol) | gauge.astray(size, difference))
         # One synchronisation with the device for all three.
-        finite, some_astray, done = torch.stack(
-            [torch.isfinite(residual).all(), astray.any(), converged.all()]
-        ).tolist()
+        seen = [plain(torch.isfinite(residual)).all(), plain(astray).any(), plain(converged).all()]
+        finite, some_astray, done = torch.stack(seen).tolist()
     before = iterate.evaluations if iterate is not None else 0
     evaluations = before + tracked + 1
     if not finite:

@@ -17,7 +17,8 @@ from torch import Tensor
 from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, solve_adjoint
 from equilibria.gradients.base import solve_and_differentiate
 from equilibria.gradients.neumann import Neumann
-from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State, Status
+from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State, Status, mapped
+from equilibria.solvers.mapped import plain
 from equilibria.solvers.state import Packing, leaves, rebuild
 
 
@@ -73,7 +74,8 @@ class _GuardedAdjoint:
         """`v`, from the adjoint equation, the series, or both."""
         packing = Packing.of(incoming, self.forward.scope)
         g, reached = packing.pack(incoming), self.reached.unsqueeze(-1)
-        some, every = bool(self.reached.any()), bool(self.reached.all())
+        known = plain(self.reached)
+        some, every = bool(known.any()), bool(known.all())
         v = torch.zeros_like(g)
         if some:
             v = self._solved(packing, torch.where(reached, g, 0.0))
@@ -94,7 +96,7 @@ class _GuardedAdjoint:
             return v
         # Its groups may be others than those of the forward solve: samples for tokens, or the whole state.
         solved = (report.residual <= self.gradient.solver.tol).reshape(len(report.residual), -1).all(-1)
-        if len(solved) != len(v):
+        if len(solved) != len(v) or mapped.active():
             solved = solved.all()
         return torch.where(solved.reshape(-1, *[1] * (v.dim() - 1)), v, self._series(packing, g))
 

@@ -15,6 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+# There is no public way to ask for the hooks around.
+from torch._C._autograd import _top_saved_tensors_default_hooks
+
 # Nodes of history that are cheaper to count at every product than to evaluate the map once more for.
 LONG = 500
 
@@ -26,7 +29,7 @@ def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        leaf = node if isinstance(node, Tensor) else getattr(node, "variable", None)
+        leaf = _leaf(node)
         if id(node) in own or (id(leaf) in own and leaf is not None):
             continue
         yield node
@@ -34,6 +37,11 @@ def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]
             following = {child for child, _ in cast(Any, node).next_functions if child is not None} - seen
             seen |= following
             waiting += following
+
+
+def _leaf(node: Any) -> Tensor | None:
+    """The tensor that a gradient ends in at this node, None for nodes on the way."""
+    return node if isinstance(node, Tensor) else getattr(node, "variable", None)
 
 
 def solved(node: Any) -> int | None:
@@ -83,7 +91,7 @@ def kept_as_it_is() -> AbstractContextManager[object]:
 
     It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
     """
-    around = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+    around = _top_saved_tensors_default_hooks(False)
     if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

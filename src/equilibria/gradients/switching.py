@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from equilibria.gradients.implicit import Implicit
 from equilibria.gradients.phantom import Phantom
 from equilibria.solvers import Map, Picard, Solution, Solver, State
+from equilibria.solvers.mapped import plain
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Switching:
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Solve without gradients; then attach the one or the other."""
         iterate = solver.solve(f, z0, propose=True, iterates=iterates)
-        done = iterate.converged
+        done = plain(iterate.converged)
         if done.sum() >= self.share * done.numel():
             return self.converged.after(f, z0, solver, iterate, iterates)
         return self.otherwise.after(f, z0, solver, iterate, iterates, at_end_of_solve=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers.draft import Draft
+from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import Progress, Rules
 from equilibria.solvers.residual import Criterion, Groups
@@ -79,6 +80,7 @@ class Solver(ABC):
         It must neither change the point's tensors nor make the host wait for the device.
         """
 
+    @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State, propose: bool = False, iterates: Collection[int] = ()) -> Iterate:
         """Run the loop on `f` from `z0`, without gradients.

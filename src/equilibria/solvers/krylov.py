@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
 from equilibria.solvers.residual import NOTHING, Criterion, Gauge, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
@@ -57,6 +58,7 @@ class GMRES:
         if self.scope not in ("sample", "all"):
             raise ValueError(f'scope must be "sample" or "all", found {self.scope!r}')
 
+    @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
         """Run restarted GMRES from `z0`; one evaluation per basis vector and one per measurement."""

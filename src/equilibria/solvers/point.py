@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equilibria.solvers.mapped import InTransforms, plain
 from equilibria.solvers.state import Packing
 
 Map = Callable[[Any], Any]
@@ -67,7 +69,8 @@ class CountedMap:
         self.calls += 1
         _load_forward_rules()
         # Forward mode writes tangents of its argument's layout: a start expanded over the batch has not the room.
-        return torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1]
+        with self._f.within() if isinstance(self._f, InTransforms) else nullcontext():
+            return plain(torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1])
 
     def reserve(self, wanted: int) -> int:
         """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from equilibria.solvers.mapped import plain
 from equilibria.solvers.residual import Gauge
 from equilibria.solvers.state import State, detach
 
@@ -207,16 +208,17 @@ class Solution:
 
     def explain(self) -> str:
         """One line: status, residual, evaluations and what to do."""
-        worst = float(self.residual.max()) if self.residual.numel() else 0.0
-        left, groups = int((~self.converged).sum()), self.converged.numel()
+        converged = plain(self.converged)
+        left, groups = int((~converged).sum()), converged.numel()
         return (
             f"{self.status.name} after {self.evaluations} evaluations: {left} of {groups} groups unconverged, worst "
-            f"residual {worst:.2e} against tol {self.tolerance:.2e}; {self.status.sentence}"
+            f"residual {worst(self.residual):.2e} against tol {self.tolerance:.2e}; {self.status.sentence}"
         )
 
 
 def worst(residual: Tensor) -> float:
     """The largest residual as a number (one host synchronisation); 0.0 for no groups."""
+    residual = plain(residual)
     return float(residual.max()) if residual.numel() else 0.0
 
 
@@ -230,24 +232,22 @@ class _Rest:
     """What of a solution is no tensor, the adjoint's report among it: the very one that a backward pass fills."""
 
     kind: type[Solution]
+    names: tuple[str, ...]
     fields: dict[str, Any]
 
 
-_TENSORS = ("value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks")
+_TENSORS = {"value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks"}
 
 
 def _flatten(solution: Solution) -> tuple[list[Any], _Rest]:
     fields = vars(solution)
-    tensors = [fields.get(name) for name in _TENSORS]
-    return tensors, _Rest(type(solution), {name: part for name, part in fields.items() if name not in _TENSORS})
+    names = tuple(name for name, part in fields.items() if name in _TENSORS and part is not None)
+    rest = {name: part for name, part in fields.items() if name not in names}
+    return [fields[name] for name in names], _Rest(type(solution), names, rest)
 
 
 def _unflatten(tensors: Iterable[Any], rest: _Rest) -> Solution:
-    solution = object.__new__(rest.kind)
-    vars(solution).update(rest.fields)
-    fields = rest.kind.__dataclass_fields__
-    vars(solution).update({name: part for name, part in zip(_TENSORS, tensors, strict=True) if name in fields})
-    return solution
+    return rest.kind(**rest.fields, **dict(zip(rest.names, tensors, strict=True)))
 
 
 def register(kind: type[Solution]) -> None:

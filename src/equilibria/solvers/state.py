@@ -109,7 +109,7 @@ def detach(state: State) -> State:
 class Packing:
     """How a state becomes one tensor `(*groups, features)` in the solver's arithmetic, and back.
 
-    Half-precision states are solved in float32; float64 stays float64.
+    Half-precision states are solved in float32; float64 stays float64. A complex number is a pair of reals.
 
     Attributes:
         like: a state of the structure, shapes and dtypes.
@@ -131,8 +131,10 @@ class Packing:
             raise ValueError("the state holds no tensor; pass at least one to z0")
         leading = tensors[0].shape[:dimensions]
         for leaf in tensors:
-            if not leaf.is_floating_point():
-                raise ValueError(f"states are floating point; found {leaf.dtype} of shape {tuple(leaf.shape)}")
+            if not (leaf.is_floating_point() or leaf.is_complex()):
+                raise ValueError(
+                    f"states are floating point or complex; found {leaf.dtype} of shape {tuple(leaf.shape)}"
+                )
             if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
                 raise ValueError(
                     f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
@@ -145,7 +147,7 @@ class Packing:
         """The dtype the solver computes in."""
         widest = torch.float32
         for leaf in leaves(self.like):
-            widest = torch.promote_types(widest, leaf.dtype)
+            widest = torch.promote_types(widest, leaf.dtype.to_real())
         return widest
 
     def pack(self, state: State) -> Tensor:
@@ -156,9 +158,19 @@ class Packing:
                 f"the map must return the shapes it is given: expected {[tuple(t.shape) for t in like]}, "
                 f"found {[tuple(t.shape) for t in found]}"
             )
+        if [leaf.is_complex() for leaf in like] != [leaf.is_complex() for leaf in found]:
+            raise ValueError(
+                f"the map must return complex numbers for complex ones and real for real: expected "
+                f"{[t.dtype for t in like]}, found {[t.dtype for t in found]}; start from z0.to(torch.complex64), or "
+                "return the real part"
+            )
         groups = like[0].shape[: self.group_dimensions] or (1,)
         # An explicit feature count, since -1 is ambiguous for an empty batch.
-        flat = [leaf.reshape(*groups, self._features(leaf)).to(self.arithmetic) for leaf in found]
+        parts = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in found]
+        flat = [
+            part.reshape(*groups, self._features(leaf)).to(self.arithmetic)
+            for part, leaf in zip(parts, like, strict=True)
+        ]
         return self.scaled(flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1))
 
     @property
@@ -181,11 +193,11 @@ class Packing:
 
     def _features(self, leaf: Tensor) -> int:
         """Of a group; `Size.numel` would make a constant of a length that a traced program leaves open."""
-        return prod(leaf.shape[self.group_dimensions :])
+        return prod(leaf.shape[self.group_dimensions :]) * (2 if leaf.is_complex() else 1)
 
     def rounded(self, packed: Tensor) -> Tensor:
         """What of an iterate the map sees, in the dtypes of the original; the iterate itself where that is all."""
-        exact = all(leaf.dtype == packed.dtype for leaf in leaves(self.like))
+        exact = all(leaf.dtype.to_real() == packed.dtype for leaf in leaves(self.like))
         return packed if exact else self.pack(self.unpack(packed))
 
     def unpack(self, packed: Tensor) -> State:
@@ -194,5 +206,12 @@ class Packing:
         parts = packed.split(self.sizes, dim=-1) if len(like) > 1 else (packed,)
         return rebuild(
             self.like,
-            (part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, like, strict=True)),
+            (_shaped(part, leaf) for part, leaf in zip(parts, like, strict=True)),
         )
+
+
+def _shaped(part: Tensor, like: Tensor) -> Tensor:
+    """Features of a packed state as the tensor that they are."""
+    if like.is_complex():
+        return torch.view_as_complex(part.reshape(*like.shape, 2).to(like.dtype.to_real()).contiguous())
+    return part.reshape(like.shape).to(like.dtype)
