@@ -126,10 +126,10 @@ def test_checkpoint_of_a_layer():
     layer = Model().layer
     x = X.clone().requires_grad_()
     (expected,) = torch.autograd.grad(layer(torch.zeros_like(x), x).value.sum(), x)
-    layer.cell.evaluations = 0
+    layer.cell.evaluations = 0  # pyright: ignore[reportArgumentType]
     layer(torch.zeros_like(x), x)
     once = layer.cell.evaluations
-    layer.cell.evaluations = 0
+    layer.cell.evaluations = 0  # pyright: ignore[reportArgumentType]
     solution = checkpoint(layer, torch.zeros_like(x), x, use_reentrant=False)
     (found,) = torch.autograd.grad(solution.value.sum(), x)
     torch.testing.assert_close(found, expected)

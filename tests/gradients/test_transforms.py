@@ -6,6 +6,8 @@ from torch import nn
 from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import equilibria as eq
+from equilibria.gradients import Gradient
+from equilibria.solvers import Solver
 
 # torch warns of itself when it first loads its forward-mode decompositions.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -24,7 +26,7 @@ def unrolled(weight, x):
     return z
 
 
-def solved(solver=eq.Anderson(tol=1e-10), gradient=EXACT):  # noqa: B008 - frozen
+def solved(solver: Solver = eq.Anderson(tol=1e-10), gradient: Gradient = EXACT):  # noqa: B008 - frozen
     def solve(weight, x):
         return eq.fixed_point(lambda z: torch.tanh(z @ weight + x), START, solver, gradient).value
 
