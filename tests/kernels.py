@@ -39,6 +39,7 @@ NUMERICAL = (
 
 LEFT_OUT = (
     "--ignore=tests/gradients/test_training_tools.py",  # processes, compilers and checkpoints
+    "--ignore=tests/gradients/test_surroundings.py",  # the same
     "--deselect=tests/interop/hugging_face/test_modeling.py::test_left_padded_rows_are_written_as_alone",
     "--deselect=tests/interop/hugging_face/test_modeling.py::test_greedy_text_is_our_own",
 )
