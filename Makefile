@@ -15,8 +15,8 @@ demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 min
 test: lint  ## lint, formatting, types, tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
 
-test-kernels: $(TESTED)  ## the numerical tests with other kernels and oddly placed memory, as CI runs them
-	$(BIN)/python tests/kernels.py
+test-kernels: $(TESTED)  ## the numerical tests with other kernels and oddly placed memory; LISTS="avx2 odd" for some
+	$(BIN)/python tests/kernels.py $(LISTS)
 
 lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check

@@ -15,7 +15,8 @@ from processes import ROOT, environment
 
 PLAIN = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-TWO_THREADS = {"OMP_NUM_THREADS": "2"}
+# Threads that wait asleep leave the cores to the list that runs beside theirs.
+TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 ODD = ("-p", "odd_alignment")
 
 LISTS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {

@@ -40,8 +40,9 @@ def moved(tensor: Tensor) -> Tensor:
     memory = bytearray(size + BOUNDARY + past)
     first = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % BOUNDARY + past
     flat = torch.frombuffer(memory, dtype=tensor.dtype, count=size // element, offset=first)
-    found = flat.as_strided(tensor.shape, tensor.stride())
-    return found.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
+    found = flat.as_strided(tensor.shape, tensor.stride()).copy_(tensor.detach())
+    # Inside a transform of torch.func nothing may be told whether it asks for a gradient, not even that it does not.
+    return found.requires_grad_() if tensor.requires_grad else found
 
 
 def _is_plain(made: Tensor) -> bool:
