@@ -140,6 +140,7 @@ def test_the_residual_is_true_of_what_was_put_together(kind, solver, budget):
     torch.testing.assert_close(solution.residual.double(), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_forward_mode_agrees_with_differences():
     problem = coupled("graph", seed=4)
     weight, inputs = problem.weight.detach(), problem.inputs.detach()
