@@ -76,6 +76,17 @@ def test_a_failed_adjoint_is_not_forgotten_over_a_later_one():
     assert solution.adjoint.evaluations > spent
 
 
+def test_a_loss_that_is_not_a_number_hides_no_failure_of_another_sample():
+    f = affine(radius=0.95)
+    offset = f.offset.clone().requires_grad_()
+    short = eq.Implicit(eq.GMRES(tol=1e-10, max_evaluations=4))
+    value = eq.fixed_point(type(f)(f.matrix, offset), f.start, TIGHT["anderson"], short).value
+    spoilt = torch.ones_like(value)
+    spoilt[1] = torch.nan
+    with pytest.raises(eq.ConvergenceError, match="adjoint equation was not solved"):
+        (spoilt * value).sum().backward()
+
+
 @pytest.mark.parametrize(
     "solver", [eq.Anderson(tol=1e-9, max_evaluations=200), eq.Picard(tol=1e-9, max_evaluations=900)]
 )

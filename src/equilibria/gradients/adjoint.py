@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
-from equilibria.solvers import GMRES, AdjointReport, Map, Solver, State, mapped
+from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solver, State, Status, mapped
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 # Of a product with a Jacobian.
@@ -154,10 +154,17 @@ def solve_adjoint(
     with torch.no_grad():
         iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
         solution = Packing.of(incoming, solver.scope).unpack(iterate.value)
-    # Where a loss is no number, that is not the solve's fault.
-    heard = bool(mapped.plain(torch.isfinite(g)).all())
-    report.record(replace(iterate, residual=mapped.plain(iterate.residual)), heard=heard)
+    iterate = replace(iterate, residual=mapped.plain(iterate.residual))
+    report.record(iterate, heard=iterate.status is not Status.CONVERGED and _at_fault(iterate, mapped.plain(g)))
     return tuple(leaves(solution))
+
+
+def _at_fault(iterate: Iterate, g: Tensor) -> bool:
+    """Whether a failure is the solve's own: where a loss is no number, it is not, but other samples still count."""
+    finite = torch.isfinite(g).all(dim=-1)
+    if finite.shape != iterate.residual.shape:  # groups of another scope
+        return bool(finite.all())
+    return bool((finite & ~(iterate.residual <= iterate.tolerance)).any())
 
 
 def sizes_of(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
