@@ -72,7 +72,7 @@ class ReluCell(nn.Module):
 
 
 class GraphCell(nn.Module):
-    """`relu(A z W + x)`; rows are nodes (Gu et al. 2020, arXiv:2009.06211, without its constraint on `W`)."""
+    """`tanh(A z W + x)`; rows are nodes (Gu et al. 2020, arXiv:2009.06211, without its constraint on `W`)."""
 
     def __init__(self, adjacency: Tensor, width: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class GraphCell(nn.Module):
         self.layer = nn.Linear(width, width)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.relu(self.adjacency @ self.layer(z) + x)
+        return torch.tanh(self.adjacency @ self.layer(z) + x)
 
 
 class ResidualCell(nn.Module):
@@ -186,7 +186,7 @@ def graph(seed: int, blocks: int = 4, size: int = 50, width: int = 16) -> Task:
         encode=nn.Linear(blocks, width),
         cell=GraphCell(adjacency, width),
         decode=nn.Linear(width, blocks),
-        steps=100,
+        steps=150,
         batches=lambda _: iter([(features, labels)]),
         loss=lambda output, target: F.cross_entropy(output[labelled], target[labelled]),
         test=(features, labels),
@@ -204,7 +204,7 @@ def denoiser(seed: int, channels: int = 8, inner: int = 16) -> Task:
         encode=nn.Conv2d(1, channels, 3, padding=1),
         cell=ResidualCell(channels, inner),
         decode=nn.Conv2d(channels, 1, 3, padding=1),
-        steps=100,
+        steps=200,
         batches=minibatches(noisy[:1347], images[:1347], 64),
         loss=F.mse_loss,
         test=(noisy[1347:], images[1347:]),

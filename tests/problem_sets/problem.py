@@ -90,12 +90,16 @@ class Problem:
         singular = torch.linalg.svdvals(torch.eye(z.numel(), dtype=torch.float64) - self.jacobian(z))
         return 1.0 / max(float(singular.min()), 1e-300)
 
-    def implicit_gradient(self, z: Tensor, incoming: Tensor) -> Tensor:
-        """`(∂f/∂θ)ᵀ (I − J)⁻ᵀ g` at a solution, by dense linear algebra."""
+    def implicit_gradient(self, z: Tensor, incoming: Tensor) -> tuple[Tensor, float]:
+        """`(∂f/∂θ)ᵀ (I − J)⁻ᵀ g` at a solution, by dense linear algebra; and the size of what was added up for it.
+
+        A sum whose terms cancel is known to the rounding of its terms, not to its own.
+        """
         identity = torch.eye(z.numel(), dtype=torch.float64)
         adjoint = torch.linalg.solve((identity - self.jacobian(z)).mT, incoming.flatten())
         by_parameter = _jacobian(lambda p: self.map(z, p), self.parameters)
-        return by_parameter.mT @ adjoint
+        terms = by_parameter * adjoint.unsqueeze(-1)
+        return terms.sum(0), float(torch.linalg.vector_norm(terms.abs().sum(0)))
 
 
 def root(function: ParametricMap, scale: float = 1.0) -> ParametricMap:
