@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from equilibria.durable import write_durably
 from equilibria.reproduction.measuring import Quartiles
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def publish(
     command = " ".join([f"equilibria bench {name}", *arguments])
     result = {"command": command, "torch": torch.__version__, "threads": torch.get_num_threads(), **result}
     if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_durably(options.out, json.dumps(result, indent=1) + "\n")
     if options.json:
         print(json.dumps(result))
     else:

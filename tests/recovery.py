@@ -14,6 +14,7 @@ import torch
 
 from equilibria.cli.app import main as equilibria
 from equilibria.configuration.reading import read_recipe
+from equilibria.durable import leftovers
 from equilibria.inference.run_folder import RunFolder
 
 
@@ -67,7 +68,7 @@ def main(path: Path, kills: int, seed: int) -> None:
     child = start(path, folder)
     while count < kills and killed(child, folder, draw.randint(1, 9), draw.uniform(0.0, 0.02)):
         count += 1
-        saving += any(folder.checkpoints.glob(".step-*.partial")) if folder.checkpoints.exists() else 0
+        saving += bool(leftovers(folder.checkpoints))
         child = start(path, folder)
     _, status = os.waitpid(child, 0)
     print(json.dumps({"kills": count, "saving": saving, "code": os.waitstatus_to_exitcode(status)}))

@@ -165,10 +165,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["program.pt2"]
 
 
-def test_a_place_that_cannot_be_written_or_tidied_is_an_error(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     program = torch.export.export(torch.nn.Identity(), (torch.zeros(2),))
     (tmp_path / "file").touch()
-    (tmp_path / ".program.pt2.partial").mkdir()
-    for path in (tmp_path / "file" / "program.pt2", tmp_path / "program.pt2"):
-        with pytest.raises(UserError, match=r"program\.pt2 cannot be written"):
-            save_program(program, path, {})
+    with pytest.raises(UserError, match=r"program\.pt2 cannot be written"):
+        save_program(program, tmp_path / "file" / "program.pt2", {})

@@ -89,7 +89,7 @@ def test_a_step_that_the_index_names_is_not_written_again(tmp_path: Path) -> Non
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     save(folder, 1, best=True)
-    for leftover in ("step-2", ".step-2.partial", ".step-9.partial"):
+    for leftover in ("step-2", ".step-2.00000000.partial", ".step-9.00000000.partial"):
         (folder.checkpoints / leftover).mkdir()
         (folder.checkpoints / leftover / "model.safetensors").write_bytes(b"half")
     save(folder, 2, best=True)
@@ -97,7 +97,18 @@ def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:
     assert torch.equal(weights(folder), torch.full((2, 3), 2.0))
 
 
-@pytest.mark.parametrize("failing", ["_make_anew", "_write_trainer", "save_file", "_write_text", "write_index"])
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "unnamed_folder",
+        "_write_trainer",
+        "save_file",
+        "write_manifest",
+        "flush_folder",
+        "rename_durably",
+        "write_index",
+    ],
+)
 def test_a_save_that_fails_leaves_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     folder = RunFolder(tmp_path)
     save(folder, 1, best=True)

@@ -14,7 +14,7 @@ from tiny import tiny_recipe
 
 
 def full_disk(recipe: Recipe, path: Path) -> None:
-    path.write_text("[run")
+    path.with_name(".config.toml.00000000.partial").write_text("[run")
     raise OSError("no space left on device")
 
 
@@ -33,7 +33,9 @@ def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, 
 
 def test_a_start_that_failed_is_begun_again(failed: tuple[RunFolder, Recipe]) -> None:
     folder, recipe = failed
-    assert {path.name for path in folder.path.iterdir()} == {".launch", ".config.toml.partial", "checkpoints"}
+    assert {path.name for path in folder.path.iterdir()} == {
+        *(".launch", "tokenizer.json", "checkpoints", ".config.toml.00000000.partial")
+    }
     create_run(folder, recipe, IdTokenizer(10))
     assert read_recipe(folder.config) == recipe
 

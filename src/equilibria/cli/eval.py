@@ -1,10 +1,8 @@
 """`equilibria eval`."""
 
 import json as json_format
-import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +14,7 @@ from rich.table import Table
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.data.progress import Progress
+from equilibria.durable import write_durably
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
@@ -136,13 +135,9 @@ def measure_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
     """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
-    partial = folder.path / ".evaluation.json.partial"
     try:
-        partial.write_text(json_format.dumps(result.to_json()) + "\n", encoding="utf-8")
-        os.replace(partial, folder.evaluation)
+        write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
     except OSError as problem:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.colours import legend, print_piece
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, with_effort
 from equilibria.inference.loading import LoadedRun, load_run
@@ -179,7 +180,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
     ]
     kept = json_format.dumps(_as_json(draw, samples))
     try:
-        loaded.folder.sample.write_text(kept + "\n", encoding="utf-8")
+        write_durably(loaded.folder.sample, kept + "\n")
     except OSError as problem:
         print(f"warning: the text is not kept in the run: {problem}", file=sys.stderr)
     return samples

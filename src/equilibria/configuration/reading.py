@@ -14,6 +14,7 @@ from cyclopts.argument import Argument, ArgumentCollection, update_argument_coll
 
 from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, problems
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
@@ -156,7 +157,7 @@ def _plain(value: object) -> object:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe."""
-    path.write_text("\n".join(_table(recipe, ())).lstrip() + "\n", encoding="utf-8")
+    write_durably(path, "\n".join(_table(recipe, ())).lstrip() + "\n")
 
 
 def _table(section: object, keys: tuple[str, ...]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.durable import rename_durably, write_durably
 from equilibria.errors import UserError
 
 _BLOCK = 1 << 18
@@ -130,8 +131,8 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
             problems.append(f"{problem} and was not kept")
             continue
         with _disk(path):
-            record.write_text(json.dumps({"url": url, "urls": remote.urls, "size": fetched.size}), encoding="utf-8")
-            transfer.part.replace(path)
+            write_durably(record, json.dumps({"url": url, "urls": remote.urls, "size": fetched.size}))
+            rename_durably(transfer.part, path)
         transfer.forget()
         return fetched
     raise UserError("; ".join(problems))
@@ -286,8 +287,7 @@ class _Transfer:
             raise UserError(f"{self._url} has {size:,} bytes, {self._remote.size:,} were expected")
         version = _Version(self._url, _validator(response.headers), size)
         with _disk(self._notes):
-            self._notes.parent.mkdir(parents=True, exist_ok=True)
-            self._notes.write_text(json.dumps(asdict(version)), encoding="utf-8")
+            write_durably(self._notes, json.dumps(asdict(version)))
 
     def _write(self, response: http.client.HTTPResponse, offset: int, advance: Callable[[int], None]) -> None:
         with _disk(self.part):

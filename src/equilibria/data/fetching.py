@@ -20,6 +20,7 @@ from equilibria.data.corpus import SPLITS, split_of
 from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, download, file_hash
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.published import PublishedText
+from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -120,13 +121,14 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
 
 def _replace(folder: Path, new: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
+    flush_folder(new)
     if folder.exists():
-        folder.rename(aside)
+        rename_durably(folder, aside)
     try:
-        new.rename(folder)
+        rename_durably(new, folder)
     except OSError:
         if aside.exists():
-            aside.rename(folder)
+            rename_durably(aside, folder)
         raise
 
 

@@ -1,7 +1,6 @@
 """Text encoded once: token files under a folder named by the fingerprint of text and tokenizer."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import file_digest, text_digest
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
+from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
@@ -254,7 +254,8 @@ def _put_in_place(written: Path, directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)
     try:
-        os.rename(written, directory)
+        flush_folder(written)
+        rename_durably(written, directory)
     except OSError:
         # Another process that prepared the same text was first; its folder is as good.
         if not _is_whole(directory):

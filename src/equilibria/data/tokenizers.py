@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers as rust
 
 from equilibria.data.counting import WordCounts
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 
 UNKNOWN = "<unk>"
@@ -373,7 +374,7 @@ def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:
 
 
 def _save_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_durably(path, json.dumps(content, ensure_ascii=False))
 
 
 def _check_ids(ids: Iterable[int], vocabulary_size: int) -> None:

@@ -5,20 +5,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 
 MANIFEST = "manifest.json"
 
 
-def write_manifest(folder: Path) -> Path:
-    """Writes the size and SHA-256 of every file of a folder into its manifest, whose path is returned."""
+def write_manifest(folder: Path) -> None:
+    """Writes the size and SHA-256 of every file of a folder into its manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     entries = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files
     }
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"files": entries}, indent=1) + "\n", encoding="utf-8")
-    return manifest
+    write_durably(folder / MANIFEST, json.dumps({"files": entries}, indent=1) + "\n")
 
 
 def check_manifest(folder: Path, only: Sequence[str] | None = None) -> None:

@@ -4,8 +4,6 @@ The folder is an ordinary run that has not taken a step: `load`, `eval`, `genera
 `training.initial_weights` starts training from it.
 """
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 from equilibria.configuration import DataRecipe, ModelRecipe, Recipe, RunRecipe, TrainingRecipe, build_model
 from equilibria.configuration.reading import check_recipe
 from equilibria.data import Tokenizer
+from equilibria.durable import new_folder
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
 from equilibria.inference.weights import distinct_state, fill
@@ -94,18 +93,14 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
     recipe = imported.recipe(out, None if text is None else text.resolve())
     model = imported.build(recipe)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".importing-", dir=out.parent) as temporary:
-            folder = RunFolder(Path(temporary, out.name))
+        with new_folder(out) as partial:
+            folder = RunFolder(partial)
             furnish_run(folder, recipe, tokenizer)
             checkpoint = folder.checkpoints / "step-0"
             checkpoint.mkdir()
             state = {name: tensor.detach().contiguous() for name, tensor in distinct_state(model).items()}
             save_file(state, checkpoint / MODEL_FILE)
             write_index(folder, CheckpointIndex("step-0"))
-            if out.exists():
-                out.rmdir()
-            shutil.move(folder.path, out)
     except (OSError, SafetensorError) as problem:
         raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
     return model

@@ -7,9 +7,7 @@ residuals has as many evaluations as its data ask for; a program has those that 
 import copy
 import io
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equilibria.depths import Depth, Equilibrium, Reached, UnrolledDepth
+from equilibria.durable import replaced_file
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.solvers import Anderson, Picard, Solver
@@ -186,14 +185,10 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
         raise UserError(f"{path} does not end in .pt2, as programs of torch.export do; choose another name")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it")
-    partial = path.with_name(f".{path.name}.partial")
     content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
     torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.getbuffer())
-        os.replace(partial, path)
+        with replaced_file(path) as partial, partial.open("wb") as file:
+            file.write(content.getbuffer())
     except OSError as problem:
-        with suppress(OSError):  # what kept it from being written may keep it from being removed
-            partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({problem}); free some space or choose another") from problem

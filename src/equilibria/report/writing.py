@@ -1,10 +1,9 @@
 """Writing a run's report."""
 
-import os
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.report.gather import RunRecord, gather
@@ -37,14 +36,9 @@ def write_report(run_folder: Path) -> Path:
         written=datetime.now(UTC),
     )
     target = run.folder.report
-    partial = run_folder / ".report.html.partial"
-    html = page(contents)
     try:
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(partial, target)
+        write_durably(target, page(contents).encode(errors="replace"))
     except OSError as problem:
-        with suppress(OSError):  # what kept it from being written may keep it from being removed
-            partial.unlink(missing_ok=True)
         raise UserError(f"{target} cannot be written ({problem}); free some space and repeat") from problem
     return target
 

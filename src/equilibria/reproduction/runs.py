@@ -13,6 +13,7 @@ from equilibria.configuration.comparing import run_difference
 from equilibria.data.progress import Progress
 from equilibria.data.synthetic import SymbolTask
 from equilibria.data.task import Task
+from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
@@ -129,11 +130,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_durably(path, text)
     except OSError as problem:
         raise UserError(f"{path} cannot be written ({problem}); free some space or name another folder") from problem
 

@@ -9,6 +9,7 @@ from typing import Literal
 from equilibria.configuration.comparing import run_difference, settings
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.durable import write_durably
 from equilibria.errors import UserError, in_a_line
 from equilibria.inference.run_folder import RunFolder
 from equilibria.sweep.grid import short_keys
@@ -93,8 +94,7 @@ def note_failure(recipe: Recipe, problem: Exception) -> None:
     text = str(problem) if isinstance(problem, UserError) else "".join(traceback.format_exception(problem))
     path = _failure_file(recipe)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.strip() + "\n", encoding="utf-8")
+        write_durably(path, text.strip() + "\n")
     except OSError as trouble:
         raise UserError(f"{path} cannot be written ({trouble}); the run had failed: {problem}") from problem
 

@@ -11,12 +11,12 @@ tensor is there, and needs none. So nothing here is ever unpickled.
 """
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from equilibria.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder, write_durably
 from equilibria.errors import UserError
 from equilibria.inference.manifest import check_manifest, write_manifest
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
@@ -36,6 +37,8 @@ from equilibria.training.distributed import ALONE, World
 MODEL_FILE = "model.safetensors"
 TRAINER_FOLDER = "trainer"
 SCALARS_FILE = "trainer.json"
+
+T = TypeVar("T")
 
 Layout = Callable[[str, torch.Size, torch.dtype], Tensor | None]
 """From a tensor's name, shape and type to an empty one to read it into; None where it is not wanted."""
@@ -85,16 +88,16 @@ def save_checkpoint(
     previous = world.told(folder.index() if world.main else None)
     name = f"step-{step}"
     index = CheckpointIndex(name, name if best else previous.best if previous else None)
-    partial = folder.checkpoints / f".{name}.partial"
+    partial: Path | None = None
     try:
         if previous and name in (previous.last, previous.best):
             _by_main(world, lambda: write_index(folder, index))
             return
-        _by_main(world, lambda: _make_anew(partial / TRAINER_FOLDER))
+        partial = _by_main(world, lambda: _begin(folder.checkpoints / name))
         _write_trainer(partial / TRAINER_FOLDER, checkpoint.trainer, world)
         _by_main(world, lambda: _complete(folder, partial, weights, checkpoint, index))
     except (OSError, CheckpointException) as problem:
-        if world.main:
+        if world.main and partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         stays = f"{previous.last} stays" if previous else "nothing had been saved before"
         raise UserError(
@@ -107,10 +110,7 @@ def save_checkpoint(
 
 def write_index(folder: RunFolder, index: CheckpointIndex) -> None:
     """Replaces the index file in one go."""
-    replacement = folder.index_file.with_name(".index.json.partial")
-    _write_text(replacement, json.dumps(asdict(index)) + "\n")
-    os.replace(replacement, folder.index_file)
-    _flush(folder.checkpoints)
+    write_durably(folder.index_file, json.dumps(asdict(index)) + "\n")
 
 
 def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
@@ -171,23 +171,26 @@ def step_of(path: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _by_main(world: World, action: Callable[[], None]) -> None:
-    """The process of rank 0 does it; where it fails, all raise OSError."""
-    problem = None
+def _by_main(world: World, action: Callable[[], T]) -> T:
+    """The process of rank 0 does it, and all get what came of it; where it fails, all raise OSError."""
+    problem: str | None = None
+    results: list[T] = []
     if world.main:
         try:
-            action()
+            results.append(action())
         except (OSError, SafetensorError) as failure:
             problem = str(failure)
-    problem = world.told(problem)
+    problem, results = world.told((problem, results))
     if problem is not None:
         raise OSError(problem)
+    return results[0]
 
 
-def _make_anew(path: Path) -> None:
-    """An empty folder, whatever an unfinished save has left there."""
-    shutil.rmtree(path.parent, ignore_errors=True)
-    path.mkdir(parents=True)
+def _begin(path: Path) -> Path:
+    """The folder that becomes the checkpoint `path`, as far as it is made before the processes write to it."""
+    partial = unnamed_folder(path)
+    (partial / TRAINER_FOLDER).mkdir()
+    return partial
 
 
 def _complete(
@@ -196,15 +199,13 @@ def _complete(
     """Adds what is written once, gives the folder its name and points the index to it."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / MODEL_FILE)
-    _flush(partial / MODEL_FILE)
-    _write_text(partial / SCALARS_FILE, json.dumps(checkpoint.scalars, indent=1))
-    _flush(write_manifest(partial))
-    _flush(partial)
+    (partial / SCALARS_FILE).write_text(json.dumps(checkpoint.scalars, indent=1), encoding="utf-8")
+    write_manifest(partial)
+    flush_folder(partial)
     target = folder.checkpoints / index.last
     if target.exists():  # left by a run that was killed before its index pointed to it
         shutil.rmtree(target)
-    partial.rename(target)
-    _flush(folder.checkpoints)
+    rename_durably(partial, target)
     write_index(folder, index)
 
 
@@ -248,7 +249,7 @@ def _fall_back(folder: RunFolder, sound: Path, damaged: list[Path]) -> None:
     for path in damaged:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        rename_durably(path, aside)
     step = _read_scalars(sound).get("best_step")
     best = folder.checkpoints / f"step-{step}"
     try:
@@ -266,20 +267,6 @@ def _cause(problem: BaseException) -> str:
     return "; ".join(f"process {rank}: {failure[0]}" for rank, failure in problem.failures.items())
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _prune(folder: RunFolder, kept: int) -> None:
     """Removes all checkpoints but the last `kept` and the best, and what unfinished saves left."""
     index = folder.index()
@@ -287,6 +274,7 @@ def _prune(folder: RunFolder, kept: int) -> None:
     steps = sorted(folder.checkpoints.glob("step-*"), key=step_of)
     last = folder.checkpoints / index.last
     staying = {path.name for path in [path for path in steps if step_of(path) <= step_of(last)][-kept:]}
-    for entry in (*steps, *folder.checkpoints.glob(".step-*.partial")):
+    for entry in steps:
         if entry.name not in staying | {index.last, index.best}:
             shutil.rmtree(entry, ignore_errors=True)
+    remove_leftovers(folder.checkpoints)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from equilibria.durable import flush, write_durably
 from equilibria.errors import UserError
 from equilibria.training.trackers import Tracker, Trackers
 
 
 class MetricsWriter:
-    """Appends lines to `metrics.jsonl`; each is on the disk's cache when `write` returns.
+    """Appends lines to `metrics.jsonl`; each is in the system's hands when `write` returns, on the disk after `flush`.
 
     Args:
         path: the file; its folder exists.
@@ -26,6 +27,7 @@ class MetricsWriter:
         self._trackers = Trackers(trackers)
         _cut(path, step)
         self._file: TextIO = path.open("a", encoding="utf-8")
+        flush(path.parent)
 
     def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
         """Appends one line.
@@ -46,6 +48,17 @@ class MetricsWriter:
             raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
         self._trackers.log(line)
 
+    def flush(self) -> None:
+        """Waits until all lines are on the disk.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as problem:
+            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
+
     def close(self) -> None:
         """Closes the file and the trackers."""
         self._trackers.close()
@@ -59,6 +72,9 @@ class NoMetrics:
     """The log of a process that keeps none, beside one that does."""
 
     def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -92,9 +108,7 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_metrics(path) if _step(line) <= step]
-    replacement = path.with_name(path.name + ".partial")
-    replacement.write_text("".join(kept), encoding="utf-8")
-    os.replace(replacement, path)
+    write_durably(path, "".join(kept))
 
 
 def _step(line: Mapping[str, object]) -> int:

@@ -1,11 +1,10 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
-from pathlib import Path
-
 from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
+from equilibria.durable import leftovers, make_folder, write_durably
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.distributed import launch, restarted
@@ -34,13 +33,13 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
         UserError: the folder cannot be written.
     """
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         name = launch()
         if name is not None:
-            folder.launch.write_text(name, encoding="utf-8")
-        folder.checkpoints.mkdir(exist_ok=True)
-        record_recipe(folder, recipe)
+            write_durably(folder.launch, name)
+        make_folder(folder.checkpoints)
         tokenizer.save(folder.tokenizer)
+        record_recipe(folder, recipe)
     except OSError as problem:
         raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
 
@@ -54,7 +53,7 @@ def _is_taken(folder: RunFolder) -> bool:
     """Whether something is in the folder's place that `furnish_run` does not leave when it fails before the recipe."""
     if not folder.path.is_dir():
         return folder.path.is_file()
-    left = {folder.launch, folder.checkpoints, _partial_config(folder)}
+    left = {folder.launch, folder.checkpoints, folder.tokenizer, *leftovers(folder.path)}
     return any(entry not in left for entry in folder.path.iterdir()) or any(folder.checkpoints.glob("*"))
 
 
@@ -89,16 +88,10 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    replacement = _partial_config(folder)
     try:
-        write_recipe(recipe, replacement)
-        replacement.replace(folder.config)
+        write_recipe(recipe, folder.config)
     except OSError as problem:
         raise UserError(f"{folder.config} cannot be written ({problem})") from problem
-
-
-def _partial_config(folder: RunFolder) -> Path:
-    return folder.path / ".config.toml.partial"
 
 
 def _fixed(recipe: Recipe) -> dict[str, object]:

@@ -274,6 +274,8 @@ class Trainer:
         }
         checkpoint = replace(checkpoint, scalars=scalars)
         kept = self.recipe.training.checkpoints_kept
+        # A run that goes on from this checkpoint finds all lines before it.
+        self._metrics.flush()
         save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
+from equilibria.durable import new_folder
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort
 from equilibria.inference.loading import LoadedRun
@@ -70,16 +69,11 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     tokenizer = stock_tokenizer(loaded.tokenizer, model.config.max_position_embeddings)
     out = out.resolve()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out.parent) as temporary:
-            folder = Path(temporary, out.name)
+        with new_folder(out) as folder:
             model.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
             (folder / "README.md").write_text(_card(loaded, model, out.name), encoding="utf-8")
-            if out.exists():
-                out.rmdir()
-            shutil.move(folder, out)
     except (OSError, SafetensorError) as problem:
         raise UserError(f"{out} cannot be written ({problem}); free some space or choose another") from problem
     return {
