@@ -26,6 +26,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
+def training_process(recipe: Path, *flags: str) -> subprocess.Popen[str]:
+    """`equilibria train` in a process of its own, with all that it prints in one pipe."""
+    command = [sys.executable, "-m", "equilibria", "train", str(recipe), *flags]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def run_cases(size: int, folder: Path, *cases: str) -> dict[str, list[dict[str, Tensor]]]:
     """What each of `size` processes returns, by case; the cases come one after the other."""
     command = [sys.executable, __file__, str(size), str(folder), *cases]

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
 
 from equilibria.configuration import (
     CellRecipe,
@@ -19,6 +21,7 @@ from equilibria.configuration import (
     build_model,
     build_task,
 )
+from equilibria.inference.run_folder import RunFolder
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer
 
@@ -89,3 +92,8 @@ def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     console = console or Console(quiet=True)
     return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe))
+
+
+def weights(recipe: Recipe) -> dict[str, Tensor]:
+    """Those of a run's last checkpoint."""
+    return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")

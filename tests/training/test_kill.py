@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import recovery
 from equilibria.cli.app import main
@@ -19,16 +18,11 @@ from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
-from processes import environment
-from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
+from processes import environment, training_process
+from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, weights
 
 STEPS, CHECKPOINT, KILL = 120, 40, 45
 KILLED_STEPS = 150
-
-
-def start(path: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "equilibria", "train", str(path)]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> None:
@@ -37,10 +31,6 @@ def wait_for_step(process: subprocess.Popen[str], metrics: Path, step: int) -> N
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the run did not reach the step in two minutes"
         time.sleep(0.002)
-
-
-def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
-    return load_file(RunFolder(recipe.run.folder).checkpoint("last") / "model.safetensors")
 
 
 @pytest.mark.parametrize("of", [tiny_recipe, tiny_task_recipe], ids=["text", "task"])
@@ -54,7 +44,7 @@ def test_killed_and_resumed_ends_with_the_weights_of_an_undisturbed_run(
     write_recipe(killed, path)
     folder = RunFolder(killed.run.folder)
 
-    process = start(path)
+    process = training_process(path)
     wait_for_step(process, folder.metrics, KILL)
     process.send_signal(signal.SIGKILL)
     process.communicate()
