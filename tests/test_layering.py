@@ -22,7 +22,8 @@ DIRECTLY_ABOVE = {
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions
     "cells": ("nn",),
     "models": ("cells", "depths"),
-    "data": (),
+    "durable": (),
+    "data": ("durable",),
     "configuration": ("models", "data"),  # it builds both
     "inference": ("configuration",),  # a run is loaded through its recipe
     "training": ("inference",),  # it evaluates as it goes
