@@ -7,13 +7,16 @@ TESTED := .venv/installed-for-tests
 # One thread per process: the tests run two processes on two cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: demo test test-kernels lint format clean help
+.PHONY: demo test test-slow test-kernels lint format clean help
 
 demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
 	$(BIN)/equilibria demo recipes/demo.toml
 
-test: lint  ## lint, formatting, types, tests
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
+test: lint  ## lint, formatting, types, and all tests but the slow ones
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+test-slow: $(TESTED)  ## kills, power cuts, torchrun, compilers, long fuzzing
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m slow
 
 test-kernels: $(TESTED)  ## the numerical tests with other kernels and oddly placed memory; LISTS="avx2 odd" for some
 	$(BIN)/python tests/kernels.py $(LISTS)
