@@ -19,6 +19,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -348,15 +349,15 @@ def table_row(runs: list[Run]) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     for task, rows in result["tasks"].items():
-        table = Table(title=task)
-        for heading in ("", "mean", "min", "max", "ms/step", "short", "steps", "test", "radius", "max grad"):
+        table = Table(title=task, box=SIMPLE, padding=0)
+        for heading in ("", "mean", "min", "max", "ms/step", "short", "test", "radius", "grad"):
             table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for name, row in rows.items():
             table.add_row(
                 name,
                 *(f"{row[key]:.4f}" for key in ("mean", "min", "max")),
                 f"{row['milliseconds_per_step']:.1f}",
-                *(f"{row[key]:.1%}" for key in ("unconverged", "steps_with_unconverged", "unconverged_test")),
+                *(f"{row[key]:.1%}" for key in ("unconverged", "unconverged_test")),
                 f"{row['radius']:.3f}",
                 f"{row['largest_gradient_norm']:.2g}",
             )
