@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+import time
 import warnings
 from importlib import metadata
 
@@ -308,3 +310,91 @@ class TestHeldStill:
         with pytest.raises(RuntimeError):
             layer(x(), x())
         assert parametrize._cache_enabled == 0
+
+
+def test_training_beside_an_evaluation_in_another_thread_keeps_its_gradient():
+    """PyTorch keeps parametrized weights in one place for all threads; the other one's have no graph."""
+    inside = threading.Event()
+
+    class Waiting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+
+        def forward(self, z, x):
+            if threading.current_thread() is not threading.main_thread() and not inside.is_set():
+                inside.set()
+                time.sleep(0.3)
+            return torch.tanh(0.8 * self.layer(z) + x)
+
+    layer, x = eq.DEQ(Waiting()), torch.randn(2, 3)
+
+    def gradient():
+        layer.zero_grad()
+        layer(None, x).value.sum().backward()
+        weight = layer.get_parameter("cell.layer.parametrizations.weight.original")
+        assert weight.grad is not None
+        return weight.grad.clone()
+
+    def evaluate():
+        with torch.no_grad():
+            layer(None, x)
+
+    alone = gradient()
+    other = threading.Thread(target=evaluate)
+    other.start()
+    inside.wait()
+    beside = gradient()
+    other.join()
+    torch.testing.assert_close(beside, alone)
+
+
+def test_weights_are_computed_anew_though_another_layer_is_being_solved():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+        def forward(self, z, x):
+            found.append(inner(None, x).value.detach())
+            with torch.no_grad():
+                size.mul_(0.5)
+            return 0.5 * torch.tanh(self.layer(z)) + x
+
+    found: list[torch.Tensor] = []
+    inner = eq.DEQ(Weighted())
+    size = inner.get_parameter("cell.layer.parametrizations.weight.original0")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        eq.DEQ(Outer(), eq.Picard(max_evaluations=3))(None, torch.ones(1, 3))
+    assert not torch.allclose(found[0], found[1])
+
+
+class Weighted(nn.Module):
+    """With a weight that is computed from its direction and size."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+    def forward(self, z, x):
+        return torch.tanh(0.8 * self.layer(z) + x)
+
+
+def test_a_batch_norm_that_is_thawed_later_remembers_the_solution():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, z, x):
+            return 0.2 * self.norm(z) + x
+
+    cell, x = Normalised(), 2 + torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    layer = eq.DEQ(cell, eq.Picard(tol=1e-6, max_evaluations=100, scope="all"))
+    cell.eval()
+    layer(None, x)
+    cell.train()
+    solution = layer(None, x)
+    assert cell.norm.running_mean is not None
+    torch.testing.assert_close(cell.norm.running_mean, 0.1 * solution.value.mean(0), rtol=1e-4, atol=1e-4)

@@ -86,3 +86,62 @@ class TestOverrides:
     def test_impossible_ones_are_named(self, option, value):
         with pytest.raises(ValueError, match=rf"{option} must be at least .*found {value}"):
             eq.fixed_point(torch.tanh, torch.ones(1, 1), **{option: value})
+
+
+GRADIENTS_OF_ALL = [
+    *(eq.Guarded(eq.GMRES(tol=1e-8)), eq.Implicit(), eq.Implicit(memory=eq.AdjointMemory()), eq.Neumann(40)),
+    eq.Switching(eq.Implicit(eq.Picard(tol=1e-8, max_evaluations=100))),
+]
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS_OF_ALL, ids=lambda way: type(way).__name__)
+def test_a_state_that_is_one_group_needs_no_shared_dimension(gradient):
+    theta = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    solver = eq.Anderson(tol=1e-10, scope="all")
+    number = eq.fixed_point(lambda z: theta * torch.tanh(z) + 1, theta.new_zeros(()), solver, gradient)
+    z = number.value.detach()
+    (found,) = torch.autograd.grad(number.value, theta)
+    expected = torch.tanh(z) / (1 - theta.detach() * (1 - torch.tanh(z) ** 2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
+
+    mixed = eq.fixed_point(
+        lambda z: {"a": theta * torch.tanh(z["a"]) + z["b"].sum(), "b": 0.1 * z["b"] + theta},
+        {"a": theta.new_zeros(3), "b": theta.new_zeros(2, 2)},
+        solver,
+        gradient,
+    )
+    (found,) = torch.autograd.grad(mixed.value["a"].sum(), theta)
+    a = mixed.value["a"].detach()
+    slope = 4 / 0.9  # of the sum of b
+    expected = ((torch.tanh(a) + slope) / (1 - theta.detach() * (1 - torch.tanh(a) ** 2))).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("of", [torch.zeros, torch.ones], ids=["solved", "at the solution"])
+def test_the_solution_is_not_the_start_that_the_caller_has(of):
+    z0 = of(2, 3)
+    solution = eq.fixed_point(lambda z: 0.5 * z + 0.5, z0, eq.Picard(tol=1e-6), iterates=[0])
+    before, iterate = solution.value.clone(), solution.iterates[0].clone()
+    z0.fill_(7.0)
+    assert torch.equal(solution.value, before)
+    assert torch.equal(solution.iterates[0], iterate)
+
+
+def test_a_leaf_ten_million_times_smaller_than_another_is_judged_as_well():
+    def f(z):
+        return {"large": 0.5 * z["large"] + 0.5e8, "small": 0.9 * z["small"] + 0.01}
+
+    z0 = {"large": torch.full((1, 4), 0.9e8), "small": torch.zeros(1, 4)}
+    for solver in (eq.Picard(max_evaluations=200), eq.Anderson(), eq.Broyden()):
+        solution = eq.fixed_point(f, z0, solver)
+        torch.testing.assert_close(solution.value["small"], torch.full((1, 4), 0.1), rtol=1e-2, atol=0.0)
+
+
+def test_a_jacobian_free_gradient_inside_functional_transforms():
+    def solve(c):
+        return eq.fixed_point(lambda z: 0.5 * torch.tanh(z) + c, torch.zeros(1, 4), gradient=eq.JacobianFree()).value
+
+    c = torch.randn(3, 1, 4)
+    torch.testing.assert_close(torch.func.vmap(solve)(c), torch.stack([solve(one) for one in c]))
+    found = torch.func.grad(lambda c: solve(c).sum())(c[0])
+    torch.testing.assert_close(found, torch.ones(1, 4))

@@ -250,7 +250,7 @@ class DEQ(SeesToHooks):
         self.on_failure: OnFailure | None = on_failure
         self.start = start
         self.failures = 0
-        self._updated: dict[bool, frozenset[str]] = {}
+        self._updated: dict[tuple[bool, ...], frozenset[str]] = {}
 
     @outside_graphs
     @with_backward_hooks
@@ -276,7 +276,8 @@ class DEQ(SeesToHooks):
         check_sharding(self.cell)
         if z0 is None:
             z0 = self._start(inputs, keywords)
-        with HeldCell(self.cell, inputs, keywords, self._updated.get(self.training)) as held:
+        modes = tuple(module.training for module in self.cell.modules())  # a batch norm updates in one only
+        with HeldCell(self.cell, inputs, keywords, self._updated.get(modes)) as held:
             solution = fixed_point(
                 held,
                 z0,
@@ -287,7 +288,7 @@ class DEQ(SeesToHooks):
                 max_evaluations=max_evaluations,
                 iterates=iterates,
             )
-        self._updated[self.training] = held.updated
+        self._updated[modes] = held.updated
         if self.training and solution.status is not Status.CONVERGED:
             self.failures += 1
         if self.training and self.on_failure is None:

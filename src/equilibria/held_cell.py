@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -38,20 +39,18 @@ class HeldCell:
         self.updated, self._known = updated or frozenset(), updated
         self._parametrized = [module for module in cell.modules() if parametrize.is_parametrized(module)]
         self._weights: dict[tuple[int, str], Tensor | None] = {}
-        self._cache: AbstractContextManager[None] = nullcontext()
+        self._cache = ExitStack()
         self._buffers: list[_Buffers] = []
         self._entered = False
 
     def __enter__(self) -> HeldCell:
-        if self._parametrized:
-            self._cache = parametrize.cached()
-        self._cache.__enter__()
-        try:
-            for module in self._parametrized:
-                self._compute(module)
-        except BaseException:
-            self._cache.__exit__(*sys.exc_info())
-            raise
+        with ExitStack() as stack:
+            if self._parametrized:
+                stack.enter_context(_alone(self._cell))
+                stack.enter_context(parametrize.cached())
+                for module in self._parametrized:
+                    stack.callback(_forget, self._compute(module))
+            self._cache = stack.pop_all()
         self._buffers = [
             _Buffers(module, path, self._known is None or path in self._known)
             for path, module in self._cell.named_modules()
@@ -62,8 +61,7 @@ class HeldCell:
 
     def __exit__(self, *_: object) -> None:
         self._entered = False
-        self._cache.__exit__(None, None, None)
-        self._cache = nullcontext()
+        self._cache.close()
         self._buffers = [buffers for buffers in self._buffers if buffers.updated]
         self.updated |= {buffers.path for buffers in self._buffers}
 
@@ -80,19 +78,24 @@ class HeldCell:
             for buffers in self._buffers:
                 buffers.look()
 
-    def _compute(self, module: nn.Module) -> None:
-        """Fill the cache of parametrizations, which holds what was computed first."""
+    def _compute(self, module: nn.Module) -> list[tuple[int, str]]:
+        """Fill the cache of parametrizations, which holds what was computed first. Returns what is new in it."""
         lists = module.parametrizations
         assert isinstance(lists, nn.ModuleDict)
         if any(type(parameter) is not nn.Parameter for parameter in lists.parameters()):
-            return  # a shard has to be gathered first, which the cell's own forward does
+            return []  # a shard has to be gathered first, which the cell's own forward does
+        new = [(id(module), name) for name in lists if (id(module), name) not in parametrize._cache]
         for name in lists:
             self._weights[id(module), name] = getattr(module, name)
+        return new
 
     @contextmanager
     def _again(self) -> Iterator[None]:
         """Weights and buffers as in the solve; the buffers afterwards as before."""
-        with parametrize.cached() if self._weights else nullcontext():
+        with ExitStack() as stack:
+            if self._weights:
+                stack.enter_context(_alone(self._cell))
+                stack.enter_context(parametrize.cached())
             before = {key: parametrize._cache[key] for key in self._weights if key in parametrize._cache}
             parametrize._cache.update(self._weights)
             now = [buffers.values() for buffers in self._buffers]
@@ -106,6 +109,26 @@ class HeldCell:
                 for key in self._weights.keys() - before.keys():
                     parametrize._cache.pop(key, None)
                 parametrize._cache.update(before)
+
+
+_locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_making = Lock()
+
+
+@contextmanager
+def _alone(cell: nn.Module) -> Iterator[None]:
+    """No other thread solves with this cell meanwhile: PyTorch's cache of parametrized weights is one for all threads,
+    and a weight that a thread without gradients put there has no graph."""
+    with _making:
+        lock = _locks.setdefault(cell, RLock())
+    with lock:
+        yield
+
+
+def _forget(keys: list[tuple[int, str]]) -> None:
+    """Other solves may keep the cache alive: their next one must not find the weights of this."""
+    for key in keys:
+        parametrize._cache.pop(key, None)
 
 
 class _Buffers:

@@ -109,3 +109,31 @@ def test_it_has_the_tangent_of_the_solution():
     tangent = torch.func.jvp(solve, (inputs.detach(),), (direction,))[1]
     backward = torch.autograd.grad(solve(inputs).sum(), inputs)[0].sum()
     torch.testing.assert_close(tangent.sum(), backward)
+
+
+def test_in_low_precision_no_sample_hears_of_an_adjoint_that_failed_either():
+    def found(gain: float) -> tuple[Tensor, eq.Solution]:
+        torch.manual_seed(1)
+        turn = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))[0]
+        weight, gains = (0.9 * turn).bfloat16(), torch.tensor([[1.0], [1.0], [1.0], [gain]]).bfloat16()
+        x = torch.randn(4, 40).bfloat16().requires_grad_()
+        solver = eq.Broyden(tol=2e-2, max_evaluations=200)
+        solution = eq.fixed_point(
+            lambda z: gains * (z @ weight) + x, torch.zeros_like(x), solver, eq.Guarded(), "ignore"
+        )
+        return torch.autograd.grad(solution.value.float().sum(), x)[0], solution
+
+    alone, solution = found(1.0)
+    beside, worse = found(1.1)
+    assert bool(solution.converged[:3].all() & worse.converged[:3].all())
+    torch.testing.assert_close(beside[:3].float(), alone[:3].float(), rtol=0.1, atol=0.1)
+
+
+def test_a_failed_adjoint_says_what_took_its_place():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    gains = torch.tensor([0.5, 0.3, 0.1], dtype=torch.float64)
+    gradient = eq.Guarded(eq.GMRES(tol=1e-12, max_evaluations=2))
+    solver = eq.Picard(tol=1e-6, max_evaluations=100)
+    solution = eq.fixed_point(lambda z: torch.tanh(gains * z + x), torch.zeros_like(x), solver, gradient, "warn")
+    with pytest.warns(eq.ConvergenceWarning, match=r"series took the place.*Guarded\(solver="):
+        solution.value.sum().backward()

@@ -128,3 +128,22 @@ def test_without_gradients_they_are_returned_as_well():
     with torch.no_grad():
         solution = solve(*tanh_problem(), EXACT, [2])
     torch.testing.assert_close(solution.iterates[2], plain(*tanh_problem(), 2).detach())
+
+
+@pytest.mark.parametrize("iterates", [[1, 5, 7]])
+def test_iterates_of_a_fallback_are_its_own(iterates: list[int]):
+    torch.manual_seed(0)
+    weight = 0.9 * torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    x = torch.randn(2, 6, dtype=torch.float64)
+    seen: list[torch.Tensor] = []
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z.clone())
+        return z @ weight + x
+
+    fallback = eq.Broyden(max_evaluations=60)
+    solver = eq.Picard(tol=1e-8, max_evaluations=3, fallback=fallback)
+    found = solver.solve(f, torch.zeros_like(x), iterates=iterates)
+    assert found.evaluations > max(iterates)
+    for number in iterates:
+        torch.testing.assert_close(found.iterates[number], seen[number])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 import equilibria as eq
 from equilibria.gradients import history
@@ -33,6 +33,18 @@ class Still(nn.Module):
 
     def forward(self, z):
         return 0.5 * z
+
+
+class Curved(nn.Module):
+    """`tanh(W z / 2) + x`."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(3, 3).double()
+
+    def forward(self, z, x):
+        return torch.tanh(0.5 * self.layer(z)) + x
 
 
 class Model(nn.Module):
@@ -228,3 +240,78 @@ def test_a_complex_state_is_a_pair_of_reals(solver, higher_order):
 def test_a_complex_value_of_a_real_state_says_so():
     with pytest.raises(ValueError, match="complex"):
         eq.fixed_point(lambda z: 1j * z, torch.zeros(2, 3))
+
+
+EVERY_WAY = [
+    *(eq.Guarded(), eq.Implicit(), eq.Implicit(higher_order=True), eq.Neumann(), eq.Switching(), eq.JacobianFree()),
+    *(eq.Phantom(), eq.Phantom(checkpoint=True), eq.Unrolled(20), eq.Unrolled(20, checkpoint=True), eq.Reversible(20)),
+]
+
+
+@pytest.mark.parametrize("gradient", EVERY_WAY, ids=lambda way: type(way).__name__)
+@pytest.mark.parametrize("early", [True, False], ids=["early-stop", "whole"])
+def test_what_follows_a_solve_inside_a_checkpoint_keeps_its_gradient(gradient, early):
+    torch.manual_seed(0)
+    head = nn.Linear(3, 3).double()
+    layer = eq.DEQ(Curved(), gradient=gradient)
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+
+    def block(x):
+        return head(torch.relu(head(layer(None, torch.tanh(head(x))).value)))
+
+    def gradients(y):
+        return torch.autograd.grad(y.square().sum(), [x, *head.parameters()])
+
+    with set_checkpoint_early_stop(early):
+        found = gradients(checkpoint(block, x, use_reentrant=False))
+    for one, other in zip(gradients(block(x)), found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("gradient", EVERY_WAY, ids=lambda way: type(way).__name__)
+def test_a_solve_inside_a_map_that_is_evaluated_again_keeps_its_gradient(gradient):
+    """Evaluations that are made again contain solves: those of checkpointed gradients, and of reversible ones."""
+    inner = eq.DEQ(Curved(), eq.Picard(tol=1e-12, max_evaluations=200), gradient, on_failure="ignore")
+    x = torch.full((2, 3), 0.3, dtype=torch.float64, requires_grad=True)
+
+    def found(outer):
+        solution = eq.fixed_point(
+            lambda z: 0.5 * torch.sin(2 * inner(None, x + 0.2 * z).value),
+            torch.zeros_like(x),
+            eq.Picard(tol=1e-12, max_evaluations=100),
+            outer,
+            on_failure="ignore",
+        )
+        return torch.autograd.grad(solution.value.sum(), x)[0]
+
+    torch.testing.assert_close(found(eq.Unrolled(20, checkpoint=True)), found(eq.Unrolled(20)))
+    torch.testing.assert_close(found(eq.Phantom(20, checkpoint=True)), found(eq.Phantom(20)))
+    torch.testing.assert_close(found(eq.Reversible(60)), found(eq.Unrolled(60)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_reversible_solve_of_complex_states():
+    torch.manual_seed(0)
+    weight = (0.2 * torch.randn(3, 3, dtype=torch.complex128)).requires_grad_()
+    x = torch.randn(2, 3, dtype=torch.complex128)
+    found = []
+    for gradient in (eq.Reversible(60), eq.Unrolled(60)):
+        solution = eq.fixed_point(
+            lambda z: {"z": torch.tanh(z["z"] @ weight) + x, "r": 0.5 * z["r"] + z["z"].real.sum(-1)},
+            {"z": torch.zeros_like(x), "r": torch.zeros(2, dtype=torch.float64)},
+            eq.Picard(tol=1e-9, max_evaluations=100),
+            gradient,
+            iterates=[3],
+        )
+        assert solution.iterates[3]["z"].is_complex()
+        loss = solution.value["z"].abs().square().sum() + solution.value["r"].sum()
+        found.append((solution.value["z"].detach(), torch.autograd.grad(loss, weight)[0]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", EVERY_WAY, ids=lambda way: type(way).__name__)
+def test_a_state_keeps_its_dtype_whatever_the_map_computes_in(gradient):
+    layer = nn.Linear(4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        solution = eq.fixed_point(lambda z: layer(torch.tanh(z)) * 0.5, torch.zeros(2, 4), None, gradient, "ignore")
+    assert solution.value.dtype == torch.float32

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
 from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solver, State, Status, mapped
-from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
+from equilibria.solvers.state import Packing, Scope, fitting, leaves, leaves_as, rebuild
 
 # Of a product with a Jacobian.
 _ROUNDINGS = 4.0
@@ -96,7 +96,7 @@ def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[E
 def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
     if anchored and mapped.active():
         return mapped.asking(tensor)
-    return tensor.requires_grad_(anchored)
+    return tensor.requires_grad_() if anchored else tensor
 
 
 def _attainable(inputs: Tensors) -> float:
@@ -128,7 +128,7 @@ def solve_adjoint(
     solver: Solver | GMRES,
     report: AdjointReport,
     start: Tensor | None = None,
-) -> Tensors:
+) -> tuple[Tensors, Iterate]:
     """Solve `v = Jᵀ v + g` to a residual that is relative, so that no scale of a loss matters.
 
     The tolerance is no less than the arithmetic of the evaluation allows.
@@ -140,11 +140,17 @@ def solve_adjoint(
         report: where to note how it ended.
         start: of the solve, packed by sample; `g` itself when None.
 
+    Returns:
+        `v`, and how the solve ended, which is for the groups of the solver's scope; the whole state is one group where
+        its tensors share no first dimension.
+
     Raises:
         ConvergenceError: it was not solved, where the report is to raise it.
     """
-    packing = Packing.of(incoming, "sample")
+    packing = Packing.of(incoming, fitting(incoming, "sample"))
     g = packing.pack(incoming)
+    if (scope := fitting(incoming, solver.scope)) != solver.scope:
+        solver = _scoped(solver, scope)
 
     def transposed(v: State) -> State:
         return packing.unpack(packing.pack(evaluation.transposed(v)) + g)
@@ -154,9 +160,16 @@ def solve_adjoint(
     with torch.no_grad():
         iterate = solver.solve(transposed, packing.unpack(g if start is None else start))
         solution = Packing.of(incoming, solver.scope).unpack(iterate.value)
-    iterate = replace(iterate, residual=mapped.plain(iterate.residual))
+    plain = {"residual": mapped.plain(iterate.residual), "converged": mapped.plain(iterate.converged)}
+    iterate = replace(iterate, **plain)
     report.record(iterate, heard=iterate.status is not Status.CONVERGED and _at_fault(iterate, mapped.plain(g)))
-    return tuple(leaves(solution))
+    return tuple(leaves(solution)), iterate
+
+
+def _scoped(solver: Solver | GMRES, scope: Scope) -> Solver | GMRES:
+    if isinstance(solver, GMRES) or solver.fallback is None:
+        return replace(solver, scope=scope)
+    return replace(solver, scope=scope, fallback=replace(solver.fallback, scope=scope))
 
 
 def _at_fault(iterate: Iterate, g: Tensor) -> bool:
@@ -169,7 +182,7 @@ def _at_fault(iterate: Iterate, g: Tensor) -> bool:
 
 def sizes_of(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
     """The packing of a gradient by sample, the gradient packed, and its norms `(B, 1)`, with 1 for those that are 0."""
-    packing = Packing.of(incoming, "sample")
+    packing = Packing.of(incoming, fitting(incoming, "sample"))
     g = packing.pack(incoming)
     norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
     return packing, g, torch.where(norm > 0, norm, 1.0)

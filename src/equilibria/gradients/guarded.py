@@ -21,6 +21,11 @@ from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Sol
 from equilibria.solvers.mapped import plain
 from equilibria.solvers.state import Packing, leaves, rebuild
 
+_ADVICE = (
+    "the first terms of its series took the place of its solution where that was not reached; give "
+    "Guarded(solver=GMRES(max_evaluations=...)) more of them"
+)
+
 
 @dataclass(frozen=True)
 class Guarded:
@@ -86,19 +91,20 @@ class _GuardedAdjoint:
     def _solved(self, packing: Packing, g: Tensor) -> Tensor:
         """The adjoint of `g`, with the series in the groups where its equation was not solved."""
         # Of its own, since the report of the solution keeps the first failure of all backward passes.
-        report = replace(self.report, status=None, residual=None, evaluations=0)
+        report = replace(self.report, status=None, residual=None, evaluations=0, advice=_ADVICE)
         incoming = tuple(leaves(packing.unpack(g)))
-        v = packing.pack(solve_adjoint(self.evaluation, incoming, self.gradient.solver, report))
+        solved, iterate = solve_adjoint(self.evaluation, incoming, self.gradient.solver, report)
+        v = packing.pack(solved)
         self.report.evaluations += report.evaluations
         if self.report.status in (None, Status.CONVERGED):
             self.report.status, self.report.residual = report.status, report.residual
-        if report.status is Status.CONVERGED or report.residual is None:
+        if iterate.status is Status.CONVERGED:
             return v
         # Its groups may be others than those of the forward solve: samples for tokens, or the whole state.
-        solved = (report.residual <= self.gradient.solver.tol).reshape(len(report.residual), -1).all(-1)
-        if len(solved) != len(v) or mapped.active():
-            solved = solved.all()
-        return torch.where(solved.reshape(-1, *[1] * (v.dim() - 1)), v, self._series(packing, g))
+        right = iterate.converged.reshape(len(iterate.converged), -1).all(-1)
+        if len(right) != len(v) or mapped.active():
+            right = right.all()
+        return torch.where(right.reshape(-1, *[1] * (v.dim() - 1)), v, self._series(packing, g))
 
     def _series(self, packing: Packing, g: Tensor) -> Tensor:
         return packing.pack(self.gradient.otherwise.sum(self.evaluation, tuple(leaves(packing.unpack(g))), self.report))

@@ -92,6 +92,7 @@ def kept_as_it_is() -> AbstractContextManager[object]:
     It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
     """
     around = _top_saved_tensors_default_hooks(False)
-    if around is None or not around[0].__qualname__.startswith("_checkpoint_hook"):
+    # In the forward pass and in its recomputation, which count what is kept and must count the same.
+    if around is None or not around[0].__qualname__.startswith(("_checkpoint_hook", "_recomputation_hook")):
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

@@ -98,10 +98,10 @@ class _Adjoint:
         memory = self.gradient.memory
         solver, report = self.gradient.solver, self.report
         if memory is None:
-            return solve_adjoint(self.evaluation, incoming, solver, report)
+            return solve_adjoint(self.evaluation, incoming, solver, report)[0]
         packing, g, norm = sizes_of(incoming)
         last = memory.start(g)
-        v = solve_adjoint(self.evaluation, incoming, solver, report, None if last is None else last * norm)
+        v, _ = solve_adjoint(self.evaluation, incoming, solver, report, None if last is None else last * norm)
         # Zero is a start as good as any where a loss was not finite.
         memory.last = torch.nan_to_num(packing.pack(v) / norm, 0.0, 0.0, 0.0)
         return v
@@ -120,7 +120,7 @@ class _Adjoint:
 
         evaluation, _ = evaluate(equation, solution)
         report, solver = self.report, self.gradient.solver
-        return attach(evaluation, lambda g: solve_adjoint(evaluation, g, solver, report))
+        return attach(evaluation, lambda g: solve_adjoint(evaluation, g, solver, report)[0])
 
 
 class _AttachTwice(torch.autograd.Function):

@@ -11,7 +11,7 @@ from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, 
 from equilibria.gradients.base import solve_and_differentiate
 from equilibria.solvers import GMRES, AdjointReport, Broyden, Iterate, Map, Solution, Solver, State
 from equilibria.solvers.residual import Groups
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.solvers.state import Packing, fitting, leaves, rebuild
 
 
 @dataclass(frozen=True)
@@ -59,5 +59,5 @@ class ReuseInverse:
         reused = tuple(leaves(packing.unpack(v)))
         if self.refine is None:
             return reused
-        start = Packing.of(incoming, "sample").pack(reused)
-        return solve_adjoint(evaluation, incoming, self.refine, report, start)
+        start = Packing.of(incoming, fitting(incoming, "sample")).pack(reused)
+        return solve_adjoint(evaluation, incoming, self.refine, report, start)[0]

@@ -79,6 +79,8 @@ class Reversible:
 
     def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
         """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
+        if any(leaf.is_complex() for leaf in leaves(z0)):
+            return _as_complex(z0, self.attach(lambda z: _as_real(f(_like(z0, z))), _as_real(z0), solver, iterates))
         gauge = Gauge(Packing.of(detach(z0), solver.scope), solver.criterion, solver.tol)
         trail = _Trail(f, detach(z0), self.damping, solver.scope, self.bound)
         limit = solver.max_evaluations if self.steps is None else self.steps
@@ -106,6 +108,29 @@ class Reversible:
         if measured is not None:
             solution.iterates |= {later: z for later in iterates if later >= number}
         return solution
+
+
+def _as_real(state: State) -> State:
+    """Complex numbers as pairs of reals."""
+    parts = (torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in leaves(state))
+    return rebuild(state, parts)
+
+
+def _like(z0: State, state: State) -> State:
+    """Pairs of reals as complex numbers, where `z0` has these."""
+    pairs = zip(leaves(z0), leaves_as(z0, state), strict=True)
+    return rebuild(
+        z0, (torch.view_as_complex(part.contiguous()) if leaf.is_complex() else part for leaf, part in pairs)
+    )
+
+
+def _as_complex(z0: State, solution: Solution) -> Solution:
+    """The solution of the map of pairs as that of the map of complex numbers; changed."""
+    assert solution.tracked is not None
+    here, there = solution.tracked
+    solution.value, solution.tracked = _like(z0, solution.value), (_like(z0, here), _like(z0, there))
+    solution.iterates = {number: _like(z0, state) for number, state in solution.iterates.items()}
+    return solution
 
 
 @torch.no_grad()

@@ -61,7 +61,8 @@ def track(
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
             last = z, value
             first = first or last
-            parts = leaves_as(z, value)
+            # A state keeps its dtype, also where the map computes in another, as under autocast.
+            parts = (part.to(leaf.dtype) for leaf, part in zip(leaves(z), leaves_as(z, value), strict=True))
             if damping < 1.0:
                 parts = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), parts, strict=True))
             z = rebuild(z, parts)

@@ -94,15 +94,18 @@ class Solver(ABC):
         first = self._drafted(f, z0, propose, iterates)
         if self.fallback is None or first.status is Status.CONVERGED:
             return first
-        return self._solve_again(self.fallback, f, z0, propose, first)
+        left = [number - first.evaluations for number in iterates if number >= first.evaluations]
+        return self._solve_again(self.fallback, f, z0, propose, left, first)
 
-    def _solve_again(self, fallback: Solver, f: Map, z0: State, propose: bool, first: Iterate) -> Iterate:
+    def _solve_again(
+        self, fallback: Solver, f: Map, z0: State, propose: bool, iterates: Collection[int], first: Iterate
+    ) -> Iterate:
         """The outcome of the fallback. Where a group starts depends on what is known of that group alone, so that it
         neither looks ahead nor at other samples."""
         packing = Packing.of(z0, self.scope)
         start = torch.where(first.converged.unsqueeze(-1), first.value, packing.pack(z0))
         same = {"tol": self.tol, "criterion": self.criterion, "trace_groups": self.trace_groups}
-        second = replace(fallback, **same).solve(f, packing.unpack(start), propose)
+        second = replace(fallback, **same).solve(f, packing.unpack(start), propose, iterates)
         again = first.converged & second.converged & (second.group_evaluations <= 1)
         both = second.after(first)
         counts = torch.where(again, first.group_evaluations, both.group_evaluations)

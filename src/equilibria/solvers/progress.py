@@ -40,7 +40,8 @@ class Progress:
     def __init__(self, rules: Rules, packing: Packing, z0: State, apply: CountedMap) -> None:
         self.rules, self.apply = rules, apply
         self.gauge = Gauge(packing, rules.criterion, rules.tol)
-        self.groups, self.z = Groups(rules.scope), packing.pack(z0)
+        self.groups = Groups(rules.scope)
+        self.z = packing.pack(z0).clone()  # the start stays the caller's, also where it is the solution
         self.best, self.proposal = self.z, self.z
         groups = self.z.shape[:-1]
         self.best_residual = torch.full(groups, torch.inf, device=self.z.device)

@@ -42,7 +42,7 @@ class Gauge:
 
     A relative residual is that of the leaf of the state that is worst off, so that a small leaf counts as much as a
     large one. It is relative to the value alone, whatever the units are; only what is below the rounding of where the
-    solve began counts as zero.
+    leaf began counts as zero.
 
     Attributes:
         packing: how states become packed; in units that keep squares within range, where the first values ask for it.
@@ -70,7 +70,7 @@ class Gauge:
                 z, f_z = self.packing.scaled(z), self.packing.scaled(f_z)
                 norms = self._largest_norms(z, f_z)
         self.scale = self.total(norms)
-        self._floor = self._rounding(norms, torch.finfo(z.dtype).eps).clamp(min=NOTHING)
+        self._floor = (torch.finfo(z.dtype).eps * norms).clamp(min=NOTHING)
         return z, f_z
 
     def _largest_norms(self, z: Tensor, f_z: Tensor) -> Tensor:
@@ -80,17 +80,6 @@ class Gauge:
     def _comfortable(self, norms: Tensor) -> bool:
         low, high = _COMFORTABLE
         return len(self.packing.sizes) == 1 and bool(((norms >= low) & (norms <= high)).all())
-
-    def _rounding(self, norms: Tensor, share: float) -> Tensor:
-        """That share of the size of the whole group, in the units of each leaf."""
-        units = self.packing.units
-        if len(self.packing.sizes) == 1:
-            return share * norms
-        return (
-            share
-            * self.total(norms if units is None else norms * units).unsqueeze(-1)
-            / (1.0 if units is None else units)
-        )
 
     def _units(self, z: Tensor, f_z: Tensor, look: bool) -> Tensor | None:
         """Powers of two near the largest elements, `(*groups, leaves)`; None where there is no need of any."""

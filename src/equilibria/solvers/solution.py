@@ -122,6 +122,12 @@ class Iterate:
         )
 
 
+_ADVICE = (
+    "this gradient is wrong; give Implicit(GMRES(max_evaluations=...)) more of them, or take Phantom(), whose gradient "
+    "is that of what was computed"
+)
+
+
 @dataclass
 class AdjointReport:
     """How the backward solve of an implicit gradient ended; empty until `backward` has run.
@@ -132,6 +138,7 @@ class AdjointReport:
             `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
         on_failure: what hears of a failure, in the backward pass; None for nobody but who reads `status`.
+        advice: what such a failure means, and what to do.
         reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
             relative to the larger of it and the solution, per group; None of other gradients.
     """
@@ -141,6 +148,7 @@ class AdjointReport:
     evaluations: int = 0
     reconstruction: Tensor | None = None
     on_failure: Callable[[str], None] | None = field(default=None, repr=False)
+    advice: str = field(default=_ADVICE, repr=False)
 
     def record(self, iterate: Iterate, heard: bool = True) -> None:
         """Take in how a solve ended; let a failure be heard, unless it is known to be none of the solve's."""
@@ -151,10 +159,8 @@ class AdjointReport:
         self.status, self.residual = iterate.status, iterate.residual
         if heard and iterate.status is not Status.CONVERGED and self.on_failure is not None:
             self.on_failure(
-                f"the adjoint equation was not solved, so this gradient is wrong: {iterate.status.name} after "
-                f"{iterate.evaluations} products, residual {worst(iterate.residual):.2e} against tol "
-                f"{iterate.tolerance:.2e}; give Implicit(GMRES(max_evaluations=...)) more of them, or take Phantom(), "
-                "whose gradient is that of what was computed"
+                f"the adjoint equation was not solved: {iterate.status.name} after {iterate.evaluations} products, "
+                f"residual {worst(iterate.residual):.2e} against tol {iterate.tolerance:.2e}; {self.advice}"
             )
 
 

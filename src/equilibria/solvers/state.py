@@ -18,6 +18,7 @@ State: TypeAlias = Any
 """A tensor or a nested tuple, list, dict or dataclass of tensors; subclasses keep their type. As a recursive type it
 would reject `dict[str, Tensor]`."""
 Scope = Literal["sample", "token", "prefix", "all"]
+_GROUP_DIMENSIONS: dict[Scope, int] = {"all": 0, "sample": 1, "token": 2, "prefix": 2}
 
 
 def leaves(state: State) -> Iterator[Tensor]:
@@ -105,6 +106,13 @@ def detach(state: State) -> State:
     return rebuild(state, (leaf.detach() for leaf in leaves(state)))
 
 
+def fitting(state: State, scope: Scope) -> Scope:
+    """`scope`, or `"all"` for a state whose tensors do not share the leading dimensions that it groups by."""
+    dimensions, shapes = _GROUP_DIMENSIONS[scope], [leaf.shape for leaf in leaves(state)]
+    shared = all(len(shape) >= dimensions and shape[:dimensions] == shapes[0][:dimensions] for shape in shapes)
+    return scope if shared else "all"
+
+
 @dataclass(frozen=True)
 class Packing:
     """How a state becomes one tensor `(*groups, features)` in the solver's arithmetic, and back.
@@ -125,7 +133,7 @@ class Packing:
     @classmethod
     def of(cls, state: State, scope: Scope) -> Packing:
         """The packing of `state` for groups of `scope`; raises ValueError where the shapes do not allow it."""
-        dimensions = {"all": 0, "sample": 1}.get(scope, 2)
+        dimensions = _GROUP_DIMENSIONS[scope]
         tensors = list(leaves(state))
         if not tensors:
             raise ValueError("the state holds no tensor; pass at least one to z0")
