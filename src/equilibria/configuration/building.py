@@ -9,7 +9,7 @@ from equilibria.cells import Cell, ContractiveCell, PostNormCell, StackedCell, T
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe
 from equilibria.configuration.baseline_building import build_layers
-from equilibria.configuration.data import TASK_OPTIONS, DataRecipe
+from equilibria.configuration.data import TASK_OPTIONS, TEXT_OPTIONS, DataRecipe
 from equilibria.configuration.depth import (
     ADJOINT_OPTIONS,
     GRADIENT_OPTIONS,
@@ -237,7 +237,7 @@ def _source(data: DataRecipe) -> Source:
         case "folder" if data.path is not None:
             return TextFolder(data.path, as_bytes=data.tokenizer == "bytes")
         case "files" if data.files:
-            return TextFiles(data.files)
+            return TextFiles(data.files, **given_options(data, TEXT_OPTIONS["files"]))
         case "copy_memory" | "reversal":
             raise UserError(f'data.source = "{data.source}" is a task and no text')
     raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')

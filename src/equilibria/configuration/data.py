@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from equilibria.configuration.options import Options, is_given
-from equilibria.configuration.values import Count
+from equilibria.configuration.values import Count, Fraction
+
+TEXT_OPTIONS: Options = {"files": ("valid_fraction", "test_fraction")}
+"""Options of the sources that divide a text themselves."""
 
 TASK_OPTIONS: Options = {"copy_memory": ("blanks", "symbols", "held_out"), "reversal": ("symbols", "held_out")}
 """Options of the sources that make their sequences themselves."""
@@ -25,6 +28,10 @@ class DataRecipe:
     """The folder, for source "folder"."""
     files: Annotated[tuple[Path, ...], Parameter(json_list=False)] = ()
     """The text files, for source "files"; as a flag, once per file."""
+    valid_fraction: Fraction | None = None
+    """For files: share of the text kept for validation; left out: 0.05."""
+    test_fraction: Fraction | None = None
+    """For files: share of the text kept for the test, or 0 for none; left out: 0.05."""
     tokenizer: Literal["word", "bpe", "bytes", "file"] = "bpe"
     """A token is a word, a byte-pair unit learned from the training text, a byte, or what a given file says."""
     tokenizer_file: Path | None = None
@@ -63,8 +70,8 @@ def data_problems(data: DataRecipe) -> Iterator[str]:
             yield f'data.{key} has no use beside data.tokenizer = "file", whose vocabulary is given'
     elif data.tokenizer_file is not None:
         yield f'data.tokenizer_file is for data.tokenizer = "file", which is "{data.tokenizer}" here'
-    of_tasks = sorted({key for keys in TASK_OPTIONS.values() for key in keys})
-    for key in of_tasks:
-        if is_given(getattr(data, key)) and key not in TASK_OPTIONS.get(data.source, ()):
-            takers = " or ".join(f'"{source}"' for source, keys in TASK_OPTIONS.items() if key in keys)
+    options = {**TEXT_OPTIONS, **TASK_OPTIONS}
+    for key in sorted({key for keys in options.values() for key in keys}):
+        if is_given(getattr(data, key)) and key not in options.get(data.source, ()):
+            takers = " or ".join(f'"{source}"' for source, keys in options.items() if key in keys)
             yield f'data.{key} is for data.source = {takers}, which is "{data.source}" here'

@@ -174,6 +174,8 @@ def _write(
     Raises:
         UserError: it is no longer the text of that fingerprint.
     """
+    if remark := source.remark():
+        progress.say(remark)
     tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
     dtype = _narrowest(tokenizer.vocabulary_size)
