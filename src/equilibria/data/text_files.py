@@ -74,7 +74,15 @@ class TextFiles:
 
     def size(self, split: Split) -> int:
         shares = {"valid": self.valid_fraction, "test": self.test_fraction, "train": 1 - self._held_out()}
-        return int(shares[split] * self._size())
+        return int(shares[split] * self.whole_size())
+
+    def whole_size(self) -> int:
+        """The bytes of all splits together, and blank lines.
+
+        Raises:
+            UserError: a file is missing or unreadable.
+        """
+        return sum(map(text_size, self.paths))
 
     def fingerprint(self) -> str:
         fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
@@ -89,9 +97,6 @@ class TextFiles:
     def _held_out(self) -> float:
         return self.valid_fraction + self.test_fraction
 
-    def _size(self) -> int:
-        return sum(map(text_size, self.paths))
-
     def _paragraphs(self) -> list["_Cut"]:
         return [_Cut(path, not _has_blank_lines_between(path), _LONGEST_UNIT) for path in self.paths]
 
@@ -99,7 +104,7 @@ class TextFiles:
         """How the files may be cut, from coarse to fine."""
         yield "paragraphs", self._paragraphs()
         yield "lines", [_Cut(path, True, _LONGEST_UNIT) for path in self.paths]
-        longest = min(max(_SHORTEST_PART, self._size() // _MOST_PARTS), _LONGEST_UNIT)
+        longest = min(max(_SHORTEST_PART, self.whole_size() // _MOST_PARTS), _LONGEST_UNIT)
         yield "parts of lines", [_Cut(path, True, longest) for path in self.paths]
 
     @cached_property
