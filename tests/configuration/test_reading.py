@@ -397,3 +397,9 @@ def test_recipes_are_values() -> None:
     recipe = Recipe(run=RunRecipe(name="x"))
     assert recipe == Recipe(run=RunRecipe(name="x"))
     assert recipe != replace(recipe, training=TrainingRecipe(steps=1))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b'\xef\xbb\xbf[run]\nname = "marked"\n')
+    assert read_recipe(path).run.name == "marked"

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import OtherText
+from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
@@ -34,7 +35,7 @@ Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 class Reading:
     """How a text is read when a model is evaluated."""
 
-    split: Literal["valid", "test", "train"] | None = None
+    split: Split | None = None
     """Which part of the text; left out: valid, or all of --data.files."""
     segment_length: Count = None
     """Tokens of each row per solve; left out: as in training."""

@@ -189,7 +189,7 @@ def _literal(value: object) -> str:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as problem:
         raise UserError(f"{path}: no such recipe; give the path of a TOML file") from problem
     except (OSError, ValueError) as problem:
