@@ -62,6 +62,13 @@ def check_recipe(recipe: Recipe, path: Path | str) -> None:
     """Raises a UserError that names `path`, where the recipe came from, if its values do not go together."""
     for problem in problems(recipe):
         raise UserError(f"{path}: {problem}")
+    for line in _table(recipe, ()):
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError as problem:
+            raise UserError(
+                f"{path}: {line!a} has characters that the locale's encoding lacks; set PYTHONUTF8=1"
+            ) from problem
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
