@@ -1,5 +1,13 @@
 """The one error for what a person can mend: an input, a recipe, a file or a flag."""
 
+import errno
+import re
+
+_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|failed to map segment|bad_alloc",
+    re.IGNORECASE,
+)
+
 
 class UserError(ValueError):
     """Something a user can put right; the message says what is wrong, what was found and how to mend it.
@@ -12,3 +20,32 @@ def in_a_line(problem: Exception) -> str:
     """What went wrong in one line: a `UserError` as it is, anything else with its kind before it."""
     kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
     return " ".join(f"{kind}{problem}".split())
+
+
+def is_out_of_memory(problem: BaseException | None) -> bool:
+    """Whether memory ran out, on the host or a device, be it that another error was made of it.
+
+    PyTorch and the loader of libraries have no class of their own for it: their messages are looked at.
+    """
+    match problem:
+        case None:
+            return False
+        case MemoryError() | OSError(errno=errno.ENOMEM):
+            return True
+        case RuntimeError() | ImportError() if _MEMORY.search(str(problem)):
+            return True
+    return is_out_of_memory(problem.__cause__)
+
+
+def mending(problem: OSError) -> str:
+    """What to do about a file that cannot be written where it is."""
+    match problem.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space"
+        case errno.EROFS:
+            return "make its disk writable"
+        case errno.EACCES | errno.EPERM:
+            return "get the right to write there"
+        case errno.ENOENT | errno.ENOTDIR:
+            return "make its folder first"
+    return "see what is there"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,22 +32,23 @@ FIGURES = {
         "solves",
         "unconverged",
     ),
-    *("tolerance", "max_evaluations", "leave"),
+    *("tolerance", "max_evaluations", "leave", "text", "device", "unknown_tokens"),
     *("seconds", "tokens_per_second", "unigram_perplexity", "trigram_perplexity"),
 }
 
 
-def evaluated(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, object]:
+def evaluated(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["eval", str(run), "--json", *flags]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_json_is_all_that_is_printed_and_is_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = evaluated(run, capsys)
+    figures = evaluated(run, capsys, "--device", "cpu")
     assert set(figures) == FIGURES
     assert figures == json.loads((run / "evaluation.json").read_text())
     assert (figures["checkpoint"], figures["step"]) == ("step-12", 12)
+    assert (figures["split"], figures["device"], figures["unknown_tokens"]) == ("valid", "cpu", None)
     assert [figures[name] for name in ("tolerance", "max_evaluations", "leave")] == [None, None, None]
     assert figures["tokens"] == sum(len(path.read_bytes()) for path in run.parents[1].glob("text/valid.txt")) - 1
 
@@ -107,3 +109,94 @@ def test_figures_that_cannot_be_kept_are_printed_all_the_same(
     assert "warning: the figures are not kept in the run" in printed.err
     assert [path.name for path in copy.glob("*evaluation*")] == ["evaluation.json"]
     assert list((copy / "evaluation.json").iterdir()) == []
+
+
+@pytest.fixture
+def words(tiny_toml: Path) -> Path:
+    """The folder of a run whose tokens are words; trained once."""
+    folder = tiny_toml.parent / "runs" / "words"
+    if not folder.exists():
+        flags = ["--data.tokenizer", "word", "--data.vocabulary_size", "20", "--training.steps", "2"]
+        assert main(["train", str(tiny_toml), "--run.name", "words", *flags]) == 0
+    return folder
+
+
+def test_another_text_is_read_with_the_tokens_of_the_run(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = evaluated(words, capsys)
+    before = {path: path.read_bytes() for path in words.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tmp_path)
+    Path("other").mkdir()
+    Path("other/test.txt").write_text("\ufeffthe cat sat\non a zebra\n")
+    for path in (Path("other/test.txt"), tmp_path / "other/test.txt"):
+        for flags in (["--data.files", str(path)], ["--data.source", "files", "--data.files", str(path)]):
+            other = evaluated(words, capsys, *flags)
+            assert other["text"] == {
+                "source": "files",
+                "files": [str(path)],
+                "digest": other["text"]["digest"],
+                "own": False,
+            }
+            assert (other["tokens"], other["words"], other["split"]) == (7, 7, "all")
+            assert other["unknown_tokens"] >= 1
+    in_folder = evaluated(words, capsys, "--data.path", "other", "--split", "test")
+    assert (in_folder["loss"], in_folder["unknown_tokens"]) == (other["loss"], other["unknown_tokens"])
+    assert in_folder["text"] == {"source": "folder", "path": "other", "digest": other["text"]["digest"], "own": False}
+    assert not {"unigram_perplexity", "trigram_perplexity"} & other.keys()
+    assert {path: path.read_bytes() for path in words.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["other"], "nothing is left beside the text"
+    assert json.loads((words / "evaluation.json").read_text()) == own
+    assert own["text"]["own"]
+    assert own["unknown_tokens"] > 0
+    assert main(["eval", str(words), "--data.files", "other/test.txt"]) == 0
+    shown = capsys.readouterr().out
+    assert "test.txt: not the run's own" in shown
+    assert "unknown words among them" in shown
+
+
+def test_flags_that_name_the_runs_own_text_are_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run.parents[1] / "text"
+    figures = evaluated(run, capsys, "--data.path", str(text), "--split", "test")
+    assert figures["text"]["own"]
+    assert json.loads((run / "evaluation.json").read_text()) == figures
+
+
+def test_bytes_of_another_text_are_read_to_the_byte(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "valid.txt").write_bytes(b"caf\xe9\r\n\r\nno end")
+    figures = evaluated(run, capsys, "--data.path", str(tmp_path))
+    assert (figures["tokens"] + 1, figures["bytes"]) == (14, 13)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.path", "nowhere"], "nowhere does not exist"),
+        (["--data.source", "files"], "--data.files is missing"),
+        (["--data.path", ".", "--data.files", "a.txt"], '--data.files is for data.source = "files"'),
+        (["--data.valid_fraction", "0.1"], '--data.valid_fraction is for data.source = "files"'),
+        (["--data.tokenizer", "word"], "--data.tokenizer: no such option; the nearest is"),
+        (["--data.source", "copy_memory"], "another task: its tokenizer differs"),
+        (["--device", "tpu"], '--device = "tpu": expected one of "auto", "cpu", "cuda"'),
+    ],
+)
+def test_what_is_no_text_to_evaluate_is_named(
+    flags: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(run), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_relative_text_is_not_found_elsewhere_and_says_why(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    text = run.parents[1] / "text"
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(config.replace(str(text), "text"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "copy"]) == 2
+    assert "text does not exist here: copy/config.toml names the text as seen from" in capsys.readouterr().err
+    assert evaluated(copy, capsys, "--data.path", str(text))["tokens"] > 100

@@ -129,3 +129,13 @@ def test_a_reader_that_has_read_enough_ends_it_quietly(run: Path) -> None:
         writing.stdout.close()
         assert writing.wait() == 1
         assert writing.stderr.read() == b""
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfthe cat\n")
+    capsys.readouterr()
+    flags = ["--prompts-file", str(tmp_path / "prompts.txt"), "--max-new-tokens", "1", "--json"]
+    assert main(["generate", str(run), *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "the cat"

@@ -114,3 +114,17 @@ def test_every_command_works_on_an_encoder_decoder(tmp_path: Path, capsys: pytes
     assert len(json.loads(capsys.readouterr().out)["text"]) == 3
     assert main(["report", str(run)]) == 0
     assert f"chance {math.log(8):.3g}" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_eval_reads_the_task_at_another_length(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = (run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None
+    capsys.readouterr()
+    assert main(["eval", str(run), "--json", "--data.blanks", "9", "--data.held_out", "20"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    longer = CopyMemory(blanks=9, symbols=3, held_out=20)
+    assert (figures["tokens"], figures["chance_loss"]) == (20 * longer.length, longer.chance)
+    assert figures["text"] == {
+        **{"source": "copy_memory", "blanks": 9, "symbols": 3, "held_out": 20},
+        **{"digest": longer.fingerprint, "own": False},
+    }
+    assert kept == ((run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None)

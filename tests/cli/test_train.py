@@ -19,7 +19,7 @@ FLAGS = {
     "data": (
         *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
         "tokenizer_file",
-        *("blanks", "symbols", "held_out"),
+        *("valid_fraction", "test_fraction", "blanks", "symbols", "held_out"),
     ),
     "model": (
         *("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "coda_inner"),

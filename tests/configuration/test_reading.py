@@ -397,3 +397,16 @@ def test_recipes_are_values() -> None:
     recipe = Recipe(run=RunRecipe(name="x"))
     assert recipe == Recipe(run=RunRecipe(name="x"))
     assert recipe != replace(recipe, training=TrainingRecipe(steps=1))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b'\xef\xbb\xbf[run]\nname = "marked"\n')
+    assert read_recipe(path).run.name == "marked"
+
+
+def test_a_flag_that_the_locale_could_not_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[run]\nname = "plain"\n')
+    with pytest.raises(UserError, match=r"name = .*udcc3.* has characters that the locale's encoding lacks"):
+        read_recipe(path, ["--run.name", "caf\udcc3\udca9"])

@@ -8,21 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import reading
-from equilibria.data.reading import file_digest, read_lines, read_pieces, stable_fraction, text_digest, text_size
+from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
 
 
-def test_lines_lose_their_ends_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes("\ufeff a \r\n\nb\u2028c\x0cd\te".encode())
-    assert list(read_lines(path)) == [" a ", "", "b\u2028c\x0cd\te"]
-
-
-def test_compressed_lines_are_the_same(tmp_path: Path) -> None:
+def test_compressed_pieces_are_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress("eins\nzwölf\n".encode()))
-    assert list(read_lines(path)) == ["eins", "zwölf"]
+    assert list(read_pieces(path)) == ["eins\n", "zwölf\n"]
 
 
 def test_pieces_are_lines_with_their_ends(tmp_path: Path) -> None:
@@ -37,9 +30,7 @@ def test_long_lines_come_in_parts_that_cut_no_word(tmp_path_factory, lines: list
     text = "\n".join(lines)
     path = tmp_path_factory.mktemp("long") / "a.txt"
     path.write_text(text, encoding="utf-8", newline="")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_LONGEST", longest)
-        exact, pieces = list(read_pieces(path, as_bytes=True)), list(read_pieces(path))
+    exact, pieces = list(read_pieces(path, True, longest)), list(read_pieces(path, longest=longest))
     assert "".join(exact) == text
     assert "".join(pieces) == text + "\n" * bool(text and not text.endswith("\n"))
     assert max(map(len, exact), default=0) <= 2 * longest
@@ -64,13 +55,13 @@ def test_the_size_of_a_compressed_text_is_that_of_the_text(tmp_path: Path) -> No
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.txt does not exist"):
-        list(read_lines(tmp_path / "gone.txt"))
+        list(read_pieces(tmp_path / "gone.txt"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        list(read_lines(tmp_path))
+        list(read_pieces(tmp_path))
     latin = tmp_path / "latin.txt"
     latin.write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
-        list(read_lines(latin))
+        list(read_pieces(latin))
 
 
 def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
@@ -84,7 +75,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.txt.gz"
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"{name}\.txt\.gz is a damaged gzip file"):
-            list(read_lines(path))
+            list(read_pieces(path))
 
 
 def test_hashes_are_what_they_were_in_the_first_release() -> None:

@@ -1,13 +1,19 @@
 """Tokenizers: round trips, vocabularies as documented, files that read back equal or say why not."""
 
 import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import tokenizer_spec
+from equilibria.data import tokenizer_spec, tokenizers
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import (
     BytePairTokenizer,
@@ -258,3 +264,35 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int)
 def test_impossible_specifications_are_errors(arguments: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         TokenizerSpec(*arguments)
+
+
+def test_byte_pairs_are_learned_from_bounded_parts() -> None:
+    spaced, unspaced, line = "some words " * 500, "x" * 2500, "short"
+    for piece in (spaced, unspaced, " " * 2500 + "x", line, ""):
+        parts = list(tokenizers._within_reach(piece))
+        assert "".join(parts) == piece
+        assert max(map(len, parts)) <= 1000
+    assert all(part.startswith((" ", "some")) for part in tokenizers._within_reach(spaced)), "words stay whole"
+
+
+def test_a_long_text_without_spaces_is_learned_from() -> None:
+    text = "".join(random.Random(1).choices(["ab", "cd", "efg", "h"], k=30_000))
+    tokenizer = BytePairTokenizer.train([text + "\n"], 400, 1)
+    assert tokenizer.vocabulary_size == 400
+    assert len(tokenizer.encode(text)) < len(text) / 4
+
+
+def test_learning_hears_an_interruption() -> None:
+    begun = Event()
+
+    def pieces() -> Iterator[str]:
+        begun.set()
+        yield from (f"{number} " * 20 for number in count())  # for ever
+
+    def interrupt() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        BytePairTokenizer.train(islice(pieces(), 50_000), 300, 1)

@@ -1,8 +1,11 @@
 """The whole page, from real runs and from what is left of them."""
 
+import errno
 import json
+import os
 import re
 import shutil
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -147,3 +150,67 @@ def test_a_page_that_cannot_be_written_is_an_error_and_the_old_one_stays(run: Pa
     with pytest.raises(UserError, match="cannot be written"):
         write_report(run)
     assert not list(run.glob(".report*"))
+
+
+def test_a_page_may_be_written_elsewhere(run: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    out = tmp_path / "page.html"
+    assert write_report(run, out) == out
+    assert "a &lt;b&gt; run" in read(out)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    for folder in (tmp_path, Path(".")):
+        with pytest.raises(UserError, match="cannot be written: it is a folder; name a file with --out FILE"):
+            write_report(run, folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.EROFS, "Read-only file system); make its disk writable, or write elsewhere with --out FILE"),
+        (errno.ENOSPC, "No space left on device); free some space, or"),
+        (errno.EACCES, "Permission denied); get the right to write there, or"),
+    ],
+)
+def test_what_keeps_a_page_from_being_written_is_what_is_said(
+    number: int, mend: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError) as problem:
+        write_report(run)
+    assert mend in str(problem.value)
+
+
+def test_the_folder_of_a_page_is_made(run: Path, tmp_path: Path) -> None:
+    assert write_report(run, tmp_path / "new" / "page.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"), "which is not installed; pip install"),
+        (ModuleNotFoundError("No module named 'numpy.x'", name="numpy.x"), r"which cannot be loaded \(No module"),
+        (ImportError("libx.so: failed to map segment"), r"which cannot be loaded \(libx"),
+    ],
+)
+def test_only_matplotlib_that_is_missing_is_not_installed(
+    problem: ImportError, message: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name.startswith("matplotlib"):
+                raise problem
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    with pytest.raises(UserError, match=message):
+        write_report(run)
+
+
+def test_what_cannot_be_removed_either_is_the_same_error(run: Path) -> None:
+    (run / ".report.html.partial").mkdir()
+    with pytest.raises(UserError, match=r"report\.html cannot be written"):
+        write_report(run)

@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from equilibria.training.display import LiveDisplay, Pace, PlainDisplay, display
@@ -63,6 +64,27 @@ def test_a_live_table_on_a_terminal() -> None:
         shown.valid(10, VALID)
     for part in ("10/100", "2.0000", "tokens/s", "time left", "validation"):
         assert part in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "left_out"),
+    [
+        (24, ("10/100", "2.0000"), ("time left", "evaluations")),
+        (40, ("10/100", "2.0000", "time left"), ("perplexity", "tokens/s")),
+        (60, ("evaluations", "tokens/s"), ("perplexity", "residual")),
+        (80, ("perplexity", "1.2e-02", "4,321"), ()),
+    ],
+)
+def test_a_narrow_terminal_goes_without_columns(width: int, shown: tuple[str, ...], left_out: tuple[str, ...]) -> None:
+    stream = io.StringIO()
+    where = Console(file=stream, force_terminal=True, width=width)
+    with display(where, "run", steps=100, done=0) as table:
+        table.advance(10)
+        table.train(10, TRAIN)
+    text = stream.getvalue()
+    assert all(part in text for part in shown)
+    assert not any(part in text for part in left_out)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 def test_small_losses_keep_their_digits_and_answers_are_counted() -> None:

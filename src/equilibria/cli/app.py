@@ -1,13 +1,24 @@
 """The command `equilibria`. A command's module is imported when that command runs, so that help is quick."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, is_out_of_memory
+
+_TRAINING = "training.batch_size, training.segment_length or the model (`equilibria plan` predicts what they need)"
+_LESS = {
+    **dict.fromkeys(("train", "sweep", "reproduce", "demo"), _TRAINING),
+    "eval": "--batch-size or --segment-length",
+    "generate": "--samples, the prompts or --max-new-tokens",
+    "serve": "the number of texts at a time",
+}
+"""What to reduce where memory runs out, by command."""
 
 
 def _version() -> str:
@@ -51,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 where nobody reads the output any more, 2 for what a user can mend (one line on stderr),
         128 + n when stopped by signal n.
     """
+    _replace_what_cannot_be_shown()
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as problem:
@@ -58,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return _fail(explain(problem))
     except UserError as problem:
-        return _fail(str(problem))
+        return _fail(_memory(problem, arguments) if is_out_of_memory(problem) else str(problem))
     except BrokenPipeError:
         # What Python would still write at its end has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,6 +78,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        return _fail(_memory(problem, arguments))
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """Output in an encoding that lacks a character, or a file name that is no text, ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _memory(problem: Exception, arguments: Sequence[str] | None) -> str:
+    """That memory ran out, how much was wanted, and what to do."""
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(problem), re.IGNORECASE)
+    found = f" ({wanted[1]} more were wanted)" if wanted else ""
+    less = f"reduce {_LESS[command]}, or " if command in _LESS else ""
+    return f"out of memory{found}; {less}free some memory"
 
 
 def _fail(message: str) -> int:

@@ -11,14 +11,19 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
+from equilibria.configuration import OtherText
+from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
 from equilibria.durable import write_durably
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
-from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.subject import Subject, subject
+from equilibria.training.distributed import training_device
 
 command = App(name="eval")
 
@@ -29,8 +34,8 @@ Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 class Reading:
     """How a text is read when a model is evaluated."""
 
-    split: Literal["valid", "test", "train"] = "valid"
-    """Which part of the run's text."""
+    split: Split | None = None
+    """Which part of the text; left out: valid, or all of --data.files."""
     segment_length: Count = None
     """Tokens of each row per solve; left out: as in training."""
     batch_size: Count = None
@@ -53,24 +58,32 @@ def evaluate_run(
     /,
     *,
     reading: Annotated[Reading | None, Parameter(name="*")] = None,
+    data: Annotated[OtherText | None, Parameter(name_transform=lambda name: name)] = None,
     checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     json: bool = False,
 ) -> int:
     """Evaluate a run on its text, each token predicted once, or its task; evaluation.json keeps the figures.
 
+    With --data flags on another text, with the run's own tokenizer; the run's evaluation.json stays as it is.
+
     Args:
         run: the run folder.
         reading: how the text is read.
+        data: another text than the run's.
         checkpoint: "best" by validation loss, "last" or "step-N".
+        device: where to compute; "auto" takes CUDA if there is a device.
         json: print the figures as one JSON object and nothing else.
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
-    result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)))
+    loaded.model.to(training_device(device))
+    result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)), data)
     if json:
         print(json_format.dumps(result.to_json()))
     else:
-        Console().print(_table(f"{run}, {loaded.checkpoint.name}, {reading.split}", result))
-    keep_evaluation(loaded.folder, result)
+        Console().print(_table(run, result))
+    if result.subject.own:
+        keep_evaluation(loaded.folder, result)
     return 0
 
 
@@ -81,17 +94,25 @@ class RunEvaluation:
     Attributes:
         settings: which weights read the text and how; of the effort what was asked for, None for what the recipe says.
         model: the model's figures.
-        yardsticks: the same text's n-gram models, counted on the training text (`unigram_perplexity`,
-            `trigram_perplexity`, per token); of a task the least loss without memory (`chance_loss`).
+        subject: what was read. Its yardsticks are the same text's n-gram models, counted on the training text
+            (`unigram_perplexity`, `trigram_perplexity`, per token); of a task the least loss without memory
+            (`chance_loss`).
     """
 
     settings: dict[str, str | int | float | None]
     model: Evaluation
-    yardsticks: Mapping[str, float]
+    subject: Subject
+
+    @property
+    def yardsticks(self) -> Mapping[str, float]:
+        """Those of the subject."""
+        return self.subject.yardsticks
 
     def to_json(self) -> dict[str, object]:
-        """All figures, in one flat object."""
-        return {**self.settings, **self.model.to_json(), **self.yardsticks}
+        """All figures, in one object."""
+        about = {"text": self.subject.text, "split": self.subject.part}
+        unknown = {"unknown_tokens": self.subject.unknown}
+        return {**about, **self.settings, **self.model.to_json(), **unknown, **self.yardsticks}
 
 
 def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
@@ -102,35 +123,39 @@ def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) ->
     return result
 
 
-def measure_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on.
+def measure_reading(
+    loaded: LoadedRun, reading: Reading, progress: Progress, other: OtherText | None = None
+) -> RunEvaluation:
+    """Evaluates a run's model on what it was trained on, or on another text.
 
     Args:
         loaded: the run.
         reading: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
         progress: told of each thing that takes a while.
+        other: another text than the run's.
 
     Raises:
-        UserError: there is no such split, or the model has no solver to limit.
+        UserError: there is no such text or split, or the model has no solver to limit.
     """
-    training, task = loaded.recipe.training, load_task(loaded, progress)
+    training = loaded.recipe.training
     effort = Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave)
     model = with_effort(loaded.model, effort)
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
-    return RunEvaluation(
-        settings={
-            "split": reading.split,
-            "checkpoint": loaded.checkpoint.name,
-            "step": loaded.step,
-            "segment_length": segment_length,
-            "memory_length": memory_length,
-            **asdict(effort),
-        },
-        model=evaluate(model, task.split(reading.split), batch_size, segment_length, memory_length),
-        yardsticks=task.yardsticks(reading.split),
-    )
+    with subject(loaded, reading.split, other, progress) as found:
+        return RunEvaluation(
+            settings={
+                "checkpoint": loaded.checkpoint.name,
+                "step": loaded.step,
+                "device": next(model.parameters()).device.type,
+                "segment_length": segment_length,
+                "memory_length": memory_length,
+                **asdict(effort),
+            },
+            model=evaluate(model, found.content, batch_size, segment_length, memory_length),
+            subject=found,
+        )
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
@@ -141,24 +166,27 @@ def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
         print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
 
 
-def _table(title: str, evaluation: RunEvaluation) -> Table:
-    result = evaluation.model
+def _table(run: Path, evaluation: RunEvaluation) -> Table:
+    result, text = evaluation.model, evaluation.subject
+    title = f"{run}, {evaluation.settings['checkpoint']}, {text.part}"
     unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
+        **({} if text.own else {"text": f"{text.name}: not the run's own, so these figures are not kept in it"}),
         "loss": f"{result.loss:.4g} nats per token",
         **({} if result.accuracy is None else {"accuracy": f"{result.accuracy:.3%} of the answers"}),
         **_of_text(result),
         **{name.replace("_", " "): f"{value:,.4g}" for name, value in evaluation.yardsticks.items()},
-        "tokens": f"{result.tokens:,}",
+        "tokens": f"{result.tokens:,}"
+        + ("" if text.unknown is None else f", {text.unknown:,} unknown words among them"),
         "residual per token": _spread(result.residual),
         "evaluations per token": _spread(result.evaluations),
         "evaluations per solve": _number(result.evaluations_per_solve),
         "solves not converged": unconverged,
         "speed": f"{result.tokens_per_second:,.0f} tokens per second",
     }
-    table = Table(title=title, show_header=False)
-    for row in rows.items():
-        table.add_row(*row)
+    table = Table(title=Text(title), show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
     return table
 
 

@@ -82,7 +82,7 @@ class Draw:
         if self.prompts_file is None:
             return list(self.prompt) or [""]
         try:
-            lines = self.prompts_file.read_text(encoding="utf-8").split("\n")
+            lines = self.prompts_file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as problem:
             raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text: {problem}") from problem
         from_file = [line for line in lines if line.strip()]

@@ -11,13 +11,14 @@ command = App(name="report")
 
 
 @command.default
-def report(run: Path, /, *, json: bool = False) -> int:
+def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> int:
     """Write a run's report, one HTML page with all it needs inside.
 
     Args:
         run: the run folder.
+        out: the file to write; left out: report.html in the run folder.
         json: print the page's path as a JSON object.
     """
-    page = write_report(run)
+    page = write_report(run, out)
     print(json_format.dumps({"report": str(page)}) if json else page)
     return 0

@@ -7,9 +7,10 @@ from equilibria.configuration.building import (
     build_gradient,
     build_model,
     build_solver,
+    build_source,
     build_task,
 )
-from equilibria.configuration.data import DataRecipe
+from equilibria.configuration.data import DataRecipe, OtherText
 from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
 from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe, RegularisationRecipe
@@ -26,6 +27,7 @@ __all__ = [
     "EmbeddingRecipe",
     "GradientRecipe",
     "ModelRecipe",
+    "OtherText",
     "RatesRecipe",
     "Recipe",
     "RegularisationRecipe",
@@ -38,6 +40,7 @@ __all__ = [
     "build_gradient",
     "build_model",
     "build_solver",
+    "build_source",
     "build_task",
     "check_recipe",
     "read_recipe",

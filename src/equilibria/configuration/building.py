@@ -9,7 +9,7 @@ from equilibria.cells import Cell, ContractiveCell, PostNormCell, StackedCell, T
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe
 from equilibria.configuration.baseline_building import build_layers
-from equilibria.configuration.data import TASK_OPTIONS, DataRecipe
+from equilibria.configuration.data import TASK_OPTIONS, TEXT_OPTIONS, DataRecipe
 from equilibria.configuration.depth import (
     ADJOINT_OPTIONS,
     GRADIENT_OPTIONS,
@@ -37,6 +37,7 @@ from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder,
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.synthetic import CopyMemory, Reversal, SymbolTask
 from equilibria.data.task import Task
+from equilibria.data.tokenizers import ByteTokenizer, load_tokenizer
 from equilibria.depths import (
     Depth,
     DepthSchedule,
@@ -97,7 +98,32 @@ def build_corpus(recipe: Recipe, progress: Progress = UNWATCHED) -> Corpus:
         UserError: a file is missing, or there is no text in it, or the recipe is about no text.
     """
     data = recipe.data
-    return prepare(_source(data), _tokenizer(data), data.cache, progress)
+    return prepare(build_source(data), _tokenizer(data), data.cache, progress)
+
+
+def build_source(data: DataRecipe) -> Source:
+    """The recipe's text, as it is.
+
+    Raises:
+        UserError: the recipe is about no text, or its tokenizer cannot be read.
+    """
+    match data.source:
+        case "embedded":
+            return EmbeddedText()
+        case "folder" if data.path is not None:
+            return TextFolder(data.path, as_bytes=_has_bytes(data))
+        case "files" if data.files:
+            return TextFiles(data.files, **given_options(data, TEXT_OPTIONS["files"]))
+        case "copy_memory" | "reversal":
+            raise UserError(f'data.source = "{data.source}" is a task and no text')
+    raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')
+
+
+def _has_bytes(data: DataRecipe) -> bool:
+    """Whether tokens are bytes."""
+    if data.tokenizer == "file" and data.tokenizer_file is not None:
+        return isinstance(load_tokenizer(data.tokenizer_file), ByteTokenizer)
+    return data.tokenizer == "bytes"
 
 
 def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
@@ -228,19 +254,6 @@ def _blamed_on(section: str) -> Iterator[None]:
         yield
     except ValueError as problem:
         raise UserError(f"{section}: {problem}") from problem
-
-
-def _source(data: DataRecipe) -> Source:
-    match data.source:
-        case "embedded":
-            return EmbeddedText()
-        case "folder" if data.path is not None:
-            return TextFolder(data.path, as_bytes=data.tokenizer == "bytes")
-        case "files" if data.files:
-            return TextFiles(data.files)
-        case "copy_memory" | "reversal":
-            raise UserError(f'data.source = "{data.source}" is a task and no text')
-    raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')
 
 
 def _tokenizer(data: DataRecipe) -> TokenizerSpec | TokenizerFile:

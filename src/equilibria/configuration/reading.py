@@ -63,6 +63,13 @@ def check_recipe(recipe: Recipe, path: Path | str) -> None:
     """Raises a UserError that names `path`, where the recipe came from, if its values do not go together."""
     for problem in problems(recipe):
         raise UserError(f"{path}: {problem}")
+    for line in _table(recipe, ()):
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError as problem:
+            raise UserError(
+                f"{path}: {line!a} has characters that the locale's encoding lacks; set PYTHONUTF8=1"
+            ) from problem
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -190,7 +197,7 @@ def _literal(value: object) -> str:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as problem:
         raise UserError(f"{path}: no such recipe; give the path of a TOML file") from problem
     except (OSError, ValueError) as problem:

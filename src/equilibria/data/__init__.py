@@ -1,9 +1,10 @@
 """Text for language models: sources, tokenizers, encoded corpora, batches, and n-gram yardsticks."""
 
 from equilibria.data.batching import EvaluationStream, Segment, TrainingStream, check_tokens
-from equilibria.data.corpus import EmbeddedText, Source, Split, TextFiles, TextFolder
+from equilibria.data.corpus import EmbeddedText, Source, Split, TextFolder
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.prepared import Corpus, EncodedSplit, prepare
+from equilibria.data.text_files import TextFiles
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import (
     BytePairTokenizer,

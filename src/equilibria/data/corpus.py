@@ -1,4 +1,4 @@
-"""Where text comes from: the documentation inside Python, a folder in the WikiText layout, or any text files.
+"""Where text comes from: the documentation inside Python, or a folder in the WikiText layout.
 
 A source yields its text in *pieces*. A piece that ends in a newline ends a *passage*, and that newline becomes the
 tokenizer's `eos`. Only a line that is too long to hold in memory has more than one piece.
@@ -11,26 +11,21 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from equilibria.data import standard_library
-from equilibria.data.reading import (
-    file_digest,
-    read_lines,
-    read_pieces,
-    stable_fraction,
-    text_digest,
-    text_size,
-)
+from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-_FOLDER_FILE = re.compile(r"(?:.+\.)?(train|valid|test)\.(?:txt|tokens|raw)(?:\.gz)?")
+_FOLDER_FILE = re.compile(r"(?:.+\.)?(train|val|valid|validation|test)\.(?:txt|tokens|raw)(?:\.gz)?")
+_OTHER_NAMES = {"val": "valid", "validation": "valid"}
 
 
 def split_of(file_name: str) -> Split | None:
     """The split that a file of a folder in the WikiText layout holds; None where its name is of no split."""
     match = _FOLDER_FILE.fullmatch(file_name)
-    return next((split for split in SPLITS if match and match[1] == split), None)
+    name = match and _OTHER_NAMES.get(match[1], match[1])
+    return next((split for split in SPLITS if split == name), None)
 
 
 class Source(Protocol):
@@ -65,6 +60,14 @@ class Source(Protocol):
         """A hex digest of the content and of how it is split."""
         ...
 
+    def remark(self) -> str | None:
+        """A sentence on how the text is split where that is not what one would expect.
+
+        Raises:
+            UserError: the text cannot be read or split.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class EmbeddedText:
@@ -93,14 +96,17 @@ class EmbeddedText:
     def fingerprint(self) -> str:
         return standard_library.fingerprint()
 
+    def remark(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class TextFolder:
     """A folder with one text file per split, in the layout of the WikiText releases.
 
-    The files are `train.txt`, `valid.txt` and, if there is one, `test.txt`; each may carry a prefix
-    (`wiki.train.txt`), end in `.tokens` or `.raw`, and be compressed (`.gz`). Every line is a passage, blank
-    ones included: this is how WikiText's tokens are conventionally counted.
+    The files are `train.txt`, `valid.txt` (or `val.txt`, `validation.txt`) and, if there is one, `test.txt`; each may
+    carry a prefix (`wiki.train.txt`), end in `.tokens` or `.raw`, and be compressed (`.gz`). Every line is a passage,
+    blank ones included: this is how WikiText's tokens are conventionally counted.
 
     Args:
         path: the folder.
@@ -138,6 +144,9 @@ class TextFolder:
             part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
         )
 
+    def remark(self) -> None:
+        return None
+
     def _file(self, split: Split) -> Path:
         files = self._files(split) if split != "test" else self._files()
         if split not in files:
@@ -166,102 +175,9 @@ class TextFolder:
         return files
 
 
-@dataclass(frozen=True)
-class TextFiles:
-    """Any text files (`.gz` too), split by a stable hash of each paragraph, so no paragraph is in two splits.
-
-    A paragraph is the lines up to a blank one or, in a file without blank lines, each line. It is held in memory. Its
-    lines are passages, as in a folder; blank ones are left out.
-
-    Args:
-        paths: the files, in the order of the text.
-        valid_fraction: share of the paragraphs held out for validation, above 0.
-        test_fraction: share held out for the test; with 0 there is no test split.
-
-    Raises:
-        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty.
-    """
-
-    paths: tuple[Path, ...]
-    valid_fraction: float = 0.05
-    test_fraction: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not self.paths:
-            raise UserError("no text files given; data.files takes one path or more")
-        if not (self.valid_fraction > 0 and self.test_fraction >= 0 and self._held_out() < 1):
-            raise UserError(
-                f"valid_fraction {self.valid_fraction} and test_fraction {self.test_fraction} leave an empty "
-                "split; give fractions above 0 (test: or 0) whose sum is below 1"
-            )
-
-    @property
-    def name(self) -> str:
-        others = len(self.paths) - 1
-        return self.paths[0].name + (f" and {others} more" if others else "")
-
-    def splits(self) -> tuple[Split, ...]:
-        return SPLITS if self.test_fraction else SPLITS[:2]
-
-    def pieces(self, split: Split) -> Iterator[str]:
-        if split not in self.splits():
-            raise UserError(f"{self.name} has no {split} split; give a test_fraction above 0")
-        paragraphs = used = 0
-        for path in self.paths:
-            before = paragraphs
-            for paragraph in _paragraphs(path):
-                paragraphs += 1
-                if assigned(paragraph, self.valid_fraction, self.test_fraction) == split:
-                    used += 1
-                    yield from (line + "\n" for line in paragraph.split("\n"))
-            if paragraphs == before:
-                raise UserError(f"{path} holds no text; leave it out or give another file")
-        if not used:
-            raise UserError(
-                f"{self.name}: none of {paragraphs} paragraphs fell into the {split} split; "
-                "give more text or larger fractions"
-            )
-
-    def size(self, split: Split) -> int:
-        shares = {"valid": self.valid_fraction, "test": self.test_fraction, "train": 1 - self._held_out()}
-        return int(shares[split] * sum(map(text_size, self.paths)))
-
-    def fingerprint(self) -> str:
-        fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
-        return text_digest([fractions, "lines", *(file_digest(path) for path in self.paths)])
-
-    def _held_out(self) -> float:
-        return self.valid_fraction + self.test_fraction
-
-
 def assigned(key: str, valid_fraction: float, test_fraction: float) -> Split:
     """The split that `key` always belongs to."""
     fraction = stable_fraction(key)
     if fraction < valid_fraction:
         return "valid"
     return "test" if fraction < valid_fraction + test_fraction else "train"
-
-
-def _paragraphs(path: Path) -> Iterator[str]:
-    line_by_line = not _has_blank_lines_between(path)
-    paragraph: list[str] = []
-    for line in read_lines(path):
-        if line.strip():
-            paragraph.append(line)
-        if paragraph and (line_by_line or not line.strip()):
-            yield "\n".join(paragraph)
-            paragraph = []
-    if paragraph:
-        yield "\n".join(paragraph)
-
-
-def _has_blank_lines_between(path: Path) -> bool:
-    text = gap = False
-    for line in read_lines(path):
-        if not line.strip():
-            gap = text
-        elif gap:
-            return True
-        else:
-            text = True
-    return False

@@ -166,6 +166,31 @@ def _unfinished(directory: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def encode_text(pieces: Iterable[str], tokenizer: Tokenizer, path: Path) -> EncodedSplit:
+    """Encodes one text into a file.
+
+    Args:
+        pieces: the text.
+        tokenizer: any.
+        path: of the file, which the result reads from.
+
+    Raises:
+        UserError: there are fewer than two tokens, or the file cannot be written.
+    """
+    dtype = _narrowest(tokenizer.vocabulary_size)
+    try:
+        counts = _encode(pieces, tokenizer, path, dtype)
+    except OSError as problem:
+        raise UserError(f"the encoded text cannot be written to {path} ({problem}); TMPDIR names another") from problem
+    _check_length(counts["tokens"], "the text")
+    return EncodedSplit(np.memmap(path, dtype, mode="r"), counts["words"], counts["bytes"])
+
+
+def _check_length(tokens: int, name: str) -> None:
+    if tokens < 2:
+        raise UserError(f"{name} has {tokens} tokens; with 2 there is one to predict")
+
+
 def _write(
     source: Source, fingerprint: str, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress
 ) -> None:
@@ -174,6 +199,8 @@ def _write(
     Raises:
         UserError: it is no longer the text of that fingerprint.
     """
+    if remark := source.remark():
+        progress.say(remark)
     tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
     dtype = _narrowest(tokenizer.vocabulary_size)
@@ -182,11 +209,9 @@ def _write(
         if split not in source.splits():
             continue
         with progress.bar(f"encoding the {split} split of {source.name}", source.size(split)) as advance:
-            pieces = _told(source.pieces(split), advance)
+            pieces = told(source.pieces(split), advance)
             splits[split] = _encode(pieces, tokenizer, directory / f"{split}.bin", dtype)
-        if splits[split]["tokens"] < 2:
-            found = splits[split]["tokens"]
-            raise UserError(f"{source.name}: the {split} split has {found} tokens; with 2 there is one to predict")
+        _check_length(splits[split]["tokens"], f"{source.name}: the {split} split")
     if source.fingerprint() != fingerprint:
         raise UserError(f"{source.name} changed while it was read; run the command again")
     files = {
@@ -208,7 +233,7 @@ def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Pat
         return train_tokenizer(spec, ())
     size = source.size("train")
     with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
-        return train_tokenizer(spec, _told(source.pieces("train"), advance), size, scratch)
+        return train_tokenizer(spec, told(source.pieces("train"), advance), size, scratch)
 
 
 def _narrowest(vocabulary_size: int) -> np.dtype:
@@ -243,8 +268,8 @@ def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _told(pieces: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
-    """The same pieces, their lengths told in large steps: to tell every line takes longer than to encode it."""
+def told(pieces: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
+    """The same pieces, their bytes told in large steps: to tell every line takes longer than to encode it."""
     for batch in _batches(pieces):
         yield from batch
         advance(sum(len(utf_8(piece)) for piece in batch))

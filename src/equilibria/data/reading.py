@@ -13,37 +13,31 @@ from equilibria.errors import UserError
 _LONGEST = 1 << 20  # characters of a line that are held in memory
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Streams the lines of a UTF-8 text file, without their ends; decompresses where the name ends in `.gz`.
-
-    Raises:
-        UserError: the file is missing, is not UTF-8 or is a damaged gzip file.
-    """
-    with _opened(path) as file:
-        for line in file:
-            yield line.removesuffix("\n")
-
-
-def read_pieces(path: Path, as_bytes: bool = False) -> Iterator[str]:
+def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) -> Iterator[str]:
     """Streams a text file in pieces: lines with their ends, or parts of lines that are too long to hold in memory.
 
-    A part begins with the space that parts it from the one before; a word is cut only where a million characters
-    have no space among them. The last line ends in a newline even where the file does not.
+    A part begins with the space that parts it from the one before; a word is cut only where `longest` characters have
+    no space among them. The last line ends in a newline even where the file does not.
 
     Args:
         path: the file, decompressed where its name ends in `.gz`.
         as_bytes: the pieces together are the file byte for byte: nothing is added, line ends stay what they are,
             and what is not UTF-8 becomes lone surrogates (Python's `surrogateescape`).
+        longest: characters of a part, about: at most twice as many; None is a million.
 
     Raises:
         UserError: the file is missing, is not UTF-8 or is a damaged gzip file.
     """
+    longest = longest or _LONGEST
     rest, ended = "", True
     with _opened(path, as_bytes) as file:
-        while part := file.readline(_LONGEST):
+        while part := file.readline(longest):
+            ended = part.endswith("\n")
+            if ended and not rest:  # as nearly all lines
+                yield part
+                continue
             rest += part
-            ended = rest.endswith("\n")
-            if not ended and len(part) < _LONGEST:
+            if not ended and len(part) < longest:
                 break  # the end of the file
             cut = len(rest) if ended else max(rest.rfind(" "), 0) or len(rest)
             yield rest[:cut]

@@ -6,6 +6,7 @@ learned from and encoded piece by piece, a piece as `Source.pieces` yields them.
 
 import heapq
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, repeat
@@ -16,12 +17,15 @@ import numpy as np
 import tokenizers as rust
 
 from equilibria.data.counting import WordCounts
+from equilibria.data.interruptible import call_interruptibly
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
 
 UNKNOWN = "<unk>"
 END = "<eos>"
 _DEFAULT_BYTE_PAIRS = 8000
+_LONGEST_WORD = 1000  # characters that byte pairs are learned from
+_PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", re.DOTALL)
 _MOST_DIGITS = 20  # no vocabulary is that large, and Python reads no number of some thousand
 
 
@@ -189,7 +193,8 @@ class BytePairTokenizer:
             show_progress=False,
             initial_alphabet=rust.pre_tokenizers.ByteLevel.alphabet(),
         )
-        inner.train_from_iterator((piece.removesuffix("\n") for piece in pieces), trainer)
+        texts = chain.from_iterable(_within_reach(piece.removesuffix("\n")) for piece in pieces)
+        call_interruptibly(lambda: inner.train_from_iterator(texts, trainer))
         return cls(inner)
 
     @property
@@ -366,6 +371,15 @@ def _by_lines(text: str, encode: Callable[[str], list[int]], eos: int) -> list[i
     """The ids of lines, `eos` between them: as of the pieces that a model is trained on."""
     first, *others = map(encode, text.split("\n"))
     return [*first, *chain.from_iterable([eos, *ids] for ids in others)]
+
+
+def _within_reach(piece: str) -> Iterator[str]:
+    """A piece, or parts of a long one, cut before white space where there is some: the time that byte pairs take to be
+    learned grows with the square of a word's length."""
+    if len(piece) <= _LONGEST_WORD:
+        yield piece
+    else:
+        yield from (part.group() for part in _PART.finditer(piece))
 
 
 def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:

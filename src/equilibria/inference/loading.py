@@ -98,6 +98,12 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
     recipe = run.recipe
+    for place in (recipe.data.path, *recipe.data.files):
+        if place is not None and not place.is_absolute() and not place.exists():
+            raise UserError(
+                f"{place} does not exist here: {run.folder.config} names the text as seen from where the run was "
+                f"trained; repeat this there, or evaluate with --data.path or --data.files"
+            )
     if recipe.data.tokenizer == "file":  # the run's own copy: the file may have been moved since
         recipe = replace(recipe, data=replace(recipe.data, tokenizer_file=run.folder.tokenizer))
     task = build_task(recipe, progress)
@@ -106,7 +112,8 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()
     if not same:
         raise UserError(
-            f"{task.name} has changed since {run.folder.path} was trained: its tokenizer differs; restore the text"
+            f"{task.name} has changed since {run.folder.path} was trained, or is another task: its tokenizer differs; "
+            f"restore it"
         )
     return task
 

@@ -96,9 +96,9 @@ def draw(plot: Plot) -> str:
         from matplotlib import rc_context, rcParams
         from matplotlib.figure import Figure
     except ImportError as problem:
-        raise UserError(
-            'a report needs matplotlib, which is not installed; pip install "equilibria[plot]"'
-        ) from problem
+        missing = isinstance(problem, ModuleNotFoundError) and problem.name == "matplotlib"
+        found = "is not installed" if missing else f"cannot be loaded ({problem})"
+        raise UserError(f'a report needs matplotlib, which {found}; pip install "equilibria[plot]"') from problem
     with rc_context():
         rcParams.update({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9, "axes.titlesize": 10})
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")

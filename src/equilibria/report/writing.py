@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from equilibria.durable import write_durably
-from equilibria.errors import UserError
+from equilibria.errors import UserError, mending
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import cards
@@ -12,13 +12,14 @@ from equilibria.report.measurement import SolveFigures, measure_solves
 from equilibria.report.page import Contents, page
 
 
-def write_report(run_folder: Path) -> Path:
-    """Writes a run's `report.html`: one file that needs nothing beside it, replaced in one go.
+def write_report(run_folder: Path, out: Path | None = None) -> Path:
+    """Writes a run's report: one HTML file that needs nothing beside it, replaced in one go.
 
     The best checkpoint reads some validation text for it. What the folder lacks is named on the page.
 
     Args:
         run_folder: of a run that has begun.
+        out: the file to write; None is the run's `report.html`.
 
     Returns:
         The path of the page.
@@ -35,11 +36,17 @@ def write_report(run_folder: Path) -> Path:
         solves=solves,
         written=datetime.now(UTC),
     )
-    target = run.folder.report
+    target = out or run.folder.report
+    if target.is_dir():
+        raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
+    html = page(contents).encode(errors="replace")
     try:
-        write_durably(target, page(contents).encode(errors="replace"))
+        write_durably(target, html)
     except OSError as problem:
-        raise UserError(f"{target} cannot be written ({problem}); free some space and repeat") from problem
+        reason = problem.strerror or problem
+        raise UserError(
+            f"{target} cannot be written ({reason}); {mending(problem)}, or write elsewhere with --out FILE"
+        ) from problem
     return target
 
 

@@ -13,6 +13,9 @@ from rich.text import Text
 
 Figures = Mapping[str, object]
 
+_LEAST_WANTED = ("perplexity", "residual", "tokens/s", "evaluations", "time left", "loss")
+"""Columns that a narrow terminal goes without, in this order."""
+
 
 class Display(Protocol):
     """What the trainer tells a person. `train` and `valid` take the figures of the metrics lines."""
@@ -111,6 +114,7 @@ class LiveDisplay:
     """A table that is kept up to date; validations and sentences scroll above it."""
 
     def __init__(self, console: Console, name: str, pace: Pace) -> None:
+        self._console = console
         self._name = name
         self._pace = pace
         self._figures: Figures = {}
@@ -133,7 +137,7 @@ class LiveDisplay:
         self.say(validation_line(step, figures))
 
     def say(self, message: str) -> None:
-        self._live.console.print(message, markup=False, highlight=False)
+        self._console.print(message, markup=False, highlight=False)
 
     def _render(self) -> Group:
         columns = {
@@ -145,11 +149,20 @@ class LiveDisplay:
             "tokens/s": _number(self._figures.get("tokens_per_second"), ",.0f"),
             "time left": self._pace.time_left(),
         }
+        width = self._console.width
+        for heading in _LEAST_WANTED:
+            if _width(columns) > width:
+                del columns[heading]
         table = Table(title=Text(self._name), title_justify="left")
         for heading in columns:
             table.add_column(heading, justify="right")
         table.add_row(*columns.values())
-        return Group(table, ProgressBar(total=self._pace.steps, completed=self._pace.done, width=60))
+        return Group(table, ProgressBar(total=self._pace.steps, completed=self._pace.done, width=min(60, width)))
+
+
+def _width(columns: Mapping[str, str]) -> int:
+    """Of a table of one row: each column is as wide as its text, two spaces and a line."""
+    return 1 + sum(max(len(heading), len(value)) + 3 for heading, value in columns.items())
 
 
 def validation_line(step: int, figures: Figures) -> str:

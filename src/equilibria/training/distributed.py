@@ -121,7 +121,7 @@ def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "c
     """
     needed, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cuda" and found < needed:
-        raise UserError(f'training.device = "cuda": found {found} CUDA devices for {needed} processes; use "cpu"')
+        raise UserError(f'the device is "cuda", and there are {found} CUDA devices for {needed} processes; use "cpu"')
     return "cpu" if device == "cpu" or found < needed else "cuda"
 
 

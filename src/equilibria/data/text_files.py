@@ -1,0 +1,240 @@
+"""Any text files as a source: cut into units of bounded size, each of which belongs to one split."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+from equilibria.data.corpus import SPLITS, Split, assigned
+from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
+from equilibria.errors import UserError
+
+_LONGEST_UNIT = 1 << 16  # characters of a unit, all of which are in memory
+_SHORTEST_PART = 256  # characters of a part of a line
+_MOST_PARTS = 200  # of the whole text, where nothing but parts of lines divides it
+_ENOUGH = 0.5  # of what a split should have of the text
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Any text files (`.gz` too), split by a stable hash of each unit, so no unit is in two splits.
+
+    A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. Where these are so
+    few or so large that a split gets less than half of its share, a unit is a line, and where that is not enough, a
+    part of a line. A unit has 65,536 characters at most; what is longer is cut at a line's end or a space. Its lines
+    are passages, as in a folder; blank ones are left out.
+
+    Args:
+        paths: the files, in the order of the text.
+        valid_fraction: share of the text held out for validation, above 0.
+        test_fraction: share held out for the test; with 0 there is no test split.
+
+    Raises:
+        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty, or text
+            that cannot fill its splits.
+    """
+
+    paths: tuple[Path, ...]
+    valid_fraction: float = 0.05
+    test_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise UserError("no text files given; data.files takes one path or more")
+        if not (self.valid_fraction > 0 and self.test_fraction >= 0 and self._held_out() < 1):
+            raise UserError(
+                f"data.valid_fraction = {self.valid_fraction} and data.test_fraction = {self.test_fraction} leave an "
+                "empty split; give fractions above 0 (test: or 0) whose sum is below 1"
+            )
+
+    @property
+    def name(self) -> str:
+        others = len(self.paths) - 1
+        return self.paths[0].name + (f" and {others} more" if others else "")
+
+    def splits(self) -> tuple[Split, ...]:
+        return SPLITS if self.test_fraction else SPLITS[:2]
+
+    def pieces(self, split: Split) -> Iterator[str]:
+        if split not in self.splits():
+            raise UserError(f"{self.name} has no {split} split; give a data.test_fraction above 0")
+        for unit in _units(self._division.cuts):
+            if assigned(_key(unit), self.valid_fraction, self.test_fraction) == split:
+                yield from unit
+
+    def whole(self) -> Iterator[str]:
+        """The pieces of all splits together, in the order of the text.
+
+        Raises:
+            UserError: a file is missing, unreadable or empty.
+        """
+        return chain.from_iterable(_units(self._paragraphs()))
+
+    def size(self, split: Split) -> int:
+        shares = {"valid": self.valid_fraction, "test": self.test_fraction, "train": 1 - self._held_out()}
+        return int(shares[split] * self.whole_size())
+
+    def whole_size(self) -> int:
+        """The bytes of all splits together, and blank lines.
+
+        Raises:
+            UserError: a file is missing or unreadable.
+        """
+        return sum(map(text_size, self.paths))
+
+    def fingerprint(self) -> str:
+        fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
+        return text_digest([fractions, "units", *(file_digest(path) for path in self.paths)])
+
+    def remark(self) -> str | None:
+        first, chosen = self._division.tried[0], self._division.tried[-1]
+        if first == chosen:
+            return None
+        return f"{self.name} is split by {chosen}: it has too few {first} to hold out the shares that are asked for"
+
+    def _held_out(self) -> float:
+        return self.valid_fraction + self.test_fraction
+
+    def _paragraphs(self) -> list["_Cut"]:
+        return [_Cut(path, not _has_blank_lines_between(path), _LONGEST_UNIT) for path in self.paths]
+
+    def _ways(self) -> Iterator[tuple[str, list["_Cut"]]]:
+        """How the files may be cut, from coarse to fine."""
+        yield "paragraphs", self._paragraphs()
+        yield "lines", [_Cut(path, True, _LONGEST_UNIT) for path in self.paths]
+        longest = min(max(_SHORTEST_PART, self.whole_size() // _MOST_PARTS), _LONGEST_UNIT)
+        yield "parts of lines", [_Cut(path, True, longest) for path in self.paths]
+
+    @cached_property
+    def _division(self) -> "_Division":
+        """The coarsest cut that gives each split enough of the text, or else the finest."""
+        tried: list[str] = []
+        cuts: list[_Cut] = []
+        tally = _Tally(self.valid_fraction, self.test_fraction)
+        for name, finer in self._ways():
+            if finer == cuts:  # every paragraph is a line
+                continue
+            tried, cuts, tally = [*tried, name], finer, _Tally(self.valid_fraction, self.test_fraction)
+            for unit in _units(cuts):
+                tally.add(unit)
+            if tally.is_enough():
+                break
+        tally.check(self.name, tried[-1])
+        return _Division(tuple(tried), tuple(cuts))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a file becomes units: at each line's end or at blank lines, and where one would be too long."""
+
+    path: Path
+    by_line: bool
+    longest: int
+
+
+@dataclass(frozen=True)
+class _Division:
+    """The cuts that a text is split by, and the names of what was tried, theirs at the end."""
+
+    tried: tuple[str, ...]
+    cuts: tuple[_Cut, ...]
+
+
+class _Tally:
+    """How much of a text each split gets, and what it would take to give one that gets nothing something."""
+
+    def __init__(self, valid_fraction: float, test_fraction: float) -> None:
+        self._valid, self._test = valid_fraction, test_fraction
+        self._characters: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+        self._units = 0
+        self._lowest = self._lowest_after_valid = math.inf
+
+    def add(self, unit: Sequence[str]) -> None:
+        """Counts a unit."""
+        key = _key(unit)
+        place = stable_fraction(key)
+        self._units += 1
+        self._characters[assigned(key, self._valid, self._test)] += sum(map(len, unit))
+        self._lowest = min(self._lowest, place)
+        if place >= self._valid:
+            self._lowest_after_valid = min(self._lowest_after_valid, place)
+
+    def is_enough(self) -> bool:
+        """Whether each split gets half of its share or more."""
+        shares: dict[Split, float]
+        shares = {"train": 1 - self._valid - self._test, "valid": self._valid, "test": self._test}
+        total = sum(self._characters.values())
+        return all(self._characters[split] >= _ENOUGH * share * total for split, share in shares.items())
+
+    def check(self, name: str, units: str) -> None:
+        """Raises a UserError that names the nearest right fraction where a split gets nothing."""
+        for split in SPLITS:
+            if not self._characters[split] and (split != "test" or self._test):
+                found = f"none of its {self._units} {units} fell into the {split} split"
+                raise UserError(f"{name}: {found}; give {self._mend(split)}")
+
+    def _mend(self, split: Split) -> str:
+        if split == "train":
+            return "more text, or smaller data.valid_fraction and data.test_fraction"
+        needed = self._lowest if split == "valid" else self._lowest_after_valid - self._valid
+        other = self._test if split == "valid" else self._valid
+        if needed + other > 0.99:  # no unit, or none that would leave others
+            return "more text"
+        return f"data.{split}_fraction = {math.floor(needed * 1000 + 1) / 1000:g} or more"
+
+
+def _key(unit: Sequence[str]) -> str:
+    """What decides the split of a unit."""
+    return "".join(unit).removesuffix("\n")
+
+
+def _units(cuts: Sequence[_Cut]) -> Iterator[list[str]]:
+    """All units of files, each the pieces of its lines.
+
+    Raises:
+        UserError: a file has none, or cannot be read.
+    """
+    for cut in cuts:
+        found = False
+        for unit in _units_of_file(cut):
+            if not unit[0].isspace() or any(not piece.isspace() for piece in unit):
+                found = True
+                yield unit
+        if not found:
+            raise UserError(f"{cut.path} holds no text; leave it out or give another file")
+
+
+def _units_of_file(cut: _Cut) -> Iterator[list[str]]:
+    unit: list[str] = []
+    length = 0
+    line_begins = True
+    for piece in read_pieces(cut.path, longest=cut.longest):
+        blank = line_begins and piece.endswith("\n") and piece.isspace()
+        if unit and (blank or length + len(piece) > cut.longest):
+            yield unit
+            unit, length = [], 0
+        if not blank:
+            unit.append(piece)
+            length += len(piece)
+        line_begins = piece.endswith("\n")
+        if unit and line_begins and cut.by_line:
+            yield unit
+            unit, length = [], 0
+    if unit:
+        yield unit
+
+
+def _has_blank_lines_between(path: Path) -> bool:
+    text = gap = False
+    line_begins = True
+    for piece in read_pieces(path):
+        if line_begins and piece.isspace():
+            gap = text
+        elif gap:
+            return True
+        else:
+            text = True
+        line_begins = piece.endswith("\n")
+    return False
