@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Parameter
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, printable
+
+_LONGEST = 2000  # letters of a message: what it quotes may be of any length
 
 
 def _version() -> str:
@@ -69,5 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    line = printable(message)
+    print(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]}…'}", file=sys.stderr)
     return 2

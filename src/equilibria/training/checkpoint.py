@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.manifest import check_manifest, write_manifest
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
 from equilibria.training.distributed import ALONE, World
@@ -233,10 +234,7 @@ def _read_trainer(folder: Path, layout: Layout, world: World) -> dict[str, Tenso
 
 
 def _read_scalars(path: Path) -> dict[str, object]:
-    scalars = json.loads((path / SCALARS_FILE).read_text(encoding="utf-8"))
-    if not isinstance(scalars, dict):
-        raise ValueError(f"{SCALARS_FILE} is not an object")
-    return scalars
+    return read_json(path / SCALARS_FILE, dict)
 
 
 def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
