@@ -158,7 +158,9 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
     try:
         scalars = _read_scalars(path)
         trainer = _read_trainer(path / TRAINER_FOLDER, layout or _whole, world)
-    except (OSError, ValueError, SafetensorError, CheckpointException) as problem:
+    except UserError:
+        raise
+    except Exception as problem:  # DCP raises whatever a damaged header leads it to
         raise UserError(
             f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or name another checkpoint as "
             f'"last" in {path.parent / "index.json"}'
