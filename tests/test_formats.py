@@ -89,9 +89,9 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path, make: Callable
 
 @pytest.mark.parametrize("name", ["none", "x" * 5000, "a\0b"])
 def test_what_is_not_there_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="does not exist; look|cannot be read .*; look"):
+    with pytest.raises(UserError, match=r"does not exist; look|cannot be read .*; look"):
         read_json(tmp_path / name, dict, "look")
-    with pytest.raises(UserError, match="no such recipe|cannot be read"):
+    with pytest.raises(UserError, match=r"no such recipe|cannot be read"):
         read_toml(tmp_path / name)
 
 
