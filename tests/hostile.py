@@ -6,6 +6,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -98,7 +99,7 @@ def with_other_values(draw: st.DrawFn) -> Change:
                 if new is ...:
                     del holder[key]
                 else:
-                    holder[key] = new
+                    holder[key] = deepcopy(new)  # one that is put into itself would have no end
         return json.dumps(value).encode()
 
     return change

@@ -201,7 +201,7 @@ def test_a_changed_file_is_read_or_a_sentence(name: str, readers: dict[str, Read
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_many_changed_files_are_read_or_sentences(name: str, readers: dict[str, Reader]) -> None:
-    try_changes(readers[name], int(400 * readers[name].weight))
+    try_changes(readers[name], int(2000 * readers[name].weight))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -23,6 +23,8 @@ _RATIO = 100
 _ALWAYS = 1 << 26
 """An archive may unpack to as many times its size, and to as many bytes in any case. Text packs to about a tenth."""
 
+_BLOCK = 1 << 16
+
 _COMPRESSED: Mapping[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"\xfd7zXZ\0": lzma.open,
@@ -83,6 +85,8 @@ def _members(path: Path, name: str, budget: "_Budget") -> Iterator[tuple[str, IO
             for entry in archive:
                 if entry.isreg() and (content := archive.extractfile(entry)) is not None:
                     yield _member(entry.name, content)
+        while bounded.read(_BLOCK):
+            pass  # the checksums of what is compressed come last
 
 
 def _member(name: str, content: IO[bytes]) -> tuple[str, IO[bytes]]:
