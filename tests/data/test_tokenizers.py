@@ -218,7 +218,7 @@ def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "not a tokenizer of equilibria"),
+        ([], "it is a list, expected an object"),
         ({"kind": "letters"}, "not a tokenizer of equilibria"),
         ({"kind": "word", "words": ["a", 3]}, "not a tokenizer of equilibria"),
         ({"kind": "word", "words": ["a", "b"]}, "lacks <eos>"),

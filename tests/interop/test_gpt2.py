@@ -173,9 +173,9 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "[]", "model_type is null"),
+        ("config.json", "[]", "it is a list, expected an object"),
         ("model.safetensors.index.json", "{}", "has no table weight_map"),
-        ("model.safetensors.index.json", '{"weight_map": [', "has no table weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": [', "is damaged"),
     ],
 )
 def test_damaged_tables_are_named(
