@@ -10,6 +10,7 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 
 DIRECTLY_ABOVE = {
     "errors": (),
+    "formats": (),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),
@@ -23,7 +24,7 @@ DIRECTLY_ABOVE = {
     "cells": ("nn",),
     "models": ("cells", "depths"),
     "durable": (),
-    "data": ("durable",),
+    "data": ("durable", "formats"),
     "configuration": ("models", "data"),  # it builds both
     "inference": ("configuration",),  # a run is loaded through its recipe
     "training": ("inference",),  # it evaluates as it goes

@@ -49,3 +49,10 @@ def mending(problem: OSError) -> str:
         case errno.ENOENT | errno.ENOTDIR:
             return "make its folder first"
     return "see what is there"
+
+
+def printable(text: str) -> str:
+    """A text of anyone's for a line of ours: what moves a terminal's cursor or colours it is written as an escape."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )

@@ -1,11 +1,13 @@
 """Folders of text from archives and plain files over real sockets: whole, checked, and never touched by a failure."""
 
 import gzip
-import io
 import json
-import tarfile
-import zipfile
+import random
+import resource
+import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +20,7 @@ from equilibria.data.fetching import MANIFEST, WebText, fetch_text
 from equilibria.data.published import PUBLISHED, PublishedText
 from equilibria.data.tokenizer_spec import TokenizerSpec
 from equilibria.errors import UserError
+from hostile import tarred, zipped
 from loopback import Fault, Loopback, Served, serving
 from watching import Watcher
 
@@ -30,24 +33,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:
         yield server
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def tarred(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 INSIDE = {f"wikitext/wiki.{split}.tokens": text for split, text in TEXTS.items()} | {
@@ -272,3 +257,114 @@ def test_published_texts_have_digests_and_progress_is_told(server: Loopback, tmp
     fetch_text(published(RemoteFile((url,))), tmp_path / "text", progress=watcher)
     assert [(total, sum(done)) for _, total, done in watcher.bars] == [(len(archive), len(archive))]
     assert watcher.said == ["unpacking text.zip"]
+
+
+def outside(folder: Path) -> dict[Path, bytes]:
+    """All files that are not below `data`."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_relative_to(folder / "data"))
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a%2f..%2f..%2f..%2fhome%2fkeys",
+        "%2e%2e%2f%2e%2e%2fhome%2fkeys",
+        "x%2f..%2f..%2f..%2f..%2fhome%2fkeys",
+        "a/../../../home/keys",
+        "..%5c..%5chome%5ckeys",
+        "%2fhome%2fkeys",
+        "keys%00.txt",
+        "CON",
+        "%2e%2e",
+        "texts%2ftrain.txt",
+        "",
+        "x" * 300,
+        "%ff%fe",
+        "%1b[31m%0a",
+    ],
+)
+@pytest.mark.parametrize("good", [True, False])
+def test_an_address_names_no_file_here(server: Loopback, tmp_path: Path, name: str, good: bool) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "keys").write_bytes(b"secret")
+    before = outside(tmp_path)
+    archive = zipped(INSIDE) if good else b"PK\x03\x04 damaged"
+    text = published(RemoteFile((server.serve(f"/{name}", archive),)))
+    with nullcontext() if good else pytest.raises(UserError, match="is a damaged archive"):
+        fetch_text(text, tmp_path / "data" / "text")
+        assert whole(tmp_path / "data" / "text")
+    assert outside(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[", "http://h:x/", "http://h:99999/", "http://h/\u00e9", "http://h/a b", "ftp://h/", "http://"]
+)
+def test_what_is_no_address_is_an_error(address: str) -> None:
+    with pytest.raises(UserError, match="is no web address"):
+        RemoteFile((address,))
+
+
+def test_a_planted_link_is_not_followed(server: Loopback, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"secret")
+    work = tmp_path / ".text.fetching"
+    work.mkdir()
+    (work / "0.part").symlink_to(victim)
+    text = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),)))
+    fetch_text(text, tmp_path / "text")
+    assert whole(tmp_path / "text")
+    assert victim.read_bytes() == b"secret"
+
+
+def test_what_was_not_fetched_is_not_removed(server: Loopback, tmp_path: Path) -> None:
+    text, folder = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),))), tmp_path / "text"
+    fetch_text(text, folder)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("my own")
+    with pytest.raises(UserError, match=r"notes is none of the files that were fetched and would be lost; move it"):
+        fetch_text(text, folder, again=True)
+    assert (folder / "notes" / "mine.txt").read_text() == "my own"
+    shutil.rmtree(folder / "notes")
+    assert fetch_text(text, folder, again=True).new
+
+
+def test_the_earlier_text_comes_back_when_its_replacement_was_killed(server: Loopback, tmp_path: Path) -> None:
+    text, folder = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),))), tmp_path / "text"
+    fetch_text(text, folder)
+    folder.rename(tmp_path / ".text.replaced")
+    assert not fetch_text(text, folder, offline=True).new
+    assert whole(folder)
+
+
+@contextmanager
+def small_files(largest: int) -> Iterator[None]:
+    """A disk that has no room for a larger file, so far as a process can tell."""
+    earlier, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, earlier[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("largest", [300, 5_000, 60_000], ids=["notes", "archive", "text"])
+def test_a_full_disk_is_not_kept_full(server: Loopback, tmp_path: Path, largest: int) -> None:
+    inside = INSIDE | {
+        "wikitext/wiki.train.tokens": b"the cat sat\n" * 20_000,
+        "random": random.Random(0).randbytes(9_000),
+    }
+    text = published(RemoteFile((server.serve("/text.zip", zipped(inside)), server.address + "/mirror.zip")))
+    with small_files(largest), pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+        fetch_text(text, tmp_path / "text")
+    assert {path.name for path in tmp_path.iterdir()} <= {".text.lock"}
+    assert [path for _, path, _ in server.requests] == ["/text.zip"]  # no mirror has room for it either
+    fetch_text(text, tmp_path / "text")
+
+
+def test_what_a_damaged_archive_unpacked_to_goes(server: Loopback, tmp_path: Path) -> None:
+    text = published(RemoteFile((server.serve("/text.zip", zipped({"train.txt": b"text\n" * 99})),)))
+    with pytest.raises(UserError, match="no valid text"):
+        fetch_text(text, tmp_path / "text")
+    assert not [path for path in (tmp_path / ".text.fetching").rglob("*") if path.name.endswith(".txt")]

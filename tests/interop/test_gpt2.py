@@ -132,9 +132,9 @@ def test_training_starts_from_it(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ({"model_type": "llama"}, 'model_type is "llama"'),
-        ({"n_head": "three"}, "no number for n_head"),
-        ({"activation_function": "silu"}, "activation_function is silu"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"n_head": "three"}, r'n_head is "three"; expected a whole number'),
+        ({"activation_function": "silu"}, 'activation_function is "silu"'),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is true"),
         ({"n_layer": 4}, r"no h\.3\.ln_1\.weight"),
         ({"n_layer": 2}, r"a gpt2 has no h\.2\."),
         ({"vocab_size": 31}, r"wte\.weight is 30 × 12"),
@@ -173,9 +173,9 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "[]", "model_type is null"),
+        ("config.json", "[]", "it is a list, expected an object"),
         ("model.safetensors.index.json", "{}", "has no table weight_map"),
-        ("model.safetensors.index.json", '{"weight_map": [', "has no table weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": [', "is damaged"),
     ],
 )
 def test_damaged_tables_are_named(

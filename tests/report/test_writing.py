@@ -14,7 +14,7 @@ import pytest
 
 from equilibria.configuration import DepthRecipe
 from equilibria.errors import UserError
-from equilibria.report import write_report
+from equilibria.report import write_report, writing
 from tiny import tiny_recipe, tiny_trainer
 
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -177,7 +177,7 @@ def test_what_keeps_a_page_from_being_written_is_what_is_said(
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(writing, "write_durably", fail)
     with pytest.raises(UserError) as problem:
         write_report(run)
     assert mend in str(problem.value)

@@ -196,3 +196,12 @@ def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() 
 def test_limits_are_positive_and_finite(seconds: float) -> None:
     with pytest.raises(ValueError, match="shutdown_timeout must be above 0 and finite"):
         Limits(shutdown_timeout=seconds)
+
+
+@pytest.mark.parametrize("depth", [2, 100, 900, 100_000])
+@pytest.mark.parametrize("field", ["prompt", "stop", "logit_bias", "stream_options", "user"])
+def test_a_deep_request_is_the_client_s_error(field: str, depth: int) -> None:
+    value = "[" * depth + "]" * depth
+    with pytest.raises(ApiError) as refused:
+        read_request(parse_json(f'{{"prompt": "a", "{field}": {value}}}'.encode()), SERVED)
+    assert refused.value.status == 400

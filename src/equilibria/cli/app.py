@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
-from equilibria.errors import UserError, is_out_of_memory
+from equilibria.errors import UserError, is_out_of_memory, printable
 
 _TRAINING = "training.batch_size, training.segment_length or the model (`equilibria plan` predicts what they need)"
 _LESS = {
@@ -19,6 +19,8 @@ _LESS = {
     "serve": "the number of texts at a time",
 }
 """What to reduce where memory runs out, by command."""
+
+_LONGEST = 2000  # letters of a message: what it quotes may be of any length
 
 
 def _version() -> str:
@@ -101,5 +103,6 @@ def _memory(problem: Exception, arguments: Sequence[str] | None) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    line = printable(message)
+    print(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]}…'}", file=sys.stderr)
     return 2

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from equilibria.errors import printable
+
 
 @dataclass(frozen=True)
 class ConsoleProgress:
@@ -15,11 +17,11 @@ class ConsoleProgress:
     console: Console
 
     def say(self, sentence: str) -> None:
-        self.console.out(sentence)
+        self.console.out(printable(sentence))
 
     @contextmanager
     def bar(self, sentence: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        self.console.out(sentence)
+        self.console.out(printable(sentence))
         if not self.console.is_terminal:
             yield lambda amount: None
             return

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from equilibria.configuration.options import Options, foreign_options, is_given, missing_options
-from equilibria.configuration.values import Count, Fraction, NonNegative, Ratio
+from equilibria.configuration.values import Count, Fraction, Layers, NonNegative, Ratio
 
 _STACK = ("layers", "hidden_dropout")
 
@@ -50,7 +50,7 @@ class BaselineRecipe:
     """Features of an embedded token."""
     hidden: Count | None = None
     """Units of a layer; of the last one d_model, unless the embedding is untied."""
-    layers: Count | None = None
+    layers: Layers | None = None
     """Layers; left out: 1."""
     weight_dropout: Fraction | None = None
     """Probability of dropping an entry of the recurrent matrix, for qrnn of the convolution; for lstm, gru and qrnn."""
@@ -73,7 +73,7 @@ class BaselineRecipe:
     """Features of a head; for relational_memory; left out: 64."""
     gates: Literal["unit", "slot"] | None = None
     """A gate per feature or per slot; for relational_memory; left out: unit."""
-    mlp_layers: Count | None = None
+    mlp_layers: Layers | None = None
     """Layers of the network after the attention; for relational_memory; left out: 2."""
     search: Literal["first_order", "second_order"] | None = None
     """Which of the published cells; for darts; left out: second_order."""

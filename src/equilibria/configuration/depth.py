@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from equilibria.configuration.options import Options, foreign_options, is_given, missing_options
-from equilibria.configuration.values import Count, Natural, NonNegative, Positive, Ratio
+from equilibria.configuration.values import MOST_LAYERS, Count, Natural, NonNegative, Positive, Ratio
 from equilibria.solvers.newton_krylov import Products
 from equilibria.solvers.residual import Criterion
 
@@ -215,6 +215,8 @@ def depth_problems(depth: DepthRecipe) -> Iterator[str]:
     """What is wrong with the section; each line begins with a key."""
     key = "model.depth"
     yield from foreign_options(key, depth, "kind", DEPTH_OPTIONS)
+    if depth.kind == "stack" and depth.applications > MOST_LAYERS:
+        yield f"{key}.applications = {depth.applications}: expected {MOST_LAYERS} or fewer layers of a stack"
     for name in ("solver", "eval_solver"):
         yield from _solver_problems(f"{key}.{name}", getattr(depth, name))
     yield from _gradient_problems(f"{key}.gradient", depth.gradient, depth.solver)

@@ -10,7 +10,7 @@ from equilibria.cells.transformer_xl import NormPosition
 from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe, baseline_problems
 from equilibria.configuration.depth import DepthRecipe, SolverRecipe, depth_problems
 from equilibria.configuration.options import Options, foreign_options
-from equilibria.configuration.values import Count, Fraction, Natural, NonNegative, Positive
+from equilibria.configuration.values import Count, Fraction, Layers, LayersOrNone, Natural, NonNegative, Positive
 from equilibria.nn.attention import Positions
 from equilibria.nn.feed_forward import Activation
 from equilibria.nn.normalisation import Normalisation
@@ -73,7 +73,7 @@ class CellRecipe:
     """Attention heads; for all but trellis; left out: 4."""
     inner: Count | None = None
     """Width of the feed-forward layer; for all but trellis; left out: 512, for three_block 256."""
-    blocks: Count | None = None
+    blocks: Layers | None = None
     """Transformer blocks in one application; for contractive (left out: 1) and three_block (left out: 3)."""
     dropout: Fraction = 0.0
     """Probability of dropping; a mask is drawn once per solve."""
@@ -167,9 +167,9 @@ class ModelRecipe:
     """Probability of dropping a feature of an embedded token, each token on its own; left out: that of the cell."""
     chunk_length: Count | None = None
     """Tokens that are solved together; left out: a whole segment."""
-    prelude_layers: Natural | None = None
+    prelude_layers: LayersOrNone | None = None
     """Explicit layers, of the cell's kind, between the embedding and the depth; left out: none."""
-    coda_layers: Natural | None = None
+    coda_layers: LayersOrNone | None = None
     """Explicit layers, of the cell's kind, after the depth; left out: none."""
     coda_inner: Count | None = None
     """Features inside the feed-forward networks of those layers; left out: as many as in the cell."""

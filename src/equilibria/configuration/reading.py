@@ -1,7 +1,6 @@
 """Recipes from TOML and the command line, and back to TOML."""
 
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -16,6 +15,7 @@ from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, problems
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_toml
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
 """A recipe as a parameter of a command: each of its fields is a flag."""
@@ -34,7 +34,7 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     given = arguments[0].tokens
     if given:
         path = Path(given[0].value)
-        _fill(arguments, _load(path), str(path))
+        _fill(arguments, read_toml(path), str(path))
 
 
 class _Settings(ArgumentCollection):
@@ -193,12 +193,3 @@ def _literal(value: object) -> str:
         case tuple():
             return f"[{', '.join(map(_literal, value))}]"
     raise TypeError(f"no TOML for {value!r}")
-
-
-def _load(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as problem:
-        raise UserError(f"{path}: no such recipe; give the path of a TOML file") from problem
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read as TOML: {problem}") from problem

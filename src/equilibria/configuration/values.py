@@ -14,6 +14,10 @@ def _integer(_: type, tokens: Sequence[Token]) -> int:
 
 
 Count = Annotated[int, Parameter(validator=Number(gte=1), converter=_integer)]
+MOST_LAYERS = 1000
+"""Layers of one kind that a model is built of at most: each takes time to build, before anything else is known."""
+Layers = Annotated[int, Parameter(validator=Number(gte=1, lte=MOST_LAYERS), converter=_integer)]
+LayersOrNone = Annotated[int, Parameter(validator=Number(gte=0, lte=MOST_LAYERS), converter=_integer)]
 Natural = Annotated[int, Parameter(validator=Number(gte=0), converter=_integer)]
 Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=inf))]
 NonNegative = Annotated[float, Parameter(validator=Number(gte=0, lt=inf))]

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from io import RawIOBase
+from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.durable import rename_durably, write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 
 _BLOCK = 1 << 18
 _LONGEST_WAIT = 60.0
@@ -53,13 +54,29 @@ class RemoteFile:
         if not self.urls:
             raise UserError("a file to fetch needs an address")
         for url in self.urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
+            if not _is_web_address(url):
                 raise UserError(f"{url!r} is no web address; give one that begins with https:// or http://")
         if self.digest is not None:
             algorithm, _, value = self.digest.partition(":")
             if _DIGESTS.get(algorithm) != len(value) or value.strip("0123456789abcdef"):
                 raise UserError(f"{self.digest!r} is no digest; write it as sha256: and 64 small hexadecimal digits")
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _is_plain(url)
+    except ValueError:  # of the host or the port
+        return False
+
+
+def _is_plain(url: str) -> bool:
+    """Whether it has only what a request may consist of; all else is written as %XX."""
+    return url.isascii() and url.isprintable() and " " not in url
+
+
+class UnwritableError(UserError):
+    """The disk has no room, or does not let a file be written."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +129,19 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
     """
     record = path.with_name(path.name + ".json")
     earlier = _read_json(record)
-    if path.is_file() and earlier.get("size") == path.stat().st_size and earlier.get("urls") == list(remote.urls):
+    url = earlier.get("url")
+    here = path.is_file() and earlier.get("size") == path.stat().st_size
+    if here and url in remote.urls and earlier.get("urls") == list(remote.urls):
         # One that is not what it must be is fetched anew, and stays until that has come.
         with suppress(UserError):
-            return _verified(remote, earlier["url"], path)
+            return _verified(remote, url, path)
     problems = []
     for url in remote.urls:
         try:
             transfer = _Transfer(url, remote, path.with_name(path.name + ".part"), patience, progress)
             transfer.run()
+        except UnwritableError:
+            raise
         except UserError as problem:
             problems.append(str(problem))
             continue
@@ -224,13 +245,11 @@ class _Transfer:
 
     def _known(self) -> _Version | None:
         """What the part is a part of, if its rest can be asked for safely."""
-        try:
-            version = _Version(**_read_json(self._notes))
-        except TypeError:
-            return None
-        if version.url != self._url or (version.validator is None and self._remote.digest is None):
-            return None
-        return version
+        match _read_json(self._notes):
+            case {"url": self._url, "validator": None | str() as validator, "size": None | int() as size}:
+                known = validator is not None or self._remote.digest is not None
+                return _Version(self._url, validator, size) if known else None
+        return None
 
     @contextmanager
     def _connection(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
@@ -291,15 +310,23 @@ class _Transfer:
 
     def _write(self, response: http.client.HTTPResponse, offset: int, advance: Callable[[int], None]) -> None:
         with _disk(self.part):
-            file = self.part.open("r+b" if offset else "wb", buffering=0)
+            file = FileIO(self.part, "r+" if offset else "w", opener=_without_links)
         with file:
             file.seek(offset)
             while block := response.read(_BLOCK):
+                offset += len(block)
+                if self._remote.size is not None and offset > self._remote.size:
+                    raise UserError(f"{self._url} has more than the {self._remote.size:,} bytes that were expected")
                 with _disk(self.part):
                     _write_all(file, block)
                 advance(len(block))
             with _disk(self.part):
                 os.fsync(file.fileno())
+
+
+def _without_links(path: str, flags: int) -> int:
+    """Opens a file that is really here."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _write_all(file: RawIOBase, block: bytes) -> None:
@@ -315,7 +342,7 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise UserError(f"{path} cannot be written ({problem.strerror or problem})") from problem
+        raise UnwritableError(f"{path} cannot be written ({problem.strerror or problem})") from problem
 
 
 def _validator(headers: Any) -> str | None:
@@ -346,7 +373,6 @@ def _seconds(header: str | None) -> float:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}

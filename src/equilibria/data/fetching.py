@@ -9,19 +9,20 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from equilibria.data.archives import unpack
+from equilibria.data.archives import base_name, unpack
 from equilibria.data.corpus import SPLITS, split_of
-from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, download, file_hash
+from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download, file_hash
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.published import PublishedText
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
+from equilibria.formats import is_file_name, read_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -89,12 +90,17 @@ def fetch_text(
             the disk cannot be written.
     """
     with _writable(folder), FileLock(folder.with_name(f".{folder.name}.lock")):
+        if _aside(folder).exists() and not folder.exists():
+            _aside(folder).rename(folder)  # a process was killed before the new one was in its place
+        shutil.rmtree(_aside(folder), ignore_errors=True)
         manifest = _read_manifest(folder)
         if not again and folder.exists():
             _check(folder, manifest, text)
             return FetchedText(folder, manifest, new=False)
         if again and folder.exists() and not manifest:
             raise _not_ours(folder)
+        if again:
+            _check_owned(folder, manifest)
         if offline:
             raise UserError(f"{folder} does not hold this text yet, and --offline forbids to fetch it")
         return FetchedText(folder, _fetch(text, folder, manifest, progress), new=True)
@@ -104,23 +110,41 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
     work = folder.with_name(f".{folder.name}.fetching")
     texts = work / "texts"
     shutil.rmtree(texts, ignore_errors=True)
-    texts.mkdir(parents=True)
     trusted = {source["url"]: source["sha256"] for source in earlier.get("sources", ())}
-    sources = text.fetch(work, texts, trusted, progress)
-    manifest = {
-        "format": _FORMAT,
-        "request": text.request(),
-        "sources": [asdict(source) for source in sources],
-        "files": {path.name: _description(path) for path in sorted(texts.iterdir())},
-    }
-    (texts / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    _replace(folder, texts, work / "replaced")
+    with _tidied(work, texts):
+        texts.mkdir(parents=True)
+        sources = text.fetch(work, texts, trusted, progress)
+        manifest = {
+            "format": _FORMAT,
+            "request": text.request(),
+            "sources": [asdict(source) for source in sources],
+            "files": {path.name: _description(path) for path in sorted(texts.iterdir())},
+        }
+        (texts / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    _replace(folder, texts, _aside(folder))
     shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
+@contextmanager
+def _tidied(work: Path, texts: Path) -> Iterator[None]:
+    """Leaves of a broken attempt what was fetched, for the next; and of one that the disk has no room for, nothing."""
+    try:
+        yield
+    except (OSError, UnwritableError):
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    except BaseException:
+        shutil.rmtree(texts, ignore_errors=True)
+        raise
+
+
+def _aside(folder: Path) -> Path:
+    """Where a folder is for the moment in which another takes its place."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
 def _replace(folder: Path, new: Path, aside: Path) -> None:
-    shutil.rmtree(aside, ignore_errors=True)
     flush_folder(new)
     if folder.exists():
         rename_durably(folder, aside)
@@ -130,6 +154,7 @@ def _replace(folder: Path, new: Path, aside: Path) -> None:
         if aside.exists():
             rename_durably(aside, folder)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
@@ -154,6 +179,13 @@ def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
         )
 
 
+def _check_owned(folder: Path, manifest: dict[str, Any]) -> None:
+    """Checks that a folder, which is going to be replaced, holds nothing that was not fetched."""
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if path.name != MANIFEST and path.name not in manifest["files"]:
+            raise UserError(f"{path} is none of the files that were fetched and would be lost; move it elsewhere")
+
+
 def _not_ours(folder: Path) -> UserError:
     return UserError(f"{folder} exists already and was not made by this command; give another --out, or remove it")
 
@@ -165,11 +197,21 @@ def _description(path: Path) -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; empty where there is none that can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST, dict)
+    except UserError:
         return {}
-    is_one = isinstance(manifest, dict) and manifest.get("format") == _FORMAT
-    return manifest if is_one and {"request", "sources", "files"} <= manifest.keys() else {}
+    match manifest:
+        case {"format": int(number), "request": dict(), "sources": [*sources], "files": dict(files)}:
+            whole = number == _FORMAT and all(map(is_file_name, files)) and all(map(_is_source, sources))
+            return manifest if whole else {}
+    return {}
+
+
+def _is_source(entry: object) -> bool:
+    match entry:
+        case {"url": str(), "size": int(), "sha256": str(), "verified": bool()}:
+            return True
+    return False
 
 
 @contextmanager
@@ -214,8 +256,8 @@ class WebText:
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
         fetched, paths = [], []
         for number, remote in enumerate(self._files()):
-            name = unquote(PurePosixPath(urlsplit(remote.urls[0]).path).name) or "file"
-            paths.append(work / f"{number}-{name}")
+            name = base_name(unquote(urlsplit(remote.urls[0]).path)) or "the file"
+            paths.append(work / str(number))
             first = trusted.get(remote.urls[0])
             if remote.digest is None and first is not None:
                 remote = replace(remote, digest=f"sha256:{first}")
@@ -260,7 +302,7 @@ class _Splits:
             return
         if any(self.folder.glob(f"{split}.*")):
             raise UserError(f"{name} would be a second {split} text; give an address that has one")
-        with (self.folder / f"{split}.txt{'.gz' * name.endswith('.gz')}").open("wb") as file:
+        with (self.folder / f"{split}.txt").open("wb") as file:
             shutil.copyfileobj(stream, file, _BLOCK)
 
 

@@ -1,6 +1,7 @@
 """A text from the Hugging Face hub, by the libraries that know it: `datasets` finds the files of a data set and reads
 them, `huggingface_hub` fetches them, goes on with broken downloads and keeps them in its own cache."""
 
+import errno
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from equilibria.data.corpus import Split, assigned
-from equilibria.data.download import PATIENCE, Fetched, Patience, file_hash
+from equilibria.data.download import PATIENCE, Fetched, Patience, UnwritableError, file_hash
 from equilibria.data.progress import Progress
 from equilibria.errors import UserError
 
@@ -78,6 +79,7 @@ class HubText:
     def _file(self, address: str, trusted: str | None, progress: Progress) -> Fetched:
         """Brings one file into the hub's cache, and checks it."""
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.constants import HF_HUB_CACHE
 
         place = _ADDRESS.fullmatch(address)
         assert place is not None, address
@@ -87,6 +89,8 @@ class HubText:
             self._patiently(lambda: hf_hub_download(name, file, repo_type="dataset", revision=revision), progress)
         )
         content = path.resolve()
+        if not content.is_relative_to(Path(HF_HUB_CACHE).resolve()):
+            raise UserError(f"{address} would be outside of the hub's cache, at {content}; do not trust this hub")
         found = file_hash(content, "sha256").removeprefix("sha256:")
         # The cache names a large file by its SHA-256 as the hub has it; small ones have none.
         published = content.name if _SHA256.fullmatch(content.name) else None
@@ -131,6 +135,8 @@ class HubText:
             except UserError:
                 raise
             except Exception as problem:  # of several libraries, that have no common one
+                if _is_of_the_disk(problem):
+                    raise UnwritableError(f"{self.name} cannot be kept ({problem}); free some space") from problem
                 reason = f"{self.name}: {' '.join(str(problem).split()) or type(problem).__name__}"
                 if not _passes(problem) or failures == self.patience.attempts:
                     raise UserError(reason) from problem
@@ -146,6 +152,14 @@ def _library() -> Any:
     except ImportError as problem:
         raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
     return datasets
+
+
+def _is_of_the_disk(problem: BaseException | None) -> bool:
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
 
 
 def _passes(problem: BaseException | None) -> bool:

@@ -20,10 +20,12 @@ from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_t
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
 _MANIFEST = "manifest.json"
 _TOKENIZER = "tokenizer.json"
+_DTYPES = ("uint8", "uint16", "int32")
 _CHUNK = 1 << 20  # characters that are encoded at once
 
 
@@ -290,11 +292,15 @@ def _put_in_place(written: Path, directory: Path) -> None:
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest, or None where there is none that can be read."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(directory / _MANIFEST, dict)
+    except UserError:
         return None
-    is_complete = isinstance(manifest, dict) and {"files", "splits", "dtype"} <= manifest.keys()
-    return manifest if is_complete else None
+    is_complete = all(_are_tables(manifest.get(name)) for name in ("files", "splits"))
+    return manifest if is_complete and manifest.get("dtype") in _DTYPES else None
+
+
+def _are_tables(entries: object) -> bool:
+    return isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
 
 
 def _is_whole(directory: Path) -> bool:
@@ -303,6 +309,8 @@ def _is_whole(directory: Path) -> bool:
         return False
     for name, expected in manifest["files"].items():
         path = directory / name
-        if not path.is_file() or path.stat().st_size != expected["size"] or file_digest(path) != expected["digest"]:
+        if not path.is_file() or path.stat().st_size != expected.get("size"):
+            return False
+        if file_digest(path) != expected.get("digest"):
             return False
     return True

@@ -20,6 +20,7 @@ from equilibria.data.counting import WordCounts
 from equilibria.data.interruptible import call_interruptibly
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 
 UNKNOWN = "<unk>"
 END = "<eos>"
@@ -338,14 +339,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         UserError: the file is missing, damaged or not of this format.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a whole JSON file ({error}); prepare the text again") from error
+    content = read_json(path, dict, "prepare the text again")
     try:
         return _from_json(content)
     except Exception as error:  # the tokenizers package raises bare Exception

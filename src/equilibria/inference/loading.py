@@ -14,7 +14,7 @@ from equilibria.errors import UserError
 from equilibria.inference.exported import is_exported, load_exported
 from equilibria.inference.manifest import MANIFEST, check_manifest
 from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import load_weights
+from equilibria.inference.weights import build_filled, read_tensors
 from equilibria.models import TokenModel
 
 
@@ -68,12 +68,10 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
             raise UserError(f"{file} is missing; a model is loaded with its config.toml and tokenizer.json")
     recipe = read_recipe(folder.config, [])
     tokenizer = load_tokenizer(folder.tokenizer)
-    model = build_model(recipe, tokenizer.vocabulary_size)
     if (source / MANIFEST).is_file():  # of a checkpoint; what was saved before there were manifests has none
         check_manifest(source, only=[weights.name])
-    load_weights(model, weights)
-    model.eval()
-    return LoadedRun(model, tokenizer, recipe, source, folder)
+    model = build_filled(lambda: build_model(recipe, tokenizer.vocabulary_size), read_tensors(weights), weights)
+    return LoadedRun(model.eval(), tokenizer, recipe, source, folder)
 
 
 def weights_file(path: Path, checkpoint: str = "best") -> Path:

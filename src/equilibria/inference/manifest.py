@@ -7,6 +7,7 @@ from pathlib import Path
 
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 
 MANIFEST = "manifest.json"
 
@@ -32,9 +33,9 @@ def check_manifest(folder: Path, only: Sequence[str] | None = None) -> None:
     """
     manifest = folder / MANIFEST
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        entries = read_json(manifest, dict)["files"]
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (KeyError, TypeError, AttributeError) as problem:
         raise UserError(f"{manifest} is missing or damaged ({problem})") from problem
     for name in expected if only is None else only:
         path = folder / name

@@ -1,10 +1,11 @@
 """The layout of a run folder: the one place that knows its file names."""
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from equilibria.errors import UserError
+from equilibria.formats import is_file_name, read_json
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,13 @@ class RunFolder:
         """
         if not self.index_file.exists():
             return None
-        try:
-            entries = json.loads(self.index_file.read_text(encoding="utf-8"))
-            last, best = entries["last"], entries.get("best")
-            if not isinstance(last, str) or not isinstance(best, str | None):
-                raise TypeError("names of checkpoints must be strings")
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise UserError(
-                f"{self.index_file} is damaged ({problem}); write it anew as "
-                f'{{"last": "step-N", "best": "step-M"}} with the folders that are beside it'
-            ) from problem
+        mend = 'write it anew as {"last": "step-N", "best": "step-M"} with the folders that are beside it'
+        entries = read_json(self.index_file, dict, mend)
+        last, best = entries.get("last"), entries.get("best")
+        if not (is_file_name(last) and re.fullmatch("step-[0-9]{1,18}", last)):
+            raise UserError(f"{self.index_file} is damaged (its last checkpoint is none); {mend}")
+        if not (best is None or is_file_name(best)):
+            raise UserError(f"{self.index_file} is damaged (its best checkpoint is none); {mend}")
         return CheckpointIndex(last, best)
 
     def best_step(self) -> int | None:

@@ -18,6 +18,8 @@ from torch import Tensor
 from equilibria.configuration import CellRecipe, EmbeddingRecipe, ModelRecipe
 from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
 from equilibria.errors import UserError
+from equilibria.formats import read_json
+from equilibria.inference.weights import shards, united
 from equilibria.interop.imported import Imported
 from equilibria.interop.state_dict import StateDict, read_tensor_file
 from equilibria.nn.attention import Positions
@@ -59,7 +61,7 @@ def import_gpt2(
     """
     config = _config(folder)
     d_model, layers = config["n_embd"], config["n_layer"]
-    inner, vocabulary_size = config.get("n_inner") or 4 * d_model, config["vocab_size"]
+    inner, vocabulary_size = config["n_inner"], config["vocab_size"]
     if block is not None and not 0 <= block < layers:
         raise UserError(f"{folder} has blocks 0 to {layers - 1}; found --block {block}")
     state, masks = _weights(folder)
@@ -108,7 +110,7 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
     if not file.is_file():
         return ids, "there is no tokenizer.json: tokens are numbers"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, dict)
         vocabulary, end = content["model"]["vocab"], vocabulary_size - 1
         added = [token for token in content["added_tokens"] if token["id"] != end]
         if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
@@ -135,47 +137,49 @@ def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise UserError(f"{path} does not exist; give a folder that save_pretrained wrote") from problem
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} cannot be read as JSON ({problem}); restore it") from problem
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "gpt2":
-        raise UserError(f'{path}: model_type is {json.dumps(kind)}; this importer knows "gpt2"')
+    config = read_json(path, dict, "give a folder that save_pretrained wrote")
+    if config.get("model_type") != "gpt2":
+        raise UserError(f'{path}: model_type is {_shown(config.get("model_type"))}; this importer knows "gpt2"')
     config = {"n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": _EPSILON} | config
-    for key in ("n_embd", "n_layer", "n_head", "vocab_size"):
-        if not isinstance(config.get(key), int):
-            raise UserError(f"{path} has no number for {key}; restore it")
-    if config["activation_function"] not in _ACTIVATIONS:
+    for key in ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size", "n_inner"):
+        value = config.get(key)
+        if key == "n_inner" and value is None:
+            value = config[key] = 4 * config["n_embd"]
+        if type(value) is not int or value < 1:
+            raise UserError(f"{path}: {key} is {_shown(value)}; expected a whole number from 1 on")
+    epsilon = config["layer_norm_epsilon"]
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise UserError(f"{path}: layer_norm_epsilon is {_shown(epsilon)}; expected a number between 0 and 1")
+    activation = config["activation_function"]
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{path}: activation_function is {config['activation_function']}; the cell has {known}")
+        raise UserError(f"{path}: activation_function is {_shown(activation)}; the cell has {known}")
     for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         if config.get(key, usual) is not usual:
-            raise UserError(f"{path}: {key} is {config[key]}; the cell's attention has the usual scale alone")
+            raise UserError(f"{path}: {key} is {_shown(config[key])}; the cell's attention has the usual scale alone")
     return config
+
+
+def _shown(value: object) -> str:
+    """A value of a configuration as JSON has it, for messages."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _weights(folder: Path) -> tuple[StateDict, list[str]]:
     """The tensors by their names in the bare decoder, and what to say of the masks among them."""
     index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors" if (folder / "model.safetensors").is_file() else "pytorch_model.bin"]
-    if index.is_file():
-        names = sorted(set(_shards(index)))
-    tensors: dict[str, object] = {}
-    for name in names:
-        tensors |= {key.removeprefix("transformer."): value for key, value in read_tensor_file(folder / name).items()}
+    names = ["model.safetensors" if (folder / "model.safetensors").exists() else "pytorch_model.bin"]
+    files = [folder / name for name in (shards(index) if index.exists() else names)]
+    tensors = united((file, _bare(file)) for file in files)
     kept = {key: value for key, value in tensors.items() if not _MASK.fullmatch(key)}
     masks = ["causal masks, which are computed"] if len(kept) < len(tensors) else []
     return StateDict(kept, folder), masks
 
 
-def _shards(index: Path) -> list[str]:
-    try:
-        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UserError(f"{index} is damaged: it has no table weight_map; restore it") from problem
+def _bare(file: Path) -> Mapping[str, object]:
+    """The tensors of a file by their names in the bare decoder."""
+    return united((file, {name.removeprefix("transformer."): value}) for name, value in read_tensor_file(file).items())
 
 
 def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from equilibria.data import Tokenizer
 from equilibria.durable import new_folder
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
-from equilibria.inference.weights import distinct_state, fill
+from equilibria.inference.weights import build_filled, distinct_state
 from equilibria.models import TokenModel
 from equilibria.training.checkpoint import MODEL_FILE, write_index
 from equilibria.training.preparation import furnish_run
@@ -62,9 +62,7 @@ class Imported:
         Raises:
             UserError: sizes that do not go together.
         """
-        model = build_model(recipe, self.vocabulary_size)
-        fill(distinct_state(model), self.weights, self.source)
-        return model.eval()
+        return build_filled(lambda: build_model(recipe, self.vocabulary_size), self.weights, self.source).eval()
 
 
 def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | None = None) -> TokenModel:

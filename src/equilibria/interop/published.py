@@ -7,6 +7,7 @@ alone. Everything that a file does not say is in `PublishedOptions`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def read_sizes(state: StateDict, attention: str, feed_forward: str, options: Pub
             f"rows as columns, which is heads that share out the width"
         )
     bias = state.shape(f"{attention}.r_w_bias")
-    heads = bias[0] if len(bias) == 2 else options.heads or _HEADS
+    heads = (len(bias) == 2 and bias[0]) or options.heads or _HEADS
     if options.heads not in (None, heads):
         raise UserError(
             f"{state.source} has {heads} heads, as {attention}.r_w_bias says; found --heads {options.heads}"
@@ -162,7 +163,7 @@ def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) ->
         UserError: a tensor is missing or of another size.
     """
     tables = state.count("word_emb.emb_layers.")
-    shapes = [state.shape(f"word_emb.emb_layers.{i}.weight") for i in range(max(1, tables))]
+    shapes = [state.matrix_shape(f"word_emb.emb_layers.{i}.weight") for i in range(max(1, tables))]
     d_embed = shapes[0][1]
     embedded = [state.take(f"word_emb.emb_layers.{i}.weight", *shape) for i, shape in enumerate(shapes)]
     softmax = [state.take(f"crit.out_layers.{i}.weight", *shape) for i, shape in enumerate(shapes)]
@@ -199,7 +200,7 @@ def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) ->
 
 def _cutoffs(state: StateDict, rows: list[int], given: tuple[int, ...] | None) -> tuple[int, ...]:
     """Where clusters begin: as the tables' sizes say, or where there is one table for all, as the options say."""
-    clusters = state.shape("crit.cluster_weight")[0] if "crit.cluster_weight" in state else 0
+    clusters = state.matrix_shape("crit.cluster_weight")[0] if "crit.cluster_weight" in state else 0
     if len(rows) > 1:
         found = tuple(sum(rows[: i + 1]) for i in range(len(rows) - 1))
         if given not in (None, found):
@@ -233,7 +234,9 @@ def _div_val(state: StateDict, widths: list[int], projected: bool) -> int:
     first = widths[0]
     # One table that is projected to its own width: any divisor says so, and has nothing to divide.
     smallest = 2 if projected else 1
-    for divisor in range(smallest, first + 2):
+    if len(widths) > 1:
+        smallest = max(smallest, first // (widths[1] + 1) + 1)  # those below it leave more than the second width
+    for divisor in range(smallest, smallest + isqrt(first) + 1):
         if all(first // divisor**i == width for i, width in enumerate(widths)):
             return divisor
     raise UserError(

@@ -1,13 +1,17 @@
 """A state dictionary of another project, every tensor of which is taken once or named as left over.
 
 Weights come plain or normalised (`g · v / ‖v‖` per row), the latter in either of PyTorch's layouts; 1×1 convolutions
-are matrices; `module.` of DataParallel and `_orig_mod.` of a compiled model fall away; every tensor becomes float32.
+are matrices; `module.` of DataParallel and `_orig_mod.` of a compiled model fall away; every tensor that is
+taken becomes float32.
 """
 
+import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -17,6 +21,9 @@ from equilibria.errors import UserError
 from equilibria.inference.weights import read_tensors
 
 _WRAPPERS = ("module.", "_orig_mod.")
+_MOST_TIED = 16
+"""How many times larger than their file tensors may be that share their numbers, as tied weights do."""
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NORMALISED = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 """Norm and direction of a normalised weight: PyTorch's hooks, and its parametrizations."""
 
@@ -44,10 +51,12 @@ class StateDict:
         source: where it is from, for messages.
 
     Raises:
-        UserError: an entry is no tensor of real numbers.
+        UserError: there is none, or an entry is no tensor of real numbers.
     """
 
     def __init__(self, tensors: Mapping[str, object], source: Path) -> None:
+        if not tensors:
+            raise UserError(f"{source} holds no tensors; give the state dictionary of a model")
         self.source = source
         self._left = {name: self._real(name, tensor) for name, tensor in _unwrapped(tensors).items()}
         self._taken: set[str] = set()
@@ -69,16 +78,27 @@ class StateDict:
                 return tuple(shape)
         raise self._missing(*names)
 
-    def weight_shape(self, layer: str) -> tuple[int, ...]:
+    def matrix_shape(self, *names: str) -> tuple[int, int]:
+        """The rows and columns of the first of `names` that there is.
+
+        Raises:
+            UserError: there is none of them, or it is no matrix, or an empty one.
+        """
+        match self.shape(*names):
+            case (rows, columns) if rows and columns:
+                return rows, columns
+            case shape:
+                found = next(name for name in names if name in self._left)
+                raise UserError(f"{self.source}: {found} is {_sizes(shape)}; expected rows and columns")
+
+    def weight_shape(self, layer: str) -> tuple[int, int]:
         """The shape of a layer's weight, normalised or not."""
-        return self.shape(f"{layer}.weight", *(f"{layer}.{direction}" for _, direction in _NORMALISED))
+        return self.matrix_shape(f"{layer}.weight", *(f"{layer}.{direction}" for _, direction in _NORMALISED))
 
     def count(self, pattern: str) -> int:
         """How many there are of a numbered thing: names that begin with `pattern` and a number from 0 on."""
-        number = 0
-        while any(name.startswith(f"{pattern}{number}.") or name == f"{pattern}{number}" for name in self._left):
-            number += 1
-        return number
+        there = {name.removeprefix(pattern).partition(".")[0] for name in self._left if name.startswith(pattern)}
+        return next(number for number in count() if str(number) not in there)
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor of a shape.
@@ -90,7 +110,7 @@ class StateDict:
         if found != shape:
             raise UserError(f"{self.source}: {name} is {_sizes(found)}; the other tensors ask for {_sizes(shape)}")
         self._taken.add(name)
-        return self._left.pop(name).reshape(shape)
+        return self._left.pop(name).to(torch.float32).reshape(shape)
 
     def take_weight(self, layer: str, rows: int, columns: int) -> Weight:
         """A layer's weight, plain or normalised per row.
@@ -119,9 +139,12 @@ class StateDict:
         if not isinstance(tensor, Tensor):
             what = f"{name!r} is a {type(tensor).__name__}"
             raise UserError(f"{self.source}: {what}, not a tensor; give a bare state dictionary")
-        if not tensor.is_floating_point():
-            raise UserError(f"{self.source}: {name} is {tensor.dtype}; expected floating-point numbers")
-        return tensor.detach().to("cpu", torch.float32)
+        if tensor.dtype not in _REAL or tensor.layout != torch.strided or tensor.is_meta:
+            found = f"{tensor.dtype} on {tensor.device}, {tensor.layout}"
+            raise UserError(f"{self.source}: {name} is {found}; expected floating-point numbers, 16 bits or more")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{self.source}: {name} is {_sizes(tuple(tensor.shape))}; the file holds fewer numbers")
+        return tensor.detach()
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -141,19 +164,39 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)
+    if not os.path.isfile(path):  # which a name that is too long for a file is not either
+        raise UserError(f"{path} does not exist or is no file; check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as problem:
-        raise UserError(f"{path} does not exist; check the path") from problem
+        _check_sizes(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise UserError(
             f"{path} holds more than tensors, or is no PyTorch file ({_line(problem)}); save model.state_dict() alone"
         ) from problem
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+    except Exception as problem:  # PyTorch's reader raises whatever a damaged byte leads it to
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}; expected the state dictionary of a model")
+    for name in content:
+        if not isinstance(name, str):
+            raise UserError(
+                f"{path} has a name that is a {type(name).__name__}; expected text, as model.state_dict() has"
+            )
+    declared = sum(tensor.numel() * tensor.element_size() for tensor in content.values() if isinstance(tensor, Tensor))
+    if declared > _MOST_TIED * path.stat().st_size:
+        raise UserError(f"{path} has tensors of {declared:,} bytes in {path.stat().st_size:,}; save them one by one")
     return content
+
+
+def _check_sizes(path: Path) -> None:
+    """Raises ValueError where an archive would unpack to more than there is: `torch.save` packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes and has {path.stat().st_size:,}")
 
 
 def _unwrapped(tensors: Mapping[str, object]) -> dict[str, object]:

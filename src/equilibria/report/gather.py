@@ -1,6 +1,5 @@
 """Reading a run folder as far as it goes: what is missing or damaged is listed, never an error."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +9,7 @@ from typing import TypeVar
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.effort import Effort
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.metrics import read_metrics
@@ -187,10 +187,6 @@ def _metrics(path: Path) -> list[dict[str, object]]:
 
 
 def _object(path: Path, otherwise: str) -> Figures:
-    try:
-        content = json.loads(_text(path, otherwise))
-    except json.JSONDecodeError as problem:
-        raise UserError(f"{path} is damaged ({problem}): {otherwise}") from problem
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object): {otherwise}")
-    return content
+    if not path.exists():
+        raise UserError(f"{path} is missing: {otherwise}")
+    return read_json(path, dict, otherwise)

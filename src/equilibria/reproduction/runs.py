@@ -15,6 +15,7 @@ from equilibria.data.synthetic import SymbolTask
 from equilibria.data.task import Task
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.inference.run_folder import RunFolder
@@ -141,10 +142,4 @@ def _result_file(recipe: Recipe) -> Path:
 
 
 def _read(path: Path) -> Figures:
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(figures, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is damaged ({problem}); remove it and repeat with --train") from problem
-    return figures
+    return read_json(path, dict, "remove it and repeat with --train")

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from equilibria.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder, write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.manifest import check_manifest, write_manifest
 from equilibria.inference.run_folder import CheckpointIndex, RunFolder
 from equilibria.training.distributed import ALONE, World
@@ -157,7 +158,9 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
     try:
         scalars = _read_scalars(path)
         trainer = _read_trainer(path / TRAINER_FOLDER, layout or _whole, world)
-    except (OSError, ValueError, SafetensorError, CheckpointException) as problem:
+    except UserError:
+        raise
+    except Exception as problem:  # DCP raises whatever a damaged header leads it to
         raise UserError(
             f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or name another checkpoint as "
             f'"last" in {path.parent / "index.json"}'
@@ -234,10 +237,7 @@ def _read_trainer(folder: Path, layout: Layout, world: World) -> dict[str, Tenso
 
 
 def _read_scalars(path: Path) -> dict[str, object]:
-    scalars = json.loads((path / SCALARS_FILE).read_text(encoding="utf-8"))
-    if not isinstance(scalars, dict):
-        raise ValueError(f"{SCALARS_FILE} is not an object")
-    return scalars
+    return read_json(path / SCALARS_FILE, dict)
 
 
 def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from equilibria.durable import flush, write_durably
 from equilibria.errors import UserError
+from equilibria.formats import parse_json
 from equilibria.training.trackers import Tracker, Trackers
 
 
@@ -94,8 +95,8 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
         raise UserError(f"{path} cannot be read ({problem}); restore it") from problem
     for number, line in enumerate(complete.splitlines(), start=1):
         try:
-            entry = json.loads(line.decode("utf-8"))  # line by line, so that the damaged one is named
-            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            entry = parse_json(line, dict)  # line by line, so that the damaged one is named
+            if not isinstance(entry.get("step"), int):
                 raise ValueError("not an object with a step")
         except ValueError as problem:
             raise UserError(f"{path}, line {number} is damaged ({problem}); delete that line") from problem

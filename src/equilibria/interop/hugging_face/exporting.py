@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from transformers import GenerationConfig
 
 from equilibria.durable import new_folder
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.effort import Effort
 from equilibria.inference.loading import LoadedRun
 from equilibria.inference.weights import distinct_state, fill
@@ -127,9 +127,9 @@ _EFFORT = tuple(field.name for field in fields(Effort))
 def _figures(loaded: LoadedRun) -> str:
     """What the run's last evaluation says, where it was of these weights, solved as the recipe says."""
     try:
-        figures = json.loads(loaded.folder.evaluation.read_text(encoding="utf-8"))
+        figures = read_json(loaded.folder.evaluation, dict)
         if figures["step"] != loaded.step or any(figures[name] is not None for name in _EFFORT):
             return ""
         return f", {figures['loss']:.4g} nats per token of its {figures['split']} text"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
