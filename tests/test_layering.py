@@ -10,6 +10,8 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 
 DIRECTLY_ABOVE = {
     "errors": (),
+    "durable": (),
+    "seal": (),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),
@@ -40,13 +42,16 @@ DIRECTLY_ABOVE = {
 }
 """Each part of the package, and the parts it stands on; it may import those and all below them."""
 
+EVERYWHERE = ("errors", "durable", "seal")
+"""What knows nothing of models: how errors are told and files are written."""
+
 FOREIGN = {"solvers": ("torch.nn",)}
 """Modules of others that a part may not import."""
 
 
 def below(part: str) -> set[str]:
-    """All parts that `part` may import, itself and the errors included."""
-    return {part, "errors"}.union(*(below(other) for other in DIRECTLY_ABOVE[part]))
+    """All parts that `part` may import, itself and what any part may import included."""
+    return {part, *EVERYWHERE}.union(*(below(other) for other in DIRECTLY_ABOVE[part]))
 
 
 def imported(module: Path, root: Path) -> Iterator[str]:

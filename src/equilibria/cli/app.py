@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         128 + n when stopped by signal n.
     """
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as problem:
         from equilibria.configuration.explanation import explain
 
@@ -66,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _warn(message: Warning | str, *where: object) -> None:
+    del where  # of the source: it says nothing to who runs a command
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -16,6 +16,7 @@ from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, problems
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.seal import check_toml, sealed_toml
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
 """A recipe as a parameter of a command: each of its fields is a flag."""
@@ -156,8 +157,8 @@ def _plain(value: object) -> object:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe."""
-    write_durably(path, "\n".join(_table(recipe, ())).lstrip() + "\n")
+    """Writes every setting of a recipe as TOML, sealed; `read_recipe` of the file gives an equal recipe."""
+    write_durably(path, sealed_toml("\n".join(_table(recipe, ())).lstrip() + "\n"))
 
 
 def _table(section: object, keys: tuple[str, ...]) -> Iterator[str]:
@@ -189,6 +190,7 @@ def _literal(value: object) -> str:
 
 
 def _load(path: Path) -> dict[str, object]:
+    check_toml(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:

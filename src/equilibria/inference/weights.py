@@ -39,7 +39,9 @@ def distinct_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies `tensors` into `targets` in place, name by name, once every name and shape has been checked.
+    """Copies `tensors` into `targets` in place, name by name, once every name, shape and type has been checked.
+
+    Floating-point numbers of one precision become those of another; no other type becomes another.
 
     Args:
         targets: where to write.
@@ -47,7 +49,7 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
         path: the file it was read from, for messages.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape differs; nothing has been written then.
+        UserError: a name is missing or unknown, or a shape or a type differs; nothing has been written then.
     """
     for name, target in targets.items():
         if name not in tensors:
@@ -57,12 +59,21 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
                 f"{path} is of another shape: {name} is {tuple(tensors[name].shape)} in the file, "
                 f"{tuple(target.shape)} in the model; use the recipe it was trained with"
             )
+        if not _becomes(tensors[name], target):
+            raise UserError(
+                f"{path} has {name} as {tensors[name].dtype}, the model as {target.dtype}; it holds something else "
+                f"than this model's weights"
+            )
     for name in tensors:
         if name not in targets:
             raise UserError(f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with")
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
+
+
+def _becomes(tensor: Tensor, target: Tensor) -> bool:
+    return tensor.dtype == target.dtype or (tensor.is_floating_point() and target.is_floating_point())
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
