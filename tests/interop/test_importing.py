@@ -81,6 +81,9 @@ def test_a_run_with_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[s
     config = moved / "config.toml"
     cached = config.read_text(encoding="utf-8").replace(".cache/equilibria", str(tmp_path / "cache"))
     config.write_text(cached, encoding="utf-8")
+    assert main(["eval", str(moved), "--batch-size", "1", "--json"]) == 2
+    assert "it was edited, or is damaged; restore it, or delete its first line" in capsys.readouterr().err
+    config.write_text(cached.partition("\n")[2], encoding="utf-8")
     assert main(["eval", str(moved), "--batch-size", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     stream = torch.tensor([loaded.tokenizer.encode(" <eos> ".join((text / "valid.txt").read_text().split("\n")))])

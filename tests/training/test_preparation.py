@@ -13,7 +13,7 @@ from equilibria.training.preparation import create_run
 from tiny import tiny_recipe
 
 
-def full_disk(recipe: Recipe, path: Path) -> None:
+def full_disk(recipe: Recipe, path: Path, sealed: bool) -> None:
     path.with_name(".config.toml.00000000.partial").write_text("[run")
     raise OSError("no space left on device")
 

@@ -22,6 +22,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.published import PublishedText
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
+from equilibria.seal import read_sealed_json, sealed_json
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -113,7 +114,7 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
         "sources": [asdict(source) for source in sources],
         "files": {path.name: _description(path) for path in sorted(texts.iterdir())},
     }
-    (texts / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (texts / MANIFEST).write_text(sealed_json(manifest), encoding="utf-8")
     _replace(folder, texts, work / "replaced")
     shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -165,10 +166,10 @@ def _description(path: Path) -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; empty where there is none that can be read."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_sealed_json(folder / MANIFEST)
+    except UserError:
         return {}
-    is_one = isinstance(manifest, dict) and manifest.get("format") == _FORMAT
+    is_one = manifest.get("format") == _FORMAT
     return manifest if is_one and {"request", "sources", "files"} <= manifest.keys() else {}
 
 

@@ -20,6 +20,7 @@ from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_t
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
+from equilibria.seal import read_sealed_json, sealed_json
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
 _MANIFEST = "manifest.json"
@@ -200,7 +201,7 @@ def _write(
         "splits": splits,
         "files": files,
     }
-    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (directory / _MANIFEST).write_text(sealed_json(manifest), encoding="utf-8")
 
 
 def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
@@ -265,11 +266,10 @@ def _put_in_place(written: Path, directory: Path) -> None:
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest, or None where there is none that can be read."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_sealed_json(directory / _MANIFEST)
+    except UserError:
         return None
-    is_complete = isinstance(manifest, dict) and {"files", "splits", "dtype"} <= manifest.keys()
-    return manifest if is_complete else None
+    return manifest if {"files", "splits", "dtype"} <= manifest.keys() else None
 
 
 def _is_whole(directory: Path) -> bool:

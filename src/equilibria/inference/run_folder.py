@@ -122,6 +122,8 @@ class RunFolder:
             raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
         named = {"last": index.last, "best": index.best or index.last}
         folder = self.checkpoints / named.get(name, name)
+        if name in named and not folder.is_dir() and self.index() != index:
+            return self.checkpoint(name)  # a training has saved another and removed this one meanwhile
         if not folder.is_dir():
             present = ", ".join(entry.name for entry in reversed(latest_first(self.checkpoints))) or "none"
             raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")

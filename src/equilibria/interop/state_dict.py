@@ -5,7 +5,9 @@ are matrices; `module.` of DataParallel and `_orig_mod.` of a compiled model fal
 """
 
 import pickle
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +143,7 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)
+    is_checked = _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
@@ -153,7 +156,32 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}; expected the state dictionary of a model")
+    if not is_checked:
+        warnings.warn(
+            f"{path} has no checksums, as files of before PyTorch 1.6: damage to it goes unnoticed", stacklevel=1
+        )
     return content
+
+
+def _check_archive(path: Path) -> bool:
+    """Checks the CRC-32 of all that is in a file of `torch.save`, which PyTorch leaves unread.
+
+    Returns:
+        Whether there are any: what PyTorch wrote before 1.6 is no archive.
+
+    Raises:
+        UserError: one differs.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
+        raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the CRC-32 of {damaged} in it differs; copy it again")
+    return True
 
 
 def _unwrapped(tensors: Mapping[str, object]) -> dict[str, object]:

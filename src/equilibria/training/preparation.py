@@ -132,7 +132,7 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
         UserError: the folder cannot be written.
     """
     try:
-        write_recipe(recipe, folder.config)
+        write_recipe(recipe, folder.config, sealed=True)
     except OSError as problem:
         raise UserError(f"{folder.config} cannot be written ({problem})") from problem
 
