@@ -12,6 +12,7 @@ DIRECTLY_ABOVE = {
     "errors": (),
     "durable": (),
     "seal": (),
+    "manifest": (),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),
@@ -42,7 +43,7 @@ DIRECTLY_ABOVE = {
 }
 """Each part of the package, and the parts it stands on; it may import those and all below them."""
 
-EVERYWHERE = ("errors", "durable", "seal")
+EVERYWHERE = ("errors", "durable", "seal", "manifest")
 """What knows nothing of models: how errors are told and files are written."""
 
 FOREIGN = {"solvers": ("torch.nn",)}

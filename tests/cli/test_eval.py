@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from equilibria.cli.app import main
-from equilibria.inference.manifest import write_manifest
+from equilibria.manifest import write_manifest
 
 FIGURES = {
     *(

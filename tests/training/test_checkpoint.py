@@ -258,6 +258,16 @@ def test_a_last_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
     assert folder.index() == CheckpointIndex("step-1", None)
 
 
+def test_a_run_that_has_lost_what_it_saved_saves_what_it_has(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    save(folder, 1, best=True)
+    flip(folder.checkpoint("step-1") / "model.safetensors", -1)
+    folder.index_file.unlink()
+    save(folder, 2)
+    assert folder.index() == CheckpointIndex("step-2")
+    assert saved(folder) == {"step-1", "step-2", "index.json"}
+
+
 def test_folders_that_are_set_aside_take_no_name_that_is_taken(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for value in (1.0, 2.0):

@@ -15,15 +15,14 @@ from equilibria.data.batching import EvaluationStream, TrainingStream, check_tok
 from equilibria.data.corpus import SPLITS, Source, Split
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.reading import file_digest, text_digest
+from equilibria.data.reading import text_digest
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
-from equilibria.seal import read_sealed_json, sealed_json
+from equilibria.manifest import check_manifest, read_manifest, write_manifest
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
-_MANIFEST = "manifest.json"
 _TOKENIZER = "tokenizer.json"
 _CHUNK = 1 << 20  # characters that are encoded at once
 
@@ -103,10 +102,12 @@ class Corpus:
             check_tokens(self.split(name).tokens, vocabulary_size)
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = _read_manifest(self.directory)
-        if manifest is None:
-            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
-        return manifest
+        try:
+            return read_manifest(self.directory)
+        except UserError as problem:
+            raise UserError(
+                f"{self.directory} is no longer a prepared text ({problem}); run the command again"
+            ) from problem
 
 
 def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
@@ -190,18 +191,14 @@ def _write(
             raise UserError(f"{source.name}: the {split} split has {found} tokens; with 2 there is one to predict")
     if source.fingerprint() != fingerprint:
         raise UserError(f"{source.name} changed while it was read; run the command again")
-    files = {
-        path.name: {"size": path.stat().st_size, "digest": file_digest(path)} for path in sorted(directory.iterdir())
-    }
     manifest = {
         "name": source.name,
         "source": fingerprint,
         "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,
-        "files": files,
     }
-    (directory / _MANIFEST).write_text(sealed_json(manifest), encoding="utf-8")
+    write_manifest(directory, more=manifest)
 
 
 def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
@@ -263,21 +260,10 @@ def _put_in_place(written: Path, directory: Path) -> None:
             raise
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest, or None where there is none that can be read."""
-    try:
-        manifest = read_sealed_json(directory / _MANIFEST)
-    except UserError:
-        return None
-    return manifest if {"files", "splits", "dtype"} <= manifest.keys() else None
-
-
 def _is_whole(directory: Path) -> bool:
-    manifest = _read_manifest(directory)
-    if manifest is None or not manifest["files"].keys() >= {_TOKENIZER, "train.bin", "valid.bin"}:
+    """Whether all is there and what it was, by a manifest that knows of all."""
+    try:
+        manifest = check_manifest(directory)
+    except UserError:
         return False
-    for name, expected in manifest["files"].items():
-        path = directory / name
-        if not path.is_file() or path.stat().st_size != expected["size"] or file_digest(path) != expected["digest"]:
-            return False
-    return True
+    return {"splits", "dtype"} <= manifest.keys() and manifest["files"].keys() >= {_TOKENIZER, "train.bin", "valid.bin"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
-from equilibria.inference.manifest import check_manifest
+from equilibria.manifest import check_manifest
 from equilibria.seal import read_sealed_json, sealed_json
 
 MODEL_FILE = "model.safetensors"

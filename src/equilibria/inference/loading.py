@@ -13,9 +13,9 @@ from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.checkpoints import MODEL_FILE, latest_first, step_of
 from equilibria.inference.exported import is_exported, load_exported
-from equilibria.inference.manifest import check_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import load_weights
+from equilibria.manifest import check_manifest
 from equilibria.models import TokenModel
 
 _ATTEMPTS = 100

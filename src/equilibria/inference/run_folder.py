@@ -6,7 +6,7 @@ from pathlib import Path
 
 from equilibria.errors import UserError
 from equilibria.inference.checkpoints import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
-from equilibria.inference.manifest import MANIFEST
+from equilibria.manifest import MANIFEST
 
 
 @dataclass(frozen=True)

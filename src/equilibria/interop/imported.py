@@ -18,9 +18,9 @@ from equilibria.data import Tokenizer
 from equilibria.durable import new_folder
 from equilibria.errors import UserError
 from equilibria.inference.checkpoints import MODEL_FILE, CheckpointIndex, write_index
-from equilibria.inference.manifest import write_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import distinct_state, fill
+from equilibria.manifest import write_manifest
 from equilibria.models import TokenModel
 from equilibria.training.preparation import furnish_run
 

@@ -40,8 +40,8 @@ from equilibria.inference.checkpoints import (
     step_of,
     write_index,
 )
-from equilibria.inference.manifest import check_manifest, write_manifest
 from equilibria.inference.run_folder import RunFolder
+from equilibria.manifest import check_manifest, write_manifest
 from equilibria.training.distributed import ALONE, World
 
 TRAINER_FOLDER = "trainer"
@@ -93,7 +93,7 @@ def save_checkpoint(
     Raises:
         UserError: the disk is full or cannot be written; what was saved earlier stays.
     """
-    previous = world.told(folder.index() if world.main else None)
+    previous = world.told(_known(folder) if world.main else None)
     name = f"step-{step}"
     index = CheckpointIndex(name, name if best else previous.best if previous else None, _own(folder, previous, name))
     partial: Path | None = None
@@ -254,6 +254,14 @@ def _read_scalars(path: Path) -> dict[str, object]:
 
 def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
+
+
+def _known(folder: RunFolder) -> CheckpointIndex | None:
+    """What the index says; None, too, where all that was saved is lost: what is in memory is worth saving still."""
+    try:
+        return folder.index()
+    except UserError:
+        return None
 
 
 def _own(folder: RunFolder, previous: CheckpointIndex | None, name: str) -> tuple[str, ...]:

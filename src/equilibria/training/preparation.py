@@ -9,8 +9,8 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.durable import leftovers, make_folder, write_durably
 from equilibria.errors import UserError
-from equilibria.inference.manifest import check_manifest, write_manifest
 from equilibria.inference.run_folder import RunFolder
+from equilibria.manifest import check_manifest, write_manifest
 from equilibria.training.checkpoint import start_from
 from equilibria.training.distributed import launch, restarted
 
