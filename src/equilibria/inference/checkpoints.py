@@ -24,7 +24,7 @@ class CheckpointIndex:
     Attributes:
         last: what training goes on from.
         best: by validation loss; None before the first evaluation.
-        own: those that the run has written itself, and may remove; the others are none of its business.
+        own: those that the run has written itself and may remove, removed or not; others are none of its business.
     """
 
     last: str
