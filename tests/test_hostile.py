@@ -19,13 +19,13 @@ from equilibria.data.published import PUBLISHED
 from equilibria.data.tokenizers import BytePairTokenizer, WordTokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.exported import load_exported
-from equilibria.inference.manifest import check_manifest
 from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import distinct_state
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import read_state_dict
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
+from equilibria.manifest import check_manifest
 from equilibria.report.gather import gather
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json

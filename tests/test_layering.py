@@ -11,6 +11,9 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 DIRECTLY_ABOVE = {
     "errors": (),
     "formats": (),
+    "durable": (),
+    "seal": ("formats",),
+    "manifest": ("seal", "durable"),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),
@@ -23,8 +26,7 @@ DIRECTLY_ABOVE = {
     "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions
     "cells": ("nn",),
     "models": ("cells", "depths"),
-    "durable": (),
-    "data": ("durable", "formats"),
+    "data": ("manifest",),
     "configuration": ("models", "data"),  # it builds both
     "inference": ("configuration",),  # a run is loaded through its recipe
     "training": ("inference",),  # it evaluates as it goes

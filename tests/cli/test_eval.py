@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from equilibria.cli.app import main
+from equilibria.manifest import write_manifest
 
 FIGURES = {
     *(
@@ -85,6 +86,7 @@ def test_a_text_that_has_changed_is_noticed(run: Path, tmp_path: Path, capsys: p
     for name in ("config.toml", "checkpoints"):
         (copy / name).symlink_to(run / name)
     (copy / "tokenizer.json").write_text((run / "tokenizer.json").read_text().replace("}", " }"))
+    write_manifest(copy, ["tokenizer.json"])
     assert main(["eval", str(copy)]) == 2
     assert "has changed" in capsys.readouterr().err
 

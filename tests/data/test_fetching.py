@@ -16,10 +16,11 @@ import pytest
 
 from equilibria.data.corpus import TextFolder
 from equilibria.data.download import Patience, RemoteFile
-from equilibria.data.fetching import MANIFEST, WebText, fetch_text
+from equilibria.data.fetching import WebText, fetch_text
 from equilibria.data.published import PUBLISHED, PublishedText
 from equilibria.data.tokenizer_spec import TokenizerSpec
 from equilibria.errors import UserError
+from equilibria.manifest import MANIFEST
 from hostile import tarred, zipped
 from loopback import Fault, Loopback, Served, serving
 from watching import Watcher
@@ -73,6 +74,7 @@ def test_an_archive_becomes_a_folder_that_recipes_read(server: Loopback, tmp_pat
     assert whole(folder)
     assert TextFolder(folder).splits() == ("train", "valid", "test")
     manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest.pop("sha256")  # of the rest
     assert manifest == fetched.manifest
     assert manifest["sources"] == [
         {"url": url, "size": len(archive), "sha256": sha256(archive).hexdigest(), "verified": False}
@@ -223,11 +225,27 @@ def test_a_changed_text_is_noticed_and_fetched_again_on_request(server: Loopback
     fetch_text(text, folder)
     with (folder / "train.txt").open("ab") as file:
         file.write(b"my own")
-    with pytest.raises(UserError, match=r"train\.txt has changed since it was fetched"):
+    with pytest.raises(UserError, match=r"train\.txt has \d+ bytes and was saved with \d+; .* --again"):
         fetch_text(text, folder)
     (folder / "valid.txt").unlink()
     assert fetch_text(text, folder, again=True).new
     assert whole(folder)
+
+
+def test_a_changed_text_is_not_prepared_unless_its_manifest_is_removed(server: Loopback, tmp_path: Path) -> None:
+    text, folder = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),))), tmp_path / "text"
+    fetch_text(text, folder)
+    source = TextFolder(folder)
+    before = source.fingerprint()
+    content = bytearray((folder / "valid.txt").read_bytes())
+    content[3] ^= 1
+    (folder / "valid.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"valid\.txt is not what was saved.*remove .*manifest\.json to take"):
+        source.fingerprint()
+    (folder / MANIFEST).unlink()
+    assert source.fingerprint() != before
+    (folder / MANIFEST).write_text('{"name": "of another tool"}')
+    assert source.fingerprint() != before
 
 
 def test_what_a_killed_process_left_is_no_folder(server: Loopback, tmp_path: Path) -> None:

@@ -258,9 +258,17 @@ def empty_the_manifest(directory: Path) -> None:
     (directory / "manifest.json").write_text("[]")
 
 
+def change_a_count(directory: Path) -> None:
+    """As a bit that flips: the perplexity of a word would be another."""
+    path = directory / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"words": 1', '"words": 3', 1))
+    assert path.read_text() != text
+
+
 @pytest.mark.parametrize(
     "damage",
-    [truncate_tokens, flip_a_token, remove_the_tokenizer, truncate_the_manifest, empty_the_manifest],
+    [truncate_tokens, flip_a_token, remove_the_tokenizer, truncate_the_manifest, empty_the_manifest, change_a_count],
 )
 def test_a_damaged_cache_is_encoded_anew(source: TextFolder, cache: Path, damage) -> None:
     first = prepare(source, TokenizerSpec("word"), cache)

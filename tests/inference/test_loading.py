@@ -62,9 +62,9 @@ def test_what_is_not_there_is_named(copy: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint step-5 .*present: .*step-12"):
         load_run(copy.path, "step-5")
     copy.tokenizer.unlink()
-    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing; .*`equilibria train \S*config\.toml --resume`"):
         load_run(copy.path)
-    copy.index_file.unlink()
+    shutil.rmtree(copy.checkpoints)
     with pytest.raises(UserError, match="holds no checkpoint yet"):
         load_run(copy.path)
 

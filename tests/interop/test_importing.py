@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from equilibria.cli.app import main
 from equilibria.errors import UserError
 from equilibria.inference import load_run
 from equilibria.interop.published import PublishedOptions
-from equilibria.interop.state_dict import StateDict, read_state_dict
+from equilibria.interop.state_dict import StateDict, read_state_dict, read_tensor_file
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
 from equilibria.interop.torchdeq_seq import import_torchdeq_seq
 from equilibria.interop.vocabulary import published_vocabulary
@@ -81,6 +82,9 @@ def test_a_run_with_a_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[s
     config = moved / "config.toml"
     cached = config.read_text(encoding="utf-8").replace(".cache/equilibria", str(tmp_path / "cache"))
     config.write_text(cached, encoding="utf-8")
+    assert main(["eval", str(moved), "--batch-size", "1", "--json"]) == 2
+    assert "it was edited, or is damaged; restore it, or delete its first line" in capsys.readouterr().err
+    config.write_text(cached.partition("\n")[2], encoding="utf-8")
     assert main(["eval", str(moved), "--batch-size", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     stream = torch.tensor([loaded.tokenizer.encode(" <eos> ".join((text / "valid.txt").read_text().split("\n")))])
@@ -257,3 +261,26 @@ def test_the_file_may_be_safetensors(tmp_path: Path) -> None:
         assert main(["import", "torchdeq-lm", str(tmp_path / name), "--out", str(tmp_path / name[-3:])]) == 0
     one, other = (equilibria.load(tmp_path / end).state_dict() for end in ("ors", "pth"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path: Path) -> None:
+    """PyTorch reads such a file without a word: it leaves the checksums in it unread."""
+    weights, draw = random_weights(LM), random.Random(1)
+    file = saved(weights, tmp_path)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(50):
+        place = draw.randrange(8 * len(whole))
+        file.write_bytes(whole[: place // 8] + bytes([whole[place // 8] ^ 1 << place % 8]) + whole[place // 8 + 1 :])
+        try:
+            found = read_tensor_file(file)
+        except UserError:
+            refused += 1
+        else:  # between the records there is padding
+            assert all(torch.equal(tensor, found[name]) for name, tensor in weights.items())  # pyright: ignore[reportArgumentType]
+    assert refused > 25
+
+
+def test_a_file_without_checksums_says_so(tmp_path: Path) -> None:
+    torch.save(random_weights(LM), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.warns(UserWarning, match=r"old\.pth has no checksums, as files of before PyTorch 1\.6"):
+        read_state_dict(tmp_path / "old.pth")

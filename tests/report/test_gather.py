@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from equilibria.errors import UserError
+from equilibria.inference.checkpoints import CheckpointIndex, write_index
 from equilibria.report.gather import baseline_perplexities, gather, number
 
 
@@ -66,23 +67,24 @@ def test_without_checkpoints_the_best_validation_is_the_one_with_the_least_loss(
 @pytest.mark.parametrize(
     ("index", "step"),
     [
-        ('{"last": "step-3", "best": "step-3"}', 3),  # after a warm-up, say, that ended at step 2
-        ('{"last": "step-1", "best": null}', 1),
-        ('{"last": "step-4", "best": "step-4"}', None),
+        (CheckpointIndex("step-3", "step-3"), 3),  # after a warm-up, say, that ended at step 2
+        (CheckpointIndex("step-1"), 1),
+        (CheckpointIndex("step-4", "step-4"), None),
     ],
 )
-def test_the_best_validation_is_that_of_the_best_checkpoint(tmp_path: Path, index: str, step: int | None) -> None:
+def test_the_best_validation_is_that_of_the_best_checkpoint(
+    tmp_path: Path, index: CheckpointIndex, step: int | None
+) -> None:
     write_validations(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "index.json").write_text(index)
+    write_index(tmp_path / "checkpoints" / "index.json", index)
     best = gather(tmp_path).best_validation()
     assert (None if best is None else best["step"]) == step
 
 
-def test_a_damaged_index_is_named_once(tmp_path: Path) -> None:
+def test_checkpoints_that_are_lost_are_named_once(tmp_path: Path) -> None:
     write_validations(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "index.json").write_text("[]")
     run = gather(tmp_path)
     assert run.attempt(run.folder.index) is None
-    assert sum("index.json is damaged" in sentence for sentence in run.missing) == 1
+    assert sum("no checkpoint in" in sentence for sentence in run.missing) == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from equilibria.inference.checkpoints import CheckpointIndex, write_index
 from equilibria.report.curves import loss_plots
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import Card, cards
@@ -25,8 +26,7 @@ def record(folder: Path, evaluation: dict[str, object]) -> RunRecord:
     losses = ((2, 1.0, {}), (4, 3.0, {}), (6, 1.9, BEST), (8, 2.5, {}))
     lines = ({"kind": "valid", "step": step, "loss": loss, **more} for step, loss, more in losses)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "index.json").write_text('{"last": "step-8", "best": "step-6"}')
+    write_index(folder / "checkpoints" / "index.json", CheckpointIndex("step-8", "step-6"))
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return gather(folder)
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from equilibria.inference.checkpoints import CheckpointIndex, write_index
 from equilibria.inference.run_folder import RunFolder
 from equilibria.sweep.standing import standing
 from tiny import tiny_recipe
@@ -16,7 +17,7 @@ def test_the_best_loss_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
     # at the depth of a warm-up of 2 steps a loss may be less than any after it
     lines = [{"kind": "valid", "step": step, "loss": loss} for step, loss in ((2, 1.0), (4, 2.5), (6, 3.0))]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    folder.index_file.write_text('{"last": "step-6", "best": "step-4"}')
+    write_index(folder.index_file, CheckpointIndex("step-6", "step-4"))
     found = standing(recipe)
     assert (found.best_loss, found.step, found.figures["loss"]) == (2.5, 6, 3.0)
 
@@ -27,7 +28,7 @@ def test_a_damaged_run_says_what_is_damaged(tmp_path: Path) -> None:
     folder.checkpoints.mkdir(parents=True)
     for file, content, message in (
         (folder.metrics, "nonsense\n", f"{folder.metrics}, line 1 is damaged"),
-        (folder.index_file, '{"last": "step-x"}', f"{folder.index_file} is damaged"),
+        (folder.index_file, '{"last": "step-6"}', f"no checkpoint in {folder.checkpoints} is what was saved"),
         (folder.config, "[run", f"{folder.config}: cannot be read as TOML"),
     ):
         file.write_text(content)

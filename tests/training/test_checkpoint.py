@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -9,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from equilibria.errors import UserError
-from equilibria.inference.run_folder import CheckpointIndex, RunFolder
+from equilibria.inference.checkpoints import CheckpointIndex, read_index
+from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import fill
 from equilibria.training import checkpoint as module
 from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
@@ -89,12 +89,80 @@ def test_a_step_that_the_index_names_is_not_written_again(tmp_path: Path) -> Non
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     save(folder, 1, best=True)
-    for leftover in ("step-2", ".step-2.00000000.partial", ".step-9.00000000.partial"):
+    for leftover in (".step-2.00000000.partial", ".step-9.00000000.partial"):
         (folder.checkpoints / leftover).mkdir()
         (folder.checkpoints / leftover / "model.safetensors").write_bytes(b"half")
     save(folder, 2, best=True)
     assert saved(folder) == {"step-1", "step-2", "index.json"}
     assert torch.equal(weights(folder), torch.full((2, 3), 2.0))
+
+
+def test_what_the_run_has_not_written_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    save(folder, 2, best=False)
+    foreign = {"step-1", "step-3", "step-9", "step-2-good", "step-02", "damaged-step-1", "notes"}
+    for name in foreign:
+        shutil.copytree(folder.checkpoints / "step-2", folder.checkpoints / name)
+    (folder.checkpoints / "step-note").write_text("a file")
+    for step in (3, 4, 5, 6):  # one that is in the way of another gets another name
+        save(folder, step, best=False)
+    own = {"step-5", "step-6", "index.json"}
+    assert saved(folder) == own | foreign - {"step-3"} | {"replaced-step-3", "step-note"}
+    for name in (foreign - {"step-3"}) | {"replaced-step-3"}:
+        assert torch.equal(load_file(folder.checkpoints / name / "model.safetensors")["w"], torch.full((2, 3), 2.0))
+
+
+def test_a_checkpoint_later_than_the_index_says_is_gone_on_from(tmp_path: Path) -> None:
+    """Killed after its folder had its name, and before the index had."""
+    folder = RunFolder(tmp_path)
+    save(folder, 1, best=True)
+    before = folder.index_file.read_bytes()
+    save(folder, 2, best=True, content=replace(content(2), scalars={"step": 2, "best_step": 2}))
+    folder.index_file.write_bytes(before)
+    path, messages = sound_checkpoint(folder)
+    assert path.name == "step-2"
+    assert ["later than index.json says" in message for message in messages] == [True]
+    assert folder.index() == CheckpointIndex("step-2", "step-2")
+    assert sound_checkpoint(folder) == (path, [])
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"last": "step-1"}'])
+def test_an_index_that_is_lost_or_damaged_is_rebuilt(tmp_path: Path, damage: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        scalars = {"step": step, "best_step": 2 if step > 1 else 1}
+        save(folder, step, step < 3, replace(content(step), scalars=scalars), kept=3)
+    flip(folder.checkpoint("step-1") / "model.safetensors", -1)  # is not looked at
+    if damage is None:
+        folder.index_file.unlink()
+    else:
+        folder.index_file.write_text(damage)
+    before = saved(folder)
+    with pytest.warns(UserWarning, match=r"index\.json is (missing|damaged).*step-3 is the last checkpoint"):
+        assert folder.index() == CheckpointIndex("step-3", "step-2")
+    assert saved(folder) == before, "who reads a run does not write to it"
+    path, messages = sound_checkpoint(folder)
+    assert path.name == "step-3"
+    assert ["written anew from the checkpoints" in message for message in messages] == [True]
+    assert read_index(folder.index_file) == CheckpointIndex("step-3", "step-2")
+    save(folder, 4, best=False, kept=1)
+    assert saved(folder) == {"step-1", "step-2", "step-3", "step-4", "index.json"}, "what is not known to be its own"
+
+
+def test_a_lost_index_and_no_sound_checkpoint_is_no_run_without_checkpoints(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert not folder.saved
+    assert folder.index() is None
+    save(folder, 1)
+    flip(folder.checkpoint("last") / "trainer.json", 5)
+    folder.index_file.unlink()
+    assert folder.saved
+    with pytest.raises(UserError, match=r"no checkpoint in .* is what was saved: .*trainer\.json"):
+        folder.index()
+    with pytest.raises(UserError, match=r"can be resumed from: .*index\.json is missing.*trainer\.json"):
+        sound_checkpoint(folder)
+    (folder.checkpoints / "step-1").rename(folder.checkpoints / "damaged-step-1")
+    assert folder.saved
 
 
 @pytest.mark.parametrize(
@@ -121,6 +189,10 @@ def test_a_save_that_fails_leaves_what_was_saved(tmp_path: Path, monkeypatch: py
         with pytest.raises(UserError, match=r"No space left.*step-1 stays"):
             save(folder, 2, best=True)
     assert folder.index() == CheckpointIndex("step-1", "step-1")
+    if failing == "write_index":  # all but the index is there
+        assert sound_checkpoint(folder)[0].name == "step-2"
+        assert torch.equal(weights(folder), torch.full((2, 3), 2.0))
+        return
     assert sound_checkpoint(folder) == (folder.checkpoint("step-1"), [])
     save(folder, 2, best=True)
     assert saved(folder) == {"step-1", "step-2", "index.json"}
@@ -186,13 +258,24 @@ def test_a_last_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
     assert folder.index() == CheckpointIndex("step-1", None)
 
 
-def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+def test_a_run_that_has_lost_what_it_saved_saves_what_it_has(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     save(folder, 1, best=True)
-    for text in ("", "{", "[]", json.dumps({"last": 3})):
-        folder.index_file.write_text(text)
-        with pytest.raises(UserError, match=r"index\.json is damaged"):
-            folder.index()
+    flip(folder.checkpoint("step-1") / "model.safetensors", -1)
+    folder.index_file.unlink()
+    save(folder, 2)
+    assert folder.index() == CheckpointIndex("step-2")
+    assert saved(folder) == {"step-1", "step-2", "index.json"}
+
+
+def test_folders_that_are_set_aside_take_no_name_that_is_taken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for value in (1.0, 2.0):
+        save(folder, 1)
+        save(folder, 2, content=content(value))
+        flip(folder.checkpoint("step-2") / "trainer.json", 5)
+        sound_checkpoint(folder)
+    assert saved(folder) == {"step-1", "damaged-step-2", "damaged-step-2-2", "index.json"}
 
 
 def test_another_shape_is_named_and_nothing_is_written() -> None:
@@ -205,3 +288,20 @@ def test_another_shape_is_named_and_nothing_is_written() -> None:
         fill(target, {"a": torch.ones(2)}, Path("model.safetensors"))
     with pytest.raises(UserError, match="tensor c that this model lacks"):
         fill(target, {**target, "c": torch.ones(2)}, Path("model.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_no_weights(dtype: torch.dtype) -> None:
+    target = {"a": torch.zeros(2)}
+    with pytest.raises(UserError, match=rf"has a as {dtype}, the model as torch\.float32"):
+        fill(target, {"a": torch.ones(2, dtype=dtype)}, Path("model.safetensors"))
+    with pytest.raises(UserError, match=r"has a as torch\.float32, the model as"):
+        fill({"a": torch.zeros(2, dtype=dtype)}, {"a": torch.ones(2)}, Path("model.safetensors"))
+    assert torch.equal(target["a"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_one_precision_becomes_another(dtype: torch.dtype) -> None:
+    target = {"a": torch.zeros(2)}
+    fill(target, {"a": torch.ones(2, dtype=dtype)}, Path("model.safetensors"))
+    assert torch.equal(target["a"], torch.ones(2))

@@ -13,7 +13,7 @@ from equilibria.training.preparation import create_run
 from tiny import tiny_recipe
 
 
-def full_disk(recipe: Recipe, path: Path) -> None:
+def full_disk(recipe: Recipe, path: Path, sealed: bool) -> None:
     path.with_name(".config.toml.00000000.partial").write_text("[run")
     raise OSError("no space left on device")
 
@@ -34,7 +34,7 @@ def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, 
 def test_a_start_that_failed_is_begun_again(failed: tuple[RunFolder, Recipe]) -> None:
     folder, recipe = failed
     assert {path.name for path in folder.path.iterdir()} == {
-        *(".launch", "tokenizer.json", "checkpoints", ".config.toml.00000000.partial")
+        *(".launch", "tokenizer.json", "manifest.json", "checkpoints", ".config.toml.00000000.partial")
     }
     create_run(folder, recipe, IdTokenizer(10))
     assert read_recipe(folder.config) == recipe

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _replace_what_cannot_be_shown()
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as problem:
         from equilibria.configuration.explanation import explain
 
@@ -100,6 +103,11 @@ def _memory(problem: Exception, arguments: Sequence[str] | None) -> str:
     found = f" ({wanted[1]} more were wanted)" if wanted else ""
     less = f"reduce {_LESS[command]}, or " if command in _LESS else ""
     return f"out of memory{found}; {less}free some memory"
+
+
+def _warn(message: Warning | str, *where: object) -> None:
+    del where  # of the source: it says nothing to who runs a command
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -11,9 +11,8 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.data.progress import UNWATCHED
-from equilibria.inference.loading import weights_file
+from equilibria.inference.loading import load_trained
 from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import load_weights
 from equilibria.training.distributed import joined, training_device
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trackers import Tracker
@@ -63,9 +62,9 @@ def run_training(
             task = build_task(recipe, ConsoleProgress(console) if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size)
-        begun = resume and RunFolder(recipe.run.folder).index() is not None
+        begun = resume and RunFolder(recipe.run.folder).saved
         if recipe.training.initial_weights is not None and not begun:
-            load_weights(model, weights_file(recipe.training.initial_weights))
+            load_trained(model, recipe.training.initial_weights)
         model.to(device)
         depths = build_depth_schedule(recipe)
         return Trainer(model, recipe, task, recipe.run.folder, console, depths, world, trackers).run(resume)

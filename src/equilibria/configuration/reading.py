@@ -16,6 +16,7 @@ from equilibria.configuration.recipe import Recipe, problems
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.formats import read_toml
+from equilibria.seal import sealed_toml
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
 """A recipe as a parameter of a command: each of its fields is a flag."""
@@ -162,9 +163,16 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe."""
-    write_durably(path, "\n".join(_table(recipe, ())).lstrip() + "\n")
+def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:
+    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe.
+
+    Args:
+        recipe: the recipe.
+        path: the file, which is replaced.
+        sealed: below a line with the digest of the rest, so that a change is noticed.
+    """
+    text = "\n".join(_table(recipe, ())).lstrip() + "\n"
+    write_durably(path, sealed_toml(text) if sealed else text)
 
 
 def _table(section: object, keys: tuple[str, ...]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, get_args
 from equilibria.data import standard_library
 from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
+from equilibria.manifest import MANIFEST, check_manifest, read_manifest
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -140,12 +141,26 @@ class TextFolder:
         return text_size(self._file(split))
 
     def fingerprint(self) -> str:
+        self._check_fetched()
         return text_digest(
             part for split, path in self._files("train", "valid").items() for part in (split, file_digest(path))
         )
 
     def remark(self) -> None:
         return None
+
+    def _check_fetched(self) -> None:
+        """Checks a text that `equilibria data` has fetched by its manifest."""
+        try:
+            read_manifest(self.path)
+        except UserError:
+            return  # a folder of somebody's own
+        try:
+            check_manifest(self.path)
+        except UserError as problem:
+            raise UserError(
+                f"{problem}; fetch it again, or remove {self.path / MANIFEST} to take the text as it is"
+            ) from problem
 
     def _file(self, split: Split) -> Path:
         files = self._files(split) if split != "test" else self._files()

@@ -17,14 +17,14 @@ from filelock import FileLock
 
 from equilibria.data.archives import base_name, unpack
 from equilibria.data.corpus import SPLITS, split_of
-from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download, file_hash
+from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.published import PublishedText
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
-from equilibria.formats import is_file_name, read_json
+from equilibria.formats import is_file_name
+from equilibria.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
 
-MANIFEST = "manifest.json"
 _FORMAT = 1
 _BLOCK = 1 << 20
 
@@ -114,13 +114,8 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
     with _tidied(work, texts):
         texts.mkdir(parents=True)
         sources = text.fetch(work, texts, trusted, progress)
-        manifest = {
-            "format": _FORMAT,
-            "request": text.request(),
-            "sources": [asdict(source) for source in sources],
-            "files": {path.name: _description(path) for path in sorted(texts.iterdir())},
-        }
-        (texts / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        told = {"format": _FORMAT, "request": text.request(), "sources": [asdict(source) for source in sources]}
+        manifest = write_manifest(texts, more=told)
     _replace(folder, texts, _aside(folder))
     shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -161,11 +156,10 @@ def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
     """Checks that a folder holds the text that is asked for, unchanged."""
     if not manifest:
         raise _not_ours(folder)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or _description(path) != expected:
-            state = "has changed since it was fetched" if path.is_file() else "is gone"
-            raise UserError(f"{path} {state}; keep what you need of {folder} elsewhere, then fetch it with --again")
+    try:
+        check_manifest(folder)
+    except UserError as problem:
+        raise UserError(f"{problem}; keep what you need of {folder} elsewhere, then fetch it with --again") from problem
     for source in manifest["sources"]:
         expected = text.known_digests().get(source["url"], "")
         if expected.startswith("sha256:") and expected != f"sha256:{source['sha256']}":
@@ -187,17 +181,16 @@ def _check_owned(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _not_ours(folder: Path) -> UserError:
-    return UserError(f"{folder} exists already and was not made by this command; give another --out, or remove it")
-
-
-def _description(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_hash(path, "sha256").removeprefix("sha256:")}
+    return UserError(
+        f"{folder} exists already and was not made by this command, or its {MANIFEST} is damaged; give another --out, "
+        f"or remove it"
+    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; empty where there is none that can be read."""
     try:
-        manifest = read_json(folder / MANIFEST, dict)
+        manifest = read_manifest(folder)
     except UserError:
         return {}
     match manifest:

@@ -15,15 +15,14 @@ from equilibria.data.batching import EvaluationStream, TrainingStream, check_tok
 from equilibria.data.corpus import SPLITS, Source, Split
 from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.reading import file_digest, text_digest
+from equilibria.data.reading import text_digest
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.manifest import check_manifest, read_manifest, write_manifest
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
-_MANIFEST = "manifest.json"
 _TOKENIZER = "tokenizer.json"
 _DTYPES = ("uint8", "uint16", "int32")
 _CHUNK = 1 << 20  # characters that are encoded at once
@@ -104,10 +103,12 @@ class Corpus:
             check_tokens(self.split(name).tokens, vocabulary_size)
 
     def _manifest(self) -> dict[str, Any]:
-        manifest = _read_manifest(self.directory)
-        if manifest is None:
-            raise UserError(f"{self.directory} is no longer a prepared text; run the command again")
-        return manifest
+        try:
+            return read_manifest(self.directory)
+        except UserError as problem:
+            raise UserError(
+                f"{self.directory} is no longer a prepared text ({problem}); run the command again"
+            ) from problem
 
 
 def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
@@ -216,18 +217,14 @@ def _write(
         _check_length(splits[split]["tokens"], f"{source.name}: the {split} split")
     if source.fingerprint() != fingerprint:
         raise UserError(f"{source.name} changed while it was read; run the command again")
-    files = {
-        path.name: {"size": path.stat().st_size, "digest": file_digest(path)} for path in sorted(directory.iterdir())
-    }
     manifest = {
         "name": source.name,
         "source": fingerprint,
         "spec": spec.identity(),
         "dtype": dtype.name,
         "splits": splits,
-        "files": files,
     }
-    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    write_manifest(directory, more=manifest)
 
 
 def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
@@ -289,28 +286,11 @@ def _put_in_place(written: Path, directory: Path) -> None:
             raise
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest, or None where there is none that can be read."""
-    try:
-        manifest = read_json(directory / _MANIFEST, dict)
-    except UserError:
-        return None
-    is_complete = all(_are_tables(manifest.get(name)) for name in ("files", "splits"))
-    return manifest if is_complete and manifest.get("dtype") in _DTYPES else None
-
-
-def _are_tables(entries: object) -> bool:
-    return isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
-
-
 def _is_whole(directory: Path) -> bool:
-    manifest = _read_manifest(directory)
-    if manifest is None or not manifest["files"].keys() >= {_TOKENIZER, "train.bin", "valid.bin"}:
+    """Whether all is there and what it was, by a manifest that knows of all."""
+    try:
+        manifest = check_manifest(directory)
+    except UserError:
         return False
-    for name, expected in manifest["files"].items():
-        path = directory / name
-        if not path.is_file() or path.stat().st_size != expected.get("size"):
-            return False
-        if file_digest(path) != expected.get("digest"):
-            return False
-    return True
+    is_known = {"splits", "dtype"} <= manifest.keys() and manifest["dtype"] in _DTYPES
+    return is_known and manifest["files"].keys() >= {_TOKENIZER, "train.bin", "valid.bin"}

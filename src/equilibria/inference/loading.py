@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from torch import Tensor
+
 from equilibria.configuration.building import build_model, build_task, seen_together
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
@@ -11,11 +13,14 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.inference.checkpoints import MODEL_FILE, latest_first, step_of
 from equilibria.inference.exported import is_exported, load_exported
-from equilibria.inference.manifest import MANIFEST, check_manifest
 from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import build_filled, read_tensors
+from equilibria.inference.weights import build_filled, distinct_state, fill, read_tensors
+from equilibria.manifest import check_manifest
 from equilibria.models import TokenModel
+
+_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,7 @@ class LoadedRun:
     @property
     def step(self) -> int | None:
         """The optimizer step after which the weights were saved; None where the path does not say."""
-        number = self.checkpoint.name.removeprefix("step-")
-        return int(number) if number.isdecimal() else None
+        return step_of(self.checkpoint)
 
     @property
     def window(self) -> int:
@@ -60,29 +64,74 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
         UserError: something is missing, damaged or of another shape.
     """
     path = Path(path)
-    folder = RunFolder(path.parent if path.suffix == ".safetensors" else path)
-    weights = weights_file(path, checkpoint)
-    source = weights if weights == path else weights.parent
+    folder = RunFolder(path.parent if _is_file(path) else path)
+    if folder.path == path:
+        folder.checkpoint(checkpoint)  # says first whether there is any
+        _check(folder, folder.path, folder.tokenizer.name)
     for file in (folder.config, folder.tokenizer):
         if not file.is_file():
             raise UserError(f"{file} is missing; a model is loaded with its config.toml and tokenizer.json")
     recipe = read_recipe(folder.config, [])
     tokenizer = load_tokenizer(folder.tokenizer)
-    if (source / MANIFEST).is_file():  # of a checkpoint; what was saved before there were manifests has none
-        check_manifest(source, only=[weights.name])
-    model = build_filled(lambda: build_model(recipe, tokenizer.vocabulary_size), read_tensors(weights), weights)
+    tensors, file, source = _trained(path, checkpoint)
+    model = build_filled(lambda: build_model(recipe, tokenizer.vocabulary_size), tensors, file)
     return LoadedRun(model.eval(), tokenizer, recipe, source, folder)
 
 
-def weights_file(path: Path, checkpoint: str = "best") -> Path:
-    """The file of a model's weights; the arguments are those of `load_run`.
+def load_trained(model: TokenModel, path: Path, checkpoint: str = "best") -> Path:
+    """Reads the weights of a run into a model, even while its training saves checkpoints and removes others.
+
+    Args:
+        model: it is unchanged where this fails.
+        path, checkpoint: as for `load_run`.
+
+    Returns:
+        The folder of the checkpoint, or the file.
 
     Raises:
-        UserError: there is no such run, or no such checkpoint in it.
+        UserError: there is no such run or no such checkpoint in it, or its weights are damaged or of another shape.
     """
-    if path.suffix == ".safetensors":
-        return path
-    return RunFolder(path).checkpoint(checkpoint) / "model.safetensors"
+    tensors, file, source = _trained(path, checkpoint)
+    fill(distinct_state(model), tensors, file)
+    return source
+
+
+def _trained(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Path, Path]:
+    """The weights of a run, their file, and the folder of the checkpoint; a file alone is both."""
+    if _is_file(path):
+        return read_tensors(path), path, path
+    folder = RunFolder(path)
+    for left in reversed(range(_ATTEMPTS)):
+        index = folder.index()
+        try:
+            source = folder.checkpoint(checkpoint)
+            _check(folder, source, MODEL_FILE)
+            return read_tensors(source / MODEL_FILE), source / MODEL_FILE, source
+        except UserError:
+            # What was named may have been removed meanwhile; the index names another then.
+            if not left or folder.index() == index:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether that is a file of weights, and no run."""
+    return path.suffix == ".safetensors" and not path.is_dir()
+
+
+def _check(run: RunFolder, folder: Path, file: str) -> None:
+    """Checks a file of a run by the manifest beside it; an error names the way out."""
+    try:
+        check_manifest(folder, only=[file])
+    except UserError as problem:
+        others = ", ".join(path.name for path in latest_first(run.checkpoints) if path != folder)
+        if run.imported:
+            way_out = "import the model again"
+        elif folder == run.path:
+            way_out = f"have it written anew by `equilibria train {run.config} --resume`"
+        else:
+            way_out = f"take another checkpoint ({others})" if others else "train the model again"
+        raise UserError(f"{problem}; restore it, or {way_out}") from problem
 
 
 def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:

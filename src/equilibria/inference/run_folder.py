@@ -1,19 +1,12 @@
 """The layout of a run folder: the one place that knows its file names."""
 
-import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from equilibria.errors import UserError
-from equilibria.formats import is_file_name, read_json
-
-
-@dataclass(frozen=True)
-class CheckpointIndex:
-    """Which checkpoints a run holds, by their folders; `best` is None before the first evaluation."""
-
-    last: str
-    best: str | None = None
+from equilibria.inference.checkpoints import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
+from equilibria.manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,11 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """The tokenizer, copied here so that the run does not depend on the data cache."""
         return self.path / "tokenizer.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The digest of the tokenizer; checkpoints have manifests of their own, and the recipe its digest in itself."""
+        return self.path / MANIFEST
 
     @property
     def checkpoints(self) -> Path:
@@ -72,34 +70,41 @@ class RunFolder:
         """The page about the run."""
         return self.path / "report.html"
 
+    @property
+    def imported(self) -> bool:
+        """Whether an importer made it: a training saves no step 0."""
+        return (self.checkpoints / "step-0").is_dir()
+
+    @property
+    def saved(self) -> bool:
+        """Whether a checkpoint has ever been saved, whatever has become of it."""
+        visible = (path for path in self.checkpoints.glob("*step-*") if not path.name.startswith("."))
+        return self.index_file.exists() or any(visible)
+
     def index(self) -> CheckpointIndex | None:
-        """What the index file says; None where nothing has been saved yet.
+        """What the index file says, or, with a warning, what it must have said where it is lost or damaged; None where
+        nothing has been saved yet.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: it is lost, and so are the checkpoints.
         """
-        if not self.index_file.exists():
+        if not self.saved:
             return None
-        mend = 'write it anew as {"last": "step-N", "best": "step-M"} with the folders that are beside it'
-        entries = read_json(self.index_file, dict, mend)
-        last, best = entries.get("last"), entries.get("best")
-        if not (is_file_name(last) and re.fullmatch("step-[0-9]{1,18}", last)):
-            raise UserError(f"{self.index_file} is damaged (its last checkpoint is none); {mend}")
-        if not (best is None or is_file_name(best)):
-            raise UserError(f"{self.index_file} is damaged (its best checkpoint is none); {mend}")
-        return CheckpointIndex(last, best)
+        try:
+            return read_index(self.index_file)
+        except UserError as problem:
+            index = rebuilt_index(self.checkpoints)
+            warnings.warn(f"{problem}; by what is there, {index.last} is the last checkpoint", stacklevel=1)
+            return index
 
     def best_step(self) -> int | None:
-        """The optimizer step of the checkpoint `"best"`; None where nothing has been saved or its name does not say.
+        """The optimizer step of the checkpoint `"best"`; None where nothing has been saved.
 
         Raises:
-            UserError: the index file is damaged.
+            UserError: as for `index`.
         """
         index = self.index()
-        if index is None:
-            return None
-        number = (index.best or index.last).removeprefix("step-")
-        return int(number) if number.isdecimal() else None
+        return None if index is None else step_of(Path(index.best or index.last))
 
     def checkpoint(self, name: str) -> Path:
         """The folder of a checkpoint.
@@ -117,7 +122,9 @@ class RunFolder:
             raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
         named = {"last": index.last, "best": index.best or index.last}
         folder = self.checkpoints / named.get(name, name)
+        if name in named and not folder.is_dir() and self.index() != index:
+            return self.checkpoint(name)  # a training has saved another and removed this one meanwhile
         if not folder.is_dir():
-            present = ", ".join(sorted(entry.name for entry in self.checkpoints.glob("step-*"))) or "none"
+            present = ", ".join(entry.name for entry in reversed(latest_first(self.checkpoints))) or "none"
             raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")
         return folder

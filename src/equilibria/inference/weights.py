@@ -97,7 +97,9 @@ def build_filled(build: Callable[[], Model], tensors: Mapping[str, Tensor], path
 
 
 def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies `tensors` into `targets` in place, name by name, once every name and shape has been checked.
+    """Copies `tensors` into `targets` in place, name by name, once every name, shape and type has been checked.
+
+    Floating-point numbers of one precision become those of another; no other type becomes another.
 
     Args:
         targets: where to write.
@@ -105,7 +107,7 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
         path: the file it was read from, for messages.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape differs; nothing has been written then.
+        UserError: a name is missing or unknown, or a shape or a type differs; nothing has been written then.
     """
     _compare(targets, tensors, path)
     with torch.no_grad():
@@ -122,9 +124,18 @@ def _compare(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path:
                 f"{path} is of another shape: {name} is {tuple(tensors[name].shape)} in the file, "
                 f"{tuple(target.shape)} in the model; use the recipe it was trained with"
             )
+        if not _becomes(tensors[name], target):
+            raise UserError(
+                f"{path} has {name} as {tensors[name].dtype}, the model as {target.dtype}; it holds something else "
+                f"than this model's weights"
+            )
     for name in tensors:
         if name not in targets:
             raise UserError(f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with")
+
+
+def _becomes(tensor: Tensor, target: Tensor) -> bool:
+    return tensor.dtype == target.dtype or (tensor.is_floating_point() and target.is_floating_point())
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

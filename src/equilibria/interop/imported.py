@@ -17,10 +17,11 @@ from equilibria.configuration.reading import check_recipe
 from equilibria.data import Tokenizer
 from equilibria.durable import new_folder
 from equilibria.errors import UserError
-from equilibria.inference.run_folder import CheckpointIndex, RunFolder
+from equilibria.inference.checkpoints import MODEL_FILE, CheckpointIndex, write_index
+from equilibria.inference.run_folder import RunFolder
 from equilibria.inference.weights import build_filled, distinct_state
+from equilibria.manifest import write_manifest
 from equilibria.models import TokenModel
-from equilibria.training.checkpoint import MODEL_FILE, write_index
 from equilibria.training.preparation import furnish_run
 
 
@@ -98,7 +99,8 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             checkpoint.mkdir()
             state = {name: tensor.detach().contiguous() for name, tensor in distinct_state(model).items()}
             save_file(state, checkpoint / MODEL_FILE)
-            write_index(folder, CheckpointIndex("step-0"))
+            write_manifest(checkpoint)
+            write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:
         raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
     return model

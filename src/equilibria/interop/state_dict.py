@@ -9,6 +9,7 @@ import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -166,6 +167,7 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
         return read_tensors(path)
     if not os.path.isfile(path):  # which a name that is too long for a file is not either
         raise UserError(f"{path} does not exist or is no file; check the path")
+    is_checked = _check_archive(path)
     try:
         _check_sizes(path)
         with warnings.catch_warnings():
@@ -187,7 +189,32 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     declared = sum(tensor.numel() * tensor.element_size() for tensor in content.values() if isinstance(tensor, Tensor))
     if declared > _MOST_TIED * path.stat().st_size:
         raise UserError(f"{path} has tensors of {declared:,} bytes in {path.stat().st_size:,}; save them one by one")
+    if not is_checked:
+        warnings.warn(
+            f"{path} has no checksums, as files of before PyTorch 1.6: damage to it goes unnoticed", stacklevel=1
+        )
     return content
+
+
+def _check_archive(path: Path) -> bool:
+    """Checks the CRC-32 of all that is in a file of `torch.save`, which PyTorch leaves unread.
+
+    Returns:
+        Whether there are any: what PyTorch wrote before 1.6 is no archive.
+
+    Raises:
+        UserError: one differs.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
+        raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the CRC-32 of {damaged} in it differs; copy it again")
+    return True
 
 
 def _check_sizes(path: Path) -> None:

@@ -14,7 +14,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,16 +28,24 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from equilibria.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder, write_durably
+from equilibria.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder
 from equilibria.errors import UserError
 from equilibria.formats import read_json
-from equilibria.inference.manifest import check_manifest, write_manifest
-from equilibria.inference.run_folder import CheckpointIndex, RunFolder
+from equilibria.inference.checkpoints import (
+    MODEL_FILE,
+    SCALARS_FILE,
+    CheckpointIndex,
+    index_at,
+    latest_first,
+    read_index,
+    step_of,
+    write_index,
+)
+from equilibria.inference.run_folder import RunFolder
+from equilibria.manifest import check_manifest, write_manifest
 from equilibria.training.distributed import ALONE, World
 
-MODEL_FILE = "model.safetensors"
 TRAINER_FOLDER = "trainer"
-SCALARS_FILE = "trainer.json"
 
 T = TypeVar("T")
 
@@ -68,7 +76,7 @@ def save_checkpoint(
     kept: int = 2,
     world: World = ALONE,
 ) -> None:
-    """Saves a checkpoint as the last one (and the best one), then removes the oldest.
+    """Saves a checkpoint as the last one (and the best one), then removes the oldest of the run's own.
 
     The files are written under a temporary name, flushed to the disk and renamed; only then does the index,
     replaced in one go, point to them. Whenever a process is killed, the index names a complete checkpoint.
@@ -86,13 +94,13 @@ def save_checkpoint(
     Raises:
         UserError: the disk is full or cannot be written; what was saved earlier stays.
     """
-    previous = world.told(folder.index() if world.main else None)
+    previous = world.told(_known(folder) if world.main else None)
     name = f"step-{step}"
-    index = CheckpointIndex(name, name if best else previous.best if previous else None)
+    index = CheckpointIndex(name, name if best else previous.best if previous else None, _own(folder, previous, name))
     partial: Path | None = None
     try:
         if previous and name in (previous.last, previous.best):
-            _by_main(world, lambda: write_index(folder, index))
+            _by_main(world, lambda: write_index(folder.index_file, index))
             return
         partial = _by_main(world, lambda: _begin(folder.checkpoints / name))
         _write_trainer(partial / TRAINER_FOLDER, checkpoint.trainer, world)
@@ -106,41 +114,51 @@ def save_checkpoint(
             f"free some space and resume"
         ) from problem
     if world.main:
-        _prune(folder, kept)
-
-
-def write_index(folder: RunFolder, index: CheckpointIndex) -> None:
-    """Replaces the index file in one go."""
-    write_durably(folder.index_file, json.dumps(asdict(index)) + "\n")
+        _prune(folder, index, kept)
 
 
 def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
-    """The last checkpoint whose files are all what was saved, and what is wrong with those after it.
+    """The latest checkpoint whose files are all what was saved, and what is to be said of how it was found.
 
-    Those after it are set aside under other names, and the index names what is left.
+    Those after it are set aside under other names. The index is written anew where it is lost, or names another one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the run is an import that has not been trained.
     """
-    index = folder.index()
-    assert index is not None  # something has been saved
-    last = folder.checkpoints / index.last
-    problems = [] if last.is_dir() else [f"{last} is missing"]
-    damaged: list[Path] = []
-    for path in sorted(folder.checkpoints.glob("step-*"), key=step_of, reverse=True):
-        if step_of(path) > step_of(last):
-            continue  # left by a run that was killed before its index pointed to it
+    index, messages, damaged = None, [], []
+    try:
+        index = read_index(folder.index_file)
+    except UserError as problem:
+        messages.append(f"{problem}; it is written anew from the checkpoints that are there")
+    last = folder.checkpoints / ("step-0" if index is None else index.last)
+    if index is not None and not last.is_dir():
+        messages.append(f"{last} is missing; going back to the checkpoint before it")
+    for path in latest_first(folder.checkpoints):
         try:
             check_manifest(path)
         except UserError as problem:
-            problems.append(str(problem))
+            messages.append(f"{problem}; going back to the checkpoint before it")
             damaged.append(path)
             continue
-        if problems:
-            _fall_back(folder, path, damaged)
-        return path, problems
+        if not (path / SCALARS_FILE).exists():
+            raise UserError(f"{folder.path} was imported and never trained; {start_from(folder)}")
+        for other in damaged:
+            _set_aside(other, "damaged")
+        if index is not None and (step_of(path) or 0) > (step_of(last) or 0):
+            messages.append(f"{path} is later than {folder.index_file.name} says, and whole; going on from it")
+        if index is None or index.last != path.name:
+            write_index(folder.index_file, index_at(path, () if index is None else index.own))
+        return path, messages
     raise UserError(
-        f"no checkpoint of {folder.path} can be resumed from: {'; '.join(problems)}; restore one, or start a new run"
+        f"no checkpoint of {folder.path} can be resumed from: {'; '.join(messages)}; restore one, or start a new run"
+    )
+
+
+def start_from(folder: RunFolder) -> str:
+    """How to train what was imported."""
+    return (
+        f"start from its weights: `equilibria train {folder.config} --run.name NAME "
+        f"--training.initial_weights {folder.path}`"
     )
 
 
@@ -162,16 +180,10 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
         raise
     except Exception as problem:  # DCP raises whatever a damaged header leads it to
         raise UserError(
-            f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or name another checkpoint as "
-            f'"last" in {path.parent / "index.json"}'
+            f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or move it away to go on from the "
+            f"checkpoint before it"
         ) from problem
     return Checkpoint(trainer, scalars)
-
-
-def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
-    number = path.name.removeprefix("step-")
-    return int(number) if number.isdecimal() else -1
 
 
 def _by_main(world: World, action: Callable[[], T]) -> T:
@@ -206,10 +218,10 @@ def _complete(
     write_manifest(partial)
     flush_folder(partial)
     target = folder.checkpoints / index.last
-    if target.exists():  # left by a run that was killed before its index pointed to it
-        shutil.rmtree(target)
+    if target.exists():  # somebody put it there
+        _set_aside(target, "replaced")
     rename_durably(partial, target)
-    write_index(folder, index)
+    write_index(folder.index_file, index)
 
 
 def _write_trainer(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
@@ -244,20 +256,27 @@ def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
-def _fall_back(folder: RunFolder, sound: Path, damaged: list[Path]) -> None:
-    """Makes a checkpoint the last one, and sets those aside that it stands in for."""
-    for path in damaged:
-        aside = path.with_name(f"damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        rename_durably(path, aside)
-    step = _read_scalars(sound).get("best_step")
-    best = folder.checkpoints / f"step-{step}"
+def _known(folder: RunFolder) -> CheckpointIndex | None:
+    """What the index says; None, too, where all that was saved is lost: what is in memory is worth saving still."""
     try:
-        check_manifest(best)
+        return folder.index()
     except UserError:
-        write_index(folder, CheckpointIndex(sound.name))
-    else:
-        write_index(folder, CheckpointIndex(sound.name, best.name))
+        return None
+
+
+def _own(folder: RunFolder, previous: CheckpointIndex | None, name: str) -> tuple[str, ...]:
+    """The checkpoints that the run has written, with one that it is about to write."""
+    earlier = () if previous is None else previous.own
+    return (*(own for own in earlier if own != name and (folder.checkpoints / own).is_dir()), name)
+
+
+def _set_aside(path: Path, what: str) -> None:
+    """Gives a folder another name, which says what it was and is not taken."""
+    aside, number = path.with_name(f"{what}-{path.name}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{what}-{path.name}-{number}")
+    rename_durably(path, aside)
 
 
 def _cause(problem: BaseException) -> str:
@@ -267,14 +286,10 @@ def _cause(problem: BaseException) -> str:
     return "; ".join(f"process {rank}: {failure[0]}" for rank, failure in problem.failures.items())
 
 
-def _prune(folder: RunFolder, kept: int) -> None:
-    """Removes all checkpoints but the last `kept` and the best, and what unfinished saves left."""
-    index = folder.index()
-    assert index is not None  # just written
-    steps = sorted(folder.checkpoints.glob("step-*"), key=step_of)
-    last = folder.checkpoints / index.last
-    staying = {path.name for path in [path for path in steps if step_of(path) <= step_of(last)][-kept:]}
-    for entry in steps:
-        if entry.name not in staying | {index.last, index.best}:
-            shutil.rmtree(entry, ignore_errors=True)
+def _prune(folder: RunFolder, index: CheckpointIndex, kept: int) -> None:
+    """Removes the run's own checkpoints but the last `kept` and the best, and what unfinished saves left."""
+    own = sorted((folder.checkpoints / name for name in index.own), key=lambda path: step_of(path) or 0)
+    for path in own[:-kept]:
+        if path.name not in (index.last, index.best):
+            shutil.rmtree(path, ignore_errors=True)
     remove_leftovers(folder.checkpoints)

@@ -23,7 +23,16 @@ from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.metrics import MetricsWriter, NoMetrics
-from equilibria.training.preparation import began_before, check_resumable, create_run, furnish_run, record_recipe
+from equilibria.training.preparation import (
+    began_before,
+    check_goes_on,
+    check_resumable,
+    create_run,
+    furnish_run,
+    mended,
+    plain_settings,
+    record_recipe,
+)
 from equilibria.training.statistics import StepSummary
 from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
@@ -271,6 +280,7 @@ class Trainer:
             "best_loss": self._best,
             "best_step": self._best_step,
             "corpus": self.task.fingerprint,
+            "recipe": plain_settings(self.recipe),
         }
         checkpoint = replace(checkpoint, scalars=scalars)
         kept = self.recipe.training.checkpoints_kept
@@ -291,8 +301,11 @@ class Trainer:
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"
             )
+        earlier = scalars.get("recipe")  # config.toml may have been edited since
+        check_goes_on(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
         self.loop.restore(checkpoint, path)
         if self._world.main:
+            messages += mended(self.folder, self.task.tokenizer)
             record_recipe(self.folder, self.recipe)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
@@ -308,11 +321,10 @@ class Trainer:
     def _found(self) -> tuple[Path | None, list[str]]:
         """The checkpoint to go on from, and what is wrong with those after it."""
         check_resumable(self.folder, self.recipe)
-        if self.folder.index() is None:
+        if not self.folder.saved:
             furnish_run(self.folder, self.recipe, self.task.tokenizer)
             return None, ["no checkpoint had been saved; starting from step 0"]
-        path, problems = sound_checkpoint(self.folder)
-        return path, [f"{problem}; going back to the checkpoint before it" for problem in problems]
+        return sound_checkpoint(self.folder)
 
     def _stop(self, name: str, shown: Display) -> None:
         if not self.loop.done:
