@@ -1,12 +1,13 @@
 """The command `equilibria`. A command's module is imported when that command runs, so that help is quick."""
 
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Parameter
 
+from equilibria.cli.output import NobodyReads, guarded
 from equilibria.errors import UserError
 
 
@@ -48,26 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default this process's.
 
     Returns:
-        The exit code: 0, 1 where nobody reads the output any more, 2 for what a user can mend (one line on stderr),
-        128 + n when stopped by signal n.
+        The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n, which is
+        SIGPIPE where nobody reads the output any more.
     """
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        with guarded():
+            return app(arguments, exit_on_error=False, print_error=False) or 0
     except CycloptsError as problem:
         from equilibria.configuration.explanation import explain
 
         return _fail(explain(problem))
     except UserError as problem:
         return _fail(str(problem))
-    except BrokenPipeError:
-        # What Python would still write at its end has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except NobodyReads as problem:
+        return problem.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    _complain(f"error: {message}")
     return 2
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):  # nobody may be there to read it
+        print(message, file=sys.stderr)

@@ -19,6 +19,7 @@ from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.run_lock import keeping
 
 command = App(name="eval")
 
@@ -66,11 +67,11 @@ def evaluate_run(
     """
     loaded, reading = load_run(run, checkpoint), reading or Reading()
     result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)))
+    keep_evaluation(loaded.folder, result)  # before it is printed: nobody may be there to read it
     if json:
         print(json_format.dumps(result.to_json()))
     else:
         Console().print(_table(f"{run}, {loaded.checkpoint.name}, {reading.split}", result))
-    keep_evaluation(loaded.folder, result)
     return 0
 
 
@@ -136,7 +137,8 @@ def measure_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
     """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
     try:
-        write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
+        with keeping(folder):
+            write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
     except OSError as problem:
         print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
 

@@ -60,7 +60,7 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
         UserError: something is missing, damaged or of another shape.
     """
     path = Path(path)
-    folder = RunFolder(path.parent if path.suffix == ".safetensors" else path)
+    folder = RunFolder(path.parent if _is_weights(path) else path)
     weights = weights_file(path, checkpoint)
     source = weights if weights == path else weights.parent
     for file in (folder.config, folder.tokenizer):
@@ -82,9 +82,14 @@ def weights_file(path: Path, checkpoint: str = "best") -> Path:
     Raises:
         UserError: there is no such run, or no such checkpoint in it.
     """
-    if path.suffix == ".safetensors":
+    if _is_weights(path):
         return path
     return RunFolder(path).checkpoint(checkpoint) / "model.safetensors"
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether a path names a file of weights; a run may have such a name too."""
+    return path.suffix == ".safetensors" and not path.is_dir()
 
 
 def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:

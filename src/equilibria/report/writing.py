@@ -6,6 +6,7 @@ from pathlib import Path
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.run_lock import keeping
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import cards
 from equilibria.report.measurement import SolveFigures, measure_solves
@@ -37,7 +38,8 @@ def write_report(run_folder: Path) -> Path:
     )
     target = run.folder.report
     try:
-        write_durably(target, page(contents).encode(errors="replace"))
+        with keeping(run.folder):
+            write_durably(target, page(contents).encode(errors="replace"))
     except OSError as problem:
         raise UserError(f"{target} cannot be written ({problem}); free some space and repeat") from problem
     return target
