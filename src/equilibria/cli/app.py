@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError, Parameter
@@ -52,27 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n, which is
         SIGPIPE where nobody reads the output any more.
     """
-    try:
-        with guarded():
-            return app(arguments, exit_on_error=False, print_error=False) or 0
-    except CycloptsError as problem:
-        from equilibria.configuration.explanation import explain
+    with guarded():
+        try:
+            code = app(arguments, exit_on_error=False, print_error=False) or 0
+            print(end="", flush=True)  # what is buffered may have no place to go either
+            return code
+        except CycloptsError as problem:
+            from equilibria.configuration.explanation import explain
 
-        return _fail(explain(problem))
-    except UserError as problem:
-        return _fail(str(problem))
-    except NobodyReads as problem:
-        return problem.code
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
+            return _fail(explain(problem))
+        except UserError as problem:
+            return _fail(str(problem))
+        except NobodyReads as problem:
+            return problem.code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
 
 
 def _fail(message: str) -> int:
-    _complain(f"error: {message}")
+    print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-def _complain(message: str) -> None:
-    with suppress(OSError):  # nobody may be there to read it
-        print(message, file=sys.stderr)

@@ -55,12 +55,8 @@ class Output:
 def guarded() -> Iterator[None]:
     """While entered, standard output and standard error are each an `Output`.
 
-    What cannot be written to standard error is dropped. A command whose standard output cannot be written ends, unless
-    it has called `go_on_unheard`; what is buffered counts too.
-
-    Raises:
-        NobodyReads: the reader of standard output has left.
-        UserError: standard output cannot be written for another reason.
+    What cannot be written to standard error is dropped. Where standard output cannot be written, `NobodyReads` is
+    raised, or a UserError where that has another cause; unless `go_on_unheard` has been called.
     """
     streams = sys.stdout, sys.stderr
     if sys.stdout is not None:
@@ -69,18 +65,11 @@ def guarded() -> Iterator[None]:
         sys.stderr = cast(TextIO, Output(sys.stderr, lambda problem: None))
     try:
         yield
-        _flush()
-    except BaseException:
-        with suppress(NobodyReads, UserError):
-            _flush()
-        raise
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(NobodyReads, UserError):
+                print(end="", file=stream, flush=True)
         sys.stdout, sys.stderr = streams
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def go_on_unheard() -> None:
