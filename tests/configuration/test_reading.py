@@ -66,7 +66,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 paths = texts.filter(lambda text: "\0" not in text).map(Path)
 rates = st.floats(1e-300, 1e300)
 counts = st.integers(1, 2**63 - 1)
-names = texts.filter(lambda text: "/" not in text and "\0" not in text and text not in (".", ".."))
+printable = st.characters(exclude_categories=["C", "Z"], exclude_characters="/")
+names = st.text(printable, min_size=1, max_size=12).filter(lambda text: text not in (".", ".."))
 
 
 @settings(max_examples=25, deadline=None)

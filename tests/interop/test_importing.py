@@ -15,8 +15,12 @@ from torch import Tensor
 
 import equilibria
 from equilibria.cli.app import main
+from equilibria.configuration import Recipe
+from equilibria.data import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference import load_run
+from equilibria.inference.run_folder import RunFolder
+from equilibria.interop import imported
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import StateDict, read_state_dict, read_tensor_file
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
@@ -122,6 +126,23 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["import", "torchdeq-lm", str(file), "--out", str(run)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (run / "thesis.txt").read_text() == "years of work"
+
+
+def test_of_two_imports_at_once_the_slower_one_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, run = saved(random_weights(LM), tmp_path), tmp_path / "run"
+    furnish = imported.furnish_run
+
+    def overtaken(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        monkeypatch.setattr(imported, "furnish_run", furnish)
+        assert main(["import", "torchdeq-lm", str(file), "--out", str(run)]) == 0
+        furnish(folder, recipe, tokenizer)
+
+    monkeypatch.setattr(imported, "furnish_run", overtaken)
+    assert main(["import", "torchdeq-lm", str(file), "--out", str(run)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["generate", str(run), "--max-new-tokens", "2"]) == 0
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

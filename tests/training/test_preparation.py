@@ -6,11 +6,17 @@ import pytest
 
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import IdTokenizer
+from equilibria.durable import leftovers
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training import preparation
-from equilibria.training.preparation import create_run
+from equilibria.training.preparation import claimed, furnish_run
 from tiny import tiny_recipe
+
+
+def create_run(folder: RunFolder, recipe: Recipe) -> None:
+    with claimed(folder, resume=False):
+        furnish_run(folder, recipe, IdTokenizer(10))
 
 
 def full_disk(recipe: Recipe, path: Path, sealed: bool) -> None:
@@ -27,17 +33,19 @@ def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, 
         patch.setattr(preparation, "write_recipe", full_disk)
         patch.setattr(preparation, "launch", lambda: "a launch")
         with pytest.raises(UserError, match="cannot be written"):
-            create_run(folder, recipe, IdTokenizer(10))
+            create_run(folder, recipe)
     return folder, recipe
 
 
 def test_a_start_that_failed_is_begun_again(failed: tuple[RunFolder, Recipe]) -> None:
     folder, recipe = failed
     assert {path.name for path in folder.path.iterdir()} == {
-        *(".launch", "tokenizer.json", "manifest.json", "checkpoints", ".config.toml.00000000.partial")
+        *(".launch", "tokenizer.json", "manifest.json", "checkpoints", ".config.toml.00000000.partial"),
+        *(".lock", ".keeping"),
     }
-    create_run(folder, recipe, IdTokenizer(10))
+    create_run(folder, recipe)
     assert read_recipe(folder.config) == recipe
+    assert not leftovers(folder.path)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "thesis.txt", "checkpoints/step-4"])
@@ -45,5 +53,5 @@ def test_a_folder_that_holds_anything_else_is_taken(failed: tuple[RunFolder, Rec
     folder, recipe = failed
     (folder.path / name).write_text("years of work")
     with pytest.raises(UserError, match="exists already"):
-        create_run(folder, recipe, IdTokenizer(10))
+        create_run(folder, recipe)
     assert (folder.path / name).read_text() == "years of work"

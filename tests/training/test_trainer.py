@@ -89,7 +89,7 @@ def test_metrics_hold_what_the_contract_says(tmp_path: Path) -> None:
     assert all(value is not None for line in (train, valid) for value in line.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(tmp_path: Path, number: signal.Signals) -> None:
     undisturbed, recipe = tiny_recipe(tmp_path, name="whole"), tiny_recipe(tmp_path)
     tiny_trainer(undisturbed).run()
@@ -111,6 +111,27 @@ def test_a_signal_saves_and_says_so_and_the_run_goes_on_bit_for_bit(tmp_path: Pa
         return [(line["kind"], line["step"], line["loss"]) for line in lines if line["kind"] != "event"]
 
     assert losses(recipe) == losses(undisturbed)
+
+
+def test_a_terminal_that_goes_away_twice_or_after_sigterm_is_one_signal(tmp_path: Path) -> None:
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        trainer = tiny_trainer(tiny_recipe(tmp_path, name=number.name))
+        interrupt_after(trainer, 5, signal.SIGHUP)
+        interrupt_after(trainer, 5, number)  # comes before the other
+        result = trainer.run()
+        assert (result.step, result.interrupted) == (5, number)
+
+
+def test_a_terminal_that_goes_away_is_nothing_under_nohup(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = tiny_trainer(tiny_recipe(tmp_path))
+        interrupt_after(trainer, 5, signal.SIGHUP)
+        result = trainer.run()
+        assert (result.step, result.interrupted) == (12, None)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_to_save_and_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The command `equilibria`. A command's module is imported when that command runs, so that help is quick."""
 
-import os
 import re
 import sys
 import warnings
@@ -10,6 +9,7 @@ from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
+from equilibria.cli.output import NobodyReads, guarded
 from equilibria.errors import UserError, is_out_of_memory, printable
 
 _TRAINING = "training.batch_size, training.segment_length or the model (`equilibria plan` predicts what they need)"
@@ -62,31 +62,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default this process's.
 
     Returns:
-        The exit code: 0, 1 where nobody reads the output any more, 2 for what a user can mend (one line on stderr),
-        128 + n when stopped by signal n.
+        The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n, which is
+        SIGPIPE where nobody reads the output any more.
     """
     _replace_what_cannot_be_shown()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warn
-            return app(arguments, exit_on_error=False, print_error=False) or 0
-    except CycloptsError as problem:
-        from equilibria.configuration.explanation import explain
+    with guarded():
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                code = app(arguments, exit_on_error=False, print_error=False) or 0
+            print(end="", flush=True)  # what is buffered may have no place to go either
+            return code
+        except CycloptsError as problem:
+            from equilibria.configuration.explanation import explain
 
-        return _fail(explain(problem))
-    except UserError as problem:
-        return _fail(_memory(problem, arguments) if is_out_of_memory(problem) else str(problem))
-    except BrokenPipeError:
-        # What Python would still write at its end has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as problem:
-        if not is_out_of_memory(problem):
-            raise
-        return _fail(_memory(problem, arguments))
+            return _fail(explain(problem))
+        except UserError as problem:
+            return _fail(_memory(problem, arguments) if is_out_of_memory(problem) else str(problem))
+        except NobodyReads as problem:
+            return problem.code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            return _fail(_memory(problem, arguments))
 
 
 def _replace_what_cannot_be_shown() -> None:

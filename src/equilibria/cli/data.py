@@ -10,6 +10,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
+from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration.values import Count
 from equilibria.data.corpus import TextFolder
@@ -95,6 +96,7 @@ def hf(
 
 
 def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place) -> int:
+    go_on_unheard()
     console = Console(stderr=place.json)
     progress = ConsoleProgress(console)
     spec = TokenizerSpec(place.tokenizer or published.kind, place.vocabulary_size, place.minimum_count)

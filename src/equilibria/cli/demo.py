@@ -15,6 +15,7 @@ from rich.text import Text
 from equilibria.cli.checkout import in_checkout
 from equilibria.cli.eval import Reading, evaluate_reading
 from equilibria.cli.generate import Draw, write_texts
+from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import exit_code, run_training
 from equilibria.configuration import Recipe, read_recipe
@@ -40,6 +41,7 @@ def demo(
         flags: flags of `equilibria train`, after the recipe.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
+    go_on_unheard()
     console = Console(stderr=json)
     settings = _numbered(read_recipe(recipe or in_checkout("recipes", "demo.toml"), flags))
     result = run_training(settings, False, console)

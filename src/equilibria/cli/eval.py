@@ -22,6 +22,7 @@ from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.run_lock import keeping
 from equilibria.inference.subject import Subject, subject
 from equilibria.training.distributed import training_device
 
@@ -78,12 +79,12 @@ def evaluate_run(
     loaded, reading = load_run(run, checkpoint), reading or Reading()
     loaded.model.to(training_device(device))
     result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)), data)
+    if result.subject.own:
+        keep_evaluation(loaded.folder, result)  # before it is printed: nobody may be there to read it
     if json:
         print(json_format.dumps(result.to_json()))
     else:
         Console().print(_table(run, result))
-    if result.subject.own:
-        keep_evaluation(loaded.folder, result)
     return 0
 
 
@@ -161,7 +162,8 @@ def measure_reading(
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
     """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
     try:
-        write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
+        with keeping(folder):
+            write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
     except OSError as problem:
         print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
 

@@ -17,6 +17,7 @@ from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, with_effort
 from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.run_lock import keeping
 from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
 
@@ -180,7 +181,8 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
     ]
     kept = json_format.dumps(_as_json(draw, samples))
     try:
-        write_durably(loaded.folder.sample, kept + "\n")
+        with keeping(loaded.folder):
+            write_durably(loaded.folder.sample, kept + "\n")
     except OSError as problem:
         print(f"warning: the text is not kept in the run: {problem}", file=sys.stderr)
     return samples

@@ -11,6 +11,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.checkout import in_checkout
+from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, build_model
@@ -98,6 +99,7 @@ def reproduce(
         out: folder for runs (TABLE/ROW-SCALE-SEED) and tables.
         json: print the table as one JSON object on stdout; progress goes to stderr.
     """
+    go_on_unheard()
     order = Order(
         scale=scale or ("full" if table in TRAINED else "tiny"),
         rows=rows,

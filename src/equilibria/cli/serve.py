@@ -7,6 +7,7 @@ import torch
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from equilibria.cli.output import go_on_unheard
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
@@ -60,6 +61,7 @@ def serve(
         from equilibria.serving.server import serve as listen
     except ModuleNotFoundError as missing:
         raise UserError(f"{missing.name} is not installed; `pip install 'equilibria[serve]'` brings it") from missing
+    go_on_unheard()
     loaded = load_run(run, checkpoint)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -11,10 +11,12 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
+from equilibria.cli.output import go_on_unheard
 from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
+from equilibria.inference.run_lock import RunInUse
 from equilibria.sweep.grid import read_grid
 from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
 
@@ -33,8 +35,8 @@ def sweep(
     """Train a recipe at every combination of values, one after another, and print a table of the runs.
 
     A run is a folder of its own, as `equilibria train` makes it: NAME/KEY=VALUE,KEY=VALUE, with the run.name of the
-    recipe for NAME. Finished runs are skipped, interrupted ones go on, failed ones are tried again. The exit code is 1
-    if a run is not finished then.
+    recipe for NAME. Finished runs are skipped, and so are those that another process trains; interrupted ones go on,
+    failed ones are tried again. The exit code is 1 if a run is not finished then.
 
     Args:
         recipe: the TOML file.
@@ -46,6 +48,7 @@ def sweep(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep's runs have one process each; start runs of several with torchrun and train")
+    go_on_unheard()
     recipes = _recipes(recipe, flags, only_list)
     if index is not None and index >= len(recipes):
         raise UserError(f"--index {index}: the sweep has {len(recipes)} runs, 0 to {len(recipes) - 1}")
@@ -83,6 +86,9 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
         try:
             result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), console)
         except Exception as problem:  # whatever it is, the other runs are worth having
+            if isinstance(problem, RunInUse) or standing(recipe).state == "finished":  # another process was faster
+                console.out(f"skipped: {problem}")
+                continue
             note_failure(recipe, problem)
             console.out(f"failed: {problem}")
             continue

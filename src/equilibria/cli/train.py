@@ -5,20 +5,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclopts import App
+from cyclopts.argument import ArgumentCollection
 from rich.console import Console
 
+from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task, check_recipe
-from equilibria.configuration.reading import Settings, fill_from_file
+from equilibria.configuration import Recipe, RunRecipe, build_depth_schedule, build_model, build_task, check_recipe
+from equilibria.configuration.reading import Settings, fill
 from equilibria.data.progress import UNWATCHED
 from equilibria.inference.loading import load_trained
 from equilibria.inference.run_folder import RunFolder
 from equilibria.training.distributed import joined, training_device
+from equilibria.training.preparation import began_before, check_startable
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
-command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", config=fill_from_file)
+
+def _fill(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Takes from the recipe what the flags leave open; that of a run is about the run it lies in, wherever that is."""
+    del app, commands
+    given = arguments[0].tokens
+    if not given:
+        return
+    path = Path(given[0].value)
+    run = RunFolder.named(path)
+    if run is None:
+        fill(arguments, path)
+        return
+    folder = run.path if run.path.name not in ("", "..") else run.path.resolve()
+    fill(arguments, run.config, RunRecipe(name=folder.name, directory=folder.parent))
+
+
+command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS]", config=_fill)
 
 
 @command.default
@@ -29,12 +48,13 @@ def train(recipe: Path, /, *, settings: Settings, resume: bool = False, json: bo
     processes: torchrun --nproc-per-node N -m equilibria train RECIPE.
 
     Args:
-        recipe: the TOML file.
+        recipe: the TOML file, or a run folder to resume.
         settings: the recipe.
         resume: continue the run from its last checkpoint.
         json: print how the run ended as one JSON object on stdout; progress goes to stderr.
     """
     check_recipe(settings, recipe)
+    go_on_unheard()
     result = run_training(settings, resume, Console(stderr=json))
     if json and result.main:
         print(json_format.dumps(_figures(result)))
@@ -53,11 +73,15 @@ def run_training(
         trackers: get each record of the metrics.
 
     Raises:
+        RunInUse: another process writes the run.
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
     console = console or Console()
     device = training_device(recipe.training.device)
     with joined(device) as world:
+        if world.main:  # before what takes long
+            folder = RunFolder(recipe.run.folder)
+            check_startable(folder, resume or began_before(folder))
         with world.main_first():
             task = build_task(recipe, ConsoleProgress(console) if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)

@@ -1,7 +1,7 @@
 """What tells recipes apart, by dotted keys."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +15,7 @@ def settings(recipe: Recipe) -> dict[str, object]:
 
 def first_difference(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[str, str, str] | None:
     """The first key in which two recipes' settings differ, and both values as JSON has them; None where none does."""
-    for key, value in before.items():
-        if now.get(key) != value:
-            return key, _shown(value), _shown(now.get(key))
-    return None
+    return next(_differences(before, now), None)
 
 
 def run_difference(before: Recipe, now: Recipe) -> str:
@@ -28,6 +25,21 @@ def run_difference(before: Recipe, now: Recipe) -> str:
     """
     found = first_difference(_trained_with(before), _trained_with(now))
     return "" if found is None else f"{found[0]} = {found[1]}, not {found[2]}"
+
+
+def changes(before: Recipe, now: Recipe) -> str:
+    """What a recipe says otherwise than the one before it, as `training.steps = 9 (was 6)`; "" where nothing is.
+
+    Where its folder is does not matter, nor how a path is written.
+    """
+    found = _differences(_trained_with(before), _trained_with(now))
+    return ", ".join(f"{key} = {value} (was {was})" for key, was, value in found)
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    for key, value in before.items():
+        if now.get(key) != value:
+            yield key, _shown(value), _shown(now.get(key))
 
 
 def _trained_with(recipe: Recipe) -> dict[str, object]:

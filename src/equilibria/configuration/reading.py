@@ -12,11 +12,11 @@ from cyclopts import UNSET, App, CoercionError, CycloptsError, Parameter
 from cyclopts.argument import Argument, ArgumentCollection, update_argument_collection
 
 from equilibria.configuration.explanation import explain
-from equilibria.configuration.recipe import Recipe, problems
+from equilibria.configuration.recipe import Recipe, RunRecipe, problems
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
 from equilibria.formats import read_toml
-from equilibria.seal import sealed_toml
+from equilibria.seal import check_toml, sealed_toml
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
 """A recipe as a parameter of a command: each of its fields is a flag."""
@@ -34,8 +34,24 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     del app, commands
     given = arguments[0].tokens
     if given:
-        path = Path(given[0].value)
-        _fill(arguments, read_toml(path), str(path))
+        fill(arguments, Path(given[0].value))
+
+
+def fill(arguments: ArgumentCollection, path: Path, place: RunRecipe | None = None) -> None:
+    """Takes from a recipe file what the flags leave open.
+
+    Args:
+        arguments: of the command, with its flags.
+        path: the file.
+        place: where the run is, whatever the file says of it.
+
+    Raises:
+        UserError: the file is missing or no TOML.
+        CycloptsError: a key is unknown, or a section is not a table.
+    """
+    check_toml(path)
+    content = read_toml(path)
+    _fill(arguments, content if place is None else {**content, "run": recipe_tables(place)}, str(path))
 
 
 class _Settings(ArgumentCollection):

@@ -18,6 +18,9 @@ from equilibria.configuration.distributed import DistributedRecipe
 from equilibria.configuration.model import ModelRecipe, model_problems, solver_for
 from equilibria.configuration.training import TrainingRecipe, training_problems
 
+LONGEST_NAME = 240
+"""Bytes of a run's name: file systems take 255, and a file beside it may need an ending."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe:
@@ -59,9 +62,17 @@ def problems(recipe: Recipe) -> Iterator[str]:
     reads_source = recipe.model.baseline.kind == ENCODER_DECODER
     if reads_source != (recipe.data.source == "reversal"):
         yield f'data.source = "reversal" and model.baseline.kind = "{ENCODER_DECODER}" go together: give both or none'
-    name = recipe.run.name
-    if name in ("", ".", "..") or Path(name).name != name:
+    yield from _name_problems(recipe.run.name)
+
+
+def _name_problems(name: str) -> Iterator[str]:
+    """Why a folder cannot have the name of the run."""
+    if not name.isprintable():
+        yield f"run.name = {name!r}: expected a name that can be printed"
+    elif name in ("", ".", "..") or Path(name).name != name:
         yield f'run.name = "{name}": expected a name without slashes; where the folder is says run.directory'
+    elif len(name.encode()) > LONGEST_NAME:
+        yield f'run.name = "{name[:20]}…": has {len(name.encode())} bytes, expected at most {LONGEST_NAME}'
 
 
 def _compilation_problems(recipe: Recipe) -> Iterator[str]:

@@ -15,6 +15,14 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def named(cls, path: Path) -> "RunFolder | None":
+        """The run that a path names: its folder, or the recipe in it; None where it names none."""
+        for folder in (cls(path), cls(path.parent)):
+            if path in (folder.path, folder.config) and folder.config.is_file() and folder.checkpoints.is_dir():
+                return folder
+        return None
+
     @property
     def config(self) -> Path:
         """The recipe as it was run."""
@@ -29,6 +37,21 @@ class RunFolder:
     def launch(self) -> Path:
         """What the start of processes by torchrun was called that made the folder."""
         return self.path / ".launch"
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever writes the run holds locked."""
+        return self.path / ".lock"
+
+    @property
+    def writer(self) -> Path:
+        """Who that is."""
+        return self.path / ".writer.json"
+
+    @property
+    def keeping(self) -> Path:
+        """The file that is locked while something is written beside the training."""
+        return self.path / ".keeping"
 
     @property
     def tokenizer(self) -> Path:

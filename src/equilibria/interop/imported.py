@@ -81,8 +81,7 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
     Raises:
         UserError: the folder is there already or cannot be written; the tokenizer is not the model's.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another --out or remove it")
+    _check_free(out)
     if tokenizer.vocabulary_size != imported.vocabulary_size:
         raise UserError(
             f"{imported.source} has {imported.vocabulary_size} tokens and the vocabulary {tokenizer.vocabulary_size}; "
@@ -102,5 +101,11 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             write_manifest(checkpoint)
             write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:
+        _check_free(out)  # another import may have been faster
         raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
     return model
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another --out or remove it")

@@ -167,12 +167,14 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
         return read_tensors(path)
     if not os.path.isfile(path):  # which a name that is too long for a file is not either
         raise UserError(f"{path} does not exist or is no file; check the path")
-    is_checked = _check_archive(path)
     try:
-        _check_sizes(path)
+        _check_sizes(path)  # first: reading what a bomb unpacks to would never end
+        is_checked = _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as problem:
         raise UserError(
             f"{path} holds more than tensors, or is no PyTorch file ({_line(problem)}); save model.state_dict() alone"

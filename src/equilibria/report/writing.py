@@ -1,11 +1,13 @@
 """Writing a run's report."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from equilibria.durable import write_durably
 from equilibria.errors import UserError, mending
 from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.run_lock import keeping
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import cards
 from equilibria.report.measurement import SolveFigures, measure_solves
@@ -41,7 +43,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
         raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
     html = page(contents).encode(errors="replace")
     try:
-        write_durably(target, html)
+        with keeping(run.folder) if out is None else nullcontext():
+            write_durably(target, html)
     except OSError as problem:
         reason = problem.strerror or problem
         raise UserError(

@@ -19,6 +19,7 @@ from equilibria.formats import read_json
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.run_lock import keeping, writer_of
 from equilibria.reproduction.measuring import Size, size_of
 from equilibria.reproduction.tables import Row, Scale, TrainedTable
 from equilibria.training.trainer import TrainingResult
@@ -76,6 +77,9 @@ def standing(recipe: Recipe) -> Standing:
         return Standing(note=f"{folder.path} was run with {difference}; remove it to run this one")
     if _result_file(recipe).is_file():
         return Standing(_read(_result_file(recipe)))
+    writer = writer_of(folder)
+    if writer is not None:
+        return Standing(note=f"{writer} trains it")
     index = folder.index()
     done = 0 if index is None else int(index.last.removeprefix("step-"))
     return Standing(note=f"stopped after step {done} of {recipe.training.steps}; --train goes on", open=True)
@@ -103,7 +107,8 @@ def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, pr
         "size": asdict(size_of(loaded.model)),
         **evaluation.to_json(),
     }
-    write_text(_result_file(recipe), json.dumps(figures, indent=1) + "\n")
+    with keeping(loaded.folder):
+        write_text(_result_file(recipe), json.dumps(figures, indent=1) + "\n")
     return figures
 
 

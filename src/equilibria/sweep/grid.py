@@ -6,10 +6,8 @@ from itertools import product
 from pathlib import Path
 
 from equilibria.configuration.reading import read_recipe
-from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.configuration.recipe import LONGEST_NAME, Recipe, RunRecipe
 from equilibria.errors import UserError
-
-_LONGEST_NAME = 240  # bytes: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Grid:
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two runs of the sweep would have the name {twice}; write their values otherwise")
         longest = max(names, key=lambda name: len(name.encode()))
-        if len(longest.encode()) > _LONGEST_NAME:
+        if len(longest.encode()) > LONGEST_NAME:
             raise UserError(
                 f"a run would have the name {longest}, too long for a folder; sweep fewer or shorter values"
             )

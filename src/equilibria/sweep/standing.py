@@ -12,10 +12,11 @@ from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.durable import write_durably
 from equilibria.errors import UserError, in_a_line
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.run_lock import writer_of
 from equilibria.sweep.grid import short_keys
 from equilibria.training.metrics import read_metrics
 
-State = Literal["not begun", "unfinished", "finished", "failed", "other recipe", "damaged"]
+State = Literal["not begun", "unfinished", "running", "finished", "failed", "other recipe", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Standing:
 
     Attributes:
         recipe: its recipe.
-        state: `"failed"` where the last attempt did; `"other recipe"` where the folder is of a run with another one;
-            `"damaged"` where it cannot be read.
+        state: `"running"` where another process trains it; `"failed"` where the last attempt did; `"other recipe"`
+            where the folder is of a run with another one; `"damaged"` where it cannot be read.
         step: optimizer steps of its last checkpoint.
-        message: why it failed, what is other or what cannot be read; "" for nothing.
+        message: why it failed, who trains it, what is other or what cannot be read; "" for nothing.
         best_loss: the validation loss of its best checkpoint, in nats per token; None before there is one.
         figures: of the last evaluation in training.
     """
@@ -73,6 +74,9 @@ def _state(recipe: Recipe, folder: RunFolder, step: int) -> tuple[State, str]:
         return "other recipe", f"{folder.path} was run with {difference}; remove it or choose another --run.name"
     if step >= recipe.training.steps:
         return "finished", ""
+    writer = writer_of(folder)
+    if writer is not None:
+        return "running", f"{writer} trains it"
     failure = _failure_file(recipe)
     if failure.is_file():
         return "failed", failure.read_text(encoding="utf-8").strip().rpartition("\n")[2]

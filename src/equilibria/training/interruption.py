@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, then stop."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, then stop."""
 
 import signal
 import threading
@@ -6,7 +6,10 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """While entered, the first SIGINT or SIGTERM is remembered and the second stops the process at once.
+    """While entered, the first SIGINT, SIGTERM or SIGHUP is remembered and the second stops the process at once.
+
+    A terminal that goes away may send SIGHUP several times, and what shuts a machine down sends it after SIGTERM: it is
+    never the second. Where it is ignored, as under nohup, it stays ignored.
 
     Outside the main thread, where Python allows no signal handlers, it does nothing.
 
@@ -25,21 +28,25 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._put_back()
+        self._put_back(*self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self.signal = self.signal or number
+            return
         self.signal = number
         if not self._patient:
-            self._put_back()
+            self._put_back(signal.SIGINT, signal.SIGTERM)
 
-    def _put_back(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def _put_back(self, *numbers: int) -> None:
+        for number in numbers:
+            if number in self._previous:
+                signal.signal(number, self._previous.pop(number))

@@ -1,15 +1,17 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
-from equilibria.durable import leftovers, make_folder, write_durably
+from equilibria.durable import leftovers, make_folder, remove_leftovers, write_durably
 from equilibria.errors import UserError
 from equilibria.inference.run_folder import RunFolder
+from equilibria.inference.run_lock import check_unused, keeping, lock_files, writing
 from equilibria.manifest import check_manifest, write_manifest
 from equilibria.training.checkpoint import start_from
 from equilibria.training.distributed import launch, restarted
@@ -17,20 +19,59 @@ from equilibria.training.distributed import launch, restarted
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 
 
-def create_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
-    """Makes the folder with the recipe and the tokenizer.
+@contextmanager
+def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
+    """While entered, the folder is there and this process alone writes the run; what killed ones left is gone.
+
+    Args:
+        folder: of the run.
+        resume: whether to go on with the run that is there.
 
     Raises:
-        UserError: it exists already and holds more than a start that failed before its recipe, or cannot be written.
+        RunInUse: another process writes it.
+        UserError: as `check_startable`, or the folder cannot be written.
     """
-    if _is_taken(folder) and not _is_own(folder):
+    check_startable(folder, resume)  # where no run is to be, nothing is made
+    try:
+        make_folder(folder.path)
+    except OSError as problem:
+        raise _unwritable(folder, problem) from problem
+    with writing(folder):
+        _check_place(folder, resume)  # another process may have been first
+        try:
+            with keeping(folder):
+                remove_leftovers(folder.path)
+            remove_leftovers(folder.checkpoints)
+        except OSError as problem:
+            raise _unwritable(folder, problem) from problem
+        yield
+
+
+def check_startable(folder: RunFolder, resume: bool) -> None:
+    """Checks that there is a run to go on with, or a free place for a new one.
+
+    Args:
+        folder: of the run.
+        resume: whether to go on with the run that is there.
+
+    Raises:
+        RunInUse: another process writes it.
+        UserError: there is no such run; or there is something, and more than a start that failed before its recipe.
+    """
+    check_unused(folder)
+    _check_place(folder, resume)
+
+
+def _check_place(folder: RunFolder, resume: bool) -> None:
+    if resume and not folder.config.is_file():
+        raise UserError(f"there is no run to resume in {folder.path}; start one without --resume")
+    if not resume and _is_taken(folder) and not _is_own(folder):
         if folder.imported:
             raise UserError(f"the run folder {folder.path} holds an import; {start_from(folder)}")
         raise UserError(
             f"the run folder {folder.path} exists already; continue it with --resume, "
             f"choose another --run.name or remove it"
         )
-    furnish_run(folder, recipe, tokenizer)
 
 
 def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
@@ -48,7 +89,11 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
         _write_tokenizer(folder, tokenizer)
         record_recipe(folder, recipe)
     except OSError as problem:
-        raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
+        raise _unwritable(folder, problem) from problem
+
+
+def _unwritable(folder: RunFolder, problem: OSError) -> UserError:
+    return UserError(f"the run folder {folder.path} cannot be written ({problem})")
 
 
 def _write_tokenizer(folder: RunFolder, tokenizer: Tokenizer) -> None:
@@ -83,7 +128,8 @@ def _is_taken(folder: RunFolder) -> bool:
     """Whether something is in the folder's place that `furnish_run` does not leave when it fails before the recipe."""
     if not folder.path.is_dir():
         return folder.path.is_file()
-    left = {folder.launch, folder.checkpoints, folder.tokenizer, folder.manifest, *leftovers(folder.path)}
+    left = {folder.launch, folder.checkpoints, folder.tokenizer, folder.manifest}
+    left |= {*lock_files(folder), *leftovers(folder.path)}
     return any(entry not in left for entry in folder.path.iterdir()) or any(folder.checkpoints.glob("*"))
 
 
@@ -92,18 +138,18 @@ def _is_own(folder: RunFolder) -> bool:
     return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
-def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
-    """Checks that a run can go on with this recipe.
+def check_resumable(folder: RunFolder, recipe: Recipe) -> Recipe:
+    """Checks that a run can go on with this recipe; returns the one it has had.
 
     The model, the batch, the seed, the optimizer and the averaging must be those of the run; lengths, rates and
     intervals may change.
 
     Raises:
-        UserError: there is no such run, or what must not change has changed: the first such key is named.
+        UserError: what must not change has changed: the first such key is named.
     """
-    if not folder.config.is_file():
-        raise UserError(f"there is no run to resume in {folder.path}; start one without --resume")
-    check_goes_on(folder, plain_settings(read_recipe(folder.config, [])), recipe)
+    earlier = read_recipe(folder.config, [])
+    check_goes_on(folder, plain_settings(earlier), recipe)
+    return earlier
 
 
 def plain_settings(recipe: Recipe) -> dict[str, object]:

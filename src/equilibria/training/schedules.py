@@ -94,6 +94,11 @@ def build_schedule(recipe: TrainingRecipe) -> Constant:
             return Constant(steps, warmup_steps)
 
 
+def rate_at(recipe: TrainingRecipe, step: int) -> float:
+    """The learning rate of a step, counted from 0, where no part of the model has a rate of its own."""
+    return recipe.learning_rate * build_schedule(recipe).factor(step)
+
+
 def scheduler(optimizer: Optimizer, schedule: Constant, done: int = 0) -> LambdaLR:
     """A schedule at work on an optimizer, set to the rate of the step that follows `done` finished ones.
 

@@ -4,12 +4,14 @@ import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from equilibria.configuration.comparing import changes
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
 from equilibria.depths import DepthSchedule
@@ -17,7 +19,7 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint
+from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
 from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
@@ -27,12 +29,13 @@ from equilibria.training.preparation import (
     began_before,
     check_goes_on,
     check_resumable,
-    create_run,
+    claimed,
     furnish_run,
     mended,
     plain_settings,
     record_recipe,
 )
+from equilibria.training.schedules import rate_at
 from equilibria.training.statistics import StepSummary
 from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
@@ -115,24 +118,30 @@ class Trainer:
     def run(self, resume: bool = False) -> TrainingResult:
         """Trains to the end of the recipe, or until a signal; either way the last state is saved, if there was a step.
 
-        A run that is killed outright goes on from its last checkpoint with `resume`; on the CPU, the weights
-        it ends with are those of a run that was never killed, bit for bit.
+        Nobody else can write the run meanwhile. A run that is killed outright goes on from its last checkpoint with
+        `resume`; on the CPU, the weights it ends with are those of a run that was never killed, bit for bit.
 
         Args:
             resume: continue the run in the folder; otherwise the folder must not exist or be empty.
 
         Raises:
+            RunInUse: another process writes the run.
             UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer
                 finite; what was saved stays.
         """
+        resume = resume or self._restarted()
+        with claimed(self.folder, resume) if self._world.main else nullcontext():
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> TrainingResult:
         if self.recipe.training.threads is not None:
             torch.set_num_threads(self.recipe.training.threads)
         seed_process(self.recipe.training.seed, self._world)
         messages: list[str] = []
-        if resume or self._restarted():
+        if resume:
             messages = self._resume()
         elif self._world.main:
-            create_run(self.folder, self.recipe, self.task.tokenizer)
+            furnish_run(self.folder, self.recipe, self.task.tokenizer)
         first, seconds = self.loop.done, self._seconds
         self._metrics = self._writer(first)
         shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
@@ -294,6 +303,12 @@ class Trainer:
         path, messages = self._world.told(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
+        done, steps = step_of(path) or 0, self.recipe.training.steps
+        if done > steps:
+            raise UserError(
+                f"the run in {self.folder.path} has taken {done} steps, and training.steps = {steps}; "
+                f"give more, or start a new run"
+            )
         checkpoint = read_checkpoint(path, self.loop.layout, self._world)
         scalars = checkpoint.scalars
         if scalars.get("corpus") != self.task.fingerprint:
@@ -306,7 +321,6 @@ class Trainer:
         self.loop.restore(checkpoint, path)
         if self._world.main:
             messages += mended(self.folder, self.task.tokenizer)
-            record_recipe(self.folder, self.recipe)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
         index = self._world.told(self.folder.index() if self._world.main else None)
@@ -314,9 +328,22 @@ class Trainer:
         if index is not None and index.best is not None and isinstance(best, float) and isinstance(best_step, int):
             self._best, self._best_step = best, best_step
         self._saved = self.loop.done
-        if self.loop.done >= self.recipe.training.steps:
-            return [*messages, f"step {self.loop.done} is the last of this recipe; raise training.steps to go on"]
-        return [*messages, f"resuming from step {self.loop.done}"]
+        return [*messages, *self._world.told(self._changed() if self._world.main else [])]
+
+    def _changed(self) -> list[str]:
+        """Records the recipe, if a step follows; returns what it changes."""
+        done, earlier = self.loop.done, check_resumable(self.folder, self.recipe)
+        changed = changes(earlier, self.recipe)
+        if done == self.recipe.training.steps:
+            unused = f"; {changed} changes nothing" if changed else ""
+            return [f"step {done} is the last of this recipe; raise training.steps to go on{unused}"]
+        record_recipe(self.folder, self.recipe)
+        messages = [f"resuming from step {done}{f' with {changed}' if changed else ''}"]
+        before, after = (rate_at(recipe.training, done) for recipe in (earlier, self.recipe))
+        if not math.isclose(before, after):
+            last = rate_at(earlier.training, done - 1)
+            messages.append(f"the learning rate goes from {last:.3g} to {after:.3g} at step {done + 1}")
+        return messages
 
     def _found(self) -> tuple[Path | None, list[str]]:
         """The checkpoint to go on from, and what is wrong with those after it."""
