@@ -16,6 +16,7 @@ HERE = "formats.py"
 OTHERS = {
     "serving/fields.py": {"json.loads"},  # a request's body, whose errors are answers
     "data/tokenizers.py": {"json.loads"},  # of what the tokenizers package has just written
+    "training/preparation.py": {"json.loads"},  # of what it has just made, to have JSON's types
 }
 """What besides that module reads JSON, and why."""
 
@@ -89,7 +90,7 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path, make: Callable
 
 @pytest.mark.parametrize("name", ["none", "x" * 5000, "a\0b"])
 def test_what_is_not_there_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"does not exist; look|cannot be read .*; look"):
+    with pytest.raises(UserError, match=r"is missing; look|cannot be read .*; look"):
         read_json(tmp_path / name, dict, "look")
     with pytest.raises(UserError, match=r"no such recipe|cannot be read"):
         read_toml(tmp_path / name)

@@ -22,28 +22,29 @@ DEEPEST = 100
 _KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
 
 
-def read_json(path: Path, kind: type[Content], mend: str = "restore it") -> Content:
+def read_json(path: Path, kind: type[Content], mend: str | None = "restore it") -> Content:
     """What a JSON file holds.
 
     Args:
         path: the file.
         kind: the type of the outermost value, such as `dict`.
-        mend: how to put right what is wrong, for messages.
+        mend: how to put right what is wrong, for messages; None where the caller says it.
 
     Raises:
         UserError: the file is missing, too large, of another encoding, no JSON, nested too deeply, or holds another
             type of value.
     """
+    advice = f"; {mend}" if mend else ""
     try:
         content = _read(path, LARGEST_JSON)
     except FileNotFoundError as problem:
-        raise UserError(f"{path} does not exist; {mend}") from problem
+        raise UserError(f"{path} is missing{advice}") from problem
     except (OSError, ValueError) as problem:
-        raise UserError(f"{path} cannot be read ({_reason(problem)}); {mend}") from problem
+        raise UserError(f"{path} cannot be read ({_reason(problem)}){advice}") from problem
     try:
         return parse_json(content, kind)
     except ValueError as problem:
-        raise UserError(f"{path} is damaged ({problem}); {mend}") from problem
+        raise UserError(f"{path} is damaged ({problem}){advice}") from problem
 
 
 def parse_json(content: bytes, kind: type[Content]) -> Content:

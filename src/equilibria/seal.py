@@ -28,7 +28,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or is not what was written.
     """
-    content = read_json(path, dict)
+    content = read_json(path, dict, mend=None)
     if content.pop(_SEAL, None) != _digest(content):
         raise UserError(f"{path} is damaged (its SHA-256 differs)")
     return content

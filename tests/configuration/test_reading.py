@@ -409,5 +409,5 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
 def test_a_flag_that_the_locale_could_not_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('[run]\nname = "plain"\n')
-    with pytest.raises(UserError, match=r"name = .*udcc3.* has characters that the locale's encoding lacks"):
-        read_recipe(path, ["--run.name", "caf\udcc3\udca9"])
+    with pytest.raises(UserError, match=r"cache = .*udcc3.* has characters that the locale's encoding lacks"):
+        read_recipe(path, ["--data.cache", "caf\udcc3\udca9"])

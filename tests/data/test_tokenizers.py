@@ -240,7 +240,7 @@ def test_a_file_of_another_format_is_an_error(content: object, message: str, tmp
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="is missing"):
         load_tokenizer(tmp_path / "tokenizer.json")
 
 

@@ -146,7 +146,7 @@ def test_another_decoder_is_an_error(config: dict, message: str, tmp_path: Path)
 
 
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.json does not exist"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         import_gpt2(tmp_path)
     folder = save(tmp_path / "decoder", random_weights())
     with pytest.raises(UserError, match="blocks 0 to 2; found --block 3"):

@@ -208,9 +208,3 @@ def test_only_matplotlib_that_is_missing_is_not_installed(
     monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
     with pytest.raises(UserError, match=message):
         write_report(run)
-
-
-def test_what_cannot_be_removed_either_is_the_same_error(run: Path) -> None:
-    (run / ".report.html.partial").mkdir()
-    with pytest.raises(UserError, match=r"report\.html cannot be written"):
-        write_report(run)

@@ -1,6 +1,5 @@
 """The checkpoints of a run: which there are, which is the last and which the best."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.manifest import check_manifest
 from equilibria.seal import read_sealed_json, sealed_json
 
@@ -83,8 +83,8 @@ def rebuilt_index(checkpoints: Path) -> CheckpointIndex:
 def index_at(last: Path, own: Sequence[str] = ()) -> CheckpointIndex:
     """The index of a run whose last checkpoint is that one: it knows which was the best, if that is whole."""
     try:
-        step = json.loads((last / SCALARS_FILE).read_text(encoding="utf-8"))["best_step"]
+        step = read_json(last / SCALARS_FILE, dict)["best_step"]
         check_manifest(last.with_name(f"step-{step}"))
-    except (OSError, ValueError, KeyError, TypeError):  # one that was imported has none; ValueError: UserError too
+    except (UserError, KeyError):  # one that was imported has none
         return CheckpointIndex(last.name, None, tuple(own))
     return CheckpointIndex(last.name, f"step-{step}", tuple(own))

@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.formats import read_json
 from equilibria.inference.run_folder import RunFolder
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -155,6 +156,6 @@ def _marker(lock: Path) -> Path:
 
 def _read(folder: RunFolder) -> Writer | None:
     try:
-        return Writer(**json.loads(folder.writer.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Writer(**read_json(folder.writer, dict))
+    except (UserError, TypeError):
         return None

@@ -90,7 +90,7 @@ def test_our_own_loading_reads_the_folder(run: Path, folder: Path, tmp_path: Pat
     ("config", "message"),
     [
         ("{", "damaged"),
-        ("[]", "no JSON object"),
+        ("[]", "expected an object"),
         ('{"model_type": "gpt2"}', "is of a gpt2 model"),
         ('{"model_type": "equilibria", "vocab_size": "many"}', "vocab_size"),
         ('{"model_type": "equilibria", "vocab_size": 9, "tie_word_embeddings": false}', "output layer of its own"),
