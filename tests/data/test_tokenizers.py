@@ -239,6 +239,16 @@ def test_a_file_of_another_format_is_an_error(content: object, message: str, tmp
         load_tokenizer(path)
 
 
+def test_a_panic_of_the_library_s_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    BytePairTokenizer.train(["the cat sat on the mat"], 260, 1).save(path)
+    content = json.loads(path.read_text())
+    content["tokenizer"]["model"]["continuing_subword_prefix"] = "longer than a token"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not a tokenizer of equilibria"):
+        load_tokenizer(path)
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         load_tokenizer(tmp_path / "tokenizer.json")

@@ -76,17 +76,18 @@ def check(folder: RunFolder) -> bool:
     index = folder.index()
     if index is None:
         return True
-    path, problems = sound_checkpoint(folder)
-    assert not problems
-    assert path.name == index.last
+    path, said = sound_checkpoint(folder)
+    # The power may have gone between the name of a checkpoint and the index that says so.
+    assert path.name == index.last or said == [f"{path} is later than index.json says, and whole; going on from it"]
     load(folder.path)
     steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "train"]
-    saved = int(index.last.removeprefix("step-"))
+    saved = int(path.name.removeprefix("step-"))
     assert steps[:saved] == list(range(1, saved + 1))
     return True
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*by what is there")  # the power may go before the first index
 def test_a_power_cut_at_any_moment_leaves_a_run_that_goes_on(tmp_path: Path, disk: tuple[str, Path, Path]) -> None:
     kind, image, place = disk
     draw = random.Random(1)

@@ -8,7 +8,7 @@ import heapq
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, Protocol
@@ -346,12 +346,26 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path} is not a tokenizer of equilibria ({error}); prepare the text again") from error
 
 
+def stock_from(content: Mapping[str, Any]) -> rust.Tokenizer:
+    """The tokenizer of the tokenizers package that a `tokenizer.json` of its own describes.
+
+    Raises:
+        Exception: it describes none; the package raises no other class.
+    """
+    try:
+        return rust.Tokenizer.from_str(json.dumps(content))
+    except BaseException as problem:
+        if type(problem).__name__ != "PanicException":  # of Rust, which is no Exception
+            raise
+        raise ValueError(str(problem)) from problem
+
+
 def _from_json(content: Any) -> Tokenizer:
     match content:
         case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
             return WordTokenizer(words)
         case {"kind": "bpe", "tokenizer": dict(inner)}:
-            return BytePairTokenizer(rust.Tokenizer.from_str(json.dumps(inner)))
+            return BytePairTokenizer(stock_from(inner))
         case {"kind": "bytes"}:
             return ByteTokenizer()
         case {"kind": "digits"}:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tokenizers as rust
 import torch
 from torch import Tensor
 
 from equilibria.configuration import CellRecipe, EmbeddingRecipe, ModelRecipe
 from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
+from equilibria.data.tokenizers import stock_from
 from equilibria.errors import UserError
 from equilibria.formats import read_json
 from equilibria.inference.weights import shards, united
@@ -118,7 +118,7 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
         if not _ends_text(folder, content, end):
             raise ValueError(f"its last token, {end}, is not the end of text")
         content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number != end}
-        inner = rust.Tokenizer.from_str(json.dumps({**content, "added_tokens": added}))
+        inner = stock_from({**content, "added_tokens": added})
         if inner.get_vocab_size() != end:
             raise ValueError(
                 f"it has {inner.get_vocab_size()} tokens besides the last of the model's {vocabulary_size}"
