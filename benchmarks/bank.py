@@ -71,7 +71,7 @@ def outcome(problem: Problem, solver: Solver, gradient: Gradient, dtype: torch.d
     """What came of one solve and its gradient, in a word each."""
     close = max(GRADIENT_TOLERANCES[dtype], DEFAULTS_TOLERANCE if gradient == eq.Implicit() else 0.0)
     shape = problem.start.shape
-    parameters = problem.parameters.to(dtype).requires_grad_()
+    parameters = problem.parameters.to(dtype, copy=True).requires_grad_()
 
     def f(z: Tensor) -> Tensor:
         return problem.map(z, parameters)
