@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import equilibria as eq
+from equilibria import held_cell
 from problems import without_fixed_point
 
 TIGHT = eq.Anderson(tol=1e-9, max_evaluations=200)
@@ -398,3 +399,28 @@ def test_a_batch_norm_that_is_thawed_later_remembers_the_solution():
     solution = layer(None, x)
     assert cell.norm.running_mean is not None
     torch.testing.assert_close(cell.norm.running_mean, 0.1 * solution.value.mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_solve_that_cannot_begin_keeps_no_other_thread_waiting(monkeypatch: pytest.MonkeyPatch):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = parametrizations.spectral_norm(nn.Linear(3, 3))
+
+        def forward(self, z, x):
+            return 0.5 * torch.tanh(self.layer(z)) + x
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    layer, x = eq.DEQ(Spectral()), torch.ones(1, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(held_cell, "_Buffers", fail)
+        with pytest.raises(MemoryError) as kept:  # with its frames, as a debugger or a log keeps it
+            layer(None, x)
+    assert not parametrize._cache
+    other = threading.Thread(target=lambda: layer(None, x), daemon=True)
+    other.start()
+    other.join(60)
+    assert not other.is_alive()
+    assert kept.tb is not None

@@ -50,12 +50,12 @@ class HeldCell:
                 stack.enter_context(parametrize.cached())
                 for module in self._parametrized:
                     stack.callback(_forget, self._compute(module))
+            self._buffers = [
+                _Buffers(module, path, self._known is None or path in self._known)
+                for path, module in self._cell.named_modules()
+                if any(buffer is not None for buffer in module._buffers.values())
+            ]
             self._cache = stack.pop_all()
-        self._buffers = [
-            _Buffers(module, path, self._known is None or path in self._known)
-            for path, module in self._cell.named_modules()
-            if any(buffer is not None for buffer in module._buffers.values())
-        ]
         self._entered = True
         return self
 
