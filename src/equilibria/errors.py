@@ -1,7 +1,9 @@
 """The one error for what a person can mend: an input, a recipe, a file or a flag."""
 
+import difflib
 import errno
 import re
+from collections.abc import Iterable
 
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|failed to map segment|bad_alloc",
@@ -56,3 +58,8 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The most alike of some words; None where none is."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)

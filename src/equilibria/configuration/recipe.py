@@ -1,35 +1,46 @@
-"""A whole recipe: its sections, each a dataclass of its own module; the text below each field is what
-`equilibria train --help` shows.
+"""A whole recipe: its sections, made of the very objects that they configure.
 
-A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`. An option that
-is left out takes the default of the class that is named; one that the named class does not have is an error.
+A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`, an argument of
+the solver. `families` says which classes may stand where.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-from cyclopts import Parameter
+from torch import optim
 
-from equilibria.configuration.baseline import ENCODER_DECODER
-from equilibria.configuration.data import DataRecipe, data_problems
-from equilibria.configuration.distributed import DistributedRecipe
-from equilibria.configuration.model import ModelRecipe, model_problems, solver_for
-from equilibria.configuration.training import TrainingRecipe, training_problems
+from equilibria.data import EmbeddedText, Source, Task
+from equilibria.models import LanguageModelRecipe, ModelRecipe
+from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule
 
 LONGEST_NAME = 240
 """Bytes of a run's name: file systems take 255, and a file beside it may need an ending."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecipe:
-    """Where the results go."""
+class Run:
+    """Where the results go.
+
+    Args:
+        name: of the run: of a folder that does not exist yet, unless with --resume.
+        directory: folder of runs.
+    """
 
     name: str
-    """Name of the run: of a folder that does not exist yet, unless with --resume."""
     directory: Path = Path("runs")
-    """Folder of runs."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            raise ValueError(f"name = {self.name!r}: expected a name that can be printed")
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
+            raise ValueError(f'name = "{self.name}": expected a name without slashes; run.directory says where it is')
+        if (size := len(self.name.encode())) > LONGEST_NAME:
+            raise ValueError(f'name = "{self.name[:20]}…" has {size} bytes: expected at most {LONGEST_NAME}')
 
     @property
     def folder(self) -> Path:
@@ -38,52 +49,115 @@ class RunRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """Batches, optimizer and intervals; an interval is counted in optimizer steps.
+
+    Args:
+        steps: optimizer steps in all.
+        batch_size: rows of text in a batch.
+        segment_length: tokens of each row per step.
+        accumulation: batches whose gradients are averaged in one optimizer step.
+        learning_rate: peak learning rate.
+        rates: those of parts of the model, as multiples of it.
+        optimizer: what takes the steps.
+        schedule: how the learning rate rises and falls.
+        averaging: evaluate and keep an average of the weights over the steps; none for the weights themselves.
+        clip: largest norm of the whole gradient.
+        precision: of matrix products in training; weights, states, residuals and everything solvers compute stay in
+            float32.
+        compile: compile the cell with torch.compile, for which PyTorch needs a C++ compiler.
+        skipped_steps: steps in a row that may be skipped because loss or gradient is infinite or NaN, before the run
+            ends.
+        evaluate_every: interval between evaluations on validation text.
+        evaluate_tokens: validation tokens in these evaluations, at most; none for all.
+        checkpoint_every: interval between checkpoints.
+        checkpoints_kept: how many of the last checkpoints are kept, and the best one beside them.
+        log_every: interval between lines of metrics.
+        tensorboard: also write the metrics for TensorBoard, into the run's folder tensorboard; it needs the package
+            tensorboard.
+        seed: of weights and dropout.
+        device: where the model is trained; auto takes CUDA where there is a device for every process, else the CPU.
+        initial_weights: a run or import whose best weights training starts from, or a .safetensors file; none to draw
+            them.
+        threads: CPU threads; none for what PyTorch chooses.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    segment_length: int = 128
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    rates: Rates = field(default_factory=Rates)
+    optimizer: Optimizer | partial[optim.Optimizer] = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=Cosine)
+    averaging: Averaging | None = None
+    clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    skipped_steps: int = 10
+    evaluate_every: int = 200
+    evaluate_tokens: int | None = None
+    checkpoint_every: int = 200
+    checkpoints_kept: int = 2
+    log_every: int = 10
+    tensorboard: bool = False
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    initial_weights: Path | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        least = {"skipped_steps": 0, "seed": 0}
+        for name, value in vars(self).items():
+            if type(value) is int and value < least.get(name, 1):
+                raise ValueError(f"{name} must be at least {least.get(name, 1)}, found {value}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be above 0 and finite, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """Several processes, started by torchrun; without a meaning for one.
+
+    How many there are is not part of a recipe: they share its batches, so that the run is the same for any number.
+
+    Args:
+        strategy: each process holds the whole model, or its share of the weights and of the optimizer's state.
+    """
+
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run."""
+    """A whole run.
 
-    run: Annotated[RunRecipe, Parameter(group="run")]
-    """Where the results go."""
-    data: Annotated[DataRecipe, Parameter(group="data")] = field(default_factory=DataRecipe)
-    """The text."""
-    model: Annotated[ModelRecipe, Parameter(group="model")] = field(default_factory=ModelRecipe)
-    """The model."""
-    training: Annotated[TrainingRecipe, Parameter(group="training")] = field(default_factory=TrainingRecipe)
-    """How it is trained."""
-    distributed: Annotated[DistributedRecipe, Parameter(group="distributed")] = field(default_factory=DistributedRecipe)
-    """How several processes share the work."""
+    Args:
+        run: where the results go.
+        data: the text, or the task that stands in its place.
+        model: the model.
+        training: how it is trained.
+        distributed: how several processes share the work.
+    """
 
+    run: Run
+    data: Source | Task = field(default_factory=EmbeddedText)
+    model: ModelRecipe = field(default_factory=LanguageModelRecipe)
+    training: Training = field(default_factory=Training)
+    distributed: Distributed = field(default_factory=Distributed)
 
-def problems(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with values taken together that are right one by one; each line begins with a key."""
-    yield from data_problems(recipe.data)
-    yield from model_problems(recipe.model)
-    yield from training_problems(recipe.training)
-    yield from _compilation_problems(recipe)
-    reads_source = recipe.model.baseline.kind == ENCODER_DECODER
-    if reads_source != (recipe.data.source == "reversal"):
-        yield f'data.source = "reversal" and model.baseline.kind = "{ENCODER_DECODER}" go together: give both or none'
-    yield from _name_problems(recipe.run.name)
+    def __post_init__(self) -> None:
+        if self.training.compile and (obstacle := self.model.no_compilation()):
+            raise ValueError(f"training.compile: {obstacle}")
+        if self.model.reads_source != getattr(self.data, "has_source", False):
+            raise ValueError(
+                "a task with a source and a target, and a model that reads one and writes the other, go together: "
+                "give both or none (data.source, model.kind)"
+            )
 
-
-def _name_problems(name: str) -> Iterator[str]:
-    """Why a folder cannot have the name of the run."""
-    if not name.isprintable():
-        yield f"run.name = {name!r}: expected a name that can be printed"
-    elif name in ("", ".", "..") or Path(name).name != name:
-        yield f'run.name = "{name}": expected a name without slashes; where the folder is says run.directory'
-    elif len(name.encode()) > LONGEST_NAME:
-        yield f'run.name = "{name[:20]}…": has {len(name.encode())} bytes, expected at most {LONGEST_NAME}'
-
-
-def _compilation_problems(recipe: Recipe) -> Iterator[str]:
-    """Why the cell cannot be compiled, where it shall be."""
-    depth = recipe.model.depth
-    if not recipe.training.compile:
-        return
-    if recipe.model.baseline.kind is not None:
-        yield "training.compile is for a cell, and model.baseline has none"
-    if depth.jacobian_penalty or depth.schedule.jacobian_weight:
-        yield "training.compile: a Jacobian penalty needs second derivatives, which compiled code has not"
-    for solver in (solver_for(recipe.model.cell, given) for given in (depth.solver, depth.eval_solver)):
-        if solver.method == "newton_krylov" and solver.products != "differences":
-            yield 'training.compile: exact products need forward mode, which compiled code has not; use "differences"'
+    @property
+    def context(self) -> int:
+        """Tokens of a row that the model sees at once: a segment of a text, or a task's whole sequence."""
+        length = getattr(self.data, "length", None)
+        return self.training.segment_length if length is None else length

@@ -1,0 +1,164 @@
+"""What the `[model]` section of a recipe says: how to build a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+
+import torch
+
+from equilibria.cells import Cell, ContractiveCell
+from equilibria.cells.stack import StackedCell
+from equilibria.depths import Depth, Equilibrium
+from equilibria.models.base import TokenModel
+from equilibria.models.language_model import LanguageModel
+from equilibria.models.regularisation import Regularisation
+from equilibria.nn import TiedEmbedding, TokenEmbedding
+from equilibria.solvers import NewtonKrylov
+
+_MOST_LAYERS = 1000  # of one kind: each takes time to build, before anything else is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe(ABC):
+    """Builds a model for a vocabulary. What it takes are the options of the section.
+
+    Args:
+        embedding: tokens in and out.
+        memory_length: tokens of the segments before that a segment sees; of models with a state, 0 for none and
+            anything else for all of it.
+        regularisation: dropouts and penalties around the layers; a mask is the same for all tokens of a row.
+    """
+
+    embedding: partial[TokenEmbedding] = field(default_factory=lambda: partial(TiedEmbedding))
+    memory_length: int = 0
+    regularisation: Regularisation = field(default_factory=Regularisation)
+
+    reads_source = False
+    """Whether the model reads a source and writes a target, in place of reading on from segment to segment."""
+
+    def __post_init__(self) -> None:
+        if self.memory_length < 0:
+            raise ValueError(f"memory_length must be at least 0, found {self.memory_length}")
+
+    @abstractmethod
+    def build(self, vocabulary_size: int) -> TokenModel:
+        """The model, freshly initialised.
+
+        Raises:
+            ValueError: numbers that do not go together.
+        """
+
+    def check(self) -> None:
+        """Raises a ValueError where the model cannot be built, as far as that is known without the text."""
+
+    def no_compilation(self) -> str | None:
+        """Why the model's cell cannot be compiled; None where it can."""
+        return "the model has no cell"
+
+
+@contextmanager
+def blamed_on(section: str) -> Iterator[None]:
+    """What a class says of its arguments becomes what is wrong with a section."""
+    try:
+        yield
+    except ValueError as problem:
+        raise ValueError(f"{section}: {problem}") from problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRecipe(ModelRecipe):
+    """A cell at a depth, and what is around them.
+
+    Args:
+        cell: the map that is applied.
+        depth: how often.
+        dropout: probability of dropping a feature of an embedded token, each token on its own; none for that of the
+            cell.
+        chunk_length: tokens that are solved together; none for a whole segment.
+        prelude_layers: explicit layers, of the cell's kind, between the embedding and the depth.
+        coda_layers: explicit layers, of the cell's kind, after the depth.
+        coda_inner: features inside the feed-forward networks of those layers; none for as many as in the cell.
+        auxiliary_weight: weight of the mean loss of the states on the way (depth.states_every).
+    """
+
+    cell: partial[Cell] = field(default_factory=lambda: partial(ContractiveCell))
+    depth: Depth | partial[Depth] = field(default_factory=Equilibrium)
+    dropout: float | None = None
+    chunk_length: int | None = None
+    prelude_layers: int = 0
+    coda_layers: int = 0
+    coda_inner: int | None = None
+    auxiliary_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prelude_layers", "coda_layers"):
+            if not 0 <= getattr(self, name) <= _MOST_LAYERS:
+                raise ValueError(f"{name} must be from 0 to {_MOST_LAYERS}, found {getattr(self, name)}")
+        if self.coda_inner is not None and not self.coda_layers:
+            raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
+        if self.chunk_length is not None and not self.memory_length:
+            raise ValueError("memory_length = 0: chunks (chunk_length) see each other through a memory; give 1 or more")
+        if self.auxiliary_weight and getattr(self.depth, "states_every", None) is None:
+            raise ValueError("auxiliary_weight has no use without depth.states_every")
+
+    def build(self, vocabulary_size: int) -> LanguageModel:
+        """The model, freshly initialised."""
+        depth, cell, prelude, coda = self._parts()
+        with blamed_on("model.embedding"):
+            d_output = getattr(cell, "output_size", cell.d_model)
+            embedding = construct(
+                self.embedding, vocabulary_size=vocabulary_size, d_model=cell.d_model, d_output=d_output
+            )
+        dropout = self.dropout if self.dropout is not None else self.cell.keywords.get("dropout", 0.0)
+        with blamed_on("model"):
+            return LanguageModel(
+                embedding,
+                cell,
+                depth,
+                memory_length=self.memory_length,
+                dropout=dropout,
+                prelude=prelude,
+                coda=coda,
+                chunk_length=self.chunk_length,
+                auxiliary_weight=self.auxiliary_weight,
+                regularisation=self.regularisation,
+            )
+
+    def check(self) -> None:
+        """Builds all but the embedding, without its memory."""
+        with torch.device("meta"):
+            self._parts()
+
+    def no_compilation(self) -> str | None:
+        """Why the cell cannot be compiled: second and forward derivatives of compiled code are not supported."""
+        if not isinstance(self.depth, Equilibrium):
+            return None
+        schedule = self.depth.schedule
+        if self.depth.jacobian_penalty or (schedule is not None and schedule.jacobian is not None):
+            return "a Jacobian penalty needs second derivatives, which torch.compile does not support"
+        for solver in (self.depth.solver, self.depth.eval_solver):
+            if isinstance(solver, NewtonKrylov) and solver.products != "differences":
+                return 'exact products need forward mode, which torch.compile does not support; take "differences"'
+        return None
+
+    def _parts(self) -> tuple[Depth, Cell, Cell | None, Cell | None]:
+        with blamed_on("model.cell"):
+            d_model = self.cell().d_model if "d_model" not in self.cell.keywords else self.cell.keywords["d_model"]
+        with blamed_on("model.depth"):
+            depth = construct(self.depth, d_model=d_model) if isinstance(self.depth, partial) else self.depth
+        with blamed_on("model.cell"):
+            cell = depth.arrange(partial(construct, self.cell))
+            prelude = self._explicit(self.prelude_layers, {})
+            coda = self._explicit(self.coda_layers, {} if self.coda_inner is None else {"inner": self.coda_inner})
+        return depth, cell, prelude, coda
+
+    def _explicit(self, layers: int, options: dict[str, int]) -> Cell | None:
+        """Layers around the depth; None for none."""
+        if not layers:
+            return None
+        return StackedCell([construct(self.cell, injection=False, **options) for _ in range(layers)])

@@ -1,0 +1,392 @@
+"""Optimizers, under a schedule: PyTorch's own but for Muon on CPUs, each on what it is for.
+
+What they have learned is kept by the names of the parameters, so that a checkpoint does not depend on their order.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from equilibria.models import TokenModel
+from equilibria.optimization.muon import GramMuon
+from equilibria.optimization.schedules import Schedule, scheduler
+
+Named = dict[str, nn.Parameter]
+Group = dict[str, Any]
+"""A parameter group of PyTorch's optimizers."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Trainable parameters by name, sorted by what they are.
+
+    Attributes:
+        embedding: rows of tokens, and an output matrix tied to them; with decay, rare words' rows would shrink at
+            every step that does not mention them.
+        cell: what maps features to features between embedding and softmax; weight decay shrinks them.
+        head: the same in the embedding and its softmax: an output layer, projections.
+        vectors: biases, gains and norms: a scale has no reason to be near zero.
+    """
+
+    embedding: Named
+    cell: Named
+    head: Named
+    vectors: Named
+
+    def every(self) -> Named:
+        """All of them."""
+        return {**self.embedding, **self.cell, **self.head, **self.vectors}
+
+
+def roles(model: nn.Module) -> Roles:
+    """The trainable parameters of a model, each once.
+
+    A vector may have several dimensions: a bias per head, or the gains of normalised weights, `(rows, 1)`.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    embeddings = [module.embedding for module in model.modules() if isinstance(module, TokenModel)]
+    outer = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
+    found = Roles({}, {}, {}, {})
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in tables:
+            found.embedding[name] = parameter
+        elif name.endswith("bias") or sum(size > 1 for size in parameter.shape) < 2:
+            found.vectors[name] = parameter
+        elif id(parameter) in outer:
+            found.head[name] = parameter
+        else:
+            found.cell[name] = parameter
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Learning rates of parts of the model, as multiples of the learning rate; 0 keeps a part as it starts.
+
+    Args:
+        embedding: of the rows of tokens, and of an output matrix tied to them.
+        cell: of the matrices between embedding and softmax: the cell's, or those of a baseline's layers.
+        head: of the other matrices of embedding and softmax: an output layer, projections.
+        vectors: of biases, gains and norms, wherever they are.
+    """
+
+    embedding: float = 1.0
+    cell: float = 1.0
+    head: float = 1.0
+    vectors: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, rate in vars(self).items():
+            if not 0 <= rate < inf:
+                raise ValueError(f"{name} must be at least 0 and finite, found {rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    """What takes the steps.
+
+    Args:
+        weight_decay: decay of the matrices of cell and head; rows of tokens and vectors have none.
+    """
+
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            decay = name == "weight_decay"
+            if not 0 <= value < (inf if decay else 1):
+                raise ValueError(f"{name} must be at least 0 and {'finite' if decay else 'below 1'}, found {value}")
+
+    @abstractmethod
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """PyTorch's optimizers, for parameters on their device, with their groups at the peak rates."""
+
+    def state_bytes(self, found: Roles) -> int:
+        """Bytes of what they keep once they have taken a step: two means, and the number of steps as a float32."""
+        every = found.every()
+        return 2 * _bytes(every) + 4 * len(every)
+
+    def groups(self, found: Roles, learning_rate: float, rates: Rates) -> list[Group]:
+        """A group per role, as the rates and the decay differ."""
+        return parameter_groups(found, learning_rate, rates, self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101).
+
+    Args:
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of squared gradients.
+    """
+
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """One."""
+        betas = self.beta1, self.beta2
+        return (optim.AdamW(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2014, arXiv:1412.6980); weight decay is part of the gradient.
+
+    Args:
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of squared gradients.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """One."""
+        betas = self.beta1, self.beta2
+        return (optim.Adam(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2019, arXiv:1908.03265) with decoupled weight decay.
+
+    Args:
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of squared gradients.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """One."""
+        betas = self.beta1, self.beta2
+        return (optim.RAdam(self.groups(found, learning_rate, rates), betas=betas, decoupled_weight_decay=True),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent; weight decay is part of the gradient.
+
+    Args:
+        momentum: share of the old in the mean of gradients.
+    """
+
+    momentum: float = 0.0
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """One."""
+        return (optim.SGD(self.groups(found, learning_rate, rates), momentum=self.momentum),)
+
+    def state_bytes(self, found: Roles) -> int:
+        """The momentum, where there is one."""
+        return _bytes(found.every()) if self.momentum else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(AdamW):
+    """Muon (Jordan et al. 2024) for the matrices of the cell, its steps as large as AdamW's (Liu et al. 2025,
+    arXiv:2502.16982), and AdamW for the rest.
+
+    Args:
+        momentum: of Muon: share of the old in the mean of gradients.
+    """
+
+    momentum: float = 0.95
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """Both."""
+        hidden, others = taken_by_muon(found)
+        muon = _group(hidden, rates.cell * learning_rate, self.weight_decay)
+        return _muon([muon], self.momentum), *super().build(replace(found, cell=others), learning_rate, rates)
+
+    def state_bytes(self, found: Roles) -> int:
+        """One mean of the matrices, and AdamW's of the rest."""
+        hidden, others = taken_by_muon(found)
+        return _bytes(hidden) + super().state_bytes(replace(found, cell=others))
+
+
+def _muon(groups: list[Group], momentum: float) -> optim.Optimizer:
+    """For where the parameters are: both keep the same, so that a run goes on with one where it stopped with the other.
+
+    An accelerator's matrix units take bfloat16 several times faster than float32.
+    """
+    if any(matrix.device.type != "cpu" for group in groups for matrix in group["params"]):
+        return optim.Muon(groups, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+    return GramMuon(groups, momentum=momentum)
+
+
+def taken_by_muon(found: Roles) -> tuple[Named, Named]:
+    """The cell's parameters that Muon is for, matrices of two dimensions, and its others."""
+    hidden = {name: matrix for name, matrix in found.cell.items() if matrix.ndim == 2}
+    return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
+
+
+def parameter_groups(found: Roles, learning_rate: float, rates: Rates, weight_decay: float) -> list[Group]:
+    """PyTorch's parameter groups, one per role."""
+    return [
+        _group(found.cell, rates.cell * learning_rate, weight_decay),
+        _group(found.head, rates.head * learning_rate, weight_decay),
+        _group(found.embedding, rates.embedding * learning_rate, 0.0),
+        _group(found.vectors, rates.vectors * learning_rate, 0.0),
+    ]
+
+
+def _group(parameters: Named, rate: float, decay: float) -> Group:
+    return {"params": list(parameters.values()), "lr": rate, "weight_decay": decay}
+
+
+def _bytes(parameters: Named) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+
+
+@dataclass(frozen=True)
+class Foreign(Optimizer):
+    """An optimizer of PyTorch's or anyone's, with the recipe's rates and its own options.
+
+    Args:
+        make: from parameter groups to the optimizer.
+    """
+
+    make: partial[optim.Optimizer]
+
+    def __post_init__(self) -> None:
+        """Its options are checked where it is made."""
+
+    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        """One; its own weight decay is for the matrices of cell and head."""
+        decay = self.make.keywords.get("weight_decay", 0.0)
+        groups = parameter_groups(found, learning_rate, rates, decay)
+        for group in groups if "weight_decay" not in signature(self.make.func).parameters else ():
+            del group["weight_decay"]
+        return (self.make([group for group in groups if group["params"]]),)
+
+    def state_bytes(self, found: Roles) -> int:
+        """As much per element as it keeps of a small matrix."""
+        small = nn.Parameter(torch.zeros(16, 16))
+        small.grad = torch.zeros_like(small)
+        optimizer = self.make([small])
+        optimizer.step()
+        kept = sum(part.numel() * part.element_size() for part in optimizer.state[small].values() if part.ndim)
+        return kept * _bytes(found.every()) // _bytes({"": small})
+
+
+class ScheduledOptimizers:
+    """Optimizers at the rates of a schedule.
+
+    Args:
+        model: already on its device.
+        optimizer: what takes the steps.
+        schedule: what the rates are multiplied by.
+        steps: length of the whole run.
+        learning_rate: peak.
+        rates: multiples of it for parts of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        steps: int,
+        learning_rate: float,
+        rates: Rates,
+    ) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._optimizers = optimizer.build(roles(model), learning_rate, rates)
+        self._rate, self._schedule, self._steps = learning_rate, schedule, steps
+        self._set(done=0)
+
+    def _set(self, done: int) -> None:
+        self._schedulers = [scheduler(optimizer, self._schedule, self._steps, done) for optimizer in self._optimizers]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, where no part of the model has a rate of its own."""
+        return self._rate * self._schedule.factor(self._schedulers[0].last_epoch, self._steps)
+
+    def step(self) -> None:
+        """Takes a step along the gradients, clears them and goes on to the next rate."""
+        for optimizer, schedule in zip(self._optimizers, self._schedulers, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+
+    def skip(self, done: int) -> None:
+        """Clears the gradients and goes on to the rate that follows `done` steps."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._set(done)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the optimizers have learned, as `{kind}.{name of the parameter}`."""
+        return {
+            f"{kind}.{name}": tensor
+            for optimizer in self._optimizers
+            for name, parameter in self._named(optimizer)
+            for kind, tensor in optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
+        """Goes on from a checkpoint; the recipe's rates, decay and momentum stand.
+
+        What was learned of parameters that are frozen by now, or for a momentum that is 0 by now, is left behind.
+
+        Args:
+            tensors: what `tensors` returned.
+            done: steps finished.
+
+        Raises:
+            ValueError: something is missing, unknown or of another shape.
+        """
+        frozen = {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
+        unknown = {name: tensor for name, tensor in tensors.items() if name.partition(".")[2] not in frozen}
+        for optimizer in self._optimizers:
+            known = {name: number for number, (name, _) in enumerate(self._named(optimizer))}
+            learned: dict[int, dict[str, Tensor]] = {}
+            for kind, name in [tuple(full.split(".", 1)) for full in unknown]:
+                if name in known:
+                    tensor = self._checked(kind, name, unknown.pop(f"{kind}.{name}"))
+                    learned.setdefault(known[name], {})[kind] = tensor
+            self._check_complete(list(known), learned)
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": learned if _remembers(optimizer) else {}, "param_groups": groups})
+        if unknown:
+            raise ValueError(f"{min(unknown)} is of another optimizer")
+        self._set(done)
+
+    def _named(self, optimizer: optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+        """An optimizer's parameters in the order in which it counts them."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return [(names[id(parameter)], parameter) for parameter in ordered]
+
+    def _checked(self, kind: str, name: str, tensor: Tensor) -> Tensor:
+        expected = self._parameters[name].shape
+        if tensor.ndim and tensor.shape != expected:
+            raise ValueError(f"{kind} of {name} is {tuple(tensor.shape)}, expected {tuple(expected)}")
+        return tensor
+
+    @staticmethod
+    def _check_complete(names: list[str], learned: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """An optimizer keeps the same of every parameter that it has had a gradient of."""
+        kinds = {kind for state in learned.values() for kind in state}
+        for number, state in learned.items():
+            if missing := kinds - state.keys():
+                raise ValueError(f"{min(missing)} of {names[number]} is missing")
+
+
+def _remembers(optimizer: optim.Optimizer) -> bool:
+    """Whether an optimizer keeps anything."""
+    return not isinstance(optimizer, optim.SGD) or bool(optimizer.defaults["momentum"])

@@ -1,0 +1,133 @@
+"""Learning-rate schedules: each says the rate of a step as a fraction of the peak, after a linear rise to it."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """Rises linearly to 1, and goes on from there.
+
+    Args:
+        warmup_steps: steps over which the rate rises from 0 to its peak.
+    """
+
+    warmup_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, found {self.warmup_steps}")
+
+    def factor(self, step: int, steps: int) -> float:
+        """The fraction of the peak at a step of `steps`, counted from 0; beyond the last, that of the last."""
+        return (step + 1) / self.warmup_steps if step < self.warmup_steps else self.after_warmup(step, steps)
+
+    @abstractmethod
+    def after_warmup(self, step: int, steps: int) -> float:
+        """The fraction of the peak at a step that is not part of the rise."""
+
+
+def _progress(step: int, start: int, steps: int) -> float:
+    """How far a step is on the way from step `start` to the last one: 0 to 1."""
+    return min(1.0, (step - start) / max(1, steps - 1 - start))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """Stays there."""
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Falls along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts).
+
+    Args:
+        final_rate: rate at the last step, as a fraction of the peak.
+    """
+
+    final_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_final(self.final_rate)
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        progress = _progress(step, self.warmup_steps, steps)
+        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """Falls along a line.
+
+    Args:
+        final_rate: rate at the last step, as a fraction of the peak.
+    """
+
+    final_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_final(self.final_rate)
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        return 1 - (1 - self.final_rate) * _progress(step, self.warmup_steps, steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot(Schedule):
+    """Falls as `1 / √step`, from 1 at the last step of the rise (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        return math.sqrt(max(1, self.warmup_steps) / (step + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(Schedule):
+    """Stays at 1 and falls along a line over the last steps (Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024,
+    arXiv:2405.18392).
+
+    Args:
+        final_rate: rate at the last step, as a fraction of the peak.
+        decay_steps: steps over which it falls; the last fifth of all when None.
+    """
+
+    final_rate: float = 0.0
+    decay_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_final(self.final_rate)
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"decay_steps must be at least 1, found {self.decay_steps}")
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        decay_steps = self.decay_steps or max(1, steps // 5)
+        start = max(self.warmup_steps, steps - decay_steps) - 1
+        return 1 - (1 - self.final_rate) * max(0.0, _progress(step, start, steps))
+
+
+def _check_final(rate: float) -> None:
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"final_rate must be at least 0 and finite, found {rate}")
+
+
+def scheduler(optimizer: Optimizer, schedule: Schedule, steps: int, done: int = 0) -> LambdaLR:
+    """A schedule at work on an optimizer, set to the rate of the step that follows `done` finished ones.
+
+    Args:
+        optimizer: its groups' rates at construction are the peaks.
+        schedule: what to multiply them by.
+        steps: length of the whole run.
+        done: steps already taken by the run that is continued.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return LambdaLR(optimizer, lambda step: schedule.factor(step, steps), last_epoch=done - 1)
