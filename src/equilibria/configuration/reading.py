@@ -13,10 +13,10 @@ from cyclopts.argument import Argument, ArgumentCollection, update_argument_coll
 
 from equilibria.configuration.explanation import explain
 from equilibria.configuration.recipe import Recipe, RunRecipe, problems
-from equilibria.durable import write_durably
 from equilibria.errors import UserError
-from equilibria.formats import read_toml
-from equilibria.seal import check_toml, sealed_toml
+from equilibria.files.durable import write_durably
+from equilibria.files.formats import read_toml
+from equilibria.files.seal import check_toml, sealed_toml
 
 Settings = Annotated[Recipe, Parameter(name="*", name_transform=lambda name: name)]
 """A recipe as a parameter of a command: each of its fields is a flag."""
