@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from equilibria.durable import write_durably
-from equilibria.reproduction.measuring import Quartiles
+from equilibria.files.durable import write_durably
+from equilibria.measuring.spread import Quartiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

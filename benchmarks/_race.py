@@ -24,9 +24,10 @@ from equilibria.data.batching import Segment
 from equilibria.data.task import Task
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
-from equilibria.inference.run_folder import RunFolder
-from equilibria.reproduction.measuring import Contender, saved_by_step, size_of
+from equilibria.measuring.size import size_of
+from equilibria.measuring.steps import Contender, saved_by_step
 from equilibria.reproduction.runs import write_text
+from equilibria.runs.folder import RunFolder
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.randomness import random_state, restore_random_state, seed_everything

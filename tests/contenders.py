@@ -16,8 +16,8 @@ import equilibria.cli.sweep
 import equilibria.cli.train  # once, before the forks
 from equilibria.cli.app import main as equilibria
 from equilibria.configuration.reading import read_recipe
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 
 Ended = dict[str, object]
 

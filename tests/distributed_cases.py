@@ -25,10 +25,10 @@ from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom
 from equilibria.inference.evaluation import evaluate_segments
-from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
+from equilibria.runs.folder import RunFolder
 from equilibria.solvers import GMRES, Picard, Solver
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.distributed import World, joined, seed_process

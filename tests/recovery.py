@@ -14,8 +14,8 @@ import torch
 
 from equilibria.cli.app import main as equilibria
 from equilibria.configuration.reading import read_recipe
-from equilibria.durable import leftovers
-from equilibria.inference.run_folder import RunFolder
+from equilibria.files.durable import leftovers
+from equilibria.runs.folder import RunFolder
 
 
 def lines(folder: RunFolder) -> int:

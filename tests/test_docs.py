@@ -10,9 +10,9 @@ import yaml
 
 from equilibria.configuration import write_recipe
 from equilibria.configuration.training import OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 from equilibria.sweep.grid import read_grid
-from equilibria.training.metrics import read_metrics
 from tiny import tiny_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -18,20 +18,20 @@ from equilibria.data.fetching import WebText, fetch_text
 from equilibria.data.published import PUBLISHED
 from equilibria.data.tokenizers import BytePairTokenizer, WordTokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.files.manifest import check_manifest
+from equilibria.files.seal import sealed_json
 from equilibria.inference.exported import load_exported
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import distinct_state
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import read_state_dict
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
-from equilibria.manifest import check_manifest
 from equilibria.report.gather import gather
-from equilibria.seal import sealed_json
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
+from equilibria.runs.weights import distinct_state
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
 from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from equilibria.training.metrics import read_metrics
 from hostile import as_safetensors, edited, saved, tarred, with_other_values, zipped
 from plain_gpt2 import random_weights as gpt2_weights
 from plain_gpt2 import save as save_gpt2

@@ -10,10 +10,8 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 
 DIRECTLY_ABOVE = {
     "errors": (),
-    "formats": (),
-    "durable": (),
-    "seal": ("formats",),
-    "manifest": ("seal", "durable"),
+    "files": (),
+    "runs": ("files",),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),
@@ -23,23 +21,23 @@ DIRECTLY_ABOVE = {
     "fixed_point": ("transforms", "held_map", "held_cell", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
-    "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions
+    "penalties": ("gradients",),
+    "depths": ("fixed_point", "penalties", "nn"),  # halting has parameters, and adds positions
     "cells": ("nn",),
-    "models": ("cells", "depths"),
-    "data": ("manifest",),
+    "models": ("cells", "depths", "diagnostics"),
+    "data": ("files",),
     "configuration": ("models", "data"),  # it builds both
-    "inference": ("configuration",),  # a run is loaded through its recipe
+    "inference": ("configuration", "runs"),  # a run is loaded through its recipe
     "training": ("inference",),  # it evaluates as it goes
     "interop": ("training",),
     "serving": ("inference",),
     "report": ("training",),
-    "reproduction": ("training",),
+    "measuring": ("training",),  # steps and evaluations are timed as they are made
+    "reproduction": ("measuring",),
     "sweep": ("training",),
-    "machine": (),
-    "doctor": ("training", "machine"),
-    "planning": ("training", "machine"),
-    "cli": ("interop", "report", "reproduction", "serving", "sweep", "doctor", "planning"),
-    "__init__": ("interop", "report"),  # the public names: of anything but the command line
+    "machine": ("measuring",),
+    "cli": ("interop", "report", "reproduction", "serving", "sweep", "machine"),
+    "__init__": ("interop", "measuring", "report"),  # the public names: of anything but the command line
     "__main__": ("cli",),
 }
 """Each part of the package, and the parts it stands on; it may import those and all below them."""

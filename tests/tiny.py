@@ -21,7 +21,7 @@ from equilibria.configuration import (
     build_model,
     build_task,
 )
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer
 

@@ -11,10 +11,7 @@ if TYPE_CHECKING:
         audit_causality,
         audit_coupling,
         gradient_error,
-        jacobian_penalty,
         path_independence,
-        residual_penalty,
-        saved_bytes,
         spectral_radius,
     )
     from equilibria.fixed_point import DEQ, fixed_point
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
         fixed_point_correction,
     )
     from equilibria.inference import load
+    from equilibria.measuring import saved_bytes
+    from equilibria.penalties import jacobian_penalty, residual_penalty
     from equilibria.solvers import (
         GMRES,
         Anderson,
@@ -111,11 +110,11 @@ _HOMES = {
     "fixed_point": "equilibria.fixed_point",
     "fixed_point_correction": "equilibria.gradients",
     "gradient_error": "equilibria.diagnostics",
-    "jacobian_penalty": "equilibria.diagnostics",
+    "jacobian_penalty": "equilibria.penalties",
     "load": "equilibria.inference",
     "path_independence": "equilibria.diagnostics",
-    "residual_penalty": "equilibria.diagnostics",
-    "saved_bytes": "equilibria.diagnostics",
+    "residual_penalty": "equilibria.penalties",
+    "saved_bytes": "equilibria.measuring",
     "spectral_radius": "equilibria.diagnostics",
 }
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from equilibria.cli.app import main
-from equilibria.doctor import checks
+from equilibria.machine import checks
 
 
 def fine(_: object) -> tuple[bool, str]:

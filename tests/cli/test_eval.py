@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from equilibria.cli.app import main
-from equilibria.manifest import write_manifest
+from equilibria.files.manifest import write_manifest
 
 FIGURES = {
     *(

@@ -11,8 +11,8 @@ import pytest
 
 from equilibria.cli.app import main
 from equilibria.cli.output import Output
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 
 Redirect = Callable[[str, str], None]
 

@@ -9,8 +9,8 @@ import pytest
 from equilibria.cli.app import main
 from equilibria.configuration import read_recipe
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 
 
 def contents(folder: Path) -> dict[str, bytes]:

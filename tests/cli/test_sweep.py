@@ -9,7 +9,7 @@ import pytest
 
 from equilibria.cli import sweep as module
 from equilibria.cli.app import main
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
 from equilibria.training.trainer import Trainer
 
 GRID = ("--training.seed", "0,1", "--training.learning_rate", "1e-3,3e-3", "--training.steps", "4")

@@ -13,7 +13,7 @@ from equilibria.configuration import BaselineRecipe, DataRecipe, ModelRecipe, bu
 from equilibria.data.synthetic import CopyMemory
 from equilibria.errors import UserError
 from equilibria.inference import load, load_run, load_task
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.metrics import read_metrics
 from tiny import tiny_task_recipe
 
 TASK = CopyMemory(blanks=5, symbols=3, held_out=50)

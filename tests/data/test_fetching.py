@@ -20,7 +20,7 @@ from equilibria.data.fetching import WebText, fetch_text
 from equilibria.data.published import PUBLISHED, PublishedText
 from equilibria.data.tokenizer_spec import TokenizerSpec
 from equilibria.errors import UserError
-from equilibria.manifest import MANIFEST
+from equilibria.files.manifest import MANIFEST
 from hostile import tarred, zipped
 from loopback import Fault, Loopback, Served, serving
 from watching import Watcher

@@ -15,7 +15,7 @@ from equilibria.cli.app import main
 from equilibria.configuration import Recipe
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
 from plain_published import Published, random_weights
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 

@@ -9,7 +9,7 @@ import torch
 from equilibria.configuration.reading import write_recipe
 from equilibria.errors import UserError
 from equilibria.inference.loading import load, load_run
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, wider
 
 

@@ -15,11 +15,11 @@ from equilibria.cli.app import main
 from equilibria.configuration import build_model, recipe_from
 from equilibria.errors import UserError
 from equilibria.inference.exported import load_exported
-from equilibria.inference.weights import distinct_state
 from equilibria.interop.gpt2 import import_gpt2
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import StateDict, read_state_dict
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
+from equilibria.runs.weights import distinct_state
 from hostile import as_safetensors, repacked, safetensors_of, saved, written
 from plain_gpt2 import CONFIG, random_weights, save
 from plain_published import Published

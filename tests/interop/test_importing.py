@@ -19,13 +19,13 @@ from equilibria.configuration import Recipe
 from equilibria.data import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference import load_run
-from equilibria.inference.run_folder import RunFolder
 from equilibria.interop import imported
 from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import StateDict, read_state_dict, read_tensor_file
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
 from equilibria.interop.torchdeq_seq import import_torchdeq_seq
 from equilibria.interop.vocabulary import published_vocabulary
+from equilibria.runs.folder import RunFolder
 from plain_published import Published, Weights, random_weights
 
 LM = Published("torchdeq-lm", vocabulary_size=12, cutoffs=(5, 9))

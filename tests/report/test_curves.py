@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.inference.run_folder import RunFolder
 from equilibria.report.curves import MOST_POINTS, loss_plots, points, solve_plots, thinned
 from equilibria.report.gather import RunRecord
+from equilibria.runs.folder import RunFolder
 
 
 def record(metrics: list[dict[str, object]]) -> RunRecord:

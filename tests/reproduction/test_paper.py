@@ -8,8 +8,8 @@ import torch
 
 from equilibria.cli.reproduce import reproduce
 from equilibria.configuration import Recipe, build_depth_schedule, build_model
+from equilibria.measuring.size import size_without_weights
 from equilibria.reproduction import paper
-from equilibria.reproduction.measuring import size_without_weights
 from equilibria.reproduction.runs import recipe_of
 from equilibria.reproduction.tables import Contest, Row, Scale, TrainedTable
 

@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from equilibria.measuring.size import Size
+from equilibria.measuring.spread import Quartiles
 from equilibria.reproduction import paper
 from equilibria.reproduction.comparing import Memory, Runtime
-from equilibria.reproduction.measuring import Quartiles, Size
 from equilibria.reproduction.sheet import Sheet, count, form
 from equilibria.reproduction.tables import MeasuredTable, TrainedTable
 from equilibria.reproduction.writing import Outcome, memory_sheet, runtime_sheet, trained_sheet

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from equilibria.inference.checkpoints import CheckpointIndex, write_index
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.checkpoints import CheckpointIndex, write_index
+from equilibria.runs.folder import RunFolder
 from equilibria.sweep.standing import standing
 from tiny import tiny_recipe
 

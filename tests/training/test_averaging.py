@@ -15,9 +15,9 @@ from equilibria.data.batching import TrainingStream
 from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference import load
-from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import TiedEmbedding
+from equilibria.runs.folder import RunFolder
 from equilibria.training.checkpoint import read_checkpoint
 from equilibria.training.loop import TrainingLoop
 from tiny import TRAINING, tiny_recipe, tiny_trainer

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from equilibria.errors import UserError
-from equilibria.inference.checkpoints import CheckpointIndex, read_index
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import fill
+from equilibria.runs.checkpoints import CheckpointIndex, read_index
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.weights import fill
 from equilibria.training import checkpoint as module
 from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 

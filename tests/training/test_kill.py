@@ -16,8 +16,8 @@ import recovery
 from equilibria.cli.app import main
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 from processes import environment, training_process
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, weights
 

@@ -18,7 +18,7 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.errors import UserError
 from equilibria.inference import loading
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_folder import RunFolder
+from equilibria.runs.folder import RunFolder
 from plain_published import Published, random_weights
 from processes import environment
 from tiny import TRAINING, tiny_recipe, tiny_trainer

@@ -6,9 +6,9 @@ import pytest
 
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import IdTokenizer
-from equilibria.durable import leftovers
 from equilibria.errors import UserError
-from equilibria.inference.run_folder import RunFolder
+from equilibria.files.durable import leftovers
+from equilibria.runs.folder import RunFolder
 from equilibria.training import preparation
 from equilibria.training.preparation import claimed, furnish_run
 from tiny import tiny_recipe

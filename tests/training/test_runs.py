@@ -31,9 +31,9 @@ from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import load_run, load_task
-from equilibria.inference.run_folder import RunFolder
 from equilibria.models import LanguageModel
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 
 TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
 UNTIED = EmbeddingRecipe(kind="untied")

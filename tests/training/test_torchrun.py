@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from equilibria.configuration.reading import write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 from equilibria.training.parallel import Strategy
 from equilibria.training.preparation import began_before, claimed, furnish_run
 from processes import environment, run_cases

@@ -17,13 +17,13 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import OtherText
 from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
-from equilibria.durable import write_durably
+from equilibria.files.durable import write_durably
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.run_lock import keeping
 from equilibria.inference.subject import Subject, subject
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.lock import keeping
 from equilibria.training.distributed import training_device
 
 command = App(name="eval")

@@ -13,13 +13,13 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.colours import legend, print_piece
-from equilibria.durable import write_durably
 from equilibria.errors import UserError
+from equilibria.files.durable import write_durably
 from equilibria.inference.effort import Effort, with_effort
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.run_lock import keeping
 from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
+from equilibria.runs.lock import keeping
 
 command = App(name="generate")
 

@@ -16,7 +16,7 @@ from equilibria.configuration import Recipe, build_task, check_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.reading import Settings, fill_from_file
 from equilibria.errors import UserError
-from equilibria.planning.plan import Memory, Plan, Reading, plan_run
+from equilibria.machine.plan import Memory, Plan, Reading, plan_run
 from equilibria.training.distributed import training_device
 
 command = App(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS]", config=fill_from_file)

@@ -16,8 +16,8 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, build_model
 from equilibria.errors import UserError, in_a_line
+from equilibria.measuring.size import Size, size_without_weights
 from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
-from equilibria.reproduction.measuring import Size, size_without_weights
 from equilibria.reproduction.paper import MEASURED, TRAINED
 from equilibria.reproduction.runs import conclude, recipe_of, standing, trained_size, write_text
 from equilibria.reproduction.sheet import Sheet

@@ -16,7 +16,7 @@ from equilibria.cli.train import run_training
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
-from equilibria.inference.run_lock import RunInUse
+from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
 from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
 

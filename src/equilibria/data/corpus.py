@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 from equilibria.data import standard_library
 from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
-from equilibria.manifest import MANIFEST, check_manifest, read_manifest
+from equilibria.files.manifest import MANIFEST, check_manifest, read_manifest
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

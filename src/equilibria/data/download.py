@@ -22,9 +22,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.durable import rename_durably, write_durably
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.files.durable import rename_durably, write_durably
+from equilibria.files.formats import read_json
 
 _BLOCK = 1 << 18
 _LONGEST_WAIT = 60.0

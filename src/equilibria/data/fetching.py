@@ -20,10 +20,10 @@ from equilibria.data.corpus import SPLITS, split_of
 from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.published import PublishedText
-from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
-from equilibria.formats import is_file_name
-from equilibria.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
+from equilibria.files.durable import flush_folder, rename_durably
+from equilibria.files.formats import is_file_name
+from equilibria.files.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
 
 _FORMAT = 1
 _BLOCK = 1 << 20

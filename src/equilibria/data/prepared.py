@@ -18,9 +18,9 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.reading import text_digest
 from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
-from equilibria.durable import flush_folder, rename_durably
 from equilibria.errors import UserError
-from equilibria.manifest import check_manifest, read_manifest, write_manifest
+from equilibria.files.durable import flush_folder, rename_durably
+from equilibria.files.manifest import check_manifest, read_manifest, write_manifest
 
 _FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
 _TOKENIZER = "tokenizer.json"

@@ -18,9 +18,9 @@ import tokenizers as rust
 
 from equilibria.data.counting import WordCounts
 from equilibria.data.interruptible import call_interruptibly
-from equilibria.durable import write_durably
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.files.durable import write_durably
+from equilibria.files.formats import read_json
 
 UNKNOWN = "<unk>"
 END = "<eos>"

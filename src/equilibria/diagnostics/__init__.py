@@ -3,10 +3,8 @@
 from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_causality
 from equilibria.diagnostics.coupling import Coupling, audit_coupling
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
-from equilibria.diagnostics.jacobian import jacobian_penalty, spectral_radius
-from equilibria.diagnostics.memory import saved_bytes
+from equilibria.diagnostics.jacobian import spectral_radius
 from equilibria.diagnostics.path_independence import PathIndependence, path_independence
-from equilibria.diagnostics.residual import residual_penalty
 
 __all__ = [
     "Audit",
@@ -17,9 +15,6 @@ __all__ = [
     "audit_causality",
     "audit_coupling",
     "gradient_error",
-    "jacobian_penalty",
     "path_independence",
-    "residual_penalty",
-    "saved_bytes",
     "spectral_radius",
 ]

@@ -1,4 +1,4 @@
-"""The Jacobian of a map at a state: a penalty on its size and the radius of its spectrum."""
+"""The radius of the spectrum of a map's Jacobian at a state."""
 
 from __future__ import annotations
 
@@ -11,39 +11,6 @@ from torch import Tensor
 
 from equilibria.gradients.adjoint import Evaluation, evaluate
 from equilibria.solvers import Map, State
-
-
-def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generator | None = None) -> Tensor:
-    """Estimate `‖J‖²_F / n` at `z`, differentiable with respect to everything `f` closes over.
-
-    Hutchinson's estimator with Gaussian probes, as a regulariser: Bai, Koltun and Kolter 2021, arXiv:2106.14342.
-    `n` is the number of elements of the state, so the penalty is a mean gain per element. It is taken in the state's
-    precision, and in float32 at least.
-
-    Args:
-        f: the map; it must be twice differentiable (fused attention is not: use the math backend).
-        z: the state; it is detached.
-        probes: vectors averaged over, at least 1.
-        generator: of the probes.
-    """
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, found {probes}")
-    evaluation, _ = evaluate(f, z)
-    total = torch.zeros((), device=evaluation.inputs[0].device)
-    with torch.enable_grad():
-        for _ in range(probes):
-            probe = tuple(
-                torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device)
-                for leaf in evaluation.outputs
-            )
-            product = evaluation.transposed(probe, create_graph=True)
-            total = total + sum(_widened(part).square().sum() for part in product)
-    return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))
-
-
-def _widened(part: Tensor) -> Tensor:
-    """In float32 at least: squares of half precision overflow."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 def spectral_radius(

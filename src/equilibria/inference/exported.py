@@ -8,9 +8,9 @@ from torch import Tensor
 
 from equilibria.configuration import build_model, recipe_from
 from equilibria.errors import UserError
-from equilibria.formats import read_json
-from equilibria.inference.weights import build_filled, read_tensors, shards, united
+from equilibria.files.formats import read_json
 from equilibria.models import TokenModel
+from equilibria.runs.weights import build_filled, read_tensors, shards, united
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _KIND = "equilibria"

@@ -13,12 +13,12 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
-from equilibria.inference.checkpoints import MODEL_FILE, latest_first, step_of
+from equilibria.files.manifest import check_manifest
 from equilibria.inference.exported import is_exported, load_exported
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import build_filled, distinct_state, fill, read_tensors
-from equilibria.manifest import check_manifest
 from equilibria.models import TokenModel
+from equilibria.runs.checkpoints import MODEL_FILE, latest_first, step_of
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors
 
 _ATTEMPTS = 100
 

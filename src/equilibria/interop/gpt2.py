@@ -18,12 +18,12 @@ from equilibria.configuration import CellRecipe, EmbeddingRecipe, ModelRecipe
 from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
 from equilibria.data.tokenizers import stock_from
 from equilibria.errors import UserError
-from equilibria.formats import read_json
-from equilibria.inference.weights import shards, united
+from equilibria.files.formats import read_json
 from equilibria.interop.imported import Imported
 from equilibria.interop.state_dict import StateDict, read_tensor_file
 from equilibria.nn.attention import Positions
 from equilibria.nn.feed_forward import Activation
+from equilibria.runs.weights import shards, united
 
 _CARRY = 0.3  # the share of the carried state that a fresh cell starts with
 _EPSILON = 1e-5  # of the cell's layer norms

@@ -15,13 +15,13 @@ from torch import Tensor
 from equilibria.configuration import DataRecipe, ModelRecipe, Recipe, RunRecipe, TrainingRecipe, build_model
 from equilibria.configuration.reading import check_recipe
 from equilibria.data import Tokenizer
-from equilibria.durable import new_folder
 from equilibria.errors import UserError
-from equilibria.inference.checkpoints import MODEL_FILE, CheckpointIndex, write_index
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.weights import build_filled, distinct_state
-from equilibria.manifest import write_manifest
+from equilibria.files.durable import new_folder
+from equilibria.files.manifest import write_manifest
 from equilibria.models import TokenModel
+from equilibria.runs.checkpoints import MODEL_FILE, CheckpointIndex, write_index
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.weights import build_filled, distinct_state
 from equilibria.training.preparation import furnish_run
 
 

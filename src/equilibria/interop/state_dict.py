@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from equilibria.errors import UserError
-from equilibria.inference.weights import read_tensors
+from equilibria.runs.weights import read_tensors
 
 _WRAPPERS = ("module.", "_orig_mod.")
 _MOST_TIED = 16

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equilibria.depths import Depth, Equilibrium, Reached, UnrolledDepth
-from equilibria.durable import replaced_file
 from equilibria.errors import UserError
+from equilibria.files.durable import replaced_file
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.solvers import Anderson, Picard, Solver
 from equilibria.solvers.point import CountedMap, Point

@@ -1,1 +1,1 @@
-"""The computer: its processors, memory and devices, and what PyTorch makes of them."""
+"""The computer: what it is, whether what training rests on works there, and what a run will cost on it."""

@@ -9,10 +9,10 @@ from typing import TypeVar
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
-from equilibria.inference.run_folder import RunFolder
-from equilibria.training.metrics import read_metrics
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import read_metrics
 
 Figures = Mapping[str, object]
 Part = TypeVar("Part")

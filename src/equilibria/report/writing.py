@@ -4,14 +4,14 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-from equilibria.durable import write_durably
 from equilibria.errors import UserError, mending
+from equilibria.files.durable import write_durably
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.run_lock import keeping
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import cards
 from equilibria.report.measurement import SolveFigures, measure_solves
 from equilibria.report.page import Contents, page
+from equilibria.runs.lock import keeping
 
 
 def write_report(run_folder: Path, out: Path | None = None) -> Path:

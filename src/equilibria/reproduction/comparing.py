@@ -9,16 +9,10 @@ from equilibria.configuration import Recipe, build_model
 from equilibria.data.batching import Segment
 from equilibria.data.word_like import WordLike
 from equilibria.inference.loading import load_run
+from equilibria.measuring.size import Size, size_of
+from equilibria.measuring.spread import Quartiles, ratios
+from equilibria.measuring.steps import Contender, alternate, saved_by_step
 from equilibria.models import TokenModel
-from equilibria.reproduction.measuring import (
-    Contender,
-    Quartiles,
-    Size,
-    alternate,
-    ratios,
-    saved_by_step,
-    size_of,
-)
 from equilibria.reproduction.runs import standing
 from equilibria.reproduction.tables import Contest, Row, Setting
 from equilibria.training.loop import TrainingLoop

@@ -13,15 +13,15 @@ from equilibria.configuration.comparing import run_difference
 from equilibria.data.progress import Progress
 from equilibria.data.synthetic import SymbolTask
 from equilibria.data.task import Task
-from equilibria.durable import write_durably
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.files.durable import write_durably
+from equilibria.files.formats import read_json
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.run_lock import keeping, writer_of
-from equilibria.reproduction.measuring import Size, size_of
+from equilibria.measuring.size import Size, size_of
 from equilibria.reproduction.tables import Row, Scale, TrainedTable
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.lock import keeping, writer_of
 from equilibria.training.trainer import TrainingResult
 
 Figures = Mapping[str, object]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from equilibria.measuring.size import Size
+from equilibria.measuring.spread import Quartiles
 from equilibria.reproduction.comparing import Memory, Runtime
-from equilibria.reproduction.measuring import Quartiles, Size
 from equilibria.reproduction.runs import Figures
 from equilibria.reproduction.sheet import Sheet, count, form
 from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable

@@ -9,12 +9,12 @@ from typing import Literal
 from equilibria.configuration.comparing import run_difference, settings
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.durable import write_durably
 from equilibria.errors import UserError, in_a_line
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.run_lock import writer_of
+from equilibria.files.durable import write_durably
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.lock import writer_of
+from equilibria.runs.metrics import read_metrics
 from equilibria.sweep.grid import short_keys
-from equilibria.training.metrics import read_metrics
 
 State = Literal["not begun", "unfinished", "running", "finished", "failed", "other recipe", "damaged"]
 

@@ -1,8 +1,8 @@
 """Training a language model: the loop, what it saves, what it shows."""
 
+from equilibria.runs.trackers import Tracker
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.randomness import seed_everything
-from equilibria.training.trackers import Tracker
 from equilibria.training.trainer import Trainer, TrainingResult
 
 __all__ = ["Tracker", "Trainer", "TrainingLoop", "TrainingResult", "seed_everything"]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.runs.weights import distinct_state, fill
 
 
 class WeightAverage:

@@ -28,10 +28,11 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from equilibria.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder
 from equilibria.errors import UserError
-from equilibria.formats import read_json
-from equilibria.inference.checkpoints import (
+from equilibria.files.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder
+from equilibria.files.formats import read_json
+from equilibria.files.manifest import check_manifest, write_manifest
+from equilibria.runs.checkpoints import (
     MODEL_FILE,
     SCALARS_FILE,
     CheckpointIndex,
@@ -41,8 +42,7 @@ from equilibria.inference.checkpoints import (
     step_of,
     write_index,
 )
-from equilibria.inference.run_folder import RunFolder
-from equilibria.manifest import check_manifest, write_manifest
+from equilibria.runs.folder import RunFolder
 from equilibria.training.distributed import ALONE, World
 
 TRAINER_FOLDER = "trainer"

@@ -15,8 +15,8 @@ from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
-from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.runs.weights import distinct_state, fill
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
 from equilibria.training.compilation import compile_cell

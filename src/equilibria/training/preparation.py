@@ -8,11 +8,11 @@ from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
-from equilibria.durable import leftovers, make_folder, remove_leftovers, write_durably
 from equilibria.errors import UserError
-from equilibria.inference.run_folder import RunFolder
-from equilibria.inference.run_lock import check_unused, keeping, lock_files, writing
-from equilibria.manifest import check_manifest, write_manifest
+from equilibria.files.durable import leftovers, make_folder, remove_leftovers, write_durably
+from equilibria.files.manifest import check_manifest, write_manifest
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.lock import check_unused, keeping, lock_files, writing
 from equilibria.training.checkpoint import start_from
 from equilibria.training.distributed import launch, restarted
 

@@ -17,14 +17,15 @@ from equilibria.data.task import Task
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
-from equilibria.inference.run_folder import RunFolder
 from equilibria.models import TokenModel
+from equilibria.runs.folder import RunFolder
+from equilibria.runs.metrics import MetricsWriter, NoMetrics
+from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
 from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.metrics import MetricsWriter, NoMetrics
 from equilibria.training.preparation import (
     began_before,
     check_goes_on,
@@ -37,7 +38,6 @@ from equilibria.training.preparation import (
 )
 from equilibria.training.schedules import rate_at
 from equilibria.training.statistics import StepSummary
-from equilibria.training.trackers import TensorBoard, Tracker, require_tensorboard
 
 
 @dataclass(frozen=True)

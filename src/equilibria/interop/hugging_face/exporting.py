@@ -8,16 +8,16 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
-from equilibria.durable import new_folder
 from equilibria.errors import UserError
-from equilibria.formats import read_json
+from equilibria.files.durable import new_folder
+from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
 from equilibria.inference.loading import LoadedRun
-from equilibria.inference.weights import distinct_state, fill
 from equilibria.interop.hugging_face.configuration import EquilibriaConfig
 from equilibria.interop.hugging_face.modeling import EquilibriaForCausalLM
 from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
 from equilibria.models.causal import CausalModel
+from equilibria.runs.weights import distinct_state, fill
 
 _CARD = """\
 ---

@@ -1,1 +1,0 @@
-"""A check-up of an installation: does everything that training rests on work here?"""

@@ -1,0 +1,153 @@
+"""The layout of a run folder: the one place that knows its file names."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from equilibria.errors import UserError
+from equilibria.files.manifest import MANIFEST
+from equilibria.runs.checkpoints import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder, and the reading of its checkpoint index."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, path: Path) -> "RunFolder | None":
+        """The run that a path names: its folder, or the recipe in it; None where it names none."""
+        for folder in (cls(path), cls(path.parent)):
+            if path in (folder.path, folder.config) and folder.config.is_file() and folder.checkpoints.is_dir():
+                return folder
+        return None
+
+    @property
+    def config(self) -> Path:
+        """The recipe as it was run."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per line: training, validation and events."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def launch(self) -> Path:
+        """What the start of processes by torchrun was called that made the folder."""
+        return self.path / ".launch"
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever writes the run holds locked."""
+        return self.path / ".lock"
+
+    @property
+    def writer(self) -> Path:
+        """Who that is."""
+        return self.path / ".writer.json"
+
+    @property
+    def keeping(self) -> Path:
+        """The file that is locked while something is written beside the training."""
+        return self.path / ".keeping"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, copied here so that the run does not depend on the data cache."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The digest of the tokenizer; checkpoints have manifests of their own, and the recipe its digest in itself."""
+        return self.path / MANIFEST
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of `step-N` folders and `index.json`."""
+        return self.path / "checkpoints"
+
+    @property
+    def index_file(self) -> Path:
+        """The file that says which checkpoint is the last and which the best."""
+        return self.checkpoints / "index.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """The figures of the last evaluation."""
+        return self.path / "evaluation.json"
+
+    @property
+    def sample(self) -> Path:
+        """The last text that was written with the run's model."""
+        return self.path / "sample.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    @property
+    def imported(self) -> bool:
+        """Whether an importer made it: a training saves no step 0."""
+        return (self.checkpoints / "step-0").is_dir()
+
+    @property
+    def saved(self) -> bool:
+        """Whether a checkpoint has ever been saved, whatever has become of it."""
+        visible = (path for path in self.checkpoints.glob("*step-*") if not path.name.startswith("."))
+        return self.index_file.exists() or any(visible)
+
+    def index(self) -> CheckpointIndex | None:
+        """What the index file says, or, with a warning, what it must have said where it is lost or damaged; None where
+        nothing has been saved yet.
+
+        Raises:
+            UserError: it is lost, and so are the checkpoints.
+        """
+        if not self.saved:
+            return None
+        try:
+            return read_index(self.index_file)
+        except UserError as problem:
+            index = rebuilt_index(self.checkpoints)
+            warnings.warn(f"{problem}; by what is there, {index.last} is the last checkpoint", stacklevel=1)
+            return index
+
+    def best_step(self) -> int | None:
+        """The optimizer step of the checkpoint `"best"`; None where nothing has been saved.
+
+        Raises:
+            UserError: as for `index`.
+        """
+        index = self.index()
+        return None if index is None else step_of(Path(index.best or index.last))
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of a checkpoint.
+
+        Args:
+            name: `"last"`, `"best"` (the last one before the first evaluation) or `"step-N"`.
+
+        Raises:
+            UserError: there is no such run, or no such checkpoint in it.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"there is no run folder {self.path}; give the path of one that `equilibria train` made")
+        index = self.index()
+        if index is None:
+            raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
+        named = {"last": index.last, "best": index.best or index.last}
+        folder = self.checkpoints / named.get(name, name)
+        if name in named and not folder.is_dir() and self.index() != index:
+            return self.checkpoint(name)  # a training has saved another and removed this one meanwhile
+        if not folder.is_dir():
+            present = ", ".join(entry.name for entry in reversed(latest_first(self.checkpoints))) or "none"
+            raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")
+        return folder

@@ -1,0 +1,117 @@
+"""The run's log: one JSON object per line, written as it happens."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from equilibria.errors import UserError
+from equilibria.files.durable import flush, write_durably
+from equilibria.files.formats import parse_json
+from equilibria.runs.trackers import Tracker, Trackers
+
+
+class MetricsWriter:
+    """Appends lines to `metrics.jsonl`; each is in the system's hands when `write` returns, on the disk after `flush`.
+
+    Args:
+        path: the file; its folder exists.
+        step: the step training goes on from. Lines of later steps, left by a run that was killed after its
+            last checkpoint, and a last line that was cut short are removed.
+        trackers: get each line once it is written, and are closed with the file.
+    """
+
+    def __init__(self, path: Path, step: int, trackers: Iterable[Tracker] = ()) -> None:
+        self._path = path
+        self._trackers = Trackers(trackers)
+        _cut(path, step)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+        flush(path.parent)
+
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Appends one line.
+
+        Args:
+            kind: `"train"`, `"valid"` or `"event"`.
+            step: optimizer steps finished.
+            figures: what else the line holds; numbers are finite or None.
+
+        Raises:
+            UserError: the disk is full or the file cannot be written.
+        """
+        line = {"kind": kind, "step": step, **figures, "time": time.time()}
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
+        self._trackers.log(line)
+
+    def flush(self) -> None:
+        """Waits until all lines are on the disk.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as problem:
+            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
+
+    def close(self) -> None:
+        """Closes the file and the trackers."""
+        self._trackers.close()
+        try:
+            self._file.close()
+        except OSError:  # the line that could not be written has been reported by `write`
+            return
+
+
+class NoMetrics:
+    """The log of a process that keeps none, beside one that does."""
+
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def read_metrics(path: Path) -> list[dict[str, object]]:
+    """The complete lines of a metrics file; a last line that was cut short is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not a JSON object.
+    """
+    lines: list[dict[str, object]] = []
+    try:
+        complete, _, _ = path.read_bytes().rpartition(b"\n")
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read ({problem}); restore it") from problem
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            entry = parse_json(line, dict)  # line by line, so that the damaged one is named
+            if not isinstance(entry.get("step"), int):
+                raise ValueError("not an object with a step")
+        except ValueError as problem:
+            raise UserError(f"{path}, line {number} is damaged ({problem}); delete that line") from problem
+        lines.append(entry)
+    return lines
+
+
+def _cut(path: Path, step: int) -> None:
+    """Rewrites the file without what came after `step`, in one go, so that nothing older can be lost."""
+    if not path.exists():
+        return
+    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if _step(line) <= step]
+    write_durably(path, "".join(kept))
+
+
+def _step(line: Mapping[str, object]) -> int:
+    step = line["step"]
+    return step if isinstance(step, int) else 0
