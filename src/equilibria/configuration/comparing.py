@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from equilibria.configuration.recipe import Recipe
+from equilibria.configuration.tables import table_of
+
+Settings = Mapping[str, object]
+"""Values by dotted keys, in JSON's types."""
 
 
 def settings(recipe: Recipe) -> dict[str, object]:
     """Every value of a recipe by its dotted key."""
-    return _flat("", asdict(recipe))
+    return _flat("", table_of(recipe))
 
 
-def first_difference(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[str, str, str] | None:
-    """The first key in which two recipes' settings differ, and both values as JSON has them; None where none does."""
-    return next(_differences(before, now), None)
+def differences(before: Settings, now: Settings) -> Iterator[tuple[str, str, str]]:
+    """The keys in which two recipes' settings differ, and both values as JSON has them."""
+    for key in (*before, *(key for key in now if key not in before)):
+        if now.get(key) != before.get(key):
+            yield key, json.dumps(before.get(key)), json.dumps(now.get(key))
 
 
 def run_difference(before: Recipe, now: Recipe) -> str:
@@ -23,7 +28,7 @@ def run_difference(before: Recipe, now: Recipe) -> str:
 
     Where its folder is does not matter, nor how a path is written.
     """
-    found = first_difference(_trained_with(before), _trained_with(now))
+    found = next(differences(_trained_with(before), _trained_with(now)), None)
     return "" if found is None else f"{found[0]} = {found[1]}, not {found[2]}"
 
 
@@ -32,28 +37,13 @@ def changes(before: Recipe, now: Recipe) -> str:
 
     Where its folder is does not matter, nor how a path is written.
     """
-    found = _differences(_trained_with(before), _trained_with(now))
+    found = differences(_trained_with(before), _trained_with(now))
     return ", ".join(f"{key} = {value} (was {was})" for key, was, value in found)
 
 
-def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    for key, value in before.items():
-        if now.get(key) != value:
-            yield key, _shown(value), _shown(now.get(key))
-
-
 def _trained_with(recipe: Recipe) -> dict[str, object]:
-    return {key: _resolved(value) for key, value in settings(recipe).items() if not key.startswith("run.")}
-
-
-def _resolved(value: object) -> object:
-    if isinstance(value, tuple):
-        return tuple(map(_resolved, value))
-    return value.resolve() if isinstance(value, Path) else value
-
-
-def _shown(value: object) -> str:
-    return json.dumps(str(value) if isinstance(value, Path) else value, default=str)
+    whole = _flat("", table_of(recipe, lambda path: str(Path(path).resolve())))
+    return {key: value for key, value in whole.items() if not key.startswith("run.")}
 
 
 def _flat(prefix: str, value: object) -> dict[str, object]:

@@ -7,16 +7,15 @@ nothing else. Dataclasses become objects at once. Of other classes, whose object
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from dataclasses import field, is_dataclass, make_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
-from cattrs.gen import make_dict_structure_fn
 
 from equilibria.configuration.kinds import (
     REQUIRED,
@@ -48,25 +47,30 @@ class Written(str):
 # ---------------------------------------------------------------- objects to tables
 
 
-def table_of(value: object) -> Any:
-    """A section as a table with every option, also those that were not given; a plain value as TOML has it."""
+def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
+    """A section as a table with every option, also those that were not given; a plain value as TOML has it.
+
+    Args:
+        value: of a recipe.
+        path: how paths are written.
+    """
     if isinstance(value, partial):
-        return _table(value.func, value.keywords)
+        return _table(value.func, value.keywords, path)
     if is_dataclass(value) and not isinstance(value, type):
-        return _table(type(value), vars(value))
+        return _table(type(value), vars(value), path)
     if isinstance(value, tuple | list):
-        return [table_of(part) for part in value]
+        return [table_of(part, path) for part in value]
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
-    return str(value) if isinstance(value, Path) else value
+    return path(value) if isinstance(value, Path) else value
 
 
-def _table(cls: Any, values: Mapping[str, object]) -> Table:
+def _table(cls: Any, values: Mapping[str, object], path: Callable[[Path], str]) -> Table:
     family = family_of(cls)
     table: Table = {} if family is None else {family.tag: family.name(cls)}
     for name, option in _options(cls).items():
         value = values.get(name, option.default)
-        table[name] = NOTHING if value is None and option.default is not None else table_of(value)
+        table[name] = NOTHING if value is None and option.default is not None else table_of(value, path)
     return table
 
 
