@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(end="", flush=True)  # what is buffered may have no place to go either
             return code
         except CycloptsError as problem:
-            from equilibria.configuration.explanation import explain
+            from equilibria.cli.explaining import explain
 
             return _fail(explain(problem))
         except UserError as problem:

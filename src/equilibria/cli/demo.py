@@ -5,24 +5,25 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.checkout import in_checkout
-from equilibria.cli.eval import Reading, evaluate_reading
+from equilibria.cli.eval import keep
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.train import exit_code, run_training
+from equilibria.cli.settings import RecipeApp, Settings
+from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.inference.loading import load_run
+from equilibria.inference.run_evaluation import evaluate_run
 from equilibria.report import write_report
+from equilibria.training import train
 
-command = App(name="demo")
+command = RecipeApp(name="demo", usage="Usage: equilibria demo [RECIPE] [OPTIONS] [--KEY VALUE ...]")
 
 _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 
@@ -31,7 +32,7 @@ _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 def demo(
     recipe: Path | None = None,
     /,
-    *flags: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *flags: Settings,
     json: bool = False,
 ) -> int:
     """Train a small model on the documentation that Python carries, evaluate it, write text and a report.
@@ -44,7 +45,7 @@ def demo(
     go_on_unheard()
     console = Console(stderr=json)
     settings = _numbered(read_recipe(recipe or in_checkout("recipes", "demo.toml"), flags))
-    result = run_training(settings, False, console)
+    result = train(settings, console=console, progress=ConsoleProgress(console))
     if result.interrupted is not None:
         return exit_code(result)
     figures = _figures(result.folder, console) | {"training_tokens_per_second": result.tokens_per_second}
@@ -65,7 +66,8 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and what it is measured by, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
-    evaluation = evaluate_reading(loaded, Reading(), ConsoleProgress(console))
+    evaluation = evaluate_run(loaded, progress=ConsoleProgress(console))
+    keep(loaded.folder, evaluation)
     (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),

@@ -2,8 +2,7 @@
 
 import json as json_format
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,73 +13,73 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration import OtherText
-from equilibria.data.corpus import Split
-from equilibria.data.progress import Progress
-from equilibria.files.durable import write_durably
-from equilibria.inference.effort import Effort, Leaving, with_effort
-from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
-from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.subject import Subject, subject
+from equilibria.cli.settings import Settings
+from equilibria.configuration import Recipe, changed
+from equilibria.data import Source, Split, Task
+from equilibria.errors import UserError
+from equilibria.inference.effort import Effort, Leaving
+from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
+from equilibria.inference.loading import load_run
+from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_run, keep_evaluation
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.lock import keeping
 from equilibria.training.distributed import training_device
 
-command = App(name="eval")
+command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
 Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a text is read when a model is evaluated."""
-
-    split: Split | None = None
-    """Which part of the text; left out: valid, or all of --data.files."""
-    segment_length: Count = None
-    """Tokens of each row per solve; left out: as in training."""
-    batch_size: Count = None
-    """Rows of text read side by side; left out: as in training."""
-    memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None
-    """Equilibria of the segment before that a segment sees; left out: as in training."""
-    max_evaluations: Count = None
-    """Evaluations of the cell per solve, at most; left out: as the recipe's eval_solver says."""
-    tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
-    """Residual at which a token has converged; left out: as the recipe's eval_solver says. With --leave unchanged, how
-    many nats a prediction may change by; left out: 1e-3."""
-    leave: Leaving | None = None
-    """Tokens leave and cost no more once they have "converged", once their prediction is "unchanged", or all after the
-    "budget" of evaluations; left out: all are solved together, by the recipe's eval_solver."""
-
-
 @command.default
-def evaluate_run(
+def evaluate(
     run: Path,
     /,
-    *,
-    reading: Annotated[Reading | None, Parameter(name="*")] = None,
-    data: Annotated[OtherText | None, Parameter(name_transform=lambda name: name)] = None,
+    *data: Settings,
+    split: Split | None = None,
+    segment_length: Count = None,
+    batch_size: Count = None,
+    memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    max_evaluations: Count = None,
+    tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    leave: Leaving | None = None,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     json: bool = False,
 ) -> int:
     """Evaluate a run on its text, each token predicted once, or its task; evaluation.json keeps the figures.
 
-    With --data flags on another text, with the run's own tokenizer; the run's evaluation.json stays as it is.
+    --data.path FOLDER, --data.files FILE... and the other keys of a recipe's [data] name another text, or another size
+    of the task; it is read with the run's own tokenizer, and the run's evaluation.json stays as it is.
 
     Args:
         run: the run folder.
-        reading: how the text is read.
         data: another text than the run's.
+        split: which part of the text; default: valid, or all of --data.files.
+        segment_length: tokens of each row per solve; default: as in training.
+        batch_size: rows of text read side by side; default: as in training.
+        memory_length: equilibria of the segment before that a segment sees; default: as in training.
+        max_evaluations: evaluations of the cell per solve, at most; default: as the recipe's eval_solver says.
+        tolerance: residual at which a token has converged; default: as the recipe's eval_solver says. With --leave
+            unchanged, how many nats a prediction may change by; default: 1e-3.
+        leave: tokens leave and cost no more once they have "converged", once their prediction is "unchanged", or all
+            after the "budget" of evaluations; default: all are solved together, by the recipe's eval_solver.
         checkpoint: "best" by validation loss, "last" or "step-N".
         device: where to compute; "auto" takes CUDA if there is a device.
         json: print the figures as one JSON object and nothing else.
     """
-    loaded, reading = load_run(run, checkpoint), reading or Reading()
+    loaded = load_run(run, checkpoint)
+    other = _other(loaded.recipe, data)
     loaded.model.to(training_device(device))
-    result = measure_reading(loaded, reading, ConsoleProgress(Console(stderr=True)), data)
+    effort = Effort(tolerance=tolerance, max_evaluations=max_evaluations, leave=leave)
+    passes = Passes(
+        split=split,
+        segment_length=segment_length,
+        batch_size=batch_size,
+        memory_length=memory_length,
+        effort=effort,
+    )
+    result = evaluate_run(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
-        keep_evaluation(loaded.folder, result)  # before it is printed: nobody may be there to read it
+        keep(loaded.folder, result)  # before it is printed: nobody may be there to read it
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -88,84 +87,26 @@ def evaluate_run(
     return 0
 
 
-@dataclass(frozen=True)
-class RunEvaluation:
-    """An evaluation of a run's model, and what it is measured by.
-
-    Attributes:
-        settings: which weights read the text and how; of the effort what was asked for, None for what the recipe says.
-        model: the model's figures.
-        subject: what was read. Its yardsticks are the same text's n-gram models, counted on the training text
-            (`unigram_perplexity`, `trigram_perplexity`, per token); of a task the least loss without memory
-            (`chance_loss`).
-    """
-
-    settings: dict[str, str | int | float | None]
-    model: Evaluation
-    subject: Subject
-
-    @property
-    def yardsticks(self) -> Mapping[str, float]:
-        """Those of the subject."""
-        return self.subject.yardsticks
-
-    def to_json(self) -> dict[str, object]:
-        """All figures, in one object."""
-        about = {"text": self.subject.text, "split": self.subject.part}
-        unknown = {"unknown_tokens": self.subject.unknown}
-        return {**about, **self.settings, **self.model.to_json(), **unknown, **self.yardsticks}
+def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
+    """The text or task that flags name; None without any."""
+    names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
+    for name in names:
+        if not name.startswith("--data."):
+            raise UserError(f"{name}: no such option; see equilibria eval --help")
+    if not flags:
+        return None
+    implied = [kind for key, kind in (("--data.path", "folder"), ("--data.files", "files")) if key in names]
+    if implied and "--data.source" not in names:
+        flags = [*flags, "--data.source", implied[0]]
+    return changed(recipe, flags).data
 
 
-def evaluate_reading(loaded: LoadedRun, reading: Reading, progress: Progress) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on, and keeps the figures in the folder; the arguments and errors
-    are those of `measure_reading`."""
-    result = measure_reading(loaded, reading, progress)
-    keep_evaluation(loaded.folder, result)
-    return result
-
-
-def measure_reading(
-    loaded: LoadedRun, reading: Reading, progress: Progress, other: OtherText | None = None
-) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on, or on another text.
-
-    Args:
-        loaded: the run.
-        reading: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
-        progress: told of each thing that takes a while.
-        other: another text than the run's.
-
-    Raises:
-        UserError: there is no such text or split, or the model has no solver to limit.
-    """
-    training = loaded.recipe.training
-    effort = Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave)
-    model = with_effort(loaded.model, effort)
-    segment_length = reading.segment_length or training.segment_length
-    memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
-    batch_size = reading.batch_size or training.batch_size
-    with subject(loaded, reading.split, other, progress) as found:
-        return RunEvaluation(
-            settings={
-                "checkpoint": loaded.checkpoint.name,
-                "step": loaded.step,
-                "device": next(model.parameters()).device.type,
-                "segment_length": segment_length,
-                "memory_length": memory_length,
-                **asdict(effort),
-            },
-            model=evaluate(model, found.content, batch_size, segment_length, memory_length),
-            subject=found,
-        )
-
-
-def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
+def keep(folder: RunFolder, result: RunEvaluation) -> None:
+    """Writes a run's evaluation.json, if it can: figures that took hours are worth having without it."""
     try:
-        with keeping(folder):
-            write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
+        keep_evaluation(folder, result)
     except OSError as problem:
-        print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
+        print(f"warning: could not save evaluation.json: {problem}", file=sys.stderr)
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

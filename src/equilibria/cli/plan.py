@@ -5,29 +5,29 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration import Recipe, build_task, check_recipe
-from equilibria.configuration.data import TASK_OPTIONS
-from equilibria.configuration.reading import Settings, fill_from_file
+from equilibria.cli.settings import RecipeApp, Settings
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.building import open_data
+from equilibria.data import Task
 from equilibria.errors import UserError
 from equilibria.machine.plan import Memory, Plan, Reading, plan_run
 from equilibria.training.distributed import training_device
 
-command = App(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS]", config=fill_from_file)
+command = RecipeApp(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS] [--KEY VALUE ...]")
 
 
 @command.default
 def plan(
     recipe: Path,
     /,
-    *,
-    settings: Settings,
+    *settings: Settings,
     vocabulary: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 30.0,
     json: bool = False,
@@ -39,35 +39,35 @@ def plan(
 
     Args:
         recipe: the TOML file.
-        settings: the recipe.
+        settings: of the recipe.
         vocabulary: tokens in the vocabulary; random tokens then stand for the text, which need not be there. A task
             has its own.
         seconds: how long measuring may take, about.
         json: print the figures as one JSON object and nothing else.
     """
-    check_recipe(settings, recipe)
-    if settings.training.threads is not None:
-        torch.set_num_threads(settings.training.threads)
-    device, progress = torch.device(training_device(settings.training.device)), Console(stderr=True, quiet=json)
-    reading = _reading(settings, vocabulary, progress)
-    found = plan_run(settings, reading, device, seconds, progress.out)
+    whole = read_recipe(recipe, settings)
+    if whole.training.threads is not None:
+        torch.set_num_threads(whole.training.threads)
+    device, progress = torch.device(training_device(whole.training.device)), Console(stderr=True, quiet=json)
+    reading = _reading(whole, vocabulary, progress)
+    found = plan_run(whole, reading, device, seconds, progress.out)
     if json:
         print(json_format.dumps({"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}))
     else:
-        _print(settings, found, device)
+        _print(whole, found, device)
     return 0
 
 
 def _reading(settings: Recipe, vocabulary: int | None, progress: Console) -> Reading:
     """What the run reads: a task or a text, or random tokens in the place of a text."""
-    is_task = settings.data.source in TASK_OPTIONS
+    is_task = isinstance(settings.data, Task)
     if vocabulary is not None and is_task:
-        what = f'data.source = "{settings.data.source}" is a task, with tokens of its own'
+        what = f"{settings.data.name} is a task, with tokens of its own"
         raise UserError(f"--vocabulary: {what}; leave the flag out")
     if vocabulary is not None:
         return Reading(vocabulary)
     try:
-        task = build_task(settings, ConsoleProgress(progress))
+        task = open_data(settings, ConsoleProgress(progress))
     except UserError as problem:
         if is_task:
             raise

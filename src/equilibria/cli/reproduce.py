@@ -13,8 +13,8 @@ from rich.console import Console
 from equilibria.cli.checkout import in_checkout
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.train import run_training
-from equilibria.configuration import Recipe, build_model
+from equilibria.configuration import Recipe
+from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
 from equilibria.measuring.size import Size, size_without_weights
 from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
@@ -156,7 +156,7 @@ def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> tuple[
 
 
 def _reached(
-    table: TrainedTable, row: Row, order: Order, train: bool, recipe: Recipe, size: Size
+    table: TrainedTable, row: Row, order: Order, training: bool, recipe: Recipe, size: Size
 ) -> tuple[Outcome, int | None]:
     """The same of a row whose recipe could be read."""
     state = standing(recipe)
@@ -164,15 +164,17 @@ def _reached(
         return Outcome(row, trained_size(state.figures), state.figures), None
     if not state.open:
         return Outcome(row, size, None, state.note), None
-    if recipe.data.path is not None and not recipe.data.path.is_dir():
-        missing = f"there is no {recipe.data.path}; {table.data}, or name another text with --data-path"
+    text = getattr(recipe.data, "path", None)
+    if text is not None and not text.is_dir():
+        missing = f"there is no {text}; {table.data}, or name another text with --data-path"
         return Outcome(row, size, None, missing), None
-    if not train:
+    if not training:
         return Outcome(row, size, None, state.note or "not begun; --train does"), None
-    result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), order.console)
+    begun, progress = (recipe.run.folder / "config.toml").is_file(), ConsoleProgress(order.console)
+    result = train(recipe, resume=begun, console=order.console, progress=progress)
     if result.interrupted is not None:
         return Outcome(row, size, None, standing(recipe).note), result.interrupted
-    figures = conclude(recipe, result, table.test_tokens.get(order.scale), ConsoleProgress(order.console))
+    figures = conclude(recipe, result, table.test_tokens.get(order.scale), progress)
     return Outcome(row, trained_size(figures), figures), None
 
 

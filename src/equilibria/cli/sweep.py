@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.train import run_training
+from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.settings import RecipeApp, Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
@@ -20,14 +21,14 @@ from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
 from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
 
-command = App(name="sweep")
+command = RecipeApp(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
 
 
 @command.default
 def sweep(
     recipe: Path,
     /,
-    *flags: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *flags: Settings,
     only_list: Annotated[bool, Parameter(name="--list")] = False,
     index: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     json: bool = False,
@@ -84,7 +85,8 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
         console.out(f"run {number} ({place} of {len(chosen)}): {recipe.run.name}")
         forget_failure(recipe)
         try:
-            result = run_training(recipe, (recipe.run.folder / "config.toml").is_file(), console)
+            begun = (recipe.run.folder / "config.toml").is_file()
+            result = train(recipe, resume=begun, console=console, progress=ConsoleProgress(console))
         except Exception as problem:  # whatever it is, the other runs are worth having
             if isinstance(problem, RunInUse) or standing(recipe).state == "finished":  # another process was faster
                 console.out(f"skipped: {problem}")

@@ -1,50 +1,18 @@
-"""Recipes: nested dataclasses read from TOML and the command line, and the objects they describe."""
+"""Recipes: the objects that a run is made of, read from TOML and the command line."""
 
-from equilibria.configuration.baseline import BaselineRecipe
-from equilibria.configuration.building import (
-    build_corpus,
-    build_depth_schedule,
-    build_gradient,
-    build_model,
-    build_solver,
-    build_source,
-    build_task,
-)
-from equilibria.configuration.data import DataRecipe, OtherText
-from equilibria.configuration.depth import DepthRecipe, GradientRecipe, ScheduleRecipe, SolverRecipe
-from equilibria.configuration.distributed import DistributedRecipe
-from equilibria.configuration.model import CellRecipe, EmbeddingRecipe, ModelRecipe, RegularisationRecipe
-from equilibria.configuration.reading import check_recipe, read_recipe, recipe_from, recipe_tables, write_recipe
-from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.training import RatesRecipe, TrainingRecipe
+from equilibria.configuration import families as _families  # noqa: F401  (which classes may stand where)
+from equilibria.configuration.reading import changed, read_recipe, recipe_from, write_recipe
+from equilibria.configuration.recipe import DistributedRecipe, Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.tables import table_of
 
 __all__ = [
-    "BaselineRecipe",
-    "CellRecipe",
-    "DataRecipe",
-    "DepthRecipe",
     "DistributedRecipe",
-    "EmbeddingRecipe",
-    "GradientRecipe",
-    "ModelRecipe",
-    "OtherText",
-    "RatesRecipe",
     "Recipe",
-    "RegularisationRecipe",
     "RunRecipe",
-    "ScheduleRecipe",
-    "SolverRecipe",
     "TrainingRecipe",
-    "build_corpus",
-    "build_depth_schedule",
-    "build_gradient",
-    "build_model",
-    "build_solver",
-    "build_source",
-    "build_task",
-    "check_recipe",
+    "changed",
     "read_recipe",
     "recipe_from",
-    "recipe_tables",
+    "table_of",
     "write_recipe",
 ]

@@ -35,7 +35,7 @@ declare(
     Family(
         "optimizer",
         (Optimizer, optim.Optimizer),
-        ("equilibria.optimization",),
+        ("equilibria.optimization.optimizers",),
         supplied=frozenset({"params", "lr", "learning_rate"}),
     ),
     Family("schedule", (Schedule,), ("equilibria.optimization",)),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equilibria.configuration.recipe import Recipe, Run
+from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, made, table_of
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
@@ -17,7 +17,7 @@ from equilibria.files.formats import read_toml
 from equilibria.files.seal import check_toml, sealed_toml
 
 
-def read_recipe(path: Path, flags: Sequence[str] = (), run: Run | None = None) -> Recipe:
+def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = None) -> Recipe:
     """The recipe in a TOML file.
 
     Args:

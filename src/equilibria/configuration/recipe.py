@@ -23,7 +23,7 @@ LONGEST_NAME = 240
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunRecipe:
     """Where the results go.
 
     Args:
@@ -49,7 +49,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingRecipe:
     """Batches, optimizer and intervals; an interval is counted in optimizer steps.
 
     Args:
@@ -115,9 +115,13 @@ class Training:
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} must be above 0 and finite, found {getattr(self, name)}")
 
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, where no part of the model has a rate of its own."""
+        return self.learning_rate * self.schedule.factor(step, self.steps)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Distributed:
+class DistributedRecipe:
     """Several processes, started by torchrun; without a meaning for one.
 
     How many there are is not part of a recipe: they share its batches, so that the run is the same for any number.
@@ -141,11 +145,11 @@ class Recipe:
         distributed: how several processes share the work.
     """
 
-    run: Run
+    run: RunRecipe
     data: Source | Task = field(default_factory=EmbeddedText)
     model: ModelRecipe = field(default_factory=LanguageModelRecipe)
-    training: Training = field(default_factory=Training)
-    distributed: Distributed = field(default_factory=Distributed)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    distributed: DistributedRecipe = field(default_factory=DistributedRecipe)
 
     def __post_init__(self) -> None:
         if self.training.compile and (obstacle := self.model.no_compilation()):

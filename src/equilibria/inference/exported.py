@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from equilibria.configuration import build_model, recipe_from
+from equilibria.configuration import recipe_from
+from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.models import TokenModel

@@ -6,11 +6,11 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from equilibria.configuration.building import build_model, build_task, seen_together
+from equilibria.configuration.building import build_model, open_data
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.task import Task
+from equilibria.data import FileSpec, Source, Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.manifest import check_manifest
@@ -49,7 +49,7 @@ class LoadedRun:
     @property
     def window(self) -> int:
         """Tokens that a prediction saw at most in training: a segment or a task's sequence, and the memory."""
-        return seen_together(self.recipe) + self.model.memory_length
+        return self.recipe.context + self.model.memory_length
 
 
 def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
@@ -145,15 +145,16 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
     recipe = run.recipe
-    for place in (recipe.data.path, *recipe.data.files):
+    data = recipe.data
+    for place in (getattr(data, "path", None), *getattr(data, "files", ())):
         if place is not None and not place.is_absolute() and not place.exists():
             raise UserError(
                 f"{place} does not exist here: {run.folder.config} names the text as seen from where the run was "
                 f"trained; repeat this there, or evaluate with --data.path or --data.files"
             )
-    if recipe.data.tokenizer == "file":  # the run's own copy: the file may have been moved since
-        recipe = replace(recipe, data=replace(recipe.data, tokenizer_file=run.folder.tokenizer))
-    task = build_task(recipe, progress)
+    if isinstance(data, Source) and isinstance(data.tokenizer, FileSpec):  # the file may have been moved since
+        recipe = replace(recipe, data=replace(data, tokenizer=FileSpec(path=run.folder.tokenizer)))
+    task = open_data(recipe, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()

@@ -3,16 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from equilibria.configuration import DataRecipe, OtherText, build_source, recipe_tables
-from equilibria.configuration.data import TASK_OPTIONS, TextRecipe
-from equilibria.configuration.options import is_given
-from equilibria.data.corpus import Split
+from equilibria.configuration import table_of
+from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.task import Readable
@@ -48,7 +46,7 @@ class Subject:
 
 @contextmanager
 def subject(
-    run: LoadedRun, split: Split | None = None, other: OtherText | None = None, progress: Progress = UNWATCHED
+    run: LoadedRun, split: Split | None = None, other: Source | Task | None = None, progress: Progress = UNWATCHED
 ) -> Iterator[Subject]:
     """What a run is evaluated on, for as long as the context lasts.
 
@@ -57,15 +55,15 @@ def subject(
     Args:
         run: the run.
         split: a split; None is `"valid"`, and of other files all of them.
-        other: another text, or another size of the task, than the run's; None is its own.
+        other: another text or task than the run's; None is its own.
         progress: told of each thing that takes a while.
 
     Raises:
         UserError: it cannot be read, has no such split, or has words that the run's tokenizer has no token for.
     """
-    data = run.recipe.data if other is None else other.in_place_of(run.recipe.data)
+    data = run.recipe.data if other is None else other
     own = data == run.recipe.data
-    if own or data.source in TASK_OPTIONS:
+    if own or isinstance(data, Task):
         task = load_task(replace(run, recipe=replace(run.recipe, data=data)), progress)
         part = split or "valid"
         content = task.split(part)
@@ -83,10 +81,8 @@ def subject(
         yield _encoded(run, data, split, Path(temporary, "tokens.bin"), progress)
 
 
-def _encoded(run: LoadedRun, data: DataRecipe, split: Split | None, path: Path, progress: Progress) -> Subject:
+def _encoded(run: LoadedRun, source: Source, split: Split | None, path: Path, progress: Progress) -> Subject:
     """Another text."""
-    given = replace(data, tokenizer="file", tokenizer_file=run.folder.tokenizer, vocabulary_size=None, minimum_count=1)
-    source = build_source(given)
     if split is None and isinstance(source, TextFiles):
         part, pieces, size = "all", source.whole(), source.whole_size()
     else:
@@ -106,16 +102,15 @@ def _encoded(run: LoadedRun, data: DataRecipe, split: Split | None, path: Path, 
         part=part,
         own=False,
         content=content,
-        text=_text(data, digest.hexdigest(), own=False),
+        text=_text(source, digest.hexdigest(), own=False),
         yardsticks={},
         unknown=_unknown(content, run.tokenizer),
     )
 
 
-def _text(data: DataRecipe, digest: str, own: bool) -> dict[str, object]:
-    keys = [entry.name for entry in fields(TextRecipe) if is_given(getattr(data, entry.name))]
-    given = {name: value for name, value in recipe_tables(data).items() if name in keys}
-    return {"source": data.source, **given, "digest": digest, "own": own}
+def _text(data: Source | Task, digest: str, own: bool) -> dict[str, object]:
+    given = {name: value for name, value in table_of(data).items() if name not in ("tokenizer", "cache")}
+    return {**given, "digest": digest, "own": own}
 
 
 def _unknown(content: Readable, tokenizer: Tokenizer) -> int | None:

@@ -8,19 +8,22 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equilibria.configuration import CellRecipe, EmbeddingRecipe, ModelRecipe
+from equilibria.cells import ContractiveCell
 from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
 from equilibria.data.tokenizers import stock_from
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.interop.imported import Imported
 from equilibria.interop.state_dict import StateDict, read_tensor_file
+from equilibria.models import LanguageModelRecipe
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.nn.attention import Positions
 from equilibria.nn.feed_forward import Activation
 from equilibria.runs.weights import shards, united
@@ -78,10 +81,10 @@ def import_gpt2(
         "cell.inject.bias": torch.zeros(d_model),
     }
     state.finish("gpt2")
-    recipe = ModelRecipe(
-        embedding=EmbeddingRecipe(kind=embedding),
-        cell=CellRecipe(
-            kind="contractive",
+    recipe = LanguageModelRecipe(
+        embedding=partial(embedding),
+        cell=partial(
+            ContractiveCell,
             d_model=d_model,
             heads=config["n_head"],
             inner=inner,
@@ -197,13 +200,13 @@ def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str,
 
 
 def _embedding(state: StateDict, vocabulary_size: int, d_model: int) -> tuple[Any, dict[str, Tensor]]:
-    """The kind of embedding, and its weights: tied unless there is an output layer of other numbers."""
+    """The class of the embedding, and its weights: tied unless there is an output layer of other numbers."""
     rows = state.take("wte.weight", vocabulary_size, d_model)
     head = state.take("lm_head.weight", vocabulary_size, d_model) if "lm_head.weight" in state else rows
     if torch.equal(rows, head):
-        return "tied", {"embedding.weight": rows}
+        return TiedEmbedding, {"embedding.weight": rows}
     bias = torch.zeros(vocabulary_size)
-    return "untied", {
+    return UntiedEmbedding, {
         "embedding.rows.weight": rows,
         "embedding.output.weight": head,
         "embedding.output.bias": bias,

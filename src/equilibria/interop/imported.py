@@ -5,20 +5,20 @@ The folder is an ordinary run that has not taken a step: `load`, `eval`, `genera
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from equilibria.configuration import DataRecipe, ModelRecipe, Recipe, RunRecipe, TrainingRecipe, build_model
-from equilibria.configuration.reading import check_recipe
-from equilibria.data import Tokenizer
+from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.building import build_model
+from equilibria.data import EmbeddedText, FileSpec, FolderText, Tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
-from equilibria.models import TokenModel
+from equilibria.models import ModelRecipe, TokenModel
 from equilibria.runs.checkpoints import MODEL_FILE, CheckpointIndex, write_index
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.weights import build_filled, distinct_state
@@ -47,15 +47,16 @@ class Imported:
 
     def recipe(self, out: Path, text: Path | None) -> Recipe:
         """The recipe of a run in `out` whose text, where there is one, is in the folder `text`."""
-        data = DataRecipe(tokenizer="file", tokenizer_file=RunFolder(out).tokenizer)
-        if text is not None:
-            data = replace(data, source="folder", path=text)
-        training = TrainingRecipe(segment_length=self.segment_length)
-        recipe = Recipe(
-            run=RunRecipe(name=out.name, directory=out.parent), data=data, model=self.model, training=training
-        )
-        check_recipe(recipe, self.source)
-        return recipe
+        tokenizer = FileSpec(path=RunFolder(out).tokenizer)
+        try:
+            return Recipe(
+                run=RunRecipe(name=out.name, directory=out.parent),
+                data=EmbeddedText(tokenizer=tokenizer) if text is None else FolderText(path=text, tokenizer=tokenizer),
+                model=self.model,
+                training=TrainingRecipe(segment_length=self.segment_length),
+            )
+        except ValueError as problem:
+            raise UserError(f"{self.source}: {problem}") from problem
 
     def build(self, recipe: Recipe) -> TokenModel:
         """The model with its weights, in evaluation mode.

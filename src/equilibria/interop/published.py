@@ -6,15 +6,16 @@ alone. Everything that a file does not say is in `PublishedOptions`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import isqrt
 
 import torch
 from torch import Tensor
 
-from equilibria.configuration import EmbeddingRecipe
 from equilibria.errors import UserError
 from equilibria.interop.state_dict import StateDict, Weight
+from equilibria.nn import AdaptiveEmbedding, TokenEmbedding
 
 WIKITEXT_103_CUTOFFS = (20_000, 40_000, 200_000)
 SEGMENT_LENGTH = 150
@@ -156,7 +157,7 @@ def drop_frequencies(state: StateDict, d_model: int) -> tuple[str, ...]:
     return (f"{name}, which is computed",)
 
 
-def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) -> tuple[EmbeddingRecipe, int, Tensors]:
+def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) -> tuple[partial[TokenEmbedding], int, Tensors]:
     """The adaptive embedding and softmax: recipe, vocabulary size, and the weights under our names.
 
     Raises:
@@ -182,13 +183,9 @@ def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) ->
         softmax[0] = torch.cat([softmax[0], rows])
         biases[0] = torch.cat([biases[0], state.take("crit.cluster_bias", clusters - 1).flip(0)])
     own = max((i + 1 for i, pair in enumerate(zip(inputs, outputs, strict=True)) if not torch.equal(*pair)), default=0)
-    recipe = EmbeddingRecipe(
-        kind="adaptive",
-        cutoffs=cutoffs,
-        div_val=div_val,
-        d_embed=d_embed,
-        untied_projections=own if inputs else None,
-        tied_tables=tied,
+    options = {"untied_projections": own} if inputs else {}
+    recipe = partial(
+        AdaptiveEmbedding, cutoffs=cutoffs, div_val=div_val, d_embed=d_embed, tied_tables=tied, **options
     )
     tensors = {f"tables.{i}.weight": table for i, table in enumerate(softmax if tied else embedded)}
     tensors |= {} if tied else {f"own_tables.{i}.weight": table for i, table in enumerate(softmax)}

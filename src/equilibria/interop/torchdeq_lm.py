@@ -48,10 +48,10 @@ def import_torchdeq_lm(state: StateDict, options: PublishedOptions, iterations: 
     embedding, vocabulary_size, embedded = take_embedding(state, sizes.d_model, options)
     left_out = drop_frequencies(state, sizes.d_model)
     state.finish("torchdeq-lm")
-    model = ModelRecipe(
+    model = LanguageModelRecipe(
         embedding=embedding,
-        cell=CellRecipe(
-            kind="three_block",
+        cell=partial(
+            ThreeBlockCell,
             d_model=sizes.d_model,
             heads=sizes.heads,
             inner=sizes.inner,
@@ -59,7 +59,7 @@ def import_torchdeq_lm(state: StateDict, options: PublishedOptions, iterations: 
             window=options.window,
             normalisation="weight" if normalised else "none",
         ),
-        depth=DepthRecipe(kind="unrolled", applications=iterations),
+        depth=UnrolledDepth(iterations),
         memory_length=options.memory_length,
     )
     return Imported(state.source, model, vocabulary_size, weights | layers | embedded, SEGMENT_LENGTH, left_out)

@@ -56,10 +56,10 @@ def import_torchdeq_seq(
     embedding, vocabulary_size, embedded = take_embedding(state, sizes.d_model, options)
     left_out = drop_frequencies(state, sizes.d_model)
     state.finish("torchdeq-seq")
-    model = ModelRecipe(
+    model = LanguageModelRecipe(
         embedding=embedding,
-        cell=CellRecipe(
-            kind="post_norm",
+        cell=partial(
+            PostNormCell,
             d_model=sizes.d_model,
             heads=sizes.heads,
             inner=sizes.inner,
@@ -68,11 +68,11 @@ def import_torchdeq_seq(
             affine=affine,
             normalisation="weight" if normalised else "none",
         ),
-        depth=DepthRecipe(
+        depth=Equilibrium(
             residual_penalty=0.0,
-            solver=SolverRecipe(method="anderson", tol=1e-3, max_evaluations=30),
-            gradient=GradientRecipe(method="implicit"),
-            eval_solver=SolverRecipe(method="anderson", tol=1e-6, max_evaluations=iterations),
+            solver=Anderson(tol=1e-3, max_evaluations=30, scope="prefix"),
+            gradient=Implicit(),
+            eval_solver=Anderson(tol=1e-6, max_evaluations=iterations, scope="prefix"),
         ),
         memory_length=options.memory_length,
     )

@@ -11,16 +11,10 @@ from rich.console import Console
 from torch import Tensor, distributed
 
 from equilibria.cells import ContractiveCell
-from equilibria.configuration import (
-    CellRecipe,
-    DataRecipe,
-    ModelRecipe,
-    Recipe,
-    RunRecipe,
-    TrainingRecipe,
-    build_model,
-    build_task,
-)
+from equilibria.cells import ContractiveCell
+from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.building import build_model, open_data
+from equilibria.data import BytesSpec, FolderText
 from equilibria.depths import Equilibrium
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
 from equilibria.fixed_point import fixed_point
@@ -133,7 +127,7 @@ def _run(device: torch.device) -> tuple[bool, str]:
     """A small model learns three sentences; its run, loaded again, predicts the same bit for bit."""
     with TemporaryDirectory() as folder:
         recipe = _recipe(Path(folder))
-        task = build_task(recipe)
+        task = open_data(recipe)
         seed_everything(0)
         model = build_model(recipe, task.tokenizer.vocabulary_size).to(device)
         trainer = Trainer(model, recipe, task, recipe.run.folder, Console(quiet=True))
@@ -156,10 +150,15 @@ def _recipe(folder: Path) -> Recipe:
         (folder / f"{split}.txt").write_text(text, encoding="utf-8")
     return Recipe(
         run=RunRecipe(name="check", directory=folder),
-        data=DataRecipe(source="folder", path=folder, tokenizer="bytes", cache=folder / "cache"),
-        model=ModelRecipe(cell=CellRecipe(d_model=32, heads=2, inner=64), memory_length=16),
+        data=FolderText(path=folder, tokenizer=BytesSpec(), cache=folder / "cache"),
+        model=LanguageModelRecipe(cell=partial(ContractiveCell, d_model=32, heads=2, inner=64), memory_length=16),
         training=TrainingRecipe(
-            steps=30, batch_size=4, segment_length=32, learning_rate=1e-2, warmup_steps=5, evaluate_tokens=200
+            steps=30,
+            batch_size=4,
+            segment_length=32,
+            learning_rate=1e-2,
+            schedule=Cosine(warmup_steps=5),
+            evaluate_tokens=200,
         ),
     )
 

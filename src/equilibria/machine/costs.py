@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import TrainingRecipe
 from equilibria.data.batching import Batches
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.machine.speed import wait

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
-from equilibria.configuration.recipe import Recipe
 from equilibria.models import TokenModel
-from equilibria.training.optimizers import state_bytes
+from equilibria.optimization import adopted, roles
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def sizes_of(recipe: Recipe, vocabulary_size: int) -> Sizes:
         parameters=_by_part(model),
         weights=weights,
         gradients=_bytes([parameter for parameter in model.parameters() if parameter.requires_grad]),
-        optimizer=state_bytes(model, recipe.training),
-        average=0 if recipe.training.averaging == "none" else weights,
+        optimizer=adopted(recipe.training.optimizer).state_bytes(roles(model)),
+        average=0 if recipe.training.averaging is None else weights,
     )
 
 

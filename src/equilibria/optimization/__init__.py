@@ -11,6 +11,7 @@ from equilibria.optimization.optimizers import (
     Rates,
     Roles,
     ScheduledOptimizers,
+    adopted,
     roles,
 )
 from equilibria.optimization.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
@@ -34,5 +35,6 @@ __all__ = [
     "ScheduledOptimizers",
     "Uniform",
     "WarmupStableDecay",
+    "adopted",
     "roles",
 ]

@@ -252,7 +252,7 @@ def _bytes(parameters: Named) -> int:
 
 
 @dataclass(frozen=True)
-class Foreign(Optimizer):
+class _Foreign(Optimizer):
     """An optimizer of PyTorch's or anyone's, with the recipe's rates and its own options.
 
     Args:
@@ -282,6 +282,11 @@ class Foreign(Optimizer):
         return kept * _bytes(found.every()) // _bytes({"": small})
 
 
+def adopted(optimizer: Optimizer | partial[optim.Optimizer]) -> Optimizer:
+    """What takes the steps, also where it is somebody else's optimizer with its options."""
+    return optimizer if isinstance(optimizer, Optimizer) else _Foreign(make=optimizer)
+
+
 class ScheduledOptimizers:
     """Optimizers at the rates of a schedule.
 
@@ -297,14 +302,14 @@ class ScheduledOptimizers:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | partial[optim.Optimizer],
         schedule: Schedule,
         steps: int,
         learning_rate: float,
         rates: Rates,
     ) -> None:
         self._parameters = dict(model.named_parameters())
-        self._optimizers = optimizer.build(roles(model), learning_rate, rates)
+        self._optimizers = adopted(optimizer).build(roles(model), learning_rate, rates)
         self._rate, self._schedule, self._steps = learning_rate, schedule, steps
         self._set(done=0)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.configuration.data import TASK_OPTIONS
+from equilibria.data import Task
+from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
@@ -45,14 +46,12 @@ class RunRecord:
     @property
     def explicit(self) -> bool:
         """Whether the model is explicit, so that nothing is solved."""
-        if self.recipe is None:
-            return False
-        return self.recipe.model.baseline.kind is not None or self.recipe.model.depth.kind != "equilibrium"
+        return self.recipe is not None and not isinstance(depth_of(self.recipe), Equilibrium)
 
     @property
     def made(self) -> bool:
         """Whether the run is about no text but about sequences that are made."""
-        return self.recipe is not None and self.recipe.data.source in TASK_OPTIONS
+        return self.recipe is not None and isinstance(self.recipe.data, Task)
 
     def lines(self, kind: str) -> list[Figures]:
         """The lines of metrics of one kind: `"train"`, `"valid"` or `"event"`."""
@@ -104,6 +103,11 @@ class RunRecord:
             if str(problem) not in self.missing:
                 self.missing.append(str(problem))
             return None
+
+
+def depth_of(recipe: Recipe) -> object:
+    """The depth that a recipe's model has; None where it has none."""
+    return getattr(recipe.model, "depth", None)
 
 
 def gather(path: Path) -> RunRecord:

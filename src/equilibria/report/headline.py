@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from equilibria.models import TokenModel
-from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, nested, number, reference_losses
+from equilibria.depths import Equilibrium
+from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, depth_of, nested, number, reference_losses
 
 UNKNOWN = "unknown"
 
@@ -134,7 +135,8 @@ def _per_token(spread: Figures | None) -> list[str]:
 
 
 def _tolerance(run: RunRecord) -> list[str]:
-    return [] if run.recipe is None else [f"tolerance {run.recipe.model.depth.eval_solver.tol:.2g}"]
+    depth = None if run.recipe is None else depth_of(run.recipe)
+    return [f"tolerance {depth.eval_solver.tol:.2g}"] if isinstance(depth, Equilibrium) else []
 
 
 def _spread(spread: Figures | None, form: str) -> list[str]:

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 
-from equilibria.configuration import ModelRecipe
+from equilibria.configuration import table_of
+from equilibria.depths import Equilibrium
+from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.report import passage
 from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
@@ -75,16 +77,18 @@ def _header(name: str, contents: Contents) -> str:
 
 def _kind_of_model(model: ModelRecipe) -> str:
     """The model in a few words."""
-    depth = model.depth
-    how = {
-        "equilibrium": f"solved by {depth.eval_solver.method}",
-        "unrolled": f"{depth.applications} applications",
-        "stack": f"{depth.applications} {'tied ' if depth.tied else ''}layers",
-        "halting": "halting token by token",
-    }
-    if model.baseline.kind is not None:
-        return f"{model.baseline.kind} baseline".replace("_", " ")
-    return f"{model.cell.kind} cell, {how[depth.kind]}".replace("_", " ")
+    table = table_of(model)
+    kind = str(table["kind"]).rpartition(":")[2]
+    if "cell" not in table:
+        return kind.replace("_", " ")
+    depth = table["depth"]
+    how = f"depth {depth['kind']}"
+    if isinstance(model, LanguageModelRecipe) and isinstance(model.depth, Equilibrium):
+        how = f"solved by {depth['eval_solver']['method']}"
+    elif "applications" in depth or "layers" in depth:
+        number = depth.get("applications", depth.get("layers"))
+        how = f"{number} {'applications' if 'applications' in depth else 'layers'}"
+    return f"{table['cell']['kind']} cell, {how}".replace("_", " ")
 
 
 def _cards(cards: Sequence[Card]) -> str:

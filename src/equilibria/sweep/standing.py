@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from equilibria.configuration.comparing import run_difference, settings
-from equilibria.configuration.reading import read_recipe
-from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.errors import UserError, in_a_line
 from equilibria.files.durable import write_durably
 from equilibria.runs.folder import RunFolder

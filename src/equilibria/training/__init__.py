@@ -3,6 +3,7 @@
 from equilibria.runs.trackers import Tracker
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.randomness import seed_everything
+from equilibria.training.running import train
 from equilibria.training.trainer import Trainer, TrainingResult
 
-__all__ = ["Tracker", "Trainer", "TrainingLoop", "TrainingResult", "seed_everything"]
+__all__ = ["Tracker", "Trainer", "TrainingLoop", "TrainingResult", "seed_everything", "train"]

@@ -1,4 +1,4 @@
-"""Averages of the weights over the steps: evaluated and kept instead of the weights that training goes on from."""
+"""The average of the weights in a run: evaluated and kept instead of the weights that training goes on from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,38 +6,25 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from equilibria.configuration.training import TrainingRecipe
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.optimization import Averaging
 from equilibria.runs.weights import distinct_state, fill
 
 
 class WeightAverage:
-    """No average, an exponential one of all steps, or a uniform one from some step on.
-
-    A uniform average without a first step starts when validation stops improving: when a loss is above the least of
-    those more than `averaging_patience` evaluations back (non-monotonically triggered averaging of SGD: Merity,
-    Keskar and Socher 2017, arXiv:1708.02182).
+    """The weights themselves, or an average of them from the step on at which it begins.
 
     Args:
         model: the one in training.
-        recipe: the averaging and its options.
+        averaging: which average; None for none.
     """
 
-    def __init__(self, model: TokenModel, recipe: TrainingRecipe) -> None:
-        self._model = model
-        self._recipe = recipe
+    def __init__(self, model: TokenModel, averaging: Averaging | None) -> None:
+        self._model, self._averaging = model, averaging
         self._losses: list[float] = []
-        self._started = recipe.averaging == "exponential"
-        match recipe.averaging:
-            case "none":
-                self._averaged = None
-            case "exponential":
-                update = get_ema_multi_avg_fn(recipe.option("averaging_decay"))
-                self._averaged = AveragedModel(model, multi_avg_fn=update)
-            case "uniform":
-                self._averaged = AveragedModel(model)
+        self._started = False
+        self._averaged = None if averaging is None else averaging.of(model)
 
     @property
     def evaluated(self) -> TokenModel:
@@ -52,17 +39,14 @@ class WeightAverage:
 
     def update(self, done: int) -> None:
         """Takes the weights in after a step; `done` steps are finished."""
-        start = self._recipe.averaging_start
-        self._started |= start is not None and done > start
-        if self._averaged is not None and self._started:
+        if self._averaged is None or self._averaging is None:
+            return
+        self._started = self._started or self._averaging.begins(done, self._losses)
+        if self._started:
             self._averaged.update_parameters(self._model)
 
     def validated(self, loss: float) -> None:
         """Takes note of a validation loss."""
-        if self._recipe.averaging != "uniform" or self._recipe.averaging_start is not None:
-            return
-        earlier = self._losses[: -int(self._recipe.option("averaging_patience"))]
-        self._started |= bool(earlier) and loss > min(earlier)
         self._losses.append(loss)
 
     @property

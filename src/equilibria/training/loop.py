@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Memory
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration.recipe import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
 from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.optimization import ScheduledOptimizers
 from equilibria.runs.weights import distinct_state, fill
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.checkpoint import Checkpoint
 from equilibria.training.compilation import compile_cell
 from equilibria.training.distributed import ALONE, World, own_rows, seed_process
-from equilibria.training.optimizers import ScheduledOptimizers
 from equilibria.training.parallel import Objective, Slot, Strategy, by_rows, empty_like, local, spread, whole
 from equilibria.training.randomness import random_state, restore_random_state
 from equilibria.training.statistics import SolveFigures, StepStatistics
@@ -75,14 +75,16 @@ class TrainingLoop:
         self._memories: list[Memory | None] = [None] * recipe.accumulation
         self._rows = _own_rows(recipe, world)
         self._depths = depths
-        self._average = WeightAverage(model, recipe)  # copies the model while it is whole
+        self._average = WeightAverage(model, recipe.averaging)  # copies the model while it is whole
         if recipe.compile and isinstance(model, LanguageModel):
             compile_cell(model)
         self._parallel = spread(Objective(model, recipe.precision), world, strategy)
         if self._average.module is not None:
             self._parallel.follow(self._average.module)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizers = ScheduledOptimizers(model, recipe)
+        self._optimizers = ScheduledOptimizers(
+            model, recipe.optimizer, recipe.schedule, recipe.steps, recipe.learning_rate, recipe.rates
+        )
 
     def whole(self) -> AbstractContextManager[None]:
         """While entered, `evaluated` has all its weights in this process, which may use it without the others."""

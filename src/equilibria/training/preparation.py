@@ -1,12 +1,10 @@
 """Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from equilibria.configuration.comparing import first_difference, settings
-from equilibria.configuration.reading import read_recipe, write_recipe
-from equilibria.configuration.recipe import Recipe
+from equilibria.configuration.comparing import differences, settings
+from equilibria.configuration import Recipe, read_recipe, write_recipe
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers, make_folder, remove_leftovers, write_durably
@@ -16,7 +14,7 @@ from equilibria.runs.lock import check_unused, keeping, lock_files, writing
 from equilibria.training.checkpoint import start_from
 from equilibria.training.distributed import launch, restarted
 
-_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
+_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer.kind", "averaging.kind")
 
 
 @contextmanager
@@ -148,22 +146,17 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> Recipe:
         UserError: what must not change has changed: the first such key is named.
     """
     earlier = read_recipe(folder.config, [])
-    check_goes_on(folder, plain_settings(earlier), recipe)
+    check_goes_on(folder, settings(earlier), recipe)
     return earlier
 
 
-def plain_settings(recipe: Recipe) -> dict[str, object]:
-    """Every value of a recipe by its dotted key, in JSON's types: what a checkpoint keeps of the recipe it is of."""
-    return json.loads(json.dumps(settings(recipe), default=str))
-
-
 def check_goes_on(folder: RunFolder, earlier: Mapping[str, object], recipe: Recipe) -> None:
-    """The same, with the `plain_settings` that the run had.
+    """The same, with the `settings` that the run had.
 
     Raises:
         UserError: what must not change has changed.
     """
-    difference = first_difference(_fixed(earlier), _fixed(plain_settings(recipe)))
+    difference = next(differences(_fixed(earlier), _fixed(settings(recipe))), None)
     if difference is not None:
         key, before, now = difference
         raise UserError(

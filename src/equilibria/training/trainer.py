@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from equilibria.configuration.comparing import changes
+from equilibria.configuration.comparing import changes, settings
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
-from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.models import TokenModel
@@ -33,10 +32,8 @@ from equilibria.training.preparation import (
     claimed,
     furnish_run,
     mended,
-    plain_settings,
     record_recipe,
 )
-from equilibria.training.schedules import rate_at
 from equilibria.training.statistics import StepSummary
 
 
@@ -64,6 +61,18 @@ class TrainingResult:
     tokens_per_second: float
     main: bool = True
 
+    def to_json(self) -> dict[str, object]:
+        """The figures as the json module writes them."""
+        return {
+            "run": str(self.folder),
+            "step": self.step,
+            "interrupted": self.interrupted is not None,
+            "best_loss": self.best_loss,
+            "validation": None if self.validation is None else self.validation.to_json(),
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
 
 class Trainer:
     """Trains a model as a recipe says, into a run folder.
@@ -74,7 +83,6 @@ class Trainer:
         task: the prepared text, or whatever else there is to learn.
         run_folder: where everything goes.
         console: where to show progress.
-        depths: the model's depth in each step; the model's own throughout when None.
         world: the processes that train together; the one of rank 0 writes the folder and talks to the user.
         trackers: get each record of the metrics from the process of rank 0; closed when `run` ends.
 
@@ -90,7 +98,6 @@ class Trainer:
         task: Task,
         run_folder: Path,
         console: Console,
-        depths: DepthSchedule | None = None,
         world: World = ALONE,
         trackers: Sequence[Tracker] = (),
     ) -> None:
@@ -289,7 +296,7 @@ class Trainer:
             "best_loss": self._best,
             "best_step": self._best_step,
             "corpus": self.task.fingerprint,
-            "recipe": plain_settings(self.recipe),
+            "recipe": settings(self.recipe),
         }
         checkpoint = replace(checkpoint, scalars=scalars)
         kept = self.recipe.training.checkpoints_kept
@@ -339,9 +346,9 @@ class Trainer:
             return [f"step {done} is the last of this recipe; raise training.steps to go on{unused}"]
         record_recipe(self.folder, self.recipe)
         messages = [f"resuming from step {done}{f' with {changed}' if changed else ''}"]
-        before, after = (rate_at(recipe.training, done) for recipe in (earlier, self.recipe))
+        before, after = (recipe.training.rate_at(done) for recipe in (earlier, self.recipe))
         if not math.isclose(before, after):
-            last = rate_at(earlier.training, done - 1)
+            last = earlier.training.rate_at(done - 1)
             messages.append(f"the learning rate goes from {last:.3g} to {after:.3g} at step {done + 1}")
         return messages
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from equilibria.configuration import ModelRecipe, Recipe, RunRecipe, recipe_from, recipe_tables
+from equilibria.configuration import Recipe, RunRecipe, recipe_from, table_of
+from equilibria.models import ModelRecipe
 
 BRIDGE = "modeling_equilibria"
 """The module that a folder holds for `trust_remote_code`."""
@@ -60,7 +61,7 @@ class EquilibriaConfig(PreTrainedConfig):
             vocabulary_size: tokens.
             window: tokens that a generated token sees at most; None for all.
         """
-        return cls(recipe=recipe_tables(model), vocab_size=vocabulary_size, max_position_embeddings=window)
+        return cls(recipe=table_of(model), vocab_size=vocabulary_size, max_position_embeddings=window)
 
     def whole_recipe(self) -> Recipe:
         """A recipe whose model is this one.
@@ -68,7 +69,7 @@ class EquilibriaConfig(PreTrainedConfig):
         Raises:
             UserError: a key or a value of the table is wrong; the line names it.
         """
-        run = recipe_tables(RunRecipe(name=self.model_type))
+        run = table_of(RunRecipe(name=self.model_type))
         return recipe_from({"run": run, **({"model": self.recipe} if self.recipe else {})}, "config.json (recipe)")
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from equilibria.configuration import build_model
+from equilibria.configuration.building import build_model
 from equilibria.data.batching import NO_TARGET
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.gradients import Phantom, Unrolled

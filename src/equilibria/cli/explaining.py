@@ -1,0 +1,69 @@
+"""What is wrong with a command line, in one line."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from cyclopts import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+    ValidationError,
+)
+from cyclopts.argument import Argument
+
+from equilibria.errors import nearest
+
+_EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+
+
+def explain(problem: CycloptsError) -> str:
+    """What is wrong, what was expected, and the nearest right flag."""
+    match problem:
+        case UnknownOptionError(token=token, argument_collection=arguments):
+            given = token.keyword or token.value
+            return f"{given}: no such option; {_nearest(given, [n for argument in arguments for n in argument.names])}"
+        case CoercionError(argument=Argument() as argument):
+            token = problem.token or argument.tokens[0]
+            value = token.value
+            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)}"
+        case ValidationError(argument=Argument() as argument) if argument.tokens:
+            token, limit = argument.tokens[0], problem.exception_message.removeprefix("Must be ").rstrip(".")
+            value = token.value
+            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)} {limit}"
+        case MissingArgumentError(argument=Argument() as argument):
+            if problem.keyword:
+                return f"{problem.keyword} has no value: expected {_expected(argument, None)}"
+            return f"{argument.name} is missing: expected {_expected(argument, None)}"
+        case UnusedCliTokensError(unused_tokens=[unexpected, *_]):
+            return f"{unexpected}: unexpected argument; see --help"
+    problem.verbose = False
+    return " ".join(str(problem).split())
+
+
+def _nearest(given: str, names: Iterable[str]) -> str:
+    close = nearest(given, names)
+    return f"the nearest is {close}" if close else "see --help"
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _expected(argument: Argument, value: str | None) -> str:
+    hints = _alternatives(argument.hint)
+    choices = [choice for hint in hints if get_origin(hint) is Literal for choice in get_args(hint)]
+    if choices:
+        close = nearest(value or "", choices)
+        meant = f'; did you mean "{close}"?' if close else ""
+        return "one of " + ", ".join(f'"{choice}"' for choice in choices) + meant
+    return next((_EXPECTED[hint] for hint in hints if hint in _EXPECTED), "a value")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or of a tuple's elements, without what is annotated; else the type itself."""
+    members = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
