@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell
+from equilibria.deq import fixed_point
 from equilibria.doctor import checks
 from equilibria.doctor.checks import CHECKS, Finding, examine
-from equilibria.fixed_point import fixed_point
 from equilibria.gradients import JacobianFree
 from equilibria.solvers import Anderson
 

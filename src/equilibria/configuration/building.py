@@ -67,7 +67,7 @@ from equilibria.models.baselines import SequenceModel
 from equilibria.models.encoder_decoder import UniversalTransformer
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, TokenEmbedding, UntiedEmbedding
-from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard, Solver
+from equilibria.solvers import GMRES, AdjointSolver, Anderson, Broyden, Draft, NewtonKrylov, Picard, Solver
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
 _ADJOINTS = {"gmres": GMRES, "picard": Picard, "anderson": Anderson, "broyden": Broyden}
@@ -240,7 +240,7 @@ def build_gradient(recipe: GradientRecipe) -> Gradient:
     return _GRADIENTS[recipe.method](**given_options(recipe, GRADIENT_OPTIONS[recipe.method]))
 
 
-def _adjoint(recipe: GradientRecipe) -> Solver | GMRES:
+def _adjoint(recipe: GradientRecipe) -> AdjointSolver:
     method = recipe.adjoint or default_adjoint(recipe)
     options = given_options(recipe, ADJOINT_OPTIONS[method])
     default = Switching().converged.solver if recipe.method == "switching" else Implicit().solver

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equilibria.depths.base import Reached, check_states_every
+from equilibria.deq import fixed_point
 from equilibria.diagnostics import jacobian_penalty, residual_penalty
-from equilibria.fixed_point import fixed_point
 from equilibria.gradients import Gradient, Implicit, Phantom, Reversible, Unrolled
 from equilibria.solvers import Picard, Solution, Solver
 

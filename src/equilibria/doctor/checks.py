@@ -22,8 +22,8 @@ from equilibria.configuration import (
     build_task,
 )
 from equilibria.depths import Equilibrium
+from equilibria.deq import fixed_point
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
-from equilibria.fixed_point import fixed_point
 from equilibria.gradients import Implicit
 from equilibria.inference import load
 from equilibria.models import LanguageModel
