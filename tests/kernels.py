@@ -32,7 +32,7 @@ at once. In the odd ones, weights and inputs start 4 bytes off a boundary of 64.
 and the libraries' own choice."""
 
 NUMERICAL = (
-    *("tests/test_kernels.py", "tests/test_fixed_point.py", "tests/test_penalties.py", "tests/solvers"),
+    *("tests/test_kernels.py", "tests/deq/test_fixed_point.py", "tests/test_penalties.py", "tests/solvers"),
     *("tests/gradients", "tests/diagnostics", "tests/nn", "tests/cells", "tests/depths", "tests/models"),
     *("tests/interop/test_gpt2.py", "tests/interop/hugging_face/test_modeling.py"),
     "tests/interop/hugging_face/test_cache.py",

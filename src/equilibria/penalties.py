@@ -10,6 +10,8 @@ from equilibria.solvers import Map, Solution, State
 from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing
 
+__all__ = ["jacobian_penalty", "residual_penalty"]
+
 
 def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
     """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the tracked evaluation of a solution, differentiable.

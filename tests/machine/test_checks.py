@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell
-from equilibria.fixed_point import fixed_point
+from equilibria.deq import fixed_point
 from equilibria.gradients import JacobianFree
 from equilibria.machine import checks
 from equilibria.machine.checks import CHECKS, Finding, examine

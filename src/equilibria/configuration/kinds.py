@@ -77,7 +77,7 @@ class Family:
         if ":" in kind:
             found = _imported(kind)
             if not isinstance(found, type) or not issubclass(found, self.bases):
-                raise ValueError(f'"{kind}" is not a {self.noun}: expected a subclass of {self._bases}')
+                raise ValueError(f'"{kind}": expected a subclass of {self._bases}')
             return found
         try:
             return self.kinds()[kind]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, made, table_of
+from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, defaults, made, table_of
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
@@ -63,7 +63,7 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Any]) -> Recipe:
     for key in flags.get("--unset", ()):
         _take_out(content, key, source)
     given = {key: value for key, value in flags.items() if key != "--unset"}
-    table = Layers("common").over(Recipe, {}, content)
+    table = Layers("common").over(Recipe, defaults(Recipe), content)
     layers = Layers("shared")
     table = layers.over(Recipe, table, _nested(given))
     try:

@@ -137,12 +137,12 @@ class Layers:
         known = _options(cls)
         if self._keeps == "common":
             known = {name: known[name] for base in family.bases for name in _options(base) if name in known}
-        before = _defaults(family.find(str(old))) if old is not None else {}
+        before = defaults(family.find(str(old))) if old is not None else {}
         changed = {name for name, value in below.items() if name != family.tag and value != before.get(name)}
         if self._keeps == "shared":
             self.dropped += [(*keys, name) for name in sorted(changed) if name not in known]
             known = {name: option for name, option in known.items() if name in changed}
-        return {**_defaults(cls), **{name: below[name] for name in known if name in below}}
+        return {**defaults(cls), **{name: below[name] for name in known if name in below}}
 
 
 def _expanded(given: Any, section: Family | type) -> Any:
@@ -158,7 +158,8 @@ def _expanded(given: Any, section: Family | type) -> Any:
     return given
 
 
-def _defaults(cls: type) -> Table:
+def defaults(cls: type) -> Table:
+    """The options of a class that have a default."""
     return deepcopy({n: table_of(o.default) for n, o in _options(cls).items() if o.default is not REQUIRED})
 
 

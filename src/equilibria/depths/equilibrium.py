@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equilibria.depths.base import Reached, check_states_every
-from equilibria.fixed_point import fixed_point
+from equilibria.deq import fixed_point
 from equilibria.gradients import Gradient, Implicit, Phantom, Reversible, Unrolled
 from equilibria.penalties import jacobian_penalty, residual_penalty
 from equilibria.solvers import Picard, Solution, Solver

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.fixed_point import fixed_point
+from equilibria.deq import fixed_point
 from equilibria.gradients import Gradient, Implicit
 from equilibria.solvers import GMRES, Anderson, ConvergenceError, Map, Solver, State, Status
 from equilibria.solvers.state import leaves

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilibria.gradients.adjoint import Evaluation, evaluate
+from equilibria.gradients.adjoint import TrackedEvaluation, evaluate
 from equilibria.solvers import Map, State
 
 
@@ -56,7 +56,7 @@ class _TransposedBlock:
     Transposed, a product needs one backward pass.
     """
 
-    evaluation: Evaluation
+    evaluation: TrackedEvaluation
     part: tuple[Any, ...]
 
     @property

@@ -1,6 +1,7 @@
-"""Ways of differentiating a solution, one file each; all are frozen objects with `attach`."""
+"""Ways of differentiating a solution, one file each; all are a `Gradient`."""
 
-from equilibria.gradients.base import Gradient
+from equilibria.gradients.adjoint import Pullback, PullbackGradient, TrackedEvaluation
+from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.correction import fixed_point_correction
 from equilibria.gradients.guarded import Guarded
 from equilibria.gradients.implicit import AdjointMemory, Implicit
@@ -14,15 +15,20 @@ from equilibria.gradients.unrolled import Unrolled
 
 __all__ = [
     "AdjointMemory",
+    "Attached",
     "Gradient",
     "Guarded",
     "Implicit",
     "JacobianFree",
     "Neumann",
     "Phantom",
+    "Pullback",
+    "PullbackGradient",
     "ReuseInverse",
     "Reversible",
+    "Solve",
     "Switching",
+    "TrackedEvaluation",
     "Unrolled",
     "fixed_point_correction",
 ]

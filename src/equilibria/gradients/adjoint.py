@@ -7,17 +7,19 @@ differentiating a solution differ in their pullback only. No parameter has to be
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
-from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solver, State, Status, mapped
-from equilibria.solvers.state import Packing, Scope, fitting, leaves, leaves_as, rebuild
+from equilibria.solvers import AdjointReport, AdjointSolver, Iterate, Map, State, Status, mapped
+from equilibria.solvers.state import Packing, fitting, leaves, leaves_as, rebuild
 
 # Of a product with a Jacobian.
 _ROUNDINGS = 4.0
@@ -28,7 +30,7 @@ Pullback = Callable[[Tensors], Tensors]
 
 
 @dataclass(eq=False)
-class Evaluation:
+class TrackedEvaluation:
     """One application of a map with gradients on: the graph that runs from `inputs` to `outputs`.
 
     Attributes:
@@ -61,7 +63,7 @@ class Evaluation:
         )
 
 
-def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, tuple[State, State]]:
+def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[TrackedEvaluation, tuple[State, State]]:
     """Apply `f` at the detached `state` with gradients on.
 
     Args:
@@ -83,14 +85,14 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[Evaluation, t
     return evaluation, tracked
 
 
-def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[Evaluation, tuple[State, State]]:
+def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[TrackedEvaluation, tuple[State, State]]:
     """The same, at a state that hangs above a history of so many nodes."""
     here = rebuild(state, (_leaf(leaf.detach(), anchored) for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
     with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
         value = f(here)
-    return Evaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
+    return TrackedEvaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 
 
 def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
@@ -108,7 +110,7 @@ def _attainable(inputs: Tensors) -> float:
     return _ROUNDINGS * max(torch.finfo(dtype.to_real()).eps for dtype in dtypes)
 
 
-def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> Tensors:
+def attach(evaluation: TrackedEvaluation, pullback: Pullback, inner: bool = False) -> Tensors:
     """The evaluation's inputs, as tensors whose gradient passes through `pullback` to the evaluation's outputs.
 
     Args:
@@ -122,10 +124,33 @@ def attach(evaluation: Evaluation, pullback: Pullback, inner: bool = False) -> T
     return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs, *evaluation.inputs)
 
 
+class PullbackGradient(Gradient):
+    """A gradient made of one tracked evaluation and a pullback; the value stays that of the solve.
+
+    Attributes:
+        needs_products: whether the pullback multiplies with the transposed Jacobian.
+    """
+
+    needs_products: ClassVar[bool] = True
+
+    @abstractmethod
+    def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
+        """From the gradient of a state to that of the evaluation at it.
+
+        It lives as long as the graph: let it hold no more of the solve than it needs.
+        """
+
+    def attach(self, f: Map, state: State, solve: Solve, inner: bool = False) -> Attached:
+        """Attach the graph of one evaluation at the state; `inner` as for the function `attach`."""
+        evaluation, tracked = evaluate(f, state, self.needs_products)
+        attached = attach(evaluation, self.pullback(evaluation, solve), inner)
+        return Attached(rebuild(state, iter(attached)), tracked)
+
+
 def solve_adjoint(
-    evaluation: Evaluation,
+    evaluation: TrackedEvaluation,
     incoming: Tensors,
-    solver: Solver | GMRES,
+    solver: AdjointSolver,
     report: AdjointReport,
     start: Tensor | None = None,
 ) -> tuple[Tensors, Iterate]:
@@ -150,7 +175,7 @@ def solve_adjoint(
     packing = Packing.of(incoming, fitting(incoming, "sample"))
     g = packing.pack(incoming)
     if (scope := fitting(incoming, solver.scope)) != solver.scope:
-        solver = _scoped(solver, scope)
+        solver = solver.scoped(scope)
 
     def transposed(v: State) -> State:
         return packing.unpack(packing.pack(evaluation.transposed(v)) + g)
@@ -164,12 +189,6 @@ def solve_adjoint(
     iterate = replace(iterate, **plain)
     report.record(iterate, heard=iterate.status is not Status.CONVERGED and _at_fault(iterate, mapped.plain(g)))
     return tuple(leaves(solution)), iterate
-
-
-def _scoped(solver: Solver | GMRES, scope: Scope) -> Solver | GMRES:
-    if isinstance(solver, GMRES) or solver.fallback is None:
-        return replace(solver, scope=scope)
-    return replace(solver, scope=scope, fallback=replace(solver.fallback, scope=scope))
 
 
 def _at_fault(iterate: Iterate, g: Tensor) -> bool:
@@ -192,7 +211,7 @@ class _Attach(torch.autograd.Function):
     """Forward: the evaluation's inputs, given its outputs and those. Backward: the pullback, to the outputs."""
 
     @staticmethod
-    def forward(evaluation: Evaluation, pullback: Pullback, inner: bool, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(evaluation: TrackedEvaluation, pullback: Pullback, inner: bool, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(leaf.detach().clone() for leaf in tensors[len(tensors) // 2 :])
 
     @staticmethod

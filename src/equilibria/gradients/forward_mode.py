@@ -6,14 +6,17 @@ one forward-mode evaluation of `f` at the solution with tangent `z'` returns, an
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from equilibria.gradients.base import Gradient, solution_from
+from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.guarded import Guarded
 from equilibria.gradients.implicit import Implicit
-from equilibria.solvers import Map, Solution, Solver, State
+from equilibria.solvers import AdjointSolver, Map, State
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
 
@@ -22,43 +25,50 @@ def active() -> bool:
     return forward_ad._current_level >= 0
 
 
-def solve_with_tangent(f: Map, z0: State, solver: Solver, gradient: Gradient) -> Solution:
-    """Solve `z = f(z)` and give the solution the tangent that follows from those of what `f` closes over.
+@dataclass(frozen=True)
+class Tangent(Gradient):
+    """Give the solution the tangent that follows from those of what the map closes over, and no graph.
 
-    The tangent is solved for with the solver of `gradient`, whose report is in `solution.adjoint`.
-
-    The result carries no graph for a backward pass. One evaluation is spent on finding out what `f` returns.
-
-    Raises:
-        NotImplementedError: the gradient is neither `Implicit` nor `Guarded`: the others are defined by their backward
-            pass.
+    Args:
+        solver: of the tangent; how its solve ended is in `solution.adjoint`.
     """
-    if not isinstance(gradient, Implicit | Guarded) or (isinstance(gradient, Implicit) and gradient.higher_order):
-        raise NotImplementedError(
-            f"forward-mode derivatives of a fixed point need gradient=Implicit(), found {gradient!r}"
-        )
-    with torch.no_grad():
-        lifted = _lift(f, z0)
-        with forward_ad._set_fwd_grad_enabled(False):
-            iterate = solver.solve(f, lifted)
-            star = Packing.of(lifted, solver.scope).unpack(iterate.value)
-        solution = solution_from(iterate, star)
-        solution.evaluations += 1
+
+    solver: AdjointSolver
+
+    @classmethod
+    def of(cls, gradient: Gradient) -> Tangent:
+        """The forward-mode counterpart of a gradient.
+
+        Raises:
+            NotImplementedError: it is neither `Implicit` nor `Guarded`: the others are defined by their backward pass.
+        """
+        if not isinstance(gradient, Implicit | Guarded) or (isinstance(gradient, Implicit) and gradient.higher_order):
+            raise NotImplementedError(
+                f"forward-mode derivatives of a fixed point need gradient=Implicit(), found {gradient!r}"
+            )
+        return cls(gradient.solver)
+
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """Solve for the tangent."""
 
         def tangent_map(tangent: State) -> State:
             with forward_ad._set_fwd_grad_enabled(True):
-                pairs = zip(leaves(star), leaves(tangent), strict=True)
-                moved = f(rebuild(star, (forward_ad.make_dual(z, t) for z, t in pairs)))
-                return rebuild(star, (_tangent(leaf) for leaf in leaves_as(star, moved)))
+                pairs = zip(leaves(state), leaves(tangent), strict=True)
+                moved = f(rebuild(state, (forward_ad.make_dual(z, t) for z, t in pairs)))
+                return rebuild(state, (_tangent(leaf) for leaf in leaves_as(state, moved)))
 
-        with forward_ad._set_fwd_grad_enabled(False):
-            zero = rebuild(star, (torch.zeros_like(leaf) for leaf in leaves(star)))
-            tangent = gradient.solver.solve(tangent_map, zero)
-            moving = Packing.of(star, gradient.solver.scope).unpack(tangent.value)
-    solution.adjoint.record(tangent)
-    pairs = zip(leaves(star), leaves(moving), strict=True)
-    solution.value = rebuild(star, (forward_ad.make_dual(z, t) for z, t in pairs))
-    return solution
+        with torch.no_grad(), suspended():
+            zero = rebuild(state, (torch.zeros_like(leaf) for leaf in leaves(state)))
+            tangent = self.solver.solve(tangent_map, zero)
+            moving = Packing.of(state, self.solver.scope).unpack(tangent.value)
+        solve.report.record(tangent)
+        pairs = zip(leaves(state), leaves(moving), strict=True)
+        return Attached(rebuild(state, (forward_ad.make_dual(z, t) for z, t in pairs)))
+
+
+def suspended() -> AbstractContextManager[object]:
+    """Within it, nothing carries a tangent."""
+    return forward_ad._set_fwd_grad_enabled(False)
 
 
 def _tangent(leaf: Tensor) -> Tensor:
@@ -66,7 +76,9 @@ def _tangent(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if tangent is None else tangent
 
 
-def _lift(f: Map, z0: State) -> State:
-    """`z0` in the wrapping that functional transforms give to what `f` closes over, without tangent."""
-    with forward_ad._set_fwd_grad_enabled(False):
+@torch.no_grad()
+def lifted(f: Map, z0: State) -> State:
+    """`z0` in the wrapping that functional transforms give to what `f` closes over, without tangent; it takes one
+    evaluation."""
+    with suspended():
         return rebuild(z0, (z + torch.zeros_like(v) for z, v in zip(leaves(z0), leaves_as(z0, f(z0)), strict=True)))

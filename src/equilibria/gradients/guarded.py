@@ -8,18 +8,17 @@ Neumann series (Geng et al. 2021, arXiv:2111.05177) are a gradient wherever they
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, solve_adjoint
-from equilibria.gradients.base import solve_and_differentiate
+from equilibria.gradients.adjoint import Pullback, PullbackGradient, Tensors, TrackedEvaluation, solve_adjoint
+from equilibria.gradients.base import Solve
 from equilibria.gradients.neumann import Neumann
-from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State, Status, mapped
+from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Scope, Status, mapped
 from equilibria.solvers.mapped import plain
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.solvers.state import Packing, leaves
 
 _ADVICE = (
     "the first terms of its series took the place of its solution where that was not reached; give "
@@ -28,7 +27,7 @@ _ADVICE = (
 
 
 @dataclass(frozen=True)
-class Guarded:
+class Guarded(PullbackGradient):
     """Take `Implicit` where solves succeed, and `Neumann` where one falls short, forward or backward.
 
     Where a group (a sample, a token) reached the tolerance, its gradient is that of the exact solution. Where it did
@@ -46,18 +45,13 @@ class Guarded:
         otherwise: the series that takes its place.
     """
 
-    solver: Solver | GMRES = field(default_factory=lambda: GMRES(tol=1e-3, max_evaluations=60))
+    solver: AdjointSolver = field(default_factory=lambda: GMRES(tol=1e-3, max_evaluations=60))
     otherwise: Neumann = field(default_factory=Neumann)
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients, then attach the graph of one evaluation; to each of `iterates`, too."""
-
-        def differentiate(state: State, iterate: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
-            evaluation, tracked = evaluate(f, state)
-            adjoint = _GuardedAdjoint(self, evaluation, solver, iterate.converged, report)
-            return rebuild(state, iter(attach(evaluation, adjoint.pull))), tracked
-
-        return solve_and_differentiate(f, z0, solver, iterates, differentiate)
+    def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
+        """The adjoint equation where the solve reached the tolerance, the series elsewhere."""
+        assert solve.iterate is not None
+        return _GuardedAdjoint(self, evaluation, solve.solver.scope, solve.iterate.converged, solve.report).pull
 
 
 @dataclass(eq=False)
@@ -65,19 +59,19 @@ class _GuardedAdjoint:
     """The pullback of one evaluation.
 
     Attributes:
-        forward: the solver of the forward solve: its groups are those that are told apart.
+        scope: of the forward solve: its groups are told apart.
         reached: which of them are at a solution, `(*groups,)`.
     """
 
     gradient: Guarded
-    evaluation: Evaluation
-    forward: Solver
+    evaluation: TrackedEvaluation
+    scope: Scope
     reached: Tensor
     report: AdjointReport
 
     def pull(self, incoming: Tensors) -> Tensors:
         """`v`, from the adjoint equation, the series, or both."""
-        packing = Packing.of(incoming, self.forward.scope)
+        packing = Packing.of(incoming, self.scope)
         g, reached = packing.pack(incoming), self.reached.unsqueeze(-1)
         known = plain(self.reached)
         some, every = bool(known.any()), bool(known.all())

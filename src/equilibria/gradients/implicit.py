@@ -12,17 +12,25 @@ is a solution too: of an affine map whose Jacobian is `Jᵀ`, attached to one ev
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate, sizes_of, solve_adjoint
-from equilibria.gradients.base import differentiate_solved
-from equilibria.solvers import GMRES, AdjointReport, Iterate, Map, Solution, Solver, State
-from equilibria.solvers.state import leaves_as, rebuild
+from equilibria.gradients.adjoint import (
+    Pullback,
+    PullbackGradient,
+    Tensors,
+    TrackedEvaluation,
+    attach,
+    evaluate,
+    sizes_of,
+    solve_adjoint,
+)
+from equilibria.gradients.base import Attached, Solve
+from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, State
+from equilibria.solvers.state import leaves, leaves_as, rebuild
 
 
 @dataclass(eq=False)
@@ -46,7 +54,7 @@ class AdjointMemory:
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(PullbackGradient):
     """The gradient of the exact solution, right where the solve converged.
 
     Args:
@@ -57,32 +65,24 @@ class Implicit:
         memory: start each adjoint solve from the one before, which is kept in this object.
     """
 
-    solver: Solver | GMRES = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=200))
+    solver: AdjointSolver = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=200))
     higher_order: bool = False
     memory: AdjointMemory | None = None
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients, then attach the graph of one evaluation."""
-        return self.after(f, z0, solver, solver.solve(f, z0, iterates=iterates), iterates)
+    def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
+        """The solution of the adjoint equation."""
+        return _Adjoint(self, evaluation, solve.report).pull
 
-    def after(self, f: Map, z0: State, solver: Solver, iterate: Iterate, iterates: Collection[int] = ()) -> Solution:
-        """Attach the graph of one evaluation to a solve that is done."""
-
-        def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
-            return self._attach_at(f, state, report)
-
-        return differentiate_solved(z0, solver, iterate, iterates, differentiate)
-
-    def _attach_at(self, f: Map, state: State, report: AdjointReport) -> tuple[State, tuple[State, State]]:
-        evaluation, tracked = evaluate(f, state)
-        adjoint = _Adjoint(self, evaluation, report)
-        attached = attach(evaluation, adjoint.pull, inner=self.higher_order)
-        if self.higher_order and any(leaf.requires_grad for leaf in attached):
+    def attach(self, f: Map, state: State, solve: Solve, inner: bool = False) -> Attached:
+        """Attach one evaluation; a second one with `higher_order`."""
+        attached = super().attach(f, state, solve, inner=inner or self.higher_order)
+        once = tuple(leaves(attached.value))
+        if self.higher_order and any(leaf.requires_grad for leaf in once):
             with torch.enable_grad():
-                value = f(rebuild(state, iter(attached)))
-                again = Evaluation(attached, tuple(leaves_as(state, value)))
-            attached = _AttachTwice.apply(_Adjoint(self, again, report), *again.outputs, *again.inputs)
-        return rebuild(state, iter(attached)), tracked
+                again = TrackedEvaluation(once, tuple(leaves_as(state, f(attached.value))))
+            twice = _AttachTwice.apply(_Adjoint(self, again, solve.report), *again.outputs, *again.inputs)
+            attached.value = rebuild(state, iter(twice))
+        return attached
 
 
 @dataclass(eq=False)
@@ -90,7 +90,7 @@ class _Adjoint:
     """The adjoint equation of one evaluation, solved as the gradient says."""
 
     gradient: Implicit
-    evaluation: Evaluation
+    evaluation: TrackedEvaluation
     report: AdjointReport
 
     def pull(self, incoming: Tensors) -> Tensors:

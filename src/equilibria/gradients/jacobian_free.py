@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
-from equilibria.gradients.adjoint import attach, evaluate
-from equilibria.gradients.base import solve_and_differentiate
-from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State
-from equilibria.solvers.state import rebuild
+from equilibria.gradients.adjoint import Pullback, PullbackGradient, TrackedEvaluation
+from equilibria.gradients.base import Solve
 
 
 @dataclass(frozen=True)
-class JacobianFree:
+class JacobianFree(PullbackGradient):
     """Take `v = g` where the implicit gradient solves `v = Jᵀ v + g`: a backward pass of one evaluation.
 
-    A descent direction for maps that contract enough; how far it is off, `gradient_error` tells. The value stays that
+    A descent direction for maps that contract enough; `gradient_error` tells how far it is off. The value stays that
     of the solve, so its residual is known without another evaluation.
     """
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients, then attach the graph of one evaluation as it is."""
+    needs_products: ClassVar[bool] = False
 
-        def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
-            evaluation, tracked = evaluate(f, state, anchored=False)
-            return rebuild(state, iter(attach(evaluation, lambda incoming: incoming))), tracked
-
-        return solve_and_differentiate(f, z0, solver, iterates, differentiate)
+    def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
+        """The gradient as it comes in."""
+        return lambda incoming: incoming

@@ -3,17 +3,15 @@ arXiv:1911.02590)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from equilibria.gradients.adjoint import Evaluation, Tensors, attach, evaluate
-from equilibria.gradients.base import solve_and_differentiate
-from equilibria.solvers import AdjointReport, Iterate, Map, Solution, Solver, State
-from equilibria.solvers.state import rebuild
+from equilibria.gradients.adjoint import Pullback, PullbackGradient, Tensors, TrackedEvaluation
+from equilibria.gradients.base import Solve
+from equilibria.solvers import AdjointReport
 
 
 @dataclass(frozen=True)
-class Neumann:
+class Neumann(PullbackGradient):
     """Take `v = g + Jᵀ g + (Jᵀ)² g + …` up to `terms` terms, by products on the one stored evaluation.
 
     The error falls like the powers of the Jacobian, so the series needs a map that contracts. One term is the
@@ -30,17 +28,12 @@ class Neumann:
         if self.terms < 1:
             raise ValueError(f"terms must be at least 1, found {self.terms}")
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients, then attach the graph of one evaluation."""
+    def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
+        """The sum of the series."""
+        report = solve.report
+        return lambda incoming: self.sum(evaluation, incoming, report)
 
-        def differentiate(state: State, _: Iterate, report: AdjointReport) -> tuple[State, tuple[State, State]]:
-            evaluation, tracked = evaluate(f, state)
-            attached = attach(evaluation, lambda incoming: self.sum(evaluation, incoming, report))
-            return rebuild(state, iter(attached)), tracked
-
-        return solve_and_differentiate(f, z0, solver, iterates, differentiate)
-
-    def sum(self, evaluation: Evaluation, incoming: Tensors, report: AdjointReport) -> Tensors:
+    def sum(self, evaluation: TrackedEvaluation, incoming: Tensors, report: AdjointReport) -> Tensors:
         """`v`, on the graph of one evaluation."""
         total = incoming
         for _ in range(self.terms - 1):

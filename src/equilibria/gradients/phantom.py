@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
-from equilibria.gradients.base import solution_after, with_all_iterates
-from equilibria.gradients.unrolled import track
-from equilibria.solvers import Iterate, Map, Solution, Solver, State
+from equilibria.gradients.base import Attached, Gradient, Solve
+from equilibria.gradients.unrolled import unroll
+from equilibria.solvers import Map, State
 from equilibria.solvers.picard import check_damping
-from equilibria.solvers.state import Packing
 
 
 @dataclass(frozen=True)
-class Phantom:
+class Phantom(Gradient):
     """Unroll `z ← (1 − λ) z + λ f(z)` from the solve's last proposal, with gradients.
 
     Approximates the implicit gradient near a solution, and stays a true gradient of a truncated computation far from
@@ -29,35 +28,14 @@ class Phantom:
     steps: int = 5
     damping: float = 1.0
     checkpoint: bool = False
+    begins_at: ClassVar = "proposal"
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients, then unroll with them, from the solution and from each of `iterates`."""
-        return self.after(f, z0, solver, solver.solve(f, z0, propose=True, iterates=iterates), iterates)
-
-    def after(
-        self,
-        f: Map,
-        z0: State,
-        solver: Solver,
-        iterate: Iterate,
-        iterates: Collection[int] = (),
-        at_end_of_solve: bool = False,
-    ) -> Solution:
-        """Unroll with gradients from the proposal of a solve that is done, and from each iterate that it kept.
-
-        The solution's tracked evaluation is the last one or, with `at_end_of_solve`, the first.
-        """
-
-        def unrolled(state: State) -> tuple[tuple[State, State], tuple[State, State], State]:
-            return track(f, state, self.steps, self.damping, self.checkpoint)
-
-        first, last, value = unrolled(Packing.of(z0, solver.scope).unpack(iterate.proposal))
-        solution = solution_after(f, value, solver, iterate, self.steps, first)
-        solution.tracked = first if at_end_of_solve else last
-        solution.iterates = {number: unrolled(state)[2] for number, state in iterate.iterates.items()}
-        return with_all_iterates(solution, iterates, iterate.status)
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """Unroll with gradients."""
+        start = state if solve.proposal is None else solve.proposal
+        return unroll(f, start, self.steps, self.damping, self.checkpoint)

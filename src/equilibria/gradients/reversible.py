@@ -12,10 +12,10 @@ to it; here its argument is not stored either, but reconstructed from the evalua
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from equilibria.gradients.adjoint import Tensors
-from equilibria.gradients.base import solution_after
+from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.compensated import Pair, carrier, scale_and_add, subtract_and_divide
-from equilibria.solvers import AdjointReport, Map, Solution, Solver, State, Status
+from equilibria.solvers import AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.solution import worst
 from equilibria.solvers.state import Packing, Scope, detach, leaves, leaves_as, rebuild
@@ -35,7 +35,7 @@ Pairs = tuple[Pair, ...]
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(Gradient):
     """Solve by a reversible iteration, and take the exact gradient of what it computed, converged or not.
 
     Of the solver `tol`, `criterion` and `scope` are used and, where `steps` is None, `max_evaluations` and
@@ -66,6 +66,8 @@ class Reversible:
     damping: float = 0.8
     keep_every: int | None = None
     bound: float = 1e-3
+    begins_at: ClassVar = "start"
+    in_transforms: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -77,37 +79,35 @@ class Reversible:
         if not self.bound > 0:
             raise ValueError(f"bound must be above 0, found {self.bound}")
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
-        if any(leaf.is_complex() for leaf in leaves(z0)):
-            return _as_complex(z0, self.attach(lambda z: _as_real(f(_like(z0, z))), _as_real(z0), solver, iterates))
-        gauge = Gauge(Packing.of(detach(z0), solver.scope), solver.criterion, solver.tol)
-        trail = _Trail(f, detach(z0), self.damping, solver.scope, self.bound)
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """Iterate with gradients; the wanted iterates are those on the way."""
+        if any(leaf.is_complex() for leaf in leaves(state)):
+            return _as_complex(state, self.attach(lambda z: _as_real(f(_like(state, z))), _as_real(state), solve))
+        solver = solve.solver
+        gauge = Gauge(Packing.of(detach(state), solver.scope), solver.criterion, solver.tol)
+        trail = _Trail(f, detach(state), self.damping, solver.scope, self.bound, solve.report)
         limit = solver.max_evaluations if self.steps is None else self.steps
-        kept: dict[int, State] = {}
-        first = last = measured = None
+        attached = Attached(state)
         with torch.enable_grad(), set_checkpoint_early_stop(False):
-            z, here = z0, trail.carried(z0)
+            here = trail.carried(state)
             before, number = here, 0
             while number < limit:
-                if number in iterates:
-                    kept[number] = z
-                last = z, trail.evaluate(number, z)
-                first = first or last
-                if self.steps is None and _within(solver, gauge, number, *last):
-                    measured = detach(last[1])
+                z = attached.value
+                if number in solve.wanted:
+                    attached.iterates[number] = z
+                attached.tracked = z, trail.evaluate(number, z)
+                attached.first = attached.first or attached.tracked
+                value = attached.tracked[1]
+                if self.steps is None and _within(solver, gauge, number, z, value):
+                    attached.f_value = detach(value)
                     break
-                before, here = here, trail.advance(number + 1, before, last[1])
-                z, number = trail.state(here), number + 1
+                before, here = here, trail.advance(number + 1, before, value)
+                attached.value, number = trail.state(here), number + 1
                 if self.keep_every is not None and number % self.keep_every == 0:
                     trail.keep(number, here, before)
         trail.keep(number, here, before)
-        assert first is not None
-        solution = solution_after(f if measured is None else lambda _: measured, z, solver, None, number, first)
-        solution.tracked, solution.iterates, solution.adjoint = last, kept, trail.report
-        if measured is not None:
-            solution.iterates |= {later: z for later in iterates if later >= number}
-        return solution
+        attached.steps = number
+        return attached
 
 
 def _as_real(state: State) -> State:
@@ -124,13 +124,20 @@ def _like(z0: State, state: State) -> State:
     )
 
 
-def _as_complex(z0: State, solution: Solution) -> Solution:
-    """The solution of the map of pairs as that of the map of complex numbers; changed."""
-    assert solution.tracked is not None
-    here, there = solution.tracked
-    solution.value, solution.tracked = _like(z0, solution.value), (_like(z0, here), _like(z0, there))
-    solution.iterates = {number: _like(z0, state) for number, state in solution.iterates.items()}
-    return solution
+def _as_complex(z0: State, attached: Attached) -> Attached:
+    """What belongs to the map of pairs as that of the map of complex numbers."""
+
+    def both(evaluation: tuple[State, State] | None) -> tuple[State, State] | None:
+        return None if evaluation is None else (_like(z0, evaluation[0]), _like(z0, evaluation[1]))
+
+    return replace(
+        attached,
+        value=_like(z0, attached.value),
+        tracked=both(attached.tracked),
+        first=both(attached.first),
+        f_value=None if attached.f_value is None else _like(z0, attached.f_value),
+        iterates={number: _like(z0, state) for number, state in attached.iterates.items()},
+    )
 
 
 @torch.no_grad()
@@ -178,7 +185,7 @@ class _Trail:
     damping: float
     scope: Scope
     bound: float
-    report: AdjointReport = field(default_factory=AdjointReport)
+    report: AdjointReport
     _kept: dict[int, Tensor] = field(default_factory=dict)
     _taken: dict[int, _Position] = field(default_factory=dict)
     _at: _Position | None = None

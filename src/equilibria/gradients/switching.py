@@ -7,17 +7,18 @@ wherever it starts, and training with it brings convergence back. Which of them 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
+from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.implicit import Implicit
 from equilibria.gradients.phantom import Phantom
-from equilibria.solvers import Map, Picard, Solution, Solver, State
+from equilibria.solvers import Map, Picard, State
 from equilibria.solvers.mapped import plain
 
 
 @dataclass(frozen=True)
-class Switching:
+class Switching(Gradient):
     """Take one gradient where enough of a batch converged, and another where it did not.
 
     A batch decides as a whole, and in distributed training each process for its own rows: in training, the value of a
@@ -26,8 +27,8 @@ class Switching:
     Either way the solution's tracked evaluation, which a residual penalty reads, is the one at the end of the solve.
 
     Args:
-        converged: the implicit gradient. Its default solves the adjoint equation to a twentieth, by plain iteration:
-            more digits than the noise of a batch has are not worth their time.
+        converged: the implicit gradient. Its default solves the adjoint equation to a relative residual of 5 % by
+            plain iteration: digits below the noise of a batch are not worth their time.
         otherwise: the phantom gradient. Its default keeps states only, so that a step never needs much more memory
             than one evaluation.
         share: of the groups of a solve (samples, or tokens) that must have reached the tolerance, `0 < share ≤ 1`.
@@ -36,15 +37,17 @@ class Switching:
     converged: Implicit = field(default_factory=lambda: Implicit(Picard(tol=5e-2, max_evaluations=10, scope="sample")))
     otherwise: Phantom = field(default_factory=lambda: Phantom(steps=5, checkpoint=True))
     share: float = 0.99
+    begins_at: ClassVar = "proposal"
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, found {self.share}")
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Solve without gradients; then attach the one or the other."""
-        iterate = solver.solve(f, z0, propose=True, iterates=iterates)
-        done = plain(iterate.converged)
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """As the gradient that fits the solve."""
+        assert solve.iterate is not None
+        done = plain(solve.iterate.converged)
         if done.sum() >= self.share * done.numel():
-            return self.converged.after(f, z0, solver, iterate, iterates)
-        return self.otherwise.after(f, z0, solver, iterate, iterates, at_end_of_solve=True)
+            return self.converged.attach(f, state, solve)
+        attached = self.otherwise.attach(f, state, solve)
+        return replace(attached, tracked=attached.first)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
-from equilibria.gradients.base import solution_after, with_all_iterates
-from equilibria.solvers import Map, Solution, Solver, State
+from equilibria.gradients.base import Attached, Gradient, Solve
+from equilibria.solvers import Map, State
 from equilibria.solvers.state import leaves, leaves_as, rebuild
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(Gradient):
     """Apply the map `steps` times from `z0` with gradients; of the solver only `tol` and `scope` are used, to measure.
 
     Args:
@@ -25,39 +26,28 @@ class Unrolled:
 
     steps: int = 18
     checkpoint: bool = False
+    begins_at: ClassVar = "start"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
 
-    def attach(self, f: Map, z0: State, solver: Solver, iterates: Collection[int] = ()) -> Solution:
-        """Iterate with gradients and measure the residual of the result; `iterates` are those on the way."""
-        kept: dict[int, State] = {}
-        first, last, value = track(f, z0, self.steps, 1.0, self.checkpoint, iterates, kept)
-        solution = solution_after(f, value, solver, None, self.steps, first)
-        solution.tracked, solution.iterates = last, kept
-        return with_all_iterates(solution, iterates, solution.status)
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """Iterate with gradients; the wanted iterates are those on the way."""
+        return unroll(f, state, self.steps, 1.0, self.checkpoint, solve.wanted)
 
 
-def track(
-    f: Map,
-    z: State,
-    steps: int,
-    damping: float,
-    checkpoint: bool,
-    wanted: Collection[int] = (),
-    kept: dict[int, State] | None = None,
-) -> tuple[tuple[State, State], tuple[State, State], State]:
+def unroll(f: Map, z: State, steps: int, damping: float, checkpoint: bool, wanted: Collection[int] = ()) -> Attached:
     """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
 
-    Iterates with a number in `wanted` are put into `kept`. Returns the first and the last evaluation `(z, f(z))`, and
-    the last iterate.
+    Returns the last iterate, its tracked evaluation the last one, with the iterates whose number is in `wanted`.
     """
     first = last = None
+    iterates: dict[int, State] = {}
     with torch.enable_grad():
         for step in range(steps):
-            if kept is not None and step in wanted:
-                kept[step] = z
+            if step in wanted:
+                iterates[step] = z
             value = recompute(f, z, use_reentrant=False) if checkpoint else f(z)
             last = z, value
             first = first or last
@@ -66,6 +56,4 @@ def track(
             if damping < 1.0:
                 parts = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), parts, strict=True))
             z = rebuild(z, parts)
-    assert first is not None
-    assert last is not None
-    return first, last, z
+    return Attached(z, last, steps, first, iterates=iterates)

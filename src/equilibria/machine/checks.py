@@ -16,8 +16,8 @@ from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model, open_data
 from equilibria.data import BytesSpec, FolderText
 from equilibria.depths import Equilibrium
+from equilibria.deq import fixed_point
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
-from equilibria.fixed_point import fixed_point
 from equilibria.gradients import Implicit
 from equilibria.inference import load
 from equilibria.models import LanguageModel

@@ -1,7 +1,7 @@
 """Root finding on tensors: methods, the one solve loop, and what a solve returns. Imports torch only."""
 
 from equilibria.solvers.anderson import Anderson
-from equilibria.solvers.base import Solver
+from equilibria.solvers.base import AdjointSolver, Solver
 from equilibria.solvers.broyden import Broyden
 from equilibria.solvers.draft import Draft
 from equilibria.solvers.krylov import GMRES
@@ -14,6 +14,7 @@ from equilibria.solvers.solution import (
     ConvergenceError,
     ConvergenceWarning,
     Iterate,
+    Outcome,
     Solution,
     Status,
 )
@@ -22,6 +23,7 @@ from equilibria.solvers.state import Scope, State
 __all__ = [
     "GMRES",
     "AdjointReport",
+    "AdjointSolver",
     "Anderson",
     "Broyden",
     "ConvergenceError",
@@ -33,6 +35,7 @@ __all__ = [
     "Iterate",
     "Map",
     "NewtonKrylov",
+    "Outcome",
     "Picard",
     "Point",
     "Scope",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -26,34 +26,22 @@ from equilibria.solvers.state import Packing, Scope, State
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solver(ABC):
-    """What every method shares.
+class AdjointSolver(ABC):
+    """What solves at least affine equations, as adjoints are: every `Solver`, and `GMRES`.
 
     Args:
         tol: residual at which a group has converged.
-        max_evaluations: applications of the map that the value is made of, at most. Where they do not reach the
-            tolerance, one more measures what is returned, and another one where the best iterates of the groups had to
-            be put together. `Solution.evaluations` counts them all.
+        max_evaluations: applications of the map at most.
         scope: what a group is: `"sample"`, `"token"`, `"prefix"` or `"all"`. Tokens and prefixes are causal for causal
             maps; `"all"` takes the whole state as one, for maps that couple samples (batch norm, the nodes of a graph).
         criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, of the worst leaf of a state of several; or
             `"absolute"`, `‖f(z) − z‖`, which a solution of zero is reached sooner by.
-        draft: start from a solve in low precision; None starts from `z0` in full.
-        fallback: solves again where groups have not converged: those from `z0`, the others from their solutions. None
-            leaves them as they are.
-        check_every: the solve looks whether it is done, which makes the host wait for the device, at most once in so
-            many evaluations.
-        trace_groups: whether the residual of every group after each evaluation is returned too.
     """
 
     tol: float = 1e-3
     max_evaluations: int = 40
     scope: Scope = "sample"
     criterion: Criterion = "relative"
-    draft: Draft | None = None
-    fallback: Solver | None = None
-    check_every: int = 1
-    trace_groups: bool = False
 
     def __post_init__(self) -> None:
         if not self.tol >= 0:
@@ -64,6 +52,40 @@ class Solver(ABC):
             raise ValueError(f"scope must be one of {get_args(Scope)}, found {self.scope!r}")
         if self.criterion not in get_args(Criterion):
             raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
+
+    @abstractmethod
+    def solve(self, f: Map, z0: State) -> Iterate:
+        """Solve `z = f(z)` from `z0`, without gradients."""
+
+    def scoped(self, scope: Scope) -> Self:
+        """The same for other groups."""
+        return replace(self, scope=scope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(AdjointSolver):
+    """What every method shares.
+
+    `max_evaluations` are those that the value is made of. Where they do not reach the tolerance, one more measures what
+    is returned, and another one where the best iterates of the groups had to be put together. `Solution.evaluations`
+    counts them all.
+
+    Args:
+        draft: start from a solve in low precision; None starts from `z0` in full.
+        fallback: solves again where groups have not converged: those from `z0`, the others from their solutions. None
+            leaves them as they are.
+        check_every: the solve looks whether it is done, which makes the host wait for the device, at most once in so
+            many evaluations.
+        trace_groups: whether the residual of every group after each evaluation is returned too.
+    """
+
+    draft: Draft | None = None
+    fallback: Solver | None = None
+    check_every: int = 1
+    trace_groups: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.check_every < 1:
             raise ValueError(f"check_every must be at least 1, found {self.check_every}")
         if self.fallback is not None and self.fallback.scope != self.scope:
@@ -79,6 +101,11 @@ class Solver(ABC):
 
         It must neither change the point's tensors nor make the host wait for the device.
         """
+
+    def scoped(self, scope: Scope) -> Self:
+        """The same for other groups."""
+        fallback = None if self.fallback is None else self.fallback.scoped(scope)
+        return replace(self, scope=scope, fallback=fallback)
 
     @on_plain_tensors
     @torch.no_grad()

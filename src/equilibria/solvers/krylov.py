@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from equilibria.solvers.base import AdjointSolver
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
-from equilibria.solvers.residual import NOTHING, Criterion, Gauge, norm
+from equilibria.solvers.residual import NOTHING, Gauge, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, State
 
@@ -26,35 +27,26 @@ _BREAKDOWN = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMRES:
+class GMRES(AdjointSolver):
     """Solve `z = T(z)` for an affine `T`. On a map that is not affine the result is meaningless.
 
     Samples are solved each by itself, which is right where `T` does not mix them. A cycle's residual is measured at
     its end; where it is not what the cycle took it for, samples are coupled, and all of them are solved as one.
 
     Args:
-        tol: residual at which a group has converged.
-        max_evaluations: applications of the map at most.
         restart: basis vectors kept before a restart; bounds the memory.
-        criterion: `"relative"` or `"absolute"`, as for `Solver`.
         scope: what is solved by itself: a `"sample"`, or `"all"`, the whole state, from the start.
     """
 
-    tol: float = 1e-3
-    max_evaluations: int = 40
     restart: int = 20
-    criterion: Criterion = "relative"
     scope: Literal["sample", "all"] = "sample"
 
     def __post_init__(self) -> None:
-        if not self.tol >= 0:
-            raise ValueError(f"tol must be at least 0, found {self.tol}")
+        super().__post_init__()
         if self.max_evaluations < 2:
             raise ValueError(f"GMRES needs max_evaluations of at least 2, found {self.max_evaluations}")
         if self.restart < 1:
             raise ValueError(f"restart must be at least 1, found {self.restart}")
-        if self.criterion not in get_args(Criterion):
-            raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
         if self.scope not in ("sample", "all"):
             raise ValueError(f'scope must be "sample" or "all", found {self.scope!r}')
 

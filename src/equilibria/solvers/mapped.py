@@ -183,7 +183,7 @@ def on_plain_tensors(solve: Callable[..., Iterate]) -> Callable[..., Iterate]:
         highest = transforms.maybe_current_level() or 0
         some = bool(_levels(_Kind.Vmap))
         mapping = Mapping.of(f, z0, 1, highest) if some else Mapping({}, 1, highest)
-        if mapping.sizes and getattr(self, "scope", "sample") == "all":
+        if mapping.sizes and self.scope == "all":
             raise NotImplementedError('scope="all" does not go with torch.func.grad inside vmap; take scope="sample"')
         start = mapping.flat_state(z0)
         with temporarily_clear_interpreter_stack() as stack:

@@ -70,42 +70,54 @@ class ConvergenceWarning(UserWarning):
     """A solve did not converge and the caller asked for `on_failure="warn"`."""
 
 
-@dataclass
-class Iterate:
-    """The outcome of the solve loop, in packed form: what gradients build a `Solution` from.
+@dataclass(kw_only=True)
+class Outcome:
+    """How a solve ended.
 
     Attributes:
-        value: the returned iterate, `(*groups, features)`.
-        proposal: the iterate the method would have evaluated next, where it was asked for; otherwise, and where a
-            group converged, the last one evaluated.
-        residual: residual of `value`, float32, `(*groups,)`.
-        converged: which groups are at a solution, `(*groups,)`: within the tolerance, and not by growth alone.
+        value: what is returned.
+        status: how the solve ended.
+        residual: `‖f(value) − value‖ / ‖f(value)‖`, of a state of several leaves that of the worst, or without the
+            denominator by criterion `"absolute"`; float32, one number per group.
+        converged: boolean, one per group: within the tolerance, and not because the value grew. All are true where
+            `status` is `CONVERGED`, and not all elsewhere.
         tolerance: the tolerance that was asked for.
         evaluations: how often the map was applied.
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
-        status: how the solve ended.
-        astray: which groups grew without coming nearer to a solution, whatever their residual, `(*groups,)`; None where
-            that cannot be.
-        iterates: those that were asked for and that the solve came to, by the number of evaluations before them, as
-            states like `z0`.
-        group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, where asked for.
-        gauge: by which it was measured; None where that is of no further use.
-        memory: what the method remembers at the end, for those who know the method; in the units of the gauge.
+        group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
+            `Solver.trace_groups` asked for it.
+        iterates: those that were asked for and that were reached, as states like `z0`, by the number of evaluations
+            before them.
     """
 
-    value: Tensor
-    proposal: Tensor
+    value: Any
+    status: Status
     residual: Tensor
     converged: Tensor
     tolerance: float
     evaluations: int
     trace: list[float]
     group_evaluations: Tensor
-    status: Status
-    astray: Tensor | None = None
-    iterates: dict[int, State] = field(default_factory=dict)
     group_trace: Tensor | None = None
+    iterates: dict[int, State] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Iterate(Outcome):
+    """The outcome of the solve loop, in packed form: `value` is `(*groups, features)`.
+
+    Attributes:
+        proposal: the iterate the method would have evaluated next, where it was asked for; otherwise, and where a
+            group converged, the last one evaluated.
+        astray: which groups grew without coming nearer to a solution, whatever their residual, `(*groups,)`; None where
+            that cannot be.
+        gauge: by which it was measured; None where that is of no further use.
+        memory: what the method remembers at the end, for those who know the method; in the units of the gauge.
+    """
+
+    proposal: Tensor
+    astray: Tensor | None = None
     gauge: Gauge | None = None
     memory: Any = None
 
@@ -164,43 +176,22 @@ class AdjointReport:
             )
 
 
-@dataclass
-class Solution:
+@dataclass(kw_only=True)
+class Solution(Outcome):
     """A solution of `z = f(z)` and its statistics.
 
+    Its `value` has the structure of `z0` and is differentiable with respect to everything the map closes over, as are
+    its `iterates`. `evaluations` and `trace` include what `Phantom` and `Unrolled` add, tracked evaluations and the one
+    that measures them; the evaluation that other gradients attach their graph to is not counted.
+
     Attributes:
-        value: same structure as `z0`; differentiable with respect to everything the map closes over.
-        status: how the solve ended.
-        residual: `‖f(value) − value‖ / ‖f(value)‖`, of a state of several leaves that of the worst, or without the
-            denominator by criterion `"absolute"`; float32, one number per group.
-        converged: boolean, one per group: within the tolerance, and not because the value grew. All are true where
-            `status` is `CONVERGED`, and not all elsewhere.
-        tolerance: the tolerance that was asked for.
-        evaluations: how often the solve applied the map. What `Phantom` and `Unrolled` add, tracked evaluations and
-            the one that measures them, is included; the one that other gradients attach their graph to is not.
-        trace: residual of the worst group after each evaluation of the solve, and after the tracked ones at their end.
-        group_evaluations: evaluations after which each group had converged, the total where it had not.
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None without gradients. A penalty on their
             distance teaches the map to converge.
         adjoint: how the backward solve ended, for gradients that have one.
-        group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
-            `Solver.trace_groups` asked for it.
-        iterates: the iterates that `fixed_point` was asked for and that were reached, by the number of evaluations
-            before them, differentiable in the same way as `value`.
     """
 
-    value: State
-    status: Status
-    residual: Tensor
-    converged: Tensor
-    tolerance: float
-    evaluations: int
-    trace: list[float]
-    group_evaluations: Tensor
     tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
-    group_trace: Tensor | None = None
-    iterates: dict[int, State] = field(default_factory=dict)
 
     def detached(self) -> Solution:
         """The same figures and value, without a graph and without what takes one."""

@@ -86,7 +86,7 @@ def check_checkpoint() -> None:
 
 
 _CHECKPOINT = cast(CodeType, CheckpointFunction.forward.__code__)
-_MODULES = ("torch/nn/modules/", "equilibria/fixed_point.py", "equilibria/surroundings.py")
+_MODULES = ("torch/nn/modules/", "equilibria/deq/")
 
 
 def _of_package(code: CodeType) -> bool:

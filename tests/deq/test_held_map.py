@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import equilibria as eq
-from equilibria.held_map import HeldMap
+from equilibria.deq.held_map import HeldMap
 
 SOLVERS = {
     "picard": eq.Picard(tol=1e-6, max_evaluations=60),
