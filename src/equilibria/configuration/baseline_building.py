@@ -5,7 +5,7 @@ from typing import assert_never
 
 from equilibria.configuration.baseline import BASELINE_OPTIONS, BaselineRecipe
 from equilibria.configuration.options import given_options
-from equilibria.models.baselines import (
+from equilibria.paper.baselines import (
     DARTS_FIRST_ORDER,
     DARTS_SECOND_ORDER,
     DARTSLayer,

@@ -43,7 +43,6 @@ from equilibria.depths import (
     DepthSchedule,
     Equilibrium,
     GrowingLimits,
-    Halting,
     JacobianPenalty,
     Limits,
     RandomLimits,
@@ -63,10 +62,11 @@ from equilibria.gradients import (
     Unrolled,
 )
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.baselines import SequenceModel
-from equilibria.models.encoder_decoder import UniversalTransformer
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, TokenEmbedding, UntiedEmbedding
+from equilibria.paper.baselines import SequenceModel
+from equilibria.paper.halting import Halting
+from equilibria.paper.universal_transformer import UniversalTransformer
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard, Solver
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "newton_krylov": NewtonKrylov}
