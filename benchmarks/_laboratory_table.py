@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._harness import save_picture
-from equilibria.reproduction.sheet import Sheet, form
+from equilibria.paper.sheet import Sheet, form
 
 _AXES = ("step", "seconds", "loss")
 NEAR = 1.003

@@ -26,7 +26,7 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
 from equilibria.measuring.size import size_of
 from equilibria.measuring.steps import Contender, saved_by_step
-from equilibria.reproduction.runs import write_text
+from equilibria.paper.runs import write_text
 from equilibria.runs.folder import RunFolder
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop

@@ -13,7 +13,7 @@ from pathlib import Path
 from equilibria.data import Source
 from equilibria.data.corpus import Split
 from equilibria.data.reading import text_digest
-from equilibria.reproduction.runs import write_text
+from equilibria.paper.runs import write_text
 
 _RUN = 512
 """Characters of a run, about: several times a segment of the laboratory's proxies."""

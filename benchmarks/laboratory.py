@@ -27,7 +27,7 @@ from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import EmbeddedText, TextFolder
 from equilibria.errors import UserError
-from equilibria.reproduction.runs import write_text
+from equilibria.paper.runs import write_text
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "laboratory"
 WIDTH = 128

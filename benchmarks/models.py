@@ -21,8 +21,8 @@ from benchmarks._harness import options_of, prepare, publish
 from benchmarks._race import Racer, run
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.errors import UserError
-from equilibria.reproduction.runs import write_text
-from equilibria.reproduction.sheet import Sheet, count, form
+from equilibria.paper.runs import write_text
+from equilibria.paper.sheet import Sheet, count, form
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "english-4m"
 

@@ -26,8 +26,8 @@ from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
+from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.runs.folder import RunFolder
 from equilibria.solvers import GMRES, Picard, Solver
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint

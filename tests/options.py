@@ -16,7 +16,7 @@ from equilibria.configuration import (
 from equilibria.configuration.baseline import BASELINE_OPTIONS
 from equilibria.configuration.recipe import problems
 from equilibria.models import LanguageModel
-from equilibria.models.baselines import SequenceModel
+from equilibria.paper.baselines import SequenceModel
 
 VALUES: Mapping[str, Any] = {
     **{"heads": 2, "inner": 24, "blocks": 2, "norm": "rms", "positions": "none", "query_key_norm": True},

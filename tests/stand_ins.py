@@ -7,7 +7,7 @@ from pathlib import Path
 from equilibria.configuration import DataRecipe, DepthRecipe, GradientRecipe, Recipe, write_recipe
 from equilibria.configuration.baseline import BaselineRecipe
 from equilibria.configuration.model import ModelRecipe
-from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
+from equilibria.paper.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
 from tiny import tiny_recipe
 
 EQUILIBRIUM = Row(

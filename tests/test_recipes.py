@@ -10,7 +10,7 @@ from equilibria.configuration import Recipe, ScheduleRecipe, build_depth_schedul
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.options import is_given
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.encoder_decoder import UniversalTransformer
+from equilibria.paper.universal_transformer import UniversalTransformer
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))

@@ -16,8 +16,8 @@ from equilibria.configuration.baseline import BASELINE_OPTIONS
 from equilibria.configuration.model import REGULARISATION
 from equilibria.configuration.recipe import problems
 from equilibria.models import Regularisation
-from equilibria.models.baselines import SequenceModel
-from equilibria.models.encoder_decoder import UniversalTransformer
+from equilibria.paper.baselines import SequenceModel
+from equilibria.paper.universal_transformer import UniversalTransformer
 from options import LAYERS, VALUES, baseline, baseline_recipe, cases, language_model, recipe
 
 

@@ -30,7 +30,6 @@ from equilibria.depths import (
     DepthSchedule,
     Equilibrium,
     GrowingLimits,
-    Halting,
     JacobianPenalty,
     RandomLimits,
     ResidualPenalty,
@@ -48,6 +47,7 @@ from equilibria.gradients import (
 )
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.nn.feed_forward import FeedForward
+from equilibria.paper.halting import Halting
 from equilibria.solvers import GMRES, Anderson, Broyden, Draft, NewtonKrylov, Picard
 from options import VALUES, baseline_recipe, cases, language_model, parameters, recipe
 

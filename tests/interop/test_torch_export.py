@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
-from equilibria.depths import Depth, Equilibrium, Halting, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.interop.torch_export import METADATA, FixedBudget, export_program, save_program, with_fixed_budget
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding
+from equilibria.paper.halting import Halting
 from equilibria.solvers import Anderson, Broyden, NewtonKrylov, Picard, Solver
 
 SHAPES = ((2, 3), (1, 1), (5, 1), (1, 9), (3, 33))

@@ -8,11 +8,12 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, TrellisCell
-from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, Halting, UnrolledDepth
+from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.models.base import TokenModel
-from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.baselines import LSTMLayer, SequenceModel
+from equilibria.paper.halting import Halting
 
 V, D = 29, 16
 SOLVED = Equilibrium(eval_solver=eq.Picard(tol=1e-3, max_evaluations=8, scope="prefix"))

@@ -10,11 +10,12 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, StackedCell, ThreeBlockCell, TrellisCell
-from equilibria.depths import Depth, Equilibrium, Halting, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel, Step
-from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.models.sampling import Sampling
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.baselines import LSTMLayer, SequenceModel
+from equilibria.paper.halting import Halting
 
 V, D = 29, 16
 

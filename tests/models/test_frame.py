@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell, Memory, PostNormCell, StackedCell
-from equilibria.depths import ChunkedSolution, Equilibrium, Halting, UnrolledDepth
+from equilibria.depths import ChunkedSolution, Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.halting import Halting
 from layers import AveragingLayer
 
 V, D = 11, 8

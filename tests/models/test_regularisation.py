@@ -11,9 +11,9 @@ from torch import Tensor
 from equilibria.cells import ContractiveCell, TrellisCell
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel, Regularisation
-from equilibria.models.baselines import GRULayer, SequenceModel
 from equilibria.models.causal import CausalModel
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.baselines import GRULayer, SequenceModel
 from equilibria.solvers import Picard
 
 VOCABULARY, WIDTH = 13, 6

@@ -17,7 +17,6 @@ from equilibria.depths import (
     DepthSchedule,
     Equilibrium,
     GrowingLimits,
-    Halting,
     JacobianPenalty,
     RandomLimits,
     UnrolledDepth,
@@ -26,8 +25,9 @@ from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
-from equilibria.models.baselines import LSTMLayer, SequenceModel
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
+from equilibria.paper.baselines import LSTMLayer, SequenceModel
+from equilibria.paper.halting import Halting
 from equilibria.solvers import Picard
 from equilibria.training.loop import TrainingLoop
 from layers import AveragingLayer

@@ -17,12 +17,12 @@ from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
 from equilibria.measuring.size import Size, size_without_weights
-from equilibria.reproduction.comparing import entrants_of, memory_of, runtime_of
-from equilibria.reproduction.paper import MEASURED, TRAINED
-from equilibria.reproduction.runs import conclude, recipe_of, standing, trained_size, write_text
-from equilibria.reproduction.sheet import Sheet
-from equilibria.reproduction.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
-from equilibria.reproduction.writing import (
+from equilibria.paper.contests import entrants_of, memory_of, runtime_of
+from equilibria.paper.published import MEASURED, TRAINED
+from equilibria.paper.runs import conclude, recipe_of, standing, trained_size, write_text
+from equilibria.paper.sheet import Sheet
+from equilibria.paper.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
+from equilibria.paper.writing import (
     Outcome,
     memory_json,
     memory_sheet,

@@ -12,7 +12,7 @@ from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
-from equilibria.models.encoder_decoder import UniversalTransformer
+from equilibria.paper.universal_transformer import UniversalTransformer
 
 command = App(name="serve")
 

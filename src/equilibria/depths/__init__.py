@@ -1,11 +1,10 @@
-"""Depths: how often a cell is applied, and how that is differentiated. Frozen objects; `Halting` has parameters."""
+"""Depths: how often a cell is applied, and how that is differentiated. Frozen objects."""
 
 from equilibria.depths.adaptive import Adaptive
 from equilibria.depths.base import Depth, Reached
 from equilibria.depths.chunks import ChunkedSolution, joined
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.exits import Exit, ExitAfter, ExitOnChange, ExitOnResidual
-from equilibria.depths.halting import Halting, Pondered
 from equilibria.depths.schedule import (
     DepthSchedule,
     GrowingLimits,
@@ -27,10 +26,8 @@ __all__ = [
     "ExitOnChange",
     "ExitOnResidual",
     "GrowingLimits",
-    "Halting",
     "JacobianPenalty",
     "Limits",
-    "Pondered",
     "RandomLimits",
     "Reached",
     "ResidualPenalty",

@@ -8,18 +8,19 @@ source is read; a target sees those before it. Its decoder alone, as a language 
 Shapes: B batch, S length of the source, L of the target, D features.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
-from equilibria.depths import Halting, Reached
+from equilibria.depths import Reached
 from equilibria.models.base import Output, TokenModel
+from equilibria.models.regularisation import Regularisation
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForwardContext
+from equilibria.paper.baselines.recipes import Baseline
+from equilibria.paper.halting import Halting
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,39 @@ class UniversalTransformer(TokenModel):
         dropout = tuple(dropout_mask(inputs_BLD, self.dropout, self.training) for _ in block.norms)
         seen = _Seen(source_BSD, hidden_LL, block.feed_forward.context(), dropout)
         return depth.reach(lambda h: block(h, seen), inputs_BLD, self.training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalTransformerModel(Baseline):
+    """A `UniversalTransformer` as a recipe holds it; it has no memory and no regularisation around its layers.
+
+    Args:
+        heads: attention heads.
+        inner: width of the feed-forward layers.
+        dropout: probability of dropping a feature of a sublayer's output.
+        max_steps: applications at most, of the encoder and of the decoder.
+        threshold: sum of halting probabilities at which a token halts.
+        ponder_weight: weight, in the training loss, of the steps that are taken.
+    """
+
+    heads: int
+    inner: int
+    dropout: float = 0.0
+    max_steps: int = 8
+    threshold: float = 0.99
+    ponder_weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory_length or self.regularisation != Regularisation():
+            raise ValueError("an encoder-decoder takes neither memory_length nor regularisation; leave them out")
+
+    def build(self, vocabulary_size: int) -> UniversalTransformer:
+        """The model, freshly initialised.
+
+        Raises:
+            ValueError: options that do not go together.
+        """
+        embedding = self.build_embedding(vocabulary_size, self.d_model)
+        encoder, decoder = (Halting(self.d_model, self.max_steps, self.threshold, self.ponder_weight) for _ in range(2))
+        return UniversalTransformer(embedding, self.heads, self.inner, encoder, decoder, self.dropout)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilibria.models.baselines.base import Layer, State
+from equilibria.paper.baselines.base import Layer, State
 
 _PARTS = 8
 

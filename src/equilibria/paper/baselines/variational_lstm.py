@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equilibria.models.baselines.base import State
-from equilibria.models.baselines.recurrent import LSTMLayer
 from equilibria.nn import dropout_mask
+from equilibria.paper.baselines.base import State
+from equilibria.paper.baselines.recurrent import LSTMLayer
 
 _GATES = 4
 

@@ -16,8 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equilibria.models.baselines.base import Layer, State
 from equilibria.nn import dropout_mask, masked
+from equilibria.paper.baselines.base import Layer, State
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 

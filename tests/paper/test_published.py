@@ -9,14 +9,14 @@ import torch
 from equilibria.cli.reproduce import reproduce
 from equilibria.configuration import Recipe, build_depth_schedule, build_model
 from equilibria.measuring.size import size_without_weights
-from equilibria.reproduction import paper
-from equilibria.reproduction.runs import recipe_of
-from equilibria.reproduction.tables import Contest, Row, Scale, TrainedTable
+from equilibria.paper import published
+from equilibria.paper.runs import recipe_of
+from equilibria.paper.tables import Contest, Row, Scale, TrainedTable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCALES: tuple[Scale, ...] = get_args(Scale)
-ROWS = [(table, row) for table in paper.TRAINED.values() for row in table.rows]
-CONTESTS = [contest for table in paper.MEASURED.values() for contest in table.contests]
+ROWS = [(table, row) for table in published.TRAINED.values() for row in table.rows]
+CONTESTS = [contest for table in published.MEASURED.values() for contest in table.contests]
 
 
 def named(value: object) -> str | None:
@@ -37,17 +37,19 @@ def inner(table: TrainedTable, row: Row, scale: Scale) -> int:
 
 def test_the_command_knows_the_tables() -> None:
     names = get_args(get_type_hints(reproduce)["table"])
-    assert list(names) == [*paper.TRAINED, *paper.MEASURED]
+    assert list(names) == [*published.TRAINED, *published.MEASURED]
 
 
 def test_rows_have_names_of_their_own() -> None:
-    for table in paper.TRAINED.values():
+    for table in published.TRAINED.values():
         assert len({row.name for row in table.rows}) == len(table.rows)
         assert all(set(row.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for row in table.rows)
 
 
 def test_all_recipes_of_the_tables_are_rows() -> None:
-    files = {path.relative_to(RECIPES).as_posix() for name in paper.TRAINED for path in (RECIPES / name).glob("*.toml")}
+    files = {
+        path.relative_to(RECIPES).as_posix() for name in published.TRAINED for path in (RECIPES / name).glob("*.toml")
+    }
     later = {"wikitext-103/deq-transformer-medium-regularised.toml"}  # a model of the paper of 2021
     assert {f"{table.name}/{row.recipe}.toml" for table, row in ROWS} == files - later
 

@@ -14,10 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from equilibria.models.baselines.base import Layer, State
-from equilibria.models.baselines.convolution import reach
-from equilibria.models.baselines.weight_dropout import with_dropped_weights
 from equilibria.nn.recurrence import linear_recurrence
+from equilibria.paper.baselines.base import Layer, State
+from equilibria.paper.baselines.convolution import reach
+from equilibria.paper.baselines.weight_dropout import with_dropped_weights
 
 
 class QRNNLayer(Layer):

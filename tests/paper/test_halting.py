@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import equilibria as eq
 from equilibria.cells import StackedCell
-from equilibria.depths import Halting
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.halting import Halting
 from layers import AveragingLayer
 from problems import causal_mixing
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 from equilibria.measuring.size import Size
 from equilibria.measuring.spread import Quartiles
-from equilibria.reproduction.comparing import Memory, Runtime
-from equilibria.reproduction.runs import Figures
-from equilibria.reproduction.sheet import Sheet, count, form
-from equilibria.reproduction.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
+from equilibria.paper.contests import Memory, Runtime
+from equilibria.paper.runs import Figures
+from equilibria.paper.sheet import Sheet, count, form
+from equilibria.paper.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
 
 NOT_RUN = "not run"
 _SCALED = "The models are scaled down ({scale}): compare the rows with each other, and none with the paper."

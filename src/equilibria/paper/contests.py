@@ -13,8 +13,8 @@ from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
 from equilibria.measuring.steps import Contender, alternate, saved_by_step
 from equilibria.models import TokenModel
-from equilibria.reproduction.runs import standing
-from equilibria.reproduction.tables import Contest, Row, Setting
+from equilibria.paper.runs import standing
+from equilibria.paper.tables import Contest, Row, Setting
 from equilibria.training.loop import TrainingLoop
 
 _EVALUATED = 4  # segments of an evaluation pass

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from equilibria.measuring.size import Size
 from equilibria.measuring.spread import Quartiles
-from equilibria.reproduction import paper
-from equilibria.reproduction.comparing import Memory, Runtime
-from equilibria.reproduction.sheet import Sheet, count, form
-from equilibria.reproduction.tables import MeasuredTable, TrainedTable
-from equilibria.reproduction.writing import Outcome, memory_sheet, runtime_sheet, trained_sheet
+from equilibria.paper import published
+from equilibria.paper.contests import Memory, Runtime
+from equilibria.paper.sheet import Sheet, count, form
+from equilibria.paper.tables import MeasuredTable, TrainedTable
+from equilibria.paper.writing import Outcome, memory_sheet, runtime_sheet, trained_sheet
 
 FIGURES = {
     "data": "wikitext-103",
@@ -29,7 +29,7 @@ def lines_of(sheet: Sheet) -> list[str]:
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("table", paper.TRAINED.values(), ids=lambda table: table.name)
+@pytest.mark.parametrize("table", published.TRAINED.values(), ids=lambda table: table.name)
 def test_every_trained_table_is_readable_at_80_columns(table: TrainedTable) -> None:
     outcomes = [Outcome(row, Size(109_900_000, 69_750_000), FIGURES) for row in table.rows]
     lines = lines_of(trained_sheet(table, "tiny", outcomes))
@@ -46,15 +46,15 @@ def test_measured_tables_are_readable_at_80_columns() -> None:
         return [list(contest.rows) for contest in table.contests]
 
     size, times = Size(10**8, 69_750_000), Quartiles(12.34, 11.11, 13.13)
-    costs = [[Memory(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(paper.MEMORY)]
-    setting = paper.MEMORY.settings["full"]
-    lines = lines_of(memory_sheet(paper.MEMORY, "full", setting, costs))
+    costs = [[Memory(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(published.MEMORY)]
+    setting = published.MEMORY.settings["full"]
+    lines = lines_of(memory_sheet(published.MEMORY, "full", setting, costs))
     assert sum("24.7GB" in line and "0.12" in line for line in lines) >= 12
     found = [
-        [Runtime(row, size, True, times, times, times, times) for row in contest] for contest in rows(paper.RUNTIME)
+        [Runtime(row, size, True, times, times, times, times) for row in contest] for contest in rows(published.RUNTIME)
     ]
-    pairs = list(zip(paper.RUNTIME.contests, found, strict=True))
-    lines += lines_of(runtime_sheet(paper.RUNTIME, "full", setting, pairs))
+    pairs = list(zip(published.RUNTIME.contests, found, strict=True))
+    lines += lines_of(runtime_sheet(published.RUNTIME, "full", setting, pairs))
     assert sum(line.count("12.34 (11.11–13.13)") == 2 for line in lines) == 4
     assert sum("2.82" in line and "1.76" in line for line in lines) == 1
     assert max(map(len, lines)) <= 80
@@ -81,7 +81,7 @@ def test_numbers() -> None:
 
 
 def test_a_note_is_said_once() -> None:
-    table = paper.COPY_MEMORY
+    table = published.COPY_MEMORY
     notes = ["why", "", "why", "else"]
     outcomes = [Outcome(row, Size(14_000, 13_000), None, note) for row, note in zip(table.rows, notes, strict=True)]
     assert trained_sheet(table, "full", outcomes).notes[-2:] == ["deq-transformer, lstm: why.", "gru: else."]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.models.baselines import (
+from equilibria.paper.baselines import (
     DARTS_FIRST_ORDER,
     DARTS_SECOND_ORDER,
     DARTSLayer,

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from equilibria.models.baselines.base import Layer, State
-from equilibria.models.baselines.weight_dropout import with_dropped_weights
+from equilibria.paper.baselines.base import Layer, State
+from equilibria.paper.baselines.weight_dropout import with_dropped_weights
 
 
 class RecurrentLayer(Layer):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.models.baselines.base import Layer, State
+from equilibria.paper.baselines.base import Layer, State
 
 Gates = Literal["unit", "slot"]
 

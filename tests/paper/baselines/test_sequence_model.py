@@ -12,7 +12,9 @@ from torch import Tensor
 
 from equilibria.cells import Memory
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
-from equilibria.models.baselines import (
+from equilibria.models.regularisation import Regularisation
+from equilibria.nn import TiedEmbedding, UntiedEmbedding, dropout_mask
+from equilibria.paper.baselines import (
     DARTSLayer,
     GatedBlock,
     GRULayer,
@@ -29,8 +31,6 @@ from equilibria.models.baselines import (
     receptive_field,
     temporal_blocks,
 )
-from equilibria.models.regularisation import Regularisation
-from equilibria.nn import TiedEmbedding, UntiedEmbedding, dropout_mask
 
 VOCABULARY, WIDTH = 13, 6
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from equilibria.models.baselines.base import Layer, State
-from equilibria.models.baselines.convolution import causal_convolution, reach
 from equilibria.nn import dropout_mask, masked
+from equilibria.paper.baselines.base import Layer, State
+from equilibria.paper.baselines.convolution import causal_convolution, reach
 
 GCNN_8 = ((4, 900),) * 8
 """Kernel size and channels of each layer of the smaller published WikiText-103 model."""

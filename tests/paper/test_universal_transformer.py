@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.data.synthetic import Reversal
-from equilibria.depths import Halting
 from equilibria.inference.evaluation import evaluate_segments
-from equilibria.models.encoder_decoder import UniversalTransformer, _Seen
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.halting import Halting
+from equilibria.paper.universal_transformer import UniversalTransformer, _Seen
 
 
 def model(d_model: int = 8, steps: int = 3, dropout: float = 0.0, seed: int = 0) -> UniversalTransformer:

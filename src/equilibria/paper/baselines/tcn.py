@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from equilibria.models.baselines.base import Layer, State
-from equilibria.models.baselines.convolution import causal_convolution, reach
 from equilibria.nn import dropout_mask, masked
+from equilibria.paper.baselines.base import Layer, State
+from equilibria.paper.baselines.convolution import causal_convolution, reach
 
 
 class TemporalBlock(Layer):

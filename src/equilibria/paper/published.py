@@ -6,7 +6,7 @@ scale, so that the rows of a scale can be compared with each other. With the pap
 
 from collections.abc import Mapping
 
-from equilibria.reproduction.tables import Contest, Flags, MeasuredTable, Row, Scale, Setting, TrainedTable
+from equilibria.paper.tables import Contest, Flags, MeasuredTable, Row, Scale, Setting, TrainedTable
 
 Scales = Mapping[Scale, Flags]
 

@@ -19,7 +19,7 @@ from equilibria.files.formats import read_json
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.measuring.size import Size, size_of
-from equilibria.reproduction.tables import Row, Scale, TrainedTable
+from equilibria.paper.tables import Row, Scale, TrainedTable
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import keeping, writer_of
 from equilibria.training.trainer import TrainingResult

@@ -1,0 +1,299 @@
+"""What a recipe holds of a baseline: a frozen object with its options, which builds the model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import pairwise
+from typing import Literal, get_args, get_origin
+
+from equilibria.models import TokenModel
+from equilibria.models.regularisation import Regularisation
+from equilibria.nn import TiedEmbedding, TokenEmbedding, UntiedEmbedding
+from equilibria.paper.baselines.base import Layer, SequenceModel
+from equilibria.paper.baselines.darts import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer
+from equilibria.paper.baselines.gated_convolution import gated_blocks
+from equilibria.paper.baselines.nas import NASLayer
+from equilibria.paper.baselines.qrnn import QRNNLayer
+from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer
+from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
+from equilibria.paper.baselines.tcn import temporal_blocks
+from equilibria.paper.baselines.variational_lstm import VariationalLSTMLayer
+
+MOST_LAYERS = 1000
+"""Layers of a stack at most: each takes time to build before anything else is known."""
+
+_GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(ABC):
+    """A model that equilibrium models are compared with.
+
+    Args:
+        embedding: tokens in and out, without vocabulary size and widths.
+        memory_length: 0 starts every segment afresh, anything else hands on the whole state.
+        regularisation: dropouts and penalties of training around the layers.
+        d_model: features of an embedded token.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    embedding: partial[TokenEmbedding] = field(default_factory=lambda: partial(TiedEmbedding))
+    memory_length: int = 0
+    regularisation: Regularisation = field(default_factory=Regularisation)
+    d_model: int
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            name, value = entry.name, getattr(self, entry.name)
+            least = 0 if name == "memory_length" else 1
+            if entry.type is int and value < least:
+                raise ValueError(f"{name} must be at least {least}, found {value}")
+            if name.endswith("dropout") and not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, found {value}")
+            if get_origin(entry.type) is Literal and value not in get_args(entry.type):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(entry.type))}, found {value!r}")
+
+    @property
+    def untied(self) -> bool:
+        """Whether the softmax has a matrix, and so a width, of its own."""
+        return self.embedding.func is UntiedEmbedding
+
+    def build_embedding(self, vocabulary_size: int, d_output: int) -> TokenEmbedding:
+        """The embedding, whose softmax reads `d_output` features; those are `d_model` unless it is untied."""
+        return self.embedding(vocabulary_size, self.d_model, *[d_output] * self.untied)
+
+    @abstractmethod
+    def build(self, vocabulary_size: int) -> TokenModel:
+        """The model, freshly initialised.
+
+        Raises:
+            ValueError: options that do not go together.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayeredBaseline(Baseline):
+    """Layers with a state, in the order they are applied.
+
+    Args:
+        hidden_dropout: probability of dropping a feature between layers, for all tokens of a row alike.
+    """
+
+    hidden_dropout: float = 0.0
+
+    @abstractmethod
+    def build_layers(self) -> Sequence[Layer]:
+        """The layers; the last has `d_model` units unless the embedding is untied."""
+
+    def build(self, vocabulary_size: int) -> SequenceModel:
+        """The model, freshly initialised."""
+        layers = self.build_layers()
+        embedding = self.build_embedding(vocabulary_size, layers[-1].d_out)
+        return SequenceModel(embedding, layers, self.regularisation, self.memory_length, self.hidden_dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack(LayeredBaseline):
+    """Layers of one kind and width.
+
+    Args:
+        hidden: units of a layer; the last has d_model unless the embedding is untied.
+        layers: how many.
+    """
+
+    hidden: int
+    layers: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS}, found {self.layers}")
+
+    @property
+    def last(self) -> int:
+        """Units of the last layer."""
+        return self.hidden if self.untied else self.d_model
+
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        """Features in and out of each layer."""
+        return list(pairwise([self.d_model, *[self.hidden] * (self.layers - 1), self.last]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTM(Stack):
+    """An LSTM (Hochreiter and Schmidhuber 1997).
+
+    Args:
+        weight_dropout: probability of dropping an entry of the recurrent matrix.
+    """
+
+    weight_dropout: float = 0.0
+
+    def build_layers(self) -> list[LSTMLayer]:
+        """One per width."""
+        return [LSTMLayer(*width, self.weight_dropout) for width in self.widths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationalLSTM(Stack):
+    """The variational LSTM (Gal and Ghahramani 2016).
+
+    Args:
+        cell_dropout: probability of dropping a feature of a layer's input, in each gate on its own.
+        recurrent_dropout: the same of the last hidden state.
+    """
+
+    cell_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+
+    def build_layers(self) -> list[VariationalLSTMLayer]:
+        """One per width."""
+        return [VariationalLSTMLayer(*width, self.cell_dropout, self.recurrent_dropout) for width in self.widths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRU(Stack):
+    """A network of gated recurrent units (Cho et al. 2014).
+
+    Args:
+        weight_dropout: probability of dropping an entry of the recurrent matrix.
+    """
+
+    weight_dropout: float = 0.0
+
+    def build_layers(self) -> list[GRULayer]:
+        """One per width."""
+        return [GRULayer(*width, self.weight_dropout) for width in self.widths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QRNN(Stack):
+    """The quasi-recurrent network (Bradbury et al. 2016).
+
+    Args:
+        window: tokens that the first layer's convolution sees; the others see one.
+        weight_dropout: probability of dropping an entry of the convolution.
+    """
+
+    window: int = 2
+    weight_dropout: float = 0.0
+
+    def build_layers(self) -> list[QRNNLayer]:
+        """One per width."""
+        return [
+            QRNNLayer(*width, 1 if number else self.window, self.weight_dropout)
+            for number, width in enumerate(self.widths)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TCN(Stack):
+    """The temporal convolutional network (Bai et al. 2018), whose dilation doubles from layer to layer.
+
+    Args:
+        kernel_size: taps of a convolution.
+        dropout: probability of dropping a channel.
+    """
+
+    kernel_size: int
+    dropout: float = 0.0
+
+    def build_layers(self) -> Sequence[Layer]:
+        """A residual block per layer."""
+        return temporal_blocks(self.d_model, self.hidden, self.last, self.layers, self.kernel_size, self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedConvolution(LayeredBaseline):
+    """The gated convolutional network (Dauphin et al. 2016).
+
+    Args:
+        kernel_sizes: taps of each layer's convolution.
+        channels: of each layer; the last has d_model unless the embedding is untied.
+        dropout: probability of dropping a channel.
+    """
+
+    kernel_sizes: tuple[int, ...]
+    channels: tuple[int, ...]
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes, channels = self.kernel_sizes, self.channels
+        if len(sizes) != len(channels) or not channels:
+            raise ValueError(
+                f"kernel_sizes has {len(sizes)} entries and channels {len(channels)}: expected as many, and at least 1"
+            )
+        if min(*sizes, *channels) < 1:
+            raise ValueError(f"kernel_sizes and channels must be at least 1, found {sizes} and {channels}")
+        if not self.untied and channels[-1] != self.d_model:
+            raise ValueError(
+                f"channels ends in {channels[-1]}: expected d_model, {self.d_model}, which the softmax reads unless "
+                f"the embedding is untied"
+            )
+
+    def build_layers(self) -> Sequence[Layer]:
+        """A gated block per convolution."""
+        return gated_blocks(self.d_model, tuple(zip(self.kernel_sizes, self.channels, strict=True)), self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationalMemory(Stack):
+    """The relational memory core (Santoro et al. 2018).
+
+    Args:
+        slots: rows of the memory.
+        heads: attention heads.
+        head_size: features of a head.
+        gates: a gate per feature (unit) or per slot (slot).
+        mlp_layers: layers of the network after the attention.
+    """
+
+    slots: int = 4
+    heads: int = 4
+    head_size: int = 64
+    gates: Gates = "unit"
+    mlp_layers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mlp_layers > MOST_LAYERS:
+            raise ValueError(f"mlp_layers must be at most {MOST_LAYERS}, found {self.mlp_layers}")
+
+    def build_layers(self) -> list[RelationalMemoryLayer]:
+        """One per width."""
+        options = self.slots, self.heads, self.head_size, self.gates, self.mlp_layers
+        return [RelationalMemoryLayer(*width, *options) for width in self.widths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DARTS(Stack):
+    """The recurrent cell found by differentiable architecture search (Liu et al. 2018).
+
+    Args:
+        search: which of the published cells.
+        cell_dropout: probability of dropping a feature of a layer's input.
+        recurrent_dropout: probability of dropping a feature of what a node reads.
+    """
+
+    search: Literal["first_order", "second_order"] = "second_order"
+    cell_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+
+    def build_layers(self) -> list[DARTSLayer]:
+        """One per width."""
+        options = _GRAPHS[self.search], self.cell_dropout, self.recurrent_dropout
+        return [DARTSLayer(*width, *options) for width in self.widths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NAS(Stack):
+    """The recurrent cell found by architecture search (Zoph and Le 2016)."""
+
+    def build_layers(self) -> list[NASLayer]:
+        """One per width."""
+        return [NASLayer(*width) for width in self.widths]
