@@ -70,7 +70,7 @@ class CausalModel(TokenModel):
             ValueError: a token id outside the vocabulary, or a memory of another model.
         """
         read = self.read(self.embedded(tokens_BL), memory)
-        mask_B1D = row_mask(read.hidden_BLD, self.regularisation.output, self.training)
+        mask_B1D = row_mask(read.hidden_BLD, self.regularisation.output_dropout, self.training)
         hidden_BLD, loss = masked(read.hidden_BLD, mask_B1D), None
         penalties = [read.penalty]
         if self.training:

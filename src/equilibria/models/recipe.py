@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
+from inspect import signature
+from typing import Any
 
 import torch
 
@@ -58,6 +60,18 @@ class ModelRecipe(ABC):
     def no_compilation(self) -> str | None:
         """Why the model's cell cannot be compiled; None where it can."""
         return "the model has no cell"
+
+
+def construct(part: partial[Any], **given: Any) -> Any:
+    """The object that a recipe describes in part: of what is given besides, its class gets what it takes.
+
+    Raises:
+        ValueError: a cell shall have no injection, and cannot do without.
+    """
+    known = signature(part.func).parameters
+    if given.get("injection") is False and "injection" not in known:
+        raise ValueError(f"a {getattr(part.func, '__name__', part.func)} has no form without injection, as layers have")
+    return part(**{name: value for name, value in given.items() if name in known})
 
 
 @contextmanager
@@ -148,11 +162,11 @@ class LanguageModelRecipe(ModelRecipe):
 
     def _parts(self) -> tuple[Depth, Cell, Cell | None, Cell | None]:
         with blamed_on("model.cell"):
-            d_model = self.cell().d_model if "d_model" not in self.cell.keywords else self.cell.keywords["d_model"]
+            d_model = self.cell.keywords.get("d_model", signature(self.cell.func).parameters["d_model"].default)
         with blamed_on("model.depth"):
             depth = construct(self.depth, d_model=d_model) if isinstance(self.depth, partial) else self.depth
         with blamed_on("model.cell"):
-            cell = depth.arrange(partial(construct, self.cell))
+            cell = depth.arrange(lambda injection: construct(self.cell, injection=injection))
             prelude = self._explicit(self.prelude_layers, {})
             coda = self._explicit(self.coda_layers, {} if self.coda_inner is None else {"inner": self.coda_inner})
         return depth, cell, prelude, coda

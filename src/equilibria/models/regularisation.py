@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -15,38 +15,39 @@ class Regularisation:
     arXiv:1810.06682), all off by default. What a layer or a cell drops from itself is an argument of its own.
 
     Args:
-        tokens: probability of dropping a token id, wherever it occurs in the batch (Gal and Ghahramani 2016,
-            arXiv:1512.05287).
-        inputs: of a feature of the embedded input; like the next, one mask for all tokens of a row.
-        output: of a feature of the final states.
-        activation: weight of the mean square of the dropped final states (AR).
-        slowness: weight of the mean square of the final states' change from token to token (TAR).
+        token_dropout: probability of dropping a token of the vocabulary, wherever it occurs in the batch (Gal and
+            Ghahramani 2016, arXiv:1512.05287).
+        input_dropout: probability of dropping a feature of the embedded tokens; like the next, one mask for all tokens
+            of a row.
+        output_dropout: probability of dropping a feature of the final states.
+        activation_penalty: weight of the mean square of the dropped final states (AR).
+        slowness_penalty: weight of the mean square of the final states' change from token to token (TAR).
     """
 
-    tokens: float = 0.0
-    inputs: float = 0.0
-    output: float = 0.0
-    activation: float = 0.0
-    slowness: float = 0.0
+    token_dropout: float = 0.0
+    input_dropout: float = 0.0
+    output_dropout: float = 0.0
+    activation_penalty: float = 0.0
+    slowness_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, weight = getattr(self, field.name), field.name in ("activation", "slowness")
+        for name, value in vars(self).items():
+            weight = name.endswith("penalty")
             if not value >= 0 or not (weight or value < 1):
-                raise ValueError(f"{field.name} must be at least 0{'' if weight else ' and below 1'}, found {value}")
+                raise ValueError(f"{name} must be at least 0{'' if weight else ' and below 1'}, found {value}")
 
     def embedded(self, x_BLD: Tensor, tokens_BL: Tensor, vocabulary_size: int, training: bool) -> Tensor:
         """Embedded tokens with tokens and features dropped."""
-        x_BLD = embedding_row_dropout(x_BLD, tokens_BL, vocabulary_size, self.tokens, training)
-        return masked(x_BLD, row_mask(x_BLD, self.inputs, training))
+        x_BLD = embedding_row_dropout(x_BLD, tokens_BL, vocabulary_size, self.token_dropout, training)
+        return masked(x_BLD, row_mask(x_BLD, self.input_dropout, training))
 
     def penalty(self, raw_BLD: Tensor, dropped_BLD: Tensor) -> Tensor | None:
         """The weighted penalties of training, of the final states before and after their dropout; None for none."""
-        if not (self.activation or self.slowness):
+        if not (self.activation_penalty or self.slowness_penalty):
             return None
-        penalty = self.activation * dropped_BLD.square().mean()
+        penalty = self.activation_penalty * dropped_BLD.square().mean()
         if raw_BLD.shape[1] > 1:
-            penalty = penalty + self.slowness * raw_BLD.diff(dim=1).square().mean()
+            penalty = penalty + self.slowness_penalty * raw_BLD.diff(dim=1).square().mean()
         return penalty
 
 

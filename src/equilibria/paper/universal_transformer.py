@@ -157,6 +157,8 @@ class UniversalTransformerModel(Baseline):
     threshold: float = 0.99
     ponder_weight: float = 1e-3
 
+    reads_source = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory_length or self.regularisation != Regularisation():

@@ -1,15 +1,13 @@
 """What a recipe holds of a baseline: a frozen object with its options, which builds the model."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal, get_args, get_origin
 
-from equilibria.models import TokenModel
-from equilibria.models.regularisation import Regularisation
-from equilibria.nn import TiedEmbedding, TokenEmbedding, UntiedEmbedding
+from equilibria.models import ModelRecipe
+from equilibria.nn import TokenEmbedding, UntiedEmbedding
 from equilibria.paper.baselines.base import Layer, SequenceModel
 from equilibria.paper.baselines.darts import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer
 from equilibria.paper.baselines.gated_convolution import gated_blocks
@@ -27,30 +25,24 @@ _GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline(ABC):
+class Baseline(ModelRecipe):
     """A model that equilibrium models are compared with.
 
     Args:
-        embedding: tokens in and out, without vocabulary size and widths.
-        memory_length: 0 starts every segment afresh, anything else hands on the whole state.
-        regularisation: dropouts and penalties of training around the layers.
         d_model: features of an embedded token.
 
     Raises:
         ValueError: an option is out of its range.
     """
 
-    embedding: partial[TokenEmbedding] = field(default_factory=lambda: partial(TiedEmbedding))
-    memory_length: int = 0
-    regularisation: Regularisation = field(default_factory=Regularisation)
     d_model: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for entry in fields(self):
             name, value = entry.name, getattr(self, entry.name)
-            least = 0 if name == "memory_length" else 1
-            if entry.type is int and value < least:
-                raise ValueError(f"{name} must be at least {least}, found {value}")
+            if entry.type is int and name != "memory_length" and value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
             if name.endswith("dropout") and not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, found {value}")
             if get_origin(entry.type) is Literal and value not in get_args(entry.type):
@@ -64,14 +56,6 @@ class Baseline(ABC):
     def build_embedding(self, vocabulary_size: int, d_output: int) -> TokenEmbedding:
         """The embedding, whose softmax reads `d_output` features; those are `d_model` unless it is untied."""
         return self.embedding(vocabulary_size, self.d_model, *[d_output] * self.untied)
-
-    @abstractmethod
-    def build(self, vocabulary_size: int) -> TokenModel:
-        """The model, freshly initialised.
-
-        Raises:
-            ValueError: options that do not go together.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
