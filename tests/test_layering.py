@@ -18,9 +18,9 @@ DIRECTLY_ABOVE = {
     "diagnostics": ("deq",),
     "nn": (),
     "penalties": ("gradients",),
-    "depths": ("fixed_point", "penalties", "nn"),
     "cells": ("nn",),
-    "models": ("cells", "depths", "diagnostics"),
+    "depths": ("deq", "penalties", "cells"),  # a depth says what cell is applied
+    "models": ("depths", "diagnostics"),
     "data": ("files",),
     "configuration": ("models", "data"),  # it builds both
     "inference": ("configuration", "runs"),  # a run is loaded through its recipe

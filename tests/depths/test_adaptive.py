@@ -62,8 +62,8 @@ def test_the_residual_is_that_of_what_is_returned():
     with torch.no_grad():
         solution = built(tokens).solution
         inputs = built.embedding(tokens) * D**0.5
-        z, context = solution.value, built.cell.context(inputs, None)
-        f_z = built.cell(z, context)
+        z, bound = solution.value, built.cell.bind(inputs)
+        f_z = bound(z)
     residual = (f_z - z).norm(dim=-1) / f_z.norm(dim=-1)
     torch.testing.assert_close(solution.residual, residual, rtol=1e-3, atol=1e-6)
 
@@ -72,9 +72,9 @@ def test_only_active_tokens_are_evaluated(monkeypatch):
     sizes = []
     original = ContractiveCell.forward
 
-    def counted(self, z, context):
+    def counted(self, z, bound):
         sizes.append(z.shape[0] * z.shape[1])
-        return original(self, z, context)
+        return original(self, z, bound)
 
     monkeypatch.setattr(ContractiveCell, "forward", counted)
     built, tokens = model(CELLS["rotary"], adaptive()), text()

@@ -91,10 +91,10 @@ def test_one_evaluation_needs_no_solver(solver: Solver) -> None:
 def test_a_budget_of_picard_is_that_many_applications() -> None:
     torch.manual_seed(0)
     cell = ContractiveCell(8, 2, 16)
-    context = cell.context(torch.randn(2, 5, 8), None)
+    bound = cell.bind(torch.randn(2, 5, 8), None)
     start = torch.zeros(2, 5, 8)
-    budget = FixedBudget(Picard(scope="prefix"), 5).reach(lambda z: cell(z, context), start, False)
-    applied = UnrolledDepth(5).reach(lambda z: cell(z, context), start, False)
+    budget = FixedBudget(Picard(scope="prefix"), 5).reach(bound, start, False)
+    applied = UnrolledDepth(5).reach(bound, start, False)
     torch.testing.assert_close(budget.state, applied.state)  # the same products, in other memory
 
 
@@ -103,10 +103,10 @@ def test_a_budget_of_anderson_is_the_solvers() -> None:
     torch.manual_seed(0)
     cell = PostNormCell(8, 2, 16)
     memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
-    context = cell.context(torch.randn(2, 5, 8), memory)
+    bound = cell.bind(torch.randn(2, 5, 8), memory)
 
     def f(z: torch.Tensor) -> torch.Tensor:
-        return cell(z, context)
+        return bound(z)
 
     solver = Anderson(tol=0.0, max_evaluations=7, scope="prefix")
     solved = solver.solve(f, torch.zeros(2, 5, 8))

@@ -33,7 +33,7 @@ class Mixing(ContractiveCell):
     """Rows of a batch see each other."""
 
     def forward(self, z_BLD: Tensor, context: Any) -> Tensor:
-        return super().forward(z_BLD, context) + 1e-3 * z_BLD.mean(0, keepdim=True)
+        return super().forward(z_BLD, bound) + 1e-3 * z_BLD.mean(0, keepdim=True)
 
 
 def inexact(f: Any, z0: Any, *options: Any) -> Any:

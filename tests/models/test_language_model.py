@@ -102,10 +102,10 @@ def test_unrolled_depth_is_backpropagation_through_a_tied_stack():
     output = twin(tokens, tokens)
     assert output.solution is None
     inputs = F.embedding(tokens, twin.get_parameter("embedding.weight")) * 4.0
-    context = twin.cell.context(inputs, None)
+    bound = twin.cell.bind(inputs)
     z = torch.zeros_like(inputs)
     for _ in range(5):
-        z = twin.cell(z, context)
+        z = bound(z)
     torch.testing.assert_close(output.hidden, z)
     again = model(depth=UnrolledDepth(5, checkpoint=True))
     output.loss.backward()

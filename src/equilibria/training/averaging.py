@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from equilibria.models import LanguageModel, TokenModel
+from equilibria.models import TokenModel
 from equilibria.optimization import Averaging
 from equilibria.runs.weights import distinct_state, fill
 
@@ -31,11 +31,7 @@ class WeightAverage:
         """The averaged model once there is one, else the one in training."""
         if self._averaged is None or not self._averaged.n_averaged:
             return self._model
-        averaged = cast(TokenModel, self._averaged.module)
-        depth = self._model.depth if isinstance(self._model, LanguageModel) else None
-        if isinstance(averaged, LanguageModel) and depth is not None and not isinstance(depth, nn.Module):
-            averaged.depth = depth  # it may change from step to step
-        return averaged
+        return cast(TokenModel, self._averaged.module)
 
     def update(self, done: int) -> None:
         """Takes the weights in after a step; `done` steps are finished."""

@@ -16,10 +16,10 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
-from equilibria.models import TokenModel
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
 from equilibria.training.distributed import ALONE, World, launch, seed_process
@@ -113,8 +113,8 @@ class Trainer:
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
-        self.loop = TrainingLoop(model, recipe.training, batches, depths, world, recipe.distributed.strategy)
-        self._warmup = 0 if depths is None else depths.warmup_steps
+        self.loop = TrainingLoop(model, recipe.training, batches, world=world, strategy=recipe.distributed.strategy)
+        self._warmup = model.depth.warmup(training.steps) if isinstance(model, LanguageModel) else 0
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None
@@ -265,7 +265,7 @@ class Trainer:
         sizes = training.batch_size, training.segment_length
         with self.loop.whole():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
-            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world)
+            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world, depth=self.loop.depth)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {
