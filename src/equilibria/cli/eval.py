@@ -15,8 +15,8 @@ from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import OtherText
-from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
+from equilibria.data.sources.base import Split
 from equilibria.durable import write_durably
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate

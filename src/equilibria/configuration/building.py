@@ -35,9 +35,10 @@ from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Corpus, EmbeddedText, Source, TextFiles, TextFolder, TokenizerFile, TokenizerSpec, prepare
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.synthetic import CopyMemory, Reversal, SymbolTask
-from equilibria.data.task import Task
-from equilibria.data.tokenizers import ByteTokenizer, load_tokenizer
+from equilibria.data.tasks.base import Task
+from equilibria.data.tasks.copy_memory import CopyMemory
+from equilibria.data.tasks.reversal import Reversal
+from equilibria.data.tasks.symbols import SymbolTask
 from equilibria.depths import (
     Depth,
     DepthSchedule,
@@ -111,19 +112,12 @@ def build_source(data: DataRecipe) -> Source:
         case "embedded":
             return EmbeddedText()
         case "folder" if data.path is not None:
-            return TextFolder(data.path, as_bytes=_has_bytes(data))
+            return TextFolder(data.path)
         case "files" if data.files:
             return TextFiles(data.files, **given_options(data, TEXT_OPTIONS["files"]))
         case "copy_memory" | "reversal":
             raise UserError(f'data.source = "{data.source}" is a task and no text')
     raise UserError(f'data.source = "{data.source}" needs data.{"path" if data.source == "folder" else "files"}')
-
-
-def _has_bytes(data: DataRecipe) -> bool:
-    """Whether tokens are bytes."""
-    if data.tokenizer == "file" and data.tokenizer_file is not None:
-        return isinstance(load_tokenizer(data.tokenizer_file), ByteTokenizer)
-    return data.tokenizer == "bytes"
 
 
 def build_task(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:

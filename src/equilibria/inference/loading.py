@@ -10,7 +10,7 @@ from equilibria.configuration.building import build_model, build_task, seen_toge
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.task import Task
+from equilibria.data.tasks.base import Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.checkpoints import MODEL_FILE, latest_first, step_of

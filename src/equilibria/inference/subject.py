@@ -12,12 +12,12 @@ import numpy as np
 from equilibria.configuration import DataRecipe, OtherText, build_source, recipe_tables
 from equilibria.configuration.data import TASK_OPTIONS, TextRecipe
 from equilibria.configuration.options import is_given
-from equilibria.data.corpus import Split
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.task import Readable
-from equilibria.data.text_files import TextFiles
-from equilibria.data.tokenizers import Tokenizer, WordTokenizer, utf_8
+from equilibria.data.sources.base import Split
+from equilibria.data.sources.files import TextFiles
+from equilibria.data.tasks.base import EvaluationSet
+from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.loading import LoadedRun, load_task
 
 _BLOCK = 1 << 24  # tokens that are counted at once
@@ -40,7 +40,7 @@ class Subject:
     name: str
     part: str
     own: bool
-    content: Readable
+    content: EvaluationSet
     text: Mapping[str, object]
     yardsticks: Mapping[str, float]
     unknown: int | None
@@ -91,7 +91,7 @@ def _encoded(run: LoadedRun, data: DataRecipe, split: Split | None, path: Path, 
         part, pieces, size = "all", source.whole(), source.whole_size()
     else:
         part = split or "valid"
-        pieces, size = source.pieces(part), source.size(part)
+        pieces, size = source.pieces(part, run.tokenizer.is_bytes), source.size(part)
     digest = hashlib.blake2b(digest_size=16)
 
     def digested(read: Iterable[str]) -> Iterator[str]:
@@ -118,8 +118,8 @@ def _text(data: DataRecipe, digest: str, own: bool) -> dict[str, object]:
     return {"source": data.source, **given, "digest": digest, "own": own}
 
 
-def _unknown(content: Readable, tokenizer: Tokenizer) -> int | None:
-    if not isinstance(content, EncodedSplit) or not isinstance(tokenizer, WordTokenizer) or tokenizer.unknown is None:
+def _unknown(content: EvaluationSet, tokenizer: Tokenizer) -> int | None:
+    if not isinstance(content, EncodedSplit) or tokenizer.unknown is None:
         return None
     blocks = (content.tokens[start : start + _BLOCK] for start in range(0, len(content.tokens), _BLOCK))
     return sum(int(np.count_nonzero(block == tokenizer.unknown)) for block in blocks)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.data.batching import Batches
+from equilibria.data.batches import Batches
 from equilibria.diagnostics import saved_bytes
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.machine.speed import wait
