@@ -20,8 +20,8 @@ from rich.console import Console
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task
-from equilibria.data.batching import Segment
-from equilibria.data.task import Task
+from equilibria.data.batches import Segment
+from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
 from equilibria.measuring.size import size_of

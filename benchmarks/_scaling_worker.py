@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from equilibria.cells import ContractiveCell
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.data.batching import TrainingStream
+from equilibria.data.batches import TrainingStream
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.training.distributed import World, joined, training_device

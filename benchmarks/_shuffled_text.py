@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from equilibria.data import Source
-from equilibria.data.corpus import Split
-from equilibria.data.reading import text_digest
+from equilibria.data.sources.base import Split
+from equilibria.data.sources.reading import text_digest
 from equilibria.paper.runs import write_text
 
 _RUN = 512

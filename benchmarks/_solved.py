@@ -12,7 +12,7 @@ from torch import Tensor
 
 import equilibria as eq
 from benchmarks._race import Racer
-from equilibria.data.batching import Segment
+from equilibria.data.batches import Segment
 from equilibria.depths import Equilibrium
 from equilibria.models import LanguageModel
 

@@ -37,7 +37,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 kind, size, folder, cache = sys.argv[1:]
 before = peak()
-source = TextFolder(Path(folder), as_bytes=kind == "bytes")
+source = TextFolder(Path(folder))
 corpus = prepare(source, TokenizerSpec(kind, int(size) or None), Path(cache))
 print(json.dumps({"before": before, "peak": peak(), "tokens": len(corpus.split("train").tokens)}))
 """

@@ -34,7 +34,7 @@ from equilibria.configuration import (
     build_corpus,
     build_model,
 )
-from equilibria.data.batching import TrainingStream
+from equilibria.data.batches import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.inference.loading import load_run, load_task

@@ -30,7 +30,7 @@ from equilibria.configuration import (
     build_corpus,
     build_model,
 )
-from equilibria.data.batching import TrainingStream
+from equilibria.data.batches import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Equilibrium
 from equilibria.inference.evaluation import Evaluation, evaluate

@@ -19,8 +19,8 @@ from equilibria.cells import ContractiveCell
 from equilibria.cli.train import run_training
 from equilibria.configuration import read_recipe
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.data.batching import TrainingStream
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data import CopyMemory
+from equilibria.data.batches import TrainingStream
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom

@@ -13,10 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from equilibria.configuration import build_model, read_recipe, recipe_from, write_recipe
-from equilibria.data.archives import unpack
-from equilibria.data.fetching import WebText, fetch_text
-from equilibria.data.published import PUBLISHED
-from equilibria.data.tokenizers import BytePairTokenizer, WordTokenizer, load_tokenizer
+from equilibria.data.fetching.archives import unpack
+from equilibria.data.fetching.folder import WebText, fetch_text
+from equilibria.data.fetching.published import PUBLISHED
+from equilibria.data.tokenizer_training import train_byte_pairs
+from equilibria.data.tokenizers import load_tokenizer, word_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.manifest import check_manifest
 from equilibria.files.seal import sealed_json
@@ -82,10 +83,10 @@ def _of_runs(base: Path) -> Iterator[tuple[str, Reader]]:
     folder.checkpoints.mkdir(parents=True)
     write_recipe(recipe, folder.config)
     yield "recipe", Reader(folder.config, lambda: read_recipe(folder.config), 0.2)
-    WordTokenizer(["<eos>", "<unk>", "cat", "sat"]).save(folder.tokenizer)
+    word_tokenizer(["<eos>", "<unk>", "cat", "sat"]).save(folder.tokenizer)
     yield "words", Reader(folder.tokenizer, lambda: load_tokenizer(folder.tokenizer))
     pairs = base / "pairs.json"
-    BytePairTokenizer.train(["the cat sat on the mat"] * 3, 270, 1).save(pairs)
+    train_byte_pairs(["the cat sat on the mat"] * 3, 270, 1).save(pairs)
     yield "byte pairs", Reader(pairs, lambda: load_tokenizer(pairs), 0.3)
     lines = [{"kind": kind, "step": 3, "loss": 2.5, "time": 1.0} for kind in ("train", "valid", "event")]
     _write(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
@@ -113,7 +114,7 @@ def _of_models(base: Path) -> Iterator[tuple[str, Reader]]:
     for path in (exported / "config.json", exported / "model.safetensors", index):
         yield f"exported {path.name}", Reader(path, lambda: load_exported(exported), 0.1)
     decoder = save_gpt2(base / "decoder", gpt2_weights())
-    tokenizer = json.loads((base / "pairs.json").read_text())["tokenizer"] if (base / "pairs.json").exists() else {}
+    tokenizer = json.loads((base / "pairs.json").read_text()) if (base / "pairs.json").exists() else {}
     _write(decoder / "tokenizer.json", tokenizer)
     for name in ("config.json", "model.safetensors"):
         yield f"decoder's {name}", Reader(decoder / name, lambda: import_gpt2(decoder), 0.3)

@@ -12,7 +12,7 @@ from benchmarks._solved import token_gain
 from benchmarks.laboratory import parse, recipes_of
 from equilibria.cli.app import main
 from equilibria.data import EmbeddedText, TextFolder
-from equilibria.data.corpus import Split
+from equilibria.data.sources.base import Split
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from equilibria.cli.app import main
 from equilibria.configuration import BaselineRecipe, DataRecipe, ModelRecipe, build_task, write_recipe
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data import CopyMemory
 from equilibria.errors import UserError
 from equilibria.inference import load, load_run, load_task
 from equilibria.runs.metrics import read_metrics

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equilibria.data import prepared, reading
-from equilibria.data.corpus import Split, TextFolder
+from equilibria.data import Split, TextFolder, prepared
 from equilibria.data.prepared import Corpus, prepare
-from equilibria.data.tokenizer_spec import TokenizerSpec
+from equilibria.data.sources import reading
+from equilibria.data.tokenizer_training import TokenizerSpec
 from equilibria.errors import UserError
 from watching import Watcher
 
@@ -42,22 +42,22 @@ def cache(tmp_path: Path) -> Path:
 class Unreadable(TextFolder):
     """A source whose fingerprint can be taken but whose text must not be read."""
 
-    def pieces(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         raise AssertionError(f"the {split} split was read again")
 
 
 class Edited(TextFolder):
     """A source whose training text is saved anew while it is read."""
 
-    def pieces(self, split: Split) -> Iterator[str]:
-        yield from super().pieces(split)
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
+        yield from super().pieces(split, as_bytes)
         (self.path / "train.txt").write_text("another text\n", encoding="utf-8")
 
 
 class Wordless(TextFolder):
     """A source without any text."""
 
-    def pieces(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         return iter(())
 
 
@@ -121,7 +121,7 @@ def test_progress_reaches_its_end(source: TextFolder, cache: Path, monkeypatch: 
 
 def test_a_long_line_is_one_passage(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(f"word{number % 7}" for number in range(500))
-    (source.path / "train.txt").write_text(text + "\n" + text)
+    (source.path / "train.txt").write_text(text + "\n" + text + "\n")
     for spec in (TokenizerSpec("word"), TokenizerSpec("bpe", 270), TokenizerSpec("bytes")):
         whole = prepare(source, spec, cache / "whole").split("train")
         with monkeypatch.context() as patch:
@@ -136,7 +136,7 @@ def test_a_long_line_is_one_passage(source: TextFolder, cache: Path, monkeypatch
 def test_a_folder_read_as_bytes_is_itself(source: TextFolder, cache: Path) -> None:
     content = b"\xff caf\xc3" + TRAIN.encode() + b"\r\nno end"
     (source.path / "train.txt").write_bytes(content)
-    split = prepare(TextFolder(source.path, as_bytes=True), TokenizerSpec("bytes"), cache).split("train")
+    split = prepare(source, TokenizerSpec("bytes"), cache).split("train")
     assert bytes(split.tokens.tolist()) == content
     assert (len(split.tokens), split.bytes) == (len(content), len(content))
 
@@ -157,8 +157,8 @@ def test_a_killed_process_leaves_no_text(source: TextFolder, cache: Path) -> Non
         "from pathlib import Path\n"
         "from equilibria.data import TextFolder, TokenizerSpec, prepare\n"
         "class Slow(TextFolder):\n"
-        "    def pieces(self, split):\n"
-        "        yield from super().pieces(split)\n"
+        "    def pieces(self, split, as_bytes=False):\n"
+        "        yield from super().pieces(split, as_bytes)\n"
         "        print(split, flush=True)\n"
         "        time.sleep(600 if split == 'valid' else 0)\n"
         "prepare(Slow(Path(sys.argv[1])), TokenizerSpec('word'), Path(sys.argv[2]))\n"
@@ -194,10 +194,10 @@ def test_one_of_several_prepares_and_the_others_wait(source: TextFolder, cache: 
     read: list[Split] = []
 
     class Counting(TextFolder):
-        def pieces(self, split: Split) -> Iterator[str]:
+        def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
             read.append(split)
             time.sleep(0.1)
-            return super().pieces(split)
+            return super().pieces(split, as_bytes)
 
     with ThreadPoolExecutor(4) as pool:
         orders = [pool.submit(prepare, Counting(source.path), TokenizerSpec("word"), cache) for _ in range(4)]
@@ -285,7 +285,7 @@ def test_a_split_that_is_missing_is_named(source: TextFolder, cache: Path) -> No
     with pytest.raises(UserError, match="text has no test split; it has train, valid"):
         corpus.split("test")
     with pytest.raises(UserError, match="no longer a prepared text"):
-        Corpus("text", corpus.tokenizer, cache / "elsewhere", "0").split("train")
+        Corpus("text", cache / "elsewhere").split("train")
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe", "bytes"])

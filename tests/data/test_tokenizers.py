@@ -10,24 +10,37 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import tokenizers as rust
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import tokenizer_spec, tokenizers
-from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
+from equilibria.data import tokenizer_training
+from equilibria.data.tokenizer_training import (
+    TokenizerFile,
+    TokenizerSpec,
+    train_byte_pairs,
+    train_tokenizer,
+    train_words,
+)
 from equilibria.data.tokenizers import (
-    BytePairTokenizer,
-    ByteTokenizer,
-    IdTokenizer,
     Tokenizer,
-    WordTokenizer,
+    byte_tokenizer,
+    digit_tokenizer,
+    id_tokenizer,
     load_tokenizer,
+    word_tokenizer,
 )
 from equilibria.errors import UserError
 
 PASSAGES = ["the cat sat on the mat\n", "the dog <unk> the cat\n", "\n", "a café of cats\n"]
 SPECS = [TokenizerSpec("word"), TokenizerSpec("bpe", 300), TokenizerSpec("bytes")]
-BYTE_PAIRS = BytePairTokenizer.train(PASSAGES * 3, 300, 1)
+BYTE_PAIRS = train_byte_pairs(PASSAGES * 3, 300, 1)
+WORDS = train_words(PASSAGES, None, 1)
+
+
+def words_of(tokenizer: Tokenizer) -> list[str]:
+    """The vocabulary in the order of the ids."""
+    return [tokenizer.stock.id_to_token(index) or "" for index in range(tokenizer.vocabulary_size)]
 
 
 @pytest.fixture(params=SPECS, ids=lambda spec: spec.kind)
@@ -36,35 +49,26 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def test_words_are_sorted_by_frequency_with_the_special_ones_among_them() -> None:
-    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=None, minimum_count=1)
-    assert tokenizer.words[:4] == (
-        "<eos>",
-        "the",
-        "cat",
-        "<unk>",
-    )  # 4 passages; 4, 2 and 1 times; ties by letter
-    assert tokenizer.words[4:] == tuple(sorted(["a", "café", "cats", "dog", "mat", "of", "on", "sat"]))
+    tokenizer = train_words(PASSAGES, vocabulary_size=None, minimum_count=1)
+    words = words_of(tokenizer)
+    assert words[:4] == ["<eos>", "the", "cat", "<unk>"]  # 4 passages; 4, 2 and 1 times; ties by letter
+    assert words[4:] == sorted(["a", "café", "cats", "dog", "mat", "of", "on", "sat"])
     assert tokenizer.decode([tokenizer.eos]) == "\n"
 
 
 def test_rare_words_count_as_unknown() -> None:
-    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=None, minimum_count=2)
-    assert tokenizer.words == (
-        "<unk>",
-        "<eos>",
-        "the",
-        "cat",
-    )  # nine unknown: eight left out and one that was so
+    tokenizer = train_words(PASSAGES, vocabulary_size=None, minimum_count=2)
+    assert words_of(tokenizer) == ["<unk>", "<eos>", "the", "cat"]  # nine unknown: eight left out and one that was so
     assert tokenizer.encode("the zebra  sat\n") == [2, 0, 0, 1]
 
 
 def test_vocabulary_size_counts_the_special_words() -> None:
-    tokenizer = WordTokenizer.train(PASSAGES, vocabulary_size=3, minimum_count=1)
-    assert set(tokenizer.words) == {"<unk>", "<eos>", "the"}
+    tokenizer = train_words(PASSAGES, vocabulary_size=3, minimum_count=1)
+    assert set(words_of(tokenizer)) == {"<unk>", "<eos>", "the"}
 
 
 def test_word_decoding_puts_each_passage_on_a_line() -> None:
-    tokenizer = WordTokenizer.train(PASSAGES, None, 1)
+    tokenizer = train_words(PASSAGES, None, 1)
     end = tokenizer.eos
     ids = [*tokenizer.encode("the cat"), end, end, *tokenizer.encode("a dog"), end]
     assert tokenizer.decode(ids) == "the cat\n\na dog\n"
@@ -72,13 +76,13 @@ def test_word_decoding_puts_each_passage_on_a_line() -> None:
 
 @given(st.lists(st.sampled_from(["the", "cat", "dog", "of", "<unk>"])))
 def test_known_words_survive_a_round_trip(words: list[str]) -> None:
-    tokenizer = WordTokenizer.train(PASSAGES, None, 1)
+    tokenizer = train_words(PASSAGES, None, 1)
     assert tokenizer.decode(tokenizer.encode("  ".join(words))) == " ".join(words)
 
 
 @given(st.text())
 def test_byte_pairs_and_bytes_are_lossless(text: str) -> None:
-    for tokenizer in (BYTE_PAIRS, ByteTokenizer()):
+    for tokenizer in (BYTE_PAIRS, byte_tokenizer()):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert all(0 <= index < tokenizer.vocabulary_size for index in ids)
@@ -96,14 +100,14 @@ def test_a_prompt_is_encoded_as_the_text_that_is_trained_on(parts: list[str]) ->
     text = "".join(parts)
     lines = text.split("\n")
     pieces = [*(line + "\n" for line in lines[:-1]), lines[-1]]
-    for tokenizer in (WordTokenizer.train(PASSAGES, None, 1), BYTE_PAIRS, ByteTokenizer()):
+    for tokenizer in (train_words(PASSAGES, None, 1), BYTE_PAIRS, byte_tokenizer()):
         assert tokenizer.encode(text) == tokenizer.encode_pieces(pieces).tolist()
 
 
 def test_byte_pairs_merge_and_end_in_the_last_id() -> None:
     assert BYTE_PAIRS.eos == BYTE_PAIRS.vocabulary_size - 1 < 300
     assert len(BYTE_PAIRS.encode("the cat sat")) < len("the cat sat")
-    assert BytePairTokenizer.train([], 300, 1).encode("the") == ByteOrder.of("the")
+    assert train_byte_pairs([], 300, 1).encode("the") == ByteOrder.of("the")
 
 
 class ByteOrder:
@@ -111,7 +115,7 @@ class ByteOrder:
 
     @staticmethod
     def of(text: str) -> list[int]:
-        tokenizer = BytePairTokenizer.train([], 257, 1)
+        tokenizer = train_byte_pairs([], 257, 1)
         return [index for character in text for index in tokenizer.encode(character)]
 
 
@@ -124,7 +128,7 @@ def test_byte_pair_training_is_deterministic(tmp_path: Path) -> None:
 @given(st.lists(st.text(), max_size=4))
 def test_pieces_are_encoded_as_they_are_one_by_one(lines: list[str]) -> None:
     pieces = [line.replace("\n", " ") + "\n" for line in lines] + ["a part of", " a passage"]
-    for tokenizer in (WordTokenizer.train(PASSAGES, None, 1), BYTE_PAIRS, ByteTokenizer()):
+    for tokenizer in (train_words(PASSAGES, None, 1), BYTE_PAIRS, byte_tokenizer()):
         expected = [
             index
             for piece in pieces
@@ -134,26 +138,26 @@ def test_pieces_are_encoded_as_they_are_one_by_one(lines: list[str]) -> None:
 
 
 def test_byte_pairs_are_learned_from_blocks_all_over_a_large_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_spec, "_BLOCK", 10)
-    monkeypatch.setattr(tokenizer_spec, "_MOST_TEXT", 100)
+    monkeypatch.setattr(tokenizer_training, "_BLOCK", 10)
+    monkeypatch.setattr(tokenizer_training, "_MOST_TEXT", 100)
     pieces = [f"line {number:03}\n" for number in range(60)]
     size = sum(map(len, pieces))
-    used = list(tokenizer_spec._spread(pieces, size))
+    used = list(tokenizer_training._sampled(pieces, size))
     assert 80 <= sum(map(len, used)) <= 120
     assert used[0] == "line 000\n"
     assert used[-1] > "line 050"
-    assert list(tokenizer_spec._spread(pieces, 100)) == pieces
+    assert list(tokenizer_training._sampled(pieces, 100)) == pieces
 
 
 def test_bytes_that_are_no_text_survive() -> None:
     raw = bytes(range(256))
     text = raw.decode("utf-8", "surrogateescape")
-    assert ByteTokenizer().encode(text) == list(raw)
-    assert ByteTokenizer().encode("\ud800") == list(b"?")  # no byte: nothing that was read
+    assert byte_tokenizer().encode(text) == list(raw)
+    assert byte_tokenizer().encode("\ud800") == list(b"?")  # no byte: nothing that was read
 
 
 def test_bytes_end_in_the_newline() -> None:
-    tokenizer = ByteTokenizer()
+    tokenizer = byte_tokenizer()
     assert tokenizer.vocabulary_size == 256
     assert tokenizer.decode([104, 105, tokenizer.eos]) == "hi\n"
     assert tokenizer.decode([0xC3]) == "\ufffd"  # half a character
@@ -172,33 +176,65 @@ def test_saved_tokenizers_read_back_equal(tokenizer: Tokenizer, tmp_path: Path) 
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
     loaded = load_tokenizer(path)
-    assert type(loaded) is type(tokenizer)
-    assert (loaded.vocabulary_size, loaded.eos) == (tokenizer.vocabulary_size, tokenizer.eos)
+    for name in ("vocabulary_size", "eos", "unknown", "is_bytes"):
+        assert getattr(loaded, name) == getattr(tokenizer, name)
     for text in [*PASSAGES, "unheard-of — words"]:
         assert loaded.encode(text) == tokenizer.encode(text)
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
 def test_ids_are_numbers(tmp_path: Path) -> None:
-    ids = IdTokenizer(300)
+    ids = id_tokenizer(300)
     assert (ids.encode(" 7\n0  299 "), ids.eos, ids.vocabulary_size) == ([7, 0, 299], 0, 300)
     assert ids.decode([7, 0, 299]) == "7 0 299"
     ids.save(tmp_path / "tokenizer.json")
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
-    assert isinstance(loaded, IdTokenizer)
     assert loaded.vocabulary_size == 300
     assert ids.encode("0" * 5000 + "7") == [7]
     for text, message in (
-        ("7 300", "token id 300 is outside"),
-        ("7 x", "'x' is not a token id"),
-        ("-1", "'-1' is"),
-        ("9" * 5000, "is not a token id"),
+        ("7 300", "'7 300' has a word outside the vocabulary of 300"),
+        ("7 x", "outside the vocabulary"),
+        ("-1", "outside the vocabulary"),
+        ("9" * 5000, "outside the vocabulary"),
     ):
         with pytest.raises(UserError, match=message):
             ids.encode(text)
     with pytest.raises(UserError, match="token id 300 is outside"):
         ids.decode([300])
     with pytest.raises(UserError, match="a vocabulary of 0 ids"):
-        IdTokenizer(0)
+        id_tokenizer(0)
+
+
+def test_digits_need_no_space_between_them() -> None:
+    digits = digit_tokenizer()
+    assert (digits.encode(" 10 4\n7"), digits.decode([1, 0, 4, 7]), digits.eos) == ([1, 0, 4, 7], "1047", 0)
+    for text in ("1a", "٣", "-1"):
+        with pytest.raises(UserError, match="outside the vocabulary of 10"):
+            digits.encode(text)
+
+
+TEXTS = st.text() | st.lists(st.sampled_from(["the", "<eos>", "<unk>", "\n", " ", "\x1c", "\x85", "é", "Ċ"])).map(
+    "".join
+)
+
+
+@given(TEXTS, st.data())
+def test_the_library_itself_reads_a_file_the_same(text: str, data: st.DataObject) -> None:
+    """Words and bytes take a way of our own."""
+    for tokenizer in (WORDS, BYTE_PAIRS, byte_tokenizer()):
+        library = rust.Tokenizer.from_str(tokenizer.stock.to_str())
+        assert library.encode(text).ids == tokenizer.encode(text)
+        ids = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1) | st.just(tokenizer.eos)))
+        assert library.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
+
+
+def test_another_tokenizer_of_words_is_read_by_the_library(tmp_path: Path) -> None:
+    library = rust.Tokenizer.from_str(WORDS.stock.to_str())
+    library.normalizer = rust.normalizers.Sequence([rust.normalizers.Lowercase(), library.normalizer])
+    library.enable_truncation(2)
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode("The CAT sat\n") == WORDS.encode("the cat sat\n")
 
 
 def test_a_tokenizer_from_a_file_is_that_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -206,7 +242,7 @@ def test_a_tokenizer_from_a_file_is_that_one(tokenizer: Tokenizer, tmp_path: Pat
         tokenizer.save(tmp_path / name)
     found = train_tokenizer(TokenizerFile(tmp_path / "one.json"), ["other text"])
     assert all(found.encode(text) == tokenizer.encode(text) for text in PASSAGES)
-    IdTokenizer(5).save(tmp_path / "other.json")
+    id_tokenizer(5).save(tmp_path / "other.json")
     one, same, other = (TokenizerFile(tmp_path / f"{name}.json").identity() for name in ("one", "same", "other"))
     assert one == same != other
 
@@ -221,15 +257,27 @@ def test_a_truncated_file_is_an_error_at_every_length(tokenizer: Tokenizer, tmp_
             load_tokenizer(path)
 
 
+def edited(tokenizer: Tokenizer, old: str, new: str) -> object:
+    """The content of its file with something else in it."""
+    return json.loads(tokenizer.stock.to_str().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["a", "b"], "lacks <eos>"), (["<eos>", "b", "b"], "lists 'b' 2 times")]
+)
+def test_impossible_vocabularies_are_errors(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        word_tokenizer(words)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ([], "it is a list, expected an object"),
-        ({"kind": "letters"}, "not a tokenizer of equilibria"),
-        ({"kind": "word", "words": ["a", 3]}, "not a tokenizer of equilibria"),
-        ({"kind": "word", "words": ["a", "b"]}, "lacks <eos>"),
-        ({"kind": "word", "words": ["<unk>", "<eos>", "b", "b"]}, "lists 'b' 2 times"),
-        ({"kind": "bpe", "tokenizer": {"model": 1}}, "not a tokenizer of equilibria"),
+        ({"kind": "word", "words": ["a"]}, "not a tokenizer that works here"),
+        (edited(word_tokenizer(["<eos>", "a"]), "<eos>", "<end>"), "no word '<eos>' to end a passage"),
+        (edited(word_tokenizer(["<eos>", "a"]), '"a":1', '"a":7'), "the ids of its 2 tokens are not 0 to 1"),
+        (edited(word_tokenizer(["<eos>", "a"]), '"a":1', '"a":"b"'), "not a tokenizer that works here"),
     ],
 )
 def test_a_file_of_another_format_is_an_error(content: object, message: str, tmp_path: Path) -> None:
@@ -241,11 +289,11 @@ def test_a_file_of_another_format_is_an_error(content: object, message: str, tmp
 
 def test_a_panic_of_the_library_s_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    BytePairTokenizer.train(["the cat sat on the mat"], 260, 1).save(path)
+    train_byte_pairs(["the cat sat on the mat"], 260, 1).save(path)
     content = json.loads(path.read_text())
-    content["tokenizer"]["model"]["continuing_subword_prefix"] = "longer than a token"
+    content["model"]["continuing_subword_prefix"] = "longer than a token"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="not a tokenizer of equilibria"):
+    with pytest.raises(UserError, match="not a tokenizer that works here"):
         load_tokenizer(path)
 
 
@@ -279,15 +327,15 @@ def test_impossible_specifications_are_errors(arguments: tuple, message: str) ->
 def test_byte_pairs_are_learned_from_bounded_parts() -> None:
     spaced, unspaced, line = "some words " * 500, "x" * 2500, "short"
     for piece in (spaced, unspaced, " " * 2500 + "x", line, ""):
-        parts = list(tokenizers._within_reach(piece))
+        parts = list(tokenizer_training._bounded(piece))
         assert "".join(parts) == piece
         assert max(map(len, parts)) <= 1000
-    assert all(part.startswith((" ", "some")) for part in tokenizers._within_reach(spaced)), "words stay whole"
+    assert all(part.startswith((" ", "some")) for part in tokenizer_training._bounded(spaced)), "words stay whole"
 
 
 def test_a_long_text_without_spaces_is_learned_from() -> None:
     text = "".join(random.Random(1).choices(["ab", "cd", "efg", "h"], k=30_000))
-    tokenizer = BytePairTokenizer.train([text + "\n"], 400, 1)
+    tokenizer = train_byte_pairs([text + "\n"], 400, 1)
     assert tokenizer.vocabulary_size == 400
     assert len(tokenizer.encode(text)) < len(text) / 4
 
@@ -305,4 +353,4 @@ def test_learning_hears_an_interruption() -> None:
 
     Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        BytePairTokenizer.train(islice(pieces(), 50_000), 300, 1)
+        train_byte_pairs(islice(pieces(), 50_000), 300, 1)

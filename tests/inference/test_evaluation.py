@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from equilibria.cells import ContractiveCell
-from equilibria.data.batching import EvaluationStream
+from equilibria.data.batches import EvaluationStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError

@@ -11,7 +11,7 @@ import torch
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell
-from equilibria.data.tokenizers import ByteTokenizer
+from equilibria.data.tokenizers import byte_tokenizer
 from equilibria.depths import Equilibrium
 from equilibria.inference.writing import Order, Text, Writer
 from equilibria.models import LanguageModel
@@ -50,7 +50,7 @@ def alone(model: LanguageModel, wanted: Order, copy: int) -> list[int]:
 
 
 def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) -> None:
-    writer, waiting, found = Writer(model, ByteTokenizer(), WINDOW), [order(number) for number in range(12)], {}
+    writer, waiting, found = Writer(model, byte_tokenizer(), WINDOW), [order(number) for number in range(12)], {}
     left: list[Text] = []
     for round_ in range(200):
         written = writer.step()
@@ -86,7 +86,7 @@ def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) ->
 
 def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
     wanted = Order(prompt=tuple(b"some text"), max_new_tokens=1, seed=1, top=3)
-    writer = Writer(model, ByteTokenizer(), WINDOW)
+    writer = Writer(model, byte_tokenizer(), WINDOW)
     with torch.no_grad():
         expected = model(torch.tensor([wanted.prompt])).logits[0].log_softmax(-1)
     read = writer.likelihoods(wanted)
@@ -102,15 +102,10 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
     plain = Order(prompt=tuple(b"some text"), max_new_tokens=8, seed=4)
     tokens = alone(model, plain, 0)
 
-    class Ending(ByteTokenizer):
-        """Bytes whose passages end with one that is drawn."""
-
-        @property
-        def eos(self) -> int:
-            return tokens[5]
-
+    tokenizer = byte_tokenizer()
+    tokenizer.eos = tokens[5]  # a byte that is drawn
     for asked in (True, False):
-        writer = Writer(model, Ending(), WINDOW)
+        writer = Writer(model, tokenizer, WINDOW)
         pieces = [piece for _, piece in writer.join(replace(plain, stop_at_end=asked))]
         while writer.texts:
             pieces += [piece for _, piece in writer.step()]
@@ -122,7 +117,7 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
 
 
 def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: LanguageModel) -> None:
-    writer, wanted = Writer(model, ByteTokenizer(), WINDOW), replace(order(1), copies=1, max_new_tokens=9, stop=())
+    writer, wanted = Writer(model, byte_tokenizer(), WINDOW), replace(order(1), copies=1, max_new_tokens=9, stop=())
     pieces = [piece for _, piece in writer.join(wanted)]
     weight = model.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():

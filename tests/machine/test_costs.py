@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equilibria.configuration import Recipe, build_model
-from equilibria.data.word_like import WordLike
+from equilibria.data.batches import ZipfBatches
 from equilibria.machine.costs import Limits, Measured, Shape, ladder, measure
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
@@ -48,8 +48,8 @@ def parts(tmp_path: Path, **training: Any) -> tuple[Recipe, TokenModel]:
 def measured(tmp_path: Path, whole: Shape, limits: Limits) -> Measured:
     recipe, model = parts(tmp_path)
 
-    def batches(shape: Shape) -> WordLike:
-        return WordLike(50, shape.slots * shape.rows, shape.length)
+    def batches(shape: Shape) -> ZipfBatches:
+        return ZipfBatches(50, shape.slots * shape.rows, shape.length)
 
     return measure(model, recipe.training, batches, ladder(whole, 16), limits, lambda _: None)
 
@@ -62,7 +62,7 @@ def test_with_time_the_whole_step_is_measured(tmp_path: Path) -> None:
     assert found.largest.tokens == whole.tokens
     assert found.largest.steps == 3
     recipe, model = parts(tmp_path, batch_size=4, segment_length=32, accumulation=2)
-    loop = TrainingLoop(model, recipe.training, WordLike(50, 8, 32))
+    loop = TrainingLoop(model, recipe.training, ZipfBatches(50, 8, 32))
     for _ in range(2):
         loop.step()
     held = sum(tensor.nbytes for memory in loop._memories if memory is not None for tensor in memory.flatten())

@@ -11,7 +11,7 @@ from torch import Tensor
 import equilibria as eq
 from allocations import peak_bytes as allocated
 from equilibria.configuration import build_model
-from equilibria.data.word_like import WordLike
+from equilibria.data.batches import ZipfBatches
 from equilibria.measuring import peak_bytes
 from equilibria.training.loop import TrainingLoop
 from problems import causal_attention
@@ -51,7 +51,7 @@ def test_checkpointing_keeps_states_only():
 def test_the_watch_sees_what_the_profiler_sees(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     torch.manual_seed(0)
-    loop = TrainingLoop(build_model(recipe, 50), recipe.training, WordLike(50, 2, 16))
+    loop = TrainingLoop(build_model(recipe, 50), recipe.training, ZipfBatches(50, 2, 16))
     for _ in range(2):
         loop.step()
     assert peak_bytes(loop.step, CPU) == pytest.approx(allocated(loop.step), rel=0.01)

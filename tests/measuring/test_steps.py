@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import equilibria as eq
-from equilibria.cells import Memory, PostNormCell
-from equilibria.data.word_like import WordLike
+from equilibria.cells import Cell, Memory, PostNormCell, StackedCell
+from equilibria.data.batches import ZipfBatches
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.measuring.steps import Contender, alternate, saved_by_step
 from equilibria.models import LanguageModel
@@ -23,11 +23,11 @@ def model_of(depth: Depth, vocabulary_size: int = 50, memory_length: int = 0) ->
 @pytest.mark.parametrize("vocabulary_size", [50, 5000])
 def test_memory_of_a_step_grows_with_explicit_depth_alone(vocabulary_size: int) -> None:
     def saved(depth: Depth) -> int:
-        return saved_by_step(model_of(depth, vocabulary_size), WordLike(50, 2, 5))
+        return saved_by_step(model_of(depth, vocabulary_size), ZipfBatches(50, 2, 5))
 
     two, four, eight = (saved(UnrolledDepth(applications)) for applications in (2, 4, 8))
     assert eight - four == 2 * (four - two) > 0
-    assert saved_by_step(model_of(UnrolledDepth(4), 50), WordLike(50, 2, 5)) == four  # the softmax has no part in it
+    assert saved_by_step(model_of(UnrolledDepth(4), 50), ZipfBatches(50, 2, 5)) == four  # the softmax has no part in it
     checkpointed = saved(UnrolledDepth(8, checkpoint=True))
     assert checkpointed < saved(UnrolledDepth(2))
     deep = Equilibrium(eq.Picard(tol=1e-9, max_evaluations=30), eq.Implicit(), residual_penalty=0.0)
@@ -44,9 +44,9 @@ def test_a_step_has_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return context(cell, inputs, memory)
 
     monkeypatch.setattr(PostNormCell, "context", watched)
-    with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), WordLike(50, 2, 5))
+    with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), ZipfBatches(50, 2, 5))
     assert given_lengths == [0, 3]
-    assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), WordLike(50, 2, 5))
+    assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), ZipfBatches(50, 2, 5))
 
 
 @dataclass

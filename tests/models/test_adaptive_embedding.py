@@ -10,7 +10,7 @@ import torch
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell
-from equilibria.data.batching import TrainingStream
+from equilibria.data.batches import TrainingStream
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding
 from equilibria.training.loop import TrainingLoop

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equilibria.data.synthetic import Reversal
+from equilibria.data import Reversal
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.nn import TiedEmbedding
 from equilibria.paper.halting import Halting

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equilibria.cells import ContractiveCell
-from equilibria.data import ByteTokenizer, EncodedSplit, WordTokenizer
+from equilibria.data import EncodedSplit, byte_tokenizer, word_tokenizer
 from equilibria.depths import Equilibrium
 from equilibria.inference.evaluation import evaluate
 from equilibria.models import LanguageModel
@@ -38,7 +38,7 @@ def text(length: int) -> np.ndarray:
 @pytest.mark.parametrize("chunk_length", [None, 5])
 def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> None:
     tokens = text(81)
-    pieces = read_passage(model, ByteTokenizer(), tokens, segment_length=16)
+    pieces = read_passage(model, byte_tokenizer(), tokens, segment_length=16)
     assert "".join(piece.text for piece in pieces) == tokens[:-1].astype(np.uint8).tobytes().decode()
     evaluation = evaluate(model, EncodedSplit(tokens, 17, 81), batch_size=1, segment_length=16)
     assert np.mean([piece.evaluations for piece in pieces]) == pytest.approx(evaluation.evaluations.mean)
@@ -108,14 +108,14 @@ def test_a_chunk_that_is_done_before_another_stays_as_it_ended(model: LanguageMo
 
 def test_the_residual_is_per_token_for_solvers_that_mix_per_sequence(model: LanguageModel) -> None:
     model.depth = Equilibrium(eval_solver=Picard(tol=1e-2, max_evaluations=12, scope="sample"))
-    pieces = read_passage(model, ByteTokenizer(), text(33), segment_length=16)
+    pieces = read_passage(model, byte_tokenizer(), text(33), segment_length=16)
     assert len(pieces) == 32
     assert len({piece.evaluations for piece in pieces[:16]}) == 1
 
 
 @given(st.text())
 def test_pieces_of_bytes_are_the_text(passage: str) -> None:
-    tokenizer = ByteTokenizer()
+    tokenizer = byte_tokenizer()
     ids = tokenizer.encode(passage)
     pieces = _pieces(tokenizer, ids)
     assert "".join(text for text, _ in pieces) == tokenizer.decode(ids)
@@ -123,10 +123,10 @@ def test_pieces_of_bytes_are_the_text(passage: str) -> None:
 
 
 def test_a_character_of_several_tokens_is_one_piece() -> None:
-    tokenizer = ByteTokenizer()
+    tokenizer = byte_tokenizer()
     assert [text for text, _ in _pieces(tokenizer, tokenizer.encode("né €𝄞"))] == ["n", "é", " ", "€", "𝄞"]
 
 
 def test_words_keep_the_space_before_them() -> None:
-    tokenizer = WordTokenizer(["<unk>", "<eos>", "a", "b"])
+    tokenizer = word_tokenizer(["<unk>", "<eos>", "a", "b"])
     assert [text for text, _ in _pieces(tokenizer, [2, 3, 1, 2])] == ["a", " b", "\n", "a"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.data.tokenizers import ByteTokenizer, DigitTokenizer
+from equilibria.data.tokenizers import byte_tokenizer, digit_tokenizer
 from equilibria.inference.effort import Effort
 from equilibria.models.sampling import Sampling
 from equilibria.serving.errors import ApiError
@@ -19,7 +19,7 @@ from equilibria.serving.limits import Limits
 from equilibria.serving.request import CompletionRequest, Served, read_request
 
 LIMITS = Limits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
-SERVED = Served("m", ByteTokenizer(), 10, True, True, LIMITS)
+SERVED = Served("m", byte_tokenizer(), 10, True, True, LIMITS)
 FIELDS = [
     "model",
     "prompt",
@@ -133,8 +133,8 @@ def test_the_four_kinds_of_prompts(prompt: object, ids: list[tuple[int, ...]]) -
 
 
 def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_named() -> None:
-    with pytest.raises(ApiError, match="cannot be encoded: 'a' is not a sequence of digits"):
-        read_request({"model": "m", "prompt": "a"}, Served("m", DigitTokenizer(), 10, True, True, LIMITS))
+    with pytest.raises(ApiError, match="cannot be encoded: 'a' has a word outside the vocabulary"):
+        read_request({"model": "m", "prompt": "a"}, Served("m", digit_tokenizer(), 10, True, True, LIMITS))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_is_wrong_is_named(wrong: dict[str, Any], status: int, param: str) 
 def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
     with pytest.raises(ApiError, match="fixed depth"):
         read_request(
-            {"model": "m", "prompt": "a", "tolerance": 0.1}, Served("m", ByteTokenizer(), 10, False, True, LIMITS)
+            {"model": "m", "prompt": "a", "tolerance": 0.1}, Served("m", byte_tokenizer(), 10, False, True, LIMITS)
         )
 
 
@@ -185,7 +185,7 @@ def test_a_number_out_of_its_range_is_shown_with_the_range(field: str, value: fl
 
 def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() -> None:
     asked = {"model": "m", "prompt": "a", "logprobs": 1}
-    served = Served("m", ByteTokenizer(), 10, True, False, LIMITS)
+    served = Served("m", byte_tokenizer(), 10, True, False, LIMITS)
     assert read_request(asked, served).top == 1
     with pytest.raises(ApiError, match="leave out echo") as caught:
         read_request({**asked, "echo": True}, served)

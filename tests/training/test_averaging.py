@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equilibria.cells import ContractiveCell
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.data.batching import TrainingStream
+from equilibria.data.batches import TrainingStream
 from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference import load

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import distributed_cases as cases
-from equilibria.data.batching import NO_TARGET
+from equilibria.data.batches import NO_TARGET
 from equilibria.errors import UserError
 from equilibria.training.distributed import ALONE, World, own_rows
 from equilibria.training.loop import TrainingLoop

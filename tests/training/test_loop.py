@@ -10,8 +10,8 @@ from torch import Tensor
 
 from equilibria.cells import Cache, ContractiveCell, Memory, StackedCell
 from equilibria.configuration.training import TrainingRecipe
-from equilibria.data.batching import TrainingStream
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data import CopyMemory
+from equilibria.data.batches import TrainingStream
 from equilibria.depths import (
     Depth,
     DepthSchedule,

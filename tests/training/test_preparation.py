@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.data import IdTokenizer
+from equilibria.data import id_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers
 from equilibria.runs.folder import RunFolder
@@ -16,7 +16,7 @@ from tiny import tiny_recipe
 
 def create_run(folder: RunFolder, recipe: Recipe) -> None:
     with claimed(folder, resume=False):
-        furnish_run(folder, recipe, IdTokenizer(10))
+        furnish_run(folder, recipe, id_tokenizer(10))
 
 
 def full_disk(recipe: Recipe, path: Path, sealed: bool) -> None:

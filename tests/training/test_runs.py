@@ -25,8 +25,7 @@ from equilibria.configuration import (
     ScheduleRecipe,
     write_recipe,
 )
-from equilibria.data import Corpus, EncodedSplit, EvaluationStream
-from equilibria.data.synthetic import CopyMemory
+from equilibria.data import CopyMemory, Corpus, EncodedSplit, EvaluationStream
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import evaluate

@@ -13,12 +13,12 @@ from rich.table import Table
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration.values import Count
-from equilibria.data.corpus import TextFolder
-from equilibria.data.fetching import FetchedText, RemoteText, WebText, fetch_text
-from equilibria.data.hub import HubText
+from equilibria.data.fetching.folder import FetchedText, RemoteText, WebText, fetch_text
+from equilibria.data.fetching.hub import HubText
+from equilibria.data.fetching.published import PUBLISHED
 from equilibria.data.prepared import Corpus, prepare
-from equilibria.data.published import PUBLISHED
-from equilibria.data.tokenizer_spec import TokenizerSpec
+from equilibria.data.sources.folder import TextFolder
+from equilibria.data.tokenizer_training import TokenizerSpec
 
 command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
 
@@ -102,7 +102,7 @@ def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place
     spec = TokenizerSpec(place.tokenizer or published.kind, place.vocabulary_size, place.minimum_count)
     folder = place.out or Path("data", name)
     fetched = fetch_text(text, folder, offline=place.offline, again=place.again, progress=progress)
-    corpus = prepare(TextFolder(folder, as_bytes=spec.kind == "bytes"), spec, place.cache, progress)
+    corpus = prepare(TextFolder(folder), spec, place.cache, progress)
     if place.json:
         print(json_format.dumps(_figures(fetched, corpus)))
         return 0

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from equilibria.cells.transformer_xl import NormPosition
-from equilibria.data import IdTokenizer, Tokenizer
+from equilibria.data import Tokenizer, id_tokenizer
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
 from equilibria.interop.published import PublishedOptions
@@ -124,7 +124,7 @@ def gpt2(
 
 def _finish(imported: Imported, settings: Published) -> int:
     folder = settings.vocabulary
-    tokenizer = IdTokenizer(imported.vocabulary_size) if folder is None else published_vocabulary(folder)
+    tokenizer = id_tokenizer(imported.vocabulary_size) if folder is None else published_vocabulary(folder)
     return report(imported, tokenizer, settings.out, settings.json, settings.text or folder)
 
 

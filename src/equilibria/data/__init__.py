@@ -1,42 +1,43 @@
-"""Text for language models: sources, tokenizers, encoded corpora, batches, and n-gram yardsticks."""
+"""Text for language models: sources, tokenizers, prepared text, batches, tasks, yardsticks, and fetching."""
 
-from equilibria.data.batching import EvaluationStream, Segment, TrainingStream, check_tokens
-from equilibria.data.corpus import EmbeddedText, Source, Split, TextFolder
-from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
+from equilibria.data.batches import EvaluationStream, Segment, TrainingStream, check_tokens
 from equilibria.data.prepared import Corpus, EncodedSplit, prepare
-from equilibria.data.text_files import TextFiles
-from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
-from equilibria.data.tokenizers import (
-    BytePairTokenizer,
-    ByteTokenizer,
-    IdTokenizer,
-    Tokenizer,
-    WordTokenizer,
-    load_tokenizer,
-)
+from equilibria.data.sources.base import Source, Split
+from equilibria.data.sources.embedded import EmbeddedText
+from equilibria.data.sources.files import TextFiles
+from equilibria.data.sources.folder import TextFolder
+from equilibria.data.tasks.base import SequenceTask, Task
+from equilibria.data.tasks.copy_memory import CopyMemory
+from equilibria.data.tasks.reversal import Reversal
+from equilibria.data.tokenizer_training import TokenizerFile, TokenizerSpec, train_tokenizer
+from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, load_tokenizer, word_tokenizer
+from equilibria.data.yardsticks import trigram_perplexity, unigram_perplexity
 
 __all__ = [
-    "BytePairTokenizer",
-    "ByteTokenizer",
+    "CopyMemory",
     "Corpus",
     "EmbeddedText",
     "EncodedSplit",
     "EvaluationStream",
-    "IdTokenizer",
+    "Reversal",
     "Segment",
+    "SequenceTask",
     "Source",
     "Split",
+    "Task",
     "TextFiles",
     "TextFolder",
     "Tokenizer",
     "TokenizerFile",
     "TokenizerSpec",
     "TrainingStream",
-    "WordTokenizer",
+    "byte_tokenizer",
     "check_tokens",
+    "id_tokenizer",
     "load_tokenizer",
     "prepare",
     "train_tokenizer",
     "trigram_perplexity",
     "unigram_perplexity",
+    "word_tokenizer",
 ]

@@ -5,24 +5,26 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from equilibria.data.batching import EvaluationStream, TrainingStream, check_tokens
-from equilibria.data.corpus import SPLITS, Source, Split
-from equilibria.data.ngram import trigram_perplexity, unigram_perplexity
+from equilibria.data.batches import EvaluationStream, TrainingStream, check_tokens
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.reading import text_digest
-from equilibria.data.tokenizer_spec import TokenizerFile, TokenizerSpec, train_tokenizer
+from equilibria.data.sources.base import SPLITS, Source, Split
+from equilibria.data.sources.reading import text_digest
+from equilibria.data.tasks.base import Task
+from equilibria.data.tokenizer_training import TokenizerFile, TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
+from equilibria.data.yardsticks import trigram_perplexity, unigram_perplexity
 from equilibria.errors import UserError
 from equilibria.files.durable import flush_folder, rename_durably
 from equilibria.files.manifest import check_manifest, read_manifest, write_manifest
 
-_FORMAT = 2  # raise it when what is stored, or how text becomes tokens, changes
+_FORMAT = 3  # raise it when what is stored, or how text becomes tokens, changes
 _TOKENIZER = "tokenizer.json"
 _DTYPES = ("uint8", "uint16", "int32")
 _CHUNK = 1 << 20  # characters that are encoded at once
@@ -48,13 +50,37 @@ class EncodedSplit:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A prepared text: its tokenizer and the folder with its encoded splits."""
+class Corpus(Task):
+    """A prepared text, as a task.
 
-    name: str
-    tokenizer: Tokenizer
+    Attributes:
+        source: the name of its source.
+        directory: holds its tokenizer and its encoded splits; named by its fingerprint.
+    """
+
+    source: str
     directory: Path
-    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return self.source
+
+    @property
+    def fingerprint(self) -> str:
+        return self.directory.name
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Between text and its tokens.
+
+        Raises:
+            UserError: its file is gone or damaged.
+        """
+        return load_tokenizer(self.directory / _TOKENIZER)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.tokenizer.vocabulary_size
 
     def splits(self) -> tuple[Split, ...]:
         """The splits that there are.
@@ -136,7 +162,7 @@ def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, pr
                 with _unfinished(cache / f"preparing-{fingerprint}") as written:
                     _write(source, text, spec, written, progress)
                     _put_in_place(written, directory)
-    return Corpus(source.name, load_tokenizer(directory / _TOKENIZER), directory, fingerprint)
+    return Corpus(source.name, directory)
 
 
 @contextmanager
@@ -212,7 +238,7 @@ def _write(
         if split not in source.splits():
             continue
         with progress.bar(f"encoding the {split} split of {source.name}", source.size(split)) as advance:
-            pieces = told(source.pieces(split), advance)
+            pieces = told(source.pieces(split, tokenizer.is_bytes), advance)
             splits[split] = _encode(pieces, tokenizer, directory / f"{split}.bin", dtype)
         _check_length(splits[split]["tokens"], f"{source.name}: the {split} split")
     if source.fingerprint() != fingerprint:

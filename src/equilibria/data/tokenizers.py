@@ -1,328 +1,207 @@
-"""Text to token ids and back: words, byte pairs, bytes, or the ids themselves written as numbers.
+"""Text to token ids and back: words, byte pairs, bytes or numbers, in the format of the `tokenizers` library.
 
-Every tokenizer of text has an `eos` id that ends a passage and that decodes to a newline. Texts of any length are
-learned from and encoded piece by piece, a piece as `Source.pieces` yields them.
+What `Tokenizer.save` writes loads in `tokenizers.Tokenizer.from_file` and in transformers' `PreTrainedTokenizerFast`.
 """
 
-import heapq
 import json
-import re
+import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby, repeat
+from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import tokenizers as rust
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as StockTokenizer
 
-from equilibria.data.counting import WordCounts
-from equilibria.data.interruptible import call_interruptibly
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_json
 
 UNKNOWN = "<unk>"
 END = "<eos>"
-_DEFAULT_BYTE_PAIRS = 8000
-_LONGEST_WORD = 1000  # characters that byte pairs are learned from
-_PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", re.DOTALL)
-_MOST_DIGITS = 20  # no vocabulary is that large, and Python reads no number of some thousand
+_WHITE_SPACE = r"\s\x1c-\x1f\x85"  # what str.split splits at
 
 
-class Tokenizer(Protocol):
-    """A fixed map between text and ids in [0, vocabulary_size)."""
+class Tokenizer:
+    """A fixed map between text and ids in [0, vocabulary_size).
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many ids there are, `eos` included."""
-        ...
+    Words and bytes are encoded and decoded without the library, which gives the same and takes 7 and 100 times as long.
 
-    @property
-    def eos(self) -> int:
-        """The id that ends a passage."""
-        ...
+    Args:
+        stock: a tokenizer of the `tokenizers` library, used without truncation and padding. What ends a passage is its
+            special token `"\\n"`, or `"0"` where tokens are numbers, or, where they are words, `"<eos>"`.
+
+    Attributes:
+        stock: that tokenizer.
+        vocabulary_size: how many ids there are, `eos` included.
+        eos: the id that ends a passage; a newline, but in texts of numbers.
+        unknown: the id of words outside the vocabulary; None where there is none.
+        is_bytes: whether each token is a byte, so that text need not be UTF-8.
+
+    Raises:
+        UserError: no such token, or ids with gaps.
+    """
+
+    def __init__(self, stock: StockTokenizer) -> None:
+        stock.no_truncation()
+        stock.no_padding()
+        ids = stock.get_vocab()
+        added = stock.get_added_tokens_decoder().values()
+        # Among words it is not special: the library would find it in "<eos>:" too.
+        ends = {token.content for token in added if token.special} | ({END} if _has_words(stock) else set())
+        end = next((name for name in ("\n", END, "0") if name in ends and name in ids), None)
+        if end is None:
+            raise UserError(f"it has no special token '\\n' or '0' and no word {END!r} to end a passage")
+        if set(ids.values()) != set(range(len(ids))):
+            raise UserError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}")
+        self.stock = stock
+        self.vocabulary_size = len(ids)
+        self.eos = ids[end]
+        self.unknown = ids.get(UNKNOWN) if end == END else None
+        self.is_bytes = len(ids) == 256 and stock.to_str() == _bytes().to_str()
+        self._words: Mapping[str, int] | None = None
+        if not added and _pipeline(stock) == _pipeline(_words({})):
+            self._words = ids
+            self._texts = ["\n" if word == END else word for word in sorted(ids, key=ids.__getitem__)]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without an `eos` of their own; of words, byte pairs and bytes each newline is one."""
-        ...
+        """The ids of `text`; where it is not of numbers, each newline is an `eos`, and none is added at the end.
+
+        Raises:
+            UserError: it has a word outside a vocabulary that has no `<unk>`.
+        """
+        return self.encode_pieces([text]).tolist()
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        """The ids (N,) of pieces of a text one after another; the newline that ends a piece becomes `eos`."""
-        ...
+        """The ids (N,) of pieces of a text, one after another; as `encode` of each, but for many at once."""
+        if self.is_bytes:
+            return np.frombuffer(utf_8("".join(pieces)), np.uint8)
+        if self._words is not None:
+            words = " ".join(pieces).replace("\n", f" {END} ").split()
+            outside = -1 if self.unknown is None else self.unknown
+            ids = np.fromiter(map(self._words.get, words, repeat(outside)), np.int32, len(words))
+            if self.unknown is None and ids.min(initial=0) < 0:
+                raise self._outside(words[int(ids.argmin())])
+            return ids
+        try:
+            encoded = self.stock.encode_batch_fast(list(pieces), add_special_tokens=False)
+        except Exception as problem:  # the library raises bare Exception
+            raise self._outside("".join(pieces)) from problem
+        return np.fromiter(chain.from_iterable(encoding.ids for encoding in encoded), np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, each `eos` a newline.
+        """The text of `ids`, each `eos` a newline (0, where tokens are numbers).
+
+        Words are joined by single spaces: other white space of a text of words is lost.
 
         Raises:
             UserError: an id is outside the vocabulary.
         """
-        ...
+        if len(ids) and not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
+            index = next(index for index in ids if not 0 <= index < self.vocabulary_size)
+            raise UserError(
+                f"token id {index} is outside the vocabulary of {self.vocabulary_size}; use the tokenizer it is from"
+            )
+        if self.is_bytes:
+            return bytes(ids).decode("utf-8", "replace")
+        if self._words is not None:
+            return " ".join(map(self._texts.__getitem__, ids)).replace(" \n", "\n").replace("\n ", "\n")
+        return self.stock.decode(list(ids), skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        """Writes one JSON file that `load_tokenizer` reads back."""
-        ...
+        """Writes the `tokenizer.json` that `load_tokenizer` and other libraries read."""
+        write_durably(path, self.stock.to_str())
+
+    def _outside(self, text: str) -> UserError:
+        first = ", ".join(repr(self.stock.id_to_token(index)) for index in range(min(3, self.vocabulary_size)))
+        return UserError(
+            f"{text[:40]!r} has a word outside the vocabulary of {self.vocabulary_size} ({first}, …), which has no "
+            f"{UNKNOWN} to stand for it"
+        )
 
 
-class WordTokenizer:
-    """Whitespace-separated words; a word outside the vocabulary becomes `<unk>`.
-
-    Decoding joins words by single spaces, so other white space is lost.
+def word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """Words between white space; one outside the vocabulary becomes `<unk>`.
 
     Args:
-        words: the vocabulary, a word's place its id; contains `<eos>`, and `<unk>` where words may be outside it.
+        words: the vocabulary in the order of the ids; contains `<eos>`, and `<unk>` where words may be outside it.
 
     Raises:
         UserError: a word appears twice, or `<eos>` is missing.
     """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = tuple(words)
-        self._ids = {word: index for index, word in enumerate(self.words)}
-        if len(self._ids) < len(self.words):
-            word, count = Counter(self.words).most_common(1)[0]
-            raise UserError(f"the vocabulary lists {word!r} {count} times; a word may appear once")
-        if END not in self._ids:
-            raise UserError(f"the vocabulary lacks {END}; train the tokenizer again")
-
-    @classmethod
-    def train(
-        cls, pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int, scratch: Path | None = None
-    ) -> "WordTokenizer":
-        """Builds the vocabulary from text: most frequent first, ties in alphabetical order.
-
-        `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
-
-        Args:
-            pieces: the text.
-            vocabulary_size: how many words to keep at most, `<unk>` and `<eos>` included; None keeps all.
-            minimum_count: words seen less often are left out.
-            scratch: folder for what does not fit into memory; None is that of temporary files.
-        """
-        unknown = ends = 0
-        frequent: list[tuple[int, str]] = []
-        with WordCounts(scratch) as counts:
-            for piece in pieces:
-                counts.update(piece.split())
-                ends += piece.endswith("\n")
-
-            def candidates() -> Iterator[tuple[int, str]]:
-                nonlocal unknown, ends
-                for word, count in counts.items():
-                    if word == END:
-                        ends += count
-                        continue
-                    unknown += count
-                    if word != UNKNOWN and count >= minimum_count:
-                        yield -count, word
-
-            frequent = (
-                sorted(candidates()) if vocabulary_size is None else heapq.nsmallest(vocabulary_size - 2, candidates())
-            )
-        unknown += sum(count for count, _ in frequent)
-        return cls([word for _, word in sorted([*frequent, (-unknown, UNKNOWN), (-ends, END)])])
-
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.words)
-
-    @property
-    def eos(self) -> int:
-        return self._ids[END]
-
-    @property
-    def unknown(self) -> int | None:
-        """The id of `<unk>`; None where there is no such word."""
-        return self._ids.get(UNKNOWN)
-
-    def encode(self, text: str) -> list[int]:
-        """Raises UserError for a word outside a vocabulary without `<unk>`."""
-        return _by_lines(text, self._line, self.eos)
-
-    def _line(self, line: str) -> list[int]:
-        if self.unknown is not None:
-            return list(map(self._ids.get, line.split(), repeat(self.unknown)))
-        try:
-            return [self._ids[word] for word in line.split()]
-        except KeyError as outside:
-            raise UserError(f"{outside} is not in the vocabulary, which has no {UNKNOWN} to stand for it") from outside
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        if self.unknown is None:
-            return _one_by_one(self, pieces)
-        words = (piece.split() + [END] * piece.endswith("\n") for piece in pieces)
-        ids = map(self._ids.get, chain.from_iterable(words), repeat(self.unknown))
-        return np.fromiter(ids, np.int32)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        _check_ids(ids, self.vocabulary_size)
-        words = ("\n" if index == self.eos else self.words[index] for index in ids)
-        return " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
-
-    def save(self, path: Path) -> None:
-        _save_json(path, {"kind": "word", "words": self.words})
+    counts = Counter(words)
+    if END not in counts:
+        raise UserError(f"the vocabulary lacks {END}")
+    word, count = counts.most_common(1)[0]
+    if count > 1:
+        raise UserError(f"the vocabulary lists {word!r} {count} times; a word may appear once")
+    return Tokenizer(_words({word: index for index, word in enumerate(words)}))
 
 
-class BytePairTokenizer:
-    """Byte-level byte-pair encoding: any text encodes, and decodes to exactly itself.
-
-    Nothing but a newline maps to `eos`, which is the last id: a passage may contain the characters `<eos>`.
+def byte_pair_tokenizer(merges: StockTokenizer) -> Tokenizer:
+    """Byte-level byte pairs: any text encodes, and decodes to exactly itself. The newline, `eos`, is the last id.
 
     Args:
-        inner: a byte-level tokenizer of the `tokenizers` package.
+        merges: a byte-level tokenizer of the library without `eos`, which it gets.
     """
-
-    def __init__(self, inner: rust.Tokenizer) -> None:
-        self._inner = inner
-        self._merged = inner.get_vocab_size()
-
-    @classmethod
-    def train(cls, pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> "BytePairTokenizer":
-        """Merges the most frequent pairs until the vocabulary is full or the pairs are used up.
-
-        Args:
-            pieces: the text.
-            vocabulary_size: the most ids wanted, the 256 bytes and `eos` included; None is 8000.
-            minimum_count: pairs seen less often are not merged, nor are pairs seen once.
-        """
-        inner = rust.Tokenizer(rust.models.BPE())
-        inner.pre_tokenizer = rust.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = rust.decoders.ByteLevel()
-        trainer = rust.trainers.BpeTrainer(
-            vocab_size=(vocabulary_size or _DEFAULT_BYTE_PAIRS) - 1,
-            min_frequency=max(2, minimum_count),
-            show_progress=False,
-            initial_alphabet=rust.pre_tokenizers.ByteLevel.alphabet(),
-        )
-        texts = chain.from_iterable(_within_reach(piece.removesuffix("\n")) for piece in pieces)
-        call_interruptibly(lambda: inner.train_from_iterator(texts, trainer))
-        return cls(inner)
-
-    @property
-    def inner(self) -> rust.Tokenizer:
-        """That of the `tokenizers` package, which knows nothing of `eos`."""
-        return self._inner
-
-    @property
-    def vocabulary_size(self) -> int:
-        return self._merged + 1
-
-    @property
-    def eos(self) -> int:
-        return self._merged
-
-    def encode(self, text: str) -> list[int]:
-        return _by_lines(text, lambda line: self._inner.encode(line).ids, self.eos)
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        encoded = self._inner.encode_batch_fast([piece.removesuffix("\n") for piece in pieces])
-        ends = ([self.eos] * piece.endswith("\n") for piece in pieces)
-        ids = chain.from_iterable(encoding.ids + end for encoding, end in zip(encoded, ends, strict=True))
-        return np.fromiter(ids, np.int32)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        _check_ids(ids, self.vocabulary_size)
-        runs = groupby(ids, key=lambda index: index == self.eos)
-        return "".join("\n" * len(list(run)) if end else self._inner.decode(list(run)) for end, run in runs)
-
-    def save(self, path: Path) -> None:
-        _save_json(path, {"kind": "bpe", "tokenizer": json.loads(self._inner.to_str())})
+    return Tokenizer(_ended(merges, "\n"))
 
 
-class ByteTokenizer:
-    """The 256 bytes of UTF-8; the newline byte ends a passage."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        return 256
-
-    @property
-    def eos(self) -> int:
-        return 10
-
-    def encode(self, text: str) -> list[int]:
-        return list(utf_8(text))
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        return np.frombuffer(utf_8("".join(pieces)), np.uint8)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        _check_ids(ids, self.vocabulary_size)
-        return bytes(ids).decode("utf-8", "replace")
-
-    def save(self, path: Path) -> None:
-        _save_json(path, {"kind": "bytes"})
+def byte_tokenizer() -> Tokenizer:
+    """The 256 bytes of UTF-8; the newline's, 10, is `eos`."""
+    return Tokenizer(_bytes())
 
 
-class DigitTokenizer:
-    """The ten digits, for tasks whose tokens are classes; 0, the blank, ends a passage and stays a digit."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        return 10
-
-    @property
-    def eos(self) -> int:
-        return 0
-
-    def encode(self, text: str) -> list[int]:
-        """Raises UserError for anything but digits and white space."""
-        digits = "".join(text.split())
-        if digits.strip("0123456789"):
-            raise UserError(f"{text!r} is not a sequence of digits, which are all that this task knows")
-        return [int(digit) for digit in digits]
-
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        return _one_by_one(self, pieces)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        _check_ids(ids, self.vocabulary_size)
-        return "".join(map(str, ids))
-
-    def save(self, path: Path) -> None:
-        _save_json(path, {"kind": "digits"})
+def digit_tokenizer() -> Tokenizer:
+    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is left out."""
+    stock = _numbers(10)
+    stock.pre_tokenizer = pre_tokenizers.Sequence([_split(), pre_tokenizers.Split(Regex("."), "isolated")])
+    stock.decoder = decoders.Fuse()
+    return Tokenizer(_ended(stock, "0"))
 
 
-class IdTokenizer:
-    """Token ids themselves, written as decimal numbers between white space; 0 ends a passage and stays a number.
+def id_tokenizer(vocabulary_size: int) -> Tokenizer:
+    """Token ids themselves, written as decimal numbers between white space; 0 is `eos`.
 
-    Args:
-        vocabulary_size: how many ids there are.
+    Raises:
+        UserError: `vocabulary_size` is below 1.
     """
+    if vocabulary_size < 1:
+        raise UserError(f"a vocabulary of {vocabulary_size} ids holds nothing; give 1 or more")
+    stock = _numbers(vocabulary_size)
+    stock.normalizer = normalizers.Replace(Regex(rf"(?<![^{_WHITE_SPACE}])0+(?=[0-9])"), "")  # leading zeros
+    stock.pre_tokenizer = _split()
+    stock.decoder = _joined()
+    return Tokenizer(_ended(stock, "0", single_word=True))
 
-    def __init__(self, vocabulary_size: int) -> None:
-        if vocabulary_size < 1:
-            raise UserError(f"a vocabulary of {vocabulary_size} ids holds nothing; give 1 or more")
-        self._size = vocabulary_size
 
-    @property
-    def vocabulary_size(self) -> int:
-        return self._size
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a `tokenizer.json`.
 
-    @property
-    def eos(self) -> int:
-        return 0
+    Raises:
+        UserError: the file is missing or damaged, or is not one that `Tokenizer` takes.
+    """
+    content = read_json(path, dict, "prepare the text again")
+    try:
+        return Tokenizer(stock_from(content))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path} is not a tokenizer that works here ({error}); prepare the text again") from error
 
-    def encode(self, text: str) -> list[int]:
-        """Raises UserError for anything but numbers and white space, and for an id outside the vocabulary."""
-        for word in text.split():
-            if not (word.isascii() and word.isdecimal() and len(word.lstrip("0")) < _MOST_DIGITS):
-                raise UserError(
-                    f"{word[:40]!r} is not a token id; this model's text is numbers with spaces between them"
-                )
-        ids = [int(word.lstrip("0") or "0") for word in text.split()]
-        _check_ids(ids, self._size)
-        return ids
 
-    def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        return _one_by_one(self, pieces)
+def stock_from(content: Mapping[str, Any]) -> StockTokenizer:
+    """The tokenizer of the library that the content of a `tokenizer.json` describes.
 
-    def decode(self, ids: Sequence[int]) -> str:
-        _check_ids(ids, self._size)
-        return " ".join(map(str, ids))
-
-    def save(self, path: Path) -> None:
-        _save_json(path, {"kind": "ids", "vocabulary_size": self._size})
+    Raises:
+        Exception: it describes none; the library raises no other class.
+    """
+    try:
+        return StockTokenizer.from_str(json.dumps(content))
+    except BaseException as problem:
+        if type(problem).__name__ != "PanicException":  # of Rust, which is not an Exception
+            raise
+        raise ValueError(str(problem)) from problem
 
 
 def utf_8(text: str) -> bytes:
@@ -333,73 +212,61 @@ def utf_8(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads what `Tokenizer.save` wrote.
+def _words(vocabulary: dict[str, int]) -> StockTokenizer:
+    """Words between white space; a newline is the word `<eos>`, and becomes one again."""
+    stock = StockTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    stock.normalizer = normalizers.Replace("\n", f" {END} ")
+    stock.pre_tokenizer = _split()
+    stock.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex(f"^{END}$"), "\n"),
+            _joined(),
+            decoders.Replace(" \n", "\n"),
+            decoders.Replace("\n ", "\n"),
+        ]
+    )
+    return stock
 
-    Raises:
-        UserError: the file is missing, damaged or not of this format.
+
+def _bytes() -> StockTokenizer:
+    """The letters that GPT-2's byte-level BPE writes bytes with, numbered by their bytes; no pair is merged.
+
+    A byte is written as itself where it can be seen, else as the next letter from 256 on.
     """
-    content = read_json(path, dict, "prepare the text again")
-    try:
-        return _from_json(content)
-    except Exception as error:  # the tokenizers package raises bare Exception
-        raise UserError(f"{path} is not a tokenizer of equilibria ({error}); prepare the text again") from error
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    letters = [chr(byte if byte in visible else next(others)) for byte in range(256)]
+    letters[ord("\n")] = "\n"
+    stock = StockTokenizer(models.BPE({letter: byte for byte, letter in enumerate(letters)}, []))
+    stock.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    stock.decoder = decoders.ByteLevel()
+    return _ended(stock, "\n")
 
 
-def stock_from(content: Mapping[str, Any]) -> rust.Tokenizer:
-    """The tokenizer of the tokenizers package that a `tokenizer.json` of its own describes.
-
-    Raises:
-        Exception: it describes none; the package raises no other class.
-    """
-    try:
-        return rust.Tokenizer.from_str(json.dumps(content))
-    except BaseException as problem:
-        if type(problem).__name__ != "PanicException":  # of Rust, which is no Exception
-            raise
-        raise ValueError(str(problem)) from problem
+def _numbers(size: int) -> StockTokenizer:
+    return StockTokenizer(models.WordLevel({str(number): number for number in range(size)}, unk_token=UNKNOWN))
 
 
-def _from_json(content: Any) -> Tokenizer:
-    match content:
-        case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
-            return WordTokenizer(words)
-        case {"kind": "bpe", "tokenizer": dict(inner)}:
-            return BytePairTokenizer(stock_from(inner))
-        case {"kind": "bytes"}:
-            return ByteTokenizer()
-        case {"kind": "digits"}:
-            return DigitTokenizer()
-        case {"kind": "ids", "vocabulary_size": int(size)}:
-            return IdTokenizer(size)
-    raise UserError("no known kind with its vocabulary inside")
+def _ended(stock: StockTokenizer, end: str, single_word: bool = False) -> StockTokenizer:
+    """With a special token that ends a passage; one between white space is looked for in normalized text."""
+    stock.add_special_tokens([AddedToken(end, single_word=single_word, normalized=single_word, special=True)])
+    return stock
 
 
-def _by_lines(text: str, encode: Callable[[str], list[int]], eos: int) -> list[int]:
-    """The ids of lines, `eos` between them: as of the pieces that a model is trained on."""
-    first, *others = map(encode, text.split("\n"))
-    return [*first, *chain.from_iterable([eos, *ids] for ids in others)]
+def _split() -> pre_tokenizers.Split:
+    return pre_tokenizers.Split(Regex(f"[{_WHITE_SPACE}]+"), "removed")
 
 
-def _within_reach(piece: str) -> Iterator[str]:
-    """A piece, or parts of a long one, cut before white space where there is some: the time that byte pairs take to be
-    learned grows with the square of a word's length."""
-    if len(piece) <= _LONGEST_WORD:
-        yield piece
-    else:
-        yield from (part.group() for part in _PART.finditer(piece))
+def _joined() -> decoders.Sequence:
+    """Joins by single spaces; no word begins with one, so that all get one."""
+    return decoders.Sequence([decoders.WordPiece(prefix=" ", cleanup=False), decoders.Fuse()])
 
 
-def _one_by_one(tokenizer: Tokenizer, pieces: Sequence[str]) -> np.ndarray:
-    ids = (tokenizer.encode(piece.removesuffix("\n")) + [tokenizer.eos] * piece.endswith("\n") for piece in pieces)
-    return np.fromiter(chain.from_iterable(ids), np.int32)
+def _has_words(stock: StockTokenizer) -> bool:
+    return isinstance(stock.model, models.WordLevel)
 
 
-def _save_json(path: Path, content: dict[str, Any]) -> None:
-    write_durably(path, json.dumps(content, ensure_ascii=False))
-
-
-def _check_ids(ids: Iterable[int], vocabulary_size: int) -> None:
-    outside: Iterator[int] = (index for index in ids if not 0 <= index < vocabulary_size)
-    if (index := next(outside, None)) is not None:
-        raise UserError(f"token id {index} is outside the vocabulary of {vocabulary_size}; use its own tokenizer")
+def _pipeline(stock: StockTokenizer) -> bytes:
+    """All that is not the vocabulary."""
+    unknown = stock.model.unk_token if _has_words(stock) else None  # pyright: ignore[reportAttributeAccessIssue]
+    return pickle.dumps((unknown, stock.normalizer, stock.pre_tokenizer, stock.post_processor, stock.decoder))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equilibria.data.batching import NO_TARGET, Segment
+from equilibria.data.batches import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
-from equilibria.data.task import Readable
+from equilibria.data.tasks.base import EvaluationSet
 from equilibria.depths import Depth
 from equilibria.diagnostics.evaluation_mode import evaluating
 from equilibria.errors import UserError
@@ -136,7 +136,7 @@ def evaluate(
 @overload
 def evaluate(
     model: TokenModel,
-    split: Readable,
+    split: EvaluationSet,
     batch_size: int,
     segment_length: int,
     memory_length: int | None = None,
@@ -148,7 +148,7 @@ def evaluate(
 
 def evaluate(
     model: TokenModel,
-    split: Readable,
+    split: EvaluationSet,
     batch_size: int,
     segment_length: int,
     memory_length: int | None = None,

@@ -13,9 +13,10 @@ from equilibria.configuration import table_of
 from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.task import Readable
-from equilibria.data.text_files import TextFiles
-from equilibria.data.tokenizers import Tokenizer, WordTokenizer, utf_8
+from equilibria.data.sources.base import Split
+from equilibria.data.sources.files import TextFiles
+from equilibria.data.tasks.base import EvaluationSet
+from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.loading import LoadedRun, load_task
 
 _BLOCK = 1 << 24  # tokens that are counted at once
@@ -38,7 +39,7 @@ class Subject:
     name: str
     part: str
     own: bool
-    content: Readable
+    content: EvaluationSet
     text: Mapping[str, object]
     yardsticks: Mapping[str, float]
     unknown: int | None
@@ -87,7 +88,7 @@ def _encoded(run: LoadedRun, source: Source, split: Split | None, path: Path, pr
         part, pieces, size = "all", source.whole(), source.whole_size()
     else:
         part = split or "valid"
-        pieces, size = source.pieces(part), source.size(part)
+        pieces, size = source.pieces(part, run.tokenizer.is_bytes), source.size(part)
     digest = hashlib.blake2b(digest_size=16)
 
     def digested(read: Iterable[str]) -> Iterator[str]:
@@ -113,8 +114,8 @@ def _text(data: Source | Task, digest: str, own: bool) -> dict[str, object]:
     return {**given, "digest": digest, "own": own}
 
 
-def _unknown(content: Readable, tokenizer: Tokenizer) -> int | None:
-    if not isinstance(content, EncodedSplit) or not isinstance(tokenizer, WordTokenizer) or tokenizer.unknown is None:
+def _unknown(content: EvaluationSet, tokenizer: Tokenizer) -> int | None:
+    if not isinstance(content, EncodedSplit) or tokenizer.unknown is None:
         return None
     blocks = (content.tokens[start : start + _BLOCK] for start in range(0, len(content.tokens), _BLOCK))
     return sum(int(np.count_nonzero(block == tokenizer.unknown)) for block in blocks)

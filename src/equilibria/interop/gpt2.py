@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell
-from equilibria.data import BytePairTokenizer, IdTokenizer, Tokenizer
-from equilibria.data.tokenizers import stock_from
+from equilibria.data.tokenizers import Tokenizer, byte_pair_tokenizer, id_tokenizer, stock_from
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.interop.imported import Imported
@@ -108,7 +107,7 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
         folder: holds `tokenizer.json`.
         vocabulary_size: tokens of the model.
     """
-    ids = IdTokenizer(vocabulary_size)
+    ids = id_tokenizer(vocabulary_size)
     file = folder / "tokenizer.json"
     if not file.is_file():
         return ids, "there is no tokenizer.json: tokens are numbers"
@@ -121,14 +120,14 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
         if not _ends_text(folder, content, end):
             raise ValueError(f"its last token, {end}, is not the end of text")
         content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number != end}
-        inner = stock_from({**content, "added_tokens": added})
-        if inner.get_vocab_size() != end:
+        stock = stock_from({**content, "added_tokens": added})
+        if stock.get_vocab_size() != end:
             raise ValueError(
-                f"it has {inner.get_vocab_size()} tokens besides the last of the model's {vocabulary_size}"
+                f"it has {stock.get_vocab_size()} tokens besides the last of the model's {vocabulary_size}"
             )
+        return byte_pair_tokenizer(stock), None
     except Exception as problem:  # the tokenizers package raises bare Exception
         return ids, f"tokenizer.json does not fit here ({problem}): tokens are numbers"
-    return BytePairTokenizer(inner), None
 
 
 def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:

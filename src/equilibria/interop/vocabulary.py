@@ -3,11 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
-from equilibria.data import TextFolder, WordTokenizer
+from equilibria.data import TextFolder, Tokenizer, word_tokenizer
 from equilibria.data.tokenizers import END
 
 
-def published_vocabulary(folder: Path) -> WordTokenizer:
+def published_vocabulary(folder: Path) -> Tokenizer:
     """The words of a folder's training text in the order of Transformer-XL's code (Dai et al. 2019, arXiv:1901.02860).
 
     `<eos>` is 0; then come words by falling frequency, and those that are equally frequent in the order of their first
@@ -23,4 +23,4 @@ def published_vocabulary(folder: Path) -> WordTokenizer:
     for piece in TextFolder(folder).pieces("train"):
         counts.update(piece.split())
     del counts[END]
-    return WordTokenizer([END, *(word for word, _ in counts.most_common())])
+    return word_tokenizer([END, *(word for word, _ in counts.most_common())])

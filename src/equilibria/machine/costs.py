@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equilibria.configuration import TrainingRecipe
-from equilibria.data.batching import Batches
+from equilibria.data.batches import Batches
 from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.machine.speed import wait

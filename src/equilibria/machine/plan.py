@@ -8,9 +8,8 @@ import torch
 
 from equilibria.configuration import ScheduleRecipe, build_model
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.batching import NO_TARGET, Batches, TrainingStream
-from equilibria.data.task import Task
-from equilibria.data.word_like import WordLike
+from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
+from equilibria.data.tasks.base import Task
 from equilibria.machine.costs import Limits, Measured, Shape, StepCost, ladder, measure
 from equilibria.machine.memory import available_memory
 from equilibria.machine.sizes import Sizes, sizes_of
@@ -206,7 +205,7 @@ def _supply(reading: Reading) -> Callable[[Shape], Batches]:
     def batches(shape: Shape) -> Batches:
         rows = shape.slots * shape.rows
         if reading.task is None:
-            return WordLike(reading.vocabulary_size, rows, shape.length)
+            return ZipfBatches(reading.vocabulary_size, rows, shape.length)
         return reading.task.training(rows, shape.length)
 
     return batches

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from equilibria.data.batching import Batches, Segment
+from equilibria.data.batches import Batches, Segment
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.measuring.memory import saved_bytes
 from equilibria.models import TokenModel

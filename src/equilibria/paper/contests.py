@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from equilibria.configuration import Recipe, build_model
-from equilibria.data.batching import Segment
-from equilibria.data.word_like import WordLike
+from equilibria.data.batches import Segment, ZipfBatches
 from equilibria.inference.loading import load_run
 from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
@@ -115,12 +114,12 @@ def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contend
     return Contender(TrainingLoop(model, training, batches, depth), _segments(batches))
 
 
-def _segments(batches: WordLike) -> list[Segment]:
+def _segments(batches: ZipfBatches) -> list[Segment]:
     return [batches.at(index) for index in range(_EVALUATED)]
 
 
-def _batches(model: TokenModel, setting: Setting, seed: int) -> WordLike:
-    return WordLike(model.embedding.vocabulary_size, setting.batch_size, setting.segment_length, seed)
+def _batches(model: TokenModel, setting: Setting, seed: int) -> ZipfBatches:
+    return ZipfBatches(model.embedding.vocabulary_size, setting.batch_size, setting.segment_length, seed)
 
 
 def entrants_of(contest: Contest, recipe: Callable[[Row], Recipe]) -> list[Entrant]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import run_difference
 from equilibria.data.progress import Progress
-from equilibria.data.synthetic import SymbolTask
-from equilibria.data.task import Task
+from equilibria.data.tasks.base import Task
+from equilibria.data.tasks.symbols import SymbolTask
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_json

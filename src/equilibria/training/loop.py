@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equilibria.cells import Memory
 from equilibria.configuration.recipe import TrainingRecipe
-from equilibria.data.batching import NO_TARGET, Batches
+from equilibria.data.batches import NO_TARGET, Batches
 from equilibria.depths import Depth
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel

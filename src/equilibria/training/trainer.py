@@ -13,7 +13,7 @@ from rich.console import Console
 
 from equilibria.configuration.comparing import changes, settings
 from equilibria.configuration.recipe import Recipe
-from equilibria.data.task import Task
+from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.runs.folder import RunFolder

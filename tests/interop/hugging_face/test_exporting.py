@@ -133,12 +133,12 @@ def test_a_failure_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_numbers_have_no_tokenizer(tmp_path: Path) -> None:
+def test_tokens_that_are_numbers(tmp_path: Path) -> None:
     recipe = tiny.tiny_task_recipe(tmp_path)
     recipe = replace(recipe, training=replace(recipe.training, steps=4, evaluate_every=4, checkpoint_every=4))
     tiny.tiny_trainer(recipe).run()
-    written = export_folder(load_run(recipe.run.folder), tmp_path / "out")
-    assert written["tokenizer"] is False
-    assert not list((tmp_path / "out").glob("tokenizer*"))
+    export_folder(load_run(recipe.run.folder), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("102")["input_ids"] == [1, 0, 2]
+    assert 'tokenizer("0",' in (tmp_path / "out" / "README.md").read_text()
     model = loaded(tmp_path / "out")
     assert model.generate(max_new_tokens=3).shape == (1, 4)

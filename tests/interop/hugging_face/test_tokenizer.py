@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from equilibria.data import BytePairTokenizer, ByteTokenizer, Tokenizer, WordTokenizer
-from equilibria.data.tokenizers import DigitTokenizer, IdTokenizer
+from equilibria.data import Tokenizer, byte_tokenizer, word_tokenizer
+from equilibria.data.tokenizer_training import train_byte_pairs, train_words
+from equilibria.data.tokenizers import digit_tokenizer, id_tokenizer
 from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
 
 TEXTS = ["the cat sat\n", " on  the <unk> mat\tand\x1chere\x85x\xa0y\u2003z\n", "a<eos>b <eos> Ċ\n", "日本 \x00😀\n"]
 OURS: dict[str, Tokenizer] = {
-    "words": WordTokenizer.train(TEXTS, None, 1),
-    "few words": WordTokenizer(["the", "<unk>", "<eos>"]),
-    "byte pairs": BytePairTokenizer.train(TEXTS * 5, 300, 2),
-    "bytes": ByteTokenizer(),
+    "words": train_words(TEXTS, None, 1),
+    "few words": word_tokenizer(["the", "<unk>", "<eos>"]),
+    "byte pairs": train_byte_pairs(TEXTS * 5, 300, 2),
+    "bytes": byte_tokenizer(),
 }
 
 
@@ -26,7 +27,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedToke
     folder, loaded = tmp_path_factory.mktemp("tokenizers"), {}
     for kind, tokenizer in OURS.items():
         stock = stock_tokenizer(tokenizer, 24)
-        assert stock is not None
         stock.save_pretrained(folder / kind)
         loaded[kind] = AutoTokenizer.from_pretrained(folder / kind)
     return loaded
@@ -65,6 +65,18 @@ def test_what_stands_around_a_text(theirs: dict[str, PreTrainedTokenizerBase], k
     assert len(one("the " * 50, truncation=True)["input_ids"]) == one.model_max_length == 24
 
 
-def test_numbers_are_no_text(tmp_path: Path) -> None:
-    assert stock_tokenizer(DigitTokenizer()) is None
-    assert stock_tokenizer(IdTokenizer(7)) is None
+@pytest.mark.parametrize("tokenizer", [*OURS.values(), digit_tokenizer(), id_tokenizer(30)])
+def test_a_file_loads_without_us(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    stock = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    text = tokenizer.decode([*range(min(7, tokenizer.vocabulary_size)), tokenizer.eos])
+    assert stock(text)["input_ids"] == tokenizer.encode(text)
+    assert stock.decode(tokenizer.encode(text)) == tokenizer.decode(tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("tokenizer", [digit_tokenizer(), id_tokenizer(30)])
+def test_numbers(tokenizer: Tokenizer) -> None:
+    stock = stock_tokenizer(tokenizer)
+    assert stock("0 1 007")["input_ids"] == tokenizer.encode("0 1 007")
+    assert stock.decode([7, 0, 1]) == tokenizer.decode([7, 0, 1])
+    assert stock.eos_token_id == 0

@@ -12,7 +12,7 @@ from transformers import (
     set_seed,
 )
 
-from equilibria.data import ByteTokenizer
+from equilibria.data import byte_tokenizer
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
 from wrapped_kinds import KINDS, loaded
@@ -52,7 +52,7 @@ def trainer(folder: Path, tokenizer: PreTrainedTokenizerFast, **options: Any) ->
 
 
 def test_a_resumed_run_ends_where_another_does(tmp_path: Path) -> None:
-    tokenizer = stock_tokenizer(ByteTokenizer())
+    tokenizer = stock_tokenizer(byte_tokenizer())
     assert tokenizer is not None
     whole = trainer(tmp_path / "whole", tokenizer)
     whole.train()

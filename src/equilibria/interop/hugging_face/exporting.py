@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
+from equilibria.data import Tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import new_folder
 from equilibria.files.formats import read_json
@@ -35,23 +36,18 @@ import equilibria.interop.hugging_face  # or give trust_remote_code=True below
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{name}")
-{use}
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+prompt = tokenizer("{prompt}", return_tensors="pt")
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50, do_sample=True)[0]))
 ```
 
-{tokenizer} A generated token sees {window} tokens at most. The recipe is in `config.json` under `recipe`.
+The end of a passage is {end!r}, which is also the token that a text begins after. A generated token sees {window}
+tokens at most. The recipe is in `config.json` under `recipe`.
 """
-
-_TEXT = """\
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-prompt = tokenizer("The", return_tensors="pt")
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50, do_sample=True)[0]))"""
-_NUMBERS = "print(model.generate(max_new_tokens=50, do_sample=True))"
 
 
 def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     """Writes a run's model with its tokenizer, for `AutoModelForCausalLM` and `AutoTokenizer`.
-
-    Where the run's tokens are numbers and no text, there is no tokenizer in the folder.
 
     Args:
         loaded: the run.
@@ -71,8 +67,7 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     try:
         with new_folder(out) as folder:
             model.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
             (folder / "README.md").write_text(_card(loaded, model, out.name), encoding="utf-8")
     except (OSError, SafetensorError) as problem:
         raise UserError(f"{out} cannot be written ({problem}); free some space or choose another") from problem
@@ -84,7 +79,6 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
         "vocabulary_size": model.config.vocab_size,
         "window": model.config.max_position_embeddings,
         "cache_layers": model.config.num_hidden_layers if model.generation_config.use_cache else 0,
-        "tokenizer": tokenizer is not None,
     }
 
 
@@ -107,18 +101,24 @@ def wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
 
 
 def _card(loaded: LoadedRun, model: EquilibriaForCausalLM, name: str) -> str:
-    text = stock_tokenizer(loaded.tokenizer) is not None
     return _CARD.format(
         name=name,
         parameters=model.num_parameters(),
         vocabulary=model.config.vocab_size,
         figures=_figures(loaded),
-        use=_TEXT.format(name=name) if text else _NUMBERS,
-        tokenizer="The end of a passage is a newline, which is also the token that a text begins after."
-        if text
-        else "Its tokens are numbers, so there is no tokenizer.",
+        prompt=_prompt(loaded.tokenizer),
+        end=loaded.tokenizer.decode([loaded.tokenizer.eos]),
         window=model.config.max_position_embeddings,
     )
+
+
+def _prompt(tokenizer: Tokenizer) -> str:
+    """A text that every tokenizer of its kind has tokens for."""
+    try:
+        tokenizer.encode("The")
+        return "The"
+    except UserError:  # its tokens are numbers, or words without one for others
+        return tokenizer.decode([0])
 
 
 _EFFORT = tuple(field.name for field in fields(Effort))

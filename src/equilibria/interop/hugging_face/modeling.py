@@ -19,7 +19,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from equilibria.configuration.building import build_model
-from equilibria.data.batching import NO_TARGET
+from equilibria.data.batches import NO_TARGET
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.gradients import Phantom, Unrolled
 from equilibria.interop.hugging_face.cache import cache_layers, read_on

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.data.batching import NO_TARGET
+from equilibria.data.batches import NO_TARGET
 
 
 @dataclass(frozen=True)

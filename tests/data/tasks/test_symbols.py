@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.data.synthetic import CopyMemory, Reversal
+from equilibria.data import CopyMemory, Reversal
 from equilibria.errors import UserError
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equilibria.data.batching import check_tokens
+from equilibria.data.batches import check_tokens
 from equilibria.errors import UserError
 
 _LARGEST_VOCABULARY = 2_000_000  # three ids must fit into 63 bits
@@ -57,9 +57,9 @@ class Trigram:
         # Below the highest order a word counts once for each different word before it, not per occurrence.
         bigrams, bigram_counts = np.unique(trigrams % self._size**2, return_counts=True)
         unigrams, unigram_counts = np.unique(bigrams % self._size, return_counts=True)
-        self._trigram = _Order.of(trigrams, counts, self._size)
-        self._bigram = _Order.of(bigrams, bigram_counts, self._size)
-        self._unigram = _Order.of(unigrams, unigram_counts, self._size)
+        self._trigram = _Ngrams.of(trigrams, counts, self._size)
+        self._bigram = _Ngrams.of(bigrams, bigram_counts, self._size)
+        self._unigram = _Ngrams.of(unigrams, unigram_counts, self._size)
 
     def probability(self, before: np.ndarray, last: np.ndarray, word: np.ndarray) -> np.ndarray:
         """P(word | before, last), float64, elementwise over int64 arrays of one shape."""
@@ -74,7 +74,7 @@ class Trigram:
 
 
 @dataclass(frozen=True)
-class _Order:
+class _Ngrams:
     """Discounted probabilities of the n-grams seen, and what each context leaves for the order below."""
 
     size: int
@@ -84,7 +84,7 @@ class _Order:
     left: np.ndarray  # sum of discounts / count of the context
 
     @classmethod
-    def of(cls, grams: np.ndarray, counts: np.ndarray, size: int) -> "_Order":
+    def of(cls, grams: np.ndarray, counts: np.ndarray, size: int) -> "_Ngrams":
         discount = _discounts(counts)[np.minimum(counts, 3)]
         contexts, place = np.unique(grams // size, return_inverse=True)
         total = np.bincount(place, weights=counts)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from equilibria.data.corpus import TextFolder
-from equilibria.data.download import Patience, RemoteFile
-from equilibria.data.fetching import WebText, fetch_text
-from equilibria.data.published import PUBLISHED, PublishedText
-from equilibria.data.tokenizer_spec import TokenizerSpec
+from equilibria.data.fetching.download import Patience, RemoteFile
+from equilibria.data.fetching.folder import WebText, fetch_text
+from equilibria.data.fetching.published import PUBLISHED, PublishedText
+from equilibria.data.sources.folder import TextFolder
+from equilibria.data.tokenizer_training import TokenizerSpec
 from equilibria.errors import UserError
 from equilibria.files.manifest import MANIFEST
 from hostile import tarred, zipped
@@ -104,7 +104,7 @@ def test_one_text_is_cut_in_three_to_the_byte(server: Loopback, tmp_path: Path, 
     fetch_text(remote, tmp_path / name)
     parts = [(tmp_path / name / f"{split}.txt").read_bytes() for split in ("train", "valid", "test")]
     assert parts == [text[:94], text[94:100], text[100:]]
-    pieces = TextFolder(tmp_path / name, as_bytes=True).pieces("train")
+    pieces = TextFolder(tmp_path / name).pieces("train", as_bytes=True)
     assert "".join(pieces).encode("utf-8", "surrogateescape") == text[:94]
     for sizes in ((94, 6, len(text) - 99), (94, 6, len(text) - 101), (len(text), 1, 1)):
         with pytest.raises(UserError, match=rf"is not {sum(sizes)} bytes long"):

@@ -7,16 +7,46 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from equilibria.data.reading import file_digest, text_digest
+from equilibria.data.sources.base import Source, Split, assigned
+from equilibria.data.sources.reading import file_digest, text_digest
 from equilibria.errors import UserError
 
 _NOT_DOCUMENTATION = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 _TOPICS = Path("pydoc_data", "topics.py")
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class EmbeddedText(Source):
+    """The English documentation inside Python: its language reference's topics and its library's docstrings.
+
+    A passage is a paragraph of prose. Whole topics and modules go to train, valid or test (about 90/5/5) by a
+    stable hash of their name, and a repeated passage is kept once, so no passage is in two splits. The text
+    differs a little between versions of Python.
+    """
+
+    @property
+    def name(self) -> str:
+        return "embedded"
+
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
+        for document in documents():
+            if assigned(document.name, valid_fraction=0.05, test_fraction=0.05) == split:
+                yield from (passage + "\n" for passage in document.passages)
+
+    def size(self, split: Split) -> int:
+        return sum(map(len, self.pieces(split)))
+
+    def fingerprint(self) -> str:
+        folder = _folder()
+        return text_digest(
+            part for path in _source_files() for part in (path.relative_to(folder).as_posix(), file_digest(path))
+        )
 
 
 class Document(NamedTuple):
@@ -47,14 +77,6 @@ def documents() -> tuple[Document, ...]:
             if passages:
                 found.append(Document(name, tuple(passages)))
     return tuple(found)
-
-
-def fingerprint() -> str:
-    """The digest of the names and bytes of every file `documents` reads."""
-    folder = _folder()
-    return text_digest(
-        part for path in _source_files() for part in (path.relative_to(folder).as_posix(), file_digest(path))
-    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
+from equilibria.data.sources.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
 
 

@@ -1,11 +1,11 @@
-"""Extraction from a small library of known content; the real one is tried in test_corpus.py."""
+"""Extraction from a small library of known content; the real one is tried in test_folder.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from equilibria.data import standard_library
+from equilibria.data.sources import embedded
 from equilibria.errors import UserError
 
 TOPICS = """
@@ -48,14 +48,14 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for folder in ("site-packages", "test"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "other.py").write_text('"""Text that does not belong here."""')
-    monkeypatch.setattr(standard_library.sysconfig, "get_path", lambda name: str(tmp_path))
-    standard_library.documents.cache_clear()
+    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda name: str(tmp_path))
+    embedded.documents.cache_clear()
     yield tmp_path
-    standard_library.documents.cache_clear()
+    embedded.documents.cache_clear()
 
 
 def test_documents_are_paragraphs_of_prose_each_kept_once() -> None:
-    documents = {document.name: document.passages for document in standard_library.documents()}
+    documents = {document.name: document.passages for document in embedded.documents()}
     assert documents == {
         "topic assert": (
             "The statement",
@@ -72,15 +72,15 @@ def test_documents_are_paragraphs_of_prose_each_kept_once() -> None:
 
 
 def test_fingerprint_follows_the_files(library: Path) -> None:
-    before = standard_library.fingerprint()
-    assert standard_library.fingerprint() == before
+    before = embedded.EmbeddedText().fingerprint()
+    assert embedded.EmbeddedText().fingerprint() == before
     (library / "site-packages" / "other.py").write_text("")
-    assert standard_library.fingerprint() == before
+    assert embedded.EmbeddedText().fingerprint() == before
     (library / "things.py").rename(library / "renamed.py")
-    assert standard_library.fingerprint() != before
+    assert embedded.EmbeddedText().fingerprint() != before
 
 
 def test_a_python_without_sources_is_said(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard_library.sysconfig, "get_path", lambda name: str(library / "nothing"))
+    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda name: str(library / "nothing"))
     with pytest.raises(UserError, match="no standard library sources"):
-        standard_library.documents()
+        embedded.documents()

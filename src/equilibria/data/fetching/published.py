@@ -7,8 +7,8 @@ WikiText-2's, were at hand and are as the digests say.
 
 from dataclasses import dataclass
 
-from equilibria.data.download import RemoteFile
-from equilibria.data.tokenizer_spec import TokenizerSpec
+from equilibria.data.fetching.download import RemoteFile
+from equilibria.data.tokenizer_training import TokenizerSpec
 
 
 @dataclass(frozen=True)

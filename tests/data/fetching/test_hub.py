@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from equilibria.data.hub import HubText
+from equilibria.data.fetching.hub import HubText
 from loopback import Fault, serve_hub, serving
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -37,9 +37,9 @@ PLACE = f"/datasets/someone/texts/resolve/{COMMIT}/small/train-00000-of-00002.pa
 FETCH = """
 import json, sys
 from pathlib import Path
-from equilibria.data.download import Patience
-from equilibria.data.fetching import fetch_text
-from equilibria.data.hub import HubText
+from equilibria.data.fetching.download import Patience
+from equilibria.data.fetching.folder import fetch_text
+from equilibria.data.fetching.hub import HubText
 from equilibria.errors import UserError
 for order in json.loads(sys.argv[1]):
     text = HubText(**{"name": "someone/texts", "patience": Patience(3, 0.001), **order.get("text", {})})
@@ -104,7 +104,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         # The tests of Hugging Face's models set these for their process.
         **{"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"},
         "NO_PROXY": "127.0.0.1",
-        "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        "PYTHONPATH": str(Path(__file__).parents[3] / "src"),
     }
     with serving() as server:
         environment["HF_ENDPOINT"] = serve_hub(server, "someone/texts", FILES)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import text_files
-from equilibria.data.corpus import Split
-from equilibria.data.text_files import TextFiles
+from equilibria.data.sources import files
+from equilibria.data.sources.base import Split
+from equilibria.data.sources.files import TextFiles
 from equilibria.errors import UserError
 from processes import environment
 
@@ -107,7 +107,7 @@ def test_one_large_paragraph_does_not_stay_whole(tmp_path: Path) -> None:
 def test_nothing_is_lost_and_no_unit_is_long(tmp_path_factory: pytest.TempPathFactory, text: str, longest: int) -> None:
     path = write(tmp_path_factory.getbasetemp() / "any.txt", text)
     for by_line in (True, False):
-        units = list(text_files._units_of_file(text_files._Cut(path, by_line, longest)))
+        units = list(files._units_of_file(files._Cut(path, by_line, longest)))
         assert all(sum(map(len, unit)) <= 2 * longest for unit in units)
         kept = "".join(piece for unit in units for piece in unit)
         assert re.sub(r"\s", "", kept) == re.sub(r"\s", "", text)
@@ -130,7 +130,7 @@ def test_without_test_fraction_there_is_no_test_split(tmp_path: Path) -> None:
     source = TextFiles((path,), valid_fraction=0.2, test_fraction=0)
     assert source.splits() == ("train", "valid")
     assert len([*source.pieces("train"), *source.pieces("valid")]) == 100
-    with pytest.raises(UserError, match=r"no test split; give a data\.test_fraction above 0"):
+    with pytest.raises(UserError, match=r"no test split; give a test_fraction above 0"):
         list(source.pieces("test"))
     assert source.fingerprint() != TextFiles((path,), valid_fraction=0.1, test_fraction=0).fingerprint()
 
@@ -138,12 +138,12 @@ def test_without_test_fraction_there_is_no_test_split(tmp_path: Path) -> None:
 def test_impossible_fractions_are_named_by_their_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "one.txt", "a single paragraph")
     for valid, test in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.1), (0.1, -0.1), (float("nan"), 0.1)):
-        with pytest.raises(UserError, match=r"data\.valid_fraction = .* and data\.test_fraction = .* leave an empty"):
+        with pytest.raises(UserError, match=r"valid_fraction = .* and test_fraction = .* leave an empty"):
             TextFiles((path,), valid, test)
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no text files given"):
+    with pytest.raises(UserError, match="files is empty"):
         TextFiles(())
     path = write(tmp_path / "one.txt", "text")
     with pytest.raises(UserError, match=r"empty\.txt holds no text"):
@@ -157,10 +157,10 @@ def test_a_split_that_stays_empty_names_the_fraction_that_fills_it(tmp_path: Pat
     fractions = {"valid_fraction": 0.001, "test_fraction": 0.001}
     for _ in range(2):
         with pytest.raises(
-            UserError, match=r"none of its 5 parts of lines fell into the \w+ split; give data\."
+            UserError, match=r"none of its 5 parts of lines fell into the \w+ split; give \w+_fraction"
         ) as problem:
             list(TextFiles((path,), **fractions).pieces("train"))
-        key, value = re.findall(r"data\.(\w+) = ([\d.]+) or more", str(problem.value))[0]
+        key, value = re.findall(r"(\w+) = ([\d.]+) or more", str(problem.value))[0]
         with pytest.raises(UserError):
             list(TextFiles((path,), **{**fractions, key: float(value) - 0.002}).pieces("train"))
         fractions[key] = float(value)
@@ -176,7 +176,7 @@ def test_a_text_that_no_fraction_divides_says_so(tmp_path: Path) -> None:
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from equilibria.data.text_files import TextFiles
+from equilibria.data.sources.files import TextFiles
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.corpus import EmbeddedText, TextFolder, assigned
+from equilibria.data import EmbeddedText, TextFolder
+from equilibria.data.sources.base import assigned
 from equilibria.errors import UserError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def write(path: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.batching import EvaluationStream, TrainingStream, check_tokens
+from equilibria.data.batches import EvaluationStream, TrainingStream, ZipfBatches, check_tokens
 from equilibria.errors import UserError
 
 sizes = st.tuples(st.integers(2, 200), st.integers(1, 9), st.integers(1, 20))
@@ -129,3 +129,23 @@ def test_ids_outside_the_vocabulary_are_named_with_their_position() -> None:
         check_tokens(np.array([4, 5, 9], np.uint16), 5)
     with pytest.raises(UserError, match="token id -1 at position 2"):
         check_tokens(np.array([0, 1, -1, 7], np.int32), 5)
+
+
+@given(st.integers(1, 3000), st.integers(1, 4), st.integers(1, 9), st.integers(0, 5), st.integers(0, 9))
+def test_random_batches_are_a_function_of_their_index(
+    vocabulary: int, rows: int, length: int, seed: int, index: int
+) -> None:
+    segment = ZipfBatches(vocabulary, rows, length, seed).at(index)
+    again = ZipfBatches(vocabulary, rows, length, seed).at(index)
+    assert segment.inputs.shape == segment.targets.shape == (rows, length)
+    assert torch.equal(segment.inputs, again.inputs)
+    assert torch.equal(segment.inputs[:, 1:], segment.targets[:, :-1])
+    assert 0 <= segment.inputs.min() <= segment.inputs.max() < vocabulary
+    assert segment.starts == (index == 0)
+
+
+def test_tokens_are_zipf_distributed() -> None:
+    tokens = ZipfBatches(999, 40, 1000).at(0).inputs
+    for below, share in ((9, 1 / 3), (99, 2 / 3), (999, 1)):
+        assert (tokens < below).double().mean() == pytest.approx(share, abs=0.01)
+    assert tokens.max() == 998

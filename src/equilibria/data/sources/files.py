@@ -1,14 +1,14 @@
-"""Any text files as a source: cut into units of bounded size, each of which belongs to one split."""
+"""Any text files: divided into units of bounded size, each of which belongs to one split."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from equilibria.data.corpus import SPLITS, Split, assigned
-from equilibria.data.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
+from equilibria.data.sources.base import SPLITS, Source, Split, assigned
+from equilibria.data.sources.reading import file_digest, read_pieces, stable_fraction, text_digest, text_size
 from equilibria.errors import UserError
 
 _LONGEST_UNIT = 1 << 16  # characters of a unit, all of which are in memory
@@ -18,7 +18,7 @@ _ENOUGH = 0.5  # of what a split should have of the text
 
 
 @dataclass(frozen=True)
-class TextFiles:
+class TextFiles(Source):
     """Any text files (`.gz` too), split by a stable hash of each unit, so no unit is in two splits.
 
     A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. Where these are so
@@ -27,7 +27,7 @@ class TextFiles:
     are passages, as in a folder; blank ones are left out.
 
     Args:
-        paths: the files, in the order of the text.
+        files: the files, in the order of the text.
         valid_fraction: share of the text held out for validation, above 0.
         test_fraction: share held out for the test; with 0 there is no test split.
 
@@ -36,30 +36,30 @@ class TextFiles:
             that cannot fill its splits.
     """
 
-    paths: tuple[Path, ...]
+    files: tuple[Path, ...]
     valid_fraction: float = 0.05
     test_fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.paths:
-            raise UserError("no text files given; data.files takes one path or more")
-        if not (self.valid_fraction > 0 and self.test_fraction >= 0 and self._held_out() < 1):
+        if not self.files:
+            raise UserError("files is empty; give one text file or more")
+        if not (self.valid_fraction > 0 and self.test_fraction >= 0 and self._shares["train"] > 0):
             raise UserError(
-                f"data.valid_fraction = {self.valid_fraction} and data.test_fraction = {self.test_fraction} leave an "
-                "empty split; give fractions above 0 (test: or 0) whose sum is below 1"
+                f"valid_fraction = {self.valid_fraction} and test_fraction = {self.test_fraction} leave an empty "
+                "split; give fractions above 0 (test: or 0) whose sum is below 1"
             )
 
     @property
     def name(self) -> str:
-        others = len(self.paths) - 1
-        return self.paths[0].name + (f" and {others} more" if others else "")
+        others = len(self.files) - 1
+        return self.files[0].name + (f" and {others} more" if others else "")
 
     def splits(self) -> tuple[Split, ...]:
         return SPLITS if self.test_fraction else SPLITS[:2]
 
-    def pieces(self, split: Split) -> Iterator[str]:
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         if split not in self.splits():
-            raise UserError(f"{self.name} has no {split} split; give a data.test_fraction above 0")
+            raise UserError(f"{self.name} has no {split} split; give a test_fraction above 0")
         for unit in _units(self._division.cuts):
             if assigned(_key(unit), self.valid_fraction, self.test_fraction) == split:
                 yield from unit
@@ -73,8 +73,7 @@ class TextFiles:
         return chain.from_iterable(_units(self._paragraphs()))
 
     def size(self, split: Split) -> int:
-        shares = {"valid": self.valid_fraction, "test": self.test_fraction, "train": 1 - self._held_out()}
-        return int(shares[split] * self.whole_size())
+        return int(self._shares[split] * self.whole_size())
 
     def whole_size(self) -> int:
         """The bytes of all splits together, and blank lines.
@@ -82,11 +81,11 @@ class TextFiles:
         Raises:
             UserError: a file is missing or unreadable.
         """
-        return sum(map(text_size, self.paths))
+        return sum(map(text_size, self.files))
 
     def fingerprint(self) -> str:
         fractions = f"{self.valid_fraction!r} {self.test_fraction!r}"
-        return text_digest([fractions, "units", *(file_digest(path) for path in self.paths)])
+        return text_digest([fractions, "units", *(file_digest(path) for path in self.files)])
 
     def remark(self) -> str | None:
         first, chosen = self._division.tried[0], self._division.tried[-1]
@@ -94,29 +93,32 @@ class TextFiles:
             return None
         return f"{self.name} is split by {chosen}: it has too few {first} to hold out the shares that are asked for"
 
-    def _held_out(self) -> float:
-        return self.valid_fraction + self.test_fraction
+    @property
+    def _shares(self) -> dict[Split, float]:
+        """Of the text, what each split should get."""
+        valid, test = self.valid_fraction, self.test_fraction
+        return {"train": 1 - (valid + test), "valid": valid, "test": test}
 
     def _paragraphs(self) -> list["_Cut"]:
-        return [_Cut(path, not _has_blank_lines_between(path), _LONGEST_UNIT) for path in self.paths]
+        return [_Cut(path, not _has_blank_lines_between(path), _LONGEST_UNIT) for path in self.files]
 
     def _ways(self) -> Iterator[tuple[str, list["_Cut"]]]:
         """How the files may be cut, from coarse to fine."""
         yield "paragraphs", self._paragraphs()
-        yield "lines", [_Cut(path, True, _LONGEST_UNIT) for path in self.paths]
+        yield "lines", [_Cut(path, True, _LONGEST_UNIT) for path in self.files]
         longest = min(max(_SHORTEST_PART, self.whole_size() // _MOST_PARTS), _LONGEST_UNIT)
-        yield "parts of lines", [_Cut(path, True, longest) for path in self.paths]
+        yield "parts of lines", [_Cut(path, True, longest) for path in self.files]
 
     @cached_property
     def _division(self) -> "_Division":
         """The coarsest cut that gives each split enough of the text, or else the finest."""
         tried: list[str] = []
         cuts: list[_Cut] = []
-        tally = _Tally(self.valid_fraction, self.test_fraction)
+        tally = _Tally(self._shares)
         for name, finer in self._ways():
             if finer == cuts:  # every paragraph is a line
                 continue
-            tried, cuts, tally = [*tried, name], finer, _Tally(self.valid_fraction, self.test_fraction)
+            tried, cuts, tally = [*tried, name], finer, _Tally(self._shares)
             for unit in _units(cuts):
                 tally.add(unit)
             if tally.is_enough():
@@ -145,8 +147,8 @@ class _Division:
 class _Tally:
     """How much of a text each split gets, and what it would take to give one that gets nothing something."""
 
-    def __init__(self, valid_fraction: float, test_fraction: float) -> None:
-        self._valid, self._test = valid_fraction, test_fraction
+    def __init__(self, shares: Mapping[Split, float]) -> None:
+        self._shares = shares
         self._characters: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._units = 0
         self._lowest = self._lowest_after_valid = math.inf
@@ -156,33 +158,31 @@ class _Tally:
         key = _key(unit)
         place = stable_fraction(key)
         self._units += 1
-        self._characters[assigned(key, self._valid, self._test)] += sum(map(len, unit))
+        self._characters[assigned(key, self._shares["valid"], self._shares["test"])] += sum(map(len, unit))
         self._lowest = min(self._lowest, place)
-        if place >= self._valid:
+        if place >= self._shares["valid"]:
             self._lowest_after_valid = min(self._lowest_after_valid, place)
 
     def is_enough(self) -> bool:
         """Whether each split gets half of its share or more."""
-        shares: dict[Split, float]
-        shares = {"train": 1 - self._valid - self._test, "valid": self._valid, "test": self._test}
         total = sum(self._characters.values())
-        return all(self._characters[split] >= _ENOUGH * share * total for split, share in shares.items())
+        return all(self._characters[split] >= _ENOUGH * share * total for split, share in self._shares.items())
 
     def check(self, name: str, units: str) -> None:
         """Raises a UserError that names the nearest right fraction where a split gets nothing."""
         for split in SPLITS:
-            if not self._characters[split] and (split != "test" or self._test):
+            if not self._characters[split] and self._shares[split]:
                 found = f"none of its {self._units} {units} fell into the {split} split"
                 raise UserError(f"{name}: {found}; give {self._mend(split)}")
 
     def _mend(self, split: Split) -> str:
         if split == "train":
-            return "more text, or smaller data.valid_fraction and data.test_fraction"
-        needed = self._lowest if split == "valid" else self._lowest_after_valid - self._valid
-        other = self._test if split == "valid" else self._valid
+            return "more text, or a smaller valid_fraction and test_fraction"
+        needed = self._lowest if split == "valid" else self._lowest_after_valid - self._shares["valid"]
+        other = self._shares["test" if split == "valid" else "valid"]
         if needed + other > 0.99:  # no unit, or none that would leave others
             return "more text"
-        return f"data.{split}_fraction = {math.floor(needed * 1000 + 1) / 1000:g} or more"
+        return f"{split}_fraction = {math.floor(needed * 1000 + 1) / 1000:g} or more"
 
 
 def _key(unit: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from equilibria.data.archives import base_name, unpack
+from equilibria.data.fetching.archives import base_name, unpack
 from equilibria.errors import UserError
 from hostile import link, tarred, written, zipped
 

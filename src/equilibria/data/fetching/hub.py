@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from equilibria.data.corpus import Split, assigned
-from equilibria.data.download import PATIENCE, Fetched, Patience, UnwritableError, file_hash
+from equilibria.data.fetching.download import PATIENCE, Fetched, Patience, UnwritableError, file_hash
 from equilibria.data.progress import Progress
+from equilibria.data.sources.base import Split, assigned
 from equilibria.errors import UserError
 
 _SPLITS: dict[str, Split] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from equilibria.data.download import Patience, RemoteFile, download
+from equilibria.data.fetching.download import Patience, RemoteFile, download
 from equilibria.errors import UserError
 from loopback import Fault, Loopback, Served, serving
 from watching import Watcher
@@ -232,7 +232,7 @@ def test_impossible_files_are_errors(arguments: tuple, message: str) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from equilibria.data.download import Patience, RemoteFile, download
+from equilibria.data.fetching.download import Patience, RemoteFile, download
 from equilibria.errors import UserError
 try:
     download(RemoteFile((sys.argv[1],)), Path(sys.argv[2]), Patience(3, 0.001, 30))
@@ -247,7 +247,7 @@ def fetching(url: str, path: Path, largest: int | None = None) -> subprocess.Pop
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
     command = [sys.executable, "-c", FETCH, url, str(path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
 
 

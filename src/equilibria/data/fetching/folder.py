@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from equilibria.data.archives import base_name, unpack
-from equilibria.data.corpus import SPLITS, split_of
-from equilibria.data.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download
+from equilibria.data.fetching.archives import base_name, unpack
+from equilibria.data.fetching.download import PATIENCE, Fetched, Patience, RemoteFile, UnwritableError, download
+from equilibria.data.fetching.published import PublishedText
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.published import PublishedText
+from equilibria.data.sources.base import SPLITS
+from equilibria.data.sources.folder import split_of
 from equilibria.errors import UserError
 from equilibria.files.durable import flush_folder, rename_durably
 from equilibria.files.formats import is_file_name

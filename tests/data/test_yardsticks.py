@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.data.ngram import Trigram, _discounts, trigram_perplexity, unigram_perplexity
+from equilibria.data.yardsticks import Trigram, _discounts, trigram_perplexity, unigram_perplexity
 from equilibria.errors import UserError
 
 

@@ -1,0 +1,70 @@
+"""What every source of text has: its splits, and their text in pieces.
+
+A piece that ends in a newline ends a *passage*, and that newline becomes the tokenizer's `eos`. Only a line that is too
+long to hold in memory has more than one piece.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from equilibria.data.sources.reading import stable_fraction
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Source(ABC):
+    """Text in two or three splits. Train and valid always exist.
+
+    A source of one's own is a frozen dataclass that says its `name`, `pieces`, `size` and `fingerprint`.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A short name for messages and reports."""
+
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that exist, in the order train, valid, test."""
+        return SPLITS
+
+    @abstractmethod
+    def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
+        """Streams a split in the order of the text; a piece that ends in a newline ends a passage.
+
+        Args:
+            split: which one.
+            as_bytes: for a tokenizer of bytes: a file that is not divided is read byte for byte (see `read_pieces`).
+
+        Raises:
+            UserError: the split does not exist, holds no text or cannot be read.
+        """
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """About how many bytes of text a split has; for progress.
+
+        Raises:
+            UserError: the split does not exist or cannot be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hex digest of the content and of how it is split."""
+
+    def remark(self) -> str | None:
+        """A sentence on how the text is split where that is not what one would expect.
+
+        Raises:
+            UserError: the text cannot be read or split.
+        """
+        return None
+
+
+def assigned(key: str, valid_fraction: float, test_fraction: float) -> Split:
+    """The split that `key` always belongs to."""
+    fraction = stable_fraction(key)
+    if fraction < valid_fraction:
+        return "valid"
+    return "test" if fraction < valid_fraction + test_fraction else "train"

@@ -1,0 +1,215 @@
+"""Which tokenizer a text is encoded with: one that is learned from the text, or one that exists already.
+
+Texts of any length are learned from piece by piece, a piece as `Source.pieces` yields them.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from threading import Event, Thread
+from typing import Literal
+
+from tokenizers import Tokenizer as StockTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from equilibria.data.counting import WordCounts
+from equilibria.data.sources.reading import file_digest
+from equilibria.data.tokenizers import (
+    END,
+    UNKNOWN,
+    Tokenizer,
+    byte_pair_tokenizer,
+    byte_tokenizer,
+    load_tokenizer,
+    word_tokenizer,
+)
+from equilibria.errors import UserError
+
+_DEFAULT_BYTE_PAIRS = 8000
+_MOST_TEXT = 256 << 20  # bytes of text that byte pairs are learned from: the distinct words in it are held in memory
+_BLOCK = 1 << 20
+_LONGEST_WORD = 1000  # characters that byte pairs are learned from
+_PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer that exists already, in a file that `Tokenizer.save` wrote."""
+
+    path: Path
+
+    @property
+    def kind(self) -> str:
+        """As in a recipe."""
+        return "file"
+
+    def identity(self) -> dict[str, object]:
+        """What two that are equal have in common: the content, not the path.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return {"kind": self.kind, "digest": file_digest(self.path)}
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Which tokenizer to learn.
+
+    Args:
+        kind: `"word"`, `"bpe"` or `"bytes"`.
+        vocabulary_size: ids at most, special ones included. None: all words for `"word"`, 8000 for `"bpe"`.
+        minimum_count: how often a word (a pair, for `"bpe"`) must be seen to be kept.
+
+    Raises:
+        UserError: a size or count that the kind cannot have.
+    """
+
+    kind: Literal["word", "bpe", "bytes"]
+    vocabulary_size: int | None = None
+    minimum_count: int = 1
+
+    def __post_init__(self) -> None:
+        smallest = {"word": 3, "bpe": 257, "bytes": 256}.get(self.kind)
+        if smallest is None:
+            raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe' or 'bytes'")
+        if self.vocabulary_size is not None and self.vocabulary_size < smallest:
+            raise UserError(
+                f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; give {smallest} or more"
+            )
+        if self.kind == "bytes" and self.vocabulary_size not in (None, 256):
+            raise UserError(f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; leave vocabulary_size out")
+        if self.minimum_count < 1:
+            raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
+
+    def identity(self) -> dict[str, object]:
+        """What two that are equal have in common."""
+        return asdict(self)
+
+
+def train_tokenizer(
+    spec: TokenizerSpec | TokenizerFile, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
+) -> Tokenizer:
+    """Learns the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
+
+    Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: from a larger one,
+    only blocks of 1 MB at equal distances are used.
+
+    Args:
+        spec: the kind and its sizes, or the file.
+        pieces: the text.
+        size: about how many bytes it has.
+        scratch: folder for what does not fit into memory; None is that of temporary files.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if isinstance(spec, TokenizerFile):
+        return load_tokenizer(spec.path)
+    match spec.kind:
+        case "word":
+            return train_words(pieces, spec.vocabulary_size, spec.minimum_count, scratch)
+        case "bpe":
+            return train_byte_pairs(_sampled(pieces, size), spec.vocabulary_size, spec.minimum_count)
+        case "bytes":
+            return byte_tokenizer()
+
+
+def train_words(
+    pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int, scratch: Path | None = None
+) -> Tokenizer:
+    """Words by falling frequency, ties in alphabetical order.
+
+    `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
+
+    Args:
+        pieces: the text.
+        vocabulary_size: how many words to keep at most, `<unk>` and `<eos>` included; None keeps all.
+        minimum_count: words seen less often are left out.
+        scratch: folder for what does not fit into memory; None is that of temporary files.
+    """
+    unknown = ends = 0
+    frequent: list[tuple[int, str]] = []
+    with WordCounts(scratch) as counts:
+        for piece in pieces:
+            counts.update(piece.split())
+            ends += piece.endswith("\n")
+
+        def candidates() -> Iterator[tuple[int, str]]:
+            nonlocal unknown, ends
+            for word, count in counts.items():
+                if word == END:
+                    ends += count
+                    continue
+                unknown += count
+                if word != UNKNOWN and count >= minimum_count:
+                    yield -count, word
+
+        frequent = (
+            sorted(candidates()) if vocabulary_size is None else heapq.nsmallest(vocabulary_size - 2, candidates())
+        )
+    unknown += sum(count for count, _ in frequent)
+    return word_tokenizer([word for _, word in sorted([*frequent, (-unknown, UNKNOWN), (-ends, END)])])
+
+
+def train_byte_pairs(pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int) -> Tokenizer:
+    """Merges the most frequent pairs of bytes until the vocabulary is full or no pairs are left.
+
+    Args:
+        pieces: the text.
+        vocabulary_size: ids at most, the 256 bytes and `eos` included; None is 8000.
+        minimum_count: pairs seen less often are not merged, nor are pairs seen once.
+    """
+    stock = StockTokenizer(models.BPE())
+    stock.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    stock.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=(vocabulary_size or _DEFAULT_BYTE_PAIRS) - 1,
+        min_frequency=max(2, minimum_count),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    texts = chain.from_iterable(_bounded(piece.removesuffix("\n")) for piece in pieces)
+    _call_interruptibly(lambda: stock.train_from_iterator(texts, trainer))
+    return byte_pair_tokenizer(stock)
+
+
+def _sampled(pieces: Iterable[str], size: int) -> Iterator[str]:
+    """All of a text, or blocks of it at equal distances that are `_MOST_TEXT` together."""
+    every, position = max(1, -(-size // _MOST_TEXT)), 0
+    for piece in pieces:
+        if position // _BLOCK % every == 0:
+            yield piece
+        position += len(piece)
+
+
+def _bounded(piece: str) -> Iterator[str]:
+    """A piece, or parts of a long one, cut before white space where there is some: the time to learn byte pairs grows
+    with the square of a word's length."""
+    if len(piece) <= _LONGEST_WORD:
+        yield piece
+    else:
+        yield from (part.group() for part in _PART.finditer(piece))
+
+
+def _call_interruptibly(call: Callable[[], object]) -> None:
+    """Calls native code that ignores signals in a thread of its own, so that Ctrl-C ends the wait at once; the thread
+    runs on until it is done or the process ends. Its exception is raised here."""
+    problems: list[BaseException] = []
+    ended = Event()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as problem:
+            problems.append(problem)
+        finally:
+            ended.set()
+
+    Thread(target=run, daemon=True).start()
+    ended.wait()
+    for problem in problems:
+        raise problem
