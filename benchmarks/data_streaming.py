@@ -32,12 +32,12 @@ LETTERS = "etaoinshrdlcumwfgypb"
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-from equilibria.data import TextFolder, TokenizerSpec, prepare
+from equilibria.data import FolderText, TokenizerSpec, prepare
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 kind, size, folder, cache = sys.argv[1:]
 before = peak()
-source = TextFolder(Path(folder))
+source = FolderText(Path(folder))
 corpus = prepare(source, TokenizerSpec(kind, int(size) or None), Path(cache))
 print(json.dumps({"before": before, "peak": peak(), "tokens": len(corpus.split("train").tokens)}))
 """

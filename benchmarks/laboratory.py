@@ -25,7 +25,7 @@ from benchmarks._race import run
 from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.data import EmbeddedText, TextFolder
+from equilibria.data import EmbeddedText, FolderText
 from equilibria.errors import UserError
 from equilibria.paper.runs import write_text
 
@@ -64,7 +64,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
 
 def _text(options: Namespace) -> Path:
     """The folder of the proxy's text."""
-    source = TextFolder(options.data_path)
+    source = FolderText(options.data_path)
     return shuffled_folder([source, EmbeddedText()] if options.proxy == "bytes" else [source], options.out.parent)
 
 

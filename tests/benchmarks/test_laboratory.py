@@ -11,7 +11,7 @@ from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import token_gain
 from benchmarks.laboratory import parse, recipes_of
 from equilibria.cli.app import main
-from equilibria.data import EmbeddedText, TextFolder
+from equilibria.data import EmbeddedText, FolderText
 from equilibria.data.sources.base import Split
 
 
@@ -90,7 +90,7 @@ def test_the_shuffled_text_has_every_passage_of_both_once(tmp_path: Path) -> Non
     lines_of = {name: [f"{name} passage {n} " + "word " * 40 + "\n" for n in range(2000)] for name in splits}
     for split in splits:
         (path / f"{split}.txt").write_text("".join(lines_of[split]))
-    sources = [TextFolder(path), EmbeddedText()]
+    sources = [FolderText(path), EmbeddedText()]
     folder = shuffled_folder(sources, tmp_path / "mixed")
     assert shuffled_folder(sources, tmp_path / "mixed") == folder
     assert shuffled_folder(sources, tmp_path / "again").name == folder.name

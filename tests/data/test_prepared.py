@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equilibria.data import Split, TextFolder, prepared
+from equilibria.data import Split, FolderText, prepared
 from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.sources import reading
 from equilibria.data.tokenizer_training import TokenizerSpec
@@ -26,12 +26,12 @@ VALID = "the dog sat\n"
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> TextFolder:
+def source(tmp_path: Path) -> FolderText:
     folder = tmp_path / "text"
     folder.mkdir()
     (folder / "train.txt").write_text(TRAIN, encoding="utf-8")
     (folder / "valid.txt").write_text(VALID, encoding="utf-8")
-    return TextFolder(folder)
+    return FolderText(folder)
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "caches" / "cache"
 
 
-class Unreadable(TextFolder):
+class Unreadable(FolderText):
     """A source whose fingerprint can be taken but whose text must not be read."""
 
     def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         raise AssertionError(f"the {split} split was read again")
 
 
-class Edited(TextFolder):
+class Edited(FolderText):
     """A source whose training text is saved anew while it is read."""
 
     def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
@@ -54,14 +54,14 @@ class Edited(TextFolder):
         (self.path / "train.txt").write_text("another text\n", encoding="utf-8")
 
 
-class Wordless(TextFolder):
+class Wordless(FolderText):
     """A source without any text."""
 
     def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         return iter(())
 
 
-def test_tokens_are_the_passages_each_ended(source: TextFolder, cache: Path) -> None:
+def test_tokens_are_the_passages_each_ended(source: FolderText, cache: Path) -> None:
     corpus = prepare(source, TokenizerSpec("word"), cache)
     end = corpus.tokenizer.eos
     expected = [
@@ -81,14 +81,14 @@ def test_tokens_are_the_passages_each_ended(source: TextFolder, cache: Path) -> 
     assert (corpus.name, corpus.directory) == ("text", cache / corpus.fingerprint)
 
 
-def test_bytes_are_the_file_itself(source: TextFolder, cache: Path) -> None:
+def test_bytes_are_the_file_itself(source: FolderText, cache: Path) -> None:
     split = prepare(source, TokenizerSpec("bytes"), cache).split("train")
     assert bytes(split.tokens.tolist()).decode() == TRAIN
     assert split.bytes == len(split.tokens)
 
 
 def test_chunks_do_not_change_what_is_written(
-    source: TextFolder, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: FolderText, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepare(source, TokenizerSpec("bytes"), cache).split("train")
     monkeypatch.setattr(prepared, "_CHUNK", 3)
@@ -100,7 +100,7 @@ def test_chunks_do_not_change_what_is_written(
 @pytest.mark.parametrize(
     ("distinct", "dtype"), [(254, np.uint8), (255, np.uint16), (65_534, np.uint16), (65_535, np.int32)]
 )
-def test_larger_vocabularies_take_wider_ids(source: TextFolder, cache: Path, distinct: int, dtype: type) -> None:
+def test_larger_vocabularies_take_wider_ids(source: FolderText, cache: Path, distinct: int, dtype: type) -> None:
     words = " ".join(f"w{number}" for number in range(distinct))  # and <unk> and <eos>
     (source.path / "train.txt").write_text(words)
     corpus = prepare(source, TokenizerSpec("word"), cache)
@@ -109,7 +109,7 @@ def test_larger_vocabularies_take_wider_ids(source: TextFolder, cache: Path, dis
     assert corpus.tokenizer.decode(tokens.tolist()) == words + "\n"
 
 
-def test_progress_reaches_its_end(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_reaches_its_end(source: FolderText, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "_CHUNK", 10)
     watcher = Watcher()
     prepare(source, TokenizerSpec("word"), cache, watcher)
@@ -119,7 +119,7 @@ def test_progress_reaches_its_end(source: TextFolder, cache: Path, monkeypatch: 
     assert len(watcher.bars[0][2]) > 1
 
 
-def test_a_long_line_is_one_passage(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_line_is_one_passage(source: FolderText, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(f"word{number % 7}" for number in range(500))
     (source.path / "train.txt").write_text(text + "\n" + text + "\n")
     for spec in (TokenizerSpec("word"), TokenizerSpec("bpe", 270), TokenizerSpec("bytes")):
@@ -133,7 +133,7 @@ def test_a_long_line_is_one_passage(source: TextFolder, cache: Path, monkeypatch
         assert corpus.tokenizer.decode(parts.tokens.tolist()) == f"{text}\n{text}\n"
 
 
-def test_a_folder_read_as_bytes_is_itself(source: TextFolder, cache: Path) -> None:
+def test_a_folder_read_as_bytes_is_itself(source: FolderText, cache: Path) -> None:
     content = b"\xff caf\xc3" + TRAIN.encode() + b"\r\nno end"
     (source.path / "train.txt").write_bytes(content)
     split = prepare(source, TokenizerSpec("bytes"), cache).split("train")
@@ -141,7 +141,7 @@ def test_a_folder_read_as_bytes_is_itself(source: TextFolder, cache: Path) -> No
     assert (len(split.tokens), split.bytes) == (len(content), len(content))
 
 
-def test_what_a_killed_process_left_goes(source: TextFolder, cache: Path) -> None:
+def test_what_a_killed_process_left_goes(source: FolderText, cache: Path) -> None:
     corpus = prepare(source, TokenizerSpec("word"), cache)
     left = cache / f"preparing-{corpus.fingerprint}"
     corpus.directory.rename(left)  # killed a moment before the end
@@ -151,12 +151,12 @@ def test_what_a_killed_process_left_goes(source: TextFolder, cache: Path) -> Non
     assert not left.exists()
 
 
-def test_a_killed_process_leaves_no_text(source: TextFolder, cache: Path) -> None:
+def test_a_killed_process_leaves_no_text(source: FolderText, cache: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from equilibria.data import TextFolder, TokenizerSpec, prepare\n"
-        "class Slow(TextFolder):\n"
+        "from equilibria.data import FolderText, TokenizerSpec, prepare\n"
+        "class Slow(FolderText):\n"
         "    def pieces(self, split, as_bytes=False):\n"
         "        yield from super().pieces(split, as_bytes)\n"
         "        print(split, flush=True)\n"
@@ -177,7 +177,7 @@ def test_a_killed_process_leaves_no_text(source: TextFolder, cache: Path) -> Non
     assert len(corpus.split("train").tokens) == 10
 
 
-def test_a_full_disk_leaves_no_text(source: TextFolder, cache: Path) -> None:
+def test_a_full_disk_leaves_no_text(source: FolderText, cache: Path) -> None:
     (source.path / "train.txt").write_text(TRAIN * 10_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
@@ -190,10 +190,10 @@ def test_a_full_disk_leaves_no_text(source: TextFolder, cache: Path) -> None:
     assert len(prepare(source, TokenizerSpec("bytes"), cache).split("train").tokens) == 10_000 * len(TRAIN.encode())
 
 
-def test_one_of_several_prepares_and_the_others_wait(source: TextFolder, cache: Path) -> None:
+def test_one_of_several_prepares_and_the_others_wait(source: FolderText, cache: Path) -> None:
     read: list[Split] = []
 
-    class Counting(TextFolder):
+    class Counting(FolderText):
         def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
             read.append(split)
             time.sleep(0.1)
@@ -205,12 +205,12 @@ def test_one_of_several_prepares_and_the_others_wait(source: TextFolder, cache: 
     assert len({order.result().directory for order in orders}) == 1
 
 
-def test_the_manifest_has_the_digest_of_the_source(source: TextFolder, cache: Path) -> None:
+def test_the_manifest_has_the_digest_of_the_source(source: FolderText, cache: Path) -> None:
     corpus = prepare(source, TokenizerSpec("word"), cache)
     assert json.loads((corpus.directory / "manifest.json").read_text())["source"] == source.fingerprint()
 
 
-def test_a_second_call_does_not_read_the_text(source: TextFolder, cache: Path) -> None:
+def test_a_second_call_does_not_read_the_text(source: FolderText, cache: Path) -> None:
     watcher = Watcher()
     first = prepare(source, TokenizerSpec("bpe", 270), cache, watcher)
     assert len(watcher.bars) == 3
@@ -222,7 +222,7 @@ def test_a_second_call_does_not_read_the_text(source: TextFolder, cache: Path) -
         prepare(Unreadable(source.path), TokenizerSpec("bpe", 271), cache)
 
 
-def test_another_text_or_tokenizer_has_another_folder(source: TextFolder, cache: Path) -> None:
+def test_another_text_or_tokenizer_has_another_folder(source: FolderText, cache: Path) -> None:
     directories = {
         prepare(source, spec, cache).directory
         for spec in (TokenizerSpec("word"), TokenizerSpec("word", minimum_count=2), TokenizerSpec("bytes"))
@@ -270,7 +270,7 @@ def change_a_count(directory: Path) -> None:
     "damage",
     [truncate_tokens, flip_a_token, remove_the_tokenizer, truncate_the_manifest, empty_the_manifest, change_a_count],
 )
-def test_a_damaged_cache_is_encoded_anew(source: TextFolder, cache: Path, damage) -> None:
+def test_a_damaged_cache_is_encoded_anew(source: FolderText, cache: Path, damage) -> None:
     first = prepare(source, TokenizerSpec("word"), cache)
     expected = {split: first.split(split).tokens.tolist() for split in ("train", "valid")}
     damage(first.directory)
@@ -280,7 +280,7 @@ def test_a_damaged_cache_is_encoded_anew(source: TextFolder, cache: Path, damage
     assert {split: again.split(split).tokens.tolist() for split in ("train", "valid")} == expected
 
 
-def test_a_split_that_is_missing_is_named(source: TextFolder, cache: Path) -> None:
+def test_a_split_that_is_missing_is_named(source: FolderText, cache: Path) -> None:
     corpus = prepare(source, TokenizerSpec("bytes"), cache)
     with pytest.raises(UserError, match="text has no test split; it has train, valid"):
         corpus.split("test")
@@ -290,20 +290,20 @@ def test_a_split_that_is_missing_is_named(source: TextFolder, cache: Path) -> No
 
 @pytest.mark.parametrize("kind", ["word", "bpe", "bytes"])
 @pytest.mark.parametrize("file", ["train.txt", "valid.txt"])
-def test_an_empty_text_is_named_and_leaves_nothing(source: TextFolder, cache: Path, kind, file: str) -> None:
+def test_an_empty_text_is_named_and_leaves_nothing(source: FolderText, cache: Path, kind, file: str) -> None:
     (source.path / file).write_text("\n\n")
     with pytest.raises(UserError, match=f"{file} holds no text"):
         prepare(source, TokenizerSpec(kind), cache)
     assert list(cache.glob("[!.]*")) == []
 
 
-def test_a_source_without_passages_is_an_error(source: TextFolder, cache: Path) -> None:
+def test_a_source_without_passages_is_an_error(source: FolderText, cache: Path) -> None:
     with pytest.raises(UserError, match="text: the train split has 0 tokens"):
         prepare(Wordless(source.path), TokenizerSpec("bytes"), cache)
 
 
 @pytest.mark.parametrize("kind", ["word", "bytes"])
-def test_a_text_that_changes_while_it_is_read_is_not_kept(source: TextFolder, cache: Path, kind) -> None:
+def test_a_text_that_changes_while_it_is_read_is_not_kept(source: FolderText, cache: Path, kind) -> None:
     with pytest.raises(UserError, match="text changed while it was read; run the command again"):
         prepare(Edited(source.path), TokenizerSpec(kind), cache)
     assert list(cache.glob("[!.]*")) == []
@@ -312,13 +312,13 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(source: TextFolder, ca
     assert corpus.tokenizer.decode(corpus.split("train").tokens.tolist()).split() == TRAIN.split()
 
 
-def test_a_cache_that_cannot_be_written_is_named(source: TextFolder, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(source: FolderText, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match=r"the cache .*taken cannot be written .*choose another data\.cache"):
         prepare(source, TokenizerSpec("bytes"), tmp_path / "taken")
 
 
-def test_the_first_of_two_processes_wins(source: TextFolder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_two_processes_wins(source: FolderText, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = prepare(source, TokenizerSpec("bytes"), cache).directory
     written = cache / "written"
     written.mkdir()
@@ -330,7 +330,7 @@ def test_the_first_of_two_processes_wins(source: TextFolder, cache: Path, monkey
 
 @pytest.mark.skipif(not (SHARED / "english-4m").is_dir(), reason="../shared/data/english-4m is absent")
 def test_english_4m_has_its_documented_size(cache: Path) -> None:
-    corpus = prepare(TextFolder(SHARED / "english-4m"), TokenizerSpec("word"), cache)
+    corpus = prepare(FolderText(SHARED / "english-4m"), TokenizerSpec("word"), cache)
     assert corpus.tokenizer.vocabulary_size == 41_302  # 41,300 words, <unk> and <eos>
     train, valid = corpus.split("train"), corpus.split("valid")
     assert round(len(train.tokens) / 1e6, 1) == 3.7

@@ -240,10 +240,12 @@ def test_another_tokenizer_of_words_is_read_by_the_library(tmp_path: Path) -> No
 def test_a_tokenizer_from_a_file_is_that_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for name in ("one.json", "same.json"):
         tokenizer.save(tmp_path / name)
-    found = train_tokenizer(TokenizerFile(tmp_path / "one.json"), ["other text"])
+    found = train_tokenizer(TokenizerSpec("file", path=tmp_path / "one.json"), ["other text"])
     assert all(found.encode(text) == tokenizer.encode(text) for text in PASSAGES)
     id_tokenizer(5).save(tmp_path / "other.json")
-    one, same, other = (TokenizerFile(tmp_path / f"{name}.json").identity() for name in ("one", "same", "other"))
+    one, same, other = (
+        TokenizerSpec("file", path=tmp_path / f"{name}.json").identity() for name in ("one", "same", "other")
+    )
     assert one == same != other
 
 

@@ -17,7 +17,7 @@ from equilibria.data.fetching.folder import FetchedText, RemoteText, WebText, fe
 from equilibria.data.fetching.hub import HubText
 from equilibria.data.fetching.published import PUBLISHED
 from equilibria.data.prepared import Corpus, prepare
-from equilibria.data.sources.folder import TextFolder
+from equilibria.data.sources.folder import FolderText
 from equilibria.data.tokenizer_training import TokenizerSpec
 
 command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
@@ -102,7 +102,7 @@ def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place
     spec = TokenizerSpec(place.tokenizer or published.kind, place.vocabulary_size, place.minimum_count)
     folder = place.out or Path("data", name)
     fetched = fetch_text(text, folder, offline=place.offline, again=place.again, progress=progress)
-    corpus = prepare(TextFolder(folder), spec, place.cache, progress)
+    corpus = prepare(FolderText(folder), spec, place.cache, progress)
     if place.json:
         print(json_format.dumps(_figures(fetched, corpus)))
         return 0

@@ -31,6 +31,7 @@ from equilibria.paper.writing import (
     trained_json,
     trained_sheet,
 )
+from equilibria.training import train as train_run
 
 command = App(name="reproduce")
 
@@ -171,7 +172,7 @@ def _reached(
     if not training:
         return Outcome(row, size, None, state.note or "not begun; --train does"), None
     begun, progress = (recipe.run.folder / "config.toml").is_file(), ConsoleProgress(order.console)
-    result = train(recipe, resume=begun, console=order.console, progress=progress)
+    result = train_run(recipe, resume=begun, console=order.console, progress=progress)
     if result.interrupted is not None:
         return Outcome(row, size, None, standing(recipe).note), result.interrupted
     figures = conclude(recipe, result, table.test_tokens.get(order.scale), progress)

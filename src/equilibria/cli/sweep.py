@@ -20,6 +20,7 @@ from equilibria.errors import UserError
 from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
 from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
+from equilibria.training import train
 
 command = RecipeApp(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
 

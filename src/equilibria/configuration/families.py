@@ -7,17 +7,17 @@ from torch import optim
 
 from equilibria.cells import Cell
 from equilibria.configuration.kinds import Family, declare
-from equilibria.data import Source, Task, TokenizerSpec
+from equilibria.data import Source, Task
 from equilibria.depths import Depth, Limits
 from equilibria.gradients import Gradient
 from equilibria.models import ModelRecipe
 from equilibria.nn import TokenEmbedding
 from equilibria.optimization import Averaging, Optimizer, Schedule
-from equilibria.solvers import GMRES, Solver
+from equilibria.solvers import AdjointSolver, Solver
 
 declare(
     Family("solver", (Solver,), ("equilibria.solvers",), tag="method"),
-    Family("adjoint solver", (Solver, GMRES), ("equilibria.solvers",), tag="method"),
+    Family("adjoint solver", (AdjointSolver,), ("equilibria.solvers",), tag="method"),
     Family("gradient", (Gradient,), ("equilibria.gradients",), tag="method"),
     Family("cell", (Cell,), ("equilibria.cells",), endings=("Cell",), supplied=frozenset({"injection"})),
     Family("depth", (Depth,), ("equilibria.depths",), endings=("Depth",), supplied=frozenset({"d_model"})),
@@ -31,7 +31,6 @@ declare(
     ),
     Family("model", (ModelRecipe,), ("equilibria.models",), endings=("Recipe",)),
     Family("source", (Source, Task), ("equilibria.data.sources", "equilibria.data.tasks"), "source", ("Text",)),
-    Family("tokenizer", (TokenizerSpec,), ("equilibria.data",), endings=("Spec",)),
     Family(
         "optimizer",
         (Optimizer, optim.Optimizer),

@@ -17,7 +17,9 @@ Setting = tuple[str, str]
 
 def print_settings(console: Console) -> None:
     """Prints all sections."""
-    console.print("\nSettings of a recipe. Each is a key of the file and a flag; a flag has the last word.", style="bold")
+    console.print(
+        "\nSettings of a recipe. Each is a key of the file and a flag; a flag has the last word.", style="bold"
+    )
     console.print("--unset KEY takes a key out of the file. A kind of your own is package.module:Class.\n")
     for title, text, settings in sections():
         table = Table.grid(padding=(0, 2))
@@ -37,7 +39,9 @@ def sections() -> Iterator[tuple[str, str, list[Setting]]]:
     yield from _of_class(Recipe, "", "recipe")
 
 
-def _of_class(cls: type, key: str, title: str, family: Family | None = None) -> Iterator[tuple[str, str, list[Setting]]]:
+def _of_class(
+    cls: type, key: str, title: str, family: Family | None = None
+) -> Iterator[tuple[str, str, list[Setting]]]:
     own, inner = [], []
     texts = explained(cls)
     supplied = frozenset() if family is None else family.supplied

@@ -83,7 +83,7 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     """One problem: `--section.key …` for a flag, `FILE: section.key …` for a key in a file."""
     key = ".".join(keys)
     flag = next((flag for flag in flags if flag == key or key.startswith(f"{flag}.")), None)
-    where = f"--{key}" if flag is not None else f"{source}: {key}"
+    where = f"--{key}" if flag is not None else f"{source}: {key}" if key else source
     return f"{where}{' ' if text.startswith(('=', 'is ')) else ': '}{text}"
 
 

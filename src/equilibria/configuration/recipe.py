@@ -154,7 +154,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.training.compile and (obstacle := self.model.no_compilation()):
             raise ValueError(f"training.compile: {obstacle}")
-        if self.model.reads_source != getattr(self.data, "has_source", False):
+        if self.model.reads_source != (isinstance(self.data, Task) and self.data.has_source):
             raise ValueError(
                 "a task with a source and a target, and a model that reads one and writes the other, go together: "
                 "give both or none (data.source, model.kind)"
@@ -163,5 +163,5 @@ class Recipe:
     @property
     def context(self) -> int:
         """Tokens of a row that the model sees at once: a segment of a text, or a task's whole sequence."""
-        length = getattr(self.data, "length", None)
+        length = self.data.length if isinstance(self.data, Task) else None
         return self.training.segment_length if length is None else length

@@ -150,7 +150,7 @@ def _expanded(given: Any, section: Family | type) -> Any:
     if given is True or given == "true":
         return {}
     if not isinstance(section, Family):
-        return given
+        return {"kind": given} if isinstance(given, str) and "kind" in _options(section) else given
     if isinstance(given, str) and given != NOTHING:
         return {section.tag: given}
     if isinstance(given, Mapping) and ITSELF in given:
@@ -226,7 +226,8 @@ def _holder(cls: type) -> type:
     """A dataclass of the options of a class alone."""
     family = family_of(cls)
     entries = [
-        (o.name, o.annotation, field() if o.default is REQUIRED else field(default=None)) for o in _options(cls).values()
+        (o.name, o.annotation, field() if o.default is REQUIRED else field(default=None))
+        for o in _options(cls).values()
     ]
     holder = make_dataclass(cls.__name__, entries, kw_only=True, namespace={"is_holder": True})
     holder.__doc__ = "" if family is None else f"{family.tag} {family.name(cls)}"
@@ -238,6 +239,8 @@ def _section(table: Any, cls: type) -> Any:
     family = family_of(cls)
     if table is True or table == "true":
         table = {}
+    if isinstance(table, str) and "kind" in _options(cls):
+        table = {"kind": table}
     if not isinstance(table, Mapping):
         raise ValueError(f"{table!r}: expected a section with keys")
     given = {name: value for name, value in table.items() if family is None or name != family.tag}
@@ -298,7 +301,9 @@ def _literal(value: Any, annotation: Any) -> Any:
 
 def _sequence(value: Any, annotation: Any) -> Any:
     if isinstance(value, Written):
-        value = [Written(part) for part in value.strip("[]").split(",") if part.strip()] if value[:1] == "[" else [value]
+        value = (
+            [Written(part) for part in value.strip("[]").split(",") if part.strip()] if value[:1] == "[" else [value]
+        )
     if not isinstance(value, list | tuple):
         raise ValueError(f"= {_shown(value)}: expected a list")
     return tuple(_converter.structure(part, get_args(annotation)[0]) for part in value)
@@ -313,7 +318,7 @@ def _plain(expected: type, words: str) -> Any:
                 return _READ[expected](value.strip())
             fits = type(value) is expected or (expected is float and type(value) is int)
             if fits or (expected is Path and isinstance(value, str | Path)):
-                return expected(value)
+                return _READ[expected](value)
         except (ValueError, KeyError, OverflowError):
             pass
         raise ValueError(f"= {_shown(value)}: expected {words}")
@@ -322,7 +327,7 @@ def _plain(expected: type, words: str) -> Any:
 
 
 _READ: dict[type, Any] = {
-    bool: lambda text: {"true": True, "false": False}[text.lower()],
+    bool: lambda value: value if isinstance(value, bool) else {"true": True, "false": False}[value.lower()],
     int: int,
     float: float,
     str: str,
@@ -343,7 +348,11 @@ def _shown(value: Any) -> str:
 
 _converter = Converter(forbid_extra_keys=True)
 for _type, _words in (
-    (int, "an integer"), (float, "a number"), (bool, "true or false"), (str, "text"), (Path, "a path")
+    (int, "an integer"),
+    (float, "a number"),
+    (bool, "true or false"),
+    (str, "text"),
+    (Path, "a path"),
 ):
     _converter.register_structure_hook(_type, _plain(_type, _words))
 _converter.register_structure_hook(torch.dtype, _dtype)

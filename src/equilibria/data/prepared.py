@@ -17,7 +17,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.sources.base import SPLITS, Source, Split
 from equilibria.data.sources.reading import text_digest
 from equilibria.data.tasks.base import Task
-from equilibria.data.tokenizer_training import TokenizerFile, TokenizerSpec, train_tokenizer
+from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.data.yardsticks import trigram_perplexity, unigram_perplexity
 from equilibria.errors import UserError
@@ -137,7 +137,16 @@ class Corpus(Task):
             ) from problem
 
 
-def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
+def opened(data: Source | Task, progress: Progress = UNWATCHED) -> Task:
+    """What a recipe's data is about: its task, or its text, prepared.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    return data if isinstance(data, Task) else prepare(data, data.tokenizer, data.cache, progress)
+
+
+def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
     The text is streamed, once to build the vocabulary and once to encode it: memory does not grow with its length. The
@@ -220,9 +229,7 @@ def _check_length(tokens: int, name: str) -> None:
         raise UserError(f"{name} has {tokens} tokens; with 2 there is one to predict")
 
 
-def _write(
-    source: Source, fingerprint: str, spec: TokenizerSpec | TokenizerFile, directory: Path, progress: Progress
-) -> None:
+def _write(source: Source, fingerprint: str, spec: TokenizerSpec, directory: Path, progress: Progress) -> None:
     """Encodes a text into a folder.
 
     Raises:
@@ -253,7 +260,7 @@ def _write(
     write_manifest(directory, more=manifest)
 
 
-def _tokenizer(source: Source, spec: TokenizerSpec | TokenizerFile, scratch: Path, progress: Progress) -> Tokenizer:
+def _tokenizer(source: Source, spec: TokenizerSpec, scratch: Path, progress: Progress) -> Tokenizer:
     if spec.kind in ("bytes", "file"):
         return train_tokenizer(spec, ())
     size = source.size("train")

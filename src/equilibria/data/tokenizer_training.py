@@ -6,7 +6,7 @@ Texts of any length are learned from piece by piece, a piece as `Source.pieces` 
 import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Event, Thread
@@ -36,46 +36,32 @@ _PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", r
 
 
 @dataclass(frozen=True)
-class TokenizerFile:
-    """A tokenizer that exists already, in a file that `Tokenizer.save` wrote."""
-
-    path: Path
-
-    @property
-    def kind(self) -> str:
-        """As in a recipe."""
-        return "file"
-
-    def identity(self) -> dict[str, object]:
-        """What two that are equal have in common: the content, not the path.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
-        return {"kind": self.kind, "digest": file_digest(self.path)}
-
-
-@dataclass(frozen=True)
 class TokenizerSpec:
-    """Which tokenizer to learn.
+    """Which tokenizer to learn or to read.
 
     Args:
-        kind: `"word"`, `"bpe"` or `"bytes"`.
-        vocabulary_size: ids at most, special ones included. None: all words for `"word"`, 8000 for `"bpe"`.
-        minimum_count: how often a word (a pair, for `"bpe"`) must be seen to be kept.
+        kind: a token is a word, a byte-pair unit learned from the training text, a byte, or what a given file says.
+        vocabulary_size: ids at most, special ones included; none: all words, or 8000 byte pairs.
+        minimum_count: how often a word (a pair, for bpe) must be seen to be kept.
+        path: the tokenizer.json of a run or an import, for kind "file".
 
     Raises:
-        UserError: a size or count that the kind cannot have.
+        ValueError: a size, count or path that the kind cannot have.
     """
 
-    kind: Literal["word", "bpe", "bytes"]
+    kind: Literal["word", "bpe", "bytes", "file"] = "bpe"
     vocabulary_size: int | None = None
     minimum_count: int = 1
+    path: Path | None = None
 
     def __post_init__(self) -> None:
-        smallest = {"word": 3, "bpe": 257, "bytes": 256}.get(self.kind)
+        smallest = {"word": 3, "bpe": 257, "bytes": 256, "file": 1}.get(self.kind)
         if smallest is None:
-            raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe' or 'bytes'")
+            raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe', 'bytes' or 'file'")
+        if (self.path is None) is (self.kind == "file"):
+            raise UserError(f'path goes with kind "file", and only with it; found kind "{self.kind}" and {self.path}')
+        if self.kind == "file" and (self.vocabulary_size is not None or self.minimum_count != 1):
+            raise UserError("the vocabulary of a file is given; leave vocabulary_size and minimum_count out")
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             raise UserError(
                 f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; give {smallest} or more"
@@ -86,12 +72,18 @@ class TokenizerSpec:
             raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
 
     def identity(self) -> dict[str, object]:
-        """What two that are equal have in common."""
-        return asdict(self)
+        """What two that are equal have in common; of a file the content, not the path.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self.path is not None:
+            return {"kind": self.kind, "digest": file_digest(self.path)}
+        return {"kind": self.kind, "vocabulary_size": self.vocabulary_size, "minimum_count": self.minimum_count}
 
 
 def train_tokenizer(
-    spec: TokenizerSpec | TokenizerFile, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
+    spec: TokenizerSpec, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
 ) -> Tokenizer:
     """Learns the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
 
@@ -107,8 +99,6 @@ def train_tokenizer(
     Raises:
         UserError: the file is missing or damaged.
     """
-    if isinstance(spec, TokenizerFile):
-        return load_tokenizer(spec.path)
     match spec.kind:
         case "word":
             return train_words(pieces, spec.vocabulary_size, spec.minimum_count, scratch)
@@ -116,6 +106,9 @@ def train_tokenizer(
             return train_byte_pairs(_sampled(pieces, size), spec.vocabulary_size, spec.minimum_count)
         case "bytes":
             return byte_tokenizer()
+        case "file":
+            assert spec.path is not None  # checked
+            return load_tokenizer(spec.path)
 
 
 def train_words(

@@ -7,20 +7,20 @@ interrupted goes on with the depths it would have had.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 
-class Limits(Protocol):
+class Limits(ABC):
     """How many evaluations a step may use."""
 
+    @abstractmethod
     def at(self, step: int, steps: int, seed: int) -> int:
         """The limit of step `step` of `steps`, counted from 0."""
-        ...
 
 
 @dataclass(frozen=True)
-class RandomLimits:
+class RandomLimits(Limits):
     """A limit drawn for each step, evenly from `least` to `most`: the model learns to do with any of them.
 
     Args:
@@ -41,7 +41,7 @@ class RandomLimits:
 
 
 @dataclass(frozen=True)
-class GrowingLimits:
+class GrowingLimits(Limits):
     """A limit that goes from `first` to `last`, the same amount in every step.
 
     Args:

@@ -9,8 +9,8 @@ from torch import Tensor
 from equilibria.configuration.building import build_model, open_data
 from equilibria.configuration.reading import read_recipe
 from equilibria.configuration.recipe import Recipe
+from equilibria.data import Source, Task, TokenizerSpec
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data import FileSpec, Source, Task
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.manifest import check_manifest
@@ -152,8 +152,8 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
                 f"{place} does not exist here: {run.folder.config} names the text as seen from where the run was "
                 f"trained; repeat this there, or evaluate with --data.path or --data.files"
             )
-    if isinstance(data, Source) and isinstance(data.tokenizer, FileSpec):  # the file may have been moved since
-        recipe = replace(recipe, data=replace(data, tokenizer=FileSpec(path=run.folder.tokenizer)))
+    if isinstance(data, Source) and data.tokenizer.kind == "file":  # the file may have been moved since
+        recipe = replace(recipe, data=replace(data, tokenizer=TokenizerSpec("file", path=run.folder.tokenizer)))
     task = open_data(recipe, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from equilibria.data import Source, Split, Task
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.files.durable import write_durably
-from equilibria.inference.effort import Effort, with_effort
+from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.subject import Subject, subject
@@ -83,7 +83,7 @@ def evaluate_run(
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     passes = passes or Passes()
     training = loaded.recipe.training
-    model = with_effort(loaded.model, passes.effort)
+    model, depth = loaded.model, depth_at(loaded.model, passes.effort)
     segment_length = passes.segment_length or training.segment_length
     memory_length = model.memory_length if passes.memory_length is None else passes.memory_length
     batch_size = passes.batch_size or training.batch_size
@@ -97,7 +97,7 @@ def evaluate_run(
                 "memory_length": memory_length,
                 **asdict(passes.effort),
             },
-            model=evaluate(model, found.content, batch_size, segment_length, memory_length),
+            model=evaluate(model, found.content, batch_size, segment_length, memory_length, depth=depth),
             subject=found,
         )
 

@@ -14,7 +14,7 @@ from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.sources.base import Split
-from equilibria.data.sources.files import TextFiles
+from equilibria.data.sources.files import FilesText
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.loading import LoadedRun, load_task
@@ -84,7 +84,7 @@ def subject(
 
 def _encoded(run: LoadedRun, source: Source, split: Split | None, path: Path, progress: Progress) -> Subject:
     """Another text."""
-    if split is None and isinstance(source, TextFiles):
+    if split is None and isinstance(source, FilesText):
         part, pieces, size = "all", source.whole(), source.whole_size()
     else:
         part = split or "valid"

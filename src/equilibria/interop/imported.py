@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model
-from equilibria.data import EmbeddedText, FileSpec, FolderText, Tokenizer
+from equilibria.data import EmbeddedText, FolderText, Tokenizer, TokenizerSpec
 from equilibria.errors import UserError
 from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
@@ -47,7 +47,7 @@ class Imported:
 
     def recipe(self, out: Path, text: Path | None) -> Recipe:
         """The recipe of a run in `out` whose text, where there is one, is in the folder `text`."""
-        tokenizer = FileSpec(path=RunFolder(out).tokenizer)
+        tokenizer = TokenizerSpec("file", path=RunFolder(out).tokenizer)
         try:
             return Recipe(
                 run=RunRecipe(name=out.name, directory=out.parent),

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equilibria.errors import UserError
 from equilibria.interop.state_dict import StateDict, Weight
-from equilibria.nn import AdaptiveEmbedding, TokenEmbedding
+from equilibria.nn import AdaptiveEmbedding
 
 WIKITEXT_103_CUTOFFS = (20_000, 40_000, 200_000)
 SEGMENT_LENGTH = 150
@@ -157,7 +158,7 @@ def drop_frequencies(state: StateDict, d_model: int) -> tuple[str, ...]:
     return (f"{name}, which is computed",)
 
 
-def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) -> tuple[partial[TokenEmbedding], int, Tensors]:
+def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) -> tuple[partial[Any], int, Tensors]:
     """The adaptive embedding and softmax: recipe, vocabulary size, and the weights under our names.
 
     Raises:
@@ -183,10 +184,8 @@ def take_embedding(state: StateDict, d_model: int, options: PublishedOptions) ->
         softmax[0] = torch.cat([softmax[0], rows])
         biases[0] = torch.cat([biases[0], state.take("crit.cluster_bias", clusters - 1).flip(0)])
     own = max((i + 1 for i, pair in enumerate(zip(inputs, outputs, strict=True)) if not torch.equal(*pair)), default=0)
-    options = {"untied_projections": own} if inputs else {}
-    recipe = partial(
-        AdaptiveEmbedding, cutoffs=cutoffs, div_val=div_val, d_embed=d_embed, tied_tables=tied, **options
-    )
+    embedding = partial(AdaptiveEmbedding, cutoffs=cutoffs, div_val=div_val, d_embed=d_embed, tied_tables=tied)
+    recipe = partial(embedding, untied_projections=own) if inputs else embedding
     tensors = {f"tables.{i}.weight": table for i, table in enumerate(softmax if tied else embedded)}
     tensors |= {} if tied else {f"own_tables.{i}.weight": table for i, table in enumerate(softmax)}
     tensors |= {f"biases.{i}": bias for i, bias in enumerate(biases)}

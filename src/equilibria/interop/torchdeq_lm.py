@@ -1,6 +1,9 @@
 """The importer of TorchDEQ's deq-lm (Geng and Kolter 2023, arXiv:2310.18605): a pre-norm cell of several blocks"""
 
-from equilibria.configuration import CellRecipe, DepthRecipe, ModelRecipe
+from functools import partial
+
+from equilibria.cells import ThreeBlockCell
+from equilibria.depths import UnrolledDepth
 from equilibria.interop.imported import Imported
 from equilibria.interop.published import (
     SEGMENT_LENGTH,
@@ -14,6 +17,7 @@ from equilibria.interop.published import (
     take_norm,
 )
 from equilibria.interop.state_dict import StateDict
+from equilibria.models import LanguageModelRecipe
 
 PUBLISHED_ITERATIONS = 12
 

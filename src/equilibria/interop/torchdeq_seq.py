@@ -3,8 +3,12 @@
 Both have one cell of one block and the same names; layer norms without gain and bias leave none in the file.
 """
 
+from functools import partial
+
+from equilibria.cells import PostNormCell
 from equilibria.cells.transformer_xl import NormPosition
-from equilibria.configuration import CellRecipe, DepthRecipe, GradientRecipe, ModelRecipe, SolverRecipe
+from equilibria.depths import Equilibrium
+from equilibria.gradients import Implicit
 from equilibria.interop.imported import Imported
 from equilibria.interop.published import (
     SEGMENT_LENGTH,
@@ -18,6 +22,8 @@ from equilibria.interop.published import (
     take_norm,
 )
 from equilibria.interop.state_dict import StateDict
+from equilibria.models import LanguageModelRecipe
+from equilibria.solvers import Anderson
 
 MOST_ITERATIONS = 400
 _ATTENTION, _FEED_FORWARD = "func.dec_attn", "func.pos_ff"

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from equilibria.data import TextFolder, Tokenizer, word_tokenizer
+from equilibria.data import FolderText, Tokenizer, word_tokenizer
 from equilibria.data.tokenizers import END
 
 
@@ -20,7 +20,7 @@ def published_vocabulary(folder: Path) -> Tokenizer:
         UserError: there is no such text.
     """
     counts: Counter[str] = Counter()
-    for piece in TextFolder(folder).pieces("train"):
+    for piece in FolderText(folder).pieces("train"):
         counts.update(piece.split())
     del counts[END]
     return word_tokenizer([END, *(word for word, _ in counts.most_common())])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,17 +12,17 @@ from rich.console import Console
 from torch import Tensor, distributed
 
 from equilibria.cells import ContractiveCell
-from equilibria.cells import ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model, open_data
-from equilibria.data import BytesSpec, FolderText
+from equilibria.data import FolderText, TokenizerSpec
 from equilibria.depths import Equilibrium
 from equilibria.deq import fixed_point
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
 from equilibria.gradients import Implicit
 from equilibria.inference import load
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, LanguageModelRecipe
 from equilibria.nn import TiedEmbedding
+from equilibria.optimization import Cosine
 from equilibria.runs.metrics import read_metrics
 from equilibria.solvers import GMRES, Anderson, Broyden, NewtonKrylov, Picard
 from equilibria.training.randomness import seed_everything
@@ -150,7 +151,7 @@ def _recipe(folder: Path) -> Recipe:
         (folder / f"{split}.txt").write_text(text, encoding="utf-8")
     return Recipe(
         run=RunRecipe(name="check", directory=folder),
-        data=FolderText(path=folder, tokenizer=BytesSpec(), cache=folder / "cache"),
+        data=FolderText(path=folder, tokenizer=TokenizerSpec("bytes"), cache=folder / "cache"),
         model=LanguageModelRecipe(cell=partial(ContractiveCell, d_model=32, heads=2, inner=64), memory_length=16),
         training=TrainingRecipe(
             steps=30,

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import torch
 
-from equilibria.configuration import ScheduleRecipe, build_model
+from equilibria.configuration import Recipe
+from equilibria.configuration.building import build_model
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
 from equilibria.data.tasks.base import Task
@@ -239,7 +240,7 @@ def _notes_beforehand(recipe: Recipe, reading: Reading) -> tuple[str, ...]:
         notes.append("steps were measured on random tokens as unequal as words")
         if recipe.training.evaluate_tokens is None:
             notes.append("how long the validation text is, is not known: evaluations are not counted")
-    if recipe.model.depth.schedule != ScheduleRecipe():
+    if getattr(getattr(recipe.model, "depth", None), "schedule", None) is not None:
         notes.append("the depth changes over training: measured halfway through its warm-up and through the rest")
     return tuple(notes)
 

@@ -3,6 +3,17 @@
 from equilibria.models.base import Output, TokenModel
 from equilibria.models.decoding import Decoder, Drawn, Step
 from equilibria.models.language_model import LanguageModel
+from equilibria.models.recipe import LanguageModelRecipe, ModelRecipe
 from equilibria.models.regularisation import Regularisation
 
-__all__ = ["Decoder", "Drawn", "LanguageModel", "Output", "Regularisation", "Step", "TokenModel"]
+__all__ = [
+    "Decoder",
+    "Drawn",
+    "LanguageModel",
+    "LanguageModelRecipe",
+    "ModelRecipe",
+    "Output",
+    "Regularisation",
+    "Step",
+    "TokenModel",
+]

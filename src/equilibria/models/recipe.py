@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -54,7 +54,7 @@ class ModelRecipe(ABC):
             ValueError: numbers that do not go together.
         """
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 (a model of one's own may have nothing to check)
         """Raises a ValueError where the model cannot be built, as far as that is known without the text."""
 
     def no_compilation(self) -> str | None:

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
+from equilibria.nn.embedding import TokenEmbedding
 
 
-class AdaptiveEmbedding(nn.Module):
+class AdaptiveEmbedding(TokenEmbedding):
     """Features of tokens, and the log-probabilities of tokens given features, with fewer features for rarer tokens.
 
     Args:

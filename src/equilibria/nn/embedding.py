@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,37 +14,31 @@ from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
 _LARGE = 20_000
 
 
-class TokenEmbedding(Protocol):
-    """What a language model asks of its embedding, an `nn.Module`. `N` positions, `D` features, `V` tokens."""
+class TokenEmbedding(nn.Module, ABC):
+    """What a language model asks of its embedding. `N` positions, `D` features, `V` tokens.
 
-    @property
-    def vocabulary_size(self) -> int:
-        """`V`."""
-        ...
+    Attributes:
+        vocabulary_size: `V`.
+        d_model: `D`.
+    """
 
-    @property
-    def d_model(self) -> int:
-        """`D`."""
-        ...
+    vocabulary_size: int
+    d_model: int
 
-    def parameters(self) -> Iterator[Tensor]:
-        """Those of the embedding and of the softmax, each once."""
-        ...
-
-    def __call__(self, tokens_BL: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, tokens_BL: Tensor, /) -> Tensor:
         """The features of tokens, `(B, L) → (B, L, D)`."""
-        ...
 
+    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token, `(…, D) → (…, V)`, whose softmax is the prediction."""
-        ...
 
+    @abstractmethod
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """The mean negative log-likelihood, in nats, over the targets that are not -100."""
-        ...
 
 
-class TiedEmbedding(nn.Embedding):
+class TiedEmbedding(nn.Embedding, TokenEmbedding):
     """A row of features per token; the same matrix is the softmax's (Press and Wolf 2016, arXiv:1608.05859).
 
     Rows start normal with variance `1 / d_model`, so that scores of normalised features start near one in size.
@@ -59,16 +52,7 @@ class TiedEmbedding(nn.Embedding):
         if vocabulary_size < 1 or d_model < 1:
             raise ValueError(f"vocabulary_size and d_model must be at least 1, found {vocabulary_size} and {d_model}")
         super().__init__(vocabulary_size, d_model)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids."""
-        return self.num_embeddings
-
-    @property
-    def d_model(self) -> int:
-        """Features."""
-        return self.embedding_dim
+        self.vocabulary_size, self.d_model = vocabulary_size, d_model
 
     def reset_parameters(self) -> None:
         """Draw the rows."""

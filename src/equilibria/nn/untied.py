@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from equilibria.nn.adaptive import clustered_loss
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
+from equilibria.nn.embedding import TokenEmbedding
 
 _SHRINKAGE = 4  # published: each cluster has a fourth of the features of the one before
 
 
-class UntiedEmbedding(nn.Module):
+class UntiedEmbedding(TokenEmbedding):
     """A row of features per token, and an output layer of its own: linear with biases, or PyTorch's adaptive softmax
     (Grave et al. 2016, arXiv:1609.04309), whose clusters have a fourth of the features of the one before.
 
@@ -52,7 +53,7 @@ class UntiedEmbedding(nn.Module):
             raise ValueError(
                 f"d_output must be at least {_SHRINKAGE}**{len(cutoffs)} for {len(cutoffs)} cutoffs, found {d_output}"
             )
-        self.d_model = d_model
+        self.vocabulary_size, self.d_model = vocabulary_size, d_model
         self.rows = nn.Embedding(vocabulary_size, d_model if d_embed is None else d_embed)
         nn.init.normal_(self.rows.weight, std=self.rows.embedding_dim**-0.5)
         self.project = nn.Identity() if d_embed is None else nn.Linear(d_embed, d_model)
@@ -62,11 +63,6 @@ class UntiedEmbedding(nn.Module):
             if cutoffs
             else nn.Linear(d_output, vocabulary_size)
         )
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids."""
-        return self.rows.num_embeddings
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """The features of tokens, `(B, L) → (B, L, d_model)`."""

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from equilibria.configuration import Recipe, build_model
+from equilibria.configuration import Recipe
+from equilibria.configuration.building import build_model
 from equilibria.data.batches import Segment, ZipfBatches
 from equilibria.inference.loading import load_run
 from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
 from equilibria.measuring.steps import Contender, alternate, saved_by_step
-from equilibria.models import TokenModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.paper.runs import standing
 from equilibria.paper.tables import Contest, Row, Setting
 from equilibria.training.loop import TrainingLoop

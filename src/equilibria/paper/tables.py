@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from equilibria.configuration import Recipe
+from equilibria.data import Source
 from equilibria.errors import UserError
 
 Scale = Literal["tiny", "small", "full"]
@@ -75,7 +76,8 @@ class TrainedTable:
 
     def vocabulary_of(self, recipe: Recipe) -> int:
         """Tokens in the vocabulary that a recipe has on the whole text of the task."""
-        return min(recipe.data.vocabulary_size or self.vocabulary_size, self.vocabulary_size)
+        wanted = recipe.data.tokenizer.vocabulary_size if isinstance(recipe.data, Source) else None
+        return min(wanted or self.vocabulary_size, self.vocabulary_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from equilibria.models import TokenModel
 from equilibria.depths import Equilibrium
-from equilibria.report.gather import Figures, RunRecord, baseline_perplexities, depth_of, nested, number, reference_losses
+from equilibria.models import TokenModel
+from equilibria.report.gather import (
+    Figures,
+    RunRecord,
+    baseline_perplexities,
+    depth_of,
+    nested,
+    number,
+    reference_losses,
+)
 
 UNKNOWN = "unknown"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from equilibria.configuration.comparing import run_difference, settings
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
+from equilibria.configuration.comparing import run_difference, settings
 from equilibria.errors import UserError, in_a_line
 from equilibria.files.durable import write_durably
 from equilibria.runs.folder import RunFolder

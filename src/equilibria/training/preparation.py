@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from equilibria.configuration.comparing import differences, settings
 from equilibria.configuration import Recipe, read_recipe, write_recipe
+from equilibria.configuration.comparing import differences, settings
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers, make_folder, remove_leftovers, write_durably

@@ -16,10 +16,10 @@ from equilibria.configuration.recipe import Recipe
 from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
-from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
 from equilibria.training.distributed import ALONE, World, launch, seed_process

@@ -17,7 +17,7 @@ import pytest
 from equilibria.data.fetching.download import Patience, RemoteFile
 from equilibria.data.fetching.folder import WebText, fetch_text
 from equilibria.data.fetching.published import PUBLISHED, PublishedText
-from equilibria.data.sources.folder import TextFolder
+from equilibria.data.sources.folder import FolderText
 from equilibria.data.tokenizer_training import TokenizerSpec
 from equilibria.errors import UserError
 from equilibria.files.manifest import MANIFEST
@@ -72,7 +72,7 @@ def test_an_archive_becomes_a_folder_that_recipes_read(server: Loopback, tmp_pat
     fetched = fetch_text(published(RemoteFile((url,))), folder)
     assert fetched.new
     assert whole(folder)
-    assert TextFolder(folder).splits() == ("train", "valid", "test")
+    assert FolderText(folder).splits() == ("train", "valid", "test")
     manifest = json.loads((folder / MANIFEST).read_text())
     assert manifest.pop("sha256")  # of the rest
     assert manifest == fetched.manifest
@@ -104,7 +104,7 @@ def test_one_text_is_cut_in_three_to_the_byte(server: Loopback, tmp_path: Path, 
     fetch_text(remote, tmp_path / name)
     parts = [(tmp_path / name / f"{split}.txt").read_bytes() for split in ("train", "valid", "test")]
     assert parts == [text[:94], text[94:100], text[100:]]
-    pieces = TextFolder(tmp_path / name).pieces("train", as_bytes=True)
+    pieces = FolderText(tmp_path / name).pieces("train", as_bytes=True)
     assert "".join(pieces).encode("utf-8", "surrogateescape") == text[:94]
     for sizes in ((94, 6, len(text) - 99), (94, 6, len(text) - 101), (len(text), 1, 1)):
         with pytest.raises(UserError, match=rf"is not {sum(sizes)} bytes long"):
@@ -235,7 +235,7 @@ def test_a_changed_text_is_noticed_and_fetched_again_on_request(server: Loopback
 def test_a_changed_text_is_not_prepared_unless_its_manifest_is_removed(server: Loopback, tmp_path: Path) -> None:
     text, folder = published(RemoteFile((server.serve("/text.zip", zipped(INSIDE)),))), tmp_path / "text"
     fetch_text(text, folder)
-    source = TextFolder(folder)
+    source = FolderText(folder)
     before = source.fingerprint()
     content = bytearray((folder / "valid.txt").read_bytes())
     content[3] ^= 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from equilibria.data.sources import files
 from equilibria.data.sources.base import Split
-from equilibria.data.sources.files import TextFiles
+from equilibria.data.sources.files import FilesText
 from equilibria.errors import UserError
 from processes import environment
 
@@ -30,7 +30,7 @@ def sentence(generator: random.Random, words: int = 12) -> str:
     return " ".join(generator.choices(WORDS, k=words)) + f" {generator.random()}"
 
 
-def shares(source: TextFiles) -> dict[Split, float]:
+def shares(source: FilesText) -> dict[Split, float]:
     sizes: dict[Split, float] = {split: sum(map(len, source.pieces(split))) for split in source.splits()}
     total = sum(sizes.values())
     return {split: sizes[split] / total for split in source.splits()}
@@ -40,7 +40,7 @@ def test_units_are_paragraphs_where_there_are_enough(tmp_path: Path) -> None:
     generator = random.Random(1)
     paragraphs = [[f"{number} {sentence(generator)}" for _ in range(3)] for number in range(800)]
     text = "\n\n" + "\n \n\n".join("\n".join(lines) for lines in paragraphs) + "\n\n"
-    source = TextFiles((write(tmp_path / "book.txt", text),))
+    source = FilesText((write(tmp_path / "book.txt", text),))
     assert source.remark() is None
     found = [list(source.pieces(split)) for split in source.splits()]
     assert sorted(line for split in found for line in split) == sorted(
@@ -54,7 +54,7 @@ def test_units_are_paragraphs_where_there_are_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["lines.txt", "lines.txt.gz"])
 def test_without_blank_lines_units_are_lines(name: str, tmp_path: Path) -> None:
     text = "\n".join(f"paragraph {number % 3000}" for number in range(4000))
-    source = TextFiles((write(tmp_path / name, text), write(tmp_path / "b.txt", "\n" + text + "\n\n")), 0.1, 0.05)
+    source = FilesText((write(tmp_path / name, text), write(tmp_path / "b.txt", "\n" + text + "\n\n")), 0.1, 0.05)
     assert source.remark() is None
     splits = {split: list(source.pieces(split)) for split in source.splits()}
     assert sum(map(len, splits.values())) == 8000
@@ -68,7 +68,7 @@ def test_without_blank_lines_units_are_lines(name: str, tmp_path: Path) -> None:
 def test_where_paragraphs_are_too_few_units_are_lines(tmp_path: Path) -> None:
     generator = random.Random(2)
     lines = [sentence(generator) for _ in range(5000)]
-    source = TextFiles((write(tmp_path / "book.txt", "\n".join([*lines[:2500], "", *lines[2500:]])),))
+    source = FilesText((write(tmp_path / "book.txt", "\n".join([*lines[:2500], "", *lines[2500:]])),))
     assert source.remark() == (
         "book.txt is split by lines: it has too few paragraphs to hold out the shares that are asked for"
     )
@@ -83,7 +83,7 @@ def test_where_paragraphs_are_too_few_units_are_lines(tmp_path: Path) -> None:
 def test_one_line_is_split_into_parts_between_words(tmp_path: Path) -> None:
     generator = random.Random(3)
     line = " ".join(sentence(generator) for _ in range(5000))
-    source = TextFiles((write(tmp_path / "line.txt", line),))
+    source = FilesText((write(tmp_path / "line.txt", line),))
     assert "is split by parts of lines: it has too few paragraphs" in str(source.remark())
     found = shares(source)
     assert all(found[split] >= 0.025 for split in ("valid", "test"))
@@ -99,7 +99,7 @@ def test_one_large_paragraph_does_not_stay_whole(tmp_path: Path) -> None:
     generator = random.Random(4)
     small = "\n\n".join(sentence(generator) for _ in range(300))
     large = "\n".join(sentence(generator) for _ in range(60_000))
-    source = TextFiles((write(tmp_path / "book.txt", f"{small}\n\n{large}\n"),), 0.1, 0)
+    source = FilesText((write(tmp_path / "book.txt", f"{small}\n\n{large}\n"),), 0.1, 0)
     assert 0.05 < shares(source)["valid"] < 0.2
 
 
@@ -120,36 +120,36 @@ def test_splits_and_fingerprints_are_what_they_were(tmp_path: Path) -> None:
     generator = random.Random(5)
     path = write(tmp_path / "book.txt", "\n\n".join(sentence(generator) for _ in range(1000)))
     for _ in range(2):
-        source = TextFiles((path,))
+        source = FilesText((path,))
         assert source.fingerprint() == "25c831bc152a02c7c3cf84d1fa21926c"
         assert [sum(map(len, source.pieces(split))) for split in source.splits()] == [62579, 2870, 3434]
 
 
 def test_without_test_fraction_there_is_no_test_split(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "\n".join(map(str, range(100))))
-    source = TextFiles((path,), valid_fraction=0.2, test_fraction=0)
+    source = FilesText((path,), valid_fraction=0.2, test_fraction=0)
     assert source.splits() == ("train", "valid")
     assert len([*source.pieces("train"), *source.pieces("valid")]) == 100
     with pytest.raises(UserError, match=r"no test split; give a test_fraction above 0"):
         list(source.pieces("test"))
-    assert source.fingerprint() != TextFiles((path,), valid_fraction=0.1, test_fraction=0).fingerprint()
+    assert source.fingerprint() != FilesText((path,), valid_fraction=0.1, test_fraction=0).fingerprint()
 
 
 def test_impossible_fractions_are_named_by_their_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "one.txt", "a single paragraph")
     for valid, test in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.1), (0.1, -0.1), (float("nan"), 0.1)):
         with pytest.raises(UserError, match=r"valid_fraction = .* and test_fraction = .* leave an empty"):
-            TextFiles((path,), valid, test)
+            FilesText((path,), valid, test)
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="files is empty"):
-        TextFiles(())
+        FilesText(())
     path = write(tmp_path / "one.txt", "text")
     with pytest.raises(UserError, match=r"empty\.txt holds no text"):
-        list(TextFiles((path, write(tmp_path / "empty.txt", "\n \n"))).pieces("train"))
+        list(FilesText((path, write(tmp_path / "empty.txt", "\n \n"))).pieces("train"))
     with pytest.raises(UserError, match=r"missing\.txt does not exist"):
-        TextFiles((tmp_path / "missing.txt",)).fingerprint()
+        FilesText((tmp_path / "missing.txt",)).fingerprint()
 
 
 def test_a_split_that_stays_empty_names_the_fraction_that_fills_it(tmp_path: Path) -> None:
@@ -159,29 +159,29 @@ def test_a_split_that_stays_empty_names_the_fraction_that_fills_it(tmp_path: Pat
         with pytest.raises(
             UserError, match=r"none of its 5 parts of lines fell into the \w+ split; give \w+_fraction"
         ) as problem:
-            list(TextFiles((path,), **fractions).pieces("train"))
+            list(FilesText((path,), **fractions).pieces("train"))
         key, value = re.findall(r"(\w+) = ([\d.]+) or more", str(problem.value))[0]
         with pytest.raises(UserError):
-            list(TextFiles((path,), **{**fractions, key: float(value) - 0.002}).pieces("train"))
+            list(FilesText((path,), **{**fractions, key: float(value) - 0.002}).pieces("train"))
         fractions[key] = float(value)
-    assert all(shares(TextFiles((path,), **fractions)).values())
+    assert all(shares(FilesText((path,), **fractions)).values())
 
 
 def test_a_text_that_no_fraction_divides_says_so(tmp_path: Path) -> None:
     path = write(tmp_path / "same.txt", "the same\n" * 1000)
     with pytest.raises(UserError, match=r"none of its 1000 parts of lines fell into the \w+ split; give more text"):
-        list(TextFiles((path,)).pieces("train"))
+        list(FilesText((path,)).pieces("train"))
 
 
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from equilibria.data.sources.files import TextFiles
+from equilibria.data.sources.files import FilesText
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-before, source = peak(), TextFiles((Path(sys.argv[1]),))
+before, source = peak(), FilesText((Path(sys.argv[1]),))
 sizes = [sum(map(len, source.pieces(split))) for split in source.splits()]
 print(peak() - before, *sizes)
 """

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data import EmbeddedText, TextFolder
+from equilibria.data import EmbeddedText, FolderText
 from equilibria.data.sources.base import assigned
 from equilibria.errors import UserError
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_yields_every_line_blank_ones_included(folder: Path) -> None:
-    source = TextFolder(folder)
+    source = FolderText(folder)
     assert source.splits() == ("train", "valid")
     assert list(source.pieces("train")) == ["\n", " = Title = \n", "\n", "some text\n"]
     assert list(source.pieces("valid")) == ["held out\n", "more\n"]
@@ -40,7 +40,7 @@ def test_folder_yields_every_line_blank_ones_included(folder: Path) -> None:
 def test_folder_takes_the_names_of_the_wikitext_releases(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         write(tmp_path / f"wiki.{split}.tokens", f"the {split} text\n")
-    source = TextFolder(tmp_path)
+    source = FolderText(tmp_path)
     assert source.splits() == ("train", "valid", "test")
     assert list(source.pieces("test")) == ["the test text\n"]
 
@@ -49,39 +49,39 @@ def test_folder_takes_the_names_of_the_wikitext_releases(tmp_path: Path) -> None
 def test_validation_files_have_many_names(name: str, tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "some text\n")
     write(tmp_path / name, "held out\n")
-    assert TextFolder(tmp_path).splits() == ("train", "valid")
-    assert list(TextFolder(tmp_path).pieces("valid")) == ["held out\n"]
+    assert FolderText(tmp_path).splits() == ("train", "valid")
+    assert list(FolderText(tmp_path).pieces("valid")) == ["held out\n"]
     write(tmp_path / "valid.txt", "twice\n")
     with pytest.raises(UserError, match=rf"2 valid files, .*{name}.*; leave only one"):
-        TextFolder(tmp_path).splits()
+        FolderText(tmp_path).splits()
 
 
 def test_folder_fingerprint_follows_the_content(folder: Path) -> None:
-    before = TextFolder(folder).fingerprint()
-    assert TextFolder(folder).fingerprint() == before
+    before = FolderText(folder).fingerprint()
+    assert FolderText(folder).fingerprint() == before
     write(folder / "train.txt", "other text\n")
-    assert TextFolder(folder).fingerprint() != before
+    assert FolderText(folder).fingerprint() != before
 
 
 def test_folder_errors_name_what_is_wrong(folder: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist"):
-        TextFolder(folder / "nowhere").splits()
+        FolderText(folder / "nowhere").splits()
     with pytest.raises(UserError, match=r"train\.txt is a file; give a folder"):
-        TextFolder(folder / "train.txt").splits()
+        FolderText(folder / "train.txt").splits()
     with pytest.raises(UserError, match=r"has no test file; add test\.txt"):
-        list(TextFolder(folder).pieces("test"))
+        list(FolderText(folder).pieces("test"))
     write(folder / "train.txt", "\n \n")
     with pytest.raises(UserError, match=r"train\.txt holds no text"):
-        list(TextFolder(folder).pieces("train"))
+        list(FolderText(folder).pieces("train"))
     write(folder / "train.txt.gz", "twice")
     with pytest.raises(UserError, match=r"2 train files, train\.txt and train\.txt\.gz"):
-        TextFolder(folder).splits()
+        FolderText(folder).splits()
 
 
 def test_folder_without_a_training_file_says_what_it_found(folder: Path) -> None:
     (folder / "train.txt").unlink()
     with pytest.raises(UserError, match=r"has no train\.txt .*found: wiki\.valid\.txt\.gz"):
-        TextFolder(folder).splits()
+        FolderText(folder).splits()
 
 
 @given(st.text(), st.floats(0.01, 0.4), st.floats(0, 0.4))
@@ -112,5 +112,5 @@ def test_embedded_text_is_english_split_by_topic_without_overlap() -> None:
 def test_wikitext_2_is_counted_as_published(tmp_path: Path, split: str, tokens: int) -> None:
     (tmp_path / "train.txt.gz").symlink_to(SHARED / "wikitext" / f"wt2.{split}.txt.gz")
     write(tmp_path / "valid.txt", "unused")
-    pieces = TextFolder(tmp_path).pieces("train")
+    pieces = FolderText(tmp_path).pieces("train")
     assert sum(len(piece.split()) + 1 for piece in pieces) == tokens

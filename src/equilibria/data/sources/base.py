@@ -6,19 +6,30 @@ long to hold in memory has more than one piece.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from equilibria.data.sources.reading import stable_fraction
+from equilibria.data.tokenizer_training import TokenizerSpec
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Source(ABC):
     """Text in two or three splits. Train and valid always exist.
 
     A source of one's own is a frozen dataclass that says its `name`, `pieces`, `size` and `fingerprint`.
+
+    Args:
+        tokenizer: how the text becomes tokens.
+        cache: folder for encoded text; relative paths are relative to the working directory.
     """
+
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    cache: Path = Path(".cache/equilibria")
 
     @property
     @abstractmethod

@@ -18,7 +18,7 @@ _ENOUGH = 0.5  # of what a split should have of the text
 
 
 @dataclass(frozen=True)
-class TextFiles(Source):
+class FilesText(Source):
     """Any text files (`.gz` too), split by a stable hash of each unit, so no unit is in two splits.
 
     A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. Where these are so

@@ -22,7 +22,7 @@ def split_of(file_name: str) -> Split | None:
 
 
 @dataclass(frozen=True)
-class TextFolder(Source):
+class FolderText(Source):
     """A folder with one text file per split, in the layout of the WikiText releases.
 
     The files are `train.txt`, `valid.txt` (or `val.txt`, `validation.txt`) and, if there is one, `test.txt`; each may

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class Task(ABC):
 
     A frozen dataclass needs no more; any other class overrides `fingerprint`.
     """
+
+    has_source: ClassVar[bool] = False
+    """Whether inputs are a source and targets are written after it, in place of the next tokens."""
 
     @property
     @abstractmethod

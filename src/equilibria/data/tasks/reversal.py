@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ class Reversal(SymbolTask):
     Raises:
         ValueError: a number outside its range.
     """
+
+    has_source: ClassVar[bool] = True
 
     @property
     def vocabulary_size(self) -> int:
