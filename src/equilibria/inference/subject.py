@@ -13,7 +13,6 @@ from equilibria.configuration import table_of
 from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.sources.base import Split
 from equilibria.data.sources.files import FilesText
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.data.tokenizers import Tokenizer, utf_8

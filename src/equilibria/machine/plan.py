@@ -8,7 +8,6 @@ import torch
 
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
-from equilibria.configuration.recipe import Recipe
 from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
 from equilibria.data.tasks.base import Task
 from equilibria.machine.costs import Limits, Measured, Shape, StepCost, ladder, measure
