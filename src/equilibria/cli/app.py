@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
 
 from equilibria.cli.output import NobodyReads, guarded
 from equilibria.errors import UserError, is_out_of_memory, printable
@@ -21,6 +23,8 @@ _LESS = {
 }
 """What to reduce where memory runs out, by command."""
 
+_WITH_RECIPE = ("train", "plan", "sweep", "demo")
+
 _LONGEST = 2000  # letters of a message: what it quotes may be of any length
 
 
@@ -31,7 +35,19 @@ def _version() -> str:
         return "unknown (not installed)"
 
 
-app = App(
+class _Command(App):
+    """The command, whose help on commands that take a recipe lists its settings too."""
+
+    def help_print(self, tokens: Any = None, *, console: Console | None = None) -> None:
+        """Prints the help that is asked for."""
+        super().help_print(tokens, console=console)
+        if tokens and tokens[0] in _WITH_RECIPE:
+            from equilibria.configuration.help import print_settings  # reads the source of every class it explains
+
+            print_settings(console or Console(), below=tokens[1] if len(tokens) > 1 else "")
+
+
+app = _Command(
     name="equilibria",
     help="Deep equilibrium language models: train, evaluate, write text, report.",
     version=_version,

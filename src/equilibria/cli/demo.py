@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from equilibria.cli.eval import keep
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import RecipeApp, Settings
+from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.inference.loading import load_run
@@ -23,7 +24,7 @@ from equilibria.inference.run_evaluation import evaluate_run
 from equilibria.report import write_report
 from equilibria.training import train
 
-command = RecipeApp(name="demo", usage="Usage: equilibria demo [RECIPE] [OPTIONS] [--KEY VALUE ...]")
+command = App(name="demo", usage="Usage: equilibria demo [RECIPE] [OPTIONS] [--KEY VALUE ...]")
 
 _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 

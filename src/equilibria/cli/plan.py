@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import RecipeApp, Settings
+from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.building import open_data
 from equilibria.data import Task
@@ -20,7 +20,7 @@ from equilibria.errors import UserError
 from equilibria.machine.plan import Memory, Plan, Reading, plan_run
 from equilibria.training.distributed import training_device
 
-command = RecipeApp(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS] [--KEY VALUE ...]")
+command = App(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS] [--KEY VALUE ...]")
 
 
 @command.default

@@ -1,28 +1,15 @@
 """Flags of a recipe: whatever a command does not know itself is a key of the recipe and its value."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import Parameter
 
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.runs.folder import RunFolder
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """A part of a flag of the recipe."""
-
-
-class RecipeApp(App):
-    """A command that takes a recipe and flags, whose help lists both."""
-
-    def help_print(self, *arguments: Any, **options: Any) -> None:
-        """The command's own help, then the recipe's settings."""
-        super().help_print(*arguments, **options)
-        from equilibria.configuration.help import print_settings  # reads the source of every class it explains
-
-        print_settings(Console(file=sys.stdout))
 
 
 def recipe_or_run(path: Path, flags: tuple[str, ...]) -> Recipe:

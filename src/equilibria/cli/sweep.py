@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import RecipeApp, Settings
+from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
@@ -22,7 +22,7 @@ from equilibria.sweep.grid import read_grid
 from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
 from equilibria.training import train
 
-command = RecipeApp(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
+command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
 
 
 @command.default

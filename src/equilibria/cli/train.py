@@ -3,14 +3,15 @@
 import json as json_format
 from pathlib import Path
 
+from cyclopts import App
 from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import RecipeApp, Settings, recipe_or_run
+from equilibria.cli.settings import Settings, recipe_or_run
 from equilibria.training import TrainingResult, train
 
-command = RecipeApp(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--KEY VALUE ...]")
+command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--KEY VALUE ...]")
 
 
 @command.default

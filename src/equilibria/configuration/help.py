@@ -1,4 +1,4 @@
-"""What `--help` says of a recipe's settings: every key as a flag, with its explanation and its default."""
+"""What `--help` says of a recipe: every key as a flag, with its explanation and its default."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -7,87 +7,107 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.configuration.kinds import REQUIRED, Family, alternatives, explained, options, section_of
+from equilibria.configuration.kinds import REQUIRED, Family, Option, alternatives, explained, options, section_of
 from equilibria.configuration.recipe import Recipe
 from equilibria.configuration.tables import table_of
 
-Setting = tuple[str, str]
-"""A flag with what it takes, and what there is to say of it."""
+_ABOUT = (
+    "Settings of the recipe: keys of its file, and flags, which have the last word: tol below model.depth.solver is "
+    "--model.depth.solver.tol. --help KEY explains all kinds of a section; a kind of your own is package.module:Class. --unset KEY takes a key out of the file."
+)
+_TAKEN = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
+_SAID = {None: "none", True: "true", False: "false"}
+
+Section = tuple[str, list[tuple[str, str]]]
+"""A title, and flags with what there is to say of each."""
 
 
-def print_settings(console: Console) -> None:
-    """Prints all sections."""
-    console.print(
-        "\nSettings of a recipe. Each is a key of the file and a flag; a flag has the last word.", style="bold"
-    )
-    console.print("--unset KEY takes a key out of the file. A kind of your own is package.module:Class.\n")
-    for title, text, settings in sections():
+def print_settings(console: Console, below: str = "") -> None:
+    """Prints the sections below a key, with all kinds; all sections without a key, with the default kinds alone."""
+    console.print(f"\n{_ABOUT}", highlight=False)
+    for title, flags in sections(below):
         table = Table.grid(padding=(0, 2))
-        table.add_column(max_width=34, overflow="fold")
+        table.add_column(max_width=36, overflow="fold")
         table.add_column()
-        for flag, explanation in settings:
-            table.add_row(Text(flag), Text(explanation))
-        console.print(Text(title, style="bold"))
-        if text:
-            console.print(Text(f"  {text}"))
+        for flag, explanation in flags:
+            table.add_row(Text(f"  {flag}"), Text(explanation))
+        console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
-        console.print()
 
 
-def sections() -> Iterator[tuple[str, str, list[Setting]]]:
-    """Title, explanation and settings of every section, and of every kind that it may be."""
-    yield from _of_class(Recipe, "", "recipe")
+def sections(below: str = "") -> Iterator[Section]:
+    """Every section once; a section that is like one before it refers there."""
+    for title, flags in _of_class(Recipe, "", {}, every=bool(below)):
+        if title.startswith(below):
+            yield title, flags
 
 
 def _of_class(
-    cls: type, key: str, title: str, family: Family | None = None
-) -> Iterator[tuple[str, str, list[Setting]]]:
-    own, inner = [], []
-    texts = explained(cls)
-    supplied = frozenset() if family is None else family.supplied
-    for option in options(cls, supplied).values():
-        below = f"{key}.{option.name}" if key else option.name
+    cls: type, key: str, seen: dict[object, str], known: frozenset[str] = frozenset(), every: bool = True
+) -> Iterator[Section]:
+    """The sections inside one; `known` are options that have been explained for all kinds."""
+    for option in options(cls).values():
         section = section_of(option.annotation)
-        if section is not None:
-            inner.append((below, section))
-        if section is None or isinstance(section, Family):
-            own.append((f"--{below} {_takes(option.annotation)}", _text(texts.get(option.name, ""), option.default)))
-    if own and key:
-        yield title, _first(cls), own
-    for below, section in inner:
-        if not isinstance(section, Family):
-            yield from _of_class(section, below, below)
+        if section is None or option.name in known:
             continue
-        for kind, member in section.kinds().items():
-            if not _is_inside(below, kind):
-                yield from _of_class(member, below, f"{below}, {section.tag} {kind}", section)
+        below = f"{key}.{option.name}" if key else option.name
+        if section in seen:
+            if seen[section] != below:
+                yield f"{below}: as {seen[section]}", []
+            continue
+        seen[section] = below
+        if isinstance(section, Family):
+            yield from _of_family(section, below, option, seen, every)
+        else:
+            yield f"{below}: {_first(section)}", _flags(section, known)
+            yield from _of_class(section, below, seen, every=every)
 
 
-def _is_inside(key: str, kind: str) -> bool:
-    """Whether a section of sections is left out, whose kinds stand elsewhere: solvers of solvers and of gradients."""
-    return key.count("solver") > 1 or (".gradient." in key and key.endswith("solver")) or key.endswith("fallback")
+def _of_family(
+    family: Family, key: str, option: Option, seen: dict[object, str], every: bool
+) -> Iterator[Section]:
+    kinds = family.kinds()
+    usual = None if option.default in (REQUIRED, None) else str(table_of(option.default)[family.tag])
+    default = "" if usual is None else f" [default: {usual}]"
+    shared = frozenset.intersection(*(frozenset(options(kind, family.supplied)) for kind in kinds.values()))
+    some = next(iter(kinds.values()))
+    yield f"{key}: {', '.join(kinds)}{default}", _flags(some, frozenset(options(some)) - shared)
+    yield from _of_class(some, key, seen, frozenset(options(some)) - shared, every)
+    for name, kind in kinds.items():
+        if every or name == usual:
+            yield f'{key}.{family.tag} = "{name}": {_first(kind)}', _flags(kind, shared | family.supplied)
+            yield from _of_class(kind, key, seen, shared | family.supplied, every)
+
+
+def _flags(cls: type, known: frozenset[str]) -> list[tuple[str, str]]:
+    texts = explained(cls)
+    return [
+        (f"{name} {_takes(option.annotation)}", f"{_line(texts.get(name, ''))} {_default(option)}".strip())
+        for name, option in options(cls).items()
+        if name not in known and not isinstance(section_of(option.annotation), type)
+    ]
 
 
 def _takes(annotation: Any) -> str:
-    section = section_of(annotation)
-    if isinstance(section, Family):
+    if isinstance(section_of(annotation), Family):
         return "KIND"
-    names = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
-    choices = [str(c) for m in alternatives(annotation) if get_origin(m) is Literal for c in get_args(m)]
-    return "|".join(choices) or next((names[m] for m in alternatives(annotation) if m in names), "VALUE")
+    choices = [str(c) for member in alternatives(annotation) if get_origin(member) is Literal for c in get_args(member)]
+    return "|".join(choices) or next((_TAKEN[m] for m in alternatives(annotation) if m in _TAKEN), "VALUE")
 
 
-def _text(explanation: str, default: Any) -> str:
-    line = " ".join(explanation.split())
-    if default is REQUIRED:
-        return f"{line} [required]"
-    shown = table_of(default)
-    shown = next(iter(shown.values()), "") if isinstance(shown, dict) else shown
-    shown = {None: "none", True: "true", False: "false"}.get(shown, shown) if not isinstance(shown, list) else shown
-    return f"{line} [default: {shown}]"
+def _default(option: Option) -> str:
+    if option.default is REQUIRED:
+        return "[required]"
+    said = table_of(option.default)
+    if isinstance(said, dict):
+        said = next(iter(said.values()), "")
+    return f"[default: {_SAID[said] if said is None or isinstance(said, bool) else said}]"
 
 
 def _first(cls: type) -> str:
-    """The first sentence of a docstring."""
-    text = " ".join((cls.__doc__ or "").partition("\n\n")[0].split())
-    return text
+    """The first sentence of a docstring, in one line."""
+    return _line((cls.__doc__ or "").partition("\n\n")[0])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -106,16 +106,25 @@ def _kinds(family: Family) -> dict[str, type]:
         for module in (package, *(import_module(entry.name) for entry in inner if not entry.ispkg)):
             for cls in vars(module).values():
                 own = isinstance(cls, type) and cls.__module__ == module.__name__ and issubclass(cls, family.bases)
-                if own and not cls.__name__.startswith("_") and not inspect.isabstract(cls):
+                if own and not cls.__name__.startswith("_") and _complete(cls, family):
                     found[_short(cls.__name__, family.endings)] = cls
     return found
+
+
+def _complete(cls: type, family: Family) -> bool:
+    """Whether a recipe can say all that a class needs."""
+    if inspect.isabstract(cls) or cls in family.bases or not getattr(cls, "in_recipes", True):
+        return False
+    known = {*options(cls), *family.supplied}
+    arguments = inspect.signature(cls).parameters.values()
+    return all(argument.name in known for argument in arguments if argument.default is REQUIRED)
 
 
 def _short(name: str, endings: Sequence[str]) -> str:
     """`PostNormCell` as `post_norm`; what is all capitals, or ends in one, stays together: `AdamW` is `adamw`."""
     for ending in endings:
         name = name.removesuffix(ending) or name
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])", "_", name).lower()
 
 
 def _imported(path: str) -> object:
@@ -159,7 +168,7 @@ def says(annotation: Any) -> bool:
     return any(
         member in (int, float, bool, str, Path, torch.dtype)
         or get_origin(member) is Literal
-        or (is_sequence(member) and says(get_args(member)[0]))
+        or (is_sequence(member) and section_of(get_args(member)[0]) is None and says(get_args(member)[0]))
         or section_of(member) is not None
         for member in members
     )

@@ -63,6 +63,8 @@ class Adaptive(Depth):
             left; that of what is returned may be higher, by less than the margin as a rule.
     """
 
+    in_recipes = False  # it cannot be trained
+
     exit: Exit = field(default_factory=ExitOnResidual)
     max_evaluations: int = 40
     together: int = 3

@@ -60,9 +60,11 @@ class Gradient(ABC):
     Attributes:
         begins_at: the `"solution"`; the `"proposal"`, which the solver then makes after its last evaluation; or the
             `"start"`, for a gradient that iterates by itself: nothing is solved before.
+        in_recipes: whether a recipe may name it.
         in_transforms: whether it works inside transforms of `torch.func`.
     """
 
+    in_recipes: ClassVar[bool] = True
     begins_at: ClassVar[Literal["start", "solution", "proposal"]] = "solution"
     in_transforms: ClassVar[bool] = True
 
@@ -80,6 +82,8 @@ class Gradient(ABC):
 @dataclass(frozen=True)
 class NoGradient(Gradient):
     """States as they are, where gradients are off."""
+
+    in_recipes: ClassVar[bool] = False
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
         """The state without a graph."""

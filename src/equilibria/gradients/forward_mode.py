@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Tangent(Gradient):
     Args:
         solver: of the tangent; how its solve ended is in `solution.adjoint`.
     """
+
+    in_recipes: ClassVar[bool] = False
 
     solver: AdjointSolver
 
