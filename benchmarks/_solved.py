@@ -38,16 +38,15 @@ class Solved:
         """Loss, mean residual and share of converged tokens after so many evaluations, whatever the tolerance."""
         depth = self.model.depth
         assert isinstance(depth, Equilibrium)
-        self.model.depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=1e-9, max_evaluations=budget))
+        limited = replace(depth, eval_solver=replace(depth.eval_solver, tol=1e-9, max_evaluations=budget))
         memory, losses, residuals = None, [], []
         for segment in self.segments:
-            output = self.model(segment.inputs, segment.targets, memory)
+            output = self.model(segment.inputs, segment.targets, memory, depth=limited)
             memory = output.memory
             assert output.loss is not None
             assert output.solution is not None
             losses.append(float(output.loss))
             residuals.append(output.solution.residual.expand(segment.inputs.shape).flatten())
-        self.model.depth = depth
         residual = torch.cat(residuals)
         return {
             "loss": statistics.fmean(losses),

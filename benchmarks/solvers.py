@@ -230,7 +230,7 @@ def training(cell: Cell, inputs: Tensor, torchdeq: Any, repeats: int) -> dict[st
             cell.zero_grad()
             start = time.perf_counter()
             bound = cell.bind(inputs)
-            value = steps[name](lambda z, c=context: cell(z, c), cell.initial_state(inputs))
+            value = steps[name](bound, cell.initial_state(inputs))
             (value * weights).sum().backward()
             runs[name].append(time.perf_counter() - start)
     return {name: spread(seconds[1:]) for name, seconds in runs.items()}

@@ -102,7 +102,7 @@ def test_remembering_where_it_was_evaluated_last_costs_no_evaluation_without_gra
 
 
 def test_an_argument_that_is_gone_is_not_taken_for_another():
-    cell, bound = stack(2), stack(2).bind(torch.randn(1, 4, 3, dtype=torch.float64), None)
+    bound = stack(2).bind(torch.randn(1, 4, 3, dtype=torch.float64))
     with torch.no_grad():
         for seed in range(20):  # freed memory is soon used again
             generator = torch.Generator().manual_seed(seed)
@@ -119,7 +119,7 @@ def test_nothing_outlives_a_checkpointed_step(monkeypatch):
     def watched(self: StackedCell, *arguments) -> StackedMap:
         bound = original(self, *arguments)
         maps.append(weakref.ref(bound))
-        return context
+        return bound
 
     monkeypatch.setattr(StackedCell, "bind", watched)
 

@@ -54,7 +54,7 @@ def test_a_fresh_cell_converges(method, scope):
         cell = TrellisCell(64, 96, 64, normalisation="weight", scan=scan).eval()
         bound = cell.bind(inputs)
         solver = method(tol=1e-5, max_evaluations=40, scope=scope)
-        found.append(eq.fixed_point(lambda z, c=cell, k=context: c(z, k), cell.initial_state(inputs), solver))
+        found.append(eq.fixed_point(bound, cell.initial_state(inputs), solver))
     delayed, scanned = found
     assert delayed.status is scanned.status is eq.Status.CONVERGED
     torch.testing.assert_close(scanned.value, delayed.value, rtol=1e-3, atol=1e-4)

@@ -102,16 +102,15 @@ def test_a_budget_is_one_of_every_token_and_what_it_leaves_open_is_said():
         int(solution.group_evaluations.max()) == 4 + 1 + 1
     )  # one measures what the budget led to, and one is the last of all
     assert solution.status is eq.Status.MAX_EVALUATIONS
-    built.depth = adaptive(ExitAfter(4))
-    assert torch.equal(built(tokens).solution.group_evaluations, torch.full((2, 40), 4, dtype=torch.int32))
+    after = built(tokens, depth=adaptive(ExitAfter(4)))
+    assert torch.equal(after.solution.group_evaluations, torch.full((2, 40), 4, dtype=torch.int32))
 
 
 @torch.no_grad()
 def test_a_looser_rule_costs_less():
     built, tokens, means = model(CELLS["rotary"], adaptive()), text(), []
     for exit in (ExitOnChange(1e-2), ExitOnChange(1e-4), ExitOnChange(1e-7)):
-        built.depth = adaptive(exit)
-        means.append(float(built(tokens).solution.group_evaluations.float().mean()))
+        means.append(float(built(tokens, depth=adaptive(exit)).solution.group_evaluations.float().mean()))
     assert means == sorted(means)
     assert means[0] < means[-1]
 

@@ -37,13 +37,13 @@ def test_memory_of_a_step_grows_with_explicit_depth_alone(vocabulary_size: int) 
 
 def test_a_step_has_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given_lengths: list[int] = []
-    context = PostNormCell.context
+    bind = PostNormCell.bind
 
     def watched(cell: PostNormCell, inputs: torch.Tensor, memory: Memory | None) -> Any:
         given_lengths.append(0 if memory is None else memory.length)
-        return context(cell, inputs, memory)
+        return bind(cell, inputs, memory)
 
-    monkeypatch.setattr(PostNormCell, "context", watched)
+    monkeypatch.setattr(PostNormCell, "bind", watched)
     with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), ZipfBatches(50, 2, 5))
     assert given_lengths == [0, 3]
     assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), ZipfBatches(50, 2, 5))

@@ -56,14 +56,14 @@ def test_the_audit_sees_a_leak():
 @pytest.mark.parametrize("memory_length", [0, 7])
 def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
     calls = 0
-    original = CausalAttention.remember
+    original = CausalAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "remember", counted)
+    monkeypatch.setattr(CausalAttention, "_projected", counted)
     for budget in (2, 9):
         calls = 0
         deep = model(depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length)

@@ -50,6 +50,8 @@ class Halting(nn.Module, Depth):
         ponder_weight: weight, in the training loss, of the mean ponder cost.
     """
 
+    halt: nn.Linear
+
     def __init__(
         self,
         features: int | None = None,
@@ -65,7 +67,8 @@ class Halting(nn.Module, Depth):
         if not ponder_weight >= 0:
             raise ValueError(f"ponder_weight must be at least 0, found {ponder_weight}")
         self.max_steps, self.threshold, self.ponder_weight = max_steps, threshold, ponder_weight
-        self.halt: nn.Linear | None = None if features is None else _halt(features)
+        if features is not None:
+            self.halt = _halt(features)
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Apply `f` from `z0`; the penalty is the weighted ponder cost."""
@@ -78,7 +81,7 @@ class Halting(nn.Module, Depth):
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
         """A cell that starts from the input, which is not injected again."""
         cell = make(False)
-        if self.halt is None:
+        if not hasattr(self, "halt"):
             self.halt = _halt(cell.d_model)
         return cell
 
@@ -88,7 +91,7 @@ class Halting(nn.Module, Depth):
         Raises:
             ValueError: it has neither been given features nor arranged a cell.
         """
-        if self.halt is None:
+        if not hasattr(self, "halt"):
             raise ValueError("Halting has no features yet; give features, those of the state")
         length = z0.shape[1]
         sinusoids = distance_embedding(max(length, self.max_steps + 1), z0.shape[-1], z0).flip(0)
