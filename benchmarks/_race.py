@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration import Recipe, build_depth_schedule, build_model, build_task
+from equilibria.configuration import Recipe, build_model, build_task
 from equilibria.data.batching import Segment
 from equilibria.data.task import Task
 from equilibria.errors import UserError
@@ -130,7 +130,7 @@ class Racer:
         seed_everything(training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
-        self.contender = Contender(TrainingLoop(model, recipe.training, batches, build_depth_schedule(recipe)), ())
+        self.contender = Contender(TrainingLoop(model, recipe.training, batches), ())
         if self._folder.index() is not None:
             path = self._folder.checkpoint("last")
             checkpoint = read_checkpoint(path, self.contender.loop.layout)
@@ -173,7 +173,8 @@ class Racer:
         """Of the model as it is, on the recipe's validation tokens."""
         recipe, valid = self._recipe, self._task.split("valid")
         sizes = recipe.batch_size, recipe.segment_length
-        return evaluate(self.contender.loop.evaluated, valid, *sizes, max_tokens=recipe.evaluate_tokens)
+        loop = self.contender.loop
+        return evaluate(loop.evaluated, valid, *sizes, max_tokens=recipe.evaluate_tokens, depth=loop.depth)
 
     def validation(self) -> Iterable[Segment]:
         """The validation tokens of the recipe."""

@@ -38,16 +38,15 @@ class Solved:
         """Loss, mean residual and share of converged tokens after so many evaluations, whatever the tolerance."""
         depth = self.model.depth
         assert isinstance(depth, Equilibrium)
-        self.model.depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=1e-9, max_evaluations=budget))
+        limited = replace(depth, eval_solver=replace(depth.eval_solver, tol=1e-9, max_evaluations=budget))
         memory, losses, residuals = None, [], []
         for segment in self.segments:
-            output = self.model(segment.inputs, segment.targets, memory)
+            output = self.model(segment.inputs, segment.targets, memory, depth=limited)
             memory = output.memory
             assert output.loss is not None
             assert output.solution is not None
             losses.append(float(output.loss))
             residuals.append(output.solution.residual.expand(segment.inputs.shape).flatten())
-        self.model.depth = depth
         residual = torch.cat(residuals)
         return {
             "loss": statistics.fmean(losses),
@@ -60,11 +59,11 @@ class Solved:
         tokens = self.segments[0].inputs[:1, :32]
         inputs = self._inputs(tokens)
         with torch.no_grad():
-            context = self.model.cell.context(inputs, None)
+            bound = self.model.cell.bind(inputs)
         start = self.model.cell.initial_state(inputs)
 
         def f(z: Tensor) -> Tensor:
-            return self.model.cell(z, context)
+            return bound(z)
 
         tight = eq.Anderson(tol=1e-5, max_evaluations=300, history=5, scope="prefix")
         with torch.no_grad():
@@ -80,20 +79,18 @@ class Solved:
     def _inputs(self, tokens: Tensor) -> Tensor:
         """What the cell injects."""
         inputs, prelude = self.model.embedding(tokens) * self.model.cell.d_model**0.5, self.model.prelude
-        return inputs if prelude is None else prelude(prelude.initial_state(inputs), prelude.context(inputs, None))
+        return inputs if prelude is None else prelude.bind(inputs)(prelude.initial_state(inputs))
 
     def _gradient_error(self, tokens: Tensor) -> float | None:
         """Relative error of the training gradient of the cell's weights; None where the reference did not converge."""
         model, depth = self.model, self.model.depth
         assert isinstance(depth, Equilibrium)
         inputs = self._inputs(tokens)
-        context = model.cell.context(inputs, None)
+        bound = model.cell.bind(inputs)
         weights = {name: weight for name, weight in model.cell.named_parameters() if weight.ndim == 2}
         start = model.cell.initial_state(inputs)
         try:
-            errors = eq.gradient_error(
-                lambda z: model.cell(z, context), start, depth.solver, depth.gradient, parameters=weights
-            )
+            errors = eq.gradient_error(bound, start, depth.solver, depth.gradient, parameters=weights)
         except eq.ConvergenceError:
             return None
         return statistics.fmean(error.relative_error for error in errors.values())

@@ -47,11 +47,11 @@ def contenders(budget: int) -> dict[str, Solver]:
 def trace(model: LanguageModel, tokens: Tensor, solver: Solver) -> list[float]:
     """Mean residual over tokens at each evaluation of one batch."""
     inputs = model.embedding(tokens) * model.cell.d_model**0.5
-    context = model.cell.context(inputs, None)
+    bound = model.cell.bind(inputs)
     found: list[float] = []
 
     def watched(z: Tensor) -> Tensor:
-        value = model.cell(z, context)
+        value = bound(z)
         found.append(float(relative_residual(value, z).mean()))
         return value
 

@@ -194,14 +194,12 @@ def leaks(cell: Cell, inputs: Tensor, solvers: dict[str, Solve]) -> dict[str, fl
     half = inputs.shape[1] // 2
     other = inputs.clone()
     other[:, half:] = torch.randn(other[:, half:].shape, generator=torch.Generator().manual_seed(2))
-    contexts = [cell.context(x, None) for x in (inputs, other)]
+    maps = [cell.bind(x) for x in (inputs, other)]
     found = {}
     for name, solve in solvers.items():
         changes = []
         for budget in (3, 6, 12):
-            one, two = (
-                solve(lambda z, c=context: cell(z, c), cell.initial_state(inputs), 1e-3, budget) for context in contexts
-            )
+            one, two = (solve(bound, cell.initial_state(inputs), 1e-3, budget) for bound in maps)
             changes.append(float((one - two)[:, :half].abs().max()))
         found[name] = max(changes)
     return found
@@ -231,8 +229,8 @@ def training(cell: Cell, inputs: Tensor, torchdeq: Any, repeats: int) -> dict[st
         for name in list(steps)[:: 1 if repeat % 2 else -1]:
             cell.zero_grad()
             start = time.perf_counter()
-            context = cell.context(inputs, None)
-            value = steps[name](lambda z, c=context: cell(z, c), cell.initial_state(inputs))
+            bound = cell.bind(inputs)
+            value = steps[name](bound, cell.initial_state(inputs))
             (value * weights).sum().backward()
             runs[name].append(time.perf_counter() - start)
     return {name: spread(seconds[1:]) for name, seconds in runs.items()}
@@ -281,10 +279,10 @@ def main(arguments: list[str]) -> int:
     found = {}
     for name, cell in cells(options).items():
         with torch.no_grad():
-            context = cell.context(inputs, None)
+            bound = cell.bind(inputs)
 
-        def f(z: Tensor, cell: Cell = cell, context: Any = context) -> Tensor:
-            return cell(z, context)
+        def f(z: Tensor, bound: Any = bound) -> Tensor:
+            return bound(z)
 
         z0 = cell.initial_state(inputs)
         console.print(f"{name}: solving")

@@ -49,9 +49,8 @@ def measure(model: LanguageModel, text: Any, options: Namespace, console: Consol
     trained, points = model.depth, []
     assert isinstance(trained, Equilibrium)
     for rule, setting, depth in depths(trained):
-        model.depth = depth
         start = time.process_time()
-        result = evaluate(model, text, options.rows, options.segment_length, max_tokens=options.tokens)
+        result = evaluate(model, text, options.rows, options.segment_length, max_tokens=options.tokens, depth=depth)
         per_token = result.evaluations_per_solve if rule == "together" else result.evaluations.mean
         points.append(
             {
@@ -65,7 +64,6 @@ def measure(model: LanguageModel, text: Any, options: Namespace, console: Consol
             }
         )
         console.print(f"{rule} {setting:g}: perplexity {result.perplexity:.3f} at {per_token:.2f} evaluations")
-    model.depth = trained
     return points
 
 

@@ -32,7 +32,7 @@ from equilibria.configuration import (
 )
 from equilibria.data.batching import TrainingStream
 from equilibria.data.prepared import EncodedSplit
-from equilibria.depths import Equilibrium
+from equilibria.depths import Depth, Equilibrium
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.models import LanguageModel
 from equilibria.training.loop import TrainingLoop
@@ -149,8 +149,8 @@ def memory_of(model: LanguageModel, recipe: Recipe) -> dict[str, int]:
     tokens = torch.randint(model.embedding.vocabulary_size, shape, generator=torch.Generator().manual_seed(0))
     known = [*model.parameters(), tokens]
 
-    def measured() -> int:
-        return eq.saved_bytes(lambda: model.train()(tokens, tokens).loss, known)
+    def measured(depth: Depth | None = None) -> int:
+        return eq.saved_bytes(lambda: model.train()(tokens, tokens, depth=depth).loss, known)
 
     depth = model.depth
     if not isinstance(depth, Equilibrium):
@@ -163,21 +163,18 @@ def memory_of(model: LanguageModel, recipe: Recipe) -> dict[str, int]:
         "implicit": eq.Implicit(),
     }
     for name, gradient in kinds.items():
-        model.depth = replace(depth, gradient=gradient)
-        found[name] = measured()
-    model.depth = depth
+        found[name] = measured(replace(depth, gradient=gradient))
     return found
 
 
 def causality_of(model: LanguageModel, valid: EncodedSplit) -> dict[str, float]:
     """The largest change of an earlier logit when every later token changes, by budget of prefix Anderson."""
     tokens = torch.from_numpy(np.asarray(valid.tokens[: 8 * 128], dtype=np.int64)).reshape(8, 128)
-    depth, leaks = model.depth, {}
+    leaks = {}
     for budget in (3, 6, 12):
         solver = eq.Anderson(tol=1e-3, max_evaluations=budget, scope="prefix")
-        model.depth = Equilibrium(eval_solver=solver)
-        leaks[str(budget)] = eq.audit_causality(model, tokens).leak
-    model.depth = depth
+        same = LanguageModel(model.embedding, model.cell, Equilibrium(eval_solver=solver))
+        leaks[str(budget)] = eq.audit_causality(same, tokens).leak
     return leaks
 
 

@@ -7,25 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells import Cell, Memory
+from equilibria.cells import BoundMap, Cell, Memory
 from equilibria.cells.base import Past
 
 
-@dataclass(frozen=True)
-class AveragingContext:
-    """The injected inputs, the sum and number of the tokens in the memory, and a dropout mask."""
-
-    injected: Tensor | float
-    past_B1D: Tensor
-    count: int
-    mask: Tensor | float
-
-
-class AveragingLayer(Cell[AveragingContext]):
+class AveragingLayer(Cell):
     """`f(z; x)_t = tanh(A z_t + B mean_{s ≤ t} [memory; z]_s + c + x_t)`, without `x` where nothing is injected."""
-
-    layers_per_application = 1
-    remembered = 1
 
     def __init__(self, d_model: int = 6, injection: bool = False, dropout: float = 0.0, gain: float = 0.5) -> None:
         super().__init__()
@@ -35,21 +22,33 @@ class AveragingLayer(Cell[AveragingContext]):
             nn.init.normal_(linear.weight, std=gain / d_model**0.5)
         self.evaluations = 0
 
-    def context(self, inputs_BLD: Tensor, memory: Past = None) -> AveragingContext:
-        assert memory is None or isinstance(memory, Memory)
-        past = memory.states[0] if memory is not None else inputs_BLD[:, :0]
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> AveragingMap:
+        assert past is None or isinstance(past, Memory)
+        states = past.states[0] if past is not None else inputs_BLD[:, :0]
         mask: Tensor | float = 1.0
         if self.training and self.dropout:
             mask = torch.empty_like(inputs_BLD).bernoulli_(1.0 - self.dropout)
-        return AveragingContext(inputs_BLD if self.injection else 0.0, past.sum(1, keepdim=True), past.shape[1], mask)
+        injected = inputs_BLD if self.injection else 0.0
+        return AveragingMap(self, injected, states.sum(1, keepdim=True), states.shape[1], mask)
 
-    def forward(self, z_BLD: Tensor, context: AveragingContext) -> Tensor:
-        self.evaluations += 1
-        seen = torch.arange(1, z_BLD.shape[1] + 1, dtype=z_BLD.dtype).unsqueeze(-1) + context.count
-        mean_BLD = (context.past_B1D + z_BLD.cumsum(1)) / seen
-        return torch.tanh(self.here(z_BLD) + self.before(mean_BLD) + context.injected) * context.mask
 
-    def remember(self, z_BLD: Tensor, context: AveragingContext) -> tuple[Tensor, ...]:
+@dataclass(frozen=True, eq=False)
+class AveragingMap(BoundMap[AveragingLayer]):
+    """The injected inputs, the sum and number of the tokens in the memory, and a dropout mask."""
+
+    injected: Tensor | float
+    past_B1D: Tensor
+    count: int
+    mask: Tensor | float
+
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        cell = self.cell
+        cell.evaluations += 1
+        seen = torch.arange(1, z_BLD.shape[1] + 1, dtype=z_BLD.dtype).unsqueeze(-1) + self.count
+        mean_BLD = (self.past_B1D + z_BLD.cumsum(1)) / seen
+        return torch.tanh(cell.here(z_BLD) + cell.before(mean_BLD) + self.injected) * self.mask
+
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
         return (z_BLD,)
 
 

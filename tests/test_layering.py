@@ -23,9 +23,9 @@ DIRECTLY_ABOVE = {
     "fixed_point": ("transforms", "held_map", "held_cell", "surroundings"),
     "diagnostics": ("fixed_point",),
     "nn": (),
-    "depths": ("diagnostics", "nn"),  # halting has parameters, and adds positions
     "cells": ("nn",),
-    "models": ("cells", "depths"),
+    "depths": ("diagnostics", "cells"),  # a depth says what cell is applied
+    "models": ("depths",),
     "data": ("manifest",),
     "configuration": ("models", "data"),  # it builds both
     "inference": ("configuration",),  # a run is loaded through its recipe

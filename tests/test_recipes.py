@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilibria.configuration import Recipe, ScheduleRecipe, build_depth_schedule, build_model, build_task, read_recipe
+from equilibria.configuration import Recipe, ScheduleRecipe, build_model, build_task, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.options import is_given
+from equilibria.depths import Equilibrium
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.models.encoder_decoder import UniversalTransformer
 
@@ -99,8 +100,8 @@ def test_it_is_read_and_its_model_built(name: str) -> None:
     assert isinstance(model, LanguageModel) == (recipe.model.baseline.kind is None)
     assert recipe.run.name == name.replace("/", "-")
     depth = recipe.model.depth
-    schedule = build_depth_schedule(recipe)
-    assert (schedule is None) == (depth.schedule == ScheduleRecipe())
+    if isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium):
+        assert (model.depth.schedule is None) == (depth.schedule == ScheduleRecipe())
     assert recipe.data.source not in TASK_OPTIONS or build_task(recipe).tokenizer.vocabulary_size == 10
 
 
@@ -180,16 +181,14 @@ def shrunk(recipe: Recipe) -> Recipe:
 def test_a_small_version_of_it_learns(name: str) -> None:
     recipe = shrunk(recipe_of(name))
     torch.manual_seed(0)
-    model, schedule = build_model(recipe, 16), build_depth_schedule(recipe)
+    model = build_model(recipe, 16)
     chunk = recipe.model.chunk_length or 4
     tokens = torch.randint(16, (2, 2 * chunk + 1), generator=torch.Generator().manual_seed(1))
     steps = recipe.training.steps
     for step in {0, steps - 1}:
-        if schedule is not None:
-            assert isinstance(model, LanguageModel)
-            model.depth = schedule.at(step, steps)
-        memory = None if isinstance(model, UniversalTransformer) else model(tokens[:, :-1]).memory
-        output = model(tokens[:, :-1], tokens[:, 1:], memory)
+        depth = model.depth.at(step, steps, 0) if isinstance(model, LanguageModel) else None
+        memory = None if isinstance(model, UniversalTransformer) else model(tokens[:, :-1], depth=depth).memory
+        output = model(tokens[:, :-1], tokens[:, 1:], memory, depth=depth)
         assert output.loss is not None
         (output.loss + (output.penalty if output.penalty is not None else 0.0)).backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]

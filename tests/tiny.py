@@ -17,7 +17,6 @@ from equilibria.configuration import (
     RunRecipe,
     ScheduleRecipe,
     TrainingRecipe,
-    build_depth_schedule,
     build_model,
     build_task,
 )
@@ -91,7 +90,7 @@ def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     console = console or Console(quiet=True)
-    return Trainer(model, recipe, task, recipe.run.folder, console, build_depth_schedule(recipe))
+    return Trainer(model, recipe, task, recipe.run.folder, console)
 
 
 def weights(recipe: Recipe) -> dict[str, Tensor]:

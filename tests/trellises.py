@@ -32,8 +32,8 @@ def random(*shape: int) -> Tensor:
 
 def settle(cell: TrellisCell, inputs: Tensor, memory: Memory | None = None, applications: int = 200) -> Tensor:
     """The cell applied so often from its initial state."""
-    context = cell.context(inputs, memory)
+    bound = cell.bind(inputs, memory)
     z = cell.initial_state(inputs)
     for _ in range(applications):
-        z = cell(z, context)
+        z = bound(z)
     return z

@@ -51,7 +51,7 @@ def test_the_cell_is_causal_and_batch_invariant_exactly(build, remembers):
     changed_z[0], changed_inputs[0] = -1.0, 2.0
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            one, two = cell(z, cell.context(inputs, memory)), cell(changed_z, cell.context(changed_inputs, memory))
+            one, two = cell.bind(inputs, memory)(z), cell.bind(changed_inputs, memory)(changed_z)
         assert torch.equal(one[1:, :5], two[1:, :5])
         assert not torch.equal(one[1:, 5:], two[1:, 5:])
 
@@ -60,11 +60,11 @@ def test_the_cell_is_causal_and_batch_invariant_exactly(build, remembers):
 def test_one_evaluation_after_a_memory_is_the_end_of_the_whole(build):
     cell = seeded(build)
     z, inputs = torch.randn(2, 2, 8, 8, dtype=torch.float64)
-    whole = cell(z, cell.context(inputs, None))
-    states = cell.remember(z[:, :5], cell.context(inputs[:, :5], None))
+    whole = cell.bind(inputs)(z)
+    states = cell.bind(inputs[:, :5]).remember(z[:, :5])
     assert len(states) == cell.remembered
     memory = Memory.join(None, states, limit=5)
-    end = cell(z[:, 5:], cell.context(inputs[:, 5:], memory))
+    end = cell.bind(inputs[:, 5:], memory)(z[:, 5:])
     torch.testing.assert_close(end, whole[:, 5:], rtol=1e-10, atol=1e-11)
 
 
@@ -72,10 +72,10 @@ def test_one_evaluation_after_a_memory_is_the_end_of_the_whole(build):
 def test_the_ways_with_and_without_gradients_agree(build):
     cell = seeded(build)
     inputs, z = torch.randn(2, 2, 5, 8, dtype=torch.float64)
-    context = cell.context(inputs, None)
+    bound = cell.bind(inputs)
     with torch.no_grad():
-        without = cell(z, context)
-    torch.testing.assert_close(cell(z, context), without, rtol=1e-11, atol=1e-12)
+        without = bound(z)
+    torch.testing.assert_close(bound(z), without, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("build", SETTLING.values(), ids=SETTLING.keys())
@@ -87,37 +87,37 @@ def test_a_segment_with_memory_continues_the_whole(build):
             parameter.mul_(0.4)
     inputs = torch.randn(2, 8, 8, dtype=torch.float64)
 
-    def settle(context, length):
+    def settle(bound, length):
         z = torch.zeros(2, length, 8, dtype=torch.float64)
         for _ in range(300):
-            z = cell(z, context)
+            z = bound(z)
         return z
 
     with torch.no_grad():
-        whole = settle(cell.context(inputs, None), 8)
-        first_context = cell.context(inputs[:, :5], None)
-        first = settle(first_context, 5)
-        memory = Memory.join(None, cell.remember(first, first_context), limit=5)
-        second = settle(cell.context(inputs[:, 5:], memory), 3)
+        whole = settle(cell.bind(inputs), 8)
+        first_bound = cell.bind(inputs[:, :5])
+        first = settle(first_bound, 5)
+        memory = Memory.join(None, first_bound.remember(first), limit=5)
+        second = settle(cell.bind(inputs[:, 5:], memory), 3)
     torch.testing.assert_close(second, whole[:, 5:], rtol=1e-6, atol=1e-6)
 
 
 def test_memory_is_projected_once_per_context(monkeypatch):
     cell = ContractiveCell(d_model=8, heads=2, inner=12, blocks=2)
     calls = 0
-    original = CausalAttention.remember
+    original = CausalAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "remember", counted)
+    monkeypatch.setattr(CausalAttention, "_projected", counted)
     memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
-    context = cell.context(torch.randn(2, 4, 8), memory)
+    bound = cell.bind(torch.randn(2, 4, 8), memory)
     z = torch.zeros(2, 4, 8)
     for _ in range(7):
-        z = cell(z, context)
+        z = bound(z)
     assert calls == 2  # once per block, whatever the number of evaluations
 
 
@@ -127,9 +127,9 @@ def test_dropout_is_one_map_per_solve(build):
     cell.dropout = 0.5
     cell.train()
     inputs, z = torch.randn(2, 4, 8), torch.randn(2, 4, 8)
-    context = cell.context(inputs, None)
-    assert torch.equal(cell(z, context), cell(z, context))
-    assert not torch.equal(cell(z, context), cell(z, cell.context(inputs, None)))
+    bound = cell.bind(inputs)
+    assert torch.equal(bound(z), bound(z))
+    assert not torch.equal(bound(z), cell.bind(inputs)(z))
 
 
 def test_joining_memories_keeps_the_last_and_is_detached():

@@ -87,8 +87,8 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
     return rows
 
 
-def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], context) -> Tensor:
-    """One evaluation; dropout masks are taken from the context."""
+def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Tensor:
+    """One evaluation; dropout masks are taken from the bound map."""
     norm = root_mean_square_normed if options["norm"] == "rms" else layer_normed
     samples = []
     for b in range(len(z)):
@@ -100,7 +100,7 @@ def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], context) -> T
                 injected = [e / torch.sqrt((e * e).mean() + torch.finfo(e.dtype).eps) for e in injected]
             states = [a * h + (1.0 - a) * e for h, e in zip(states, injected, strict=True)]
         for index, block in enumerate(cell.blocks):
-            masks = [context.blocks[index].attention_dropout, context.blocks[index].feed_forward_dropout]
+            masks = [bound.blocks[index].attention_dropout, bound.blocks[index].feed_forward_dropout]
             given_masks = [torch.ones_like(z) if mask is None else mask for mask in masks]
             past = [*memory[index][b]]
             seen = [norm(block.attention_norm, x) for x in [*past, *states]]
@@ -145,10 +145,10 @@ def test_every_variant_equals_its_equations(options, batch, length, past, blocks
     z, inputs = torch.randn(2, batch, length, 8, dtype=torch.float64)
     memory = list(torch.randn(blocks, batch, past, 8, dtype=torch.float64))
     with torch.no_grad():
-        context = cell.context(inputs, Memory(tuple(memory)))
-        expected = by_loops(cell, options, z, inputs, memory, context)
-        torch.testing.assert_close(cell(z, context), expected, rtol=1e-9, atol=1e-10)
-    masks = [mask for block in context.blocks for mask in (block.attention_dropout, block.feed_forward_dropout)]
+        bound = cell.bind(inputs, Memory(tuple(memory)))
+        expected = by_loops(cell, options, z, inputs, memory, bound)
+        torch.testing.assert_close(bound(z), expected, rtol=1e-9, atol=1e-10)
+    masks = [mask for block in bound.blocks for mask in (block.attention_dropout, block.feed_forward_dropout)]
     assert [mask is not None for mask in masks] == [dropout > 0] * 2 * blocks
 
 
@@ -166,8 +166,8 @@ def test_the_default_is_what_it_was():
         memory = None
         if past:
             memory = Memory(tuple(torch.randn(2, past, 16, dtype=torch.float64) for _ in range(blocks)))
-        context = cell.context(inputs, memory)
-        found = cell(cell(z, context), context)[1, -1, :3]
+        bound = cell.bind(inputs, memory)
+        found = bound(bound(z))[1, -1, :3]
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
@@ -176,9 +176,9 @@ def test_dropout_masks_are_drawn_in_the_order_of_the_sublayers():
     cell = ContractiveCell(8, 2, 12, blocks=2, dropout=0.5)
     inputs = torch.randn(2, 4, 8)
     torch.manual_seed(1)
-    context = cell.context(inputs, None)
+    bound = cell.bind(inputs)
     torch.manual_seed(1)
-    for block in context.blocks:
+    for block in bound.blocks:
         for mask in (block.attention_dropout, block.feed_forward_dropout):
             assert mask is not None
             assert torch.equal(mask, torch.empty(2, 4, 8).bernoulli_(0.5) * 2.0)
@@ -188,7 +188,7 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
     cell = ContractiveCell(8, 2, 12, blocks=2, injection=False)
     assert not {"carry_logit", "inject.weight"} & set(cell.state_dict())
     z, one, two = torch.randn(3, 2, 4, 8)
-    assert torch.equal(cell(z, cell.context(one, None)), cell(z, cell.context(two, None)))
+    assert torch.equal(cell.bind(one)(z), cell.bind(two)(z))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_gradients(options):
             self.cell = cell
 
         def forward(self, z, inputs, *memories):
-            return self.cell(z, self.cell.context(inputs, Memory(memories)))
+            return self.cell.bind(inputs, Memory(memories))(z)
 
     def evaluate(z, inputs, first, second, *values):
         parameters = {f"cell.{n}": v for n, v in zip(names, values, strict=True)}
@@ -246,4 +246,4 @@ def test_impossible_options_are_errors(options, message):
 
 def test_positions_other_than_rotary_allow_odd_heads():
     cell = ContractiveCell(6, 2, 4, positions="none")
-    assert cell(torch.zeros(1, 2, 6), cell.context(torch.randn(1, 2, 6), None)).shape == (1, 2, 6)
+    assert cell.bind(torch.randn(1, 2, 6))(torch.zeros(1, 2, 6)).shape == (1, 2, 6)

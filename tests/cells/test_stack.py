@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import equilibria as eq
 from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell, TrellisCell
-from equilibria.cells.stack import StackedContext
+from equilibria.cells.stack import StackedMap
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths import UnrolledDepth
 from layers import AveragingLayer, by_loops
@@ -39,8 +39,8 @@ def test_a_stack_is_its_layers_one_after_another(layers, batch, length, past, ti
     cell = stack(layers, tied, injection)
     inputs = torch.randn(batch, length, 3, dtype=torch.float64)
     memory = Memory(tuple(torch.randn(batch, past, 3, dtype=torch.float64) for _ in range(layers)))
-    context, z = cell.context(inputs, memory), cell.initial_state(inputs)
-    found, remembered = cell(z, context), cell.remember(z, context)
+    bound, z = cell.bind(inputs, memory), cell.initial_state(inputs)
+    found, remembered = bound(z), bound.remember(z)
     expected, entered = torch.zeros_like(inputs) if injection else inputs, []
     for layer, state in zip(cell.cells, memory.states, strict=True):
         assert isinstance(layer, AveragingLayer)
@@ -72,10 +72,10 @@ def test_segments_with_memory_are_one_long_segment_exactly(layers, cuts, tied, i
     inputs = torch.randn(2, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
     def read(part, memory):
-        context = cell.context(part, memory)
-        reached = depth.reach(lambda z: cell(z, context), cell.initial_state(part), training=False)
+        bound = cell.bind(part, memory)
+        reached = depth.reach(bound, cell.initial_state(part), training=False)
         assert reached.argument is not None
-        return reached.state, Memory.join(memory, cell.remember(reached.argument, context), limit=9)
+        return reached.state, Memory.join(memory, bound.remember(reached.argument, latest=True), limit=9)
 
     whole, _ = read(inputs, None)
     memory, parts = None, []
@@ -88,53 +88,53 @@ def test_segments_with_memory_are_one_long_segment_exactly(layers, cuts, tied, i
 
 def test_remembering_where_it_was_evaluated_last_costs_no_evaluation_without_gradients():
     cell, inputs = stack(3), torch.randn(2, 5, 3, dtype=torch.float64)
-    context = cell.context(inputs, None)
-    cell(inputs, context)
+    bound = cell.bind(inputs)
+    bound(inputs)
     with torch.no_grad():
-        known = cell.remember(inputs, context)
+        known = bound.remember(inputs, latest=True)
         assert [layer.evaluations for layer in cell.cells] == [1, 1, 1]
-        afresh = cell.remember(inputs.clone(), context)
+        afresh = bound.remember(inputs)
     assert [layer.evaluations for layer in cell.cells] == [2, 2, 2]
     torch.testing.assert_close(known, afresh)  # computed again elsewhere in memory
-    differentiable = cell.remember(inputs, context)
+    differentiable = bound.remember(inputs, latest=True)
     assert differentiable[1].requires_grad
     torch.testing.assert_close(known, differentiable)
 
 
 def test_an_argument_that_is_gone_is_not_taken_for_another():
-    cell, context = stack(2), stack(2).context(torch.randn(1, 4, 3, dtype=torch.float64), None)
+    bound = stack(2).bind(torch.randn(1, 4, 3, dtype=torch.float64))
     with torch.no_grad():
         for seed in range(20):  # freed memory is soon used again
             generator = torch.Generator().manual_seed(seed)
-            cell(torch.randn(1, 4, 3, dtype=torch.float64, generator=generator), context)
+            bound(torch.randn(1, 4, 3, dtype=torch.float64, generator=generator))
             z = torch.randn(1, 4, 3, dtype=torch.float64, generator=generator)
-            torch.testing.assert_close(cell.remember(z, context)[1], cell.cells[0](z, context.layers[0]))
+            torch.testing.assert_close(bound.remember(z)[1], bound.layers[0](z))
 
 
 def test_nothing_outlives_a_checkpointed_step(monkeypatch):
-    # Recomputation holds on to the context; the context must not hold on to the graph.
-    cell, contexts = stack(2, injection=True), []
-    original = StackedCell.context
+    # Recomputation holds on to the bound map, which must not hold on to the graph.
+    cell, maps = stack(2, injection=True), []
+    original = StackedCell.bind
 
-    def watched(self: StackedCell, *arguments) -> StackedContext:
-        context = original(self, *arguments)
-        contexts.append(weakref.ref(context))
-        return context
+    def watched(self: StackedCell, *arguments) -> StackedMap:
+        bound = original(self, *arguments)
+        maps.append(weakref.ref(bound))
+        return bound
 
-    monkeypatch.setattr(StackedCell, "context", watched)
+    monkeypatch.setattr(StackedCell, "bind", watched)
 
     def step(backward: bool) -> None:
         inputs = torch.randn(2, 5, 3, dtype=torch.float64)
-        context = cell.context(inputs, None)
+        bound = cell.bind(inputs)
         depth = UnrolledDepth(3, checkpoint=True)
-        reached = depth.reach(lambda z: cell(z, context), cell.initial_state(inputs), training=True)
+        reached = depth.reach(bound, cell.initial_state(inputs), training=True)
         if backward:
             reached.state.sum().backward()
 
     step(backward=True)
     step(backward=False)
     gc.collect()
-    assert [context() for context in contexts] == [None, None]
+    assert [reference() for reference in maps] == [None, None]
 
 
 @torch.no_grad()
@@ -146,9 +146,9 @@ def test_a_stack_at_its_equilibrium_remembers_it_exactly():
     inputs, solver = torch.randn(2, 8, 8, dtype=torch.float64), eq.Anderson(tol=1e-11, max_evaluations=300)
 
     def solve(part, memory):
-        context = cell.context(part, memory)
-        solution = eq.fixed_point(lambda z: cell(z, context), cell.initial_state(part), solver)
-        return solution.value, Memory.join(memory, cell.remember(solution.value, context), limit=8)
+        bound = cell.bind(part, memory)
+        solution = eq.fixed_point(bound, cell.initial_state(part), solver)
+        return solution.value, Memory.join(memory, bound.remember(solution.value), limit=8)
 
     whole, _ = solve(inputs, None)
     first, memory = solve(inputs[:, :5], None)
@@ -163,7 +163,7 @@ def test_tied_layers_are_one_set_of_parameters_with_a_memory_each():
     assert sum(p.numel() for p in separate.parameters()) == 4 * sum(p.numel() for p in tied.parameters())
     assert tied.remembered == separate.remembered == tied.layers_per_application == 4
     inputs = torch.randn(1, 3, 3, dtype=torch.float64)
-    states = tied.remember(inputs, tied.context(inputs, None))
+    states = tied.bind(inputs).remember(inputs)
     assert not any(torch.equal(states[0], state) for state in states[1:])
 
 
@@ -174,9 +174,9 @@ def test_layers_that_do_not_fit_are_an_error(widths):
 
 
 def test_a_memory_of_another_stack_is_an_error():
-    cell: Cell[StackedContext] = stack(3)
+    cell: Cell = stack(3)
     with pytest.raises(ValueError, match="2 tensors and the cells of this model remember 3"):
-        cell.context(torch.zeros(1, 2, 3), Memory((torch.zeros(1, 2, 3),) * 2))
+        cell.bind(torch.zeros(1, 2, 3), Memory((torch.zeros(1, 2, 3),) * 2))
 
 
 def test_shared_biases_are_equal_ones_whose_gradients_add_up():
@@ -195,7 +195,7 @@ def test_shared_biases_are_equal_ones_whose_gradients_add_up():
                 cell.blocks[0].get_parameter(f"attention.{name}").copy_(first)
     for cells in (apart, shared):
         cell = StackedCell(cells)
-        losses.append(cell(inputs, cell.context(inputs, None)).square().mul(inputs).sum())
+        losses.append(cell.bind(inputs)(inputs).square().mul(inputs).sum())
         losses[-1].backward()
     torch.testing.assert_close(*losses)  # weights elsewhere in memory may meet other kernels
     for name in names:

@@ -112,7 +112,7 @@ class Masks:
 
 @contextmanager
 def recorded_masks() -> Iterator[list[Tensor | None]]:
-    """Every mask that a context draws."""
+    """Every mask that binding draws."""
     masks: list[Tensor | None] = []
     original = transformer_xl.dropout_mask
 
@@ -155,13 +155,13 @@ def test_the_cells_equal_the_published_equations(
         cell = randomised(PostNormCell(4, heads, 3, dropout, **options, **norms))
     z, inputs, memory_z, memory_inputs = states(batch, length, length, past, past, width=4)
     with torch.no_grad(), recorded_masks() as drawn:
-        context = cell.context(inputs, Memory((memory_z, memory_inputs)[: cell.remembered]))
+        bound = cell.bind(inputs, Memory((memory_z, memory_inputs)[: cell.remembered]))
         masks = Masks(drawn, cell, batch, length, past + length)
         reference = Reference(cell, kind != "post", kind == "three", window, masks)
         expected = reference(z, inputs, memory_z, memory_inputs)
-        torch.testing.assert_close(cell(z, context), expected, rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(bound(z), expected, rtol=1e-10, atol=1e-11)
     # With gradients another way through attention is taken.
-    torch.testing.assert_close(cell(z, context), expected, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(bound(z), expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_the_cells_equal_the_published_equations(
 def test_masks_have_the_published_shapes(cell, shapes):
     memory = Memory(tuple(torch.randn(2, 3, 8) for _ in range(cell.remembered)))
     with recorded_masks() as drawn:
-        cell.train().context(torch.randn(2, 4, 8), memory)
+        cell.train().bind(torch.randn(2, 4, 8), memory)
     assert [tuple(mask.shape) for mask in drawn if mask is not None] == shapes
     assert all(set(mask.unique().tolist()) <= {0.0, 2.0} for mask in drawn if mask is not None)
     with recorded_masks() as drawn:
-        cell.eval().context(torch.randn(2, 4, 8), memory)
+        cell.eval().bind(torch.randn(2, 4, 8), memory)
     assert drawn == [None] * len(shapes)
 
 
@@ -215,7 +215,7 @@ def test_gradients(build):
                 self.cell = cell
 
             def forward(self):
-                return self.cell(z, self.cell.context(inputs, memory))
+                return self.cell.bind(inputs, memory)(z)
 
         return torch.func.functional_call(Once(), {f"cell.{n}": v for n, v in zip(names, values, strict=True)}, ())
 
@@ -228,7 +228,7 @@ def test_second_derivatives():
     cell = randomised(PostNormCell(4, 2, 3))
     z, inputs = states(1, 3, 3, width=4)
     assert torch.autograd.gradgradcheck(
-        lambda z, inputs: cell(z, cell.context(inputs, None)), (z.requires_grad_(), inputs.requires_grad_())
+        lambda z, inputs: cell.bind(inputs)(z), (z.requires_grad_(), inputs.requires_grad_())
     )
 
 
@@ -257,10 +257,10 @@ def test_normalised_weights_are_read_once_per_solve(normalisation):
     assert len(layers) == 15
     for layer in layers:
         layer.parametrizations.weight.register_forward_hook(lambda *_: reads.append(1))
-    context = cell.context(torch.randn(1, 4, 8), None)
+    bound = cell.bind(torch.randn(1, 4, 8), None)
     z = torch.zeros(1, 4, 8)
     for _ in range(3):
-        z = cell(z, context)
+        z = bound(z)
     assert len(reads) == 15
 
 
@@ -268,10 +268,10 @@ def test_a_context_sees_loaded_weights():
     torch.manual_seed(0)
     one, two = (PostNormCell(8, 2, 12, normalisation="weight") for _ in range(2))
     inputs, z = torch.randn(2, 1, 4, 8)
-    before = one(z, one.context(inputs, None))
+    before = one.bind(inputs)(z)
     one.load_state_dict(two.state_dict())
-    after = one(z, one.context(inputs, None))
-    torch.testing.assert_close(after, two(z, two.context(inputs, None)))  # other memory, other kernels
+    after = one.bind(inputs)(z)
+    torch.testing.assert_close(after, two.bind(inputs)(z))  # other memory, other kernels
     assert not torch.allclose(before, after)
 
 
@@ -279,8 +279,8 @@ def test_spectral_norm_bounds_each_weight():
     torch.manual_seed(0)
     cell = PostNormCell(8, 2, 12, normalisation="spectral")
     for _ in range(300):
-        cell.context(torch.randn(1, 2, 8), None)
-    block = cell.context(torch.randn(1, 2, 8), None).blocks[0]
+        cell.bind(torch.randn(1, 2, 8), None)
+    block = cell.bind(torch.randn(1, 2, 8), None).blocks[0]
     for weight in (block.attention.queries_keys_values, block.attention.output, block.feed_forward.expand):
         assert torch.linalg.matrix_norm(weight.detach(), 2).item() == pytest.approx(1.0, abs=1e-3)
 
@@ -291,7 +291,7 @@ def test_spectral_norm_is_that_of_the_weights_that_were_drawn(training):
     cell = PostNormCell(32, 2, 64, normalisation="spectral").train(training)
     initialise_normal(cell, 0.01)
     assert {part.training for part in cell.modules()} == {training}
-    block = cell.eval().context(torch.randn(1, 2, 32), None).blocks[0]
+    block = cell.eval().bind(torch.randn(1, 2, 32), None).blocks[0]
     for weight in (block.attention.queries_keys_values, block.attention.output, block.feed_forward.expand):
         assert torch.linalg.matrix_norm(weight.detach(), 2).item() == pytest.approx(1.0, abs=0.1)
 
@@ -300,8 +300,8 @@ def test_spectral_norm_is_that_of_the_weights_that_were_drawn(training):
 def test_published_initialisation(normalisation):
     torch.manual_seed(0)
     cell: Any = ThreeBlockCell(64, 4, 128, normalisation=normalisation, initial_std=0.01)
-    context = cell.context(torch.zeros(1, 2, 64), None)
-    for block, block_context in zip(cell.blocks, context.blocks, strict=True):
+    bound = cell.bind(torch.zeros(1, 2, 64), None)
+    for block, block_context in zip(cell.blocks, bound.blocks, strict=True):
         weights = (block_context.attention.queries_keys_values, block_context.feed_forward.contract)
         for drawn in (*weights, block.attention.distance_bias, block.attention_norm.weight - 1.0):
             assert drawn.std().item() == pytest.approx(0.01, rel=0.3)

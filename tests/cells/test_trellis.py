@@ -77,7 +77,7 @@ def test_a_level_equals_the_equations(dilation, length, past, normalisation, sca
     cell = trellis(seed, dilation=dilation, normalisation=normalisation, scan=scan)
     z, inputs = random(2, length, 2 * SIZE), random(2, length, D)
     before = random(2, past, 2 * SIZE), random(2, past, D)
-    found = cell(z, cell.context(inputs, Memory(before)))
+    found = cell.bind(inputs, Memory(before))(z)
     expected = level_by_loops(cell, z, inputs, *before, state_now=scan)
     tolerance = 1e-6 if normalisation == "spectral" else 1e-12
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
@@ -86,8 +86,8 @@ def test_a_level_equals_the_equations(dilation, length, past, normalisation, sca
 def test_unrolled_it_is_a_trellis_net_of_so_many_levels():
     cell = trellis(normalisation="weight", dilation=2)
     inputs, past = random(2, 7, D), (random(2, 2, 2 * SIZE), random(2, 2, D))
-    context = cell.context(inputs, Memory(past))
-    reached = UnrolledDepth(5).reach(lambda z: cell(z, context), cell.initial_state(inputs), training=False)
+    bound = cell.bind(inputs, Memory(past))
+    reached = UnrolledDepth(5).reach(bound, cell.initial_state(inputs), training=False)
     expected = cell.initial_state(inputs)
     for _ in range(5):
         expected = level_by_loops(cell, expected, inputs, *past)
@@ -161,9 +161,9 @@ def test_segments_equal_one_long_segment(dilation, lengths, spare, scan, seed):
     with torch.no_grad():
         whole, memory, parts = settle(cell, inputs), None, []
         for part in inputs.split(lengths, dim=1):
-            context = cell.context(part, memory)
+            bound = cell.bind(part, memory)
             parts.append(settle(cell, part, memory))
-            memory = Memory.join(memory, cell.remember(parts[-1], context), limit=dilation + spare)
+            memory = Memory.join(memory, bound.remember(parts[-1]), limit=dilation + spare)
     assert memory is not None
     assert len(memory.states) == cell.remembered
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-10, atol=1e-10)
@@ -182,12 +182,12 @@ def test_gradients_of_a_level_and_of_the_solution(scan, normalisation):
             self.cell = cell
 
         def forward(self, solved: bool, z: Tensor, inputs: Tensor, *past: Tensor) -> Tensor:
-            context = self.cell.context(inputs, Memory(past))
+            bound = self.cell.bind(inputs, Memory(past))
             if not solved:
-                return self.cell(z, context)
+                return bound(z)
             gradient = eq.Implicit(eq.GMRES(tol=1e-12, max_evaluations=80, restart=40))
             solver = eq.Picard(tol=1e-12, max_evaluations=200)
-            return eq.fixed_point(lambda z: self.cell(z, context), z, solver, gradient).value
+            return eq.fixed_point(bound, z, solver, gradient).value
 
     def run(solved: bool):
         def f(z, inputs, past_z, past_inputs, *values):
@@ -204,7 +204,7 @@ def test_gradients_of_a_level_and_of_the_solution(scan, normalisation):
 def test_dropout_is_one_map_per_solve_and_spares_the_memory():
     cell = trellis(dropout=0.5, weight_dropout=0.3).train()
     inputs, z = random(4, 6, D), random(4, 6, 2 * SIZE)
-    one, two = cell.context(inputs, None), cell.context(inputs, None)
+    one, two = cell.bind(inputs), cell.bind(inputs)
     assert torch.equal(cell(z, one), cell(z, one))
     assert not torch.equal(cell(z, one), cell(z, two))
     mask = one.dropout_B1H
@@ -220,14 +220,14 @@ def test_dropout_is_one_map_per_solve_and_spares_the_memory():
     torch.testing.assert_close(cell(z, one), cell(changed, one))  # elsewhere in memory other kernels may compute
     with_past = replace(one, hidden_history_BdH=9.0 * off[:, :1])
     assert (cell(z, with_past) != cell(z, one)).any(-1)[:, 0].tolist() == off[:, 0].any(-1).tolist()
-    still = cell.eval().context(inputs, None)
+    still = cell.eval().bind(inputs)
     assert still.dropout_B1H is None
     assert torch.equal(still.weight_GP, cell.recur.weight)
 
 
 def test_dropping_from_a_normalised_weight_drops_from_its_direction():
     cell = trellis(normalisation="weight", weight_dropout=0.4).train()
-    weight = cell.context(random(1, 2, D), None).weight_GP
+    weight = cell.bind(random(1, 2, D), None).weight_GP
     gain, direction = (cell.recur.get_parameter(f"parametrizations.weight.original{k}") for k in (0, 1))
     kept = torch.where(weight != 0, direction, 0.0)
     expected = gain * kept / torch.linalg.vector_norm(kept, dim=1, keepdim=True)
@@ -239,23 +239,23 @@ def test_dropping_from_a_normalised_weight_drops_from_its_direction():
 def test_weights_are_read_once_per_solve_and_never_stale(normalisation, monkeypatch):
     cell, other = trellis(1, normalisation=normalisation), trellis(2, normalisation=normalisation)
     inputs, z = random(2, 4, D), random(2, 4, 2 * SIZE)
-    before, wanted = cell(z, cell.context(inputs, None)), other(z, other.context(inputs, None))
+    before, wanted = cell.bind(inputs)(z), other.bind(inputs)(z)
     cell.load_state_dict(other.state_dict())
-    torch.testing.assert_close(cell(z, cell.context(inputs, None)), wanted)  # other memory, other kernels
+    torch.testing.assert_close(cell.bind(inputs)(z), wanted)  # other memory, other kernels
     assert not torch.allclose(before, wanted)
     twin = copy.deepcopy(cell)
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(0.1)
-    assert not torch.allclose(twin(z, twin.context(inputs, None)), wanted)
-    torch.testing.assert_close(cell(z, cell.context(inputs, None)), wanted)
+    assert not torch.allclose(twin.bind(inputs)(z), wanted)
+    torch.testing.assert_close(cell.bind(inputs)(z), wanted)
     if normalisation != "none":
         module = cell.recur.get_submodule("parametrizations.weight.0")
         calls, original = [], module.forward
         monkeypatch.setattr(module, "forward", lambda *tensors: (calls.append(1), original(*tensors))[1])
-        context = cell.context(inputs, None)
+        bound = cell.bind(inputs)
         for _ in range(5):
-            z = cell(z, context)
+            z = bound(z)
         assert len(calls) == 1
 
 

@@ -24,9 +24,9 @@ class Reader(nn.Module):
 
     def forward(self, tokens: Tensor):
         inputs = self.embedding(tokens)
-        context = self.cell.context(inputs, None)
+        bound = self.cell.bind(inputs)
         start = self.cell.initial_state(inputs)
-        solution = eq.fixed_point(lambda z: self.cell(z, context), start, self.solver, on_failure="ignore")
+        solution = eq.fixed_point(bound, start, self.solver, on_failure="ignore")
         return SimpleNamespace(logits=self.decode(self.cell.readout(solution.value)))
 
 
@@ -52,9 +52,9 @@ def test_a_fresh_cell_converges(method, scope):
     for scan in (False, True):
         torch.manual_seed(5)
         cell = TrellisCell(64, 96, 64, normalisation="weight", scan=scan).eval()
-        context = cell.context(inputs, None)
+        bound = cell.bind(inputs)
         solver = method(tol=1e-5, max_evaluations=40, scope=scope)
-        found.append(eq.fixed_point(lambda z, c=cell, k=context: c(z, k), cell.initial_state(inputs), solver))
+        found.append(eq.fixed_point(bound, cell.initial_state(inputs), solver))
     delayed, scanned = found
     assert delayed.status is scanned.status is eq.Status.CONVERGED
     torch.testing.assert_close(scanned.value, delayed.value, rtol=1e-3, atol=1e-4)
@@ -80,14 +80,14 @@ def test_a_gradient_can_be_judged_where_solving_by_token_stalls():
     cell, inputs = TrellisCell(16, 32, 16, recurrent_std=0.05).double().eval(), random(2, 64, 16)
     with torch.no_grad():
         cell.inject.bias[3 * 48 :] = 4.0
-    context, start = cell.context(inputs, None), cell.initial_state(inputs)
+    bound, start = cell.bind(inputs), cell.initial_state(inputs)
     stalling = eq.Anderson(tol=1e-6, max_evaluations=500, history=8, scope="token")
     with torch.no_grad():
-        solution = eq.fixed_point(lambda z: cell(z, context), start, stalling, on_failure="ignore")
+        solution = eq.fixed_point(bound, start, stalling, on_failure="ignore")
     assert solution.status is not eq.Status.CONVERGED
     solver = eq.Picard(tol=1e-7, max_evaluations=200, scope="token")
     bias, gradient = {"bias": cell.inject.bias}, eq.Implicit(eq.Picard(tol=1e-7, max_evaluations=200))
-    errors = eq.gradient_error(lambda z: cell(z, context), start, solver, gradient, bias)
+    errors = eq.gradient_error(bound, start, solver, gradient, bias)
     assert errors["bias"].relative_error < 1e-3
 
 
@@ -95,17 +95,17 @@ def test_the_radius_is_that_of_single_tokens():
     # The Jacobian is block lower triangular: what earlier tokens do moves no eigenvalue. Without the current tap
     # nothing of a token acts on itself, and the map is nilpotent however large the weight.
     cell, inputs = trellis(gain=0.8), random(1, 4, D)
-    context = cell.context(inputs, None)
+    bound = cell.bind(inputs)
     z = settle(cell, inputs)
-    jacobian = torch.autograd.functional.jacobian(lambda z: cell(z, context), z).reshape(8 * SIZE, 8 * SIZE)
+    jacobian = torch.autograd.functional.jacobian(bound, z).reshape(8 * SIZE, 8 * SIZE)
     blocks = jacobian.reshape(4, 2 * SIZE, 4, 2 * SIZE)
     assert all((blocks[t, :, s] == 0).all() for t in range(4) for s in range(t + 1, 4))
     radii = [float(torch.linalg.eigvals(blocks[t, :, t]).abs().max()) for t in range(4)]
-    assert eq.spectral_radius(lambda z: cell(z, context), z, tokens=range(4)) == pytest.approx(max(radii), rel=1e-6)
+    assert eq.spectral_radius(bound, z, tokens=range(4)) == pytest.approx(max(radii), rel=1e-6)
     with torch.no_grad():
         cell.recur.weight[:, SIZE:] = 0
-    context = cell.context(inputs, None)
-    assert eq.spectral_radius(lambda z: cell(z, context), z, tokens=range(4)) < 1e-9
+    bound = cell.bind(inputs)
+    assert eq.spectral_radius(bound, z, tokens=range(4)) < 1e-9
     states = [settle(cell, inputs, applications=n) for n in range(6)]
     torch.testing.assert_close(states[4], states[5])
     assert not any(torch.allclose(a, b) for a, b in pairwise(states[:5]))

@@ -27,7 +27,7 @@ from equilibria.configuration.recipe import problems
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom, Unrolled
-from equilibria.solvers import GMRES, Anderson, Broyden, NewtonKrylov, Picard
+from equilibria.solvers import GMRES, Anderson, Broyden, Picard
 from watching import Watcher
 
 
@@ -118,11 +118,6 @@ def test_newtons_method_takes_the_products_that_a_cell_has(kind: str) -> None:
     assert list(problems(recipe(section))) == []
     torch.manual_seed(0)
     model = build_model(recipe(section), 11)
-    depth, products = model.depth, "exact" if kind == "trellis" else "differences"
-    assert isinstance(depth, Equilibrium)
-    for solver in (depth.solver, depth.eval_solver):
-        assert isinstance(solver, NewtonKrylov)
-        assert solver.products == products
     tokens = torch.arange(12).view(2, 6) % 11
     first = model(tokens, targets=tokens)
     assert first.loss is not None
@@ -134,14 +129,3 @@ def test_newtons_method_takes_the_products_that_a_cell_has(kind: str) -> None:
     assert again.loss is not None
     assert again.loss.isfinite()
     assert written.shape == (2, 8)
-
-
-def test_products_that_a_cell_does_not_have_are_named() -> None:
-    of_cell = 'the attention of a cell of kind "post_norm" has no forward derivative'
-    exact, draft = newton(CELLS["post_norm"], "exact"), newton(CELLS["post_norm"], draft=True)
-    for name in ("solver", "eval_solver"):
-        key = f"model.depth.{name}"
-        assert f'{key}.products = "exact": expected "differences": {of_cell}' in problems(recipe(exact))
-        noise = f"{key}.draft: differences of low-precision values are noise, and {of_cell}; leave it out"
-        assert noise in problems(recipe(draft))
-    assert list(problems(recipe(newton(CELLS["trellis"], "exact", draft=True)))) == []

@@ -17,7 +17,6 @@ from equilibria.configuration import (
     ModelRecipe,
     ScheduleRecipe,
     SolverRecipe,
-    build_depth_schedule,
     build_gradient,
     build_solver,
     building,
@@ -34,6 +33,7 @@ from equilibria.depths import (
     JacobianPenalty,
     RandomLimits,
     ResidualPenalty,
+    Stack,
     UnrolledDepth,
 )
 from equilibria.gradients import (
@@ -192,7 +192,7 @@ def test_a_stack_has_layers_with_or_without_weights_of_their_own(kind: Any, tied
     one, three = language_model(ModelRecipe(cell=cell, depth=replace(depth, applications=1))), model
     counts = [sum(parameter.numel() for parameter in m.cell.parameters()) for m in (one, three)]
     assert counts[1] == counts[0] * (1 if tied else 3)
-    assert model.depth == UnrolledDepth(1)
+    assert model.depth == Stack(3, tied)
     tokens = torch.arange(10).reshape(2, 5)
     memory = model(tokens).memory
     assert len(memory.states) == 3 * one.cell.remembered
@@ -260,27 +260,26 @@ def test_a_stack_may_share_the_biases_of_its_attention() -> None:
 def scheduled(**options: Any) -> DepthSchedule | None:
     model = ModelRecipe(depth=DepthRecipe(schedule=ScheduleRecipe(**options)))
     assert list(problems(recipe(model))) == []
-    return build_depth_schedule(recipe(model, seed=5))
+    depth = language_model(model).depth
+    assert isinstance(depth, Equilibrium)
+    return depth.schedule
 
 
 def test_schedules() -> None:
     assert scheduled() is None
-    assert scheduled(warmup_steps=3) == DepthSchedule(Equilibrium(), 3)
-    assert scheduled(warmup_steps=3, warmup_applications=4) == DepthSchedule(Equilibrium(), 3, UnrolledDepth(4))
-    steps = recipe(ModelRecipe()).training.steps
-    for share, expected in ((0.75, round(0.75 * steps)), (1.0 - 1e-9, steps - 1), (1.0, steps)):
-        assert scheduled(warmup_share=share) == DepthSchedule(Equilibrium(), expected)
+    assert scheduled(warmup_steps=3) == DepthSchedule(warmup_steps=3)
+    assert scheduled(warmup_steps=3, warmup_applications=4) == DepthSchedule(warmup_steps=3, warmup_applications=4)
+    assert scheduled(warmup_share=0.75) == DepthSchedule(warmup_share=0.75)
     growing = scheduled(limits="growing", first_evaluations=2, last_evaluations=9)
-    assert growing == DepthSchedule(Equilibrium(), limits=GrowingLimits(2, 9))
+    assert growing == DepthSchedule(limits=GrowingLimits(2, 9))
     random = scheduled(limits="random", least_evaluations=2, most_evaluations=9)
-    assert random == DepthSchedule(Equilibrium(), limits=RandomLimits(2, 9, seed=5))
+    assert random == DepthSchedule(limits=RandomLimits(2, 9))
     penalised = scheduled(jacobian_weight=0.5, jacobian_last_weight=2.0, jacobian_probability=0.25)
-    assert penalised == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, 2.0, 0.25, seed=5))
+    assert penalised == DepthSchedule(jacobian=JacobianPenalty(0.5, 2.0, 0.25))
     falling = scheduled(residual_weight=0.5, residual_last_weight=0.125)
-    assert falling == DepthSchedule(Equilibrium(), residual=ResidualPenalty(0.5, 0.125))
-    assert scheduled(residual_weight=0.5) == DepthSchedule(Equilibrium(), residual=ResidualPenalty(0.5))
-    simple = scheduled(jacobian_weight=0.5)
-    assert simple == DepthSchedule(Equilibrium(), jacobian=JacobianPenalty(0.5, seed=5))
+    assert falling == DepthSchedule(residual=ResidualPenalty(0.5, 0.125))
+    assert scheduled(residual_weight=0.5) == DepthSchedule(residual=ResidualPenalty(0.5))
+    assert scheduled(jacobian_weight=0.5) == DepthSchedule(jacobian=JacobianPenalty(0.5))
 
 
 def with_cell(**options: Any) -> ModelRecipe:

@@ -62,8 +62,8 @@ def test_the_residual_is_that_of_what_is_returned():
     with torch.no_grad():
         solution = built(tokens).solution
         inputs = built.embedding(tokens) * D**0.5
-        z, context = solution.value, built.cell.context(inputs, None)
-        f_z = built.cell(z, context)
+        z, bound = solution.value, built.cell.bind(inputs)
+        f_z = bound(z)
     residual = (f_z - z).norm(dim=-1) / f_z.norm(dim=-1)
     torch.testing.assert_close(solution.residual, residual, rtol=1e-3, atol=1e-6)
 
@@ -72,9 +72,9 @@ def test_only_active_tokens_are_evaluated(monkeypatch):
     sizes = []
     original = ContractiveCell.forward
 
-    def counted(self, z, context):
+    def counted(self, z, bound):
         sizes.append(z.shape[0] * z.shape[1])
-        return original(self, z, context)
+        return original(self, z, bound)
 
     monkeypatch.setattr(ContractiveCell, "forward", counted)
     built, tokens = model(CELLS["rotary"], adaptive()), text()
@@ -102,16 +102,15 @@ def test_a_budget_is_one_of_every_token_and_what_it_leaves_open_is_said():
         int(solution.group_evaluations.max()) == 4 + 1 + 1
     )  # one measures what the budget led to, and one is the last of all
     assert solution.status is eq.Status.MAX_EVALUATIONS
-    built.depth = adaptive(ExitAfter(4))
-    assert torch.equal(built(tokens).solution.group_evaluations, torch.full((2, 40), 4, dtype=torch.int32))
+    after = built(tokens, depth=adaptive(ExitAfter(4)))
+    assert torch.equal(after.solution.group_evaluations, torch.full((2, 40), 4, dtype=torch.int32))
 
 
 @torch.no_grad()
 def test_a_looser_rule_costs_less():
     built, tokens, means = model(CELLS["rotary"], adaptive()), text(), []
     for exit in (ExitOnChange(1e-2), ExitOnChange(1e-4), ExitOnChange(1e-7)):
-        built.depth = adaptive(exit)
-        means.append(float(built(tokens).solution.group_evaluations.float().mean()))
+        means.append(float(built(tokens, depth=adaptive(exit)).solution.group_evaluations.float().mean()))
     assert means == sorted(means)
     assert means[0] < means[-1]
 

@@ -138,7 +138,7 @@ def test_audits_of_a_universal_transformer_find_exactly_zero(max_steps):
     assert eq.audit_causality(model, tokens).leak == 0.0
     assert eq.audit_batch_invariance(model, tokens).leak == 0.0
     with torch.no_grad():
-        steps = depth.ponder(lambda z: model.cell(z, model.cell.context(z, None)), model.embedding(tokens)).steps_BL
+        steps = depth.ponder(lambda z: model.cell.bind(z)(z), model.embedding(tokens)).steps_BL
     assert max_steps == 1 or len(steps.unique()) > 1
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equilibria.cells import ContractiveCell
+from equilibria.cells import BoundMap, ContractiveCell
 from equilibria.doctor import checks
 from equilibria.doctor.checks import CHECKS, Finding, examine
 from equilibria.fixed_point import fixed_point
@@ -32,8 +32,8 @@ def test_everything_works_here_and_nothing_random_is_disturbed() -> None:
 class Mixing(ContractiveCell):
     """Rows of a batch see each other."""
 
-    def forward(self, z_BLD: Tensor, context: Any) -> Tensor:
-        return super().forward(z_BLD, context) + 1e-3 * z_BLD.mean(0, keepdim=True)
+    def forward(self, z_BLD: Tensor, bound: BoundMap[Any]) -> Tensor:
+        return super().forward(z_BLD, bound) + 1e-3 * z_BLD.mean(0, keepdim=True)
 
 
 def inexact(f: Any, z0: Any, *options: Any) -> Any:

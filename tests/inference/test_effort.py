@@ -13,7 +13,7 @@ from distributed_cases import IMPLICIT, language_model
 from equilibria.cells import ContractiveCell
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.inference.effort import Effort, with_effort
+from equilibria.inference.effort import Effort, depth_at
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers.draft import Draft
@@ -28,8 +28,8 @@ def test_a_limit_holds_whatever_the_solver_would_add(limit: int) -> None:
     model = language_model(replace(IMPLICIT, eval_solver=solver)).eval()
     with torch.no_grad():
         assert model(TOKENS).solution.evaluations > 40
-        limited = with_effort(model, Effort(max_evaluations=limit))
-        assert limited(TOKENS).solution.evaluations == limit + 1  # the last one measures
+        limited = depth_at(model, Effort(max_evaluations=limit))
+        assert model(TOKENS, depth=limited).solution.evaluations == limit + 1  # the last one measures
     assert isinstance(model.depth, Equilibrium)
     assert model.depth.eval_solver == solver
 
@@ -48,21 +48,21 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
     for model in (plain, with_coda):
         if leave == "unchanged" and model is with_coda:
             with pytest.raises(UserError, match="layers after its equilibrium"):
-                with_effort(model, Effort(leave=leave))
+                depth_at(model, Effort(leave=leave))
             continue
         with torch.no_grad():
-            left = with_effort(model.eval(), Effort(leave=leave, tolerance=1e-7))(long)
-            solved = with_effort(model, Effort(tolerance=1e-6, max_evaluations=60))(long)
+            left = model.eval()(long, depth=depth_at(model, Effort(leave=leave, tolerance=1e-7)))
+            solved = model(long, depth=depth_at(model, Effort(tolerance=1e-6, max_evaluations=60)))
         torch.testing.assert_close(left.logits, solved.logits, atol=1e-2, rtol=0)
     with pytest.raises(UserError, match="TrellisCell evaluates all tokens of a segment together"):
-        with_effort(together, Effort(leave=leave))
+        depth_at(together, Effort(leave=leave))
 
 
 def test_tokens_leave_by_relative_residuals_alone() -> None:
     absolute = replace(IMPLICIT, eval_solver=eq.Picard(tol=1e-2, scope="prefix", criterion="absolute"))
     model = LanguageModel(TiedEmbedding(31, 16), contractive(), absolute)
     with pytest.raises(UserError, match="measures the absolute one"):
-        with_effort(model, Effort(leave="converged"))
+        depth_at(model, Effort(leave="converged"))
 
 
 @pytest.mark.parametrize(

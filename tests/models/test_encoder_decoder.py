@@ -56,7 +56,7 @@ def test_a_block_equals_the_published_equations(reads_source: bool) -> None:
             parameter.add_(0.3 * torch.randn_like(parameter))
     h, source = torch.randn(2, 5, 8, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)
     mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if reads_source else None
-    found = block(h, _Seen(source if reads_source else None, mask, block.feed_forward.context(), (None,) * 3))
+    found = block(h, _Seen(source if reads_source else None, mask, block.feed_forward.bind(), (None,) * 3))
     for b in range(2):
         mixed = attended(block.self_attention, h[b], h[b], causal=reads_source)
         rows = torch.stack([normed(row, block.norms[0]) for row in h[b] + mixed])

@@ -67,11 +67,11 @@ def test_the_frame_is_its_parts_in_order():
     assert model.prelude is not None
     assert model.coda is not None
     z = model.embedding(tokens) * D**0.5
-    x = model.prelude(z, model.prelude.context(z, None))
-    context, z = model.cell.context(x, None), torch.zeros_like(x)
+    x = model.prelude.bind(z)(z)
+    bound, z = model.cell.bind(x), torch.zeros_like(x)
     for _ in range(3):
-        z = model.cell(z, context)
-    hidden = model.coda(z, model.coda.context(z, None))
+        z = bound(z)
+    hidden = model.coda.bind(z)(z)
     output = model(tokens, tokens)
     torch.testing.assert_close(output.hidden, hidden)
     torch.testing.assert_close(output.logits, hidden @ next(model.embedding.parameters()).mT)
@@ -163,9 +163,9 @@ def test_the_solution_of_chunks_is_one_report():
     assert output.solution.residual.shape == (2, 10)
     with torch.no_grad():
         x = model.embedding(tokens) * D**0.5
-        x = model.prelude(x, model.prelude.context(x, None))
-        z, context = output.solution.value, model.cell.context(x, None)
-        f_z = model.cell(z, context)
+        x = model.prelude.bind(x)(x)
+        z, bound = output.solution.value, model.cell.bind(x)
+        f_z = bound(z)
     residual = ((f_z - z).norm(dim=-1) / f_z.norm(dim=-1)).float()
     torch.testing.assert_close(output.solution.residual, residual, rtol=1e-3, atol=1e-9)
 
@@ -243,13 +243,13 @@ def test_a_jacobian_penalty_goes_through_fused_attention_and_trains():
 
 def test_dropout_masks_are_drawn_once_per_solve_in_every_part():
     model = framed(layers(1, injection=True, dropout=0.5), UnrolledDepth(2), prelude=layers(1, dropout=0.5), coda=None)
-    contexts = []
+    maps = []
     for part in ("prelude.cells.0", "cell.cells.0"):
-        model.get_submodule(part).register_forward_pre_hook(lambda _, call: contexts.append(call[1]))
+        model.get_submodule(part).register_forward_pre_hook(lambda _, call: maps.append(call[1]))
     model(text())
-    assert len(contexts) == 3
-    assert contexts[1] is contexts[2]
-    assert not torch.equal(contexts[0].mask, contexts[1].mask)
+    assert len(maps) == 3
+    assert maps[1] is maps[2]
+    assert not torch.equal(maps[0].mask, maps[1].mask)
 
 
 def test_old_runs_load():
@@ -274,7 +274,7 @@ def test_a_cell_that_remembers_nothing_has_no_part_of_the_memory():
     class Forgetful(AveragingLayer):
         remembered = 0
 
-        def remember(self, z_BLD, context):
+        def remember(self, z_BLD, inputs_BLD):
             return ()
 
     model = framed(Forgetful(D, injection=True), UnrolledDepth(2))
@@ -308,15 +308,14 @@ def test_memory_is_of_the_result_where_inputs_are_injected_and_of_the_argument_w
     for injection, applications in ((True, 3), (False, 2)):
         model = framed(AveragingLayer(D, injection), UnrolledDepth(3), prelude=None, coda=None)
         remembered = model(tokens).memory
-        model.depth = UnrolledDepth(applications)
-        torch.testing.assert_close(remembered.states[0], model(tokens).hidden.detach())
+        again = model(tokens, depth=UnrolledDepth(applications))
+        torch.testing.assert_close(remembered.states[0], again.hidden.detach())
 
 
 def test_a_model_that_keeps_no_memory_hands_none_on():
     model, tokens = framed(layers(1), UnrolledDepth(1), chunk_length=4), text()
     memory = model(tokens).memory
-    model.memory_length = 0  # as evaluation may ask for
-    first, second = model(tokens, memory=memory), model(tokens[:, 4:8])
+    first, second = model(tokens, memory=memory, memory_length=0), model(tokens[:, 4:8], memory_length=0)
     assert first.memory is None
     torch.testing.assert_close(first.hidden[:, 4:8], second.hidden)
-    assert not torch.equal(first.hidden[:, :4], model(tokens[:, :4]).hidden)
+    assert not torch.equal(first.hidden[:, :4], model(tokens[:, :4], memory_length=0).hidden)

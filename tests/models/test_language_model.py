@@ -56,14 +56,14 @@ def test_the_audit_sees_a_leak():
 @pytest.mark.parametrize("memory_length", [0, 7])
 def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
     calls = 0
-    original = CausalAttention.remember
+    original = CausalAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "remember", counted)
+    monkeypatch.setattr(CausalAttention, "_projected", counted)
     for budget in (2, 9):
         calls = 0
         deep = model(depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length)
@@ -102,10 +102,10 @@ def test_unrolled_depth_is_backpropagation_through_a_tied_stack():
     output = twin(tokens, tokens)
     assert output.solution is None
     inputs = F.embedding(tokens, twin.get_parameter("embedding.weight")) * 4.0
-    context = twin.cell.context(inputs, None)
+    bound = twin.cell.bind(inputs)
     z = torch.zeros_like(inputs)
     for _ in range(5):
-        z = twin.cell(z, context)
+        z = bound(z)
     torch.testing.assert_close(output.hidden, z)
     again = model(depth=UnrolledDepth(5, checkpoint=True))
     output.loss.backward()

@@ -39,17 +39,17 @@ def test_attention_with_memory_equals_plain_loops():
     torch.manual_seed(0)
     module = CausalAttention(8, 2).double()
     states = torch.randn(2, 7, 8, dtype=torch.float64)
-    context = module.context(module.pattern(states[:, 3:], Place(3)), states[:, :3])
-    torch.testing.assert_close(module(states[:, 3:], context), attention_by_loops(module, states, 3))
+    bound = module.bind(module.pattern(states[:, 3:], Place(3)), states[:, :3])
+    torch.testing.assert_close(bound(states[:, 3:]), attention_by_loops(module, states, 3))
 
 
 def test_attention_without_memory_equals_plain_loops():
     torch.manual_seed(0)
     module = CausalAttention(8, 2).double()
     states = torch.randn(2, 5, 8, dtype=torch.float64)
-    context = module.context(module.pattern(states, Place()))
-    assert context.pattern.mask is None  # the fused kernels' own causality
-    torch.testing.assert_close(module(states, context), attention_by_loops(module, states, 0))
+    bound = module.bind(module.pattern(states, Place()))
+    assert bound.pattern.mask is None  # the fused kernels' own causality
+    torch.testing.assert_close(bound(states), attention_by_loops(module, states, 0))
 
 
 @torch.no_grad()
@@ -59,10 +59,10 @@ def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowere
     module, states = CausalAttention(8, 2), torch.randn(2, 5, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         room = KeysValuesRoom(*torch.zeros(2, 2, 2, 5, 4))
-        context = module.context(module.pattern(states, Place()), room)
-        whole = module(states, context)
+        bound = module.bind(module.pattern(states, Place()), room)
+        whole = bound(states)
         tokens_T = torch.tensor([3, 1])
-        found = module(states[1:, tokens_T], module.at(context, 1, tokens_T))
+        found = bound.at(1, tokens_T)(states[1:, tokens_T])
     tolerance = 0.02 if lowered else 1e-5
     torch.testing.assert_close(found[0], whole[1, tokens_T], rtol=tolerance, atol=tolerance)
 

@@ -31,7 +31,7 @@ def model_of(depth: Depth, vocabulary_size: int = 50, memory_length: int = 0) ->
     return LanguageModel(TiedEmbedding(vocabulary_size, 8), PostNormCell(8, 2, 16), depth, memory_length=memory_length)
 
 
-def stack_of(cells: Callable[[], list[Cell[Any]]]) -> Callable[[], LanguageModel]:
+def stack_of(cells: Callable[[], list[Cell]]) -> Callable[[], LanguageModel]:
     return lambda: LanguageModel(TiedEmbedding(10, 6), StackedCell(cells()), UnrolledDepth(1))
 
 
@@ -73,13 +73,13 @@ def test_memory_of_a_step_grows_with_explicit_depth_alone(vocabulary_size: int) 
 
 def test_a_step_has_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given_lengths: list[int] = []
-    context = PostNormCell.context
+    bind = PostNormCell.bind
 
     def watched(cell: PostNormCell, inputs: torch.Tensor, memory: Memory | None) -> Any:
         given_lengths.append(0 if memory is None else memory.length)
-        return context(cell, inputs, memory)
+        return bind(cell, inputs, memory)
 
-    monkeypatch.setattr(PostNormCell, "context", watched)
+    monkeypatch.setattr(PostNormCell, "bind", watched)
     with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), WordLike(50, 2, 5))
     assert given_lengths == [0, 3]
     assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), WordLike(50, 2, 5))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from equilibria.cli.reproduce import reproduce
-from equilibria.configuration import Recipe, build_depth_schedule, build_model
+from equilibria.configuration import Recipe, build_model
 from equilibria.reproduction import paper
 from equilibria.reproduction.measuring import size_without_weights
 from equilibria.reproduction.runs import recipe_of
@@ -61,8 +61,7 @@ def test_a_row_can_be_run(table: TrainedTable, row: Row, scale: Scale) -> None:
     assert model.embedding.vocabulary_size <= table.vocabulary_size
     assert recipe.run.folder == Path("runs", table.name, f"{row.name}-{scale}-5")
     assert recipe.training.seed == 5
-    schedule = build_depth_schedule(recipe)
-    assert schedule is None or schedule.warmup_steps <= recipe.training.steps / 3
+    assert (recipe.model.depth.schedule.warmup_steps or 0) <= recipe.training.steps / 3
     assert (recipe.data.path is not None) == bool(table.data)
     if scale != "full":
         whole = scaled(table, row, "full")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from equilibria.solvers import NewtonKrylov, Picard, Status
+from equilibria.solvers.draft import Draft
 from problems import affine, causal_attention, rotation, slow_diagonal, without_fixed_point
 
 
@@ -79,12 +80,23 @@ class _Opaque(torch.autograd.Function):
         return 0.5 * incoming[0]
 
 
-def test_a_map_without_a_forward_derivative_is_an_error_that_says_what_to_do():
+def test_a_map_without_a_forward_derivative_is_solved_by_differences_unless_exact_products_are_wanted():
     z0 = torch.zeros(2, 3)
-    with pytest.raises(RuntimeError, match='products="differences"'):
-        NewtonKrylov().solve(_Opaque.apply, z0)
-    iterate = NewtonKrylov(products="differences", tol=1e-5).solve(_Opaque.apply, z0)
+    for exact in (NewtonKrylov(products="exact"), NewtonKrylov(draft=Draft())):
+        with pytest.raises(RuntimeError, match='products="differences"'):
+            exact.solve(_Opaque.apply, z0)
+    found, differences = (NewtonKrylov(products=products, tol=1e-5) for products in (None, "differences"))
+    iterate, expected = found.solve(_Opaque.apply, z0), differences.solve(_Opaque.apply, z0)
     torch.testing.assert_close(iterate.value, torch.full_like(z0, 2.0), rtol=1e-4, atol=0)
+    assert torch.equal(iterate.value, expected.value)
+    assert iterate.evaluations == expected.evaluations
+
+
+def test_products_are_exact_where_the_map_has_them():
+    z0 = torch.zeros(2, 3)
+    found, exact = (NewtonKrylov(products=products).solve(torch.cos, z0) for products in (None, "exact"))
+    assert torch.equal(found.value, exact.value)
+    assert found.trace == exact.trace
 
 
 def test_nested_states_and_half_precision():

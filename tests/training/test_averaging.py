@@ -73,15 +73,6 @@ def test_a_uniform_average_from_a_step_on() -> None:
     torch.testing.assert_close(weights(learning.evaluated), torch.stack(found).mean(0))
 
 
-def test_the_average_is_taken_to_the_depth_of_the_model() -> None:
-    learning = loop(EXPONENTIAL)
-    learning.step()
-    assert isinstance(learning.model, LanguageModel)
-    learning.model.depth = UnrolledDepth(7)
-    assert isinstance(learning.evaluated, LanguageModel)
-    assert learning.evaluated.depth == UnrolledDepth(7)
-
-
 def test_averaging_does_not_disturb_training() -> None:
     assert torch.equal(history(loop(EXPONENTIAL), 4)[-1], history(loop(TRAINING), 4)[-1])
 

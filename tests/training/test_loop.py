@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -41,17 +41,18 @@ def loop(
     dropout: float = 0.0,
     width: int = 16,
     depth: Depth | None = None,
-    depths: DepthSchedule | None = None,
+    schedule: DepthSchedule | None = None,
     framed: bool = False,
 ) -> TrainingLoop:
     torch.manual_seed(recipe.seed)
     cell = ContractiveCell(d_model=width, heads=2, inner=32, dropout=dropout)
     solver = Picard(tol=1e-6, max_evaluations=4, scope="prefix")
-    depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
+    usual = Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2), schedule=schedule)
+    depth = depth or usual
     batches = TrainingStream(TOKENS, recipe.batch_size * recipe.accumulation, recipe.segment_length)
     embedding = TiedEmbedding(31, width)
     if not framed:
-        return TrainingLoop(LanguageModel(embedding, cell, depth, memory_length=8), recipe, batches, depths)
+        return TrainingLoop(LanguageModel(embedding, cell, depth, memory_length=8), recipe, batches)
     around = [StackedCell([AveragingLayer(width, dropout=dropout) for _ in range(2)]) for _ in range(2)]
     model = LanguageModel(
         embedding,
@@ -64,7 +65,7 @@ def loop(
         chunk_length=5,
         auxiliary_weight=0.2,
     )
-    return TrainingLoop(model, recipe, batches, depths)
+    return TrainingLoop(model, recipe, batches)
 
 
 def weights(trained: TrainingLoop) -> torch.Tensor:
@@ -94,9 +95,11 @@ def test_memory_flows_within_a_pass_and_is_dropped_at_its_end() -> None:
     seen: list[bool] = []
     forward = learning.model.forward
 
-    def spy(tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
+    def spy(
+        tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None, **options: Any
+    ) -> Output:
         seen.append(memory is not None)
-        return forward(tokens_BL, targets, memory)
+        return forward(tokens_BL, targets, memory, **options)
 
     learning.model.forward = spy
     length = len(TrainingStream(TOKENS, TRAINING.batch_size, TRAINING.segment_length))
@@ -156,23 +159,24 @@ def test_restored_goes_on_bit_for_bit(optimizer: str, accumulation: int, depth: 
 
 
 SCHEDULES = {
-    "warm-up": DepthSchedule(Equilibrium(), warmup_steps=4, warmup=UnrolledDepth(2, states_every=1)),
-    "random limits and a Jacobian penalty": DepthSchedule(
-        Equilibrium(states_every=2), limits=RandomLimits(2, 6), jacobian=JacobianPenalty(0.1, 1.0, probability=0.5)
+    "warm-up": Equilibrium(schedule=DepthSchedule(warmup_steps=4)),
+    "random limits and a Jacobian penalty": Equilibrium(
+        states_every=2,
+        schedule=DepthSchedule(limits=RandomLimits(2, 6), jacobian=JacobianPenalty(0.1, 1.0, probability=0.5)),
     ),
-    "growing limits": DepthSchedule(Equilibrium(), warmup_steps=1, limits=GrowingLimits(1, 7)),
+    "growing limits": Equilibrium(schedule=DepthSchedule(warmup_steps=1, limits=GrowingLimits(1, 7))),
 }
 
 
-@pytest.mark.parametrize("depths", [None, *SCHEDULES.values()], ids=["halting", *SCHEDULES.keys()])
+@pytest.mark.parametrize("scheduled", [None, *SCHEDULES.values()], ids=["halting", *SCHEDULES.keys()])
 @pytest.mark.parametrize("framed", [False, True])
 def test_restored_goes_on_bit_for_bit_whatever_the_frame_and_the_schedule(
-    framed: bool, depths: DepthSchedule | None
+    framed: bool, scheduled: Equilibrium | None
 ) -> None:
     def build(recipe: TrainingRecipe) -> TrainingLoop:
         torch.manual_seed(recipe.seed)
-        depth = Halting(16, max_steps=3) if depths is None else None
-        return loop(recipe, dropout=0.2, depth=depth, depths=depths, framed=framed)
+        depth = Halting(16, max_steps=3) if scheduled is None else scheduled
+        return loop(recipe, dropout=0.2, depth=depth, framed=framed)
 
     recipe = replace(TRAINING, steps=6, accumulation=2)
     undisturbed, resumed = interrupted_and_not(build, recipe)
@@ -181,12 +185,15 @@ def test_restored_goes_on_bit_for_bit_whatever_the_frame_and_the_schedule(
 
 
 def test_each_step_is_taken_at_the_depth_that_the_schedule_says() -> None:
-    schedule = DepthSchedule(Equilibrium(), warmup_steps=2, limits=RandomLimits(2, 9, seed=3))
-    learning, seen = loop(replace(TRAINING, steps=8), depths=schedule), []
+    depth = Equilibrium(schedule=DepthSchedule(warmup_steps=2, limits=RandomLimits(2, 9)))
+    learning, seen, called = loop(replace(TRAINING, steps=8), depth=depth), [], []
+    learning.model.register_forward_pre_hook(lambda _, given, named: called.append(named["depth"]), with_kwargs=True)
     for _ in range(8):
         learning.step()
-        seen.append(learning.model.depth)
-    assert seen == [schedule.at(step, 8) for step in range(8)]
+        seen.append(learning.depth)
+    assert seen == called == [depth.at(step, 8, TRAINING.seed) for step in range(8)]
+    assert isinstance(learning.model, LanguageModel)
+    assert learning.model.depth is depth
     assert len({depth.solver.max_evaluations for depth in seen if isinstance(depth, Equilibrium)}) > 2
 
 

@@ -121,7 +121,7 @@ def test_another_process_shows_and_tracks_nothing(tmp_path: Path) -> None:
     recipe, notebook, stream = tiny_recipe(tmp_path, replace(TRAINING, tensorboard=True)), Notebook(), io.StringIO()
     task = build_task(recipe)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
-    second = Trainer(model, recipe, task, recipe.run.folder, Console(file=stream), None, World(rank=1), [notebook])
+    second = Trainer(model, recipe, task, recipe.run.folder, Console(file=stream), World(rank=1), [notebook])
     second._metrics = second._writer(0)
     second._metrics.write("train", 1, {"loss": 1.0})
     second._event("here", display(second._console, "run", 10, 0))

@@ -1,14 +1,16 @@
-"""Cells: one map `z_next = f(z; context)` each, and what of it does not depend on `z`."""
+"""Cells: one map `z_next = f(z)` each, bound to the inputs and the past of a segment."""
 
-from equilibria.cells.base import Cell, Memory
+from equilibria.cells.base import BoundMap, Cell, Memory
 from equilibria.cells.cache import Cache, CacheView
 from equilibria.cells.contractive import ContractiveCell
 from equilibria.cells.post_norm import PostNormCell
 from equilibria.cells.stack import StackedCell
 from equilibria.cells.three_block import ThreeBlockCell
+from equilibria.cells.transformer_xl import TransformerXLCell
 from equilibria.cells.trellis import TrellisCell
 
 __all__ = [
+    "BoundMap",
     "Cache",
     "CacheView",
     "Cell",
@@ -17,5 +19,6 @@ __all__ = [
     "PostNormCell",
     "StackedCell",
     "ThreeBlockCell",
+    "TransformerXLCell",
     "TrellisCell",
 ]

@@ -1,7 +1,8 @@
 """What every cell offers a depth and a model.
 
-A cell computes in three parts: `context`, once per solve, takes everything that does not depend on `z`; `forward` is
-one evaluation; `remember` turns the last states into what the next segment needs. What a model goes on with is
+`f = cell.bind(inputs, past)` takes everything that does not depend on `z`, once per solve: weights as they are used,
+the injection, keys and values of the past, dropout masks. `f` is a map of the state alone, `f(z)`; that is what
+solvers, depths and audits see, and `f.remember(z)` is what the next segment needs of it. What a model goes on with is
 `readout` of the state, which may hold more than that.
 
 What a segment sees of the past comes in two forms. A `Memory` holds states, through which a gradient may flow and
@@ -14,15 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
-
-Context = TypeVar("Context")
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,59 @@ def keys_values_rooms(view: CacheView) -> list[KeysValuesRoom]:
     return [KeysValuesRoom(keys, values) for keys, values in zip(view.tensors[::2], view.tensors[1::2], strict=True)]
 
 
-class Cell(nn.Module, ABC, Generic[Context]):
+SomeCell = TypeVar("SomeCell", bound="Cell")
+
+
+@dataclass(frozen=True, eq=False)
+class BoundMap(ABC, Generic[SomeCell]):
+    """A cell with the inputs and the past of a segment: the map `z ↦ f(z)` of one solve, `(B, L, ·) → (B, L, ·)`."""
+
+    cell: SomeCell
+
+    def __call__(self, z_BLD: Tensor) -> Tensor:
+        """One evaluation: by way of the module, whose hooks and whose compilation act here."""
+        return self.cell(z_BLD, self)
+
+    @abstractmethod
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        """What an evaluation computes."""
+
+    @abstractmethod
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
+        """The states a later segment attends to, per token of this one: `remembered` tensors `(B, L, ·)`.
+
+        Args:
+            z_BLD: the state.
+            latest: whether the latest evaluation was made at it, so that what it found may be used again.
+        """
+
+    def over(self, view: CacheView) -> BoundMap[SomeCell]:
+        """The same map over another part of a cache: for the next application of an explicit depth."""
+        raise NotImplementedError
+
+    def at(self, row: int, tokens_T: Tensor) -> BoundMap[SomeCell]:
+        """The map at some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
+
+        Their evaluation writes to their slots, and sees those of all others as they are. In evaluation mode.
+
+        Raises:
+            ValueError: the cell evaluates all tokens together.
+        """
+        name = type(self.cell).__name__
+        raise ValueError(f"{name} evaluates all tokens of a segment together; none can leave it early")
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
+        """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
+
+        Nothing is to be done by a cell whose evaluations write there themselves.
+        """
+
+
+class Cell(nn.Module, ABC):
     """One map of states `(B, L, ·)`, causal along `L`.
+
+    A cell of one's own sets `d_model` and defines `evaluate`, and `remember` where a state is not all that a later
+    segment needs. One that computes anything besides the state, once per solve, defines `bind` instead.
 
     Attributes:
         d_model: features of the embedded inputs and of the output.
@@ -138,9 +188,31 @@ class Cell(nn.Module, ABC, Generic[Context]):
     """
 
     d_model: int
-    layers_per_application: int
-    remembered: int
+    layers_per_application: int = 1
+    remembered: int = 1
     injection: bool = True
+
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> BoundMap[Any]:
+        """The map of one solve.
+
+        Args:
+            inputs_BLD: the embedded inputs of the segment.
+            past: what it sees of the tokens before it; None for nothing.
+        """
+        return _Plain(self, inputs_BLD, past)
+
+    def evaluate(self, z_BLD: Tensor, inputs_BLD: Tensor, past: Past) -> Tensor:
+        """One evaluation of a cell that does not define `bind`."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither evaluate nor bind")
+
+    def remember(self, z_BLD: Tensor, inputs_BLD: Tensor) -> tuple[Tensor, ...]:
+        """The states a later segment attends to, of a cell that does not define `bind`; the state itself."""
+        del inputs_BLD
+        return (z_BLD,)
+
+    def forward(self, z_BLD: Tensor, bound: BoundMap[Any]) -> Tensor:
+        """One evaluation of a bound map, which is called itself: `bound(z)`."""
+        return bound.evaluate(z_BLD)
 
     @property
     def remembers_argument(self) -> bool:
@@ -173,39 +245,21 @@ class Cell(nn.Module, ABC, Generic[Context]):
         """How many tokens back an evaluation looks; None for all of them."""
         return None
 
-    def over(self, context: Context, view: CacheView) -> Context:
-        """The same context over another part of a cache: for the next application of an explicit depth."""
-        raise NotImplementedError
-
     @property
     def separable(self) -> bool:
-        """Whether tokens of a segment can be evaluated apart from others, by `at`."""
-        return type(self).at is not Cell.at
+        """Whether tokens of a segment can be evaluated apart from others, by `BoundMap.at`."""
+        return False
 
-    def at(self, context: Context, row: int, tokens_T: Tensor) -> Context:
-        """The context of some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
 
-        Their evaluation writes to their slots, and sees those of all others as they are. In evaluation mode.
+@dataclass(frozen=True, eq=False)
+class _Plain(BoundMap[Cell]):
+    """The map of a cell that computes nothing beforehand."""
 
-        Raises:
-            ValueError: the cell evaluates all tokens together.
-        """
-        raise ValueError(f"{type(self).__name__} evaluates all tokens of a segment together; none can leave it early")
+    inputs_BLD: Tensor
+    past: Past
 
-    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: Context) -> None:
-        """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        return self.cell.evaluate(z_BLD, self.inputs_BLD, self.past)
 
-        Nothing is to be done by a cell whose evaluations write there themselves.
-        """
-
-    @abstractmethod
-    def context(self, inputs_BLD: Tensor, memory: Past) -> Context:
-        """Everything that does not depend on `z`, computed once per solve."""
-
-    @abstractmethod
-    def forward(self, z_BLD: Tensor, context: Context) -> Tensor:
-        """One evaluation."""
-
-    @abstractmethod
-    def remember(self, z_BLD: Tensor, context: Context) -> tuple[Tensor, ...]:
-        """The states a later segment attends to, per token of this one: `remembered` tensors `(B, L, ·)`."""
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
+        return self.cell.remember(z_BLD, self.inputs_BLD)

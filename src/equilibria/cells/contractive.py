@@ -5,8 +5,7 @@
     f(z; x) = LN(h)
 
 The injection `e` enters every evaluation with weight `1 − a`, so that the carried state alone contracts; the outer
-norm keeps states bounded. A normed injection cannot outgrow the state, so that depth stays in use. Keys and values of
-the memory, the injection, weights and dropout masks make up the context.
+norm keeps states bounded. A normed injection cannot outgrow the state, so that depth stays in use.
 
 Without injection, `h = z`: the explicit pre-norm transformer with the same blocks and one norm at the end.
 """
@@ -15,41 +14,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
+from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.attention import AttentionContext, AttentionPattern, CausalAttention, KeysValuesRoom, Positions
-from equilibria.nn.dropout import add_masked, dropout_mask
-from equilibria.nn.feed_forward import Activation, FeedForward, FeedForwardContext
+from equilibria.nn.attention import AttentionPattern, CausalAttention, KeysValuesRoom, Positions
+from equilibria.nn.dropout import dropout_mask
+from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.norms import Norm, feature_norm
 
 
-@dataclass(frozen=True)
-class BlockContext:
-    """What one block of the cell needs besides the state; a dropout mask is None where nothing is dropped."""
-
-    attention: AttentionContext
-    feed_forward: FeedForwardContext
-    attention_dropout: Tensor | None
-    feed_forward_dropout: Tensor | None
-
-
-@dataclass(frozen=True)
-class ContractiveContext:
-    """The gate and the injection it has already weighted, None without injection, and the blocks' own contexts."""
-
-    carry: Tensor | None
-    injection: Tensor | None
-    blocks: tuple[BlockContext, ...]
-
-
-class Block(nn.Module):
+class ContractiveBlock(Block):
     """A pre-norm transformer block (Xiong et al. 2020, arXiv:2002.04745)."""
 
     def __init__(self, attention: CausalAttention, feed_forward: FeedForward, d_model: int, norm: Norm) -> None:
@@ -59,23 +40,15 @@ class Block(nn.Module):
         self.feed_forward_norm = feature_norm(norm, d_model)
         self.feed_forward = feed_forward
 
-    def context(
+    def bind(
         self, pattern: AttentionPattern, past: Tensor | KeysValuesRoom | None, *masks: Tensor | None
-    ) -> BlockContext:
-        """What one solve needs; `past` is what the block was given at earlier positions, or has kept of them."""
-        if isinstance(past, Tensor):
-            past = self.attention_norm(past)
-        return BlockContext(self.attention.context(pattern, past), self.feed_forward.context(), *masks)
-
-    def forward(self, h_BLD: Tensor, context: BlockContext) -> Tensor:
-        """`(B, L, D) → (B, L, D)`."""
-        mixed = self.attention(self.attention_norm(h_BLD), context.attention)
-        h_BLD = add_masked(h_BLD, mixed, context.attention_dropout)
-        fed = self.feed_forward(self.feed_forward_norm(h_BLD), context.feed_forward)
-        return add_masked(h_BLD, fed, context.feed_forward_dropout)
+    ) -> BoundBlock:
+        """The block for one solve; `past` is what it was given at earlier positions, or has kept of them."""
+        past = self.seen(past) if isinstance(past, Tensor) else past
+        return BoundBlock(self, self.attention.bind(pattern, past), self.feed_forward.bind(), *masks)
 
 
-class ContractiveCell(Cell[ContractiveContext]):
+class ContractiveCell(Cell):
     """One or several pre-norm blocks behind a contracting carry and a gated injection.
 
     Args:
@@ -129,11 +102,11 @@ class ContractiveCell(Cell[ContractiveContext]):
         gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
 
-        def block() -> Block:
+        def block() -> ContractiveBlock:
             attention = CausalAttention(
                 d_model, heads, key_value_heads, positions, query_key_norm, normalisation, query_key_gain
             )
-            return Block(attention, FeedForward(d_model, inner, activation, normalisation), d_model, norm)
+            return ContractiveBlock(attention, FeedForward(d_model, inner, activation, normalisation), d_model, norm)
 
         self.blocks = nn.ModuleList(block() for _ in range(blocks))
         self.norm = feature_norm(norm, d_model)
@@ -143,52 +116,26 @@ class ContractiveCell(Cell[ContractiveContext]):
         """Keys and values of each block."""
         return ((self.key_value_heads, self.d_model // self.heads),) * (2 * len(self.blocks))
 
-    def context(self, inputs_BLD: Tensor, memory: Past = None) -> ContractiveContext:
+    @property
+    def separable(self) -> bool:
+        """Attention lets tokens be evaluated apart."""
+        return True
+
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> ContractiveMap:
         """Gate the injection, read the weights, project the memory's keys and values, draw the dropout masks."""
-        place, pattern, contexts = place_of(memory), None, []
-        for block, before in zip(self.blocks, self._before(memory), strict=True):
-            assert isinstance(block, Block)
+        place, pattern, blocks = place_of(past), None, []
+        for block, before in zip(self.blocks, self._before(past), strict=True):
+            assert isinstance(block, ContractiveBlock)
             pattern = pattern or block.attention.pattern(inputs_BLD, place)
             masks = (dropout_mask(inputs_BLD, self.dropout, self.training) for _ in range(2))
-            contexts.append(block.context(pattern, before, *masks))
+            blocks.append(block.bind(pattern, before, *masks))
         if self.inject is None or self.carry_logit is None:
-            return ContractiveContext(None, None, tuple(contexts))
+            return ContractiveMap(self, tuple(blocks), None, None)
         carry = torch.sigmoid(self.carry_logit)
         injection_BLD = self.inject(inputs_BLD)
         if self.injection_norm:
             injection_BLD = F.rms_norm(injection_BLD, (self.d_model,))
-        return ContractiveContext(carry, (1.0 - carry) * injection_BLD, tuple(contexts))
-
-    def forward(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
-        """One evaluation."""
-        h_BLD = self._carried(z_BLD, context)
-        for block, block_context in zip(self.blocks, context.blocks, strict=True):
-            h_BLD = block(h_BLD, block_context)
-        return self.norm(h_BLD)
-
-    def remember(self, z_BLD: Tensor, context: ContractiveContext) -> tuple[Tensor, ...]:
-        """The input of each block at `z`: with it, a later segment's view of this one is exact for any depth."""
-        h_BLD = self._carried(z_BLD, context)
-        states = [h_BLD]
-        for block, block_context in zip(self.blocks[:-1], context.blocks[:-1], strict=True):
-            h_BLD = block(h_BLD, block_context)
-            states.append(h_BLD)
-        return tuple(states)
-
-    def over(self, context: ContractiveContext, view: CacheView) -> ContractiveContext:
-        """The context with other keys and values before it."""
-        pairs = zip(context.blocks, keys_values_rooms(view), strict=True)
-        blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
-        return replace(context, blocks=tuple(blocks))
-
-    def at(self, context: ContractiveContext, row: int, tokens_T: Tensor) -> ContractiveContext:
-        """The context of some tokens of a row."""
-        blocks = []
-        for block, block_context in zip(self.blocks, context.blocks, strict=True):
-            assert isinstance(block, Block)
-            blocks.append(replace(block_context, attention=block.attention.at(block_context.attention, row, tokens_T)))
-        injection = None if context.injection is None else context.injection[row : row + 1, tokens_T]
-        return ContractiveContext(context.carry, injection, tuple(blocks))
+        return ContractiveMap(self, tuple(blocks), carry, (1.0 - carry) * injection_BLD)
 
     def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:
         """What each block is given of the past."""
@@ -196,7 +143,34 @@ class ContractiveCell(Cell[ContractiveContext]):
             return keys_values_rooms(past)
         return past.states if past is not None and past.length else (None,) * len(self.blocks)
 
-    def _carried(self, z_BLD: Tensor, context: ContractiveContext) -> Tensor:
-        if context.carry is None or context.injection is None:
+
+@dataclass(frozen=True, eq=False)
+class ContractiveMap(BlockMap[ContractiveCell]):
+    """The cell bound, with its gate and the injection it has already weighted; None without injection."""
+
+    carry: Tensor | None
+    injection: Tensor | None
+
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        """Carry, inject, block after block, norm."""
+        h_BLD = self._carried(z_BLD)
+        for block in self.blocks:
+            h_BLD = block(h_BLD)
+        return self.cell.norm(h_BLD)
+
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
+        """The input of each block at `z`: with it, a later segment's view of this one is exact for any depth."""
+        states = [self._carried(z_BLD)]
+        for block in self.blocks[:-1]:
+            states.append(block(states[-1]))
+        return tuple(states)
+
+    def at(self, row: int, tokens_T: Tensor) -> ContractiveMap:
+        """The map at some tokens of a row."""
+        injection = None if self.injection is None else self.injection[row : row + 1, tokens_T]
+        return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), self.carry, injection)
+
+    def _carried(self, z_BLD: Tensor) -> Tensor:
+        if self.carry is None or self.injection is None:
             return z_BLD
-        return torch.addcmul(context.injection, context.carry, z_BLD)
+        return torch.addcmul(self.injection, self.carry, z_BLD)

@@ -10,11 +10,8 @@ it is a layer of Transformer-XL.
 
 from __future__ import annotations
 
-from equilibria.cells.transformer_xl import NormPosition, TransformerXLBlock, TransformerXLCell
-from equilibria.nn.feed_forward import FeedForward
-from equilibria.nn.initialisation import initialise_normal
+from equilibria.cells.transformer_xl import NormPosition, TransformerXLCell
 from equilibria.nn.normalisation import Normalisation
-from equilibria.nn.relative_attention import RelativeAttention
 
 
 class PostNormCell(TransformerXLCell):
@@ -52,9 +49,16 @@ class PostNormCell(TransformerXLCell):
         normalisation: Normalisation = "none",
         initial_std: float | None = None,
     ) -> None:
-        attention = RelativeAttention(d_model, heads, bias=injection, normalisation=normalisation)
-        feed_forward = FeedForward(d_model, inner, normalisation=normalisation)
-        block = TransformerXLBlock(attention, feed_forward, norm_position, affine)
-        super().__init__([block], dropout, attention_dropout, window, injection)
-        if initial_std is not None:
-            initialise_normal(self, initial_std)
+        super().__init__(
+            d_model,
+            heads,
+            inner,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            norm_position=norm_position,
+            affine=affine,
+            window=window,
+            injection=injection,
+            normalisation=normalisation,
+            initial_std=initial_std,
+        )

@@ -1,4 +1,4 @@
-"""Several cells as one: each with its own context and its own part of the memory.
+"""Several cells as one: each with its own part of the memory.
 
 Applied once (`UnrolledDepth(1)`), cells without injection are an ordinary explicit network, such as a Transformer-XL;
 solved, they are one equilibrium of several layers. The same cell repeated is a network with tied weights whose layers
@@ -7,7 +7,6 @@ still remember apart.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,35 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory, Past, furthest
+from equilibria.cells.base import BoundMap, Cell, Memory, Past, furthest
 from equilibria.cells.cache import CacheView, Entry
 
 
-@dataclass
-class _Latest:
-    """The latest evaluation: its argument, not kept alive, and the input of every layer, cut from the graph.
-
-    With a graph they could close a circle: recomputing (checkpointing) holds on to the context.
-    """
-
-    argument: weakref.ref[Tensor] | None = None
-    inputs: list[Tensor] = field(default_factory=list)
-
-    def of(self, z: Tensor) -> list[Tensor] | None:
-        """The layers' inputs in the evaluation at `z`; None where that was not the latest, or a graph is wanted."""
-        known = self.argument is not None and self.argument() is z
-        return self.inputs if known and not torch.is_grad_enabled() else None
-
-
-@dataclass(frozen=True)
-class StackedContext:
-    """The context of every layer, and the latest evaluation, so that remembering it needs no other."""
-
-    layers: tuple[Any, ...]
-    latest: _Latest = field(default_factory=_Latest)
-
-
-class StackedCell(Cell[StackedContext]):
+class StackedCell(Cell):
     """Cells applied one after another in every evaluation.
 
     All inject the same embedded inputs, those of them that inject any. A layer remembers its own input.
@@ -52,7 +27,7 @@ class StackedCell(Cell[StackedContext]):
         cells: the layers, of one width; the same one again where weights are tied.
     """
 
-    def __init__(self, cells: Sequence[Cell[Any]]) -> None:
+    def __init__(self, cells: Sequence[Cell]) -> None:
         super().__init__()
         widths = [cell.d_model for cell in cells]
         if len(set(widths)) != 1:
@@ -87,52 +62,16 @@ class StackedCell(Cell[StackedContext]):
         """That of the layer that looks back furthest."""
         return furthest(cell.reach for cell in self._layers())
 
-    def context(self, inputs_BLD: Tensor, memory: Past = None) -> StackedContext:
-        """The context of each layer, with its part of the past."""
-        parts = self._parts(memory)
-        layers = (cell.context(inputs_BLD, part) for cell, part in zip(self._layers(), parts, strict=True))
-        return StackedContext(tuple(layers))
-
-    def over(self, context: StackedContext, view: CacheView) -> StackedContext:
-        """Each layer's context over its part."""
-        parts = view.split([len(cell.cached) for cell in self._layers()])
-        layers = zip(self._layers(), context.layers, parts, strict=True)
-        return StackedContext(tuple(cell.over(layer, part) for cell, layer, part in layers))
-
     @property
     def separable(self) -> bool:
         """Whether the tokens of every layer are."""
         return all(cell.separable for cell in self._layers())
 
-    def at(self, context: StackedContext, row: int, tokens_T: Tensor) -> StackedContext:
-        """Each layer's context of some tokens of a row."""
-        layers = zip(self._layers(), context.layers, strict=True)
-        return StackedContext(tuple(cell.at(layer, row, tokens_T) for cell, layer in layers))
-
-    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: StackedContext) -> None:
-        """Each layer keeps what belongs to its part of the evaluation."""
-        inputs = context.latest.of(z_BLD)
-        if inputs is None:
-            _, inputs = self._pass(z_BLD, context)
-        for cell, h, value, layer in zip(self._layers(), inputs, [*inputs[1:], value_BLD], context.layers, strict=True):
-            cell.keep(h, value, layer)
-
-    def forward(self, z_BLD: Tensor, context: StackedContext) -> Tensor:
-        """One evaluation of every layer."""
-        value, inputs = self._pass(z_BLD, context)
-        context.latest.argument, context.latest.inputs = weakref.ref(z_BLD), [h.detach() for h in inputs]
-        return value
-
-    def remember(self, z_BLD: Tensor, context: StackedContext) -> tuple[Tensor, ...]:
-        """What each layer remembers of its input in the evaluation at `z`.
-
-        Without gradients this costs no evaluation where the latest was at this very tensor.
-        """
-        inputs = context.latest.of(z_BLD)
-        if inputs is None:
-            _, inputs = self._pass(z_BLD, context)
-        layers = zip(self._layers(), inputs, context.layers, strict=True)
-        return tuple(state for cell, h, layer in layers for state in cell.remember(h, layer))
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> StackedMap:
+        """Each layer, with its part of the past."""
+        parts = self._parts(past)
+        layers = (cell.bind(inputs_BLD, part) for cell, part in zip(self._layers(), parts, strict=True))
+        return StackedMap(self, tuple(layers))
 
     def _parts(self, past: Past) -> Sequence[Past]:
         """The layers' parts of the past."""
@@ -140,15 +79,52 @@ class StackedCell(Cell[StackedContext]):
             return past.split([len(cell.cached) for cell in self._layers()])
         return Memory.split(past, [cell.remembered for cell in self._layers()])
 
-    def _pass(self, z: Tensor, context: StackedContext) -> tuple[Tensor, list[Tensor]]:
-        """The value at `z`, and the input of each layer on the way."""
-        inputs = []
-        for cell, layer in zip(self._layers(), context.layers, strict=True):
-            inputs.append(z)
-            z = cell(z, layer)
-        return z, inputs
-
-    def _layers(self) -> Iterator[Cell[Any]]:
+    def _layers(self) -> Iterator[Cell]:
         for cell in self.cells:
             assert isinstance(cell, Cell)
             yield cell
+
+
+@dataclass(frozen=True, eq=False)
+class StackedMap(BoundMap[StackedCell]):
+    """Every layer bound, and the input of each in the latest evaluation, cut from the graph: with one they could close
+    a circle, as recomputing (checkpointing) holds on to the map."""
+
+    layers: tuple[BoundMap[Any], ...]
+    latest: list[Tensor] = field(default_factory=list)
+
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        """Layer after layer."""
+        value, inputs = self._pass(z_BLD)
+        self.latest[:] = [h.detach() for h in inputs]
+        return value
+
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
+        """What each layer remembers of its input in the evaluation at `z`.
+
+        Of the latest evaluation this costs no other, without gradients.
+        """
+        inputs = self.latest if latest and not torch.is_grad_enabled() else self._pass(z_BLD)[1]
+        return tuple(state for layer, h in zip(self.layers, inputs, strict=True) for state in layer.remember(h))
+
+    def over(self, view: CacheView) -> StackedMap:
+        """Each layer over its part."""
+        parts = view.split([len(layer.cell.cached) for layer in self.layers])
+        return StackedMap(self.cell, tuple(layer.over(part) for layer, part in zip(self.layers, parts, strict=True)))
+
+    def at(self, row: int, tokens_T: Tensor) -> StackedMap:
+        """Each layer at some tokens of a row."""
+        return StackedMap(self.cell, tuple(layer.at(row, tokens_T) for layer in self.layers))
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
+        """Each layer keeps what belongs to its part of the evaluation."""
+        for layer, h, value in zip(self.layers, self.latest, [*self.latest[1:], value_BLD], strict=True):
+            layer.keep(h, value)
+
+    def _pass(self, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The value at `z`, and the input of each layer on the way."""
+        inputs = []
+        for layer in self.layers:
+            inputs.append(z)
+            z = layer(z)
+        return z, inputs

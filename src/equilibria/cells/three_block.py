@@ -11,11 +11,8 @@ applies its cell twelve times from zero and has not arrived at a fixed point the
 
 from __future__ import annotations
 
-from equilibria.cells.transformer_xl import TransformerXLBlock, TransformerXLCell
-from equilibria.nn.feed_forward import FeedForward
-from equilibria.nn.initialisation import initialise_normal
+from equilibria.cells.transformer_xl import TransformerXLCell
 from equilibria.nn.normalisation import Normalisation
-from equilibria.nn.relative_attention import RelativeAttention
 
 
 class ThreeBlockCell(TransformerXLCell):
@@ -46,13 +43,18 @@ class ThreeBlockCell(TransformerXLCell):
         normalisation: Normalisation = "none",
         initial_std: float | None = None,
     ) -> None:
-        def block() -> TransformerXLBlock:
-            attention = RelativeAttention(
-                d_model, heads, interleaved=True, output_norm=True, normalisation=normalisation
-            )
-            feed_forward = FeedForward(d_model, inner, normalisation=normalisation)
-            return TransformerXLBlock(attention, feed_forward, norm_position="pre", affine=True)
-
-        super().__init__([block() for _ in range(blocks)], dropout, attention_dropout, window, injection=True)
-        if initial_std is not None:
-            initialise_normal(self, initial_std)
+        super().__init__(
+            d_model,
+            heads,
+            inner,
+            blocks,
+            dropout,
+            attention_dropout=attention_dropout,
+            norm_position="pre",
+            affine=True,
+            window=window,
+            interleaved=True,
+            output_norm=True,
+            normalisation=normalisation,
+            initial_std=initial_std,
+        )

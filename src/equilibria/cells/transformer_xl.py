@@ -13,112 +13,108 @@ Without injection they are drawn per position, as in Transformer-XL: `(B, L, ·)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
+from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
-from equilibria.nn.dropout import add_masked, dropout_mask, masked
-from equilibria.nn.feed_forward import FeedForward, FeedForwardContext
+from equilibria.nn.dropout import dropout_mask, masked
+from equilibria.nn.feed_forward import FeedForward
+from equilibria.nn.initialisation import initialise_normal
+from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.positions import distance_embedding
-from equilibria.nn.relative_attention import RelativeAttention, RelativeContext, Surroundings
+from equilibria.nn.relative_attention import RelativeAttention, Surroundings
 
 NormPosition = Literal["post", "pre"]
 
 
-@dataclass(frozen=True)
-class TransformerXLBlockContext:
-    """What one block needs besides the state; a dropout mask is None where nothing is dropped."""
-
-    attention: RelativeContext
-    feed_forward: FeedForwardContext
-    attention_dropout: Tensor | None
-    feed_forward_dropout: Tensor | None
-
-
-@dataclass(frozen=True)
-class TransformerXLContext:
-    """The embedded inputs, for a memory, and what each block needs."""
-
-    inputs_BLD: Tensor
-    blocks: tuple[TransformerXLBlockContext, ...]
-
-
-class TransformerXLBlock(nn.Module):
-    """Attention and feed-forward network, each with a residual and a layer norm.
+class TransformerXLBlock(Block):
+    """A block of relative attention.
 
     Args:
         attention: how tokens are mixed.
         feed_forward: the position-wise network.
-        norm_position: `"post"`: the norm of the sum; `"pre"`: the sum with a function of the norm.
+        pre_norm: whether norms are those of what a sublayer reads, or those of the sums.
         affine: whether the norms have a gain and a bias.
     """
 
-    def __init__(
-        self, attention: RelativeAttention, feed_forward: FeedForward, norm_position: NormPosition, affine: bool
-    ) -> None:
+    def __init__(self, attention: RelativeAttention, feed_forward: FeedForward, pre_norm: bool, affine: bool) -> None:
         super().__init__()
-        if norm_position not in ("post", "pre"):
-            raise ValueError(f'norm_position must be "post" or "pre", found {norm_position!r}')
-        self.pre_norm = norm_position == "pre"
+        self.pre_norm = pre_norm
         d_model = attention.heads * attention.head_size
         self.attention = attention
         self.attention_norm = nn.LayerNorm(d_model, elementwise_affine=affine)
         self.feed_forward = feed_forward
         self.feed_forward_norm = nn.LayerNorm(d_model, elementwise_affine=affine)
 
-    def seen(self, states_BMD: Tensor) -> Tensor:
-        """States as the attention is given them."""
-        return self.attention_norm(states_BMD) if self.pre_norm else states_BMD
 
-    def forward(self, z_BLD: Tensor, context: TransformerXLBlockContext) -> Tensor:
-        """`(B, L, D) → (B, L, D)`."""
-        mixed = self.attention(self.seen(z_BLD), context.attention)
-        a_BLD = add_masked(z_BLD, mixed, context.attention_dropout)
-        if self.pre_norm:
-            fed = self.feed_forward(self.feed_forward_norm(a_BLD), context.feed_forward)
-            return add_masked(a_BLD, fed, context.feed_forward_dropout)
-        a_BLD = self.attention_norm(a_BLD)
-        fed = self.feed_forward(a_BLD, context.feed_forward)
-        return self.feed_forward_norm(add_masked(a_BLD, fed, context.feed_forward_dropout))
-
-
-class TransformerXLCell(Cell[TransformerXLContext]):
+class TransformerXLCell(Cell):
     """Blocks of relative attention behind one another, around one injection and one memory.
 
     Args:
-        blocks: at least one, of equal width and equally ordered heads.
+        d_model: features of the state, a multiple of `heads`, even.
+        heads: attention heads.
+        inner: features inside each feed-forward network.
+        blocks: how many in the cell, at least one.
         dropout: probability of dropping a feature of an embedded distance, a hidden layer or a sublayer's output.
         attention_dropout: probability of dropping an attention probability.
+        norm_position: `"post"`, norms of the sums, or `"pre"`, norms of what a sublayer reads.
+        affine: whether these layer norms have a gain and a bias.
         window: tokens that a token sees at most, itself among them; None for all.
-        injection: whether there is an input; without one the cell starts from the embedded inputs.
+        injection: whether there is an input. Without one the cell starts from the embedded inputs, and attention has no
+            bias at its end.
+        interleaved: whether rows of queries, keys and values are ordered by head first; see `RelativeAttention`.
+        output_norm: whether attention has a layer norm before its output projection.
+        normalisation: of the five weights of each block.
+        initial_std: deviation of normal initial weights; None for PyTorch's own.
     """
 
     def __init__(
         self,
-        blocks: Sequence[TransformerXLBlock],
-        dropout: float,
-        attention_dropout: float,
-        window: int | None,
-        injection: bool,
+        d_model: int = 128,
+        heads: int = 4,
+        inner: int = 512,
+        blocks: int = 1,
+        dropout: float = 0.0,
+        *,
+        attention_dropout: float = 0.0,
+        norm_position: NormPosition = "post",
+        affine: bool = False,
+        window: int | None = None,
+        injection: bool = True,
+        interleaved: bool = False,
+        output_norm: bool = False,
+        normalisation: Normalisation = "none",
+        initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        if not blocks:
-            raise ValueError("blocks must be at least 1, found 0")
+        if blocks < 1:
+            raise ValueError(f"blocks must be at least 1, found {blocks}")
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1, found {window}")
-        attention = blocks[0].attention
-        self.d_model, self.heads = attention.heads * attention.head_size, attention.heads
+        if norm_position not in get_args(NormPosition):
+            raise ValueError(f'norm_position must be "post" or "pre", found {norm_position!r}')
+        self.d_model, self.heads = d_model, heads
         self.dropout, self.attention_dropout, self.window = dropout, attention_dropout, window
-        self.layers_per_application, self.injection, self.remembered = len(blocks), injection, 2 if injection else 1
-        self.inject = nn.Linear(self.d_model, 3 * self.d_model) if injection else None
-        self.blocks = nn.ModuleList(blocks)
+        self.layers_per_application, self.injection, self.remembered = blocks, injection, 2 if injection else 1
+
+        def block() -> TransformerXLBlock:
+            attention = RelativeAttention(d_model, heads, injection, interleaved, output_norm, normalisation)
+            feed_forward = FeedForward(d_model, inner, normalisation=normalisation)
+            return TransformerXLBlock(attention, feed_forward, norm_position == "pre", affine)
+
+        made = [block() for _ in range(blocks)]
+        self.inject = nn.Linear(d_model, 3 * d_model) if injection else None
+        self.blocks = nn.ModuleList(made)
+        if initial_std is not None:
+            initialise_normal(self, initial_std)
 
     @property
     def cached(self) -> tuple[Entry, ...]:
@@ -130,53 +126,34 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         """The rest of the window."""
         return None if self.window is None else self.window - 1
 
-    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TransformerXLContext:
+    @property
+    def separable(self) -> bool:
+        """Attention lets tokens be evaluated apart."""
+        return True
+
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> TransformerXLMap:
         """Inject, project the memory's keys and values and the distances, read the weights, draw the masks."""
-        place = place_of(memory)
-        states = memory.states if isinstance(memory, Memory) and place.past else ()
+        place = place_of(past)
+        states = past.states if isinstance(past, Memory) and place.past else ()
         around = self._surroundings(inputs_BLD, place, states)
-        rooms = keys_values_rooms(memory) if isinstance(memory, CacheView) else (None,) * len(self.blocks)
-        tables = self._distance_tables(inputs_BLD, memory)
+        rooms = keys_values_rooms(past) if isinstance(past, CacheView) else (None,) * len(self.blocks)
+        tables = self._distance_tables(inputs_BLD, past)
         blocks = (
-            self._block_context(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
+            self._bound(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
             for block, table, room in zip(self.typed_blocks(), tables, rooms, strict=True)
         )
-        return TransformerXLContext(inputs_BLD, tuple(blocks))
-
-    def over(self, context: TransformerXLContext, view: CacheView) -> TransformerXLContext:
-        """The context with other keys and values before it."""
-        pairs = zip(context.blocks, keys_values_rooms(view), strict=True)
-        blocks = (replace(block, attention=replace(block.attention, past=room)) for block, room in pairs)
-        return replace(context, blocks=tuple(blocks))
-
-    def at(self, context: TransformerXLContext, row: int, tokens_T: Tensor) -> TransformerXLContext:
-        """The context of some tokens of a row."""
-        length = context.inputs_BLD.shape[1]
-        blocks = (
-            replace(block_context, attention=block.attention.at(block_context.attention, row, length, tokens_T))
-            for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True)
-        )
-        return TransformerXLContext(context.inputs_BLD[row : row + 1, tokens_T], tuple(blocks))
-
-    def forward(self, z_BLD: Tensor, context: TransformerXLContext) -> Tensor:
-        """One evaluation."""
-        for block, block_context in zip(self.typed_blocks(), context.blocks, strict=True):
-            z_BLD = block(z_BLD, block_context)
-        return z_BLD
-
-    def remember(self, z_BLD: Tensor, context: TransformerXLContext) -> tuple[Tensor, ...]:
-        """The states that the cell is applied to and, with injection, the embedded inputs, to be injected anew."""
-        return (z_BLD, context.inputs_BLD) if self.injection else (z_BLD,)
+        return TransformerXLMap(self, tuple(blocks), inputs_BLD)
 
     def _surroundings(self, inputs_BLD: Tensor, place: Place, states: tuple[Tensor, ...]) -> Surroundings:
-        visible = place.mask(inputs_BLD.shape[1], inputs_BLD.device, self.window)
+        length = inputs_BLD.shape[1]
+        visible = place.mask(length, inputs_BLD.device, self.window)
         if self.inject is None:
-            return Surroundings(visible)
+            return Surroundings(length, visible)
         memory_injection = None
         if states:
             keys_values = next(self.typed_blocks()).attention.keys_values
             memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
-        return Surroundings(visible, self.inject(inputs_BLD), memory_injection)
+        return Surroundings(length, visible, self.inject(inputs_BLD), memory_injection)
 
     def _distance_tables(self, inputs_BLD: Tensor, past: Past) -> Iterator[Tensor]:
         """For each block, `(H, 1 + S, E)`."""
@@ -195,21 +172,21 @@ class TransformerXLCell(Cell[TransformerXLContext]):
     def _distance_table(self, block: TransformerXLBlock, like: Tensor, length: int) -> Tensor:
         return block.attention.distance_table(distance_embedding(length, self.d_model, like))
 
-    def _block_context(
+    def _bound(
         self,
         block: TransformerXLBlock,
         inputs_BLD: Tensor,
         around: Surroundings,
         distances_HRE: Tensor,
         past: Tensor | KeysValuesRoom | None,
-    ) -> TransformerXLBlockContext:
+    ) -> BoundBlock:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)
         B, L, _ = inputs_BLD.shape
         scores_BHLS = inputs_BLD.new_empty(()).expand(B, self.heads, L, distances_HRE.shape[1] - 1)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
-        attention = block.attention.context(around, distances_HRE, past, probabilities)
-        return TransformerXLBlockContext(attention, block.feed_forward.context(inner), mixed, fed)
+        attention = block.attention.bind(around, distances_HRE, past, probabilities)
+        return BoundBlock(block, attention, block.feed_forward.bind(inner), mixed, fed)
 
     def _mask(self, inputs_BLD: Tensor, features: int) -> Tensor | None:
         batch, length = inputs_BLD.shape[:2]
@@ -221,6 +198,28 @@ class TransformerXLCell(Cell[TransformerXLContext]):
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerXLMap(BlockMap[TransformerXLCell]):
+    """The cell bound, with the embedded inputs, for a memory."""
+
+    inputs_BLD: Tensor
+
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        """Block after block."""
+        for block in self.blocks:
+            z_BLD = block(z_BLD)
+        return z_BLD
+
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
+        """The states that the cell is applied to and, with injection, the embedded inputs, to be injected anew."""
+        return (z_BLD, self.inputs_BLD) if self.cell.injection else (z_BLD,)
+
+    def at(self, row: int, tokens_T: Tensor) -> TransformerXLMap:
+        """The map at some tokens of a row."""
+        inputs_1TD = self.inputs_BLD[row : row + 1, tokens_T]
+        return TransformerXLMap(self.cell, self.blocks_at(row, tokens_T), inputs_1TD)
 
 
 def share_position_biases(cells: Sequence[TransformerXLCell]) -> None:

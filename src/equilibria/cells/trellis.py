@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import Cell, Memory, Past
+from equilibria.cells.base import BoundMap, Cell, Memory, Past
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.convolution import delayed, last, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
@@ -28,25 +28,7 @@ from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.recurrence import linear_recurrence
 
 
-@dataclass(frozen=True)
-class TrellisContext:
-    """What does not depend on the state: `d` dilation, `H` features of `h`, and as many of `c`."""
-
-    inputs_BLD: Tensor
-    injection_BLG: Tensor
-    """The convolved inputs, `G = 4H`: input, output, candidate and forget gates."""
-    weight_GP: Tensor
-    """The recurrent weight in effect, for pairs `P = 2H`: normalised, and dropped from in training."""
-    hidden_history_BdH: Tensor
-    cell_history_BdH: Tensor
-    dropout_B1H: Tensor | None
-    present_BL1: Tensor | None = None
-    """False at padding, whose memory cell stays zero; None where there is none."""
-    room: Tensor | None = None
-    """Where a cache keeps the states."""
-
-
-class TrellisCell(Cell[TrellisContext]):
+class TrellisCell(Cell):
     """A gated causal convolution of kernel 2, the same at every level, into which the input is injected.
 
     A memory of at least `dilation` tokens makes segments solved one after another the same as one long segment.
@@ -67,7 +49,6 @@ class TrellisCell(Cell[TrellisContext]):
             of applications is a TrellisNet no more.
     """
 
-    layers_per_application = 1
     remembered = 2
 
     def __init__(
@@ -117,18 +98,23 @@ class TrellisCell(Cell[TrellisContext]):
         """The dilation."""
         return self.dilation
 
-    def context(self, inputs_BLD: Tensor, memory: Past = None) -> TrellisContext:
+    def readout(self, z: Tensor) -> Tensor:
+        """What a softmax reads of a state, `(B, L, output_size)`: the last features of `h`."""
+        return z[..., self.hidden : self.hidden + self.output_size]
+
+    def bind(self, inputs_BLD: Tensor, past: Past = None) -> TrellisMap:
         """Convolve the inputs, cut the history from the past, read the weights, draw the dropout masks."""
-        if isinstance(memory, CacheView):
-            return self._cached_context(inputs_BLD, memory)
-        if memory is None:
-            memory = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
-        states, inputs = (last(part, self.dilation) for part in memory.states)
+        if isinstance(past, CacheView):
+            return self._over_a_cache(inputs_BLD, past)
+        if past is None:
+            past = Memory((self.initial_state(inputs_BLD[:, :0]), inputs_BLD[:, :0]))
+        states, inputs = (last(part, self.dilation) for part in past.states)
         hidden_history, cell_history = states.chunk(2, dim=-1)
         recurrent = drop_connect(
             self.recur.weight, self.weight_dropout, self.training, keep_norms=self.normalisation == "weight"
         )
-        return TrellisContext(
+        return TrellisMap(
+            self,
             inputs_BLD=inputs_BLD,
             injection_BLG=self.inject(pairs(inputs_BLD, inputs)),
             weight_GP=recurrent,
@@ -137,47 +123,61 @@ class TrellisCell(Cell[TrellisContext]):
             dropout_B1H=dropout_mask(hidden_history[:, :1], self.dropout, self.training),
         )
 
-    def forward(self, z_BLD: Tensor, context: TrellisContext) -> Tensor:
-        """One evaluation: one level."""
-        h_BLH, c_BLH = z_BLD.chunk(2, dim=-1)
-        seen_BLP = pairs(masked(h_BLH, context.dropout_B1H), context.hidden_history_BdH)
-        # Both taps and the addition of the injection in one matrix product.
-        gates = torch.addmm(context.injection_BLG.flatten(0, 1), seen_BLP.flatten(0, 1), context.weight_GP.mT)
-        i, o, g, f = gates.unflatten(0, seen_BLP.shape[:2]).chunk(4, dim=-1)
-        forget, addition = torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(g)
-        if context.present_BL1 is not None:
-            forget, addition = forget * context.present_BL1, addition * context.present_BL1
-        if self.scan:
-            c_BLH = linear_recurrence(forget, addition, context.cell_history_BdH)
-        else:
-            c_BLH = torch.addcmul(addition, forget, delayed(c_BLH, context.cell_history_BdH))
-        return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
-
-    def over(self, context: TrellisContext, view: CacheView) -> TrellisContext:
-        """The context after other states."""
-        past, states = view.place.past, view.tensors[0]
-        hidden_history, cell_history = last(states[:, :past], self.dilation).chunk(2, dim=-1)
-        return replace(context, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:])
-
-    def keep(self, z_BLD: Tensor, value_BLD: Tensor, context: TrellisContext) -> None:
-        """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""
-        if context.room is not None:
-            h_BLH, c_BLH = context.room.chunk(2, dim=-1)
-            h_BLH.copy_(z_BLD.chunk(2, dim=-1)[0])
-            c_BLH.copy_((value_BLD if self.scan else z_BLD).chunk(2, dim=-1)[1])
-
-    def _cached_context(self, inputs_BLD: Tensor, view: CacheView) -> TrellisContext:
+    def _over_a_cache(self, inputs_BLD: Tensor, view: CacheView) -> TrellisMap:
         states, inputs = view.tensors
         past, present_BS = view.place.past, view.place.present_BS
-        context = self.context(inputs_BLD, Memory((states[:, :past], inputs[:, :past])))
+        bound = self.bind(inputs_BLD, Memory((states[:, :past], inputs[:, :past])))
         inputs[:, past:] = inputs_BLD
         present_BL1 = None if present_BS is None else present_BS[:, past:].unsqueeze(-1)
-        return replace(context, present_BL1=present_BL1, room=states[:, past:])
+        return replace(bound, present_BL1=present_BL1, room=states[:, past:])
 
-    def readout(self, z: Tensor) -> Tensor:
-        """What a softmax reads of a state, `(B, L, output_size)`: the last features of `h`."""
-        return z[..., self.hidden : self.hidden + self.output_size]
 
-    def remember(self, z_BLD: Tensor, context: TrellisContext) -> tuple[Tensor, ...]:
+@dataclass(frozen=True, eq=False)
+class TrellisMap(BoundMap[TrellisCell]):
+    """The cell bound: `d` dilation, `H` features of `h`, and as many of `c`."""
+
+    inputs_BLD: Tensor
+    injection_BLG: Tensor
+    """The convolved inputs, `G = 4H`: input, output, candidate and forget gates."""
+    weight_GP: Tensor
+    """The recurrent weight in effect, for pairs `P = 2H`: normalised, and dropped from in training."""
+    hidden_history_BdH: Tensor
+    cell_history_BdH: Tensor
+    dropout_B1H: Tensor | None
+    present_BL1: Tensor | None = None
+    """False at padding, whose memory cell stays zero; None where there is none."""
+    room: Tensor | None = None
+    """Where a cache keeps the states."""
+
+    def evaluate(self, z_BLD: Tensor) -> Tensor:
+        """One level."""
+        h_BLH, c_BLH = z_BLD.chunk(2, dim=-1)
+        seen_BLP = pairs(masked(h_BLH, self.dropout_B1H), self.hidden_history_BdH)
+        # Both taps and the addition of the injection in one matrix product.
+        gates = torch.addmm(self.injection_BLG.flatten(0, 1), seen_BLP.flatten(0, 1), self.weight_GP.mT)
+        i, o, g, f = gates.unflatten(0, seen_BLP.shape[:2]).chunk(4, dim=-1)
+        forget, addition = torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(g)
+        if self.present_BL1 is not None:
+            forget, addition = forget * self.present_BL1, addition * self.present_BL1
+        if self.cell.scan:
+            c_BLH = linear_recurrence(forget, addition, self.cell_history_BdH)
+        else:
+            c_BLH = torch.addcmul(addition, forget, delayed(c_BLH, self.cell_history_BdH))
+        return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
+
+    def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
         """The equilibria, and the embedded inputs, whose convolution goes on into the next segment."""
-        return z_BLD, context.inputs_BLD
+        return z_BLD, self.inputs_BLD
+
+    def over(self, view: CacheView) -> TrellisMap:
+        """After other states."""
+        past, states = view.place.past, view.tensors[0]
+        hidden_history, cell_history = last(states[:, :past], self.cell.dilation).chunk(2, dim=-1)
+        return replace(self, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:])
+
+    def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
+        """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""
+        if self.room is not None:
+            h_BLH, c_BLH = self.room.chunk(2, dim=-1)
+            h_BLH.copy_(z_BLD.chunk(2, dim=-1)[0])
+            c_BLH.copy_((value_BLD if self.cell.scan else z_BLD).chunk(2, dim=-1)[1])

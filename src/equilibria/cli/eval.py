@@ -18,7 +18,7 @@ from equilibria.configuration import OtherText
 from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
 from equilibria.durable import write_durably
-from equilibria.inference.effort import Effort, Leaving, with_effort
+from equilibria.inference.effort import Effort, Leaving, depth_at
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.run_folder import RunFolder
@@ -140,7 +140,7 @@ def measure_reading(
     """
     training = loaded.recipe.training
     effort = Effort(tolerance=reading.tolerance, max_evaluations=reading.max_evaluations, leave=reading.leave)
-    model = with_effort(loaded.model, effort)
+    model, depth = loaded.model, depth_at(loaded.model, effort)
     segment_length = reading.segment_length or training.segment_length
     memory_length = model.memory_length if reading.memory_length is None else reading.memory_length
     batch_size = reading.batch_size or training.batch_size
@@ -154,7 +154,7 @@ def measure_reading(
                 "memory_length": memory_length,
                 **asdict(effort),
             },
-            model=evaluate(model, found.content, batch_size, segment_length, memory_length),
+            model=evaluate(model, found.content, batch_size, segment_length, memory_length, depth=depth),
             subject=found,
         )
 

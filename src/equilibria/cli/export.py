@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.interop.torch_export import Part, export_program, save_program, with_fixed_budget
+from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_program
 
 command = App(name="export")
 
@@ -67,7 +67,7 @@ def write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | N
         "run": loaded.folder.path.resolve().name,
         "checkpoint": loaded.checkpoint.name,
         "part": part,
-        "depth": repr(with_fixed_budget(loaded.model, evaluations).depth) if part == "solve" else "one evaluation",
+        "depth": repr(fixed_depth(loaded.model, evaluations)) if part == "solve" else "one evaluation",
         "vocabulary_size": loaded.model.embedding.vocabulary_size,
     }
     save_program(program, out, metadata)

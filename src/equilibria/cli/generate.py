@@ -15,7 +15,7 @@ from rich.console import Console
 from equilibria.cli.colours import legend, print_piece
 from equilibria.durable import write_durably
 from equilibria.errors import UserError
-from equilibria.inference.effort import Effort, with_effort
+from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.run_lock import keeping
 from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
@@ -160,7 +160,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
         raise UserError("--stop must have at least 1 character; leave it out to stop at no string")
     tokenizer, prompts, turns = loaded.tokenizer, draw.prompts(), _Turns(say)
     effort = Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations)
-    writer = Writer(with_effort(loaded.model, effort), tokenizer, loaded.window)
+    writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort))
     for number, prompt in enumerate(prompts):
         start = tokenizer.encode(prompt)
         order = Order(

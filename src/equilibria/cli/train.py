@@ -10,7 +10,7 @@ from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration import Recipe, RunRecipe, build_depth_schedule, build_model, build_task, check_recipe
+from equilibria.configuration import Recipe, RunRecipe, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill
 from equilibria.data.progress import UNWATCHED
 from equilibria.inference.loading import load_trained
@@ -90,8 +90,7 @@ def run_training(
         if recipe.training.initial_weights is not None and not begun:
             load_trained(model, recipe.training.initial_weights)
         model.to(device)
-        depths = build_depth_schedule(recipe)
-        return Trainer(model, recipe, task, recipe.run.folder, console, depths, world, trackers).run(resume)
+        return Trainer(model, recipe, task, recipe.run.folder, console, world, trackers).run(resume)
 
 
 def exit_code(result: TrainingResult) -> int:

@@ -3,7 +3,6 @@
 from equilibria.configuration.baseline import BaselineRecipe
 from equilibria.configuration.building import (
     build_corpus,
-    build_depth_schedule,
     build_gradient,
     build_model,
     build_solver,
@@ -36,7 +35,6 @@ __all__ = [
     "SolverRecipe",
     "TrainingRecipe",
     "build_corpus",
-    "build_depth_schedule",
     "build_gradient",
     "build_model",
     "build_solver",

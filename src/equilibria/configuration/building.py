@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, assert_never
 
 from equilibria.cells import Cell, ContractiveCell, PostNormCell, StackedCell, ThreeBlockCell, TrellisCell
-from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe
 from equilibria.configuration.baseline_building import build_layers
 from equilibria.configuration.data import TASK_OPTIONS, TEXT_OPTIONS, DataRecipe
@@ -29,7 +27,6 @@ from equilibria.configuration.model import (
     EmbeddingRecipe,
     ModelRecipe,
     RegularisationRecipe,
-    solver_for,
 )
 from equilibria.configuration.options import given_options
 from equilibria.configuration.recipe import Recipe
@@ -48,6 +45,7 @@ from equilibria.depths import (
     Limits,
     RandomLimits,
     ResidualPenalty,
+    Stack,
     UnrolledDepth,
 )
 from equilibria.errors import UserError
@@ -162,11 +160,11 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
     model = recipe.model
     if model.baseline.kind is not None:
         return _baseline(model, vocabulary_size)
-    with _blamed_on("model.cell"):
-        cell = _cell_at(model.cell, model.depth)
-        prelude, coda = _explicit(model.cell, model.prelude_layers), _explicit(_coda_cell(model), model.coda_layers)
     with _blamed_on("model.depth"):
-        depth = _depth(model.depth, model.cell)
+        depth = _depth(model.depth)
+    with _blamed_on("model.cell"):
+        cell = depth.arrange(lambda injection: _cell(model.cell, injection))
+        prelude, coda = _explicit(model.cell, model.prelude_layers), _explicit(_coda_cell(model), model.coda_layers)
     output = model.cell.output_size
     embedding = _embedding(model.embedding, vocabulary_size, cell.d_model, cell.d_model if output is None else output)
     with _blamed_on("model"):
@@ -181,30 +179,6 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
             regularisation=_regularisation(model.regularisation),
             **given_options(model, ("chunk_length", "auxiliary_weight")),
         )
-
-
-def build_depth_schedule(recipe: Recipe) -> DepthSchedule | None:
-    """How the depth changes over training; None where it does not."""
-    schedule, depth = recipe.model.depth.schedule, recipe.model.depth
-    if recipe.model.baseline.kind is not None or depth.kind != "equilibrium" or schedule == ScheduleRecipe():
-        return None
-    with _blamed_on("model.depth.schedule"):
-        return DepthSchedule(
-            _equilibrium(depth, recipe.model.cell),
-            warmup_steps=_warmup_steps(schedule, recipe.training.steps),
-            warmup=UnrolledDepth(schedule.warmup_applications or 2),
-            limits=_limits(schedule, recipe.training.seed),
-            jacobian=_jacobian(schedule, recipe.training.seed),
-            residual=_residual(schedule),
-        )
-
-
-def _warmup_steps(schedule: ScheduleRecipe, steps: int) -> int:
-    """As given, or the share of all steps, which leaves at least one unless it is 1."""
-    if schedule.warmup_share is None:
-        return schedule.warmup_steps or 0
-    share = round(schedule.warmup_share * steps)
-    return share if schedule.warmup_share == 1 else min(share, steps - 1)
 
 
 def build_solver(recipe: SolverRecipe) -> Solver:
@@ -276,7 +250,7 @@ def _embedding(embedding: EmbeddingRecipe, vocabulary_size: int, d_model: int, d
                 return UntiedEmbedding(vocabulary_size, d_model, d_output, **options)
 
 
-def _cell(cell: CellRecipe, injection: bool = True) -> Cell[Any]:
+def _cell(cell: CellRecipe, injection: bool) -> Cell:
     options = given_options(cell, CELL_OPTIONS[cell.kind])
     if cell.kind in EXPLICIT_CELLS:
         options["injection"] = injection
@@ -293,64 +267,58 @@ def _explicit(cell: CellRecipe, layers: int | None) -> StackedCell | None:
     return StackedCell([_cell(cell, injection=False) for _ in range(layers)]) if layers else None
 
 
-def _cell_at(cell: CellRecipe, depth: DepthRecipe) -> Cell[Any]:
-    """The cell that a depth is of: with its input injected, or as the layers of an ordinary network."""
-    match depth.kind:
-        case "equilibrium" | "unrolled":
-            return _cell(cell)
-        case "halting":
-            return _cell(cell, injection=False)
-        case "stack" if depth.tied:
-            return StackedCell([_cell(cell, injection=False)] * depth.applications)
-        case "stack":
-            cells = [_cell(cell, injection=False) for _ in range(depth.applications)]
-            if depth.shared_biases:
-                share_position_biases([part for part in cells if isinstance(part, PostNormCell)])
-            return StackedCell(cells)
-        case _:
-            assert_never(depth.kind)
-
-
-def _depth(depth: DepthRecipe, cell: CellRecipe) -> Depth:
+def _depth(depth: DepthRecipe) -> Depth:
     match depth.kind:
         case "equilibrium":
-            return _equilibrium(depth, cell)
+            return _equilibrium(depth)
         case "unrolled":
             return UnrolledDepth(depth.applications, **given_options(depth, ("checkpoint", "states_every")))
         case "stack":
-            return UnrolledDepth(1)
+            return Stack(depth.applications, **given_options(depth, ("tied", "shared_biases")))
         case "halting":
-            return Halting(cell.d_model, **given_options(depth, ("max_steps", "threshold", "ponder_weight")))
+            return Halting(**given_options(depth, ("max_steps", "threshold", "ponder_weight")))
 
 
-def _equilibrium(depth: DepthRecipe, cell: CellRecipe) -> Equilibrium:
+def _equilibrium(depth: DepthRecipe) -> Equilibrium:
     return Equilibrium(
-        solver=build_solver(solver_for(cell, depth.solver)),
-        eval_solver=build_solver(solver_for(cell, depth.eval_solver)),
+        solver=build_solver(depth.solver),
+        eval_solver=build_solver(depth.eval_solver),
         gradient=build_gradient(depth.gradient),
+        schedule=_schedule(depth.schedule),
         **given_options(depth, ("residual_penalty", "penalty_above", "jacobian_penalty", "states_every")),
     )
 
 
-def _limits(schedule: ScheduleRecipe, seed: int) -> Limits | None:
+def _schedule(schedule: ScheduleRecipe) -> DepthSchedule | None:
+    if schedule == ScheduleRecipe():
+        return None
+    return DepthSchedule(
+        limits=_limits(schedule),
+        jacobian=_jacobian(schedule),
+        residual=_residual(schedule),
+        **given_options(schedule, ("warmup_steps", "warmup_share", "warmup_applications")),
+    )
+
+
+def _limits(schedule: ScheduleRecipe) -> Limits | None:
     match schedule.limits:
         case None:
             return None
         case "random":
             assert schedule.least_evaluations is not None
             assert schedule.most_evaluations is not None
-            return RandomLimits(schedule.least_evaluations, schedule.most_evaluations, seed)
+            return RandomLimits(schedule.least_evaluations, schedule.most_evaluations)
         case "growing":
             assert schedule.first_evaluations is not None
             assert schedule.last_evaluations is not None
             return GrowingLimits(schedule.first_evaluations, schedule.last_evaluations)
 
 
-def _jacobian(schedule: ScheduleRecipe, seed: int) -> JacobianPenalty | None:
+def _jacobian(schedule: ScheduleRecipe) -> JacobianPenalty | None:
     if schedule.jacobian_weight is None:
         return None
     probability = 1.0 if schedule.jacobian_probability is None else schedule.jacobian_probability
-    return JacobianPenalty(schedule.jacobian_weight, schedule.jacobian_last_weight, probability, seed)
+    return JacobianPenalty(schedule.jacobian_weight, schedule.jacobian_last_weight, probability)
 
 
 def _residual(schedule: ScheduleRecipe) -> ResidualPenalty | None:

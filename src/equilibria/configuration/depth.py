@@ -92,8 +92,8 @@ class SolverRecipe:
     forcing: Ratio | None = None
     """Residual of a step's linear equation relative to that of the map; for newton_krylov."""
     products: Products | None = None
-    """Exact Jacobian-vector products, or differences of the map; for newton_krylov; left out: exact for a trellis,
-    differences for all other cells, whose attention has no exact ones."""
+    """Exact Jacobian-vector products, or differences of the map; for newton_krylov; left out: exact where the
+    map has them, and differences where it has none, as fused attention."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,14 @@
 """The `[model]` section of a recipe: an embedding, a cell at a depth, and the layers around them; or a baseline."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from equilibria.cells.transformer_xl import NormPosition
 from equilibria.configuration.baseline import ENCODER_DECODER, BaselineRecipe, baseline_problems
-from equilibria.configuration.depth import DepthRecipe, SolverRecipe, depth_problems
+from equilibria.configuration.depth import DepthRecipe, depth_problems
 from equilibria.configuration.options import Options, foreign_options
 from equilibria.configuration.values import Count, Fraction, Layers, LayersOrNone, Natural, NonNegative, Positive
 from equilibria.nn.attention import Positions
@@ -187,8 +187,6 @@ def model_problems(model: ModelRecipe) -> Iterator[str]:
     yield from baseline_problems(model.baseline, False)
     yield from _cell_problems(model.cell, model.embedding.kind)
     yield from depth_problems(model.depth)
-    for name in ("solver", "eval_solver"):
-        yield from _product_problems(f"model.depth.{name}", getattr(model.depth, name), model.cell)
     if model.cell.kind not in EXPLICIT_CELLS:
         explicit = " and ".join(f'"{kind}"' for kind in EXPLICIT_CELLS)
         of_cell = f"has no form without injection, as cells of kind {explicit} have"
@@ -239,27 +237,3 @@ def _cell_problems(cell: CellRecipe, embedding: str) -> Iterator[str]:
     if cell.d_model % (2 * heads if rotary else heads):
         multiple = f"a multiple of {'twice ' if rotary else ''}model.cell.heads, {2 * heads if rotary else heads}"
         yield f"model.cell.d_model = {cell.d_model}: expected {multiple}"
-
-
-def solver_for(cell: CellRecipe, solver: SolverRecipe) -> SolverRecipe:
-    """The solver, with products of its Jacobian that the cell has where it does not say which.
-
-    Fused attention has no forward derivative, nor have the buffers of keys and values that a text is written with.
-    """
-    if solver.method == "newton_krylov" and solver.products is None and _attends(cell):
-        return replace(solver, products="differences")
-    return solver
-
-
-def _attends(cell: CellRecipe) -> bool:
-    return cell.kind != "trellis"
-
-
-def _product_problems(key: str, solver: SolverRecipe, cell: CellRecipe) -> Iterator[str]:
-    if solver.method != "newton_krylov" or not _attends(cell):
-        return
-    of_cell = f'the attention of a cell of kind "{cell.kind}" has no forward derivative'
-    if solver.products == "exact":
-        yield f'{key}.products = "exact": expected "differences": {of_cell}'
-    if solver.draft:
-        yield f"{key}.draft: differences of low-precision values are noise, and {of_cell}; leave it out"

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from equilibria.configuration.baseline import ENCODER_DECODER
 from equilibria.configuration.data import DataRecipe, data_problems
 from equilibria.configuration.distributed import DistributedRecipe
-from equilibria.configuration.model import ModelRecipe, model_problems, solver_for
+from equilibria.configuration.model import ModelRecipe, model_problems
 from equilibria.configuration.training import TrainingRecipe, training_problems
 
 LONGEST_NAME = 240
@@ -84,6 +84,6 @@ def _compilation_problems(recipe: Recipe) -> Iterator[str]:
         yield "training.compile is for a cell, and model.baseline has none"
     if depth.jacobian_penalty or depth.schedule.jacobian_weight:
         yield "training.compile: a Jacobian penalty needs second derivatives, which compiled code has not"
-    for solver in (solver_for(recipe.model.cell, given) for given in (depth.solver, depth.eval_solver)):
-        if solver.method == "newton_krylov" and solver.products != "differences":
+    for solver in (depth.solver, depth.eval_solver):
+        if solver.method == "newton_krylov" and solver.products == "exact":
             yield 'training.compile: exact products need forward mode, which compiled code has not; use "differences"'

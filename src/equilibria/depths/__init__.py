@@ -14,6 +14,7 @@ from equilibria.depths.schedule import (
     RandomLimits,
     ResidualPenalty,
 )
+from equilibria.depths.stack import Stack
 from equilibria.depths.unrolled import UnrolledDepth
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RandomLimits",
     "Reached",
     "ResidualPenalty",
+    "Stack",
     "UnrolledDepth",
     "joined",
 ]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.depths.base import Reached
+from equilibria.depths.base import Depth, Reached
 from equilibria.depths.exits import Evaluated, Exit, ExitOnResidual
 from equilibria.solvers import Solution, Status
 from equilibria.solvers.residual import relative_residual
@@ -50,7 +50,7 @@ class TokenMap(Protocol):
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Depth):
     """Iterate each token until a rule lets it go. It has no gradient.
 
     Args:
@@ -69,6 +69,7 @@ class Adaptive:
     tile: int = 64
     margin: float = 0.5
     confirm: bool = True
+    solves = True
 
     def __post_init__(self) -> None:
         for name in ("max_evaluations", "together", "tile"):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from equilibria.depths.base import Reached, check_states_every
+from equilibria.depths.base import Depth, Reached, check_states_every
+from equilibria.depths.schedule import DepthSchedule
+from equilibria.depths.unrolled import UnrolledDepth
 from equilibria.diagnostics import jacobian_penalty, residual_penalty
 from equilibria.fixed_point import fixed_point
-from equilibria.gradients import Gradient, Implicit, Phantom, Reversible, Unrolled
-from equilibria.solvers import Picard, Solution, Solver
+from equilibria.gradients import Gradient, Implicit, Phantom, ReuseInverse, Reversible, Unrolled
+from equilibria.solvers import Broyden, Picard, Solution, Solver
+
+RESIDUAL_PENALTY = 2.5
+"""The default weight of the residual penalty."""
 
 
 @dataclass(frozen=True)
-class Equilibrium:
+class Equilibrium(Depth):
     """Solve for the fixed point. What did not converge is reported in the solution, not raised.
 
     The default solvers are causal: their scope is `"prefix"`.
@@ -35,21 +40,48 @@ class Equilibrium:
             (Bai, Koltun and Kolter 2021, arXiv:2106.14342). It costs an evaluation and two passes back through it.
         states_every: in training, return what the solver had after every so many evaluations too, as far as it got,
             for auxiliary losses; each costs what the gradient costs. None for no states.
+        schedule: what changes over training; nothing when None.
     """
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
     gradient: Gradient = field(default_factory=lambda: Phantom(steps=7))
     eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
-    residual_penalty: float = 2.5
+    residual_penalty: float = RESIDUAL_PENALTY
     penalty_above: float = 0.0
     jacobian_penalty: float = 0.0
     states_every: int | None = None
+    schedule: DepthSchedule | None = None
+    solves = True
 
     def __post_init__(self) -> None:
         for name in ("residual_penalty", "penalty_above", "jacobian_penalty"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
         check_states_every(self.states_every)
+        if isinstance(self.gradient, ReuseInverse) and not isinstance(self.solver, Broyden):
+            name = type(self.solver).__name__
+            raise ValueError(f"the gradient ReuseInverse uses the pairs of a Broyden solver; found a {name}")
+        if self.schedule is not None:
+            for name, usual in (("residual", RESIDUAL_PENALTY), ("jacobian", 0.0)):
+                if getattr(self.schedule, name) is not None and getattr(self, f"{name}_penalty") != usual:
+                    raise ValueError(f"{name}_penalty has no use beside schedule.{name}; leave one of them out")
+
+    def at(self, step: int, steps: int, seed: int) -> Depth:
+        """As the schedule says: unrolled in the warm-up, and this equilibrium after it."""
+        schedule = self.schedule
+        if schedule is None:
+            return self
+        depth, warmup = self.steady(), schedule.warmup(steps)
+        if step < warmup:
+            return UnrolledDepth(schedule.warmup_applications)
+        step, steps = step - warmup, steps - warmup
+        if schedule.limits is not None:
+            depth = depth._limited(schedule.limits.at(step, steps, seed))
+        if schedule.jacobian is not None:
+            depth = replace(depth, jacobian_penalty=schedule.jacobian.at(step, steps, seed))
+        if schedule.residual is not None:
+            depth = replace(depth, residual_penalty=schedule.residual.at(step, steps))
+        return depth
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Solve `z = f(z)` from `z0`."""
@@ -60,6 +92,20 @@ class Equilibrium:
         solution = fixed_point(f, z0, solver, gradient, on_failure="ignore", iterates=iterates)
         states = tuple(solution.iterates[number] for number in sorted(solution.iterates))
         return Reached(solution.value, solution, self._penalty(f, solution) if learning else None, states)
+
+    def warmup(self, steps: int) -> int:
+        """As the schedule says."""
+        return 0 if self.schedule is None else self.schedule.warmup(steps)
+
+    def steady(self) -> Equilibrium:
+        """Without the schedule."""
+        return replace(self, schedule=None)
+
+    def _limited(self, limit: int) -> Equilibrium:
+        """With so many evaluations in training."""
+        if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
+            return replace(self, gradient=replace(self.gradient, steps=limit))
+        return replace(self, solver=replace(self.solver, max_evaluations=limit))
 
     def _iterates(self) -> range:
         """Numbers of the iterates that are wanted on the way."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equilibria.depths.base import Reached
+from equilibria.cells import Cell
+from equilibria.depths.base import Depth, Reached
 from equilibria.nn.positions import distance_embedding
 
 # Published code starts here: a position runs for two steps at first.
@@ -36,23 +37,29 @@ class Pondered:
     remainder_BL: Tensor
 
 
-class Halting(nn.Module):
+class Halting(nn.Module, Depth):
     """Apply the cell until each position has halted. Causal where the cell is, at every threshold.
 
     Sinusoids of the position in the segment (`P`) and of the step (`T`) are added before every application; the cell
     sees a memory without them.
 
     Args:
-        features: of the state, an even number.
+        features: of the state, an even number; None for those of the cell that it arranges.
         max_steps: applications at most; what has not halted by then halts.
         threshold: sum of the probabilities at which a position halts, `0 < threshold ≤ 1`.
         ponder_weight: weight, in the training loss, of the mean ponder cost.
     """
 
-    def __init__(self, features: int, max_steps: int = 8, threshold: float = 0.99, ponder_weight: float = 1e-3) -> None:
+    halt: nn.Linear
+
+    def __init__(
+        self,
+        features: int | None = None,
+        max_steps: int = 8,
+        threshold: float = 0.99,
+        ponder_weight: float = 1e-3,
+    ) -> None:
         super().__init__()
-        if features < 2 or features % 2:
-            raise ValueError(f"features must be even, found {features}")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, found {max_steps}")
         if not 0 < threshold <= 1:
@@ -60,8 +67,8 @@ class Halting(nn.Module):
         if not ponder_weight >= 0:
             raise ValueError(f"ponder_weight must be at least 0, found {ponder_weight}")
         self.max_steps, self.threshold, self.ponder_weight = max_steps, threshold, ponder_weight
-        self.halt = nn.Linear(features, 1)
-        nn.init.constant_(self.halt.bias, _HALTING_BIAS)
+        if features is not None:
+            self.halt = _halt(features)
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Apply `f` from `z0`; the penalty is the weighted ponder cost."""
@@ -71,8 +78,21 @@ class Halting(nn.Module):
             penalty = self.ponder_weight * (pondered.steps_BL + pondered.remainder_BL).mean()
         return Reached(pondered.state_BLD, penalty=penalty)
 
+    def arrange(self, make: Callable[[bool], Cell]) -> Cell:
+        """A cell that starts from the input, which is not injected again."""
+        cell = make(False)
+        if not hasattr(self, "halt"):
+            self.halt = _halt(cell.d_model)
+        return cell
+
     def ponder(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> Pondered:
-        """The weighted state of `f` from `z0`, with the steps and the remainder of every position."""
+        """The weighted state of `f` from `z0`, with the steps and the remainder of every position.
+
+        Raises:
+            ValueError: it has neither been given features nor arranged a cell.
+        """
+        if not hasattr(self, "halt"):
+            raise ValueError("Halting has no features yet; give features, those of the state")
         length = z0.shape[1]
         sinusoids = distance_embedding(max(length, self.max_steps + 1), z0.shape[-1], z0).flip(0)
         positions_LD = sinusoids[:length]
@@ -96,3 +116,11 @@ class Halting(nn.Module):
             if not bool(running_BL.any()):
                 break  # further steps would change nothing
         return Pondered(mean_BLD, steps_BL, remainder_BL)
+
+
+def _halt(features: int) -> nn.Linear:
+    if features < 2 or features % 2:
+        raise ValueError(f"features must be even, found {features}")
+    halt = nn.Linear(features, 1)
+    nn.init.constant_(halt.bias, _HALTING_BIAS)
+    return halt

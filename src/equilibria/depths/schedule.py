@@ -1,4 +1,4 @@
-"""How a depth changes over training: a frozen object that knows the depth of every step from the step's number alone.
+"""How a depth changes over training: frozen objects that know all of every step from the step's number alone.
 
 Nothing is carried from step to step and nothing is drawn from the generators of training, so a run that was
 interrupted goes on with the depths it would have had.
@@ -7,19 +7,14 @@ interrupted goes on with the depths it would have had.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Protocol
-
-from equilibria.depths.base import Depth
-from equilibria.depths.equilibrium import Equilibrium
-from equilibria.depths.unrolled import UnrolledDepth
-from equilibria.gradients import Reversible, Unrolled
 
 
 class Limits(Protocol):
     """How many evaluations a step may use."""
 
-    def at(self, step: int, steps: int) -> int:
+    def at(self, step: int, steps: int, seed: int) -> int:
         """The limit of step `step` of `steps`, counted from 0."""
         ...
 
@@ -31,20 +26,18 @@ class RandomLimits:
     Args:
         least: smallest limit, at least 1.
         most: largest.
-        seed: of the draws.
     """
 
     least: int
     most: int
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
             raise ValueError(f"limits need 1 <= least <= most, found least {self.least} and most {self.most}")
 
-    def at(self, step: int, steps: int) -> int:
+    def at(self, step: int, steps: int, seed: int) -> int:
         """Drawn from the seed and the step."""
-        return random.Random(f"limit {self.seed} {step}").randint(self.least, self.most)
+        return random.Random(f"limit {seed} {step}").randint(self.least, self.most)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class GrowingLimits:
         if min(self.first, self.last) < 1:
             raise ValueError(f"limits are at least 1, found first {self.first} and last {self.last}")
 
-    def at(self, step: int, steps: int) -> int:
+    def at(self, step: int, steps: int, seed: int) -> int:
         """The nearest whole number."""
         return round(self.first + (self.last - self.first) * _progress(step, steps))
 
@@ -77,22 +70,20 @@ class JacobianPenalty:
         weight: in the first step.
         last_weight: in the last step, straight from the first; `weight` throughout when None.
         probability: share of the steps that are penalised, `0 < probability ≤ 1`; the weight is not scaled up for it.
-        seed: of the draws.
     """
 
     weight: float
     last_weight: float | None = None
     probability: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         _check_weights(self.weight, self.last_weight)
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must be above 0 and at most 1, found {self.probability}")
 
-    def at(self, step: int, steps: int) -> float:
+    def at(self, step: int, steps: int, seed: int) -> float:
         """The weight in this step, 0 where it is not penalised."""
-        if random.Random(f"jacobian {self.seed} {step}").random() >= self.probability:
+        if random.Random(f"jacobian {seed} {step}").random() >= self.probability:
             return 0.0
         return _straight(self.weight, self.last_weight, step, steps)
 
@@ -120,24 +111,25 @@ class ResidualPenalty:
 
 @dataclass(frozen=True)
 class DepthSchedule:
-    """The depth of each training step: a shallow unrolled network at first, then an equilibrium, and what varies of it.
+    """How an equilibrium changes over training: a shallow unrolled network at first, then what varies of it.
 
     Evaluation is at the depth of the step before it: unrolled during the warm-up, then by the equilibrium's own
     `eval_solver`, which nothing here changes.
 
     Args:
-        depth: the equilibrium.
-        warmup_steps: steps at the depth `warmup` before the first at `depth`; the papers' pre-training.
-        warmup: of those steps.
+        warmup_steps: steps at first in which the cell is applied a fixed number of times instead; the papers'
+            pre-training.
+        warmup_share: the same as a share of all steps, which leaves at least one unless it is 1.
+        warmup_applications: that number.
         limits: of evaluations after the warm-up: of the training solver, or of the `steps` of an `Unrolled` or
-            `Reversible` gradient, which does not solve. As `depth` says when None.
-        jacobian: penalty after the warm-up; as `depth` says when None.
-        residual: penalty after the warm-up; as `depth` says when None.
+            `Reversible` gradient, which does not solve. As the depth says when None.
+        jacobian: penalty after the warm-up; as the depth says when None.
+        residual: penalty after the warm-up; as the depth says when None.
     """
 
-    depth: Equilibrium
     warmup_steps: int = 0
-    warmup: UnrolledDepth = field(default_factory=lambda: UnrolledDepth(applications=2))
+    warmup_share: float | None = None
+    warmup_applications: int = 2
     limits: Limits | None = None
     jacobian: JacobianPenalty | None = None
     residual: ResidualPenalty | None = None
@@ -145,27 +137,19 @@ class DepthSchedule:
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must be at least 0, found {self.warmup_steps}")
+        if self.warmup_share is not None and not 0 < self.warmup_share <= 1:
+            raise ValueError(f"warmup_share must be above 0 and at most 1, found {self.warmup_share}")
+        if self.warmup_share is not None and self.warmup_steps:
+            raise ValueError("warmup_share has no use beside warmup_steps; leave one of them out")
+        if self.warmup_applications < 1:
+            raise ValueError(f"warmup_applications must be at least 1, found {self.warmup_applications}")
 
-    def at(self, step: int, steps: int) -> Depth:
-        """The depth of step `step` of `steps`, counted from 0."""
-        if step < self.warmup_steps:
-            return self.warmup
-        step, steps = step - self.warmup_steps, steps - self.warmup_steps
-        depth = self.depth
-        if self.limits is not None:
-            depth = _limited(depth, self.limits.at(step, steps))
-        if self.jacobian is not None:
-            depth = replace(depth, jacobian_penalty=self.jacobian.at(step, steps))
-        if self.residual is not None:
-            depth = replace(depth, residual_penalty=self.residual.at(step, steps))
-        return depth
-
-
-def _limited(depth: Equilibrium, limit: int) -> Equilibrium:
-    """The depth with so many evaluations in training."""
-    if isinstance(depth.gradient, Unrolled | Reversible) and depth.gradient.steps is not None:
-        return replace(depth, gradient=replace(depth.gradient, steps=limit))
-    return replace(depth, solver=replace(depth.solver, max_evaluations=limit))
+    def warmup(self, steps: int) -> int:
+        """How many of so many steps are the warm-up."""
+        if self.warmup_share is None:
+            return self.warmup_steps
+        share = round(self.warmup_share * steps)
+        return share if self.warmup_share == 1 else min(share, steps - 1)
 
 
 def _check_weights(weight: float, last_weight: float | None) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from equilibria.depths.base import Reached, check_states_every
+from equilibria.depths.base import Depth, Reached, check_states_every
 
 
 @dataclass(frozen=True)
-class UnrolledDepth:
+class UnrolledDepth(Depth):
     """Apply the cell a fixed number of times. There is no solution to report.
 
     Args:
@@ -30,6 +30,11 @@ class UnrolledDepth:
         if self.applications < 1:
             raise ValueError(f"applications must be at least 1, found {self.applications}")
         check_states_every(self.states_every)
+
+    @property
+    def cache_parts(self) -> int:
+        """One for each application."""
+        return self.applications
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """`f` applied `applications` times to `z0`."""

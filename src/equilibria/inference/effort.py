@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from equilibria.depths import Adaptive, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
+from equilibria.depths import Adaptive, Depth, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.solvers import Solver
@@ -45,14 +44,14 @@ class Effort:
             raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}")
 
 
-def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
-    """The same model, with the same weights, at that effort; the one given stays as it is.
+def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
+    """The depth that a model is called with at that effort; None for its own.
 
     Raises:
         UserError: it is another than the recipe's, and the model has no solver or cannot let its tokens leave so.
     """
     if effort == Effort():
-        return model
+        return None
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         raise UserError(
             "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
@@ -62,13 +61,10 @@ def with_effort(model: TokenModel, effort: Effort) -> TokenModel:
         _check_leaving(model, effort.leave, solver)
     if effort.max_evaluations is not None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
-    limited = copy(model)
     if effort.leave is None:
-        limited.depth = replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
-    else:
-        most = solver.max_evaluations
-        limited.depth = Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
-    return limited
+        return replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
+    most = solver.max_evaluations
+    return Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
 
 
 def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None:

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Protocol, TypeVar, overload
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch import Tensor
 from equilibria.data.batching import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.data.task import Readable
+from equilibria.depths import Depth
 from equilibria.diagnostics.evaluation_mode import evaluating
 from equilibria.errors import UserError
-from equilibria.models import LanguageModel, TokenModel
+from equilibria.models import LanguageModel, Output, TokenModel
 from equilibria.solvers import Solution, Status
 
 T = TypeVar("T")
@@ -128,6 +129,7 @@ def evaluate(
     memory_length: int | None = None,
     max_tokens: int | None = None,
     team: Team | None = None,
+    depth: Depth | None = None,
 ) -> TextEvaluation: ...
 
 
@@ -140,6 +142,7 @@ def evaluate(
     memory_length: int | None = None,
     max_tokens: int | None = None,
     team: Team | None = None,
+    depth: Depth | None = None,
 ) -> Evaluation: ...
 
 
@@ -151,10 +154,11 @@ def evaluate(
     memory_length: int | None = None,
     max_tokens: int | None = None,
     team: Team | None = None,
+    depth: Depth | None = None,
 ) -> Evaluation:
     """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
-    The model is left as it was found (mode and memory length), and no random number is drawn.
+    The model is left in the mode it was found in, and no random number is drawn.
 
     Args:
         model: on any device.
@@ -164,11 +168,13 @@ def evaluate(
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
         max_tokens: read only so many tokens, from the start; None reads all.
         team: processes that all call this with the same model, and all get the result; None for this one alone.
+        depth: at which it reads; None for the model's own.
 
     Raises:
         UserError: a size is not positive, or there is no token to predict.
     """
-    result = evaluate_segments(model, split.segments(batch_size, segment_length, max_tokens), memory_length, team)
+    segments = split.segments(batch_size, segment_length, max_tokens)
+    result = evaluate_segments(model, segments, memory_length, team, depth)
     return _of_text(result, split) if isinstance(split, EncodedSplit) else result
 
 
@@ -186,25 +192,32 @@ def _of_text(result: Evaluation, split: EncodedSplit) -> TextEvaluation:
 
 
 def evaluate_segments(
-    model: TokenModel, segments: Iterable[Segment], memory_length: int | None = None, team: Team | None = None
+    model: TokenModel,
+    segments: Iterable[Segment],
+    memory_length: int | None = None,
+    team: Team | None = None,
+    depth: Depth | None = None,
 ) -> Evaluation:
     """Predicts the targets of segments in their order, and measures loss and convergence.
 
-    The model is left as it was found (mode and memory length), and no random number is drawn.
+    The model is left in the mode it was found in, and no random number is drawn.
 
     Args:
         model: on any device.
         segments: read once; memory flows from one to the next unless that one starts anew.
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
         team: processes that all call this with the same model, and all get the result; None for this one alone.
+        depth: at which it reads; None for the model's own.
 
     Raises:
         UserError: the memory length is negative, or there is no token to predict.
     """
     tally = _Tally()
     start = time.perf_counter()
-    with _evaluating(model, memory_length), torch.no_grad():
-        _read(model, segments if team is None else _own(segments, team), tally)
+    _check_memory_length(model, memory_length)
+    read = partial(model, depth=depth, memory_length=memory_length)
+    with evaluating(model), torch.no_grad():
+        _read(read, next(model.parameters()).device, segments if team is None else _own(segments, team), tally)
     if team is not None:
         tally = sum(team.gather(tally), _Tally())
     if not tally.tokens:
@@ -212,12 +225,11 @@ def evaluate_segments(
     return tally.evaluation(time.perf_counter() - start)
 
 
-def _read(model: TokenModel, segments: Iterable[Segment], tally: "_Tally") -> None:
-    device = next(model.parameters()).device
+def _read(read: Callable[..., Output], device: torch.device, segments: Iterable[Segment], tally: "_Tally") -> None:
     memory = None
     for segment in segments:
         memory = None if segment.starts else memory
-        output = model(segment.inputs.to(device), segment.targets.to(device), memory)
+        output = read(segment.inputs.to(device), segment.targets.to(device), memory)
         memory = output.memory
         tally.add(output.loss, output.solution, segment.targets != NO_TARGET)
         if segment.answers is not None:
@@ -236,24 +248,14 @@ def _own(segments: Iterable[Segment], team: Team) -> Iterator[Segment]:
             yield Segment(segment.inputs[own], segment.targets[own], segment.starts, answers)
 
 
-@contextmanager
-def _evaluating(model: TokenModel, memory_length: int | None) -> Iterator[None]:
-    """Evaluation mode and the memory length asked for, both put back afterwards."""
-    own_length = model.memory_length
-    if memory_length is not None:
-        if memory_length < 0:
-            raise UserError(f"the memory length must be at least 0, found {memory_length}")
-        if memory_length == 0 and isinstance(model, LanguageModel) and model.chunk_length is not None:
-            raise UserError(
-                f"a memory length of 0: this model solves chunks of {model.chunk_length} tokens, which see each other "
-                f"through the memory; give at least 1"
-            )
-        model.memory_length = memory_length
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        model.memory_length = own_length
+def _check_memory_length(model: TokenModel, memory_length: int | None) -> None:
+    if memory_length is not None and memory_length < 0:
+        raise UserError(f"the memory length must be at least 0, found {memory_length}")
+    if memory_length == 0 and isinstance(model, LanguageModel) and model.chunk_length is not None:
+        raise UserError(
+            f"a memory length of 0: this model solves chunks of {model.chunk_length} tokens, which see each other "
+            f"through the memory; give at least 1"
+        )
 
 
 class _Tally:

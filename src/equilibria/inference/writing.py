@@ -1,12 +1,7 @@
-"""Texts that are written together, token after token: each may join and leave at any time.
-
-A prompt is read alone, once for all texts that go on from it; then all texts are decoded in one batch. A text has its
-own sampling, random numbers and end, so that what is written does not depend on what is written beside it.
-"""
+"""Texts that are written together: what `models.decoding` draws, as text, to the end that each has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,9 +9,9 @@ import torch
 from torch import Tensor
 
 from equilibria.data.tokenizers import Tokenizer
+from equilibria.depths import Depth
 from equilibria.inference.text_stream import TextStream, check_stops
-from equilibria.models import TokenModel
-from equilibria.models.continuation import Continuation
+from equilibria.models import Decoder, Drawn, TokenModel
 from equilibria.models.sampling import Drawer, Sampling
 
 FinishReason = Literal["length", "stop", "end"]
@@ -138,22 +133,24 @@ Written = list[tuple[Text, Piece]]
 
 
 class Writer:
-    """Decodes texts together.
+    """Writes texts together.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
         window: tokens that each prediction sees at most.
+        depth: the model's own when None.
     """
 
-    def __init__(self, model: TokenModel, tokenizer: Tokenizer, window: int) -> None:
-        self._model, self._tokenizer, self._window = model, tokenizer, window
-        self._parts: list[tuple[Continuation, list[Text | None]]] = []
+    def __init__(self, model: TokenModel, tokenizer: Tokenizer, window: int, depth: Depth | None = None) -> None:
+        self._model, self._tokenizer, self._depth = model, tokenizer, depth
+        self._decoder = Decoder(model, window, depth)
+        self._texts: dict[Drawer, Text] = {}
 
     @property
     def texts(self) -> list[Text]:
         """Those that go on."""
-        return [text for _, texts in self._parts for text in texts if text is not None]
+        return [*self._texts.values()]
 
     def join(self, order: Order) -> Written:
         """Reads a prompt and draws the first token of its texts.
@@ -161,32 +158,20 @@ class Writer:
         Raises:
             ValueError: a token is outside the vocabulary, or the logits are not finite. The other texts go on.
         """
-        where = self._model.begin(torch.tensor([order.prompt]), self._window)
         size = self._model.embedding.vocabulary_size
-        texts = [Text(order, copy, self._tokenizer, size) for copy in range(order.copies)]
-        copies: list[Text | None] = [*texts]
-        self._parts.append((where, copies))
-        zeros = torch.zeros(len(texts), dtype=torch.long)
-        try:
-            return self._draw(texts, where.logits_BV[zeros], _last(where, zeros))
-        except Exception:
-            self._parts.pop()
-            raise
+        texts = {text.drawer: text for text in (Text(order, n, self._tokenizer, size) for n in range(order.copies))}
+        drawn = self._decoder.join(torch.tensor([order.prompt]), [*texts])
+        self._texts |= texts
+        return self._written(drawn)
 
     def step(self) -> Written:
         """One more token of every text."""
-        where, texts = self._together()
-        if where is None:
-            return []
-        where = where.read(torch.tensor([text.tokens[-1] for text in texts]))
-        self._parts = [(where, [*texts])]
-        return self._draw(texts, where.logits_BV, _last(where, torch.arange(len(texts))))
+        return self._written(self._decoder.step()) if self._texts else []
 
     def leave(self, text: Text) -> None:
         """A text ends here, whatever else was wanted of it."""
-        for _, texts in self._parts:
-            if text in texts:
-                texts[texts.index(text)] = None
+        if self._texts.pop(text.drawer, None) is not None:
+            self._decoder.leave(text.drawer)
 
     def likelihoods(self, order: Order) -> list[Likelihood]:
         """Of every token of a prompt but the first."""
@@ -194,49 +179,24 @@ class Writer:
         if tokens_1L.shape[1] == 1:
             return []
         with torch.no_grad():
-            logits_LV = self._model(tokens_1L[:, :-1]).logits[0]
+            logits_LV = self._model(tokens_1L[:, :-1], depth=self._depth).logits[0]
         return [
             _likelihood(row_V, token, order.top or 0)
             for row_V, token in zip(logits_LV.log_softmax(-1), order.prompt[1:], strict=True)
         ]
 
-    def _together(self) -> tuple[Continuation | None, list[Text]]:
-        """All texts that go on, as the rows of one continuation."""
-        chosen, texts = [], []
-        for where, those in self._parts:
-            rows = [number for number, text in enumerate(those) if text is not None]
-            if rows:
-                # Until they are parted, the copies of a text are one row.
-                several = len(where.logits_BV) == len(those)
-                chosen.append((where, torch.tensor(rows if several else [0] * len(rows))))
-                texts += [text for text in those if text is not None]
-        if not chosen:
-            self._parts = []
-            return None, []
-        (where, rows), *others = chosen
-        if others or len(rows) != len(where.logits_BV):
-            where = where.gathered(chosen)
-        return where, texts
-
-    def _draw(self, texts: list[Text], logits_BV: Tensor, evaluations: Sequence[int | None]) -> Written:
-        tokens = Drawer.draw([text.drawer for text in texts], logits_BV)
+    def _written(self, drawn: Drawn) -> Written:
+        evaluations = None if drawn.evaluations_BL is None else drawn.evaluations_BL[:, -1].tolist()
         written = []
-        for row, (text, token) in enumerate(zip(texts, tokens, strict=True)):
-            likelihood = None
+        for row, (drawer, token) in enumerate(zip(drawn.drawers, drawn.token_B.tolist(), strict=True)):
+            text, likelihood = self._texts[drawer], None
             if text.order.top is not None:
-                likelihood = _likelihood(logits_BV[row].log_softmax(-1), token, text.order.top)
-            piece = text.take(token, evaluations[row], likelihood)
+                likelihood = _likelihood(drawn.logits_BV[row].log_softmax(-1), token, text.order.top)
+            piece = text.take(token, None if evaluations is None else evaluations[row], likelihood)
             if piece.finish is not None:
                 self.leave(text)
             written.append((text, piece))
         return written
-
-
-def _last(where: Continuation, rows: Tensor) -> Sequence[int | None]:
-    """Evaluations of the token that each row read last."""
-    if where.evaluations_BL is None:
-        return [None] * len(rows)
-    return where.evaluations_BL[rows, -1].tolist()
 
 
 def _likelihood(logprobs_V: Tensor, token: int, top: int) -> Likelihood:

@@ -8,7 +8,7 @@ import copy
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from equilibria.depths import Depth, Equilibrium, Reached, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, Reached, Stack, UnrolledDepth
 from equilibria.durable import replaced_file
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
@@ -34,7 +34,7 @@ _EXAMPLE = (2, 3)  # rows and tokens that the program is traced with; 1 would be
 
 
 @dataclass(frozen=True)
-class FixedBudget:
+class FixedBudget(Depth):
     """A depth of exactly so many evaluations, the steps of a solver between them, whatever the residuals are.
 
     The state is what the last step leads to: with `Picard()` that of the cell applied so many times.
@@ -66,18 +66,18 @@ class FixedBudget:
         return Reached(packing.unpack(z))
 
 
-_Exported = Equilibrium | UnrolledDepth | FixedBudget
+_Exported = Equilibrium | UnrolledDepth | Stack
 
 
 class SolvedLogits(nn.Module):
-    """`forward(tokens)`: the logits `(B, L, V)` of a text `(B, L)` without anything before it."""
+    """`forward(tokens)`: the logits `(B, L, V)` of a text `(B, L)` without anything before it, at a depth."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, depth: Depth) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._depth = model, depth
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model(tokens).logits
+        return self.model(tokens, depth=self._depth, memory_length=0).logits
 
 
 class OneEvaluation(nn.Module):
@@ -93,16 +93,14 @@ class OneEvaluation(nn.Module):
         inputs_BLD = self.model.embedding(tokens) * cell.d_model**0.5
         if prelude is None:
             return inputs_BLD
-        start = prelude.initial_state(inputs_BLD)
-        return prelude.readout(prelude(start, prelude.context(inputs_BLD, None)))
+        return prelude.readout(prelude.bind(inputs_BLD)(prelude.initial_state(inputs_BLD)))
 
     def forward(self, state: Tensor, tokens: Tensor) -> Tensor:
-        cell = self.model.cell
-        return cell(state, cell.context(self.inputs(tokens), None))
+        return self.model.cell.bind(self.inputs(tokens))(state)
 
 
-def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> LanguageModel:
-    """The same model, in evaluation mode and on the same weights, at a depth of a fixed budget and without a memory.
+def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
+    """The depth of a fixed budget that a model is exported at.
 
     Args:
         model: a language model at an equilibrium or of unrolled applications.
@@ -111,34 +109,23 @@ def with_fixed_budget(model: TokenModel, evaluations: int | None = None) -> Lang
     Raises:
         UserError: it is another kind of model, or its solver has no fixed budget.
     """
-    fixed = _without_memory(model)
-    fixed.depth = _budget(fixed.depth, evaluations)
-    return fixed
+    depth = _exported(model).depth
+    if isinstance(depth, Equilibrium):
+        try:
+            return FixedBudget(depth.eval_solver, evaluations or depth.eval_solver.max_evaluations)
+        except ValueError as problem:
+            raise UserError(f"model.depth.eval_solver: {problem}") from problem
+    applications = depth.applications if isinstance(depth, UnrolledDepth) else 1
+    return UnrolledDepth(evaluations or applications)
 
 
-def _without_memory(model: TokenModel) -> LanguageModel:
-    """The same model, likewise, at its own depth."""
+def _exported(model: TokenModel) -> LanguageModel:
+    """The model, if it can be exported."""
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
         raise UserError("this model has no cell that is solved or applied a fixed number of times; it is not exported")
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
-    # Modules of its own, whose mode may change, that share their tensors with the model's.
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared).eval()
-    copied.memory_length = 0
-    return copied
-
-
-def _budget(depth: Depth, evaluations: int | None) -> Depth:
-    if isinstance(depth, FixedBudget):
-        return replace(depth, evaluations=evaluations or depth.evaluations)
-    if isinstance(depth, UnrolledDepth):
-        return replace(depth, applications=evaluations or depth.applications)
-    assert isinstance(depth, Equilibrium)
-    try:
-        return FixedBudget(depth.eval_solver, evaluations or depth.eval_solver.max_evaluations)
-    except ValueError as problem:
-        raise UserError(f"model.depth.eval_solver: {problem}") from problem
+    return model
 
 
 @torch.no_grad()
@@ -148,22 +135,24 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
     Args:
         model: the model.
         part: `"solve"`, from tokens to logits, or `"evaluation"`, from a state and tokens to the next state.
-        evaluations: of a solve; None as for `with_fixed_budget`.
+        evaluations: of a solve; None as for `fixed_depth`.
 
     Raises:
-        UserError: as for `with_fixed_budget`, but that one evaluation needs no solver; evaluations are asked for where
+        UserError: as for `fixed_depth`, but that one evaluation needs no solver; evaluations are asked for where
             there is one.
     """
     if part == "evaluation" and evaluations is not None:
         raise UserError('the part "evaluation" is one evaluation; leave the number of evaluations out')
-    whole = with_fixed_budget(model, evaluations) if part == "solve" else _without_memory(model)
+    depth = fixed_depth(model, evaluations) if part == "solve" else None
     # What asks for a gradient would be refused by a program that was traced without, unless its caller asks for none.
-    fixed = copy.deepcopy(whole).requires_grad_(False)
+    fixed = copy.deepcopy(_exported(model)).eval().requires_grad_(False)
     batch, length = Dim("batch", min=1), Dim("length", min=1)
     tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
     shape = {0: batch, 1: length}
-    if part == "solve":
-        return torch.export.export(SolvedLogits(fixed), (tokens,), dynamic_shapes={"tokens": shape}, strict=False)
+    if depth is not None:
+        return torch.export.export(
+            SolvedLogits(fixed, depth), (tokens,), dynamic_shapes={"tokens": shape}, strict=False
+        )
     module = OneEvaluation(fixed)
     state = fixed.cell.initial_state(module.inputs(tokens))
     shapes = {"state": shape, "tokens": shape}

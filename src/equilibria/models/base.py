@@ -12,56 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
+from equilibria.depths import Depth
 from equilibria.diagnostics.evaluation_mode import evaluating
-from equilibria.models.continuation import CachedContinuation, Continuation, FreshContinuation
+from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, Drawn, FreshContinuation, Step
 from equilibria.models.sampling import Drawer, Sampling
 from equilibria.nn import TokenEmbedding
 from equilibria.solvers import Solution
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a model makes of tokens that follow those in a cache.
-
-    Attributes:
-        hidden_BLD: final states of the tokens.
-        embedding: turns them into logits.
-        cache: what to go on with.
-        solution: the solve and its statistics; None for explicit depths.
-    """
-
-    hidden_BLD: Tensor
-    embedding: TokenEmbedding
-    cache: Cache | Memory
-    solution: Solution | None = None
-
-    @cached_property
-    def logits_BV(self) -> Tensor:
-        """Of the token after the last one."""
-        with torch.no_grad():
-            return self.embedding.logits(self.hidden_BLD[:, -1])
-
-    @property
-    def evaluations_BL(self) -> Tensor | None:
-        """Evaluations after which each token had converged, or all that were spent; None for explicit depths."""
-        if self.solution is None:
-            return None
-        groups = self.solution.group_evaluations
-        return (groups if groups.dim() == 2 else groups.unsqueeze(1)).expand(self.hidden_BLD.shape[:2])
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A token of each row.
-
-    Attributes:
-        token_B: their ids.
-        evaluations_BL: of the tokens that were read since the draw before (at first the prompt); the last one's
-            state is what this token was drawn from. None for explicit depths.
-    """
-
-    token_B: Tensor
-    evaluations_BL: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -95,28 +51,39 @@ class TokenModel(nn.Module, ABC):
 
     Attributes:
         embedding: of the tokens, and their softmax.
-        memory_length: how much a segment hands to the next; 0 for nothing.
+        memory_length: how much a segment hands to the next unless a call says otherwise; 0 for nothing.
     """
 
     embedding: TokenEmbedding
     memory_length: int
 
     @abstractmethod
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        targets: Tensor | None = None,
+        memory: Memory | Cache | None = None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Output:
         """One segment.
 
         Args:
             tokens_BL: token ids, `(B, L)` integers.
             targets: next tokens `(B, L)`; -100 where there is none.
             memory: what the segment before returned.
+            depth: of this call; the model's own when None. The same goes for all calls that take one.
+            memory_length: of this call; the model's own when None.
 
         Raises:
-            ValueError: a token id outside the vocabulary, or a memory of another model.
+            ValueError: a token id outside the vocabulary, a memory of another model, or a depth for a model that has
+                none.
         """
 
-    @property
-    def decodes(self) -> bool:
+    def decodes(self, depth: Depth | None = None) -> bool:
         """Whether the model can go on from a cache; `generate` solves everything afresh for each token otherwise."""
+        del depth
         return False
 
     def prefill(
@@ -125,6 +92,8 @@ class TokenModel(nn.Module, ABC):
         padding_B: Tensor | None = None,
         limit: int | None = None,
         chunk_length: int | None = None,
+        *,
+        depth: Depth | None = None,
     ) -> Step:
         """Read a prompt into a new cache. In evaluation mode, without gradients.
 
@@ -135,13 +104,14 @@ class TokenModel(nn.Module, ABC):
             limit: earlier tokens that a token sees at most; with chunks, those before its chunk, as a memory's length.
                 None for all.
             chunk_length: tokens that are solved together; None for all.
+            depth: of this call.
 
         Raises:
             ValueError: the model cannot decode, is in training mode, or the tokens are none of its own.
         """
         raise ValueError(self._no_cache)
 
-    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step:
         """Read further tokens, `(B, L)`, or one of each row `(B,)`; only they are solved.
 
         The cache is used up: go on with that of the step.
@@ -169,6 +139,7 @@ class TokenModel(nn.Module, ABC):
         padding_B: Tensor | None = None,
         *,
         sampling: Sampling | None = None,
+        depth: Depth | None = None,
     ) -> Tensor:
         """Continue `tokens_BL` `(B, L ≥ 1)` by sampling; returns prompt and continuation `(B, L + max_new_tokens)`.
 
@@ -184,6 +155,7 @@ class TokenModel(nn.Module, ABC):
             on_token: called with each new token `(B,)`, for streaming.
             padding_B: tokens at the left of each row that are padding.
             sampling: how to draw, with all that there is; in place of temperature, top_k and top_p.
+            depth: of this call.
 
         Raises:
             ValueError: there is no token to start from, no window, or fewer than no tokens to add.
@@ -193,7 +165,7 @@ class TokenModel(nn.Module, ABC):
         sampling = sampling or Sampling(temperature, top_k, top_p)
         written = [tokens_BL]
         with evaluating(self):
-            for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B), max_new_tokens):
+            for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B, depth=depth), max_new_tokens):
                 written.append(drawn.token_B.unsqueeze(1))
                 if on_token is not None:
                     on_token(drawn.token_B)
@@ -206,24 +178,27 @@ class TokenModel(nn.Module, ABC):
         seed: int | None = None,
         window: int = 256,
         padding_B: Tensor | None = None,
+        *,
+        depth: Depth | None = None,
     ) -> Iterator[Drawn]:
         """What `generate` draws, token after token, without end. In evaluation mode.
 
         Raises:
             ValueError: there is no token to start from, or no window.
         """
-        where = self.begin(tokens_BL, window, padding_B)
+        decoder = Decoder(self, window, depth)
         padding = [0] * len(tokens_BL) if padding_B is None else padding_B.tolist()
         drawers = [
             Drawer(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
             for row, (tokens, gap) in enumerate(zip(tokens_BL.tolist(), padding, strict=True))
         ]
+        yield decoder.join(tokens_BL, drawers, padding_B)
         while True:
-            token_B = torch.tensor(Drawer.draw(drawers, where.logits_BV), device=tokens_BL.device)
-            yield Drawn(token_B, where.evaluations_BL)
-            where = where.read(token_B)
+            yield decoder.step()
 
-    def begin(self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None) -> Continuation:
+    def begin(
+        self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
+    ) -> Continuation:
         """Read prompts, to go on from there; in evaluation mode. The arguments are those of `generate`.
 
         Raises:
@@ -233,17 +208,18 @@ class TokenModel(nn.Module, ABC):
             raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
         if window < 1:
             raise ValueError(f"window must be at least 1, found {window}")
-        if self.decodes:
+        if self.decodes(depth):
             cut = max(0, tokens_BL.shape[1] - window)
             padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
-            return CachedContinuation.after(self, self.prefill(tokens_BL[:, cut:], padding_B, limit=window - 1))
+            step = self.prefill(tokens_BL[:, cut:], padding_B, limit=window - 1, depth=depth)
+            return CachedContinuation.after(self, depth, step)
         if padding_B is not None and bool(padding_B.any()):
             raise ValueError("only a model that decodes from a cache takes padding; give prompts of one length")
-        return FreshContinuation.of(self, window, [(tokens_BL, tokens_BL[:, :0])])
+        return FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
 
-    def _check_decoding(self, tokens_BL: Tensor) -> None:
+    def _check_decoding(self, tokens_BL: Tensor, depth: Depth | None) -> None:
         """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""
-        if not self.decodes:
+        if not self.decodes(depth):
             raise ValueError(self._no_cache)
         self._check_mode()
         if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
@@ -254,9 +230,14 @@ class TokenModel(nn.Module, ABC):
         if self.training:
             raise ValueError("a cache is for evaluation mode; call model.eval() first")
 
-    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:
+    def _check_depthless(self, depth: Depth | None) -> None:
+        """Raises ValueError for a depth, in a model that has none to choose."""
+        if depth is not None:
+            raise ValueError(f"a {type(self).__name__} has no depth to choose; leave depth out")
+
+    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None) -> Tensor:
         """The state `(B, D)` that predicts the token after those written so far."""
-        return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:]).hidden[:, -1]
+        return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:], depth=depth).hidden[:, -1]
 
     def loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
         """The mean negative log-likelihood of the targets, in nats, given final states."""

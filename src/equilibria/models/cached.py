@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +24,7 @@ class CachedMap:
 
     def __init__(
         self,
-        cell: Cell[Any],
+        cell: Cell,
         inputs_BLD: Tensor,
         views: Sequence[CacheView],
         present_BL1: Tensor | None,
@@ -36,7 +34,7 @@ class CachedMap:
         self.cell = cell
         self.inputs_BLD = inputs_BLD if present_BL1 is None else inputs_BLD * present_BL1
         self._present_BL1 = present_BL1
-        self._context = cell.context(self.inputs_BLD, views[0])
+        self._bound = cell.bind(self.inputs_BLD, views[0])
         self._following = iter(views[1:])
         self._several = len(views) > 1
         self._argument: Tensor | None = None
@@ -45,19 +43,19 @@ class CachedMap:
     def __call__(self, z_BLD: Tensor) -> Tensor:
         """One evaluation; the next of several parts is the one that it fills."""
         if self._several and self._argument is not None:
-            self._context = self.cell.over(self._context, next(self._following))
-        value = self.cell(z_BLD, self._context)
+            self._bound = self._bound.over(next(self._following))
+        value = self._bound(z_BLD)
         self._argument = z_BLD
         if self._present_BL1 is not None:
             value = torch.where(self._present_BL1, value, z_BLD)
         self._value = value
         if self._several:
-            self.cell.keep(z_BLD, value, self._context)
+            self._bound.keep(z_BLD, value)
         return value
 
     def at(self, row: int, tokens_T: Tensor) -> Callable[[Tensor], Tensor]:
         """The map at some tokens of a row, `(1, T, ·)`, the others being as they were last evaluated."""
-        return partial(self.cell, context=self.cell.at(self._context, row, tokens_T))
+        return self._bound.at(row, tokens_T)
 
     def hold(self, z_BLD: Tensor) -> None:
         """Every token was last evaluated at its state in `z`: the cache holds what belongs there."""
@@ -81,21 +79,16 @@ class CachedMap:
         if self._several:
             return
         final = reached.state if reached.argument is None else reached.argument
-        if self._argument is None or not _same(self._argument, final):
+        if self._argument is None or not torch.equal(self._argument, final):
             self(final)
         assert self._value is not None
-        self.cell.keep(final, self._value, self._context)
+        self._bound.keep(final, self._value)
 
 
-def applied_once(cell: Cell[Any], inputs_BLD: Tensor, view: CacheView, present_BL1: Tensor | None) -> Tensor:
+def applied_once(cell: Cell, inputs_BLD: Tensor, view: CacheView, present_BL1: Tensor | None) -> Tensor:
     """The output of a cell applied once, as preludes and codas are."""
     applied = CachedMap(cell, inputs_BLD, [view], present_BL1)
     start = cell.initial_state(applied.inputs_BLD)
     value = applied(start)
     applied.settle(Reached(value, argument=start))
     return cell.readout(value)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same numbers in the same place."""
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import Cache, Memory
+from equilibria.depths import Depth
 from equilibria.models.base import Output, TokenModel
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
@@ -42,7 +43,7 @@ class CausalModel(TokenModel):
 
     Args:
         embedding: tokens in and out.
-        memory_length: how much a segment hands to the next; 0 for nothing.
+        memory_length: how much a segment hands to the next unless a call says otherwise; 0 for nothing.
         regularisation: dropouts and penalties of training; none when None.
 
     Attributes:
@@ -53,23 +54,21 @@ class CausalModel(TokenModel):
 
     def __init__(self, embedding: TokenEmbedding, memory_length: int, regularisation: Regularisation | None) -> None:
         super().__init__()
-        if memory_length < 0:
-            raise ValueError(f"memory_length must be at least 0, found {memory_length}")
+        _check_length(memory_length)
         self.embedding, self.memory_length = embedding, memory_length
         self.regularisation = regularisation if regularisation is not None else Regularisation()
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
-        """One segment.
-
-        Args:
-            tokens_BL: token ids, `(B, L)` integers.
-            targets: next tokens `(B, L)`; -100 where there is none.
-            memory: what the segment before returned. An `Adaptive` depth returns a cache, which is used up.
-
-        Raises:
-            ValueError: a token id outside the vocabulary, or a memory of another model.
-        """
-        read = self.read(self.embedded(tokens_BL), memory)
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        targets: Tensor | None = None,
+        memory: Memory | Cache | None = None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Output:
+        """One segment; see `TokenModel.forward`. An `Adaptive` depth returns a cache as memory, which is used up."""
+        read = self.read(self.embedded(tokens_BL), memory, depth=depth, memory_length=memory_length)
         mask_B1D = row_mask(read.hidden_BLD, self.regularisation.output, self.training)
         hidden_BLD, loss = masked(read.hidden_BLD, mask_B1D), None
         penalties = [read.penalty]
@@ -96,5 +95,24 @@ class CausalModel(TokenModel):
         )
 
     @abstractmethod
-    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
-        """What the layers make of embedded tokens."""
+    def read(
+        self,
+        x_BLD: Tensor,
+        memory: Memory | Cache | None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Read:
+        """What the layers make of embedded tokens; the arguments are those of `forward`."""
+
+    def _length(self, memory_length: int | None) -> int:
+        """How much a segment hands to the next in this call."""
+        if memory_length is None:
+            return self.memory_length
+        _check_length(memory_length)
+        return memory_length
+
+
+def _check_length(memory_length: int) -> None:
+    if memory_length < 0:
+        raise ValueError(f"memory_length must be at least 0, found {memory_length}")

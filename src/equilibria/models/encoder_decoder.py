@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
-from equilibria.depths import Halting, Reached
+from equilibria.depths import Depth, Halting, Reached
 from equilibria.models.base import Output, TokenModel
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
-from equilibria.nn.feed_forward import FeedForwardContext
+from equilibria.nn.feed_forward import BoundFeedForward
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Seen:
 
     source_BSD: Tensor | None
     hidden_LL: Tensor | None
-    feed_forward: FeedForwardContext
+    feed_forward: BoundFeedForward
     dropout: tuple[Tensor | None, ...]
 
 
@@ -59,7 +59,7 @@ class UniversalBlock(nn.Module):
         if self.source_attention is not None:
             mixed, _ = self.source_attention(h_BLD, seen.source_BSD, seen.source_BSD, need_weights=False)
             h_BLD = next(norms)(h_BLD + masked(mixed, next(masks)))
-        return next(norms)(h_BLD + masked(self.feed_forward(h_BLD, seen.feed_forward), next(masks)))
+        return next(norms)(h_BLD + masked(seen.feed_forward(h_BLD), next(masks)))
 
 
 class UniversalTransformer(TokenModel):
@@ -94,25 +94,37 @@ class UniversalTransformer(TokenModel):
         self.write = UniversalBlock(embedding.d_model, heads, inner, reads_source=True)
         self.dropout, self.start = dropout, start
 
-    def forward(self, tokens_BL: Tensor, targets: Tensor | None = None, memory: Memory | Cache | None = None) -> Output:
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        targets: Tensor | None = None,
+        memory: Memory | Cache | None = None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Output:
         """Predict each target from the source and the targets before it.
 
         Args:
             tokens_BL: the source, token ids `(B, S)`.
             targets: the target `(B, L)`, -100 after its end; hidden states and logits are `(B, L, ·)` then.
             memory: None; pairs of sequences have nothing before them.
+            depth: None; encoder and decoder have depths of their own.
+            memory_length: without a meaning, as nothing is handed on.
 
         Raises:
-            ValueError: there is no target, there is a memory, or a token id is outside the vocabulary.
+            ValueError: there is no target, there is a memory or a depth, or a token id is outside the vocabulary.
         """
+        self._check_depthless(depth)
         if targets is None or memory is not None:
             raise ValueError("an encoder-decoder needs a target and takes no memory; `generate` writes a target")
         hidden_BLD, penalty = self._pass(tokens_BL, targets[:, :-1].clamp(min=0))
         loss = self.loss(hidden_BLD, targets)
         return Output(hidden_BLD, self.embedding, loss, memory=None, solution=None, penalty=penalty)
 
-    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int) -> Tensor:
+    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None) -> Tensor:
         """The state `(B, D)` that predicts the next token of the target; source and target are seen whole."""
+        self._check_depthless(depth)
         return self._pass(prompt_BP, written_BL)[0][:, -1]
 
     def _pass(self, source_BS: Tensor, before_BL: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -132,5 +144,5 @@ class UniversalTransformer(TokenModel):
             every = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
             hidden_LL = every.triu(diagonal=1)
         dropout = tuple(dropout_mask(inputs_BLD, self.dropout, self.training) for _ in block.norms)
-        seen = _Seen(source_BSD, hidden_LL, block.feed_forward.context(), dropout)
+        seen = _Seen(source_BSD, hidden_LL, block.feed_forward.bind(), dropout)
         return depth.reach(lambda h: block(h, seen), inputs_BLD, self.training)

@@ -2,15 +2,17 @@
 
     tokens → embedding · √d → prelude → cell at its depth → coda → logits
 
-A cell's context is computed once per solve, before the depth is reached; the depth sees a map of the state alone. A
-long segment may be solved in chunks, from left to right, each seeing those before it through the memory.
+A cell is bound to its inputs and its past once per solve; the depth sees a map of the state alone. A long segment may
+be solved in chunks, from left to right, each seeing those before it through the memory.
 Shapes: B batch, L length, D features, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,27 +20,18 @@ from torch import Tensor
 from equilibria.cells import Cache, Cell, Memory
 from equilibria.cells.base import furthest
 from equilibria.cells.cache import Entry
-from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, UnrolledDepth, joined
-from equilibria.models.base import Step
+from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, joined
 from equilibria.models.cached import CachedMap, applied_once
 from equilibria.models.causal import CausalModel, Read
+from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
 _SHARE = 0.5
 
-
-@dataclass(frozen=True)
-class _Applied:
-    """A cell that has been applied, and the state that its memory is of."""
-
-    cell: Cell[Any]
-    state: Tensor
-    context: Any
-
-    def remember(self) -> tuple[Tensor, ...]:
-        return self.cell.remember(self.state, self.context)
+_Remember: TypeAlias = Callable[[], tuple[Tensor, ...]]
+"""What a later segment attends to, of a cell that has been applied."""
 
 
 class LanguageModel(CausalModel):
@@ -47,8 +40,8 @@ class LanguageModel(CausalModel):
     Args:
         embedding: of the tokens, and their softmax; `TiedEmbedding(vocabulary_size, d_model)` for one.
         cell: the map that is applied.
-        depth: how often; an equilibrium when None.
-        memory_length: tokens of earlier segments and chunks that are attended to.
+        depth: how often, unless a call says otherwise; an equilibrium when None.
+        memory_length: tokens of earlier segments and chunks that are attended to, unless a call says otherwise.
         dropout: probability of dropping a feature of an embedded token, each token with a mask of its own.
         prelude: applied once before the depth; its output is what the cell injects.
         coda: applied once after the depth.
@@ -65,13 +58,13 @@ class LanguageModel(CausalModel):
     def __init__(
         self,
         embedding: TokenEmbedding,
-        cell: Cell[Any],
+        cell: Cell,
         depth: Depth | None = None,
         memory_length: int = 0,
         dropout: float = 0.0,
         *,
-        prelude: Cell[Any] | None = None,
-        coda: Cell[Any] | None = None,
+        prelude: Cell | None = None,
+        coda: Cell | None = None,
         chunk_length: int | None = None,
         auxiliary_weight: float = 0.0,
         regularisation: Regularisation | None = None,
@@ -93,26 +86,33 @@ class LanguageModel(CausalModel):
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
-    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
+    def read(
+        self,
+        x_BLD: Tensor,
+        memory: Memory | Cache | None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Read:
         """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
+        depth, memory_length = self.depth if depth is None else depth, self._length(memory_length)
         inputs_BLD = x_BLD * self.cell.d_model**0.5
-        if isinstance(self.depth, Adaptive) and memory is None:
+        if isinstance(depth, Adaptive) and memory is None:
             self._check_mode()
-            memory = self.new_cache(self.memory_length)
+            memory = self.new_cache(memory_length, depth=depth)
         if isinstance(memory, Cache):
             self._check_mode()
-            reached = self._into(memory, inputs_BLD, self.chunk_length, self.depth)
+            reached = self._into(memory, inputs_BLD, self.chunk_length, depth)
             return Read(reached.state, memory, reached.solution)
         if memory is not None:
             memory.check(len(inputs_BLD))
         inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
-        reached, kept = self._segment(inputs_BLD, memory)
+        reached, kept = self._segment(inputs_BLD, memory, memory_length, depth)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
 
-    @property
-    def decodes(self) -> bool:
+    def decodes(self, depth: Depth | None = None) -> bool:
         """True at an equilibrium and for a fixed number of applications; halting depends on absolute positions."""
-        return isinstance(self.depth, Equilibrium | UnrolledDepth | Adaptive)
+        return (self.depth if depth is None else depth).cache_parts is not None
 
     @torch.no_grad()
     def prefill(
@@ -121,25 +121,28 @@ class LanguageModel(CausalModel):
         padding_B: Tensor | None = None,
         limit: int | None = None,
         chunk_length: int | None = None,
+        *,
+        depth: Depth | None = None,
     ) -> Step:
         """Read a prompt into a new cache; see `TokenModel.prefill`."""
-        self._check_decoding(tokens_BL)
-        cache = self.new_cache(limit)
+        depth = self.depth if depth is None else depth
+        self._check_decoding(tokens_BL, depth)
+        cache = self.new_cache(limit, depth=depth)
         if padding_B is not None:
             cache.pad(padding_B, tokens_BL)
-        return self._step(tokens_BL, cache, chunk_length, self.depth)
+        return self._step(tokens_BL, cache, chunk_length, depth)
 
     @torch.no_grad()
-    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step:
         """Read further tokens; see `TokenModel.decode`.
 
         At an equilibrium they are solved to half the tolerance: what is wrong with a state is seen by all that follow.
         """
         tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
-        self._check_decoding(tokens_BL)
+        depth = self.depth if depth is None else depth
+        self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        depth = self.depth
         if isinstance(depth, Equilibrium):
             depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=_SHARE * depth.eval_solver.tol))
         return self._step(tokens_BL, cache, None, depth)
@@ -149,27 +152,28 @@ class LanguageModel(CausalModel):
         reached = self._into(cache, inputs_BLD, chunk_length, depth)
         return Step(reached.state, self.embedding, cache, reached.solution)
 
-    def new_cache(self, limit: int | None = None) -> Cache:
+    def new_cache(self, limit: int | None = None, *, depth: Depth | None = None) -> Cache:
         """An empty cache of this model.
 
         Args:
             limit: past tokens that are kept at most; None for as many as the cells look back.
+            depth: at which it will be read and written; the model's own when None.
 
         Raises:
             ValueError: the model keeps nothing in a cache.
         """
-        cells = self._cached_cells()
+        depth = self.depth if depth is None else depth
+        cells = self._cached_cells(depth)
         bounds = [bound for bound in (limit, furthest(cell.reach for cell in cells)) if bound is not None]
-        return Cache(self._entries(), min(bounds, default=None))
+        return Cache(self._entries(depth), min(bounds, default=None))
 
-    def _entries(self) -> tuple[Entry, ...]:
+    def _entries(self, depth: Depth) -> tuple[Entry, ...]:
         """What a cache keeps of a token, cell after cell."""
-        return tuple(entry for cell in self._cached_cells() for entry in cell.cached)
+        return tuple(entry for cell in self._cached_cells(depth) for entry in cell.cached)
 
-    def _cached_cells(self) -> list[Cell[Any]]:
+    def _cached_cells(self, depth: Depth) -> list[Cell]:
         """Whose parts a cache has, in order; an explicit depth's cell is there once for each of its applications."""
-        applications = self.depth.applications if isinstance(self.depth, UnrolledDepth) else 1
-        cells = [self.prelude, *[self.cell] * applications, self.coda]
+        cells = [self.prelude, *[self.cell] * (depth.cache_parts or 1), self.coda]
         return [cell for cell in cells if cell is not None]
 
     @torch.no_grad()
@@ -179,8 +183,8 @@ class LanguageModel(CausalModel):
         Raises:
             ValueError: the cache is another model's.
         """
-        if cache.entries != self._entries():
-            found, kept = list(cache.entries), list(self._entries())
+        if cache.entries != self._entries(depth):
+            found, kept = list(cache.entries), list(self._entries(depth))
             raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
         chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
         return joined([self._chunk_into(cache, chunk_BLD, depth) for chunk_BLD in chunks])
@@ -189,14 +193,14 @@ class LanguageModel(CausalModel):
         """The next tokens, which see what is in the cache and are added to it."""
         length = inputs_BLD.shape[1]
         present_BL1 = cache.present(length)
-        views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells()])
+        views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells(depth)])
         if self.prelude is not None:
             inputs_BLD = applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
         after = views.pop() if self.coda is not None else None
         logits = self.embedding.logits if self.coda is None else None
         cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
         start = self.cell.initial_state(cell_map.inputs_BLD)
-        if self.cell.injection and not isinstance(depth, UnrolledDepth):
+        if self.cell.injection and depth.solves:
             start = cache.start(start)
         reached = depth.reach(cell_map, start, training=False)
         cell_map.settle(reached)
@@ -206,42 +210,43 @@ class LanguageModel(CausalModel):
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
 
-    def _segment(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, Memory | None]:
+    def _segment(
+        self, inputs_BLD: Tensor, memory: Memory | None, memory_length: int, depth: Depth
+    ) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""
         chunks = (inputs_BLD,) if self.chunk_length is None else inputs_BLD.split(self.chunk_length, dim=1)
         arrived = []
         for number, chunk_BLD in enumerate(chunks, start=1):
-            reached, applied = self._chunk(chunk_BLD, memory)
+            reached, remembered = self._chunk(chunk_BLD, memory, depth)
             arrived.append(reached)
             # Within a segment a later chunk sends its gradient back through the memory; the next segment does not.
             last = number == len(chunks)
-            if self.memory_length:
+            if memory_length:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not last):
-                    new = [state for cell in applied for state in cell.remember()]
-                    memory = Memory.join(memory, new, self.memory_length, detach=last)
+                    new = [state for remember in remembered for state in remember()]
+                    memory = Memory.join(memory, new, memory_length, detach=last)
             else:
                 memory = None
         return joined(arrived), memory
 
-    def _chunk(self, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Reached, list[_Applied]]:
-        """Prelude, depth and coda: the hidden states that they lead to, and what the cells remember from."""
+    def _chunk(self, inputs_BLD: Tensor, memory: Memory | None, depth: Depth) -> tuple[Reached, list[_Remember]]:
+        """Prelude, depth and coda: the hidden states that they lead to, and what is remembered of each."""
         sizes = [cell.remembered if cell is not None else 0 for cell in (self.prelude, self.cell, self.coda)]
         before, within, after = Memory.split(memory, sizes)
         inputs_BLD, first = _once(self.prelude, inputs_BLD, before)
-        context = self.cell.context(inputs_BLD, within)
-        reached = self.depth.reach(lambda z: self.cell(z, context), self.cell.initial_state(inputs_BLD), self.training)
-        remembered = _Applied(self.cell, reached.state, context)
+        bound = self.cell.bind(inputs_BLD, within)
+        reached = depth.reach(bound, self.cell.initial_state(inputs_BLD), self.training)
+        remember = partial(bound.remember, reached.state)
         if self.cell.remembers_argument and reached.argument is not None:
-            remembered = replace(remembered, state=reached.argument)
+            remember = partial(bound.remember, reached.argument, latest=True)
         hidden_BLD, last = _once(self.coda, self.cell.readout(reached.state), after)
         states = tuple(_once(self.coda, self.cell.readout(state), after)[0] for state in reached.states)
-        return replace(reached, state=hidden_BLD, states=states), [*first, remembered, *last]
+        return replace(reached, state=hidden_BLD, states=states), [*first, remember, *last]
 
 
-def _once(cell: Cell[Any] | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, list[_Applied]]:
-    """The output of a cell applied once, and what it remembers from; the inputs where there is no cell."""
+def _once(cell: Cell | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple[Tensor, list[_Remember]]:
+    """The output of a cell applied once, and what is remembered of it; the inputs where there is no cell."""
     if cell is None:
         return inputs_BLD, []
-    context = cell.context(inputs_BLD, memory)
-    start = cell.initial_state(inputs_BLD)
-    return cell.readout(cell(start, context)), [_Applied(cell, start, context)]
+    bound, start = cell.bind(inputs_BLD, memory), cell.initial_state(inputs_BLD)
+    return cell.readout(bound(start)), [partial(bound.remember, start, latest=True)]

@@ -131,10 +131,14 @@ class Drawer:
         seed: makes the draws repeatable; None takes PyTorch's own random numbers.
         prompt: token ids that were read.
         vocabulary_size: how many ids there are.
+
+    Attributes:
+        token: the last one that it drew; -1 before the first.
     """
 
     def __init__(self, sampling: Sampling, seed: int | None, prompt: Sequence[int], vocabulary_size: int) -> None:
         self.sampling = sampling
+        self.token = -1
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._read_V = self._written_V = None
         if sampling.penalises:
@@ -163,10 +167,11 @@ class Drawer:
             among = [drawers[row] for row in rows]
             for row, token in zip(rows, _drawn(sampling, among, chosen_BV), strict=True):
                 tokens[row] = token
-                drawers[row]._count(token)
+                drawers[row]._took(token)
         return tokens
 
-    def _count(self, token: int) -> None:
+    def _took(self, token: int) -> None:
+        self.token = token
         if self._written_V is not None:
             self._written_V[token] += 1
 

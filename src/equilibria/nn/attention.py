@@ -1,7 +1,7 @@
 """Causal attention whose keys and values of past segments are given, not recomputed.
 
-Whatever does not depend on the states is in a context, made once per solve: weights, positions, what is visible, keys
-and values of the past. Those are projected from a memory's states, or kept in a buffer with room for the segment's
+Whatever does not depend on the states is bound once per solve: weights, positions, what is visible, keys and values of
+the past. Those are projected from a memory's states, or kept in a buffer with room for the segment's
 own, which every evaluation writes there. Shapes: B batch, L length of the segment, M of the past, S = M + L, H heads,
 K heads of keys and values, E head size.
 """
@@ -123,17 +123,6 @@ class AttentionPattern:
     causal: bool
 
 
-@dataclass(frozen=True)
-class AttentionContext:
-    """What attention needs besides the states: weights, the gain of normed queries and keys, pattern and past."""
-
-    queries_keys_values: Tensor
-    output: Tensor
-    gain_HE: Tensor | None
-    pattern: AttentionPattern
-    past: KeysValues | None
-
-
 class CausalAttention(nn.Module):
     """Multi-head causal self-attention through `scaled_dot_product_attention`.
 
@@ -196,29 +185,67 @@ class CausalAttention(nn.Module):
             mask = biases_HLS if mask is None else torch.where(mask, biases_HLS, -torch.inf)
         return AttentionPattern(place, rotation, mask, causal=plain)
 
-    def context(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> AttentionContext:
-        """What one solve needs.
+    def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> BoundAttention:
+        """Attention for one solve.
 
         Args:
             pattern: of the segment.
-            past: keys and values before it, or `(B, M, d_model)`, the states that they are projected from, as
-                `forward` would be given them.
+            past: keys and values before it, or `(B, M, d_model)`, the states that they are projected from, as the
+                bound attention would be given them.
         """
         weight, gain_HE = self.queries_keys_values.weight, None
         if self.query_gain is not None and self.key_gain is not None:
             gains = (self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1))
             gain_HE = torch.cat(gains)
         if isinstance(past, Tensor):
-            past = self.remember(past, pattern.place, weight)
-        return AttentionContext(weight, self.output.weight, gain_HE, pattern, past)
+            past = self._projected(past, pattern.place, weight)
+        return BoundAttention(self, weight, self.output.weight, gain_HE, pattern, past)
 
-    def at(self, context: AttentionContext, row: int, tokens_T: Tensor) -> AttentionContext:
-        """The context of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
+    def _projected(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
+        """Keys and values of the states of a segment's past."""
+        rotation = self._rotation(place.positions(0, place.past, x_BMD.device), x_BMD)
+        keys_values = F.linear(x_BMD, weight[self.heads * self.head_size :])
+        keys, values = keys_values.unflatten(-1, (2, self.key_value_heads, -1)).unbind(-3)
+        keys = _placed(keys, self.key_gain, rotation)
+        return KeysValues(keys.transpose(1, 2), values.transpose(1, 2))
+
+    def _rotation(self, positions: Tensor, like: Tensor) -> Rotation | None:
+        return Rotation.of(positions, self.head_size, like.dtype) if self.positions == "rotary" else None
+
+
+@dataclass(frozen=True)
+class BoundAttention:
+    """Attention with all that it needs besides the states: its weights, the gain of normed queries and keys, pattern
+    and past."""
+
+    attention: CausalAttention
+    queries_keys_values: Tensor
+    output: Tensor
+    gain_HE: Tensor | None
+    pattern: AttentionPattern
+    past: KeysValues | None
+
+    def __call__(self, x_BLD: Tensor) -> Tensor:
+        """`(B, L, d_model) → (B, L, d_model)`."""
+        H, K, pattern = self.attention.heads, self.attention.key_value_heads, self.pattern
+        projected = F.linear(x_BLD, self.queries_keys_values).unflatten(-1, (H + 2 * K, self.attention.head_size))
+        q_k, v = projected.split((H + K, K), dim=-2)
+        q, k = _placed(q_k, self.gain_HE, pattern.rotation).transpose(1, 2).split((H, K), dim=1)
+        v = v.transpose(1, 2)
+        if self.past is not None:
+            k, v = self.past.before(k, v)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=pattern.mask, is_causal=pattern.causal, enable_gqa=K != H
+        )
+        return F.linear(mixed.transpose(1, 2).flatten(-2), self.output)
+
+    def at(self, row: int, tokens_T: Tensor) -> BoundAttention:
+        """Of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
 
         Raises:
-            ValueError: the context has no buffer.
+            ValueError: there is no buffer.
         """
-        pattern, past = context.pattern, context.past
+        pattern, past = self.pattern, self.past
         if not isinstance(past, KeysValuesRoom):
             raise ValueError("tokens are evaluated apart over a cache only")
         slots_T = pattern.place.past + tokens_T
@@ -228,38 +255,14 @@ class CausalAttention(nn.Module):
             mask = pattern.mask[row if pattern.mask.dim() == 4 else ...][..., tokens_T, :]
         rotation = None if pattern.rotation is None else pattern.rotation.at(row, tokens_T)
         chosen = AttentionPattern(pattern.place, rotation, mask, causal=False)
-        return replace(context, pattern=chosen, past=past.at(row, slots_T))
+        return replace(self, pattern=chosen, past=past.at(row, slots_T))
 
-    def remember(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
-        """Keys and values of the states of a segment's past."""
-        rotation = self._rotation(place.positions(0, place.past, x_BMD.device), x_BMD)
-        keys_values = F.linear(x_BMD, weight[self.heads * self.head_size :])
-        keys, values = keys_values.unflatten(-1, (2, self.key_value_heads, -1)).unbind(-3)
-        keys = self._placed(keys, self.key_gain, rotation)
-        return KeysValues(keys.transpose(1, 2), values.transpose(1, 2))
 
-    def forward(self, x_BLD: Tensor, context: AttentionContext) -> Tensor:
-        """`(B, L, d_model) → (B, L, d_model)`."""
-        H, K, pattern = self.heads, self.key_value_heads, context.pattern
-        projected = F.linear(x_BLD, context.queries_keys_values).unflatten(-1, (H + 2 * K, self.head_size))
-        q_k, v = projected.split((H + K, K), dim=-2)
-        q, k = self._placed(q_k, context.gain_HE, pattern.rotation).transpose(1, 2).split((H, K), dim=1)
-        v = v.transpose(1, 2)
-        if context.past is not None:
-            k, v = context.past.before(k, v)
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=pattern.mask, is_causal=pattern.causal, enable_gqa=K != H
-        )
-        return F.linear(mixed.transpose(1, 2).flatten(-2), context.output)
-
-    def _rotation(self, positions: Tensor, like: Tensor) -> Rotation | None:
-        return Rotation.of(positions, self.head_size, like.dtype) if self.positions == "rotary" else None
-
-    def _placed(self, x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> Tensor:
-        """Queries or keys, normed where there is a gain and turned where there is a rotation."""
-        if gain is not None:
-            x_BLHE = F.rms_norm(x_BLHE, (self.head_size,)) * gain
-        return x_BLHE if rotation is None else rotation.apply(x_BLHE)
+def _placed(x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> Tensor:
+    """Queries or keys, normed where there is a gain and turned where there is a rotation."""
+    if gain is not None:
+        x_BLHE = F.rms_norm(x_BLHE, x_BLHE.shape[-1:]) * gain
+    return x_BLHE if rotation is None else rotation.apply(x_BLHE)
 
 
 def causal_mask(length: int, past: int, device: torch.device, window: int | None = None) -> Tensor:

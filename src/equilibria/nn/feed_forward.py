@@ -1,4 +1,4 @@
-"""The position-wise network of a transformer block. Its weights are read once per solve, into a context."""
+"""The position-wise network of a transformer block. Its weights are read once per solve, when it is bound."""
 
 from __future__ import annotations
 
@@ -13,15 +13,6 @@ from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised
 
 Activation = Literal["relu", "gelu", "relu_squared", "swiglu"]
-
-
-@dataclass(frozen=True)
-class FeedForwardContext:
-    """The weights as they are used, and the dropout mask of the hidden layer, `(…, inner)`, or None."""
-
-    expand: Tensor
-    contract: Tensor
-    dropout: Tensor | None
 
 
 class FeedForward(nn.Module):
@@ -47,26 +38,37 @@ class FeedForward(nn.Module):
         self.expand = normalised(nn.Linear(d_model, expanded), normalisation)
         self.contract = normalised(nn.Linear(inner, d_model), normalisation)
 
-    def context(self, dropout: Tensor | None = None) -> FeedForwardContext:
-        """What one solve needs; `dropout` masks the hidden layer."""
-        return FeedForwardContext(self.expand.weight, self.contract.weight, dropout)
+    def bind(self, dropout: Tensor | None = None) -> BoundFeedForward:
+        """The network for one solve; `dropout` masks the hidden layer, `(…, inner)`."""
+        return BoundFeedForward(self, self.expand.weight, self.contract.weight, dropout)
 
-    def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:
+
+@dataclass(frozen=True)
+class BoundFeedForward:
+    """The network with its weights as they are used, and a dropout mask of the hidden layer, or None."""
+
+    network: FeedForward
+    expand: Tensor
+    contract: Tensor
+    dropout: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
         """`(…, d_model) → (…, d_model)`."""
-        hidden = self._activated(F.linear(x, context.expand, self.expand.bias))
-        return F.linear(masked(hidden, context.dropout), context.contract, self.contract.bias)
+        hidden = _activated(self.network.activation, F.linear(x, self.expand, self.network.expand.bias))
+        return F.linear(masked(hidden, self.dropout), self.contract, self.network.contract.bias)
 
-    def _activated(self, a: Tensor) -> Tensor:
-        match self.activation:
-            case "relu":
-                return _relu(a)
-            case "gelu":
-                return F.gelu(a)
-            case "relu_squared":
-                return _relu(a).square()
-            case "swiglu":
-                gate, value = a.chunk(2, dim=-1)
-                return F.silu(gate) * value
+
+def _activated(activation: Activation, a: Tensor) -> Tensor:
+    match activation:
+        case "relu":
+            return _relu(a)
+        case "gelu":
+            return F.gelu(a)
+        case "relu_squared":
+            return _relu(a).square()
+        case "swiglu":
+            gate, value = a.chunk(2, dim=-1)
+            return F.silu(gate) * value
 
 
 def _relu(a: Tensor) -> Tensor:

@@ -27,40 +27,16 @@ class Surroundings:
     """What all blocks of a cell attend with, besides their states.
 
     Attributes:
+        length: tokens of the segment, L.
         visible: True where a query may see a key, `(…, L, S)`; None where it may see all.
         injection_BLC: added to queries, keys and values, `C = 3 · d_model`; None for nothing.
         memory_injection_BMC: added to the memory's keys and values, `C = 2 · d_model`; None for nothing.
     """
 
+    length: int
     visible: Tensor | None
     injection_BLC: Tensor | None = None
     memory_injection_BMC: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RelativeContext:
-    """What one block's attention needs during one solve.
-
-    Attributes:
-        queries_keys_values, output: the weights as they are used.
-        addend_NC: what is added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
-        bias_change_HLE: `r_r − r_w`, `(H, 1, E)`.
-        distances_HRE: a row of anything finite, then the projected distances over `√E`.
-        visible: True where a query may see a key; None where it may see all.
-        past: keys and values before the segment.
-        dropout_BHLS: mask of the attention probabilities, or None.
-        columns_TS: of tokens that do not stand side by side: where each key's distance is in `distances_HRE`.
-    """
-
-    queries_keys_values: Tensor
-    output: Tensor
-    addend_NC: Tensor
-    bias_change_HLE: Tensor
-    distances_HRE: Tensor
-    visible: Tensor | None
-    past: KeysValues | None
-    dropout_BHLS: Tensor | None
-    columns_TS: Tensor | None = None
 
 
 class RelativeAttention(nn.Module):
@@ -107,20 +83,20 @@ class RelativeAttention(nn.Module):
         distances_SHE = F.linear(distances_SD, self.distances.weight).unflatten(-1, (self.heads, -1))
         return F.pad(distances_SHE.transpose(0, 1) * self.head_size**-0.5, (0, 0, 1, 0))
 
-    def context(
+    def bind(
         self,
         around: Surroundings,
         distances_HRE: Tensor,
         past: Tensor | KeysValues | None = None,
         dropout_BHLS: Tensor | None = None,
-    ) -> RelativeContext:
-        """What one solve needs.
+    ) -> BoundRelativeAttention:
+        """Attention for one solve.
 
         Args:
             around: what all blocks share.
             distances_HRE: from the end of a `distance_table`: a row of anything, then the distances `S − 1, …, 0`.
             past: keys and values before the segment, or `(B, M, d_model)`, the states that they are projected from, as
-                `forward` would be given them.
+                the bound attention would be given them.
             dropout_BHLS: mask of the attention probabilities.
         """
         weight = self.queries_keys_values.weight
@@ -128,13 +104,15 @@ class RelativeAttention(nn.Module):
             keys_values = F.linear(past, self.keys_values(weight))
             if around.memory_injection_BMC is not None:
                 keys_values = keys_values + around.memory_injection_BMC
-            past = KeysValues(*self._split(keys_values, 2))
+            past = KeysValues(*self.split(keys_values, 2))
         # r_w where queries are, zeros where keys and values are.
         part, others = (1, (0, 0, 0, 2)) if self.interleaved else (0, (0, 0, 0, 0, 0, 2))
         addend_NC = F.pad(self.content_bias.unsqueeze(part), others).view(1, -1)
         if around.injection_BLC is not None:
             addend_NC = addend_NC + around.injection_BLC.flatten(0, 1)
-        return RelativeContext(
+        return BoundRelativeAttention(
+            self,
+            around.length,
             weight,
             self.output.weight,
             addend_NC,
@@ -145,50 +123,80 @@ class RelativeAttention(nn.Module):
             dropout_BHLS,
         )
 
-    def forward(self, x_BLD: Tensor, context: RelativeContext) -> Tensor:
+    def split(self, x_BLC: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Queries, keys and values, or the last two: each `(B, H, L, E)`."""
+        if self.interleaved:
+            return x_BLC.unflatten(-1, (self.heads, parts, -1)).permute(3, 0, 2, 1, 4).unbind(0)
+        return x_BLC.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+@dataclass(frozen=True)
+class BoundRelativeAttention:
+    """One block's attention during one solve.
+
+    Attributes:
+        attention: the module.
+        length: tokens of the segment, L.
+        queries_keys_values, output: the weights as they are used.
+        addend_NC: what is added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
+        bias_change_HLE: `r_r − r_w`, `(H, 1, E)`.
+        distances_HRE: a row of anything finite, then the projected distances over `√E`.
+        visible: True where a query may see a key; None where it may see all.
+        past: keys and values before the segment.
+        dropout_BHLS: mask of the attention probabilities, or None.
+        columns_TS: of tokens that do not stand side by side: where each key's distance is in `distances_HRE`.
+    """
+
+    attention: RelativeAttention
+    length: int
+    queries_keys_values: Tensor
+    output: Tensor
+    addend_NC: Tensor
+    bias_change_HLE: Tensor
+    distances_HRE: Tensor
+    visible: Tensor | None
+    past: KeysValues | None
+    dropout_BHLS: Tensor | None
+    columns_TS: Tensor | None = None
+
+    def __call__(self, x_BLD: Tensor) -> Tensor:
         """`(B, L, d_model) → (B, L, d_model)`."""
-        projected = torch.addmm(context.addend_NC, x_BLD.flatten(0, 1), context.queries_keys_values.mT)
-        q, k, v = self._split(projected.unflatten(0, x_BLD.shape[:2]), 3)
-        if context.past is not None:
-            k, v = context.past.before(k, v)
-        bias = (q + context.bias_change_HLE) @ context.distances_HRE.mT
-        if context.columns_TS is None:
+        projected = torch.addmm(self.addend_NC, x_BLD.flatten(0, 1), self.queries_keys_values.mT)
+        q, k, v = self.attention.split(projected.unflatten(0, x_BLD.shape[:2]), 3)
+        if self.past is not None:
+            k, v = self.past.before(k, v)
+        bias = (q + self.bias_change_HLE) @ self.distances_HRE.mT
+        if self.columns_TS is None:
             bias = relative_shift(bias)
         else:
-            bias = bias.gather(-1, context.columns_TS.expand(*bias.shape[:2], -1, -1))
-        if context.visible is not None:
-            bias = torch.where(context.visible, bias, -torch.inf)
-        mixed = _attend(q, k, v, bias, context.dropout_BHLS).transpose(1, 2).flatten(-2)
-        if self.output_norm is not None:
-            mixed = self.output_norm(mixed)
-        return F.linear(mixed, context.output, self.output.bias)
+            bias = bias.gather(-1, self.columns_TS.expand(*bias.shape[:2], -1, -1))
+        if self.visible is not None:
+            bias = torch.where(self.visible, bias, -torch.inf)
+        mixed = _attend(q, k, v, bias, self.dropout_BHLS).transpose(1, 2).flatten(-2)
+        if self.attention.output_norm is not None:
+            mixed = self.attention.output_norm(mixed)
+        return F.linear(mixed, self.output, self.attention.output.bias)
 
-    def at(self, context: RelativeContext, row: int, length: int, tokens_T: Tensor) -> RelativeContext:
-        """The context of some tokens of a row of `length` new ones, in their order, over a buffer.
+    def at(self, row: int, tokens_T: Tensor) -> BoundRelativeAttention:
+        """Of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
 
         Raises:
-            ValueError: the context has no buffer.
+            ValueError: there is no buffer.
         """
-        past, visible, addend_NC = context.past, context.visible, context.addend_NC
+        past, visible, addend_NC = self.past, self.visible, self.addend_NC
         if not isinstance(past, KeysValuesRoom):
             raise ValueError("tokens are evaluated apart over a cache only")
         seen = past.keys.shape[2]
-        slots_T = seen - length + tokens_T
+        slots_T = seen - self.length + tokens_T
         keys_S = torch.arange(seen, device=slots_T.device)
         return replace(
-            context,
-            addend_NC=addend_NC if len(addend_NC) == 1 else addend_NC[row * length + tokens_T],
+            self,
+            addend_NC=addend_NC if len(addend_NC) == 1 else addend_NC[row * self.length + tokens_T],
             visible=None if visible is None else visible[row if visible.dim() == 4 else ...][..., tokens_T, :],
             past=past.at(row, slots_T),
             # Keys of later tokens have no distance: any column does, for they are not visible.
             columns_TS=(seen - slots_T.unsqueeze(1) + keys_S).clamp_max(seen),
         )
-
-    def _split(self, x_BLC: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Queries, keys and values, or the last two: each `(B, H, L, E)`."""
-        if self.interleaved:
-            return x_BLC.unflatten(-1, (self.heads, parts, -1)).permute(3, 0, 2, 1, 4).unbind(0)
-        return x_BLC.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias_BHLS: Tensor, dropout_BHLS: Tensor | None) -> Tensor:

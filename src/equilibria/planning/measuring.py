@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import Batches
+from equilibria.depths import Depth
 from equilibria.diagnostics import saved_bytes
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.machine.speed import wait
@@ -139,16 +140,18 @@ def measure(
     shapes: Sequence[Shape],
     limits: Limits,
     on_progress: Callable[[str], None],
+    depth: Depth | None = None,
 ) -> Measured:
     """The cost of steps up to the largest shape that the limits allow; the smallest is tried in any case.
 
     Args:
-        model: on its device, at the depth that is to be measured; it is trained a little.
+        model: on its device; it is trained a little.
         recipe: optimizer and rates.
         batches: what to train on, for a shape.
         shapes: from small to large.
         limits: how far to go.
         on_progress: called with a line for each shape.
+        depth: that is to be measured; the model's own when None.
     """
     end = time.perf_counter() + limits.seconds
     found = Measured((), None)
@@ -159,7 +162,7 @@ def measure(
             found = Measured(found.costs, reason)
             break
         on_progress(f"measuring a step of {shape}")
-        trial = _Trial(model, recipe, batches(shape), shape)
+        trial = _Trial(model, recipe, batches(shape), shape, depth)
         found = Measured((*found.costs, trial.cost()), None)
     assert trial is not None
     *smaller, largest = found.costs
@@ -189,10 +192,13 @@ def _warm_up(model: TokenModel, shape: Shape) -> int:
 class _Trial:
     """Steps of one shape."""
 
-    def __init__(self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, shape: Shape) -> None:
+    def __init__(
+        self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, shape: Shape, depth: Depth | None
+    ) -> None:
         sized = replace(recipe, batch_size=shape.rows, segment_length=shape.length, accumulation=shape.slots)
         self._model, self._batches, self._shape = model, batches, shape
-        self._loop = TrainingLoop(model, sized, batches)
+        self._depth = depth
+        self._loop = TrainingLoop(model, sized, batches, depth)
         self.seconds: list[float] = []
 
     def step(self) -> None:
@@ -239,11 +245,11 @@ class _Trial:
         passes = _warm_up(model, self._shape) if model.memory_length else 0
         with torch.no_grad():
             for _ in range(passes):
-                memory = model(inputs, memory=memory).memory
+                memory = model(inputs, memory=memory, depth=self._depth).memory
         remembered = [] if memory is None else memory.flatten()
 
         objective = Objective(model, self._loop.recipe.precision)
-        slot = Slot(inputs, targets, memory, share=torch.ones((), device=device))
+        slot = Slot(inputs, targets, memory, torch.ones((), device=device), self._depth)
 
         def graph() -> Tensor:
             return objective(slot)[0]
@@ -257,5 +263,5 @@ class _Trial:
         rows = slice(self._shape.rows)
         answers = None if batch.answers is None else batch.answers[rows]
         segment = replace(batch, inputs=batch.inputs[rows], targets=batch.targets[rows], answers=answers, starts=True)
-        seconds = evaluate_segments(self._loop.evaluated, [segment]).seconds
+        seconds = evaluate_segments(self._loop.evaluated, [segment], depth=self._depth).seconds
         return int((segment.targets >= 0).sum()) / seconds

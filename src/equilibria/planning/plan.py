@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from equilibria.configuration import build_depth_schedule, build_model
+from equilibria.configuration import ScheduleRecipe, build_model
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.batching import NO_TARGET, Batches, TrainingStream
 from equilibria.data.task import Task
@@ -187,16 +187,16 @@ def _measured_phases(
     training, batches = recipe.training, _supply(reading)
     seed_everything(training.seed)
     model = build_model(recipe, reading.vocabulary_size).to(device)
-    schedule, steps = build_depth_schedule(recipe), training.steps
-    if schedule is None:
+    steps = training.steps
+    if not isinstance(model, LanguageModel):
         return [(1.0, measure(model, training, batches, shapes, limits, on_progress))]
-    assert isinstance(model, LanguageModel)
-    ends = sorted({0, min(schedule.warmup_steps, steps), steps})
+    ends = sorted({0, min(model.depth.warmup(steps), steps), steps})
     limits = replace(limits, seconds=limits.seconds / (len(ends) - 1))
     phases = []
     for begin, end in pairwise(ends):
-        model.depth = schedule.at((begin + end) // 2, steps)
-        phases.append(((end - begin) / steps, measure(model, training, batches, shapes, limits, on_progress)))
+        depth = model.depth.at((begin + end) // 2, steps, training.seed)
+        found = measure(model, training, batches, shapes, limits, on_progress, depth)
+        phases.append(((end - begin) / steps, found))
     return phases
 
 
@@ -240,7 +240,7 @@ def _notes_beforehand(recipe: Recipe, reading: Reading) -> tuple[str, ...]:
         notes.append("steps were measured on random tokens as unequal as words")
         if recipe.training.evaluate_tokens is None:
             notes.append("how long the validation text is, is not known: evaluations are not counted")
-    if build_depth_schedule(recipe) is not None:
+    if recipe.model.depth.schedule != ScheduleRecipe():
         notes.append("the depth changes over training: measured halfway through its warm-up and through the rest")
     return tuple(notes)
 

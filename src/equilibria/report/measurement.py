@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equilibria.data import EncodedSplit, EvaluationStream, Tokenizer
-from equilibria.depths import Equilibrium
-from equilibria.depths.base import Reached
+from equilibria.depths import Depth, Equilibrium, Reached
 from equilibria.inference.loading import LoadedRun, load_task
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
@@ -129,20 +128,16 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
     """The residual of every token at each evaluation, without stopping at the tolerance.
 
     Args:
-        model: in evaluation mode; left as it was found.
+        model: in evaluation mode.
         inputs_BL: token ids.
         solver: its tolerance is reported; it gets twice its budget, to see how it would go on, but 64 at most. What it
             does by its own method is followed, without a draft before it or a fallback after it.
     """
     budget = min(2 * solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
     recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget, draft=None, fallback=None))
-    depth, model.depth = model.depth, recorder
-    try:
-        with torch.no_grad():
-            model(inputs_BL)
-    finally:
-        model.depth = depth
-    per_evaluation = [residual.flatten().double().numpy() for residual in _side_by_side(recorder.solves)]
+    with torch.no_grad():
+        model(inputs_BL, depth=recorder)
+    per_evaluation = [residual.flatten().double().numpy() for residual in _side_by_side(recorder.observed)]
     return Convergence(
         mean=[float(residual.mean()) for residual in per_evaluation],
         p95=[float(np.quantile(residual, 0.95, method="lower")) for residual in per_evaluation],
@@ -152,16 +147,16 @@ def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Con
     )
 
 
-class _Recorder:
+class _Recorder(Depth):
     """A depth that solves and keeps, per solve, the residual of every token at every evaluation."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
-        self.solves: list[list[Tensor]] = []
+        self.observed: list[list[Tensor]] = []
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         residuals: list[Tensor] = []
-        self.solves.append(residuals)
+        self.observed.append(residuals)
 
         def observed(z: Tensor) -> Tensor:
             f_z = f(z)

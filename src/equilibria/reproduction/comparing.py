@@ -9,7 +9,7 @@ from equilibria.configuration import Recipe, build_model
 from equilibria.data.batching import Segment
 from equilibria.data.word_like import WordLike
 from equilibria.inference.loading import load_run
-from equilibria.models import TokenModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.reproduction.measuring import (
     Contender,
     Quartiles,
@@ -117,7 +117,8 @@ def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contend
     """At the model's own depth: what a schedule does at first is not what training costs. The weights hardly move."""
     training = replace(entrant.recipe.training, accumulation=1, learning_rate=1e-9)
     batches = _batches(model, setting, training.seed)
-    return Contender(TrainingLoop(model, training, batches), _segments(batches))
+    depth = model.depth.steady() if isinstance(model, LanguageModel) else None
+    return Contender(TrainingLoop(model, training, batches, depth), _segments(batches))
 
 
 def _segments(batches: WordLike) -> list[Segment]:

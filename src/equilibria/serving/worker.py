@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from equilibria.inference.effort import Effort, with_effort
+from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.writing import Likelihood, Piece, Text, Writer, Written
 from equilibria.models import TokenModel
 from equilibria.serving.errors import ApiError
@@ -183,8 +183,8 @@ class Worker:
 
     def _writer(self, effort: Effort) -> Writer:
         if effort not in self._writers:
-            model = with_effort(self._model, effort)
-            self._writers[effort] = Writer(model, self._served.tokenizer, self._served.window)
+            depth = depth_at(self._model, effort)
+            self._writers[effort] = Writer(self._model, self._served.tokenizer, self._served.window, depth)
         return self._writers[effort]
 
     def _write(self) -> None:

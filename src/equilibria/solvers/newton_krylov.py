@@ -22,6 +22,15 @@ Preconditioner = Callable[[State, State], State]
 _EARNED, _LEAST = 0.9, 1e-4
 
 
+@dataclass
+class _Memory:
+    """What a step knows of those before it: the kind of products that the map has, once it is known, and the residual
+    of the last one."""
+
+    products: Products | None
+    residual: Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewtonKrylov(Solver):
     """Newton's method for `f(z) − z = 0`, each step solved by GMRES. Quadratic near a solution; no line search.
@@ -34,7 +43,8 @@ class NewtonKrylov(Solver):
         inner: Jacobian-vector products of a step at most; never more than a group has features.
         forcing: residual of the linear equation relative to that of the map, at most; it tightens as steps succeed.
         products: `"exact"`, by forward-mode differentiation, or `"differences"`, by one more application of the map
-            each, for maps without a forward derivative (fused attention, custom autograd functions).
+            each, for maps without a forward derivative (fused attention, custom autograd functions). None takes exact
+            ones where the map has them, and those alone with a draft, whose low precision makes differences noise.
         preconditioner: `(z, v) → w`, linear in `v`, sample by sample, in the structure of `z0`; an approximation of
             `(I − J(z))⁻¹ v`.
 
@@ -45,7 +55,7 @@ class NewtonKrylov(Solver):
 
     inner: int = 8
     forcing: float = 0.1
-    products: Products = "exact"
+    products: Products | None = None
     preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
@@ -59,43 +69,53 @@ class NewtonKrylov(Solver):
             raise ValueError(f"inner must be at least 1, found {self.inner}")
         if self.draft is not None and self.products == "differences":
             raise ValueError('differences of low-precision values are noise: leave out draft, or take products="exact"')
+        if self.draft is not None and self.products is None:
+            object.__setattr__(self, "products", "exact")
         if not 0 < self.forcing < 1:
             raise ValueError(f"forcing must be between 0 and 1, found {self.forcing}")
-        if self.products not in get_args(Products):
-            raise ValueError(f"products must be one of {get_args(Products)}, found {self.products!r}")
+        if self.products not in (None, *get_args(Products)):
+            raise ValueError(f"products must be one of {get_args(Products)} or None, found {self.products!r}")
 
-    def init(self, z: Tensor, groups: Groups) -> None:
+    def init(self, z: Tensor, groups: Groups) -> _Memory:
         """Nothing is known of the first residual."""
+        return _Memory(self.products)
 
-    def step(self, memory: Tensor | None, point: Point, groups: Groups) -> tuple[Tensor, Tensor]:
+    def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
         """A Newton step; plain iteration where the budget has nothing left for a product. Remembers the residual."""
         residual = norm(point.difference)
         # A Krylov space of a group has no more dimensions than the group has features.
         size = point.map.reserve(min(self.inner, point.z.shape[-1]))
+        before, memory.residual = memory.residual, residual
         if size == 0:
-            return point.value, residual
+            return point.value, memory
         forcing = torch.full_like(residual, self.forcing)
-        if memory is not None:
-            progress = residual / memory.clamp(min=torch.finfo(memory.dtype).tiny)
+        if before is not None:
+            progress = residual / before.clamp(min=torch.finfo(before.dtype).tiny)
             forcing = (_EARNED * progress.square()).clamp(min=_LEAST, max=self.forcing)
         correction = gmres_cycle(
-            lambda v: self._operator(point, v), point.difference, size, forcing * residual, point.map.may_look
+            lambda v: self._operator(point, v, memory), point.difference, size, forcing * residual, point.map.may_look
         )
-        return point.z + self._precondition(point, correction), residual
+        return point.z + self._precondition(point, correction), memory
 
-    def _operator(self, point: Point, v: Tensor) -> Tensor:
+    def _operator(self, point: Point, v: Tensor, memory: _Memory) -> Tensor:
         """`(I − J) M v`."""
         v = self._precondition(point, v)
-        if self.products == "differences":
-            root = torch.finfo(v.dtype).eps ** 0.5
-            size = (root * (1.0 + norm(point.z)) / norm(v).clamp(min=torch.finfo(v.dtype).tiny)).unsqueeze(-1)
-            return v - (point.map(point.z + size * v) - point.value) / size
-        try:
-            return v - point.map.derivative(point.z, v)
-        except RuntimeError as error:  # NotImplementedError is one
-            raise RuntimeError(
-                f'the map has no forward-mode derivative ({error}); NewtonKrylov(products="differences") needs none'
-            ) from error
+        if memory.products != "differences":
+            try:
+                product = point.map.derivative(point.z, v)
+            except RuntimeError as error:  # NotImplementedError is one
+                if memory.products == "exact":
+                    raise RuntimeError(
+                        f'the map has no forward-mode derivative ({error}); NewtonKrylov(products="differences") '
+                        "needs none"
+                    ) from error
+                memory.products = "differences"
+            else:
+                memory.products = "exact"
+                return v - product
+        root = torch.finfo(v.dtype).eps ** 0.5
+        size = (root * (1.0 + norm(point.z)) / norm(v).clamp(min=torch.finfo(v.dtype).tiny)).unsqueeze(-1)
+        return v - (point.map(point.z + size * v) - point.value) / size
 
     def _precondition(self, point: Point, v: Tensor) -> Tensor:
         if self.preconditioner is None:

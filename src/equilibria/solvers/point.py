@@ -66,11 +66,12 @@ class CountedMap:
         Raises:
             RuntimeError: the map has no forward-mode derivative.
         """
-        self.calls += 1
         _load_forward_rules()
         # Forward mode writes tangents of its argument's layout: a start expanded over the batch has not the room.
         with self._f.within() if isinstance(self._f, InTransforms) else nullcontext():
-            return plain(torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1])
+            product = plain(torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1])
+        self.calls += 1
+        return product
 
     def reserve(self, wanted: int) -> int:
         """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""

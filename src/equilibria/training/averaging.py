@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.inference.weights import distinct_state, fill
-from equilibria.models import LanguageModel, TokenModel
+from equilibria.models import TokenModel
 
 
 class WeightAverage:
@@ -44,11 +44,7 @@ class WeightAverage:
         """The averaged model once there is one, else the one in training."""
         if self._averaged is None or not self._averaged.n_averaged:
             return self._model
-        averaged = cast(TokenModel, self._averaged.module)
-        depth = self._model.depth if isinstance(self._model, LanguageModel) else None
-        if isinstance(averaged, LanguageModel) and depth is not None and not isinstance(depth, nn.Module):
-            averaged.depth = depth  # it may change from step to step
-        return averaged
+        return cast(TokenModel, self._averaged.module)
 
     def update(self, done: int) -> None:
         """Takes the weights in after a step; `done` steps are finished."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equilibria.cells import Memory
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batching import NO_TARGET, Batches
-from equilibria.depths import DepthSchedule
+from equilibria.depths import Depth
 from equilibria.errors import UserError
 from equilibria.inference.weights import distinct_state, fill
 from equilibria.models import LanguageModel, TokenModel
@@ -41,11 +41,12 @@ class TrainingLoop:
         model: on the device it shall be trained on; the same in all processes.
         recipe: sizes, rates and limits.
         batches: what to train on; a step takes the segment of its index.
-        depths: the model's depth in each step, asked before it is taken; the model's own throughout when None.
+        depth: asked for the depth of each step; the model's own when None.
         world: the processes that train together.
         strategy: how they share the model.
 
     Attributes:
+        depth: of the last step, where it was another than the model's own; else None.
         done: optimizer steps finished, skipped ones included; also the index of the next segment.
         tokens: predicted in the steps of this process and those beside it.
         skipped: steps that were not taken, in all.
@@ -61,7 +62,7 @@ class TrainingLoop:
         model: TokenModel,
         recipe: TrainingRecipe,
         batches: Batches,
-        depths: DepthSchedule | None = None,
+        depth: Depth | None = None,
         world: World = ALONE,
         strategy: Strategy = "ddp",
     ) -> None:
@@ -74,7 +75,9 @@ class TrainingLoop:
         self._batches = batches
         self._memories: list[Memory | None] = [None] * recipe.accumulation
         self._rows = _own_rows(recipe, world)
-        self._depths = depths
+        self._own_depth = model.depth if isinstance(model, LanguageModel) else None  # other models have none
+        self._depths = self._own_depth if depth is None else depth
+        self.depth: Depth | None = None
         self._average = WeightAverage(model, recipe)  # copies the model while it is whole
         if recipe.compile and isinstance(model, LanguageModel):
             compile_cell(model)
@@ -115,8 +118,8 @@ class TrainingLoop:
             The loss before the step, in nats per token, on the model's device; reading it waits for that.
         """
         if self._depths is not None:
-            assert isinstance(self.model, LanguageModel)  # other models have no depth
-            self.model.depth = self._depths.at(self.done, self.recipe.steps)
+            depth = self._depths.at(self.done, self.recipe.steps, self.recipe.seed)
+            self.depth = None if depth is self._own_depth else depth
         segment = self._batches.at(self.done, self._rows)
         if segment.starts:
             self._memories = [None] * self.recipe.accumulation
@@ -147,7 +150,7 @@ class TrainingLoop:
         weight = torch.tensor(count / total, device=self.device)
         # Gradients of the processes are averaged, and are to be added up.
         share = weight * self._world.size
-        own = Slot(inputs.to(self.device), targets.to(self.device), self._memories[slot], share)
+        own = Slot(inputs.to(self.device), targets.to(self.device), self._memories[slot], share, self.depth)
         with self._parallel.slot(last=slot == self.recipe.accumulation - 1):
             objective, figures = self._parallel.forward(own)
             objective.backward()

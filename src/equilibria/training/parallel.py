@@ -4,7 +4,7 @@ Both wrap one module, the objective, whose forward pass is a whole slot of a ste
 act before it and after its backward pass, and nowhere between: no collective sits inside a solve, whatever the number
 of evaluations. For FSDP2 that makes the model one unit, gathered once per slot. Smaller units would be gathered and
 released at every evaluation, a different number of times in every process: the cell's weights are read once per solve,
-into its context, and once more by every product of the backward solve.
+when it is bound, and once more by every product of the backward solve.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from equilibria.cells import Cache, Memory
+from equilibria.depths import Depth
 from equilibria.models import Output, TokenModel
 from equilibria.training.distributed import World
 from equilibria.training.statistics import SolveFigures
@@ -32,13 +33,14 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Slot:
-    """Rows of a step that are taken at once: tokens and targets `(B, L)`, the memory before them, and their share in
-    the objective of the step."""
+    """Rows of a step that are taken at once: tokens and targets `(B, L)`, the memory before them, their share in the
+    objective of the step, and its depth; None for the model's own."""
 
     tokens: Tensor
     targets: Tensor
     memory: Memory | None
     share: Tensor
+    depth: Depth | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Objective(nn.Module):
         if slot is None:
             return torch.stack([(parameter * 0.0).sum() for parameter in self.parameters()]).sum(), None
         with torch.autocast(slot.tokens.device.type, torch.bfloat16, enabled=self._lowered):
-            output: Output = self.model(slot.tokens, slot.targets, slot.memory)
+            output: Output = self.model(slot.tokens, slot.targets, slot.memory, depth=slot.depth)
         assert output.loss is not None  # there are targets
         assert not isinstance(output.memory, Cache)  # which only an inference depth returns
         objective = output.loss if output.penalty is None else output.loss + output.penalty

@@ -14,11 +14,10 @@ from rich.console import Console
 from equilibria.configuration.comparing import changes
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
-from equilibria.depths import DepthSchedule
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.inference.run_folder import RunFolder
-from equilibria.models import TokenModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
 from equilibria.training.distributed import ALONE, World, launch, seed_process
@@ -74,7 +73,6 @@ class Trainer:
         task: the prepared text, or whatever else there is to learn.
         run_folder: where everything goes.
         console: where to show progress.
-        depths: the model's depth in each step; the model's own throughout when None.
         world: the processes that train together; the one of rank 0 writes the folder and talks to the user.
         trackers: get each record of the metrics from the process of rank 0; closed when `run` ends.
 
@@ -90,7 +88,6 @@ class Trainer:
         task: Task,
         run_folder: Path,
         console: Console,
-        depths: DepthSchedule | None = None,
         world: World = ALONE,
         trackers: Sequence[Tracker] = (),
     ) -> None:
@@ -106,8 +103,8 @@ class Trainer:
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
-        self.loop = TrainingLoop(model, recipe.training, batches, depths, world, recipe.distributed.strategy)
-        self._warmup = 0 if depths is None else depths.warmup_steps
+        self.loop = TrainingLoop(model, recipe.training, batches, world=world, strategy=recipe.distributed.strategy)
+        self._warmup = model.depth.warmup(training.steps) if isinstance(model, LanguageModel) else 0
         self._seconds = 0.0  # spent in steps, by the whole run
         self._seconds_logged = 0.0  # of those, what the last line has counted
         self._best: float | None = None
@@ -258,7 +255,7 @@ class Trainer:
         sizes = training.batch_size, training.segment_length
         with self.loop.whole():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
-            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world)
+            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world, depth=self.loop.depth)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {

@@ -22,7 +22,7 @@ from equilibria.models.base import Step
 
 def cache_layers(model: TokenModel) -> int | None:
     """Layers of a `DynamicCache` that a model fills; None where its past is no keys and values of tokens."""
-    if not isinstance(model, LanguageModel) or not model.decodes:
+    if not isinstance(model, LanguageModel) or not model.decodes():
         return None
     return len(model.new_cache().entries) // 2
 

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from equilibria.configuration import build_model
 from equilibria.data.batching import NO_TARGET
-from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.gradients import Phantom, Unrolled
 from equilibria.interop.hugging_face.cache import cache_layers, read_on
 from equilibria.interop.hugging_face.configuration import EquilibriaConfig
@@ -54,6 +54,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         if not isinstance(model, CausalModel):
             raise ValueError(f"a {type(model).__name__} does not continue a text; it is no causal language model")
         self.model = model
+        self._depth: Depth | None = None  # in place of its own, once checkpoints are asked for
         self.lm_head = self._head(model.embedding)
         self._tied_weights_keys = self._shared_names()
         for parameter in self.parameters():
@@ -149,9 +150,10 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None and self.training and self.model.auxiliary_weight:
             targets = nn.functional.pad(labels[:, 1:], (0, 1), value=NO_TARGET)
         if padding is None:
-            output = self.model(tokens_BL, targets)
+            output = self.model(tokens_BL, targets, depth=self._depth)
             return output.hidden, output.penalty
-        output = self.model(padding.last(tokens_BL), None if targets is None else padding.last(targets))
+        last = None if targets is None else padding.last(targets)
+        output = self.model(padding.last(tokens_BL), last, depth=self._depth)
         return padding.first(output.hidden), output.penalty
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -228,9 +230,9 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
     def _checkpoint(self, on: bool) -> None:
         match self.model:
             case LanguageModel(depth=Equilibrium(gradient=Phantom() | Unrolled() as gradient) as depth):
-                self.model.depth = replace(depth, gradient=replace(gradient, checkpoint=on))
+                self._depth = replace(depth, gradient=replace(gradient, checkpoint=on))
             case LanguageModel(depth=UnrolledDepth() as depth):
-                self.model.depth = replace(depth, checkpoint=on)
+                self._depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
                     "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "

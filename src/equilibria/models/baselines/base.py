@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
-from equilibria.models.base import Step
+from equilibria.depths import Depth
 from equilibria.models.causal import CausalModel, Read
+from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
 
@@ -78,16 +79,24 @@ class SequenceModel(CausalModel):
         self.layers = nn.ModuleList(layers)
         self.hidden_dropout = hidden_dropout
 
-    def read(self, x_BLD: Tensor, memory: Memory | Cache | None) -> Read:
+    def read(
+        self,
+        x_BLD: Tensor,
+        memory: Memory | Cache | None,
+        *,
+        depth: Depth | None = None,
+        memory_length: int | None = None,
+    ) -> Read:
         """The last layer's output, and the states of all layers after the last token."""
+        self._check_depthless(depth)
         hidden_BLH, states = self._states(x_BLD, memory)
         # Clones, so that a long segment is not kept alive by a view of its end.
-        kept = Memory(tuple(part.detach().clone() for part in states)) if self.memory_length else None
+        kept = Memory(tuple(part.detach().clone() for part in states)) if self._length(memory_length) else None
         return Read(hidden_BLH, kept)
 
-    @property
-    def decodes(self) -> bool:
+    def decodes(self, depth: Depth | None = None) -> bool:
         """Always: a state is all that a layer needs of the past."""
+        self._check_depthless(depth)
         return True
 
     @torch.no_grad()
@@ -97,22 +106,24 @@ class SequenceModel(CausalModel):
         padding_B: Tensor | None = None,
         limit: int | None = None,
         chunk_length: int | None = None,
+        *,
+        depth: Depth | None = None,
     ) -> Step:
         """Read a prompt; the cache is the layers' state, whatever the memory's length, so no limit bounds it.
 
         Raises:
             ValueError: a row has padding, which a state would not forget, or a token is none of the vocabulary's.
         """
-        self._check_decoding(tokens_BL)
+        self._check_decoding(tokens_BL, depth)
         if padding_B is not None and bool(padding_B.any()):
             raise ValueError("this model's state would take padding for text; give prompts of one length")
         return self._step(tokens_BL, None)
 
     @torch.no_grad()
-    def decode(self, tokens_BL: Tensor, cache: Cache | Memory) -> Step:
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step:
         """Read further tokens; see `TokenModel.decode`."""
         tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
-        self._check_decoding(tokens_BL)
+        self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Memory):
             raise ValueError("this model decodes from the state that its prefill returned")
         return self._step(tokens_BL, cache)

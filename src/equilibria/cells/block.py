@@ -1,0 +1,79 @@
+"""A transformer block: attention and a position-wise network, each with a residual and a norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor, nn
+
+from equilibria.cells.base import BoundMap, SomeCell, keys_values_rooms
+from equilibria.cells.cache import CacheView
+from equilibria.nn.attention import BoundAttention, KeysValuesRoom
+from equilibria.nn.dropout import add_masked
+from equilibria.nn.feed_forward import BoundFeedForward, FeedForward
+from equilibria.nn.relative_attention import BoundRelativeAttention
+
+
+class Block(nn.Module):
+    """What the blocks of all cells have in common; they differ in their attention and their norms.
+
+    Attributes:
+        feed_forward: the position-wise network.
+        attention_norm, feed_forward_norm: the norms.
+        pre_norm: whether a norm is that of what a sublayer reads, or that of the sum after it.
+    """
+
+    feed_forward: FeedForward
+    attention_norm: nn.Module
+    feed_forward_norm: nn.Module
+    pre_norm: bool = True
+
+    def seen(self, states: Tensor) -> Tensor:
+        """States as the attention is given them."""
+        return self.attention_norm(states) if self.pre_norm else states
+
+
+@dataclass(frozen=True, eq=False)
+class BoundBlock:
+    """A block during one solve; a dropout mask is None where nothing is dropped."""
+
+    block: Block
+    attention: BoundAttention | BoundRelativeAttention
+    feed_forward: BoundFeedForward
+    attention_dropout: Tensor | None
+    feed_forward_dropout: Tensor | None
+
+    def __call__(self, z_BLD: Tensor) -> Tensor:
+        """`(B, L, D) → (B, L, D)`."""
+        block = self.block
+        a_BLD = add_masked(z_BLD, self.attention(block.seen(z_BLD)), self.attention_dropout)
+        if block.pre_norm:
+            fed = self.feed_forward(block.feed_forward_norm(a_BLD))
+            return add_masked(a_BLD, fed, self.feed_forward_dropout)
+        a_BLD = block.attention_norm(a_BLD)
+        return block.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
+
+    def over(self, room: KeysValuesRoom) -> BoundBlock:
+        """With other keys and values before it."""
+        return replace(self, attention=replace(self.attention, past=room))
+
+    def at(self, row: int, tokens_T: Tensor) -> BoundBlock:
+        """Of some tokens of a row, over a cache."""
+        return replace(self, attention=self.attention.at(row, tokens_T))
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMap(BoundMap[SomeCell]):
+    """A cell of blocks, bound."""
+
+    blocks: tuple[BoundBlock, ...]
+
+    def over(self, view: CacheView) -> Self:
+        """With other keys and values before each block."""
+        rooms = zip(self.blocks, keys_values_rooms(view), strict=True)
+        return replace(self, blocks=tuple(block.over(room) for block, room in rooms))
+
+    def blocks_at(self, row: int, tokens_T: Tensor) -> tuple[BoundBlock, ...]:
+        """The blocks at some tokens of a row."""
+        return tuple(block.at(row, tokens_T) for block in self.blocks)

@@ -1,0 +1,289 @@
+"""Texts that are written together, token after token: each may join and leave at any time.
+
+A prompt is read alone, once for all texts that go on from it; then all texts are decoded in one batch. What a text gets
+depends on nothing beside it. A model that keeps nothing in a cache reads everything afresh for each token.
+Shapes: B rows, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from equilibria.cells import Cache, Memory
+from equilibria.depths import Depth
+from equilibria.models.sampling import Drawer
+from equilibria.nn import TokenEmbedding
+from equilibria.solvers import Solution
+
+Some = TypeVar("Some", bound="Continuation")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a model makes of tokens that follow those in a cache.
+
+    Attributes:
+        hidden_BLD: final states of the tokens.
+        embedding: turns them into logits.
+        cache: what to go on with.
+        solution: the solve and its statistics; None for explicit depths.
+    """
+
+    hidden_BLD: Tensor
+    embedding: TokenEmbedding
+    cache: Cache | Memory
+    solution: Solution | None = None
+
+    @cached_property
+    def logits_BV(self) -> Tensor:
+        """Of the token after the last one."""
+        with torch.no_grad():
+            return self.embedding.logits(self.hidden_BLD[:, -1])
+
+    @property
+    def evaluations_BL(self) -> Tensor | None:
+        """Evaluations after which each token had converged, or all that were spent; None for explicit depths."""
+        if self.solution is None:
+            return None
+        groups = self.solution.group_evaluations
+        return (groups if groups.dim() == 2 else groups.unsqueeze(1)).expand(self.hidden_BLD.shape[:2])
+
+
+class Continuation(Protocol):
+    """Where texts stand, as rows of one batch.
+
+    Attributes:
+        logits_BV: of the next token of each.
+        evaluations_BL: of the tokens that were read last; None for explicit depths.
+    """
+
+    @property
+    def logits_BV(self) -> Tensor: ...
+
+    @property
+    def evaluations_BL(self) -> Tensor | None: ...
+
+    def read(self: Some, token_B: Tensor) -> Some:
+        """Where they stand after one more token each. This continuation is used up."""
+        ...
+
+    @classmethod
+    def gathered(cls: type[Some], parts: Sequence[tuple[Some, Tensor]]) -> Some:
+        """Rows of several continuations of one model as one.
+
+        Args:
+            parts: continuations, and of each the rows that are wanted, `(R,)` integers.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """What is asked of a model."""
+
+    @property
+    def embedding(self) -> TokenEmbedding: ...
+
+    def begin(
+        self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
+    ) -> Continuation: ...
+
+    def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step: ...
+
+    def next_hidden(
+        self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CachedContinuation:
+    """Of a model that decodes from a cache, at its own depth or at another."""
+
+    model: Reader
+    depth: Depth | None
+    logits_BV: Tensor
+    evaluations_BL: Tensor | None
+    cache: Cache | Memory
+
+    @classmethod
+    def after(cls, model: Reader, depth: Depth | None, step: Step) -> CachedContinuation:
+        """After what a model has just read."""
+        return cls(model, depth, step.logits_BV, step.evaluations_BL, step.cache)
+
+    def read(self, token_B: Tensor) -> CachedContinuation:
+        """Only the new tokens are solved."""
+        return self.after(self.model, self.depth, self.model.decode(token_B, self.cache, depth=self.depth))
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[CachedContinuation, Tensor]]) -> CachedContinuation:
+        """Of the tokens that were read last, the evaluations of the very last remain."""
+        first = parts[0][0]
+        logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
+        counts = [part.evaluations_BL[rows, -1:] for part, rows in parts if part.evaluations_BL is not None]
+        cache = _gathered([(part.cache, rows) for part, rows in parts])
+        return cls(first.model, first.depth, logits_BV, torch.cat(counts) if counts else None, cache)
+
+
+def _gathered(parts: Sequence[tuple[Cache | Memory, Tensor]]) -> Cache | Memory:
+    caches = [(cache, rows) for cache, rows in parts if isinstance(cache, Cache)]
+    if caches:
+        return Cache.gathered(caches)
+    return Memory.gathered([(memory, rows) for memory, rows in parts if isinstance(memory, Memory)])
+
+
+@dataclass(frozen=True)
+class FreshContinuation:
+    """Of a model that reads everything afresh.
+
+    Attributes:
+        model: the model.
+        depth: at which it reads; None for its own.
+        window: tokens that it sees at most.
+        texts: prompts `(B, P)` of one length each with what was written since, `(B, L)`.
+        logits_BV: of the next tokens.
+    """
+
+    model: Reader
+    depth: Depth | None
+    window: int
+    texts: tuple[tuple[Tensor, Tensor], ...]
+    logits_BV: Tensor
+    evaluations_BL = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, model: Reader, depth: Depth | None, window: int, texts: Sequence[tuple[Tensor, Tensor]]
+    ) -> FreshContinuation:
+        """Reads texts."""
+        hidden = [model.next_hidden(prompt_BP, written_BL, window, depth=depth) for prompt_BP, written_BL in texts]
+        return cls(model, depth, window, tuple(texts), model.embedding.logits(torch.cat(hidden)))
+
+    def read(self, token_B: Tensor) -> FreshContinuation:
+        """All tokens once more."""
+        tokens = token_B.unsqueeze(1).split([len(prompt_BP) for prompt_BP, _ in self.texts])
+        longer = [(text[0], torch.cat([text[1], token], dim=1)) for text, token in zip(self.texts, tokens, strict=True)]
+        return self.of(self.model, self.depth, self.window, longer)
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[FreshContinuation, Tensor]]) -> FreshContinuation:
+        """Rows stay in the groups that they were begun in."""
+        texts: list[tuple[Tensor, Tensor]] = []
+        for part, rows in parts:
+            singles = [
+                (p[None], w[None]) for prompt, written in part.texts for p, w in zip(prompt, written, strict=True)
+            ]
+            texts += [singles[row] for row in rows.tolist()]
+        logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
+        first = parts[0][0]
+        return cls(first.model, first.depth, first.window, tuple(texts), logits_BV)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token of each row.
+
+    Attributes:
+        token_B: their ids.
+        evaluations_BL: of the tokens that were read since the draw before (at first the prompt); the last one's
+            state is what this token was drawn from. None for explicit depths.
+        logits_BV: what they were drawn from.
+        drawers: who drew them.
+    """
+
+    token_B: Tensor
+    evaluations_BL: Tensor | None
+    logits_BV: Tensor
+    drawers: Sequence[Drawer]
+
+
+@dataclass
+class _Group:
+    """Texts that were read together: of each its row, and its drawer, None once it has left."""
+
+    where: Continuation
+    rows: list[int]
+    drawers: list[Drawer | None]
+
+    def drawn(self) -> Drawn:
+        """The next token of each."""
+        drawers = [drawer for drawer in self.drawers if drawer is not None]
+        logits_BV, evaluations_BL = self.where.logits_BV, self.where.evaluations_BL
+        if self.rows != [*range(len(logits_BV))]:
+            logits_BV = logits_BV[self.rows]
+            evaluations_BL = None if evaluations_BL is None else evaluations_BL[self.rows]
+        token_B = torch.tensor(Drawer.draw(drawers, logits_BV), device=logits_BV.device)
+        return Drawn(token_B, evaluations_BL, logits_BV, drawers)
+
+
+class Decoder:
+    """Decodes texts together. Each is known by its drawer, which has its sampling and its random numbers.
+
+    Args:
+        model: in evaluation mode.
+        window: tokens that each prediction sees at most.
+        depth: the model's own when None.
+    """
+
+    def __init__(self, model: Reader, window: int = 256, depth: Depth | None = None) -> None:
+        self._model, self._window, self._depth = model, window, depth
+        self._groups: list[_Group] = []
+
+    @property
+    def drawers(self) -> list[Drawer]:
+        """Of the texts that go on."""
+        return [drawer for group in self._groups for drawer in group.drawers if drawer is not None]
+
+    def join(self, tokens_BL: Tensor, drawers: Sequence[Drawer], padding_B: Tensor | None = None) -> Drawn:
+        """Reads prompts and draws the first token of their texts.
+
+        Args:
+            tokens_BL: token ids.
+            drawers: one for each row; or several for a single one, from which all go on.
+            padding_B: tokens at the left of each row that are padding.
+
+        Raises:
+            ValueError: as `begin` does, a token is outside the vocabulary, or the logits are not finite. The other
+                texts go on.
+        """
+        where = self._model.begin(tokens_BL, self._window, padding_B, depth=self._depth)
+        copies = len(tokens_BL) == 1
+        group = _Group(where, [0] * len(drawers) if copies else [*range(len(drawers))], [*drawers])
+        drawn = group.drawn()
+        self._groups.append(group)
+        return drawn
+
+    def step(self) -> Drawn:
+        """One more token of every text; there must be one."""
+        where, drawers = self._together()
+        tokens = torch.tensor([drawer.token for drawer in drawers], device=where.logits_BV.device)
+        group = _Group(where.read(tokens), [*range(len(drawers))], [*drawers])
+        self._groups = [group]
+        return group.drawn()
+
+    def leave(self, drawer: Drawer) -> None:
+        """A text ends here."""
+        for group in self._groups:
+            if drawer in group.drawers:
+                group.drawers[group.drawers.index(drawer)] = None
+        if not self.drawers:
+            self._groups = []  # and nothing keeps their cache
+
+    def _together(self) -> tuple[Continuation, list[Drawer]]:
+        """All texts that go on, as the rows of one continuation."""
+        chosen, drawers = [], []
+        for group in self._groups:
+            going = [(row, drawer) for row, drawer in zip(group.rows, group.drawers, strict=True) if drawer is not None]
+            if going:
+                chosen.append((group.where, [row for row, _ in going]))
+                drawers += [drawer for _, drawer in going]
+        (where, rows), *others = chosen
+        if others or rows != [*range(len(where.logits_BV))]:
+            device = where.logits_BV.device
+            where = where.gathered([(part, torch.tensor(rows, device=device)) for part, rows in chosen])
+        return where, drawers
