@@ -103,8 +103,9 @@ def _solve(f: Map, z0: State, solver: Solver, gradient: Gradient, wanted: tuple[
     with forward_mode.suspended() if forward_mode.active() else nullcontext():
         iterate = solver.solve(f, z0, propose=ahead, iterates=wanted)
         packing = Packing.of(z0, solver.scope)
-        state, proposal = packing.unpack(iterate.value), packing.unpack(iterate.proposal) if ahead else None
+        state = packing.unpack(iterate.value)
     solve = Solve(solver, wanted, iterate)
     iterates = {number: gradient.attach(f, kept, solve).value for number, kept in iterate.iterates.items()}
-    attached = gradient.attach(f, state, replace(solve, proposal=proposal))
-    return solution_of(f, solve, attached, iterates)
+    if ahead:
+        solve = replace(solve, proposal=packing.unpack(iterate.proposal))
+    return solution_of(f, solve, gradient.attach(f, state, solve), iterates)
