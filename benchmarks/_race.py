@@ -23,10 +23,10 @@ from equilibria.configuration import Recipe, build_depth_schedule, build_model, 
 from equilibria.data.batching import Segment
 from equilibria.data.task import Task
 from equilibria.errors import UserError
+from equilibria.files.durable import save_text
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
 from equilibria.measuring.size import size_of
 from equilibria.measuring.steps import Contender, saved_by_step
-from equilibria.paper.runs import write_text
 from equilibria.runs.folder import RunFolder
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop
@@ -98,7 +98,7 @@ class Results:
             for name, row in json.loads(self.file.read_text(encoding="utf-8"))["rows"].items():
                 ours = self.rows.setdefault(name, row)
                 ours["seeds"] = row["seeds"] | ours["seeds"]
-        write_text(self.file, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1) + "\n")
+        save_text(self.file, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1) + "\n")
 
     def missing(self, recipes: dict[str, Recipe], seed: int) -> list[str]:
         """The rows that have not been measured with a seed."""

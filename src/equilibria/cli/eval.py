@@ -1,7 +1,6 @@
 """`equilibria eval`."""
 
 import json as json_format
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import OtherText
 from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
-from equilibria.files.durable import write_durably
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.subject import Subject, subject
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.lock import keeping
+from equilibria.runs.lock import save_beside
 from equilibria.training.distributed import training_device
 
 command = App(name="eval")
@@ -160,12 +158,8 @@ def measure_reading(
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json in one go, if it can: figures that took hours are worth having without it."""
-    try:
-        with keeping(folder):
-            write_durably(folder.evaluation, json_format.dumps(result.to_json()) + "\n")
-    except OSError as problem:
-        print(f"warning: the figures are not kept in the run: {problem}", file=sys.stderr)
+    """Writes a run's evaluation.json in one go, or warns."""
+    save_beside(folder, folder.evaluation, json_format.dumps(result.to_json()) + "\n")
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

@@ -15,7 +15,7 @@ from torch import Tensor
 from equilibria.configuration import DataRecipe, ModelRecipe, Recipe, RunRecipe, TrainingRecipe, build_model
 from equilibria.configuration.reading import check_recipe
 from equilibria.data import Tokenizer
-from equilibria.errors import UserError
+from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
 from equilibria.models import TokenModel
@@ -102,7 +102,7 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:
         _check_free(out)  # another import may have been faster
-        raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
+        raise unwritable(out, problem, "choose another --out") from problem
     return model
 
 
