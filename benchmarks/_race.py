@@ -24,10 +24,10 @@ from equilibria.configuration.building import build_model, open_data
 from equilibria.data.batches import Segment
 from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
+from equilibria.files.durable import save_text
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
 from equilibria.measuring.size import size_of
 from equilibria.measuring.steps import Contender, saved_by_step
-from equilibria.paper.runs import write_text
 from equilibria.runs.folder import RunFolder
 from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop
@@ -99,7 +99,7 @@ class Results:
             for name, row in json.loads(self.file.read_text(encoding="utf-8"))["rows"].items():
                 ours = self.rows.setdefault(name, row)
                 ours["seeds"] = row["seeds"] | ours["seeds"]
-        write_text(self.file, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1) + "\n")
+        save_text(self.file, json.dumps({"settings": self.settings, "rows": self.rows}, indent=1) + "\n")
 
     def missing(self, recipes: dict[str, Recipe], seed: int) -> list[str]:
         """The rows that have not been measured with a seed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from equilibria.data import Source
 from equilibria.data.sources.base import Split
 from equilibria.data.sources.reading import text_digest
-from equilibria.paper.runs import write_text
+from equilibria.files.durable import save_text
 
 _RUN = 512
 """Characters of a run, about: several times a segment of the laboratory's proxies."""
@@ -37,7 +37,7 @@ def shuffled_folder(sources: Sequence[Source], beside: Path) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             runs = [run for source in sources for run in _runs(source, split)]
             random.Random(split).shuffle(runs)
-            write_text(file, "".join(runs))
+            save_text(file, "".join(runs))
     return folder
 
 

@@ -27,7 +27,7 @@ from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import EmbeddedText, FolderText
 from equilibria.errors import UserError
-from equilibria.paper.runs import write_text
+from equilibria.files.durable import save_text
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "laboratory"
 WIDTH = 128
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     result = run(options, recipes_of(options), prepare(options), figures_of)
     result["data"] += f", width {options.width}"
-    write_text(options.out.with_suffix(".md"), sheet_of(result, whole=True).markdown())
+    save_text(options.out.with_suffix(".md"), sheet_of(result, whole=True).markdown())
     if options.picture is not None:
         draw(result, options.picture)
     publish("laboratory", arguments, options, result, show)

@@ -21,7 +21,7 @@ from benchmarks._harness import options_of, prepare, publish
 from benchmarks._race import Racer, run
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.errors import UserError
-from equilibria.paper.runs import write_text
+from equilibria.files.durable import save_text
 from equilibria.paper.sheet import Sheet, count, form
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "english-4m"
@@ -116,6 +116,6 @@ def main(arguments: list[str]) -> int:
     """Run the benchmark; 0 when it ran."""
     options = parse(arguments)
     result = run(options, recipes_of(options), prepare(options), Racer.figures)
-    write_text(options.out.with_suffix(".md"), sheet_of(result).markdown())
+    save_text(options.out.with_suffix(".md"), sheet_of(result).markdown())
     publish("models", arguments, options, result, show)
     return 0

@@ -39,9 +39,21 @@ def is_out_of_memory(problem: BaseException | None) -> bool:
     return is_out_of_memory(problem.__cause__)
 
 
-def mending(problem: OSError) -> str:
-    """What to do about a file that cannot be written where it is."""
-    match problem.errno:
+def unwritable(path: object, problem: Exception, otherwise: str = "") -> UserError:
+    """The error for a file or folder that cannot be written.
+
+    Args:
+        path: what was to be written, a path or its description.
+        problem: what was raised.
+        otherwise: another way out, as in "choose another --out".
+    """
+    reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
+    mend = _mend(problem.errno if isinstance(problem, OSError) else None)
+    return UserError(f"{path} cannot be written ({reason}); {mend}{otherwise and f', or {otherwise}'}")
+
+
+def _mend(number: int | None) -> str:
+    match number:
         case errno.ENOSPC | errno.EDQUOT:
             return "free some space"
         case errno.EROFS:
@@ -50,7 +62,7 @@ def mending(problem: OSError) -> str:
             return "get the right to write there"
         case errno.ENOENT | errno.ENOTDIR:
             return "make its folder first"
-    return "see what is there"
+    return "look at what is there"
 
 
 def printable(text: str) -> str:

@@ -51,7 +51,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_what_was_not_run_says_so(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
     assert {row["status"] for row in rows.values()} == {"not run"}
-    assert rows["equilibrium"]["note"] == "not begun; --train does"
+    assert rows["equilibrium"]["note"] == "not started; train it with --train"
     assert rows["equilibrium"]["size"]["total"] - rows["equilibrium"]["size"]["inner"] == 300 * 16
     assert rows["equilibrium"]["published"]["figure"] == 42.0
     assert not list(checkout.glob("runs/reproduce/ptb/*-0"))
@@ -120,8 +120,8 @@ def test_an_interrupted_row_goes_on(
     with monkeypatch.context() as patch:
         stop_at(patch, 4)
         rows = by_name(reproduced(capsys, *command, code=128 + signal.SIGTERM))
-    assert rows["explicit"]["note"] == "stopped after step 4 of 6; --train goes on"
-    assert rows["equilibrium"]["note"] == "not begun; --train does"
+    assert rows["explicit"]["note"] == "stopped after step 4 of 6; resume it with --train"
+    assert rows["equilibrium"]["note"] == "not started; train it with --train"
     assert not (checkout / "runs/reproduce/ptb/equilibrium-tiny-0").exists()
     assert by_name(reproduced(capsys, "ptb", "--scale", "tiny"))["explicit"]["note"] == rows["explicit"]["note"]
     rows = by_name(reproduced(capsys, *command))
@@ -211,7 +211,7 @@ def test_a_row_that_cannot_be_read_does_not_hide_the_others(checkout: Path, caps
     text = recipe.read_text()
     recipe.write_text("[run")
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny", code=1))
-    assert (rows["explicit"]["size"], rows["equilibrium"]["note"]) == (None, "not begun; --train does")
+    assert (rows["explicit"]["size"], rows["equilibrium"]["note"]) == (None, "not started; train it with --train")
     assert "explicit.toml: cannot be read as TOML" in rows["explicit"]["note"]
     recipe.write_text(text)
     run = checkout / "runs/reproduce/ptb/explicit-tiny-0"
@@ -220,7 +220,7 @@ def test_a_row_that_cannot_be_read_does_not_hide_the_others(checkout: Path, caps
     rows = by_name(reproduced(capsys, "ptb", "--scale", "tiny"))
     assert rows["explicit"]["size"] is not None
     assert "config.toml: cannot be read as TOML" in rows["explicit"]["note"]
-    assert rows["equilibrium"]["note"] == "not begun; --train does"
+    assert rows["equilibrium"]["note"] == "not started; train it with --train"
 
 
 def test_a_task_needs_no_text(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

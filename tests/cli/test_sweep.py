@@ -35,7 +35,7 @@ def states(runs: list[dict[str, object]]) -> list[object]:
 def test_every_combination_is_an_ordinary_run_and_is_not_repeated(
     called: tuple[str, ...], tiny_toml: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert states(sweep(capsys, *called, "--list")) == ["not begun"] * 4
+    assert states(sweep(capsys, *called, "--list")) == ["not started"] * 4
     runs = sweep(capsys, *called)
     assert [Path(str(run["run"])).name for run in runs] == NAMES
     assert [run["index"] for run in runs] == [0, 1, 2, 3]
@@ -58,7 +58,7 @@ def test_an_index_runs_one_combination(
 ) -> None:
     (run,) = sweep(capsys, *called, "--index", "2")
     assert (run["index"], Path(str(run["run"])).name, run["state"]) == (2, NAMES[2], "finished")
-    assert states(sweep(capsys, *called, "--list")) == ["not begun", "not begun", "finished", "not begun"]
+    assert states(sweep(capsys, *called, "--list")) == ["not started", "not started", "finished", "not started"]
     assert main([*called, "--index", "4"]) == 2
     assert "--index 4: the sweep has 4 runs, 0 to 3" in capsys.readouterr().err
 
@@ -111,7 +111,7 @@ def test_an_interrupted_sweep_stops_and_goes_on(
 
         patch.setattr(Trainer, "_timed_step", stopping)
         runs = sweep(capsys, *called, code=128 + signal.SIGTERM)
-    assert states(runs) == ["unfinished", *["not begun"] * 3]
+    assert states(runs) == ["unfinished", *["not started"] * 3]
     assert runs[0]["step"] == 3
     runs = sweep(capsys, *called)
     assert states(runs) == ["finished"] * 4

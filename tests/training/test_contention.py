@@ -49,4 +49,4 @@ def test_two_sweeps_share_the_runs(tmp_path: Path) -> None:
     # Whoever ends while the other one still trains says so, and that not all is finished.
     assert min(end["code"] for end in found["ends"]) == 0
     for end in found["ends"]:
-        assert end["code"] == int(any(" trains it" in line for line in end["said"]))
+        assert end["code"] == int(any(" is training it" in line for line in end["said"]))

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.checkout import in_checkout
-from equilibria.cli.eval import keep
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
@@ -20,7 +19,7 @@ from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_evaluation import evaluate_run
+from equilibria.inference.run_evaluation import evaluate_run, keep_evaluation
 from equilibria.report import write_report
 from equilibria.training import train
 
@@ -68,7 +67,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_run(loaded, progress=ConsoleProgress(console))
-    keep(loaded.folder, evaluation)
+    keep_evaluation(loaded.folder, evaluation)
     (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),

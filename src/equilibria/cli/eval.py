@@ -1,7 +1,6 @@
 """`equilibria eval`."""
 
 import json as json_format
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +20,6 @@ from equilibria.inference.effort import Effort, Leaving
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_run, keep_evaluation
-from equilibria.runs.folder import RunFolder
 from equilibria.training.distributed import training_device
 
 command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
@@ -79,7 +77,7 @@ def evaluate(
     )
     result = evaluate_run(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
-        keep(loaded.folder, result)  # before it is printed: nobody may be there to read it
+        keep_evaluation(loaded.folder, result)  # before it is printed: nobody may be there to read it
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -101,12 +99,6 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     return changed(recipe, flags).data
 
 
-def keep(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json, if it can: figures that took hours are worth having without it."""
-    try:
-        keep_evaluation(folder, result)
-    except OSError as problem:
-        print(f"warning: could not save evaluation.json: {problem}", file=sys.stderr)
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

@@ -14,12 +14,11 @@ from rich.console import Console
 
 from equilibria.cli.colours import legend, print_piece
 from equilibria.errors import UserError
-from equilibria.files.durable import write_durably
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
-from equilibria.runs.lock import keeping
+from equilibria.runs.lock import save_beside
 
 command = App(name="generate")
 
@@ -179,12 +178,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
         Sample(prompts[number // draw.samples], text, draw.seed + number, reason)
         for number, (text, reason) in enumerate(turns.texts())
     ]
-    kept = json_format.dumps(_as_json(draw, samples))
-    try:
-        with keeping(loaded.folder):
-            write_durably(loaded.folder.sample, kept + "\n")
-    except OSError as problem:
-        print(f"warning: the text is not kept in the run: {problem}", file=sys.stderr)
+    save_beside(loaded.folder, loaded.folder.sample, json_format.dumps(_as_json(draw, samples)) + "\n")
     return samples
 
 

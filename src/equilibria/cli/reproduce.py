@@ -16,10 +16,11 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
+from equilibria.files.durable import save_text
 from equilibria.measuring.size import Size, size_without_weights
 from equilibria.paper.contests import entrants_of, memory_of, runtime_of
 from equilibria.paper.published import MEASURED, TRAINED
-from equilibria.paper.runs import conclude, recipe_of, standing, trained_size, write_text
+from equilibria.paper.runs import conclude, recipe_of, row_status, trained_size
 from equilibria.paper.sheet import Sheet
 from equilibria.paper.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
 from equilibria.paper.writing import (
@@ -116,8 +117,8 @@ def reproduce(
         if train:
             raise UserError(f"{table} is measured, not trained: leave out --train")
         found, sheet = _measured(MEASURED[table], order)
-    write_text(file, json_format.dumps(found, indent=1) + "\n")
-    write_text(file.with_suffix(".md"), sheet.markdown())
+    save_text(file, json_format.dumps(found, indent=1) + "\n")
+    save_text(file.with_suffix(".md"), sheet.markdown())
     if json:
         print(json_format.dumps(found))
     else:
@@ -160,7 +161,7 @@ def _reached(
     table: TrainedTable, row: Row, order: Order, training: bool, recipe: Recipe, size: Size
 ) -> tuple[Outcome, int | None]:
     """The same of a row whose recipe could be read."""
-    state = standing(recipe)
+    state = row_status(recipe)
     if state.figures is not None:
         return Outcome(row, trained_size(state.figures), state.figures), None
     if not state.open:
@@ -170,11 +171,11 @@ def _reached(
         missing = f"there is no {text}; {table.data}, or name another text with --data-path"
         return Outcome(row, size, None, missing), None
     if not training:
-        return Outcome(row, size, None, state.note or "not begun; --train does"), None
+        return Outcome(row, size, None, state.note or "not started; train it with --train"), None
     begun, progress = (recipe.run.folder / "config.toml").is_file(), ConsoleProgress(order.console)
     result = train_run(recipe, resume=begun, console=order.console, progress=progress)
     if result.interrupted is not None:
-        return Outcome(row, size, None, standing(recipe).note), result.interrupted
+        return Outcome(row, size, None, row_status(recipe).note), result.interrupted
     figures = conclude(recipe, result, table.test_tokens.get(order.scale), progress)
     return Outcome(row, trained_size(figures), figures), None
 

@@ -19,7 +19,7 @@ from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
 from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
-from equilibria.sweep.standing import Standing, forget_failure, note_failure, runs_in, standing, varied
+from equilibria.sweep.runs import SweepRun, forget_failure, note_failure, runs_in, sweep_run, varied
 from equilibria.training import train
 
 command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
@@ -56,15 +56,15 @@ def sweep(
         raise UserError(f"--index {index}: the sweep has {len(recipes)} runs, 0 to {len(recipes) - 1}")
     chosen = range(len(recipes)) if index is None else (index,)
     signal = None if only_list else _train(recipes, chosen, Console(stderr=json))
-    standings = {number: standing(recipes[number]) for number in chosen}
+    runs = {number: sweep_run(recipes[number]) for number in chosen}
     keys = varied(recipes)
     if json:
-        print(json_format.dumps({"runs": [_figures(number, keys, run) for number, run in standings.items()]}))
+        print(json_format.dumps({"runs": [_figures(number, keys, run) for number, run in runs.items()]}))
     else:
-        _print(standings, keys)
+        _print(runs, keys)
     if signal is not None:
         return 128 + signal
-    return 0 if only_list or all(run.state == "finished" for run in standings.values()) else 1
+    return 0 if only_list or all(run.state == "finished" for run in runs.values()) else 1
 
 
 def _recipes(recipe: Path, flags: Sequence[str], only_list: bool) -> tuple[Recipe, ...]:
@@ -81,7 +81,7 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
     """Trains what is not finished; returns the number of the signal that stopped it, if one did."""
     for place, number in enumerate(chosen, start=1):
         recipe = recipes[number]
-        if not standing(recipe).open:
+        if not sweep_run(recipe).open:
             continue
         console.out(f"run {number} ({place} of {len(chosen)}): {recipe.run.name}")
         forget_failure(recipe)
@@ -89,18 +89,18 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
             begun = (recipe.run.folder / "config.toml").is_file()
             result = train(recipe, resume=begun, console=console, progress=ConsoleProgress(console))
         except Exception as problem:  # whatever it is, the other runs are worth having
-            if isinstance(problem, RunInUse) or standing(recipe).state == "finished":  # another process was faster
+            if isinstance(problem, RunInUse) or sweep_run(recipe).state == "finished":  # another process was faster
                 console.out(f"skipped: {problem}")
                 continue
-            note_failure(recipe, problem)
             console.out(f"failed: {problem}")
+            note_failure(recipe, problem)
             continue
         if result.interrupted is not None:
             return result.interrupted
     return None
 
 
-def _figures(number: int, keys: dict[str, str], run: Standing) -> dict[str, object]:
+def _figures(number: int, keys: dict[str, str], run: SweepRun) -> dict[str, object]:
     values = _settings(run)
     return {
         "index": number,
@@ -115,7 +115,7 @@ def _figures(number: int, keys: dict[str, str], run: Standing) -> dict[str, obje
     }
 
 
-def _settings(run: Standing) -> dict[str, object]:
+def _settings(run: SweepRun) -> dict[str, object]:
     """Its recipe's, by dotted key; of a damaged run nothing is sure."""
     return {} if run.state == "damaged" else settings(run.recipe)
 
@@ -124,14 +124,14 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print(standings: dict[int, Standing], keys: dict[str, str]) -> None:
+def _print(runs: dict[int, SweepRun], keys: dict[str, str]) -> None:
     table = Table(box=None, header_style="")
     for heading in ("run", *keys.values()):
         table.add_column(heading, justify="right")
     table.add_column("state", no_wrap=True)
     for heading in ("best loss", "loss", "residual", "time"):
         table.add_column(heading, justify="right")
-    for number, run in standings.items():
+    for number, run in runs.items():
         values = _settings(run)
         state = f"step {run.step}/{run.recipe.training.steps}" if run.state == "unfinished" else run.state
         own = (str(number), *(str(values.get(key, "-")) for key in keys), state)
@@ -139,7 +139,7 @@ def _print(standings: dict[int, Standing], keys: dict[str, str]) -> None:
         table.add_row(*own, *figures, _shown(run.figures.get("residual"), ".1e"), _time(run.figures.get("seconds")))
     console = Console()
     console.print(table)
-    for number, run in standings.items():
+    for number, run in runs.items():
         if run.message:
             console.print(f"run {number}: {run.message}", markup=False, highlight=False, soft_wrap=True)
 

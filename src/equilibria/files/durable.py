@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from equilibria.errors import unwritable
+
 _SUFFIX = ".partial"
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that cannot flush a folder; they keep its names without."""
 
 
-def write_durably(path: Path, content: str | bytes) -> None:
+def write_durably(path: Path, content: str | bytes | memoryview) -> None:
     """Replaces a file, or makes it with the folders it is in.
 
     Args:
@@ -31,6 +33,30 @@ def write_durably(path: Path, content: str | bytes) -> None:
     """
     with replaced_file(path) as partial, partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Replaces a text file, or makes it with the folders it is in.
+
+    Raises:
+        UserError: it cannot be written; what was there before stays.
+    """
+    with reported(path, "choose another folder"):
+        write_durably(path, text)
+
+
+@contextmanager
+def reported(path: Path, otherwise: str = "") -> Iterator[None]:
+    """Turns an OSError raised inside into the `UserError` that says why `path` cannot be written.
+
+    Args:
+        path: the file or folder that is written inside.
+        otherwise: another way out than mending that, as in "choose another --out".
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise unwritable(path, problem, otherwise) from problem
 
 
 @contextmanager

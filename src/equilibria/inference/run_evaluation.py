@@ -7,13 +7,12 @@ from pathlib import Path
 
 from equilibria.data import Source, Split, Task
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.files.durable import write_durably
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.subject import Subject, subject
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.lock import keeping
+from equilibria.runs.lock import save_beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +102,5 @@ def evaluate_run(
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json in one go.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with keeping(folder):
-        write_durably(folder.evaluation, json.dumps(result.to_json()) + "\n")
+    """Writes a run's evaluation.json in one go, or warns: figures that took hours are worth having without it."""
+    save_beside(folder, folder.evaluation, json.dumps(result.to_json()) + "\n")

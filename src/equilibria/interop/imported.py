@@ -15,7 +15,7 @@ from torch import Tensor
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model
 from equilibria.data import EmbeddedText, FolderText, Tokenizer, TokenizerSpec
-from equilibria.errors import UserError
+from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
 from equilibria.models import ModelRecipe, TokenModel
@@ -103,7 +103,7 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:
         _check_free(out)  # another import may have been faster
-        raise UserError(f"{out} cannot be written ({problem}); free some space or choose another --out") from problem
+        raise unwritable(out, problem, "choose another --out") from problem
     return model
 
 

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from equilibria.depths import Depth, Equilibrium, Reached, Stack, UnrolledDepth
 from equilibria.errors import UserError
-from equilibria.files.durable import replaced_file
+from equilibria.files.durable import reported, write_durably
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.solvers import Anderson, Picard, Solver
 from equilibria.solvers.point import CountedMap, Point
@@ -176,8 +176,5 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
         raise UserError(f"{path} exists already; choose another name or remove it")
     content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
     torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
-    try:
-        with replaced_file(path) as partial, partial.open("wb") as file:
-            file.write(content.getbuffer())
-    except OSError as problem:
-        raise UserError(f"{path} cannot be written ({problem}); free some space or choose another") from problem
+    with reported(path, "choose another name"):
+        write_durably(path, content.getbuffer())

@@ -13,7 +13,7 @@ from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
 from equilibria.measuring.steps import Contender, alternate, saved_by_step
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.paper.runs import standing
+from equilibria.paper.runs import row_status
 from equilibria.paper.tables import Contest, Row, Setting
 from equilibria.training.loop import TrainingLoop
 
@@ -32,7 +32,7 @@ class Entrant:
 
     def model(self) -> tuple[TokenModel, bool]:
         """The model, and whether it is the trained one: where the row has been run at this scale and seed, it is."""
-        if standing(self.recipe).figures is not None:
+        if row_status(self.recipe).figures is not None:
             return load_run(self.recipe.run.folder).model, True
         torch.manual_seed(self.recipe.training.seed)
         return build_model(self.recipe, self.vocabulary_size), False

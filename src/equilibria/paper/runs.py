@@ -13,15 +13,14 @@ from equilibria.configuration.comparing import run_difference
 from equilibria.data.progress import Progress
 from equilibria.data.tasks.base import Task
 from equilibria.data.tasks.symbols import SymbolTask
-from equilibria.errors import UserError
-from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_json
 from equilibria.inference.evaluation import Evaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.measuring.size import Size, size_of
 from equilibria.paper.tables import Row, Scale, TrainedTable
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.lock import keeping, writer_of
+from equilibria.runs.lock import write_beside
+from equilibria.runs.status import RunStatus
 from equilibria.training.trainer import TrainingResult
 
 Figures = Mapping[str, object]
@@ -49,13 +48,13 @@ def recipe_of(
 
 
 @dataclass(frozen=True)
-class Standing:
+class RowStatus:
     """How far the run of a row has come.
 
     Attributes:
         figures: of a finished run, else None.
-        note: what is to be said about it, "" for nothing.
-        open: whether it can be begun or gone on with.
+        note: what to say about it; "" if there is nothing.
+        open: whether it can be started or resumed.
     """
 
     figures: Figures | None = None
@@ -63,26 +62,24 @@ class Standing:
     open: bool = False
 
 
-def standing(recipe: Recipe) -> Standing:
-    """What the folder of a run says.
+def row_status(recipe: Recipe) -> RowStatus:
+    """What the folder of a row's run says.
 
     Raises:
         UserError: a file in it is damaged.
     """
-    folder = RunFolder(recipe.run.folder)
-    if not folder.config.is_file():
-        return Standing(open=True)
-    difference = run_difference(read_recipe(folder.config), recipe)
+    status = RunStatus(RunFolder(recipe.run.folder))
+    if not status.started:
+        return RowStatus(open=True)
+    difference = run_difference(read_recipe(status.folder.config), recipe)
     if difference:
-        return Standing(note=f"{folder.path} was run with {difference}; remove it to run this one")
+        return RowStatus(note=f"{status.folder.path} was run with {difference}; remove it to run this one")
     if _result_file(recipe).is_file():
-        return Standing(_read(_result_file(recipe)))
-    writer = writer_of(folder)
-    if writer is not None:
-        return Standing(note=f"{writer} trains it")
-    index = folder.index()
-    done = 0 if index is None else int(index.last.removeprefix("step-"))
-    return Standing(note=f"stopped after step {done} of {recipe.training.steps}; --train goes on", open=True)
+        return RowStatus(_read(_result_file(recipe)))
+    if status.writer is not None:
+        return RowStatus(note=f"{status.writer} is training it")
+    note = f"stopped after step {status.step} of {recipe.training.steps}; resume it with --train"
+    return RowStatus(note=note, open=True)
 
 
 def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, progress: Progress) -> Figures:
@@ -107,8 +104,7 @@ def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, pr
         "size": asdict(size_of(loaded.model)),
         **evaluation.to_json(),
     }
-    with keeping(loaded.folder):
-        write_text(_result_file(recipe), json.dumps(figures, indent=1) + "\n")
+    write_beside(loaded.folder, _result_file(recipe), json.dumps(figures, indent=1) + "\n")
     return figures
 
 
@@ -128,18 +124,6 @@ def trained_size(figures: Figures) -> Size:
     size = figures["size"]
     assert isinstance(size, dict)
     return Size(**size)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one go.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        write_durably(path, text)
-    except OSError as problem:
-        raise UserError(f"{path} cannot be written ({problem}); free some space or name another folder") from problem
 
 
 def _result_file(recipe: Recipe) -> Path:

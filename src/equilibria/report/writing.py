@@ -4,8 +4,8 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-from equilibria.errors import UserError, mending
-from equilibria.files.durable import write_durably
+from equilibria.errors import UserError
+from equilibria.files.durable import reported, write_durably
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import cards
@@ -42,14 +42,8 @@ def write_report(run_folder: Path, out: Path | None = None) -> Path:
     if target.is_dir():
         raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
     html = page(contents).encode(errors="replace")
-    try:
-        with keeping(run.folder) if out is None else nullcontext():
-            write_durably(target, html)
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise UserError(
-            f"{target} cannot be written ({reason}); {mending(problem)}, or write elsewhere with --out FILE"
-        ) from problem
+    with reported(target, "write elsewhere with --out FILE"), keeping(run.folder) if out is None else nullcontext():
+        write_durably(target, html)
     return target
 
 

@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from equilibria.errors import UserError
-from equilibria.files.durable import write_durably
+from equilibria.errors import UserError, unwritable
+from equilibria.files.durable import reported, write_durably
 from equilibria.files.formats import read_json
 from equilibria.runs.folder import RunFolder
 
@@ -91,6 +92,24 @@ def keeping(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
+def write_beside(folder: RunFolder, path: Path, content: str | bytes) -> None:
+    """Replaces a file of a run that is no part of its training.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with reported(path), keeping(folder):
+        write_durably(path, content)
+
+
+def save_beside(folder: RunFolder, path: Path, content: str) -> None:
+    """Does the same, or warns that it could not: what took hours is worth printing without it."""
+    try:
+        write_beside(folder, path, content)
+    except UserError as problem:
+        warnings.warn(f"could not save {path.name}: {problem}", stacklevel=2)
+
+
 def writer_of(folder: RunFolder) -> Writer | None:
     """Who writes a run at the moment; None where nobody does, or did not say so."""
     return None if _is_free(folder) else _read(folder)
@@ -119,7 +138,7 @@ def _locked(folder: RunFolder) -> BaseFileLock:
             f"wait until that has ended, or stop it{gone}"
         ) from problem
     except OSError as problem:
-        raise UserError(f"the run folder {folder.path} cannot be written ({problem})") from problem
+        raise unwritable(folder.path, problem) from problem
 
 
 def _is_free(folder: RunFolder) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from equilibria.errors import UserError
-from equilibria.files.durable import flush, write_durably
+from equilibria.files.durable import flush, reported, write_durably
 from equilibria.files.formats import parse_json
 from equilibria.runs.trackers import Tracker, Trackers
 
@@ -42,11 +42,9 @@ class MetricsWriter:
             UserError: the disk is full or the file cannot be written.
         """
         line = {"kind": kind, "step": step, **figures, "time": time.time()}
-        try:
+        with reported(self._path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as problem:
-            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
         self._trackers.log(line)
 
     def flush(self) -> None:
@@ -55,10 +53,8 @@ class MetricsWriter:
         Raises:
             UserError: they cannot be written.
         """
-        try:
+        with reported(self._path):
             os.fsync(self._file.fileno())
-        except OSError as problem:
-            raise UserError(f"{self._path} cannot be written ({problem}); free some space and resume") from problem
 
     def close(self) -> None:
         """Closes the file and the trackers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from equilibria.errors import UserError
+from equilibria.files.durable import reported
 
 Record = Mapping[str, Any]
 
@@ -39,10 +40,8 @@ class TensorBoard:
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        try:
+        with reported(folder):
             self._writer = SummaryWriter(folder, purge_step=step + 1)
-        except OSError as problem:
-            raise UserError(f"{folder} cannot be written ({problem})") from problem
 
     def log(self, record: Record) -> None:
         """Adds the record's numbers at its step."""

@@ -7,7 +7,7 @@ from equilibria.configuration import Recipe, read_recipe, write_recipe
 from equilibria.configuration.comparing import differences, settings
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
-from equilibria.files.durable import leftovers, make_folder, remove_leftovers, write_durably
+from equilibria.files.durable import leftovers, make_folder, remove_leftovers, reported, write_durably
 from equilibria.files.manifest import check_manifest, write_manifest
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
@@ -30,18 +30,14 @@ def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
         UserError: as `check_startable`, or the folder cannot be written.
     """
     check_startable(folder, resume)  # where no run is to be, nothing is made
-    try:
+    with reported(folder.path):
         make_folder(folder.path)
-    except OSError as problem:
-        raise _unwritable(folder, problem) from problem
     with writing(folder):
         _check_place(folder, resume)  # another process may have been first
-        try:
+        with reported(folder.path):
             with keeping(folder):
                 remove_leftovers(folder.path)
             remove_leftovers(folder.checkpoints)
-        except OSError as problem:
-            raise _unwritable(folder, problem) from problem
         yield
 
 
@@ -78,7 +74,7 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with reported(folder.path):
         make_folder(folder.path)
         name = launch()
         if name is not None:
@@ -86,12 +82,6 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
         make_folder(folder.checkpoints)
         _write_tokenizer(folder, tokenizer)
         record_recipe(folder, recipe)
-    except OSError as problem:
-        raise _unwritable(folder, problem) from problem
-
-
-def _unwritable(folder: RunFolder, problem: OSError) -> UserError:
-    return UserError(f"the run folder {folder.path} cannot be written ({problem})")
 
 
 def _write_tokenizer(folder: RunFolder, tokenizer: Tokenizer) -> None:
@@ -110,10 +100,8 @@ def mended(folder: RunFolder, tokenizer: Tokenizer) -> list[str]:
         check_manifest(folder.path, [folder.tokenizer.name])
         return []
     except UserError as problem:
-        try:
+        with reported(folder.path):
             _write_tokenizer(folder, tokenizer)
-        except OSError as failure:
-            raise UserError(f"{problem}, and {folder.path} cannot be written ({failure})") from failure
         return [f"{problem}; the tokenizer and its manifest are written anew"]
 
 
@@ -170,10 +158,8 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with reported(folder.config):
         write_recipe(recipe, folder.config, sealed=True)
-    except OSError as problem:
-        raise UserError(f"{folder.config} cannot be written ({problem})") from problem
 
 
 def _fixed(recipe: Mapping[str, object]) -> dict[str, object]:

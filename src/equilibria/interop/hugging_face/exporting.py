@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from equilibria.data import Tokenizer
-from equilibria.errors import UserError
+from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import new_folder
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
@@ -70,7 +70,7 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
             tokenizer.save_pretrained(folder)
             (folder / "README.md").write_text(_card(loaded, model, out.name), encoding="utf-8")
     except (OSError, SafetensorError) as problem:
-        raise UserError(f"{out} cannot be written ({problem}); free some space or choose another") from problem
+        raise unwritable(out, problem, "choose another folder") from problem
     return {
         "folder": str(out),
         "run": loaded.folder.path.resolve().name,
