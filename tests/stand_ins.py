@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from equilibria.configuration import DataRecipe, DepthRecipe, GradientRecipe, Recipe, write_recipe
-from equilibria.configuration.baseline import BaselineRecipe
-from equilibria.configuration.model import ModelRecipe
+from equilibria.configuration import Recipe, write_recipe
+from equilibria.data import CopyMemory
+from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.gradients import Implicit
+from equilibria.paper.baselines import LSTM
 from equilibria.paper.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
-from tiny import tiny_recipe
+from tiny import tiny_recipe, with_model
 
 EQUILIBRIUM = Row(
     name="equilibrium",
@@ -48,16 +50,12 @@ RUNTIME = MeasuredTable(name="runtime", title="Times", contests=(CONTEST,), sett
 
 def equilibrium_recipe(base: Path) -> Recipe:
     """One that solves, and remembers one evaluation."""
-    recipe = tiny_recipe(base)
-    depth = replace(recipe.model.depth, gradient=GradientRecipe(method="implicit"))
-    return replace(recipe, model=replace(recipe.model, depth=depth))
+    return with_model(tiny_recipe(base), depth=Equilibrium(gradient=Implicit()))
 
 
 def explicit_recipe(base: Path) -> Recipe:
     """Its twin, which remembers eight."""
-    recipe = tiny_recipe(base)
-    depth = DepthRecipe(kind="unrolled", applications=8)
-    return replace(recipe, model=replace(recipe.model, depth=depth))
+    return with_model(tiny_recipe(base), depth=UnrolledDepth(8))
 
 
 def task_recipe(base: Path) -> Recipe:
@@ -65,8 +63,8 @@ def task_recipe(base: Path) -> Recipe:
     recipe = tiny_recipe(base)
     return replace(
         recipe,
-        data=DataRecipe(source="copy_memory", blanks=5, symbols=2, held_out=10),
-        model=ModelRecipe(baseline=BaselineRecipe(kind="lstm", d_model=8, hidden=8)),
+        data=CopyMemory(blanks=5, symbols=2, held_out=10),
+        model=LSTM(d_model=8, hidden=8),
     )
 
 

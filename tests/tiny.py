@@ -1,25 +1,22 @@
 """The smallest real run: a few kilobytes of text, bytes as tokens, a cell of width 16."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from equilibria.configuration import (
-    CellRecipe,
-    DataRecipe,
-    DepthRecipe,
-    EmbeddingRecipe,
-    ModelRecipe,
-    Recipe,
-    RunRecipe,
-    ScheduleRecipe,
-    TrainingRecipe,
-    build_model,
-    build_task,
-)
+from equilibria.cells import ContractiveCell
+from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.building import build_model, open_data
+from equilibria.data import CopyMemory, FolderText, TokenizerSpec
+from equilibria.depths import DepthSchedule, Equilibrium, RandomLimits, ResidualPenalty
+from equilibria.models import LanguageModelRecipe
+from equilibria.nn import UntiedEmbedding
+from equilibria.optimization import Cosine
 from equilibria.runs.folder import RunFolder
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer
@@ -30,12 +27,14 @@ _SENTENCES = (
     "nobody knows how many times the bell rang that night",
 )
 
+CELL = partial(ContractiveCell, d_model=16, heads=2, inner=32, dropout=0.1)
+
 TRAINING = TrainingRecipe(
     steps=12,
     batch_size=2,
     segment_length=16,
     learning_rate=3e-3,
-    warmup_steps=2,
+    schedule=Cosine(warmup_steps=2),
     evaluate_every=6,
     evaluate_tokens=200,
     checkpoint_every=4,
@@ -59,34 +58,40 @@ def tiny_recipe(base: Path, training: TrainingRecipe = TRAINING, name: str = "ti
     text = write_text(base / "text")
     return Recipe(
         run=RunRecipe(name=name, directory=base / "runs"),
-        data=DataRecipe(source="folder", path=text, tokenizer="bytes", cache=base / "cache"),
-        model=ModelRecipe(cell=CellRecipe(d_model=16, heads=2, inner=32, dropout=0.1), memory_length=8),
+        data=FolderText(text, tokenizer=TokenizerSpec("bytes"), cache=base / "cache"),
+        model=LanguageModelRecipe(cell=CELL, memory_length=8),
         training=training,
     )
 
 
 def tiny_task_recipe(base: Path, training: TrainingRecipe = TRAINING, name: str = "task") -> Recipe:
     """The same about copy memory, by an equilibrium whose limits and penalty change, with dropout."""
-    schedule = ScheduleRecipe(
-        warmup_steps=3, limits="random", least_evaluations=2, most_evaluations=4, residual_weight=0.1
-    )
-    cell = CellRecipe(d_model=16, heads=2, inner=32, dropout=0.1, query_key_gain=2.0)
+    schedule = DepthSchedule(warmup_steps=3, limits=RandomLimits(2, 4), residual=ResidualPenalty(0.1))
     return Recipe(
         run=RunRecipe(name=name, directory=base / "runs"),
-        data=DataRecipe(source="copy_memory", blanks=5, symbols=3, held_out=50),
-        model=ModelRecipe(embedding=EmbeddingRecipe(kind="untied"), cell=cell, depth=DepthRecipe(schedule=schedule)),
+        data=CopyMemory(blanks=5, symbols=3, held_out=50),
+        model=LanguageModelRecipe(
+            embedding=partial(UntiedEmbedding),
+            cell=partial(CELL, query_key_gain=2.0),
+            depth=Equilibrium(schedule=schedule),
+        ),
         training=training,
     )
 
 
 def wider(recipe: Recipe) -> Recipe:
     """The recipe with a cell of another width."""
-    return replace(recipe, model=replace(recipe.model, cell=replace(recipe.model.cell, d_model=24)))
+    return with_model(recipe, cell=partial(CELL, d_model=24))
+
+
+def with_model(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other options of its model."""
+    return replace(recipe, model=replace(recipe.model, **changes))
 
 
 def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     """A trainer with a freshly seeded model; silent unless it is given a console."""
-    task = build_task(recipe)
+    task = open_data(recipe)
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     console = console or Console(quiet=True)

@@ -119,7 +119,7 @@ def words(tiny_toml: Path) -> Path:
     """The folder of a run whose tokens are words; trained once."""
     folder = tiny_toml.parent / "runs" / "words"
     if not folder.exists():
-        flags = ["--data.tokenizer", "word", "--data.vocabulary_size", "20", "--training.steps", "2"]
+        flags = ["--data.tokenizer", "word", "--data.tokenizer.vocabulary_size", "20", "--training.steps", "2"]
         assert main(["train", str(tiny_toml), "--run.name", "words", *flags]) == 0
     return folder
 

@@ -122,7 +122,7 @@ def test_an_interrupted_sweep_stops_and_goes_on(
 def test_a_folder_of_another_recipe_is_left_alone(called: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     one = (*called, "--index", "0")
     (before,) = sweep(capsys, *one)
-    (after,) = sweep(capsys, *one, "--training.warmup_steps", "1", code=1)
+    (after,) = sweep(capsys, *one, "--training.schedule.warmup_steps", "1", code=1)
     assert after["state"] == "other recipe"
     assert "training.warmup_steps = 2, not 1; remove it or choose another --run.name" in str(after["message"])
     assert sweep(capsys, *one) == [before]

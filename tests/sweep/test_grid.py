@@ -56,13 +56,13 @@ def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path,
     first, second = read_grid(["--run.name", "x = y", "--data.cache", f"{cache},{cache}=c"]).recipes(file)
     assert (first.data.cache, second.data.cache) == (Path(cache), Path(f"{cache}=c"))
     assert first.run.directory.name == "x = y"
-    for flags in (["--training.momentum", "-1"], ["--training.momentum", "-1,0"]):
+    for flags in (["--training.optimizer.momentum", "-1"], ["--training.optimizer.momentum", "-1,0"]):
         with pytest.raises(UserError, match=r'^--training\.momentum = "-1": expected a number >= 0'):
             read_grid([*flags, "--training.seed", "0,1"]).recipes(file)
 
 
 def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
-    flags = ["--training.optimizer", "sgd,muon", "--training.momentum", "0.9"]  # adamw, the recipe's, has no momentum
+    flags = ["--training.optimizer", "sgd,muon", "--training.optimizer.momentum", "0.9"]  # adamw, the recipe's, has no momentum
     assert [recipe.training.optimizer for recipe in read_grid(flags).recipes(file)] == ["sgd", "muon"]
 
 
@@ -78,7 +78,7 @@ def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
         (["0,1", "--training.seed", "2"], "0,1: unexpected argument"),
         (["--training.seed", "0,x"], '--training.seed = "x": expected an integer'),
         (["--training.sed", "0,1"], "--training.sed: no such option; the nearest is --training.seed"),
-        (["--training.optimizer", "sgd,adamw", "--training.momentum", "0.9"], "has no such option"),
+        (["--training.optimizer", "sgd,adamw", "--training.optimizer.momentum", "0.9"], "has no such option"),
         (["--data.cache", f"{'a' * 260},b"], "too long for a folder"),
         (["--data.cache", "a/b,a_b"], "two runs of the sweep would have the name cache=a_b"),
     ],

@@ -35,12 +35,13 @@ _CLUSTERS = _at("model.embedding", cutoffs=((500, 1000), (2000, 5000)))
 _EMBEDDED = _at("model.embedding", d_embed=(32, 64))
 _PRETRAINED = _at("model.depth.schedule", warmup_steps=(15, 100))
 _HALVED = _at("model", chunk_length=(32, 32))
-_FALL = _at("training", decay_steps=(30, 200))
+_FALL = _at("training.schedule", decay_steps=(30, 200))
 _TRELLIS = _all(_at("model.cell", d_model=(48, 64), output_size=(48, 64), hidden=(80, 112)), _RATES)
 _TEXT = _all(
     _at("model", memory_length=(64, 64)),
     _at("training", steps=(150, 1000), batch_size=(4, 8), segment_length=(64, 64), accumulation=(1, 1)),
-    _at("training", warmup_steps=(7, 50), evaluate_every=(37, 250), checkpoint_every=(18, 125)),
+    _at("training.schedule", warmup_steps=(7, 50)),
+    _at("training", evaluate_every=(37, 250), checkpoint_every=(18, 125)),
     _at("training", evaluate_tokens=(4096, 32768)),
 )
 
@@ -53,7 +54,7 @@ def _transformer(*inner: int) -> Scales:
 
 def _baseline(d_model: tuple[int, int], hidden: tuple[int, int]) -> Scales:
     """Features of the embedding, and units of a layer."""
-    return _at("model.baseline", d_model=d_model, hidden=hidden)
+    return _at("model", d_model=d_model, hidden=hidden)
 
 
 _Published = tuple[str, str, float | None, float | None, float | None, float | None]
@@ -131,7 +132,7 @@ PTB = TrainedTable(
         },
         flags={"trellisnet": ("--model.depth.checkpoint=false",)},
     ),
-    scales=_all(_TEXT, {"tiny": ("--data.vocabulary_size", "2000"), "small": ()}),
+    scales=_all(_TEXT, {"tiny": ("--data.tokenizer.vocabulary_size", "2000"), "small": ()}),
     test_tokens={"tiny": 8192},
     data="`equilibria data ptb` fetches it",
 )
@@ -169,12 +170,12 @@ WIKITEXT_103 = TrainedTable(
         scales={
             "tcn": _all(_baseline((32, 64), (48, 80)), _RATES),
             "gated-convolution": _all(
-                _at("model.baseline", d_model=(32, 64), channels=((32,) * 12 + (40, 80), (64,) * 12 + (80, 160))),
+                _at("model", d_model=(32, 64), channels=((32,) * 12 + (40, 80), (64,) * 12 + (80, 160))),
                 _at("model.embedding", d_embed=(16, 32)),
                 _CLUSTERS,
             ),
             "awd-qrnn": _all(_baseline((32, 64), (96, 192)), _CLUSTERS, _FALL, _RATES),
-            "relational-memory": _all(_baseline((32, 64), (32, 64)), _at("model.baseline", head_size=(24, 40)), _RATES),
+            "relational-memory": _all(_baseline((32, 64), (32, 64)), _at("model", head_size=(24, 40)), _RATES),
             "transformer-xl-large": _all(_transformer(512, 1024), _EMBEDDED),
             "trellisnet": _TRELLIS,
             "trellisnet-checkpointed": _TRELLIS,
