@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|failed to map segment|bad_alloc",
@@ -16,6 +16,14 @@ class UserError(ValueError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+class UserErrors(UserError):
+    """Several of them, a line each."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
 
 
 def in_a_line(problem: Exception) -> str:

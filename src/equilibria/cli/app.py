@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from equilibria.cli.output import NobodyReads, guarded
-from equilibria.errors import UserError, is_out_of_memory, printable
+from equilibria.errors import UserError, UserErrors, is_out_of_memory, printable
 
 _TRAINING = "training.batch_size, training.segment_length or the model (`equilibria plan` predicts what they need)"
 _LESS = {
@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from equilibria.cli.explaining import explain
 
             return _fail(explain(problem))
+        except UserErrors as problems:
+            return _fail(*problems.lines)
         except UserError as problem:
             return _fail(_memory(problem, arguments) if is_out_of_memory(problem) else str(problem))
         except NobodyReads as problem:
@@ -127,7 +129,8 @@ def _warn(message: Warning | str, *where: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _fail(message: str) -> int:
-    line = printable(message)
-    print(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]}…'}", file=sys.stderr)
+def _fail(*messages: str) -> int:
+    for message in messages:
+        line = printable(message)
+        print(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]}…'}", file=sys.stderr)
     return 2

@@ -11,7 +11,7 @@ from typing import Any
 
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, defaults, made, table_of
-from equilibria.errors import UserError
+from equilibria.errors import UserError, UserErrors
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
 from equilibria.files.seal import check_toml, sealed_toml
@@ -59,8 +59,8 @@ def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
     return _recipe(table_of(recipe), "recipe", _parsed(flags))
 
 
-def _recipe(content: Table, source: str, flags: Mapping[str, Any]) -> Recipe:
-    for key in flags.get("--unset", ()):
+def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe:
+    for key in flags["--unset"].all if "--unset" in flags else ():
         _take_out(content, key, source)
     given = {key: value for key, value in flags.items() if key != "--unset"}
     table = Layers("common").over(Recipe, defaults(Recipe), content)
@@ -70,7 +70,7 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Any]) -> Recipe:
         recipe = made(Recipe, table)
         recipe.model.check()
     except Problems as problems:
-        raise UserError("\n".join(_line(keys, text, source, given) for keys, text in problems.found)) from problems
+        raise UserErrors([_line(keys, text, source, given) for keys, text in problems.found]) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
     if layers.dropped:
@@ -87,28 +87,24 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     return f"{where}{' ' if text.startswith(('=', 'is ')) else ': '}{text}"
 
 
-def _parsed(flags: Sequence[str]) -> dict[str, Any]:
-    """Flags as dotted keys with their values; one without a value is true, one with several, or given again, a list.
+def _parsed(flags: Sequence[str]) -> dict[str, Written]:
+    """Flags as dotted keys with what was written behind them.
 
     Raises:
         UserError: an argument belongs to no flag.
     """
-    found: dict[str, list[Written]] = {}
-    values: list[Written] | None = None
+    found: dict[str, list[list[str]]] = {}
+    values: list[str] | None = None
     for argument in flags:
         if argument.startswith("--"):
             key, equals, value = argument.partition("=")
-            values = found.setdefault(key if key == "--unset" else key.removeprefix("--"), [])
-            if equals:
-                values.append(Written(value))
+            values = [value] if equals else []
+            found.setdefault(key if key == "--unset" else key.removeprefix("--"), []).append(values)
         elif values is None:
             raise UserError(f"{argument}: unexpected argument; see --help")
         else:
-            values.append(Written(argument))
-    return {
-        key: values if key == "--unset" or len(values) > 1 else values[0] if values else Written("true")
-        for key, values in found.items()
-    }
+            values.append(argument)
+    return {key: Written(given) for key, given in found.items()}
 
 
 def _nested(flat: Mapping[str, Any]) -> Table:

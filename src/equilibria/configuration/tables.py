@@ -7,9 +7,9 @@ nothing else. Dataclasses become objects at once. Of other classes, whose object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import field, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -40,8 +40,33 @@ ITSELF = ""
 """The key of a section's kind, where both the kind alone and options of it are given."""
 
 
-class Written(str):
-    """A value as it stands on a command line, to be read as whatever its key holds."""
+@dataclass(frozen=True)
+class Written:
+    """What stands on a command line behind a flag, each time it was given; to be read as whatever its key holds."""
+
+    given: Sequence[Sequence[str]]
+
+    @property
+    def all(self) -> list[str]:
+        """Every value, for a list."""
+        return [value for values in self.given for value in values]
+
+    @property
+    def last(self) -> str:
+        """The value that has the last word; a flag without one is true.
+
+        Raises:
+            ValueError: there are several behind one flag.
+        """
+        values = self.given[-1]
+        if len(values) > 1:
+            raise ValueError(f"= {' '.join(values)}: expected one value")
+        return values[0] if values else "true"
+
+
+def _read(value: Any) -> Any:
+    """What is written, where a list is not wanted."""
+    return value.last if isinstance(value, Written) else value
 
 
 # ---------------------------------------------------------------- objects to tables
@@ -85,7 +110,8 @@ def _options(cls: type) -> Mapping[str, Any]:
 class Layers:
     """Lays what was given over what stands below it, section by section.
 
-    Where another kind is given, options of the kind below do not pass on to it, but for those that `keeps` names.
+    Where another kind is given, what was chosen for the kind below passes on to it: of a default, as far as all of the
+    family have the option (`keeps="common"`); of a file under flags, as far as both have it (`"shared"`).
 
     Attributes:
         dropped: keys of the table below that the new kind does not have.
@@ -114,8 +140,8 @@ class Layers:
         below = below if isinstance(below, Mapping) else {}
         cls: Any = section
         if family is not None:
-            kind = given.get(family.tag, below.get(family.tag))
             try:
+                kind = _read(given.get(family.tag, below.get(family.tag)))
                 cls = family.find(str(kind))
             except ValueError:
                 return dict(given)  # whoever makes the object says what is wrong
@@ -132,21 +158,21 @@ class Layers:
         return result
 
     def _passed_on(self, family: Family, cls: type, below: Mapping[str, Any], keys: Keys) -> Table:
-        """What a section of another kind begins with."""
+        """What a section of another kind begins with: its defaults, and what was chosen for the kind below."""
         old = below.get(family.tag)
-        known = _options(cls)
+        before = {} if old is None else defaults(family.find(str(old)))
+        chosen = {name: value for name, value in below.items() if name != family.tag and value != before.get(name)}
+        known = set(_options(cls))
         if self._keeps == "common":
-            known = {name: known[name] for base in family.bases for name in _options(base) if name in known}
-        before = defaults(family.find(str(old))) if old is not None else {}
-        changed = {name for name, value in below.items() if name != family.tag and value != before.get(name)}
-        if self._keeps == "shared":
-            self.dropped += [(*keys, name) for name in sorted(changed) if name not in known]
-            known = {name: option for name, option in known.items() if name in changed}
-        return {**defaults(cls), **{name: below[name] for name in known if name in below}}
+            known &= {name for base in family.bases for name in _options(base)}
+        else:
+            self.dropped += [(*keys, name) for name in sorted(chosen) if name not in known]
+        return {**defaults(cls), **{name: value for name, value in chosen.items() if name in known}}
 
 
 def _expanded(given: Any, section: Family | type) -> Any:
     """A kind alone as a table, and likewise `true` for a section that may be left out."""
+    given = _read(given)
     if given is True or given == "true":
         return {}
     if not isinstance(section, Family):
@@ -208,17 +234,16 @@ def _problems(error: BaseException, keys: Keys) -> Iterator[tuple[Keys, str]]:
         case ForbiddenExtraKeysError():
             known = [entry.name for entry in vars(error.cl)["__dataclass_fields__"].values()]
             for name in sorted(error.extra_fields):
-                yield (*keys, name), unknown(name, known, error.cl.__doc__ or "")
+                yield (*keys, name), _unknown(name, known, keys, error.cl.__doc__ or "")
         case ValueError() | TypeError():
             yield keys, str(error)
 
 
-def unknown(name: str, known: list[str], of: str = "") -> str:
-    """That there is no such key, and what there is."""
+def _unknown(name: str, known: list[str], keys: Keys, of: str) -> str:
+    """That there is no such key, and the nearest there is."""
     close = nearest(name, known)
-    listed = f"; it takes {', '.join(known)}" if known else "; it takes none"
-    owner = f"{of} has no such key" if of else "no such key"
-    return owner + (f"; the nearest is {close}" if close else listed)
+    near = f"the nearest is {'.'.join((*keys, close))}" if close else f"it takes {', '.join(known) or 'none'}"
+    return f"{f'{of} has no such key' if of else 'no such key'}; {near}"
 
 
 @cache
@@ -236,7 +261,7 @@ def _holder(cls: type) -> type:
 
 def _section(table: Any, cls: type) -> Any:
     """An object, or what makes it later."""
-    family = family_of(cls)
+    family, table = family_of(cls), _read(table)
     if table is True or table == "true":
         table = {}
     if isinstance(table, str) and "kind" in _options(cls):
@@ -251,6 +276,7 @@ def _section(table: Any, cls: type) -> Any:
 
 def _member(table: Any, family: Family) -> Any:
     """An object of a family."""
+    table = _read(table)
     if isinstance(table, str):
         table = {family.tag: table}
     if not isinstance(table, Mapping):
@@ -258,7 +284,7 @@ def _member(table: Any, family: Family) -> Any:
     if family.tag not in table:
         raise Problems([((family.tag,), f"is missing: which {family.noun}?")])
     try:
-        cls = family.find(str(table[family.tag]))
+        cls = family.find(str(_read(table[family.tag])))
     except ValueError as problem:
         raise Problems([((family.tag,), f"= {problem}")]) from problem
     return _section(table, cls)
@@ -266,7 +292,9 @@ def _member(table: Any, family: Family) -> Any:
 
 def _value(value: Any, annotation: Any) -> Any:
     """A value of a union, a literal or a section."""
-    if optional(annotation) and (value is None or value == NOTHING):
+    if optional(annotation) and (value is None or (not isinstance(value, Written) and value == NOTHING)):
+        return None
+    if optional(annotation) and isinstance(value, Written) and value.all == [NOTHING]:
         return None
     section = section_of(annotation)
     if section is not None:
@@ -289,9 +317,9 @@ def _is_ours(annotation: Any) -> bool:
 
 
 def _literal(value: Any, annotation: Any) -> Any:
-    choices = get_args(annotation)
+    choices, written, value = get_args(annotation), isinstance(value, Written), _read(value)
     for choice in choices:
-        if value == choice or (isinstance(value, Written) and str(value) == str(choice)):
+        if value == choice or (written and value == str(choice)):
             return choice
     close = nearest(str(value), [str(choice) for choice in choices])
     meant = f'; did you mean "{close}"?' if close else ""
@@ -301,9 +329,8 @@ def _literal(value: Any, annotation: Any) -> Any:
 
 def _sequence(value: Any, annotation: Any) -> Any:
     if isinstance(value, Written):
-        value = (
-            [Written(part) for part in value.strip("[]").split(",") if part.strip()] if value[:1] == "[" else [value]
-        )
+        parts = [part for text in value.all for part in (text[1:-1].split(",") if text[:1] == "[" else [text])]
+        value = [Written([[part.strip()]]) for part in parts if part]
     if not isinstance(value, list | tuple):
         raise ValueError(f"= {_shown(value)}: expected a list")
     return tuple(_converter.structure(part, get_args(annotation)[0]) for part in value)
@@ -313,9 +340,10 @@ def _plain(expected: type, words: str) -> Any:
     """A hook for numbers, text and paths: nothing becomes what it is not, but for what a command line writes."""
 
     def structure(value: Any, _: Any) -> Any:
+        written, value = isinstance(value, Written), _read(value)
         try:
-            if isinstance(value, Written):
-                return _READ[expected](value.strip())
+            if written:
+                return _READ[expected](value)
             fits = type(value) is expected or (expected is float and type(value) is int)
             if fits or (expected is Path and isinstance(value, str | Path)):
                 return _READ[expected](value)
