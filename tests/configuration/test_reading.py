@@ -1,33 +1,46 @@
 """Recipes from files and flags: what is read, and what is said about what cannot be."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.cells import Cell, ContractiveCell, TrellisCell
 from equilibria.configuration import (
-    CellRecipe,
-    DataRecipe,
-    DepthRecipe,
-    EmbeddingRecipe,
-    GradientRecipe,
-    ModelRecipe,
     Recipe,
     RunRecipe,
-    ScheduleRecipe,
-    SolverRecipe,
     TrainingRecipe,
-    build_model,
+    changed,
     read_recipe,
+    recipe_from,
+    table_of,
     write_recipe,
 )
-from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.configuration.kinds import Family, alternatives, family_of, options
+from equilibria.data import CopyMemory, EmbeddedText, FilesText, FolderText, TokenizerSpec
+from equilibria.depths import Depth, DepthSchedule, Equilibrium, GrowingLimits, Limits, ResidualPenalty, UnrolledDepth
 from equilibria.errors import UserError
-from equilibria.models import LanguageModel
-from equilibria.nn import TiedEmbedding
+from equilibria.gradients import Gradient, Implicit, Phantom, Reversible, Unrolled
+from equilibria.models import LanguageModelRecipe
+from equilibria.nn import AdaptiveEmbedding, TokenEmbedding
+from equilibria.optimization import (
+    SGD,
+    AdamW,
+    Averaging,
+    Exponential,
+    Muon,
+    Optimizer,
+    Schedule,
+    Uniform,
+    WarmupStableDecay,
+)
+from equilibria.solvers import AdjointSolver, Anderson, Draft, Picard, Solver
 
 NAMED = '[run]\nname = "x"\n'
 PICARD = '[model.depth.solver]\nmethod = "picard"\ntol = 0.1\nmax_evaluations = 3\n'
@@ -40,30 +53,156 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+def model_of(found: Recipe) -> LanguageModelRecipe:
+    assert isinstance(found.model, LanguageModelRecipe)
+    return found.model
+
+
+def depth_of(found: Recipe) -> Equilibrium:
+    depth = model_of(found).depth
+    assert isinstance(depth, Equilibrium)
+    return depth
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(NAMED + text, encoding="utf-8")
+    return path
+
+
 def test_a_file_gives_its_values_and_defaults_for_the_rest(recipe: Path) -> None:
     found = read_recipe(recipe)
-    assert (found.run.name, found.training.steps, found.model.depth.solver.tol) == ("x", 7, 0.1)
-    assert found.training.batch_size == TrainingRecipe().batch_size
+    assert (found.run.name, found.training.steps) == ("x", 7)
+    assert depth_of(found).solver == Picard(tol=0.1, max_evaluations=3, scope="prefix")
+    assert depth_of(found).eval_solver == Equilibrium().eval_solver
+    assert found.training == TrainingRecipe(steps=7)
     assert found.run.folder == Path("runs/x")
+
+
+def test_an_empty_recipe_is_the_default_one(tmp_path: Path) -> None:
+    found = read_recipe(written(tmp_path, ""))
+    assert found.data == EmbeddedText()
+    assert depth_of(found) == Equilibrium()
+    assert model_of(found).cell.func is ContractiveCell
+    assert found.training == TrainingRecipe()
 
 
 def test_a_flag_has_the_last_word(recipe: Path) -> None:
     found = read_recipe(recipe, ["--training.steps", "8", "--model.depth.solver.tol=0.5", "--run.name", "y"])
-    assert (found.training.steps, found.model.depth.solver.tol, found.run.name) == (8, 0.5, "y")
-    assert found.model.depth.solver.max_evaluations == 3
+    assert (found.training.steps, found.run.name) == (8, "y")
+    assert depth_of(found).solver == Picard(tol=0.5, max_evaluations=3, scope="prefix")
+
+
+def test_a_flag_that_comes_again_has_the_last_word(recipe: Path) -> None:
+    assert read_recipe(recipe, ["--training.steps", "8", "--training.steps", "9"]).training.steps == 9
 
 
 def test_a_list_and_a_switch_as_flags(recipe: Path) -> None:
-    flags = ["--data.source", "files", "--data.files", "a b", "--data.files", "c"]
-    method, switch = "--model.depth.gradient.method=phantom", "--model.depth.gradient.checkpoint"
-    found = read_recipe(recipe, [*flags, method, switch])
-    assert found.data.files == (Path("a b"), Path("c"))
-    assert found.model.depth.gradient.checkpoint is True
-    assert read_recipe(recipe, [method, f"{switch}=false"]).model.depth.gradient.checkpoint is False
+    flags = ["--data.source", "files", "--data.files", "a b", "--data.files", "c", "d"]
+    found = read_recipe(recipe, [*flags, "--model.depth.gradient.checkpoint"])
+    assert isinstance(found.data, FilesText)
+    assert found.data.files == (Path("a b"), Path("c"), Path("d"))
+    assert depth_of(found).gradient == Phantom(steps=7, checkpoint=True)
+    without = read_recipe(recipe, ["--model.depth.gradient.checkpoint=false", "--model.embedding", "adaptive"])
+    assert depth_of(without).gradient == Phantom(steps=7)
+    cutoffs = ["--model.embedding.kind=adaptive", "--model.embedding.cutoffs", "[10, 20]"]
+    assert model_of(read_recipe(recipe, cutoffs)).embedding.keywords["cutoffs"] == (10, 20)
+
+
+def test_a_kind_alone_stands_for_its_section(tmp_path: Path) -> None:
+    text = '[training]\noptimizer = "muon"\naveraging = "uniform"\n[data]\nsource = "copy_memory"\n'
+    found = read_recipe(written(tmp_path, text), ["--training.schedule", "constant", "--data.blanks", "9"])
+    assert found.training.optimizer == Muon()
+    assert found.training.averaging == Uniform()
+    assert found.data == CopyMemory(blanks=9)
+    assert table_of(found.training.schedule)["kind"] == "constant"
+    words = read_recipe(written(tmp_path, '[data]\ntokenizer = "word"\n')).data
+    assert words == EmbeddedText(tokenizer=TokenizerSpec("word"))
+
+
+def test_the_kind_and_an_option_of_it_in_two_flags(recipe: Path) -> None:
+    found = read_recipe(recipe, ["--training.optimizer.momentum", "0.5", "--training.optimizer", "sgd"])
+    assert found.training.optimizer == SGD(momentum=0.5)
+
+
+def test_what_is_not_said_of_another_method_stays_as_for_all_solvers(tmp_path: Path) -> None:
+    found = read_recipe(written(tmp_path, '[model.depth.solver]\nmethod = "anderson"\nhistory = 5\n'))
+    usual = Equilibrium().solver
+    assert depth_of(found).solver == Anderson(
+        tol=usual.tol, max_evaluations=usual.max_evaluations, scope="prefix", history=5
+    )
+
+
+def test_another_gradient_or_optimizer_has_its_own_defaults(tmp_path: Path) -> None:
+    text = '[model.depth]\ngradient = "reversible"\n[training]\noptimizer = "sgd"\n'
+    found = read_recipe(written(tmp_path, text))
+    assert depth_of(found).gradient == Reversible()
+    assert found.training.optimizer == SGD()
+    unrolled = read_recipe(written(tmp_path, '[model.depth.gradient]\nmethod = "unrolled"\n'))
+    assert depth_of(unrolled).gradient == Unrolled()
+
+
+def test_keys_of_a_kind_that_a_flag_replaced_are_dropped_with_a_word(tmp_path: Path) -> None:
+    cell = '[model.cell]\nkind = "contractive"\nd_model = 24\nheads = 2\ndropout = 0.25\n'
+    path = written(tmp_path, cell)
+    with pytest.warns(UserWarning, match=r"model\.cell\.heads"):
+        found = read_recipe(path, ["--model.cell.kind", "trellis"])
+    assert model_of(found).cell.func is TrellisCell
+    assert {name: model_of(found).cell.keywords[name] for name in ("d_model", "dropout")} == {
+        "d_model": 24,
+        "dropout": 0.25,
+    }
+    folder = written(tmp_path, '[data]\nsource = "folder"\npath = "p"\ntokenizer = "bytes"\n')
+    with pytest.warns(UserWarning, match=r"data\.path"):
+        data = read_recipe(folder, ["--data.source", "files", "--data.files", "a"]).data
+    assert data == FilesText((Path("a"),), tokenizer=TokenizerSpec("bytes"))
+
+
+def test_a_twin_is_one_flag(recipe: Path) -> None:
+    with pytest.warns(UserWarning, match=r"model\.depth\.solver"):
+        found = read_recipe(recipe, ["--model.depth", "unrolled"])
+    assert model_of(found).depth == UnrolledDepth()
+
+
+def test_a_key_can_be_unset(recipe: Path) -> None:
+    found = read_recipe(recipe, ["--unset", "training.steps", "model.depth.solver"])
+    assert found.training == TrainingRecipe()
+    assert depth_of(found) == Equilibrium()
+    with pytest.raises(UserError, match=r"--unset training\.seed: .* does not set it"):
+        read_recipe(recipe, ["--unset", "training.seed"])
+
+
+def test_none_is_a_value_where_a_section_may_be_left_out(tmp_path: Path) -> None:
+    text = '[training.averaging]\nkind = "exponential"\ndecay = 0.5\n[model]\ndropout = 0.5\n'
+    path = written(tmp_path, text)
+    assert read_recipe(path).training.averaging == Exponential(decay=0.5)
+    found = read_recipe(path, ["--training.averaging", "none", "--model.dropout", "none"])
+    assert found.training.averaging is None
+    assert model_of(found).dropout is None
+
+
+def test_a_section_that_may_be_left_out_is_there_by_true(recipe: Path) -> None:
+    found = read_recipe(recipe, ["--model.depth.solver.draft", "--model.depth.eval_solver.draft.max_evaluations", "6"])
+    assert depth_of(found).solver.draft == Draft()
+    assert depth_of(found).eval_solver.draft == Draft(max_evaluations=6)
+
+
+def test_somebody_elses_optimizer(recipe: Path) -> None:
+    flags = ["--training.optimizer", "torch.optim:Adagrad", "--training.optimizer.lr_decay", "0.5"]
+    found = read_recipe(recipe, flags)
+    optimizer = found.training.optimizer
+    assert isinstance(optimizer, partial)
+    assert (optimizer.func, optimizer.keywords["lr_decay"]) == (torch.optim.Adagrad, 0.5)
+    assert table_of(recipe_from(table_of(found), "again")) == table_of(found)
+
+
+def test_a_recipe_is_changed_by_flags() -> None:
+    found = changed(Recipe(run=RunRecipe(name="x")), ["--data.source", "folder", "--data.path", "p"])
+    assert found.data == FolderText(Path("p"))
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-paths = texts.filter(lambda text: "\0" not in text).map(Path)
+paths = texts.filter(lambda text: "\0" not in text and text != "none").map(Path)
 rates = st.floats(1e-300, 1e300)
 counts = st.integers(1, 2**63 - 1)
 printable = st.characters(exclude_categories=["C", "Z"], exclude_characters="/")
@@ -74,319 +213,209 @@ names = st.text(printable, min_size=1, max_size=12).filter(lambda text: text not
 @given(
     run=st.builds(RunRecipe, name=names, directory=paths),
     data=st.builds(
-        DataRecipe,
-        source=st.just("files"),
+        FilesText,
         files=st.lists(paths, min_size=1, max_size=3).map(tuple),
-        vocabulary_size=st.none() | counts,
+        tokenizer=st.builds(TokenizerSpec, vocabulary_size=st.none() | st.integers(257, 2**63 - 1)),
         cache=paths,
     ),
     training=st.builds(
         TrainingRecipe,
         steps=counts,
         learning_rate=rates,
-        optimizer=st.just("muon"),
-        momentum=st.none() | st.floats(0, 1, exclude_max=True),
-        schedule=st.just("warmup_stable_decay"),
-        decay_steps=st.none() | counts,
-        averaging=st.just("uniform"),
-        averaging_start=st.none() | st.integers(0, 2**63 - 1),
+        optimizer=st.builds(Muon, momentum=st.floats(0, 1, exclude_max=True)),
+        schedule=st.builds(WarmupStableDecay, decay_steps=st.none() | counts),
+        averaging=st.none() | st.builds(Uniform, start=st.none() | st.integers(0, 2**63 - 1)),
         threads=st.none() | counts,
     ),
-    solver=st.builds(
-        SolverRecipe,
-        method=st.just("anderson"),
-        tol=rates,
-        max_evaluations=counts,
-        ridge=st.none() | st.just(0.0) | rates,
-    ),
-    gradient=st.builds(
-        GradientRecipe,
-        method=st.just("phantom"),
-        steps=st.none() | counts,
-        checkpoint=st.none() | st.booleans(),
-    ),
+    solver=st.builds(Anderson, tol=rates, max_evaluations=counts, ridge=st.just(0.0) | rates, scope=st.just("prefix")),
+    gradient=st.builds(Phantom, steps=counts, checkpoint=st.booleans()) | st.just(Implicit(Picard(tol=0.5))),
 )
 def test_what_is_written_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory,
     run: RunRecipe,
-    data: DataRecipe,
+    data: FilesText,
     training: TrainingRecipe,
-    solver: SolverRecipe,
-    gradient: GradientRecipe,
+    solver: Anderson,
+    gradient: Phantom | Implicit,
 ) -> None:
-    schedule = ScheduleRecipe(warmup_steps=3, limits="growing", first_evaluations=1, last_evaluations=9)
-    depth = DepthRecipe(eval_solver=solver, gradient=gradient, schedule=schedule, states_every=2)
-    embedding = EmbeddingRecipe(kind="adaptive", cutoffs=(10, 20), div_val=2)
-    cell = CellRecipe(kind="trellis", hidden=0, scan=True)
-    model = ModelRecipe(embedding=embedding, cell=cell, depth=depth, memory_length=4, chunk_length=2)
+    schedule = DepthSchedule(warmup_steps=3, limits=GrowingLimits(1, 9), residual=ResidualPenalty(0.5, 0.25))
+    depth = Equilibrium(eval_solver=solver, gradient=gradient, schedule=schedule, states_every=2)
+    model = LanguageModelRecipe(
+        embedding=partial(AdaptiveEmbedding, cutoffs=(10, 20), div_val=2),
+        cell=partial(TrellisCell, hidden=0, scan=True),
+        depth=depth,
+        memory_length=4,
+        chunk_length=2,
+    )
     recipe = Recipe(run=run, data=data, model=model, training=training)
     path = tmp_path_factory.getbasetemp() / "written.toml"
     write_recipe(recipe, path)
-    assert read_recipe(path) == recipe
-
-
-EARLIER = """
-[run]
-name = "x"
-directory = "runs"
-
-[model]
-memory_length = 128
-
-[model.cell]
-kind = "{cell}"
-d_model = 32
-heads = 2
-inner = 64
-blocks = 1
-dropout = 0.2
-
-[model.depth]
-kind = "{depth}"
-applications = 18
-residual_penalty = 2.5
-
-[model.depth.solver]
-method = "picard"
-tol = 0.01
-max_evaluations = 4
-scope = "prefix"
-
-[model.depth.eval_solver]
-method = "picard"
-tol = 0.005
-max_evaluations = 10
-scope = "prefix"
-
-[model.depth.gradient]
-method = "phantom"
-steps = 7
-"""
-"""The model of a run folder written when every cell and every depth had the same keys."""
-
-
-@pytest.mark.parametrize("cell", ["contractive", "post_norm"])
-@pytest.mark.parametrize("depth", ["equilibrium", "unrolled"])
-def test_the_recipes_of_earlier_runs_mean_what_they_meant(tmp_path: Path, cell: str, depth: str) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text(EARLIER.format(cell=cell, depth=depth), encoding="utf-8")
-    model = build_model(read_recipe(path), 11)
-    assert isinstance(model, LanguageModel)
-    assert isinstance(model.cell, ContractiveCell if cell == "contractive" else PostNormCell)
-    assert model.depth == (Equilibrium() if depth == "equilibrium" else UnrolledDepth(18))
-    assert (model.memory_length, model.dropout, model.cell.dropout, model.cell.d_model) == (128, 0.2, 0.2, 32)
-    assert (model.prelude, model.coda, model.chunk_length, model.auxiliary_weight) == (None, None, None, 0.0)
-    assert isinstance(model.embedding, TiedEmbedding)
+    found = read_recipe(path)
+    assert (found.run, found.data, found.training) == (run, data, training)
+    assert depth_of(found) == depth
+    assert table_of(found) == table_of(recipe)
+    assert table_of(recipe_from(table_of(found), "tables")) == table_of(recipe)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[training]\nstepz = 1", "FILE: training.stepz: no such key; the nearest is training.steps"),
-        ("[trainig]\nsteps = 1", "FILE: trainig.steps: no such key; the nearest is training.steps"),
-        ("[training]\nsteps = {a = 1}", "FILE: training.steps.a: no such key; the nearest is training.steps"),
+        ("[trainig]\nsteps = 1", "FILE: trainig: no such key; the nearest is training"),
+        ("[training]\nsteps = {a = 1}", "FILE: training.steps = {'a': 1}: expected an integer"),
         ('[training]\nsteps = "many"', 'FILE: training.steps = "many": expected an integer'),
-        ("[training]\nsteps = 3.5", 'FILE: training.steps = "3.5": expected an integer'),
-        ("[training]\nsteps = true", 'FILE: training.steps = "True": expected an integer'),
-        ("[training]\nsteps = [1]", 'FILE: training.steps = "[1]": expected an integer'),
-        ("[training]\nsteps = 0", 'FILE: training.steps = "0": expected an integer >= 1'),
-        ("[training]\nclip = -1.0", 'FILE: training.clip = "-1.0": expected a number > 0'),
-        ("[model.cell]\ndropout = 1.0", 'FILE: model.cell.dropout = "1.0": expected a number < 1'),
+        ('[training]\nsteps = "7"', 'FILE: training.steps = "7": expected an integer'),
+        ("[training]\nsteps = 3.5", "FILE: training.steps = 3.5: expected an integer"),
+        ("[training]\nsteps = 7.0", "FILE: training.steps = 7.0: expected an integer"),
+        ("[training]\nsteps = true", "FILE: training.steps = True: expected an integer"),
+        ("[training]\nsteps = [1]", "FILE: training.steps = [1]: expected an integer"),
+        ("[training]\nsteps = 0", "FILE: training: steps must be at least 1, found 0"),
+        ("[training]\nclip = -1.0", "FILE: training: clip must be above 0 and finite, found -1.0"),
+        ("[training]\nclip = nan", "FILE: training: clip must be above 0 and finite, found nan"),
+        ("[model.cell]\ndropout = 1.0", "FILE: model.cell: dropout must be at least 0 and below 1, found 1.0"),
         (
             '[model.cell]\nkind = "contractiv"',
-            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm", '
-            '"three_block", "trellis"; did you mean "contractive"?',
+            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm", "three_block", '
+            '"transformer_xl", "trellis", or "package.module:Class"; did you mean "contractive"?',
         ),
-        ("[model.cell]\nd_model = 100", "FILE: model.cell.d_model = 100: expected a multiple of twice"),
-        (
-            '[model.cell]\nkind = "post_norm"\nblocks = 2',
-            'FILE: model.cell.blocks = 2: expected 1, the only number that kind "post_norm" has',
-        ),
-        (
-            PICARD + "history = 3",
-            'FILE: model.depth.solver.history: method "picard" has no such option; it takes damping',
-        ),
+        ("[model.cell]\nd_model = 100", "FILE: model.cell: "),
+        ('[model.cell]\nkind = "post_norm"\nblocks = 2', "FILE: model.cell.blocks: kind post_norm has no such key"),
+        (PICARD + "history = 3", "FILE: model.depth.solver.history: method picard has no such key; it takes tol,"),
         (
             '[model.depth.gradient]\nmethod = "implicit"\nsteps = 3',
-            'FILE: model.depth.gradient.steps: method "implicit" has no such option; it takes tol',
+            "FILE: model.depth.gradient.steps: method implicit has no such key; it takes solver, higher_order",
         ),
         (
-            '[model.depth.solver]\nmethod = "picard"\ntol = 1',
-            "model.depth.solver.max_evaluations is missing; give it in the recipe or as --model",
+            '[training.optimizer]\nkind = "adamw"\nmomentum = 0.9',
+            "FILE: training.optimizer.momentum: kind adamw has no such key; it takes weight_decay, beta1, beta2",
         ),
+        ('[training.optimizer]\nkind = "sgd"\nmomentum = 1.5', "FILE: training.optimizer: momentum must be at least 0"),
         (
-            "[training]\nmomentum = 0.9",
-            'FILE: training.momentum: optimizer "adamw" has no such option; it takes weight_decay, beta1, beta2',
+            '[training.schedule]\nkind = "constant"\nfinal_rate = 0.5',
+            "FILE: training.schedule.final_rate: kind constant has no such key; it takes warmup_steps",
         ),
-        (
-            '[training]\noptimizer = "sgd"\nbeta1 = 0.5',
-            'FILE: training.beta1: optimizer "sgd" has no such option; it takes weight_decay, momentum',
-        ),
-        (
-            '[training]\nschedule = "constant"\nfinal_rate = 0.5',
-            'FILE: training.final_rate: schedule "constant" has no such option; it takes none',
-        ),
-        (
-            "[training]\naveraging_decay = 0.5",
-            'FILE: training.averaging_decay: averaging "none" has no such option; it takes none',
-        ),
-        (
-            '[training]\naveraging = "uniform"\naveraging_start = 5\naveraging_patience = 3',
-            "FILE: training.averaging_patience has no use beside training.averaging_start; leave one of them out",
-        ),
-        (
-            "[model.cell]\nwindow = 3",
-            'FILE: model.cell.window: kind "contractive" has no such option; it takes heads, inner',
-        ),
+        ("[training.averaging]\ndecay = 0.5", "FILE: training.averaging.kind is missing: which averaging?"),
         (
             '[model.cell]\nkind = "trellis"\noutput_size = 5',
-            "FILE: model.cell.output_size = 5: expected model.cell.d_model, 128, which an embedding of kind",
+            "FILE: model.embedding: a TiedEmbedding reads d_model = 128 features, and the cell's output has 5",
         ),
+        ('[model]\ncoda_layers = 1\n[model.cell]\nkind = "trellis"', "FILE: model.cell: a TrellisCell has no form"),
         (
-            '[model.cell]\nkind = "post_norm"\nd_model = 130',
-            "FILE: model.cell.d_model = 130: expected a multiple of model.cell.heads, 4",
+            '[model.cell]\nkind = "three_block"\n[model]\ndepth = "stack"',
+            "FILE: model.cell: a ThreeBlockCell has no form without injection",
         ),
+        ("[model]\ncoda_inner = 8", "FILE: model: coda_inner = 8 has no use without coda_layers; leave it out"),
+        ("[model]\nchunk_length = 8", "FILE: model: memory_length = 0: chunks (chunk_length) see each other"),
+        ("[model]\nauxiliary_weight = 0.1", "FILE: model: auxiliary_weight has no use without depth.states_every"),
         (
-            '[model]\ncoda_layers = 1\n[model.cell]\nkind = "trellis"',
-            'FILE: model.coda_layers: a cell of kind "trellis" has no form without injection',
+            '[model.embedding]\nkind = "adaptive"\ncutoffs = [3, 2.5]',
+            "FILE: model.embedding.cutoffs = 2.5: expected an integer",
         ),
+        ("[model.embedding]\ndiv_val = 2", "FILE: model.embedding.div_val: kind tied has no such key; it takes none"),
         (
-            '[model.cell]\nkind = "three_block"\n[model.depth]\nkind = "halting"',
-            'FILE: model.depth.kind = "halting": a cell of kind "three_block" has no form without injection',
+            '[model.depth.solver]\nmethod = "newton_krylov"',
+            "FILE: model.depth.solver: NewtonKrylov solves sample by sample: scope must be",
         ),
-        ("[model]\ncoda_inner = 8", "FILE: model.coda_inner = 8 has no use without model.coda_layers; leave it out"),
-        ("[model]\nchunk_length = 8", "FILE: model.memory_length = 0: chunks (model.chunk_length) see each other"),
-        ("[model]\nauxiliary_weight = 0.1", "FILE: model.auxiliary_weight has no use without model.depth.states_every"),
-        ("[model.embedding]\ncutoffs = [3, 2.5]", 'FILE: model.embedding.cutoffs = "2.5": expected an integer'),
+        ('[model.depth]\ngradient = "reuse_inverse"', "FILE: model.depth: the gradient ReuseInverse uses the pairs"),
         (
-            "[model.embedding]\ndiv_val = 2",
-            'FILE: model.embedding.div_val: kind "tied" has no such option; it takes none',
+            '[model.depth.gradient]\nmethod = "implicit"\n[model.depth.gradient.solver]\nmethod = "picard"\nrestart = 3',
+            "FILE: model.depth.gradient.solver.restart: method picard has no such key; the nearest is",
         ),
+        ("[model.depth]\ntied = true", "FILE: model.depth.tied: kind equilibrium has no such key"),
         (
-            '[model.depth.solver]\nmethod = "newton_krylov"\ntol = 1e-3\nmax_evaluations = 9',
-            'FILE: model.depth.solver.scope = "prefix": expected "sample", the only one that method',
-        ),
-        (
-            '[model.depth.gradient]\nmethod = "reuse_inverse"',
-            'FILE: model.depth.solver.method = "picard": expected "broyden", whose pairs the gradient',
-        ),
-        (
-            '[model.depth.gradient]\nmethod = "implicit"\nadjoint = "picard"\nrestart = 3',
-            'FILE: model.depth.gradient.restart: adjoint "picard" has no such option; it takes tol, max_evaluations, d',
-        ),
-        ("[model.depth]\ntied = true", 'FILE: model.depth.tied: kind "equilibrium" has no such option; it takes'),
-        (
-            "[model.depth.schedule]\nleast_evaluations = 3",
-            "FILE: model.depth.schedule.least_evaluations has no use without model.depth.schedule.limits",
-        ),
-        (
-            '[model.depth.schedule]\nlimits = "random"\nleast_evaluations = 3',
-            'FILE: model.depth.schedule.most_evaluations is missing: model.depth.schedule.limits = "random" needs it',
-        ),
-        (
-            '[model.depth.schedule]\nlimits = "random"\nleast_evaluations = 3\nmost_evaluations = 4\n'
-            "last_evaluations = 5",
-            'FILE: model.depth.schedule.last_evaluations: limits "random" has no such option; it takes',
-        ),
-        (
-            "[model.depth.schedule]\nwarmup_applications = 3",
-            "FILE: model.depth.schedule.warmup_applications has no use without model.depth.schedule.warmup_share or",
+            '[model.depth.schedule.limits]\nkind = "random"\nleast = 3',
+            "FILE: model.depth.schedule.limits.most is missing",
         ),
         (
             "[model.depth.schedule]\nwarmup_steps = 3\nwarmup_share = 0.5",
-            "FILE: model.depth.schedule.warmup_share has no use beside model.depth.schedule.warmup_steps",
+            "FILE: model.depth.schedule: warmup_share has no use beside warmup_steps",
         ),
         (
-            "[model.depth]\njacobian_penalty = 0.5\n[model.depth.schedule]\njacobian_weight = 1.0",
-            "FILE: model.depth.schedule.jacobian_weight has no use beside model.depth.jacobian_penalty",
+            "[model.depth]\nresidual_penalty = 0.5\n[model.depth.schedule.residual]\nweight = 1.0",
+            "FILE: model.depth: residual_penalty has no use beside schedule.residual",
         ),
         (
-            "[model.depth]\nresidual_penalty = 0.5\n[model.depth.schedule]\nresidual_weight = 1.0",
-            "FILE: model.depth.schedule.residual_weight has no use beside model.depth.residual_penalty",
+            '[model]\nkind = "equilibria.paper.baselines:LSTM"\nd_model = 8',
+            "FILE: model.hidden is missing",
         ),
         (
-            "[model.depth.schedule]\nresidual_last_weight = 1.0",
-            "FILE: model.depth.schedule.residual_last_weight has no use without model.depth.schedule.residual_weight",
+            '[model]\nkind = "equilibria.paper.baselines:LSTM"\nd_model = 8\nhidden = 8\n[model.cell]\nd_model = 8',
+            "FILE: model.cell: kind equilibria.paper.baselines.recipes:LSTM has no such key",
         ),
+        ("[data]\nblanks = 5", "FILE: data.blanks: source embedded has no such key; it takes tokenizer, cache"),
+        ('[training]\noptimizer = "adan"', 'FILE: training.optimizer.kind = "adan": expected one of "adamw", "adam", '),
+        ('[data]\ntokenizer = "file"', 'FILE: data.tokenizer: path goes with kind "file"'),
         (
-            '[model.depth]\nkind = "unrolled"\n[model.depth.schedule]\nwarmup_steps = 5',
-            'FILE: model.depth.schedule.warmup_steps is for model.depth.kind = "equilibrium", which is "unrolled" here',
+            '[data.tokenizer]\nkind = "file"\npath = "f"\nminimum_count = 2',
+            "FILE: data.tokenizer: the vocabulary of a file is given",
         ),
-        ("[model.baseline]\nhidden = 3", "FILE: model.baseline.hidden has no use without model.baseline.kind"),
-        (
-            '[model.baseline]\nkind = "lstm"\nd_model = 8',
-            'FILE: model.baseline.hidden is missing: model.baseline.kind = "lstm" needs it',
-        ),
-        (
-            '[model.baseline]\nkind = "lstm"\nd_model = 8\nhidden = 8\n[model.cell]\nd_model = 8',
-            'FILE: model.cell has no use beside model.baseline.kind = "lstm"; leave it out',
-        ),
-        (
-            '[model.baseline]\nkind = "gated_convolution"\nd_model = 8\nkernel_sizes = [2, 2]\nchannels = [8]',
-            "FILE: model.baseline.kernel_sizes has 2 entries and model.baseline.channels 1: expected as many",
-        ),
-        (
-            '[model.baseline]\nkind = "gated_convolution"\nd_model = 8\nkernel_sizes = [2]\nchannels = [9]',
-            "FILE: model.baseline.channels ends in 9: expected d_model, 8, which the softmax reads unless",
-        ),
-        ("[data]\nblanks = 5", 'FILE: data.blanks is for data.source = "copy_memory", which is "embedded" here'),
-        ('[training]\noptimizer = "adan"', 'FILE: training.optimizer = "adan": expected one of "adamw", "adam", '),
-        ('[data]\ntokenizer = "file"', 'FILE: data.tokenizer_file is missing: data.tokenizer = "file" needs it'),
-        (
-            '[data]\ntokenizer_file = "f"',
-            'FILE: data.tokenizer_file is for data.tokenizer = "file", which is "bpe" here',
-        ),
-        (
-            '[data]\ntokenizer = "file"\ntokenizer_file = "f"\nminimum_count = 2',
-            'FILE: data.minimum_count has no use beside data.tokenizer = "file", whose vocabulary is given',
-        ),
-        ('[data]\nsource = "folder"', 'FILE: data.path is missing: data.source = "folder" needs it'),
-        ('[data]\npath = "p"', 'FILE: data.path is for data.source = "folder", which is "embedded" here'),
+        ('[data]\nsource = "folder"', "FILE: data.path is missing"),
+        ('[data]\npath = "p"', "FILE: data.path: source embedded has no such key"),
+        ('[data]\nsource = "reversal"', "FILE: a task with a source and a target, and a model that reads one"),
         ("x = ", "FILE: cannot be read as TOML: "),
     ],
 )
 def test_what_is_wrong_in_a_file(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text(NAMED + text, encoding="utf-8")
+    path = written(tmp_path, text)
     with pytest.raises(UserError) as raised:
         read_recipe(path)
     assert str(raised.value).startswith(message.replace("FILE", str(path)))
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("line", ['data = "folder"', "data = 3", "model = [1]", "resume = true", 'file = "x"'])
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        '[training]\nstepz = 1\nbatch_size = "a"\n[model.depth.solver]\nmethod = "andersn"\n[data]\nsource = "folder"\n',
+    )
+    with pytest.raises(UserError) as raised:
+        read_recipe(path, ["--model.cell.headz", "3", "--training.seed", "x"])
+    lines = sorted(str(raised.value).split("\n"))
+    assert lines == [
+        "--model.cell.headz: kind contractive has no such key; the nearest is model.cell.heads",
+        '--training.seed = "x": expected an integer',
+        f"{path}: data.path is missing",
+        f'{path}: model.depth.solver.method = "andersn": expected one of "anderson", "broyden", "newton_krylov", '
+        '"picard", or "package.module:Class"; did you mean "anderson"?',
+        f'{path}: training.batch_size = "a": expected an integer',
+        f"{path}: training.stepz: no such key; the nearest is training.steps",
+    ]
+
+
+@pytest.mark.parametrize("line", ["data = 3", "model = [1]", "resume = true", 'file = "x"'])
 def test_a_key_outside_the_sections(tmp_path: Path, line: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(f"{line}\n{NAMED}", encoding="utf-8")
     key = line.split()[0]
-    expected = rf"recipe.toml: {key}( = .*: expected a section, \[{key}\]|: no such key)"
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=rf"recipe.toml: {key}(: .*expected a section|: no such key)"):
         read_recipe(path)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--training.stepz", "3"], "--training.stepz: no such option; the nearest is --training.steps"),
-        (["--training.stepz=3"], "--training.stepz: no such option; the nearest is --training.steps"),
+        (["--training.stepz", "3"], "--training.stepz: no such key; the nearest is training.steps"),
+        (["--training.stepz=3"], "--training.stepz: no such key; the nearest is training.steps"),
         (["--training.steps", "a"], '--training.steps = "a": expected an integer'),
-        (["--training.steps"], "--training.steps has no value: expected an integer"),
-        (["--model.depth.solver.tol", "nan"], '--model.depth.solver.tol = "nan": expected a number'),
-        (["--data", "folder"], '--data = "folder": expected a section, [data] with its keys'),
+        (["--training.steps"], '--training.steps = "true": expected an integer'),
+        (["--training.steps", "1", "2"], "--training.steps = 1 2: expected one value"),
+        (["--training.compile", "yes"], '--training.compile = "yes": expected true or false'),
+        (["--model.depth.solver.tol", "nan"], "--model.depth.solver.tol: tol must be at least 0, found nan"),
+        (["--data", "foldr"], '--data.source = "foldr": expected one of'),
         (["more"], "more: unexpected argument"),
-        (["--run.name", "a/b"], 'FILE: run.name = "a/b": expected a name without slashes'),
+        (["--run.name", "a/b"], '--run.name: name = "a/b": expected a name without slashes'),
     ],
 )
-def test_what_is_wrong_with_a_flag(recipe: Path, flags: list[str], message: str) -> None:
+def test_what_is_wrong_with_a_flag(recipe: Path, flags: Sequence[str], message: str) -> None:
     with pytest.raises(UserError) as raised:
         read_recipe(recipe, flags)
-    assert str(raised.value).startswith(message.replace("FILE", str(recipe)))
+    assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
 
 
 def test_a_recipe_without_a_name_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").touch()
-    with pytest.raises(UserError, match=r"^run\.name is missing; give it in the recipe or as --run\.name$"):
+    with pytest.raises(UserError, match=r"empty\.toml: run is missing"):
         read_recipe(tmp_path / "empty.toml")
     with pytest.raises(UserError, match=r"absent\.toml: no such recipe"):
         read_recipe(tmp_path / "absent.toml")
@@ -395,9 +424,10 @@ def test_a_recipe_without_a_name_or_a_file(tmp_path: Path) -> None:
 
 
 def test_recipes_are_values() -> None:
-    recipe = Recipe(run=RunRecipe(name="x"))
-    assert recipe == Recipe(run=RunRecipe(name="x"))
-    assert recipe != replace(recipe, training=TrainingRecipe(steps=1))
+    run = RunRecipe(name="x")
+    assert TrainingRecipe(optimizer=AdamW(beta2=0.9)) == TrainingRecipe(optimizer=AdamW(beta2=0.9))
+    assert table_of(Recipe(run=run)) == table_of(Recipe(run=run))
+    assert table_of(Recipe(run=run)) != table_of(replace(Recipe(run=run), training=TrainingRecipe(steps=1)))
 
 
 def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
@@ -409,5 +439,57 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
 def test_a_flag_that_the_locale_could_not_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('[run]\nname = "plain"\n')
-    with pytest.raises(UserError, match=r"cache = .*udcc3.* has characters that the locale's encoding lacks"):
+    with pytest.raises(UserError, match=r"udcc3.* has characters that the locale lacks"):
         read_recipe(path, ["--data.cache", "caf\udcc3\udca9"])
+
+
+def test_nothing_is_said_where_nothing_is_dropped(recipe: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_recipe(recipe, ["--model.depth.solver.method", "picard", "--model.cell", "contractive"])
+
+
+NUMBERS = [
+    (found, name, option)
+    for base in (Cell, TokenEmbedding, Depth, Solver, AdjointSolver, Gradient, Optimizer, Schedule, Averaging, Limits)
+    for found in [family_of(base)]
+    if found is not None
+    for name, cls in found.kinds().items()
+    for option, entry in options(cls, found.supplied).items()
+    if {int, float} & set(alternatives(entry.annotation))
+]
+PLACES = {
+    "cell": "model.cell",
+    "embedding": "model.embedding",
+    "depth": "model.depth",
+    "solver": "model.depth.solver",
+    "adjoint solver": "model.depth.gradient.solver",
+    "gradient": "model.depth.gradient",
+    "optimizer": "training.optimizer",
+    "schedule": "training.schedule",
+    "averaging": "training.averaging",
+    "kind of limits": "model.depth.schedule.limits",
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "option"), NUMBERS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_no_number_of_any_option_ends_in_anything_but_a_sentence(
+    recipe: Path, found: Family, kind: str, option: str
+) -> None:
+    place = PLACES[found.noun]
+    flags = [f"--{place}.{found.tag}={kind}"]
+    if found.noun == "adjoint solver":
+        flags.insert(0, "--model.depth.gradient.method=implicit")
+    if found.noun == "kind of limits":
+        flags += [f"--{place}.{name}=3" for name in options(found.find(kind))]
+    if kind == "newton_krylov":
+        flags.append(f"--{place}.scope=sample")
+    if kind == "reuse_inverse":
+        flags.append("--model.depth.solver=broyden")
+    for value in ("-1", "0", "1", "2", "0.5", "1.5", "1000000007", "1e30", "nan", "inf", "-inf"):
+        try:
+            read_recipe(recipe, [*flags, f"--{place}.{option}={value}"])
+        except UserError as problem:
+            assert option in str(problem) or "must" in str(problem) or "d_model" in str(problem)

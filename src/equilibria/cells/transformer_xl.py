@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equilibria.ranges import at_least, layers, one_of, probability
 from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
@@ -95,12 +96,10 @@ class TransformerXLCell(Cell):
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, found {blocks}")
-        if window is not None and window < 1:
-            raise ValueError(f"window must be at least 1, found {window}")
-        if norm_position not in get_args(NormPosition):
-            raise ValueError(f'norm_position must be "post" or "pre", found {norm_position!r}')
+        layers(blocks=blocks)
+        at_least(1, window=window)
+        probability(dropout=dropout, attention_dropout=attention_dropout)
+        one_of(NormPosition, norm_position=norm_position)
         self.d_model, self.heads = d_model, heads
         self.dropout, self.attention_dropout, self.window = dropout, attention_dropout, window
         self.layers_per_application, self.injection, self.remembered = blocks, injection, 2 if injection else 1

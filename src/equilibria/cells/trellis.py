@@ -26,6 +26,7 @@ from equilibria.nn.convolution import delayed, last, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
 from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.recurrence import linear_recurrence
+from equilibria.ranges import at_least, probability
 
 
 class TrellisCell(Cell):
@@ -65,14 +66,9 @@ class TrellisCell(Cell):
     ) -> None:
         super().__init__()
         self.d_model, self.output_size = d_model, d_model if output_size is None else output_size
-        if min(d_model, self.output_size, dilation) < 1 or hidden < 0:
-            raise ValueError(
-                f"d_model, output_size and dilation must be at least 1 and hidden at least 0, "
-                f"found {d_model}, {self.output_size}, {dilation} and {hidden}"
-            )
-        for name, probability in (("dropout", dropout), ("weight_dropout", weight_dropout)):
-            if not 0.0 <= probability < 1.0:
-                raise ValueError(f"{name} must be at least 0 and below 1, found {probability}")
+        at_least(1, d_model=d_model, output_size=output_size, dilation=dilation)
+        at_least(0, hidden=hidden, recurrent_std=recurrent_std)
+        probability(dropout=dropout, weight_dropout=weight_dropout)
         self.hidden, self.dilation = hidden, dilation
         self.dropout, self.weight_dropout = dropout, weight_dropout
         self.normalisation: Normalisation = normalisation

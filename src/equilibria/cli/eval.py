@@ -99,8 +99,6 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     return changed(recipe, flags).data
 
 
-
-
 def _table(run: Path, evaluation: RunEvaluation) -> Table:
     result, text = evaluation.model, evaluation.subject
     title = f"{run}, {evaluation.settings['checkpoint']}, {text.part}"

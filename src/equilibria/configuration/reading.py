@@ -69,6 +69,10 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe
     try:
         recipe = made(Recipe, table)
         recipe.model.check()
+        recipe_text(recipe).encode()
+    except UnicodeEncodeError as problem:
+        odd = problem.object[problem.start - 20 : problem.end + 20]
+        raise UserError(f"{source}: {odd!a} has characters that the locale lacks; set PYTHONUTF8=1") from problem
     except Problems as problems:
         raise UserErrors([_line(keys, text, source, given) for keys, text in problems.found]) from problems
     except ValueError as problem:
@@ -82,8 +86,13 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe
 def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     """One problem: `--section.key …` for a flag, `FILE: section.key …` for a key in a file."""
     key = ".".join(keys)
-    flag = next((flag for flag in flags if flag == key or key.startswith(f"{flag}.")), None)
-    where = f"--{key}" if flag is not None else f"{source}: {key}" if key else source
+    option = f"{key}.{text.split()[0]}"  # what an object says of its options begins with the option
+    if any(flag == key or key.startswith(f"{flag}.") for flag in flags):
+        where = f"--{key}"
+    elif option in flags:
+        where = f"--{option}"
+    else:
+        where = f"{source}: {key}" if key else source
     return f"{where}{' ' if text.startswith(('=', 'is ')) else ': '}{text}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from torch import optim
 from equilibria.data import EmbeddedText, Source, Task
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule
+from equilibria.ranges import above, at_least
 
 LONGEST_NAME = 240
 """Bytes of a run's name: file systems take 255, and a file beside it may need an ending."""
@@ -107,13 +107,10 @@ class TrainingRecipe:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"skipped_steps": 0, "seed": 0}
-        for name, value in vars(self).items():
-            if type(value) is int and value < least.get(name, 1):
-                raise ValueError(f"{name} must be at least {least.get(name, 1)}, found {value}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} must be above 0 and finite, found {getattr(self, name)}")
+        from_0 = {"skipped_steps": self.skipped_steps, "seed": self.seed}
+        at_least(0, **from_0)
+        at_least(1, **{name: value for name, value in vars(self).items() if type(value) is int and name not in from_0})
+        above(0, learning_rate=self.learning_rate, clip=self.clip)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0, where no part of the model has a rate of its own."""

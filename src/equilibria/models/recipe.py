@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from equilibria.ranges import at_least, probability
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
 from equilibria.depths import Depth, Equilibrium
@@ -20,8 +21,6 @@ from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, TokenEmbedding
 from equilibria.solvers import NewtonKrylov
-
-_MOST_LAYERS = 1000  # of one kind: each takes time to build, before anything else is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +42,7 @@ class ModelRecipe(ABC):
     """Whether the model reads a source and writes a target, in place of reading on from segment to segment."""
 
     def __post_init__(self) -> None:
-        if self.memory_length < 0:
-            raise ValueError(f"memory_length must be at least 0, found {self.memory_length}")
+        at_least(0, memory_length=self.memory_length)
 
     @abstractmethod
     def build(self, vocabulary_size: int) -> TokenModel:
@@ -110,9 +108,11 @@ class LanguageModelRecipe(ModelRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prelude_layers", "coda_layers"):
-            if not 0 <= getattr(self, name) <= _MOST_LAYERS:
-                raise ValueError(f"{name} must be from 0 to {_MOST_LAYERS}, found {getattr(self, name)}")
+        at_least(
+            0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers, auxiliary_weight=self.auxiliary_weight
+        )
+        at_least(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
+        probability(dropout=self.dropout)
         if self.coda_inner is not None and not self.coda_layers:
             raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
         if self.chunk_length is not None and not self.memory_length:
@@ -124,9 +124,8 @@ class LanguageModelRecipe(ModelRecipe):
         """The model, freshly initialised."""
         depth, cell, prelude, coda = self._parts()
         with blamed_on("model.embedding"):
-            d_output = getattr(cell, "output_size", cell.d_model)
             embedding = construct(
-                self.embedding, vocabulary_size=vocabulary_size, d_model=cell.d_model, d_output=d_output
+                self.embedding, vocabulary_size=vocabulary_size, d_model=cell.d_model, d_output=self._output(cell)
             )
         dropout = self.dropout if self.dropout is not None else self.cell.keywords.get("dropout", 0.0)
         with blamed_on("model"):
@@ -146,7 +145,9 @@ class LanguageModelRecipe(ModelRecipe):
     def check(self) -> None:
         """Builds all but the embedding, without its memory."""
         with torch.device("meta"):
-            self._parts()
+            _, cell, _, _ = self._parts()
+        with blamed_on("model.embedding"):
+            self._output(cell)
 
     def no_compilation(self) -> str | None:
         """Why the cell cannot be compiled: second and forward derivatives of compiled code are not supported."""
@@ -170,6 +171,14 @@ class LanguageModelRecipe(ModelRecipe):
             prelude = self._explicit(self.prelude_layers, {})
             coda = self._explicit(self.coda_layers, {} if self.coda_inner is None else {"inner": self.coda_inner})
         return depth, cell, prelude, coda
+
+    def _output(self, cell: Cell) -> int:
+        """Features that the softmax reads."""
+        d_output = getattr(cell, "output_size", cell.d_model)
+        if d_output != cell.d_model and "d_output" not in signature(self.embedding.func).parameters:
+            name = getattr(self.embedding.func, "__name__", self.embedding.func)
+            raise ValueError(f"a {name} reads d_model = {cell.d_model} features, and the cell's output has {d_output}")
+        return d_output
 
     def _explicit(self, layers: int, options: dict[str, int]) -> Cell | None:
         """Layers around the depth; None for none."""

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
 from equilibria.nn.embedding import TokenEmbedding
+from equilibria.ranges import at_least
 
 
 class AdaptiveEmbedding(TokenEmbedding):
@@ -65,7 +66,8 @@ class AdaptiveEmbedding(TokenEmbedding):
         edges = (0, *cutoffs, vocabulary_size)
         if any(left >= right for left, right in pairwise(edges)):
             raise ValueError(f"cutoffs must rise between 0 and vocabulary_size {vocabulary_size}, found {cutoffs}")
-        if div_val < 1 or d_embed // div_val ** len(cutoffs) < 1:
+        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model, d_embed=d_embed, div_val=div_val)
+        if d_embed // div_val ** len(cutoffs) < 1:
             raise ValueError(
                 f"d_embed // div_val**{len(cutoffs)}, the features of the last cluster, must be at least 1; "
                 f"found d_embed {d_embed} and div_val {div_val}"

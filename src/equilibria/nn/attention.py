@@ -9,7 +9,7 @@ K heads of keys and values, E head size.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.positions import Rotation, linear_biases
+from equilibria.ranges import above, at_least, one_of
 
 Positions = Literal["rotary", "linear", "none"]
 
@@ -151,16 +152,15 @@ class CausalAttention(nn.Module):
         query_key_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        if positions not in get_args(Positions):
-            raise ValueError(f"positions must be one of {get_args(Positions)}, found {positions!r}")
+        at_least(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads)
+        above(0, query_key_gain=query_key_gain)
+        one_of(Positions, positions=positions)
         if d_model % heads or (positions == "rotary" and (d_model // heads) % 2):
             wanted = "2 · heads for rotary positions" if positions == "rotary" else "heads"
             raise ValueError(f"d_model must be a multiple of {wanted}, found d_model {d_model}, heads {heads}")
         key_value_heads = heads if key_value_heads is None else key_value_heads
-        if key_value_heads < 1 or heads % key_value_heads:
+        if heads % key_value_heads:
             raise ValueError(f"key_value_heads must divide heads, found {key_value_heads} of {heads} heads")
-        if not query_key_gain > 0:
-            raise ValueError(f"query_key_gain must be above 0, found {query_key_gain}")
         self.heads, self.key_value_heads, self.head_size = heads, key_value_heads, d_model // heads
         self.positions: Positions = positions
         features = (heads + 2 * key_value_heads) * self.head_size

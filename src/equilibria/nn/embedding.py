@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
+from equilibria.ranges import at_least
 
 # From so many tokens on the scores of a batch outgrow everything else, and taking the loss in chunks is faster too
 # (docs/lab-notes.md).
@@ -49,8 +50,7 @@ class TiedEmbedding(nn.Embedding, TokenEmbedding):
     """
 
     def __init__(self, vocabulary_size: int, d_model: int) -> None:
-        if vocabulary_size < 1 or d_model < 1:
-            raise ValueError(f"vocabulary_size and d_model must be at least 1, found {vocabulary_size} and {d_model}")
+        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model)
         super().__init__(vocabulary_size, d_model)
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
 

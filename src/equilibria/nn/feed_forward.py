@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.ranges import at_least, one_of
 
 Activation = Literal["relu", "gelu", "relu_squared", "swiglu"]
 
@@ -31,8 +32,8 @@ class FeedForward(nn.Module):
         self, d_model: int, inner: int, activation: Activation = "relu", normalisation: Normalisation = "none"
     ) -> None:
         super().__init__()
-        if activation not in get_args(Activation):
-            raise ValueError(f"activation must be one of {get_args(Activation)}, found {activation!r}")
+        at_least(1, d_model=d_model, inner=inner)
+        one_of(Activation, activation=activation)
         self.activation: Activation = activation
         expanded = 2 * inner if activation == "swiglu" else inner
         self.expand = normalised(nn.Linear(d_model, expanded), normalisation)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from equilibria.nn.relative_attention import RelativeAttention
+from equilibria.ranges import above
 
 _READINGS = 15  # as many steps of power iteration as PyTorch takes for a layer's first weight
 
@@ -21,8 +22,7 @@ def initialise_normal(module: nn.Module, std: float) -> None:
         module: changed in place, with all its parts.
         std: 0.02 (Transformer-XL), 0.01 (the DEQ transformers).
     """
-    if not std > 0:
-        raise ValueError(f"the standard deviation of initial weights must be above 0, found {std}")
+    above(0, initial_std=std)
     for part in module.modules():
         match part:
             case nn.Linear():

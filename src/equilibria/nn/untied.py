@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from equilibria.nn.adaptive import clustered_loss
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
 from equilibria.nn.embedding import TokenEmbedding
+from equilibria.ranges import at_least
 
 _SHRINKAGE = 4  # published: each cluster has a fourth of the features of the one before
 
@@ -39,13 +40,7 @@ class UntiedEmbedding(TokenEmbedding):
     ) -> None:
         super().__init__()
         d_output = d_model if d_output is None else d_output
-        if min(vocabulary_size, d_model, d_output) < 1:
-            raise ValueError(
-                f"vocabulary_size, d_model and d_output must be at least 1, "
-                f"found {vocabulary_size}, {d_model} and {d_output}"
-            )
-        if d_embed is not None and d_embed < 1:
-            raise ValueError(f"d_embed must be at least 1, found {d_embed}")
+        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model, d_output=d_output, d_embed=d_embed)
         edges = (0, *cutoffs, vocabulary_size)
         if any(left >= right for left, right in pairwise(edges)):
             raise ValueError(f"cutoffs must rise between 0 and vocabulary_size {vocabulary_size}, found {cutoffs}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from equilibria.ranges import at_least, probability
+
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(ABC):
@@ -37,8 +39,7 @@ class Exponential(Averaging):
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, found {self.decay}")
+        probability(decay=self.decay)
 
     def of(self, model: nn.Module) -> AveragedModel:
         return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
@@ -61,10 +62,8 @@ class Uniform(Averaging):
     patience: int = 5
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start < 0:
-            raise ValueError(f"start must be at least 0, found {self.start}")
-        if self.patience < 1:
-            raise ValueError(f"patience must be at least 1, found {self.patience}")
+        at_least(0, start=self.start)
+        at_least(1, patience=self.patience)
 
     def of(self, model: nn.Module) -> AveragedModel:
         return AveragedModel(model)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
-from math import inf
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn, optim
 from equilibria.models import TokenModel
 from equilibria.optimization.muon import GramMuon
 from equilibria.optimization.schedules import Schedule, scheduler
+from equilibria.ranges import at_least, probability
 
 Named = dict[str, nn.Parameter]
 Group = dict[str, Any]
@@ -85,9 +85,7 @@ class Rates:
     vectors: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, rate in vars(self).items():
-            if not 0 <= rate < inf:
-                raise ValueError(f"{name} must be at least 0 and finite, found {rate}")
+        at_least(0, **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +99,8 @@ class Optimizer(ABC):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            decay = name == "weight_decay"
-            if not 0 <= value < (inf if decay else 1):
-                raise ValueError(f"{name} must be at least 0 and {'finite' if decay else 'below 1'}, found {value}")
+        at_least(0, weight_decay=self.weight_decay)
+        probability(**{name: value for name, value in vars(self).items() if name != "weight_decay"})
 
     @abstractmethod
     def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:

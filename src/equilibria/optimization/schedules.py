@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from equilibria.ranges import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
@@ -19,8 +21,7 @@ class Schedule(ABC):
     warmup_steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, found {self.warmup_steps}")
+        at_least(0, warmup_steps=self.warmup_steps)
 
     def factor(self, step: int, steps: int) -> float:
         """The fraction of the peak at a step of `steps`, counted from 0; beyond the last, that of the last."""
@@ -56,7 +57,7 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_final(self.final_rate)
+        at_least(0, final_rate=self.final_rate)
 
     def after_warmup(self, step: int, steps: int) -> float:
         progress = _progress(step, self.warmup_steps, steps)
@@ -75,7 +76,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_final(self.final_rate)
+        at_least(0, final_rate=self.final_rate)
 
     def after_warmup(self, step: int, steps: int) -> float:
         return 1 - (1 - self.final_rate) * _progress(step, self.warmup_steps, steps)
@@ -104,19 +105,13 @@ class WarmupStableDecay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_final(self.final_rate)
-        if self.decay_steps is not None and self.decay_steps < 1:
-            raise ValueError(f"decay_steps must be at least 1, found {self.decay_steps}")
+        at_least(0, final_rate=self.final_rate)
+        at_least(1, decay_steps=self.decay_steps)
 
     def after_warmup(self, step: int, steps: int) -> float:
         decay_steps = self.decay_steps or max(1, steps // 5)
         start = max(self.warmup_steps, steps - decay_steps) - 1
         return 1 - (1 - self.final_rate) * max(0.0, _progress(step, start, steps))
-
-
-def _check_final(rate: float) -> None:
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"final_rate must be at least 0 and finite, found {rate}")
 
 
 def scheduler(optimizer: Optimizer, schedule: Schedule, steps: int, done: int = 0) -> LambdaLR:

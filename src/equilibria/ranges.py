@@ -1,0 +1,49 @@
+"""Checks of arguments: one sentence for a number outside its range. None is always within it."""
+
+from math import inf
+from typing import Any, get_args
+
+MOST_LAYERS = 1000
+"""Layers of one kind that a model is built of, at most."""
+
+
+def at_least(least: float, **values: float | None) -> None:
+    """Raises ValueError for a value below `least`, or one that is infinite or NaN."""
+    for name, value in values.items():
+        if value is not None and not least <= value < inf:
+            raise ValueError(f"{name} must be at least {least}, found {value}")
+
+
+def layers(**values: int | None) -> None:
+    """Raises ValueError for a number that is not from 1 to 1000: each layer takes time to build."""
+    for name, value in values.items():
+        if value is not None and not 1 <= value <= MOST_LAYERS:
+            raise ValueError(f"{name} must be from 1 to {MOST_LAYERS}, found {value}")
+
+
+def above(bound: float, **values: float | None) -> None:
+    """Raises ValueError for a value of at most `bound`, or one that is infinite or NaN."""
+    for name, value in values.items():
+        if value is not None and not bound < value < inf:
+            raise ValueError(f"{name} must be above {bound} and finite, found {value}")
+
+
+def probability(**values: float | None) -> None:
+    """Raises ValueError for a value that is not at least 0 and below 1."""
+    for name, value in values.items():
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, found {value}")
+
+
+def share(**values: float | None) -> None:
+    """Raises ValueError for a value that is not above 0 and at most 1."""
+    for name, value in values.items():
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, found {value}")
+
+
+def one_of(choices: Any, **values: object) -> None:
+    """Raises ValueError for a value that is none of a `Literal`'s."""
+    for name, value in values.items():
+        if value is not None and value not in get_args(choices):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, found {value!r}")
