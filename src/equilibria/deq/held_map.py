@@ -7,7 +7,7 @@ draw dropout masks, keep what their first call computed. `HeldMap` stands betwee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -64,10 +64,10 @@ class HeldMap:
         if self._writes:
             value = self._replay(_copied(z))
         else:
-            arguments = (z,) if isinstance(z, Tensor) else tuple(leaves(z))
-            versions = [_version(leaf) for leaf in arguments]
+            arguments = _parts(z)
+            before = versions(arguments)
             value = self._replay(z) if self._random else self._f(z)
-            if versions != [_version(leaf) for leaf in arguments]:
+            if versions(arguments) != before:
                 raise RuntimeError(
                     f"the map wrote to its argument in evaluation {self._calls} and not before; "
                     "let it write to a copy (`z = z.clone()`)"
@@ -103,9 +103,9 @@ class HeldMap:
         else:
             given = _copied(z)
             arguments = _parts(given)
-            versions = [_version(leaf) for leaf in arguments]
+            before = versions(arguments)
             value = self._draw(given) if self._calls == 1 else self._replay(given)
-            self._writes |= versions != [_version(leaf) for leaf in arguments]
+            self._writes |= versions(arguments) != before
         arguments, raw = _parts(given), tuple(leaves_as(z, value))
         _check_kind(arguments, raw)
         own = {_storage(leaf) for leaf in arguments}
@@ -187,8 +187,12 @@ def _parts(state: State) -> tuple[Tensor, ...]:
     return (state,) if isinstance(state, Tensor) else tuple(leaves(state))
 
 
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each was written to; 0 where nobody counts, as of inference tensors."""
+    return [_version(tensor) for tensor in tensors]
+
+
 def _version(leaf: Tensor) -> int:
-    """How often a tensor was written to; 0 where nobody counts, as of inference tensors."""
     try:
         return leaf._version
     except RuntimeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,6 +120,10 @@ class Iterate(Outcome):
     astray: Tensor | None = None
     gauge: Gauge | None = None
     memory: Any = None
+
+    def left_of(self, iterates: Collection[int]) -> list[int]:
+        """The numbers of those that a solve from here on may reach, counted from here."""
+        return [number - self.evaluations for number in iterates if number >= self.evaluations]
 
     def after(self, draft: Iterate) -> Iterate:
         """This outcome, with what a draft before it has cost."""
