@@ -27,8 +27,8 @@ class HeldCell:
     Args:
         cell: the module.
         inputs, keywords: its further arguments.
-        updated: names of its modules that are known to update their buffers; None for not known, when all are copied
-            to find out.
+        updated: names of its modules that are known to update their buffers; None for unknown: all are then copied to
+            find out.
 
     Attributes:
         updated: names of the modules that were found to update their buffers, and of those known before.

@@ -1,7 +1,7 @@
 """The user's map, held still for the time of one solve.
 
 A solver takes for granted that a map leaves its argument alone, returns memory of its own, and gives the same value for
-the same state. Maps that people write do otherwise: they update in place, fill a buffer that they return each time,
+the same state. Real maps do otherwise: they update in place, fill a buffer that they return each time,
 draw dropout masks, keep what their first call computed. `HeldMap` stands between such a map and the solver.
 """
 
@@ -28,8 +28,8 @@ INSPECTED = 2
 class HeldMap:
     """A map as a solver wants it, made of one that need not be: for one solve, and for recomputation in its backward.
 
-    - Its argument is the caller's no longer: a map that writes to it is given a copy, from the first evaluation on.
-    - Its values are the caller's to keep: of a map that returns a buffer which it uses again, copies are returned.
+    - Its argument is its own: a map that writes to it is given a copy, from the first evaluation on.
+    - Its values stay: where a map returns a buffer that it uses again, copies are returned.
     - It draws its random numbers once: every evaluation starts from the generator state of the first, and together
       they leave the generators as one does. So dropout has one mask per solve.
     - It fills its caches with a graph: the first evaluation runs with gradients on where `with_graph` asks for it, even

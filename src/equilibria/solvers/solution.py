@@ -153,7 +153,7 @@ class AdjointReport:
         residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
             `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
-        on_failure: what hears of a failure, in the backward pass; None for nobody but who reads `status`.
+        on_failure: called with a message when it fails, in the backward pass; None: only `status` tells.
         advice: what such a failure means, and what to do.
         reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
             relative to the larger of it and the solution, per group; None of other gradients.
