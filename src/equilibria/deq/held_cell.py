@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from equilibria.deq.held_map import versions
+
 
 class HeldCell:
     """The map `z ↦ cell(z, *inputs, **keywords)` as one application of the cell, however often a solve evaluates it.
@@ -25,8 +27,8 @@ class HeldCell:
     Args:
         cell: the module.
         inputs, keywords: its further arguments.
-        updated: names of its modules that are known to update their buffers; None for not known, when all are copied
-            to find out.
+        updated: names of its modules that are known to update their buffers; None for unknown: all are then copied to
+            find out.
 
     Attributes:
         updated: names of the modules that were found to update their buffers, and of those known before.
@@ -146,7 +148,7 @@ class _Buffers:
         self.path, self.updated = path, False
         self._module = module
         self._tensors = self._found()
-        self._versions = _versions(self._tensors)
+        self._versions = versions(self._tensors.values())
         self._before = self.values() if copied else None
         self._late = False
 
@@ -162,7 +164,7 @@ class _Buffers:
             return
         found = self._found()
         same = found.keys() == self._tensors.keys() and all(found[name] is own for name, own in self._tensors.items())
-        self.updated = not same or _versions(found) != self._versions
+        self.updated = not same or versions(found.values()) != self._versions
         if not self.updated:
             self._before = None  # most are constants, whose copies need not be kept
         elif self._before is None:
@@ -183,8 +185,3 @@ class _Buffers:
 
     def _found(self) -> dict[str, Tensor]:
         return {name: buffer for name, buffer in self._module._buffers.items() if buffer is not None}
-
-
-def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
-    """How often each was written to; of inference tensors nobody counts."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors.values()]

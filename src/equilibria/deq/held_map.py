@@ -1,13 +1,13 @@
 """The user's map, held still for the time of one solve.
 
 A solver takes for granted that a map leaves its argument alone, returns memory of its own, and gives the same value for
-the same state. Maps that people write do otherwise: they update in place, fill a buffer that they return each time,
+the same state. Real maps do otherwise: they update in place, fill a buffer that they return each time,
 draw dropout masks, keep what their first call computed. `HeldMap` stands between such a map and the solver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -28,8 +28,8 @@ INSPECTED = 2
 class HeldMap:
     """A map as a solver wants it, made of one that need not be: for one solve, and for recomputation in its backward.
 
-    - Its argument is the caller's no longer: a map that writes to it is given a copy, from the first evaluation on.
-    - Its values are the caller's to keep: of a map that returns a buffer which it uses again, copies are returned.
+    - Its argument is its own: a map that writes to it is given a copy, from the first evaluation on.
+    - Its values stay: where a map returns a buffer that it uses again, copies are returned.
     - It draws its random numbers once: every evaluation starts from the generator state of the first, and together
       they leave the generators as one does. So dropout has one mask per solve.
     - It fills its caches with a graph: the first evaluation runs with gradients on where `with_graph` asks for it, even
@@ -64,10 +64,10 @@ class HeldMap:
         if self._writes:
             value = self._replay(_copied(z))
         else:
-            arguments = (z,) if isinstance(z, Tensor) else tuple(leaves(z))
-            versions = [_version(leaf) for leaf in arguments]
+            arguments = _parts(z)
+            before = versions(arguments)
             value = self._replay(z) if self._random else self._f(z)
-            if versions != [_version(leaf) for leaf in arguments]:
+            if versions(arguments) != before:
                 raise RuntimeError(
                     f"the map wrote to its argument in evaluation {self._calls} and not before; "
                     "let it write to a copy (`z = z.clone()`)"
@@ -103,9 +103,9 @@ class HeldMap:
         else:
             given = _copied(z)
             arguments = _parts(given)
-            versions = [_version(leaf) for leaf in arguments]
+            before = versions(arguments)
             value = self._draw(given) if self._calls == 1 else self._replay(given)
-            self._writes |= versions != [_version(leaf) for leaf in arguments]
+            self._writes |= versions(arguments) != before
         arguments, raw = _parts(given), tuple(leaves_as(z, value))
         _check_kind(arguments, raw)
         own = {_storage(leaf) for leaf in arguments}
@@ -187,8 +187,12 @@ def _parts(state: State) -> tuple[Tensor, ...]:
     return (state,) if isinstance(state, Tensor) else tuple(leaves(state))
 
 
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each was written to; 0 where nobody counts, as of inference tensors."""
+    return [_version(tensor) for tensor in tensors]
+
+
 def _version(leaf: Tensor) -> int:
-    """How often a tensor was written to; 0 where nobody counts, as of inference tensors."""
     try:
         return leaf._version
     except RuntimeError:

@@ -13,7 +13,7 @@ from equilibria.deq.failures import OnFailure, check_reaction, warn
 from equilibria.deq.held_cell import HeldCell
 from equilibria.deq.solving import fixed_point
 from equilibria.deq.surroundings import (
-    SeesToHooks,
+    HandlesBackwardHooks,
     check_checkpoint,
     check_sharding,
     outside_graphs,
@@ -23,7 +23,7 @@ from equilibria.gradients import Gradient, Guarded
 from equilibria.solvers import Solution, Solver, State, Status
 
 
-class DEQ(SeesToHooks):
+class DEQ(HandlesBackwardHooks):
     """A deep equilibrium layer: `layer(z0, *inputs, **keywords)` solves `z = cell(z, *inputs, **keywords)`.
 
     During a solve the cell is held still: parametrized weights are computed once, its buffers (power iterations, batch

@@ -105,7 +105,7 @@ def _solve(f: Map, z0: State, solver: Solver, gradient: Gradient, wanted: tuple[
         packing = Packing.of(z0, solver.scope)
         state = packing.unpack(iterate.value)
     solve = Solve(solver, wanted, iterate)
+    proposed = replace(solve, proposal=packing.unpack(iterate.proposal)) if ahead else solve
+    attached = gradient.attach(f, state, proposed)
     iterates = {number: gradient.attach(f, kept, solve).value for number, kept in iterate.iterates.items()}
-    if ahead:
-        solve = replace(solve, proposal=packing.unpack(iterate.proposal))
-    return solution_of(f, solve, gradient.attach(f, state, solve), iterates)
+    return solution_of(f, solve, attached, iterates)

@@ -1,4 +1,4 @@
-"""What PyTorch puts around a module, and a solve has to be kept right in: compilers, backward hooks, checkpoints."""
+"""What PyTorch wraps around a module, and where a solve must stay right: compilers, backward hooks, checkpoints."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solut
     return hooked
 
 
-class SeesToHooks(nn.Module):
-    """A module whose forward pass is `with_backward_hooks`, so that its call must not look for tensors as well."""
+class HandlesBackwardHooks(nn.Module):
+    """A module whose forward pass is `with_backward_hooks`, so that calling it must not look for tensors again."""
 
     def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
         return [], super()._get_backward_hooks()[1]
@@ -97,7 +97,7 @@ def _of_package(code: CodeType) -> bool:
 def check_sharding(cell: nn.Module) -> None:
     """Raises RuntimeError where a cell, or a part of it, gathers its weights at every evaluation.
 
-    Processes evaluate a different number of times, so that some would wait for others for ever.
+    Processes evaluate a different number of times, so that some would wait for others forever.
     """
     loaded = sys.modules.get("torch.distributed.fsdp")
     kind = getattr(loaded, "FSDPModule", None)

@@ -140,10 +140,10 @@ class PullbackGradient(Gradient):
         It lives as long as the graph: let it hold no more of the solve than it needs.
         """
 
-    def attach(self, f: Map, state: State, solve: Solve, inner: bool = False) -> Attached:
-        """Attach the graph of one evaluation at the state; `inner` as for the function `attach`."""
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        """Attach the graph of one evaluation at the state."""
         evaluation, tracked = evaluate(f, state, self.needs_products)
-        attached = attach(evaluation, self.pullback(evaluation, solve), inner)
+        attached = attach(evaluation, self.pullback(evaluation, solve))
         return Attached(rebuild(state, iter(attached)), tracked)
 
 

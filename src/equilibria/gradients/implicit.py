@@ -30,7 +30,7 @@ from equilibria.gradients.adjoint import (
 )
 from equilibria.gradients.base import Attached, Solve
 from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, State
-from equilibria.solvers.state import leaves, leaves_as, rebuild
+from equilibria.solvers.state import leaves_as, rebuild
 
 
 @dataclass(eq=False)
@@ -73,16 +73,18 @@ class Implicit(PullbackGradient):
         """The solution of the adjoint equation."""
         return _Adjoint(self, evaluation, solve.report).pull
 
-    def attach(self, f: Map, state: State, solve: Solve, inner: bool = False) -> Attached:
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
         """Attach one evaluation; a second one with `higher_order`."""
-        attached = super().attach(f, state, solve, inner=inner or self.higher_order)
-        once = tuple(leaves(attached.value))
-        if self.higher_order and any(leaf.requires_grad for leaf in once):
+        if not self.higher_order:
+            return super().attach(f, state, solve)
+        evaluation, tracked = evaluate(f, state)
+        attached = attach(evaluation, self.pullback(evaluation, solve), inner=True)
+        if any(leaf.requires_grad for leaf in attached):
             with torch.enable_grad():
-                again = TrackedEvaluation(once, tuple(leaves_as(state, f(attached.value))))
-            twice = _AttachTwice.apply(_Adjoint(self, again, solve.report), *again.outputs, *again.inputs)
-            attached.value = rebuild(state, iter(twice))
-        return attached
+                value = f(rebuild(state, iter(attached)))
+                again = TrackedEvaluation(attached, tuple(leaves_as(state, value)))
+            attached = _AttachTwice.apply(_Adjoint(self, again, solve.report), *again.outputs, *again.inputs)
+        return Attached(rebuild(state, iter(attached)), tracked)
 
 
 @dataclass(eq=False)

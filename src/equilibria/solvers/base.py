@@ -19,7 +19,7 @@ from torch import Tensor
 from equilibria.solvers.draft import Draft
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
-from equilibria.solvers.progress import Progress, Rules
+from equilibria.solvers.progress import Progress
 from equilibria.solvers.residual import Criterion, Groups
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, Scope, State
@@ -121,8 +121,7 @@ class Solver(AdjointSolver):
         first = self._drafted(f, z0, propose, iterates)
         if self.fallback is None or first.status is Status.CONVERGED:
             return first
-        left = [number - first.evaluations for number in iterates if number >= first.evaluations]
-        return self._solve_again(self.fallback, f, z0, propose, left, first)
+        return self._solve_again(self.fallback, f, z0, propose, first.left_of(iterates), first)
 
     def _solve_again(
         self, fallback: Solver, f: Map, z0: State, propose: bool, iterates: Collection[int], first: Iterate
@@ -150,14 +149,12 @@ class Solver(AdjointSolver):
         start = drafted.proposal
         if drafted.astray is not None:
             start = torch.where(drafted.astray.unsqueeze(-1), packing.pack(z0), start)
-        left = [number - drafted.evaluations for number in iterates if number >= drafted.evaluations]
-        return self._solve(f, packing.unpack(start), propose, left).after(drafted)
+        return self._solve(f, packing.unpack(start), propose, drafted.left_of(iterates)).after(drafted)
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)
         apply = CountedMap(f, packing, self.max_evaluations if propose else self.max_evaluations + 1, self.check_every)
-        rules = Rules(self.tol, self.criterion, self.scope, frozenset(iterates), self.trace_groups)
-        progress = Progress(rules, packing, z0, apply)
+        progress = Progress(self, packing, z0, apply, frozenset(iterates))
         memory = self.init(progress.z, progress.groups)
         while True:
             point = progress.measure()

@@ -43,7 +43,7 @@ class Picard(Solver):
         """The solve loop; of single tokens, where nothing is asked for on the way, a shorter one."""
         asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
         if not asked and is_single(z0):
-            found = iterate_single(f, z0, self.tol, self.max_evaluations, self.damping, self.criterion)
+            found = iterate_single(self, f, z0)
             if found is not None:
                 return found
         return super()._solve(f, z0, propose, iterates)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from equilibria.solvers.point import CountedMap, Point
-from equilibria.solvers.residual import Criterion, Gauge, Groups, norm
+from equilibria.solvers.residual import Gauge, Groups, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like
-from equilibria.solvers.state import Packing, Scope, State
+from equilibria.solvers.state import Packing, State
+
+if TYPE_CHECKING:
+    from equilibria.solvers.base import Solver
 
 # A group has stalled when its best residual has not fallen by 2 % in this many steps.
 PATIENCE, IMPROVEMENT = 10, 0.98
 # The last evaluation goes back to a group's best iterate where the latest is this much worse.
 WORSE = 2.0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What of a solver's options the bookkeeping needs."""
-
-    tol: float
-    criterion: Criterion
-    scope: Scope
-    iterates: frozenset[int]
-    trace_groups: bool
 
 
 class Progress:
@@ -37,10 +30,10 @@ class Progress:
     right whatever the flags are.
     """
 
-    def __init__(self, rules: Rules, packing: Packing, z0: State, apply: CountedMap) -> None:
-        self.rules, self.apply = rules, apply
-        self.gauge = Gauge(packing, rules.criterion, rules.tol)
-        self.groups = Groups(rules.scope)
+    def __init__(self, solver: Solver, packing: Packing, z0: State, apply: CountedMap, wanted: Collection[int]) -> None:
+        self.solver, self.apply, self.wanted = solver, apply, wanted
+        self.gauge = Gauge(packing, solver.criterion, solver.tol)
+        self.groups = Groups(solver.scope)
         self.z = packing.pack(z0).clone()  # the start stays the caller's, also where it is the solution
         self.best, self.proposal = self.z, self.z
         groups = self.z.shape[:-1]
@@ -94,7 +87,7 @@ class Progress:
             self.best_residual = torch.where(worse, self.best_residual, self.residual)
         else:
             self.best, self.best_at, self.best_residual = self.z, steps, self.residual
-        self.trace.append(self.residual if self.rules.trace_groups else self.highest)
+        self.trace.append(self.residual if self.solver.trace_groups else self.highest)
         self.proposal = self.z
         return Point(self.z, f_z, difference, finite, self.apply)
 
@@ -148,7 +141,7 @@ class Progress:
         worst = trace.flatten(1).amax(dim=1) if trace.dim() > 1 and trace[0].numel() else trace.reshape(evaluations, -1)
         settled_at = torch.tensor([*self.counts, evaluations], dtype=torch.int32, device=trace.device)
         # What has a small residual and is not done has it by growth.
-        small = self.residual <= self.rules.tol
+        small = self.residual <= self.solver.tol
         astray = small | self.overflowed | self.gauge.astray(self.value_norm, self.difference_norm)
         astray = self.active & astray
         return Iterate(
@@ -156,14 +149,14 @@ class Progress:
             proposal=self.packing.plain(self.proposal),
             residual=self.residual,
             converged=~self.active,
-            tolerance=self.rules.tol,
+            tolerance=self.solver.tol,
             evaluations=evaluations,
             trace=worst.flatten().tolist() or [0.0] * evaluations,
             group_evaluations=settled_at[self.active_at],
             status=self._status(astray),
             astray=astray,
             iterates=self.iterates,
-            group_trace=trace if self.rules.trace_groups else None,
+            group_trace=trace if self.solver.trace_groups else None,
             gauge=self.gauge,
         )
 
@@ -183,7 +176,7 @@ class Progress:
             difference_norms = self.gauge.norms(f_z - seen)
         self.residual = self.gauge.residual(value, difference_norms)
         self.value_norm, self.difference_norm = self.gauge.total(value), self.gauge.total(difference_norms)
-        self.active = self.residual > self.rules.tol
+        self.active = self.residual > self.solver.tol
 
     def _look(self, worse: Tensor) -> bool:
         """Set the flags; returns whether some group may be among the `worse`."""
@@ -195,12 +188,12 @@ class Progress:
         low, high, some_worse = 0.0, torch.inf, 1.0
         if looking:
             low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
-        self.some_settled, self.some_broken = low <= self.rules.tol, high == torch.inf
+        self.some_settled, self.some_broken = low <= self.solver.tol, high == torch.inf
         if self.some_settled:
             # Whatever the others do: a small residual that a group has by growth alone is not its end.
             self.active = self.active | self.gauge.grown(self.value_norm, self.difference_norm)
         if looking:
-            self.done = high <= self.rules.tol and not bool(self.active.any())
+            self.done = high <= self.solver.tol and not bool(self.active.any())
             if self.some_broken and len(self.counts) > 1:
                 # A map that had no finite value of a start, twice, has none of it at all.
                 hopeless = torch.isinf(self.best_residual) & torch.isinf(self.residual)
@@ -211,7 +204,7 @@ class Progress:
         """Note the count of evaluations and the iterate, for those made inside the step before it too."""
         known = self.counts[-1] if self.counts else 0
         self.counts.append(self.apply.calls)
-        for number in self.rules.iterates:
+        for number in self.wanted:
             if known <= number < self.apply.calls:
                 self.iterates[number] = self.packing.unpack(self.z)
 

@@ -7,14 +7,19 @@ is left to the solve loop.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from equilibria.solvers.point import Map
 from equilibria.solvers.progress import IMPROVEMENT, PATIENCE, WORSE
-from equilibria.solvers.residual import Criterion, Gauge, norm
+from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, State
+
+if TYPE_CHECKING:
+    from equilibria.solvers.picard import Picard
 
 
 def is_single(state: State) -> bool:
@@ -24,18 +29,17 @@ def is_single(state: State) -> bool:
     return state.shape[1] == 1 and state.dtype in (torch.float32, torch.float64)
 
 
-def iterate_single(
-    f: Map, z0: Tensor, tol: float, max_evaluations: int, damping: float, criterion: Criterion
-) -> Iterate | None:
+def iterate_single(picard: Picard, f: Map, z0: Tensor) -> Iterate | None:
     """Picard iteration of `(B, 1, features)`; None where a value is not finite, grows alone or asks for other units.
 
     Args:
+        picard: the solver.
         f: the map.
         z0: the start, in float32 or more.
-        tol, max_evaluations, damping, criterion: as of the solver.
     """
+    tol, max_evaluations, damping = picard.tol, picard.max_evaluations, picard.damping
     packing = Packing.of(z0, "token")
-    gauge = Gauge(packing, criterion, tol)
+    gauge = Gauge(packing, picard.criterion, tol)
     z = z0
     residuals: list[Tensor] = []
     trace: list[float] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,6 +121,10 @@ class Iterate(Outcome):
     gauge: Gauge | None = None
     memory: Any = None
 
+    def left_of(self, iterates: Collection[int]) -> list[int]:
+        """The numbers of those that a solve from here on may reach, counted from here."""
+        return [number - self.evaluations for number in iterates if number >= self.evaluations]
+
     def after(self, draft: Iterate) -> Iterate:
         """This outcome, with what a draft before it has cost."""
         traces = [trace for trace in (draft.group_trace, self.group_trace) if trace is not None]
@@ -149,7 +153,7 @@ class AdjointReport:
         residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
             `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
-        on_failure: what hears of a failure, in the backward pass; None for nobody but who reads `status`.
+        on_failure: called with a message when it fails, in the backward pass; None: only `status` tells.
         advice: what such a failure means, and what to do.
         reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
             relative to the larger of it and the solution, per group; None of other gradients.
