@@ -81,7 +81,7 @@ def test_bytes_are_the_files_themselves(server: Loopback, capsys: pytest.Capture
     [
         (["ptbs"], 'did you mean "ptb"?'),
         (["ptb", "--offline"], "data/ptb does not hold this text yet"),
-        (["ptb", "--url", "ftp://host/ptb.train.txt"], "no web address"),
+        (["ptb", "--url", "ftp://host/ptb.train.txt"], "not an HTTP(S) URL"),
         (["hf"], "NAME"),
         (["hf", "someone/texts", "--held-out", "1"], "held-out"),
         (["wikitext-2", "--offline", "--tokenizer", "words"], 'expected one of "word"'),

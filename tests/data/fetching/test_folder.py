@@ -318,8 +318,8 @@ def test_an_address_names_no_file_here(server: Loopback, tmp_path: Path, name: s
 @pytest.mark.parametrize(
     "address", ["http://[", "http://h:x/", "http://h:99999/", "http://h/\u00e9", "http://h/a b", "ftp://h/", "http://"]
 )
-def test_what_is_no_address_is_an_error(address: str) -> None:
-    with pytest.raises(UserError, match="is no web address"):
+def test_what_is_no_url_is_an_error(address: str) -> None:
+    with pytest.raises(UserError, match="is not an HTTP"):
         RemoteFile((address,))
 
 
