@@ -21,10 +21,10 @@ _ENOUGH = 0.5  # of what a split should have of the text
 class TextFiles(Source):
     """Any text files (`.gz` too), split by a stable hash of each unit, so no unit is in two splits.
 
-    A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. Where these are so
-    few or so large that a split gets less than half of its share, a unit is a line, and where that is not enough, a
-    part of a line. A unit has 65,536 characters at most; what is longer is cut at a line's end or a space. Its lines
-    are passages, as in a folder; blank ones are left out.
+    A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. If a split gets
+    less than half of its share that way, a unit is a line, and if that is not enough, a part of a line. A unit has
+    65,536 characters at most; longer ones are cut at a line's end or a space. Its lines are passages, as in a folder;
+    blank ones are left out.
 
     Args:
         files: the files, in the order of the text.
@@ -32,8 +32,8 @@ class TextFiles(Source):
         test_fraction: share held out for the test; with 0 there is no test split.
 
     Raises:
-        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty, or text
-            that cannot fill its splits.
+        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty, or too
+            little text for the splits.
     """
 
     files: tuple[Path, ...]
@@ -91,11 +91,11 @@ class TextFiles(Source):
         first, chosen = self._division.tried[0], self._division.tried[-1]
         if first == chosen:
             return None
-        return f"{self.name} is split by {chosen}: it has too few {first} to hold out the shares that are asked for"
+        return f"{self.name} is split by {chosen}: it has too few {first} to hold out the requested shares"
 
     @property
     def _shares(self) -> dict[Split, float]:
-        """Of the text, what each split should get."""
+        """The share of the text that each split should get."""
         valid, test = self.valid_fraction, self.test_fraction
         return {"train": 1 - (valid + test), "valid": valid, "test": test}
 
@@ -111,7 +111,7 @@ class TextFiles(Source):
 
     @cached_property
     def _division(self) -> "_Division":
-        """The coarsest cut that gives each split enough of the text, or else the finest."""
+        """The coarsest cut that gives each split enough text, or else the finest."""
         tried: list[str] = []
         cuts: list[_Cut] = []
         tally = _Tally(self._shares)
@@ -129,7 +129,7 @@ class TextFiles(Source):
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a file becomes units: at each line's end or at blank lines, and where one would be too long."""
+    """How a file is cut into units: at each line's end or at blank lines, and after `longest` characters."""
 
     path: Path
     by_line: bool
@@ -138,14 +138,14 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Division:
-    """The cuts that a text is split by, and the names of what was tried, theirs at the end."""
+    """The chosen cuts of a text, and the names of the units that were tried, the chosen ones last."""
 
     tried: tuple[str, ...]
     cuts: tuple[_Cut, ...]
 
 
 class _Tally:
-    """How much of a text each split gets, and what it would take to give one that gets nothing something."""
+    """How much of a text each split gets, and the fraction that would fill an empty one."""
 
     def __init__(self, shares: Mapping[Split, float]) -> None:
         self._shares = shares
@@ -169,7 +169,7 @@ class _Tally:
         return all(self._characters[split] >= _ENOUGH * share * total for split, share in self._shares.items())
 
     def check(self, name: str, units: str) -> None:
-        """Raises a UserError that names the nearest right fraction where a split gets nothing."""
+        """Raises a UserError that names the nearest right fraction if a split is empty."""
         for split in SPLITS:
             if not self._characters[split] and self._shares[split]:
                 found = f"none of its {self._units} {units} fell into the {split} split"
