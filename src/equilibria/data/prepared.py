@@ -157,7 +157,7 @@ def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, pr
     fingerprint = text_digest([str(_FORMAT), text, json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
-        with _writable(cache), _alone(cache, fingerprint):
+        with _alone(cache, fingerprint):
             if not _is_whole(directory):
                 with _unfinished(cache / f"preparing-{fingerprint}") as written:
                     _write(source, text, spec, written, progress)
@@ -166,22 +166,16 @@ def prepare(source: Source, spec: TokenizerSpec | TokenizerFile, cache: Path, pr
 
 
 @contextmanager
-def _writable(cache: Path) -> Iterator[None]:
+def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
+    """Keeps other processes from preparing the same text; raises a UserError if the cache cannot be written."""
+    locks = cache / ".locks"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        yield
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / fingerprint):
+            yield
     except OSError as error:
         problem = error.strerror or error
         raise UserError(f"the cache {cache} cannot be written ({problem}); choose another data.cache") from error
-
-
-@contextmanager
-def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
-    """Keeps other processes from preparing the same text."""
-    locks = cache / ".locks"
-    locks.mkdir(exist_ok=True)
-    with FileLock(locks / fingerprint):
-        yield
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Any text files: divided into units of bounded size, each of which belongs to one split."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -60,7 +60,7 @@ class TextFiles(Source):
     def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         if split not in self.splits():
             raise UserError(f"{self.name} has no {split} split; give a test_fraction above 0")
-        for unit in _units(self._division.cuts):
+        for unit in _units(self._division[1]):
             if assigned(_key(unit), self.valid_fraction, self.test_fraction) == split:
                 yield from unit
 
@@ -88,10 +88,10 @@ class TextFiles(Source):
         return text_digest([fractions, "units", *(file_digest(path) for path in self.files)])
 
     def remark(self) -> str | None:
-        first, chosen = self._division.tried[0], self._division.tried[-1]
-        if first == chosen:
+        tried, _ = self._division
+        if len(tried) == 1:
             return None
-        return f"{self.name} is split by {chosen}: it has too few {first} to hold out the requested shares"
+        return f"{self.name} is split by {tried[-1]}: it has too few {tried[0]} to hold out the requested shares"
 
     @property
     def _shares(self) -> dict[Split, float]:
@@ -110,21 +110,21 @@ class TextFiles(Source):
         yield "parts of lines", [_Cut(path, True, longest) for path in self.files]
 
     @cached_property
-    def _division(self) -> "_Division":
-        """The coarsest cut that gives each split enough text, or else the finest."""
+    def _division(self) -> tuple[list[str], list["_Cut"]]:
+        """The coarsest cuts that give each split enough text, or else the finest; before them, the names of the units
+        that were tried, the chosen ones last."""
         tried: list[str] = []
         cuts: list[_Cut] = []
-        tally = _Tally(self._shares)
+        tally = _Tally(self._shares, ())
         for name, finer in self._ways():
             if finer == cuts:  # every paragraph is a line
                 continue
-            tried, cuts, tally = [*tried, name], finer, _Tally(self._shares)
-            for unit in _units(cuts):
-                tally.add(unit)
+            tried, cuts = [*tried, name], finer
+            tally = _Tally(self._shares, _units(cuts))
             if tally.is_enough():
-                break
+                return tried, cuts
         tally.check(self.name, tried[-1])
-        return _Division(tuple(tried), tuple(cuts))
+        return tried, cuts
 
 
 @dataclass(frozen=True)
@@ -136,32 +136,22 @@ class _Cut:
     longest: int
 
 
-@dataclass(frozen=True)
-class _Division:
-    """The chosen cuts of a text, and the names of the units that were tried, the chosen ones last."""
-
-    tried: tuple[str, ...]
-    cuts: tuple[_Cut, ...]
-
-
 class _Tally:
     """How much of a text each split gets, and the fraction that would fill an empty one."""
 
-    def __init__(self, shares: Mapping[Split, float]) -> None:
+    def __init__(self, shares: Mapping[Split, float], units: Iterable[Sequence[str]]) -> None:
         self._shares = shares
         self._characters: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._units = 0
         self._lowest = self._lowest_after_valid = math.inf
-
-    def add(self, unit: Sequence[str]) -> None:
-        """Counts a unit."""
-        key = _key(unit)
-        place = stable_fraction(key)
-        self._units += 1
-        self._characters[assigned(key, self._shares["valid"], self._shares["test"])] += sum(map(len, unit))
-        self._lowest = min(self._lowest, place)
-        if place >= self._shares["valid"]:
-            self._lowest_after_valid = min(self._lowest_after_valid, place)
+        for unit in units:
+            key = _key(unit)
+            place = stable_fraction(key)
+            self._units += 1
+            self._characters[assigned(key, shares["valid"], shares["test"])] += sum(map(len, unit))
+            self._lowest = min(self._lowest, place)
+            if place >= shares["valid"]:
+                self._lowest_after_valid = min(self._lowest_after_valid, place)
 
     def is_enough(self) -> bool:
         """Whether each split gets half of its share or more."""
