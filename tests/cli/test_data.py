@@ -65,7 +65,7 @@ def test_a_digest_is_checked(server: Loopback, capsys: pytest.CaptureFixture[str
     assert "expected sha256:000000" in capsys.readouterr().err
     assert not Path("data/ptb").exists()
     assert main(["data", "ptb", "--digest", "sha256:12"]) == 2
-    assert capsys.readouterr().err.startswith("error: 1 digests do not belong to 0 addresses")
+    assert capsys.readouterr().err.startswith("error: 1 digests for 0 URLs")
 
 
 def test_bytes_are_the_files_themselves(server: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_bytes_are_the_files_themselves(server: Loopback, capsys: pytest.Capture
     [
         (["ptbs"], 'did you mean "ptb"?'),
         (["ptb", "--offline"], "data/ptb does not hold this text yet"),
-        (["ptb", "--url", "ftp://host/ptb.train.txt"], "no web address"),
+        (["ptb", "--url", "ftp://host/ptb.train.txt"], "not an HTTP(S) URL"),
         (["hf"], "NAME"),
         (["hf", "someone/texts", "--held-out", "1"], "held-out"),
         (["wikitext-2", "--offline", "--tokenizer", "words"], 'expected one of "word"'),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.data.counting import WordCounts
+from equilibria.data.tokenizer_training import WordCounts
 
 WORDS = st.lists(st.sampled_from(["a", "b", "Ab", "é", "中", "<unk>", "\u0085x", "zz"]) | st.text("xyz", min_size=1))
 

@@ -1,4 +1,4 @@
-"""What a model trains on: segments by index. And a text as such: each row reads on from one segment to the next."""
+"""Segments by index, which a model trains on, and those of a text: each row continues from one segment to the next."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Segment:
 
     Attributes:
         inputs: (B, L) int64.
-        targets: (B, L) int64, the token after each input; -100 where there is none to predict.
+        targets: (B, L) int64, the token after each input; -100 if there is none to predict.
         starts: whether a pass over the text begins here, so that memory of the last segment must be dropped.
-        answers: (B, L) booleans, the targets whose accuracy is of interest; None where there are none.
+        answers: (B, L) booleans, the targets whose accuracy is of interest; None for none.
     """
 
     inputs: Tensor
@@ -36,7 +36,7 @@ class Batches(Protocol):
     """An endless supply of segments, each a pure function of its index: a resumed run needs the index alone."""
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
-        """The segment of that index, counted from 0; of it, the rows of these numbers alone, all when None."""
+        """The segment of that index, counted from 0; only these of its rows, all when None."""
         ...
 
 
@@ -66,7 +66,7 @@ class TrainingStream:
         self._tokens = tokens
         self._batch_size = batch_size
         self._segment_length = segment_length
-        # One segment's length is left free where the text allows it, so that there is room to shift.
+        # One segment's length is left free if the text allows it, for room to shift.
         self._segments = max(1, (len(tokens) - segment_length) // (batch_size * segment_length))
 
     def __len__(self) -> int:

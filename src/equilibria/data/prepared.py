@@ -24,7 +24,7 @@ from equilibria.errors import UserError
 from equilibria.files.durable import flush_folder, rename_durably
 from equilibria.files.manifest import check_manifest, read_manifest, write_manifest
 
-_FORMAT = 3  # raise it when what is stored, or how text becomes tokens, changes
+_FORMAT = 3  # raise it when what is stored changes, or how text becomes tokens
 _TOKENIZER = "tokenizer.json"
 _DTYPES = ("uint8", "uint16", "int32")
 _CHUNK = 1 << 20  # characters that are encoded at once
@@ -149,14 +149,14 @@ def opened(data: Source | Task, progress: Progress = UNWATCHED) -> Task:
 def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
-    The text is streamed, once to build the vocabulary and once to encode it: memory does not grow with its length. The
-    folder is written under another name and renamed when complete; one whose files do not have the sizes and digests of
-    its manifest is written anew. Of several processes one writes and the others wait.
+    The text is streamed, once to learn the vocabulary and once to encode it: memory does not grow with its length. The
+    folder is written under another name and renamed when complete; one that differs from its manifest is written again.
+    Of several processes, one writes and the others wait.
 
     Args:
         source: the text.
-        spec: the tokenizer, built from the training split alone, or the file that it is in.
-        cache: the folder that holds prepared texts; created if needed.
+        spec: the tokenizer to learn from the training split, or the file that holds it.
+        cache: the folder of prepared texts; created if needed.
         progress: told of each stage.
 
     Raises:
@@ -166,7 +166,7 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
     fingerprint = text_digest([str(_FORMAT), text, json.dumps(spec.identity(), sort_keys=True)])
     directory = cache / fingerprint
     if not _is_whole(directory):
-        with _writable(cache), _alone(cache, fingerprint):
+        with _alone(cache, fingerprint):
             if not _is_whole(directory):
                 with _unfinished(cache / f"preparing-{fingerprint}") as written:
                     _write(source, text, spec, written, progress)
@@ -175,27 +175,21 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
 
 
 @contextmanager
-def _writable(cache: Path) -> Iterator[None]:
+def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
+    """Keeps other processes from preparing the same text; raises a UserError if the cache cannot be written."""
+    locks = cache / ".locks"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        yield
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / fingerprint):
+            yield
     except OSError as error:
         problem = error.strerror or error
         raise UserError(f"the cache {cache} cannot be written ({problem}); choose another data.cache") from error
 
 
 @contextmanager
-def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
-    """No other process prepares the same text meanwhile."""
-    locks = cache / ".locks"
-    locks.mkdir(exist_ok=True)
-    with FileLock(locks / fingerprint):
-        yield
-
-
-@contextmanager
 def _unfinished(directory: Path) -> Iterator[Path]:
-    """An empty folder to write into; what is left of it at the end, or was by a process that was killed, goes."""
+    """An empty folder to write into, removed at the end; so is one that a killed process left."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     try:
@@ -210,7 +204,7 @@ def encode_text(pieces: Iterable[str], tokenizer: Tokenizer, path: Path) -> Enco
     Args:
         pieces: the text.
         tokenizer: any.
-        path: of the file, which the result reads from.
+        path: of the file, which the result maps into memory.
 
     Raises:
         UserError: there are fewer than two tokens, or the file cannot be written.
@@ -226,15 +220,11 @@ def encode_text(pieces: Iterable[str], tokenizer: Tokenizer, path: Path) -> Enco
 
 def _check_length(tokens: int, name: str) -> None:
     if tokens < 2:
-        raise UserError(f"{name} has {tokens} tokens; with 2 there is one to predict")
+        raise UserError(f"{name} has {tokens} tokens; give at least 2, so that there is one to predict")
 
 
 def _write(source: Source, fingerprint: str, spec: TokenizerSpec, directory: Path, progress: Progress) -> None:
-    """Encodes a text into a folder.
-
-    Raises:
-        UserError: it is no longer the text of that fingerprint.
-    """
+    """Encodes a text into a folder; raises a UserError if it is no longer the text of that fingerprint."""
     if remark := source.remark():
         progress.say(remark)
     tokenizer = _tokenizer(source, spec, directory, progress)
@@ -264,7 +254,7 @@ def _tokenizer(source: Source, spec: TokenizerSpec, scratch: Path, progress: Pro
     if spec.kind in ("bytes", "file"):
         return train_tokenizer(spec, ())
     size = source.size("train")
-    with progress.bar(f"building the {spec.kind} vocabulary of {source.name}", size) as advance:
+    with progress.bar(f"learning the {spec.kind} vocabulary of {source.name}", size) as advance:
         return train_tokenizer(spec, told(source.pieces("train"), advance), size, scratch)
 
 
@@ -301,7 +291,7 @@ def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
 
 
 def told(pieces: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
-    """The same pieces, their bytes told in large steps: to tell every line takes longer than to encode it."""
+    """The same pieces; reports their bytes in large steps, as a report per line would take longer than encoding it."""
     for batch in _batches(pieces):
         yield from batch
         advance(sum(len(utf_8(piece)) for piece in batch))
@@ -314,13 +304,13 @@ def _put_in_place(written: Path, directory: Path) -> None:
         flush_folder(written)
         rename_durably(written, directory)
     except OSError:
-        # Another process that prepared the same text was first; its folder is as good.
+        # Another process prepared the same text first; its folder will do.
         if not _is_whole(directory):
             raise
 
 
 def _is_whole(directory: Path) -> bool:
-    """Whether all is there and what it was, by a manifest that knows of all."""
+    """Whether its manifest lists all files and they are unchanged."""
     try:
         manifest = check_manifest(directory)
     except UserError:

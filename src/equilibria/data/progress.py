@@ -1,4 +1,4 @@
-"""What long work on data tells whoever watches: lines, and bars where the size of the work is known."""
+"""Progress of long work on data: lines, and bars where the size of the work is known."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -6,21 +6,18 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Someone who watches."""
+    """Receives progress updates."""
 
     def say(self, sentence: str) -> None:
-        """A line on what begins or has happened."""
+        """Shows a line."""
         ...
 
     def bar(self, sentence: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-        """Work that begins.
+        """A context around work, which yields a function to call with each number of bytes done.
 
         Args:
-            sentence: what it is.
-            total: its size in bytes, about; None where it is not known.
-
-        Returns:
-            A context around the work, and in it a function that is told of every number of bytes done.
+            sentence: what the work is.
+            total: about how many bytes it has; None if unknown.
         """
         ...
 
@@ -35,4 +32,4 @@ class _Unwatched:
 
 
 UNWATCHED: Progress = _Unwatched()
-"""Nobody watches."""
+"""Ignores all updates."""

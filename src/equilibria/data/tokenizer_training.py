@@ -5,17 +5,20 @@ Texts of any length are learned from piece by piece, a piece as `Source.pieces` 
 
 import heapq
 import re
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import Event, Thread
-from typing import Literal
+from typing import Literal, TextIO
 
 from tokenizers import Tokenizer as StockTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from equilibria.data.counting import WordCounts
 from equilibria.data.sources.reading import file_digest
 from equilibria.data.tokenizers import (
     END,
@@ -31,6 +34,7 @@ from equilibria.errors import UserError
 _DEFAULT_BYTE_PAIRS = 8000
 _MOST_TEXT = 256 << 20  # bytes of text that byte pairs are learned from: the distinct words in it are held in memory
 _BLOCK = 1 << 20
+_MOST_WORDS = 1 << 20  # distinct words held in memory: about 150 MB
 _LONGEST_WORD = 1000  # characters that byte pairs are learned from
 _PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", re.DOTALL)
 
@@ -168,6 +172,56 @@ def train_byte_pairs(pieces: Iterable[str], vocabulary_size: int | None, minimum
     texts = chain.from_iterable(_bounded(piece.removesuffix("\n")) for piece in pieces)
     _call_interruptibly(lambda: stock.train_from_iterator(texts, trainer))
     return byte_pair_tokenizer(stock)
+
+
+class WordCounts(AbstractContextManager["WordCounts"]):
+    """How often each word occurs, exactly and in bounded memory: tables that grow too large go to disk sorted, and are
+    merged at the end. A context, whose end removes its files.
+
+    Args:
+        folder: where tables that grow too large are written; None is the folder of temporary files.
+        most_words: distinct words held in memory.
+    """
+
+    def __init__(self, folder: Path | None = None, most_words: int = _MOST_WORDS) -> None:
+        self._folder = folder
+        self._most_words = most_words
+        self._counts: Counter[str] = Counter()
+        self._runs: list[TextIO] = []
+        self._files = ExitStack()
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def update(self, words: Iterable[str]) -> None:
+        """Counts words, none of which may contain white space."""
+        self._counts.update(words)
+        if len(self._counts) > self._most_words:
+            self._runs.append(self._written())
+            self._counts = Counter()
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Every word once with its count, in any order."""
+        if not self._runs:
+            yield from self._counts.items()
+            return
+        runs = [*map(_read, self._runs), iter(sorted(self._counts.items()))]
+        for word, same in groupby(heapq.merge(*runs), key=itemgetter(0)):
+            yield word, sum(count for _, count in same)
+
+    def _written(self) -> TextIO:
+        # A temporary file without a name is gone when the process ends.
+        run = tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogatepass", newline="\n", dir=self._folder)  # noqa: SIM115
+        self._files.callback(run.close)
+        run.writelines(f"{word} {count}\n" for word, count in sorted(self._counts.items()))
+        return run
+
+
+def _read(run: TextIO) -> Iterator[tuple[str, int]]:
+    run.seek(0)
+    for line in run:
+        word, count = line.split(" ")
+        yield word, int(count)
 
 
 def _sampled(pieces: Iterable[str], size: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Perplexities of n-gram models, the yardsticks a trained model is put beside. Only numpy is needed."""
+"""Perplexities of n-gram models, the yardsticks that a trained model is compared with."""
 
 from dataclasses import dataclass
 

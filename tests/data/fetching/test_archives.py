@@ -116,7 +116,9 @@ def bomb_of_tar(compress: Callable[[bytes], bytes], size: int = NOTHING, name: s
 )
 def test_a_bomb_is_not_unpacked(tmp_path: Path, name: str, content: bytes) -> None:
     assert len(content) < 1 << 20
-    with pytest.raises(UserError, match=rf"{name} unpacks to more than 67,108,864 bytes, as no text of its size does"):
+    with pytest.raises(
+        UserError, match=rf"{name} unpacks to more than 67,108,864 bytes, which no text of its size does"
+    ):
         unpacked(written(tmp_path, "text", content), name)
 
 

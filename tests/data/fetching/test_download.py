@@ -143,7 +143,7 @@ def test_a_wrong_digest_or_size_leaves_what_was_here(server: Loopback, tmp_path:
     for remote, message in (
         (RemoteFile((url,), "sha256:" + "0" * 64), rf"has the digest {SHA256}, expected sha256:0000"),
         (RemoteFile((url,), "md5:" + "0" * 32), r"expected md5:0000.* was not kept"),
-        (RemoteFile((url,), SHA256, len(CONTENT) + 1), "has 1,000,000 bytes, 1,000,001 were expected"),
+        (RemoteFile((url,), SHA256, len(CONTENT) + 1), "has 1,000,000 bytes, expected 1,000,001"),
     ):
         with pytest.raises(UserError, match=message):
             download(remote, path, QUICK)
@@ -216,12 +216,12 @@ def test_nobody_there_is_an_error_after_some_patience(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((),), "needs an address"),
-        ((("ftp://host/file",),), "no web address"),
-        ((("file:///etc/passwd",),), "no web address"),
-        ((("https://host/file",), "sha256:12"), "is no digest"),
-        ((("https://host/file",), "0" * 64), "is no digest"),
-        ((("https://host/file",), "crc32:" + "0" * 8), "is no digest"),
+        (((),), "needs a URL"),
+        ((("ftp://host/file",),), "not an HTTP"),
+        ((("file:///etc/passwd",),), "not an HTTP"),
+        ((("https://host/file",), "sha256:12"), "is not a digest"),
+        ((("https://host/file",), "0" * 64), "is not a digest"),
+        ((("https://host/file",), "crc32:" + "0" * 8), "is not a digest"),
     ],
 )
 def test_impossible_files_are_errors(arguments: tuple, message: str) -> None:

@@ -259,7 +259,7 @@ def test_what_a_killed_process_left_is_no_folder(server: Loopback, tmp_path: Pat
 
 
 def test_addresses_and_digests_belong_together(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="1 digests do not belong to 0 addresses"):
+    with pytest.raises(UserError, match="1 digests for 0 URLs"):
         WebText(PUBLISHED[0], (), ("sha256:" + "0" * 64,))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
@@ -318,8 +318,8 @@ def test_an_address_names_no_file_here(server: Loopback, tmp_path: Path, name: s
 @pytest.mark.parametrize(
     "address", ["http://[", "http://h:x/", "http://h:99999/", "http://h/\u00e9", "http://h/a b", "ftp://h/", "http://"]
 )
-def test_what_is_no_address_is_an_error(address: str) -> None:
-    with pytest.raises(UserError, match="is no web address"):
+def test_what_is_no_url_is_an_error(address: str) -> None:
+    with pytest.raises(UserError, match="is not an HTTP"):
         RemoteFile((address,))
 
 
@@ -340,7 +340,7 @@ def test_what_was_not_fetched_is_not_removed(server: Loopback, tmp_path: Path) -
     fetch_text(text, folder)
     (folder / "notes").mkdir()
     (folder / "notes" / "mine.txt").write_text("my own")
-    with pytest.raises(UserError, match=r"notes is none of the files that were fetched and would be lost; move it"):
+    with pytest.raises(UserError, match=r"notes was not fetched and would be lost; move it"):
         fetch_text(text, folder, again=True)
     assert (folder / "notes" / "mine.txt").read_text() == "my own"
     shutil.rmtree(folder / "notes")

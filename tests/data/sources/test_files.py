@@ -69,9 +69,7 @@ def test_where_paragraphs_are_too_few_units_are_lines(tmp_path: Path) -> None:
     generator = random.Random(2)
     lines = [sentence(generator) for _ in range(5000)]
     source = FilesText((write(tmp_path / "book.txt", "\n".join([*lines[:2500], "", *lines[2500:]])),))
-    assert source.remark() == (
-        "book.txt is split by lines: it has too few paragraphs to hold out the shares that are asked for"
-    )
+    assert source.remark() == ("book.txt is split by lines: it has too few paragraphs to hold out the requested shares")
     assert sorted(piece for split in source.splits() for piece in source.pieces(split)) == sorted(
         line + "\n" for line in lines
     )

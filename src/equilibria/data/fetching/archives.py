@@ -1,7 +1,6 @@
-"""The files inside an archive, read as streams: nothing is unpacked under a name that the archive chose, nor for ever.
+"""The files inside an archive, as streams of bounded size: nothing is written under a name that the archive chose.
 
-Whatever is wrong with an archive is found where it is opened or read, and is a `UserError` that names it; an error of
-who takes a stream, such as a full disk, stays what it is.
+A damaged archive is a `UserError` that names it; an error of the reader of a stream, such as a full disk, is not.
 """
 
 import bz2
@@ -21,7 +20,7 @@ Take = Callable[[str, IO[bytes]], None]
 
 _RATIO = 100
 _ALWAYS = 1 << 26
-"""An archive may unpack to as many times its size, and to as many bytes in any case. Text packs to about a tenth."""
+"""An archive may unpack to 100 times its size, or to 64 MB. Text is compressed to about a tenth."""
 
 _BLOCK = 1 << 16
 
@@ -34,18 +33,18 @@ _COMPRESSED: Mapping[bytes, Callable[..., Any]] = {
 
 
 def unpack(path: Path, name: str, take: Take) -> None:
-    """Hands over the files in a zip or tar archive, or the one file that a compressed or plain file is.
+    """Calls `take` with each file of a zip or tar archive, or with the one file that a compressed or plain file is.
 
-    What a file is, its content says, not its name; only inside an archive `.gz` says that one is compressed. Links,
-    devices and hidden files, which some systems add, are left out.
+    The content of an archive tells its kind; inside it, `.gz` marks compressed files. Links, devices and hidden files,
+    which some systems add, are left out.
 
     Args:
         path: the archive.
-        name: what the file is called where it came from.
-        take: called with each file's name, without folders and the ending `.gz`, and a stream of its bytes.
+        name: its name where it came from.
+        take: called with each file's name, without folders and `.gz`, and a stream of its bytes.
 
     Raises:
-        UserError: the archive is damaged, of a kind that cannot be read, or unpacks to more than any text does.
+        UserError: the archive is damaged, cannot be read, or unpacks to more than any text does.
     """
     most = max(_ALWAYS, _RATIO * path.stat().st_size)
     budget = _Budget(name, most)
@@ -61,12 +60,12 @@ def unpack(path: Path, name: str, take: Take) -> None:
 
 
 def base_name(remote: str) -> str:
-    """The last part of a name that somebody else chose: to be shown and to tell splits by, never to write to."""
+    """The last part of a foreign name: to show it and to recognise splits, never to write to it."""
     return printable(remote.replace("\\", "/").rstrip("/").rpartition("/")[2])[:100]
 
 
 def _members(path: Path, name: str, budget: "_Budget") -> Iterator[tuple[str, IO[bytes]]]:
-    """The files inside; the budget is for all that a packed tar archive consists of."""
+    """The files inside; the budget is for the whole of a compressed tar archive."""
     magic = _beginning(path, open, 6)
     if magic.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
@@ -86,7 +85,7 @@ def _members(path: Path, name: str, budget: "_Budget") -> Iterator[tuple[str, IO
                 if entry.isreg() and (content := archive.extractfile(entry)) is not None:
                     yield _member(entry.name, content)
         while bounded.read(_BLOCK):
-            pass  # the checksums of what is compressed come last
+            pass  # to the checksum at the end
 
 
 def _member(name: str, content: IO[bytes]) -> tuple[str, IO[bytes]]:
@@ -107,7 +106,7 @@ def _is_tar(header: bytes) -> bool:
 
 
 class _Member(tarfile.TarInfo):
-    """A file in a tar archive that ends where it says so: `tarfile` takes what is no header for the end."""
+    """A file in a tar archive; unlike `tarfile`, does not take a damaged header for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
@@ -127,17 +126,17 @@ class _Budget:
         self._most = self._left = most
 
     def spend(self, size: int) -> None:
-        """Raises UserError where that is too much."""
+        """Raises a UserError when the budget is exceeded."""
         self._left -= size
         if self._left < 0:
             raise UserError(
-                f"{self.name} unpacks to more than {self._most:,} bytes, as no text of its size does; if you trust it, "
-                f'unpack it yourself and read the folder (data.source = "folder")'
+                f"{self.name} unpacks to more than {self._most:,} bytes, which no text of its size does; if you trust "
+                f'it, unpack it yourself and read the folder (data.source = "folder")'
             )
 
 
 class _Bounded:
-    """What an archive unpacks to, read within a budget."""
+    """A stream that is read within a budget."""
 
     def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
@@ -152,7 +151,7 @@ class _Bounded:
 
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
-    """What the readers of archives raise, which are most kinds of errors that there are, says that one is damaged."""
+    """Turns what the readers of archives raise, which may be any error, into a UserError."""
     try:
         yield
     except UserError:

@@ -1,8 +1,7 @@
 """One file from the web, whole and verified or not at all.
 
-What arrives goes to a file beside the place where it belongs, and is renamed once its size and digest are right. A
-download that breaks off goes on where it was, in this call and in later ones, as long as the server still has the same
-file: it is asked for the rest with `Range` and `If-Range`, and a file that changed begins anew.
+A download goes to a part file beside its place, and is renamed once size and digest are right. One that breaks off is
+resumed with `Range` and `If-Range`, in this call or a later one; a file that changed on the server starts over.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import FileIO, RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from equilibria.data.progress import UNWATCHED, Progress
@@ -26,10 +25,12 @@ from equilibria.errors import UserError
 from equilibria.files.durable import rename_durably, write_durably
 from equilibria.files.formats import read_json
 
+Result = TypeVar("Result")
+
 _BLOCK = 1 << 18
 _LONGEST_WAIT = 60.0
 _AGENT = "equilibria"  # some servers turn away urllib's own name
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DIGESTS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 
@@ -38,12 +39,12 @@ class RemoteFile:
     """A file on the web.
 
     Args:
-        urls: where it is; mirrors of the same bytes, tried in this order.
-        digest: of its bytes, as `"sha256:…"` (or md5, sha1, sha512); None where it is not known.
-        size: in bytes; None where it is not known.
+        urls: mirrors of the same bytes, tried in this order.
+        digest: of its bytes, as `"sha256:…"` (or md5, sha1, sha512); None if unknown.
+        size: in bytes; None if unknown.
 
     Raises:
-        UserError: no address, one that is not of the web, or a digest of another form.
+        UserError: no address, one that is not an HTTP(S) URL, or a malformed digest.
     """
 
     urls: tuple[str, ...]
@@ -52,39 +53,45 @@ class RemoteFile:
 
     def __post_init__(self) -> None:
         if not self.urls:
-            raise UserError("a file to fetch needs an address")
+            raise UserError("a file to fetch needs a URL")
         for url in self.urls:
-            if not _is_web_address(url):
-                raise UserError(f"{url!r} is no web address; give one that begins with https:// or http://")
+            if not _is_http(url):
+                raise UserError(f"{url!r} is not an HTTP(S) URL; give one that begins with https:// or http://")
         if self.digest is not None:
             algorithm, _, value = self.digest.partition(":")
             if _DIGESTS.get(algorithm) != len(value) or value.strip("0123456789abcdef"):
-                raise UserError(f"{self.digest!r} is no digest; write it as sha256: and 64 small hexadecimal digits")
+                raise UserError(
+                    f"{self.digest!r} is not a digest; write it as sha256: and 64 lowercase hexadecimal digits"
+                )
 
 
-def _is_web_address(url: str) -> bool:
+def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _is_plain(url)
+        is_plain = url.isascii() and url.isprintable() and " " not in url  # all else is written as %XX
+        return is_plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of the host or the port
         return False
 
 
-def _is_plain(url: str) -> bool:
-    """Whether it has only what a request may consist of; all else is written as %XX."""
-    return url.isascii() and url.isprintable() and " " not in url
-
-
 class UnwritableError(UserError):
-    """The disk has no room, or does not let a file be written."""
+    """The disk is full or cannot be written."""
+
+
+class TransientError(Exception):
+    """An error that may be gone on the next attempt, after `wait` seconds or more."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server that fails is borne with.
+    """Retry policy.
 
     Attributes:
-        attempts: in a row in which not a byte arrives.
+        attempts: failures in a row without progress, after which to give up.
         first_wait: seconds before the second attempt; each wait is twice the one before, up to a minute.
         timeout: seconds without a byte after which a connection counts as broken.
     """
@@ -93,19 +100,47 @@ class Patience:
     first_wait: float = 1.0
     timeout: float = 30.0
 
+    def retry(
+        self, work: Callable[[], Result], name: str, progress: Progress, done: Callable[[], int] = lambda: 0
+    ) -> Result:
+        """Calls `work` again where it raises a `TransientError`.
+
+        Args:
+            work: what may fail.
+            name: of the remote thing, for messages.
+            progress: told of each failure.
+            done: how far the work has come, where it can be resumed: failures are counted from the last progress on.
+
+        Raises:
+            UserError: it failed too often in a row.
+        """
+        failures, furthest = 0, done()
+        while True:
+            try:
+                return work()
+            except TransientError as problem:
+                failures = 1 if done() > furthest else failures + 1
+                furthest = max(furthest, done())
+                if failures >= self.attempts:
+                    kept = f"; {done():,} bytes are kept, run the same command to resume" * (done() > 0)
+                    raise UserError(f"{name}: {problem}, {failures} times in a row{kept}") from problem
+                wait = min(_LONGEST_WAIT, max(problem.wait, self.first_wait * 2 ** (failures - 1)))
+                progress.say(f"{name}: {problem}; trying again in {wait:.3g} s")
+                time.sleep(wait)
+
 
 PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is here.
+    """A file that has been fetched.
 
     Attributes:
         url: where it came from.
         size: in bytes.
         sha256: hex digest.
-        verified: whether its digest was known before; otherwise it is taken on trust this first time.
+        verified: whether its digest was known before; otherwise it is trusted this first time.
     """
 
     url: str
@@ -115,31 +150,31 @@ class Fetched:
 
 
 def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, progress: Progress = UNWATCHED) -> Fetched:
-    """Fetches a file, or finds that an earlier call has; what an earlier call left unfinished is gone on with.
+    """Fetches a file unless an earlier call has; resumes what an earlier call left unfinished.
 
     Args:
         remote: where it is and what it must be.
-        path: where it goes; beside it lie PATH.part and PATH.part.json meanwhile.
-        patience: with a server that fails for now (5xx, 408, 425, 429, a broken connection).
+        path: where it goes; PATH.part and PATH.part.json lie beside it meanwhile.
+        patience: with transient errors (5xx, 408, 425, 429, a broken connection).
         progress: told of bytes.
 
     Raises:
-        UserError: no mirror has it (the answer of each is named), or what arrived is not what it must be. A file
-            that was at `path` before is still there.
+        UserError: no mirror has it (the answer of each is named), or size or digest differ. A file that was at `path`
+            before is still there.
     """
     record = path.with_name(path.name + ".json")
     earlier = _read_json(record)
     url = earlier.get("url")
     here = path.is_file() and earlier.get("size") == path.stat().st_size
     if here and url in remote.urls and earlier.get("urls") == list(remote.urls):
-        # One that is not what it must be is fetched anew, and stays until that has come.
+        # A file with another digest is fetched anew, and stays until that is done.
         with suppress(UserError):
             return _verified(remote, url, path)
     problems = []
     for url in remote.urls:
         try:
             transfer = _Transfer(url, remote, path.with_name(path.name + ".part"), patience, progress)
-            transfer.run()
+            patience.retry(transfer.attempt, url, progress, transfer.size)
         except UnwritableError:
             raise
         except UserError as problem:
@@ -160,15 +195,15 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
 
 
 def _verified(remote: RemoteFile, url: str, path: Path) -> Fetched:
-    """Checks size and digest; raises UserError where a file is not as it must be."""
+    """Checks size and digest; raises a UserError where they differ."""
     size = path.stat().st_size
     wrong = None
     if remote.size not in (None, size):
-        wrong = f"has {size:,} bytes, {remote.size:,} were expected"
+        wrong = f"has {size:,} bytes, expected {remote.size:,}"
     elif remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
         wrong = f"has the digest {found}, expected {remote.digest}"
     if wrong is not None:
-        raise UserError(f"{url} {wrong}; it is not the file that was asked for")
+        raise UserError(f"{url} {wrong}; it is another file")
     return Fetched(url, size, file_hash(path, "sha256").removeprefix("sha256:"), remote.digest is not None)
 
 
@@ -178,17 +213,9 @@ def file_hash(path: Path, algorithm: str) -> str:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
-class _PassingError(Exception):
-    """What may be otherwise on the next attempt."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
 @dataclass(frozen=True)
 class _Version:
-    """Which file a part is of: what a server says of it, and how long it is."""
+    """Which file a part belongs to, as the server identifies it, and its full length."""
 
     url: str
     validator: str | None
@@ -196,7 +223,7 @@ class _Version:
 
 
 class _Transfer:
-    """The way of one URL into a part file."""
+    """A download of one URL into a part file, resumable between attempts."""
 
     def __init__(self, url: str, remote: RemoteFile, part: Path, patience: Patience, progress: Progress) -> None:
         self.part = part
@@ -206,33 +233,19 @@ class _Transfer:
         self._progress = progress
         self._notes = part.with_name(part.name + ".json")
 
-    def run(self) -> None:
-        """Goes on until the part is the whole file."""
-        failures, furthest = 0, self._here()
-        while True:
-            try:
-                return self._attempt()
-            except _PassingError as problem:
-                failures = 1 if self._here() > furthest else failures + 1
-                furthest = max(furthest, self._here())
-                if failures >= self._patience.attempts:
-                    kept = f"; {self._here():,} bytes are kept, the same command goes on with them" * (self._here() > 0)
-                    raise UserError(f"{self._url}: {problem}, {failures} times in a row{kept}") from problem
-                wait = min(_LONGEST_WAIT, max(problem.wait, self._patience.first_wait * 2 ** (failures - 1)))
-                self._progress.say(f"{self._url}: {problem}; trying again in {wait:.3g} s")
-                time.sleep(wait)
-
     def forget(self) -> None:
         """Removes the part and what is known of it."""
         self.part.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
 
-    def _here(self) -> int:
+    def size(self) -> int:
+        """Bytes of the part."""
         return self.part.stat().st_size if self.part.is_file() else 0
 
-    def _attempt(self) -> None:
+    def attempt(self) -> None:
+        """Fetches what the part lacks; raises a TransientError where that breaks off."""
         version = self._known()
-        offset = self._here()
+        offset = self.size()
         if version is not None and offset and offset == version.size:
             return
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
@@ -244,7 +257,7 @@ class _Transfer:
             self._take(response, version, offset)
 
     def _known(self) -> _Version | None:
-        """What the part is a part of, if its rest can be asked for safely."""
+        """The version that the part belongs to, where it can be resumed safely."""
         match _read_json(self._notes):
             case {"url": self._url, "validator": None | str() as validator, "size": None | int() as size}:
                 known = validator is not None or self._remote.digest is not None
@@ -253,7 +266,7 @@ class _Transfer:
 
     @contextmanager
     def _connection(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
-        """An answer of the server; what goes wrong with it is passing, or an error that names it."""
+        """A response; what goes wrong is a TransientError or a UserError."""
         request = urllib.request.Request(self._url, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=self._patience.timeout) as response:
@@ -262,48 +275,48 @@ class _Transfer:
             answer.close()
             if answer.code == 416:
                 self.forget()
-                raise _PassingError("the server has less than is here") from answer
+                raise TransientError("the server has fewer bytes than are here") from answer
             reason = f"the server answers {answer.code} {answer.reason}"
-            if answer.code in _PASSING:
-                raise _PassingError(reason, _seconds(answer.headers.get("Retry-After"))) from answer
+            if answer.code in _TRANSIENT:
+                raise TransientError(reason, _seconds(answer.headers.get("Retry-After"))) from answer
             raise UserError(f"{self._url}: {reason}; check the address, or give another with --url") from answer
         except urllib.error.URLError as problem:
             if isinstance(problem.reason, ssl.SSLCertVerificationError):
                 raise UserError(f"{self._url}: its certificate is not valid ({problem.reason})") from problem
-            raise _PassingError(f"no connection ({problem.reason})") from problem
+            raise TransientError(f"no connection ({problem.reason})") from problem
         except (http.client.HTTPException, OSError) as problem:
-            raise _PassingError(f"the connection broke ({problem or type(problem).__name__})") from problem
+            raise TransientError(f"the connection broke ({problem or type(problem).__name__})") from problem
 
     def _take(self, response: http.client.HTTPResponse, version: _Version | None, offset: int) -> None:
-        """Writes what a server sends to where it belongs in the part."""
+        """Writes a response to its place in the part."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise UserError(f"{self._url} comes encoded as {encoding}, which was not asked for; give another address")
+            raise UserError(f"{self._url} comes encoded as {encoding}, which was not requested; give another URL")
         if response.status == 206:
             begin, size = _range(response.headers.get("Content-Range"))
             here = _Version(self._url, _validator(response.headers) or (version and version.validator), size)
             if begin != offset or here != version:
                 self.forget()
-                raise _PassingError("the server sends another part than was asked for")
+                raise TransientError("the server sends another range than was requested")
         else:
             offset, size = 0, response.length
             self._begin(response, size)
         with self._progress.bar(f"fetching {self._url}", size) as advance:
             advance(offset)
             self._write(response, offset, advance)
-        if size is not None and self._here() != size:
-            raise _PassingError(f"the connection broke off after {self._here():,} of {size:,} bytes")
+        if size is not None and self.size() != size:
+            raise TransientError(f"the connection broke off after {self.size():,} of {size:,} bytes")
 
     def _begin(self, response: http.client.HTTPResponse, size: int | None) -> None:
-        """Notes which file the part will be of, unless it cannot be the one that is wanted."""
+        """Starts a new part and records its version, unless it cannot be the requested file."""
         self.forget()
         if size is None and not response.chunked and self._remote.digest is None:
             raise UserError(
-                f"{self._url}: the server does not say how long the file is, so that one cut short could pass for "
-                "whole; give its --digest"
+                f"{self._url}: the server does not say how long the file is, so a truncated one would go unnoticed; "
+                "give its --digest"
             )
         if None not in (size, self._remote.size) and size != self._remote.size:
-            raise UserError(f"{self._url} has {size:,} bytes, {self._remote.size:,} were expected")
+            raise UserError(f"{self._url} has {size:,} bytes, expected {self._remote.size:,}")
         version = _Version(self._url, _validator(response.headers), size)
         with _disk(self._notes):
             write_durably(self._notes, json.dumps(asdict(version)))
@@ -316,7 +329,7 @@ class _Transfer:
             while block := response.read(_BLOCK):
                 offset += len(block)
                 if self._remote.size is not None and offset > self._remote.size:
-                    raise UserError(f"{self._url} has more than the {self._remote.size:,} bytes that were expected")
+                    raise UserError(f"{self._url} has more than the expected {self._remote.size:,} bytes")
                 with _disk(self.part):
                     _write_all(file, block)
                 advance(len(block))
@@ -325,12 +338,12 @@ class _Transfer:
 
 
 def _without_links(path: str, flags: int) -> int:
-    """Opens a file that is really here."""
+    """Opens a file, but no symbolic link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _write_all(file: RawIOBase, block: bytes) -> None:
-    """Writes without a buffer, which would be written again when a full disk's file is closed."""
+    """Writes unbuffered: a buffer would be written again when the file on a full disk is closed."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
@@ -338,7 +351,7 @@ def _write_all(file: RawIOBase, block: bytes) -> None:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """What goes wrong with a file here is no fault of the server's."""
+    """Names the local file that cannot be written."""
     try:
         yield
     except OSError as problem:
@@ -346,7 +359,7 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 def _validator(headers: Any) -> str | None:
-    """What tells this version of a file from others: a strong ETag, or else the time of the last change."""
+    """Identifies a version of a file: a strong ETag, or else the time of the last change."""
     tag = headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         return tag
@@ -371,7 +384,7 @@ def _seconds(header: str | None) -> float:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none."""
+    """The object in a file; empty if it cannot be read."""
     try:
         return read_json(path, dict)
     except UserError:

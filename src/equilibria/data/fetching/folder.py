@@ -1,7 +1,7 @@
-"""A folder of text from elsewhere, in the layout that recipes read, with a manifest of what it holds and whence.
+"""A fetched text as a folder that recipes read, with a manifest of its files and their sources.
 
-A folder appears when it is complete and never changes afterwards: it is made beside its place and renamed. What a
-broken attempt has fetched so far stays beside it too, hidden, and the next attempt goes on with it.
+A folder is built beside its place and renamed when it is complete; it never changes afterwards. What a broken attempt
+has fetched stays beside it, hidden, and the next attempt resumes from it.
 """
 
 import json
@@ -31,41 +31,38 @@ _BLOCK = 1 << 20
 
 
 class RemoteText(Protocol):
-    """A text that is elsewhere."""
+    """A text to be fetched."""
 
     def request(self) -> dict[str, Any]:
-        """What is asked for, in JSON's types: two texts are the same if it is."""
+        """What identifies the text, in JSON's types."""
         ...
 
     def known_digests(self) -> dict[str, str]:
-        """What must be at some addresses, as `"algorithm:hex"`."""
+        """The known digests by URL, as `"algorithm:hex"`."""
         ...
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
-        """Writes `train.txt`, `valid.txt` and perhaps `test.txt`.
+        """Writes `train.txt`, `valid.txt` and perhaps `test.txt`; returns what was fetched.
 
         Args:
-            work: a folder whose content stays when this fails, for the next attempt.
+            work: a folder that is kept when this fails, for the next attempt.
             texts: an empty folder for the texts.
-            trusted: SHA-256 of what was at an address when this text was fetched before.
-            progress: told of what is going on.
-
-        Returns:
-            What was fetched.
+            trusted: SHA-256 by URL, from when this text was fetched before.
+            progress: told of each step.
 
         Raises:
-            UserError: it cannot be had, or is not what it must be.
+            UserError: the text cannot be fetched, or differs from what is known of it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FetchedText:
-    """A folder of text that is here.
+    """A folder of fetched text.
 
     Attributes:
-        folder: where.
-        manifest: what its manifest.json says: `request`, `sources` and `files`.
+        folder: its path.
+        manifest: the content of its manifest.json: `request`, `sources` and `files`.
         new: whether it was fetched just now.
     """
 
@@ -77,22 +74,22 @@ class FetchedText:
 def fetch_text(
     text: RemoteText, folder: Path, *, offline: bool = False, again: bool = False, progress: Progress = UNWATCHED
 ) -> FetchedText:
-    """Fetches a text into a folder, or finds it there whole, without the network.
+    """Fetches a text into a folder; uses no network if it is there already.
 
     Args:
-        text: which one, and how it is fetched.
-        folder: where it goes. What is there already is left alone unless `again` is set and the new one is whole.
+        text: what to fetch.
+        folder: where it goes. What is there already is replaced only with `again`, once the new text is complete.
         offline: do not use the network.
-        again: fetch it even if it is there; files whose digest is not published must then be what they were.
-        progress: told of what is going on.
+        again: fetch it even if it is there; files without a published digest must then be as before.
+        progress: told of each step.
 
     Raises:
-        UserError: the folder holds something else or was changed, the text cannot be had or is not what it must be, or
-            the disk cannot be written.
+        UserError: the folder holds something else or was changed, the text cannot be fetched or differs from what is
+            known of it, or the disk cannot be written.
     """
     with _writable(folder), FileLock(folder.with_name(f".{folder.name}.lock")):
         if _aside(folder).exists() and not folder.exists():
-            _aside(folder).rename(folder)  # a process was killed before the new one was in its place
+            _aside(folder).rename(folder)  # a process was killed before the new folder took its place
         shutil.rmtree(_aside(folder), ignore_errors=True)
         manifest = _read_manifest(folder)
         if not again and folder.exists():
@@ -103,7 +100,7 @@ def fetch_text(
         if again:
             _check_owned(folder, manifest)
         if offline:
-            raise UserError(f"{folder} does not hold this text yet, and --offline forbids to fetch it")
+            raise UserError(f"{folder} does not hold this text yet, and --offline forbids fetching it")
         return FetchedText(folder, _fetch(text, folder, manifest, progress), new=True)
 
 
@@ -115,8 +112,8 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
     with _tidied(work, texts):
         texts.mkdir(parents=True)
         sources = text.fetch(work, texts, trusted, progress)
-        told = {"format": _FORMAT, "request": text.request(), "sources": [asdict(source) for source in sources]}
-        manifest = write_manifest(texts, more=told)
+        record = {"format": _FORMAT, "request": text.request(), "sources": [asdict(source) for source in sources]}
+        manifest = write_manifest(texts, more=record)
     _replace(folder, texts, _aside(folder))
     shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -124,7 +121,7 @@ def _fetch(text: RemoteText, folder: Path, earlier: dict[str, Any], progress: Pr
 
 @contextmanager
 def _tidied(work: Path, texts: Path) -> Iterator[None]:
-    """Leaves of a broken attempt what was fetched, for the next; and of one that the disk has no room for, nothing."""
+    """After a broken attempt, keeps what was fetched for the next one; on a full disk, keeps nothing."""
     try:
         yield
     except (OSError, UnwritableError):
@@ -136,7 +133,7 @@ def _tidied(work: Path, texts: Path) -> Iterator[None]:
 
 
 def _aside(folder: Path) -> Path:
-    """Where a folder is for the moment in which another takes its place."""
+    """The name of a folder while another takes its place."""
     return folder.with_name(f".{folder.name}.replaced")
 
 
@@ -154,7 +151,7 @@ def _replace(folder: Path, new: Path, aside: Path) -> None:
 
 
 def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
-    """Checks that a folder holds the text that is asked for, unchanged."""
+    """Checks that a folder holds the requested text, unchanged."""
     if not manifest:
         raise _not_ours(folder)
     try:
@@ -175,21 +172,21 @@ def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
 
 
 def _check_owned(folder: Path, manifest: dict[str, Any]) -> None:
-    """Checks that a folder, which is going to be replaced, holds nothing that was not fetched."""
+    """Checks that a folder that will be replaced holds only what was fetched."""
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.name != MANIFEST and path.name not in manifest["files"]:
-            raise UserError(f"{path} is none of the files that were fetched and would be lost; move it elsewhere")
+            raise UserError(f"{path} was not fetched and would be lost; move it elsewhere")
 
 
 def _not_ours(folder: Path) -> UserError:
     return UserError(
-        f"{folder} exists already and was not made by this command, or its {MANIFEST} is damaged; give another --out, "
-        f"or remove it"
+        f"{folder} exists already and was not made by this command, or its {MANIFEST} is damaged; give another "
+        f"--out, or remove it"
     )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest; empty where there is none that can be read."""
+    """The manifest; empty if it cannot be read."""
     try:
         manifest = read_manifest(folder)
     except UserError:
@@ -219,17 +216,17 @@ def _writable(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WebText:
-    """A published text, from where it is published or from elsewhere.
+    """A published text, from its publisher or from other URLs.
 
     Args:
         text: which one.
-        urls: addresses to fetch it from instead: one of an archive, or one per file. Nothing is known of what is
-            there, so it is taken on trust the first time, and must be the same ever after.
-        digests: of what is at these addresses, in their order, where they are known.
-        patience: with the servers.
+        urls: to fetch it from instead: that of an archive, or one per file. Without a digest, what comes is trusted the
+            first time and must be the same afterwards.
+        digests: of the files at `urls`, in their order, if they are known.
+        patience: retry policy.
 
     Raises:
-        UserError: digests without addresses, or of another number.
+        UserError: the numbers of digests and URLs differ.
     """
 
     text: PublishedText
@@ -239,7 +236,7 @@ class WebText:
 
     def __post_init__(self) -> None:
         if self.digests and len(self.digests) != len(self.urls):
-            raise UserError(f"{len(self.digests)} digests do not belong to {len(self.urls)} addresses; give one each")
+            raise UserError(f"{len(self.digests)} digests for {len(self.urls)} URLs; give one each")
 
     def request(self) -> dict[str, Any]:
         return {"text": self.text.name, "urls": [url for file in self._files() for url in file.urls]}
@@ -261,9 +258,9 @@ class WebText:
                 unpack(paths[-1], name, _Cut(texts, self.text.cut) if self.text.cut else _Splits(texts))
         missing = [split for split in ("train", "valid") if not any(texts.glob(f"{split}.*"))]
         if missing:
-            addresses = ", ".join(url for file in self._files() for url in file.urls[:1])
+            urls = ", ".join(url for file in self._files() for url in file.urls[:1])
             with _removed_by_errors(paths):
-                raise UserError(f"{addresses}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, is there")
+                raise UserError(f"{urls}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, was found")
         return fetched
 
     def _files(self) -> Sequence[RemoteFile]:
@@ -275,7 +272,7 @@ class WebText:
 
 @contextmanager
 def _removed_by_errors(paths: list[Path]) -> Iterator[None]:
-    """Files that are no use are not taken for the right ones by the next attempt."""
+    """Removes files that are of no use, so that the next attempt fetches them again."""
     try:
         yield
     except UserError:
@@ -286,7 +283,7 @@ def _removed_by_errors(paths: list[Path]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Splits:
-    """Takes the files that are named after a split."""
+    """Keeps the files that are named after a split."""
 
     folder: Path
 
@@ -295,21 +292,21 @@ class _Splits:
         if split is None:
             return
         if any(self.folder.glob(f"{split}.*")):
-            raise UserError(f"{name} would be a second {split} text; give an address that has one")
+            raise UserError(f"{name} would be a second {split} text; give a URL that has one")
         with (self.folder / f"{split}.txt").open("wb") as file:
             shutil.copyfileobj(stream, file, _BLOCK)
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Takes one file and cuts it into splits of given sizes."""
+    """Cuts one file into splits of given sizes."""
 
     folder: Path
     sizes: tuple[int, int, int]
 
     def __call__(self, name: str, stream: IO[bytes]) -> None:
         if (self.folder / "train.txt").exists():
-            raise UserError(f"{name} is a second file; give an address that has one")
+            raise UserError(f"{name} is a second file; give a URL that has one")
         missing = 0
         for split, size in zip(SPLITS, self.sizes, strict=True):
             with (self.folder / f"{split}.txt").open("wb") as file:

@@ -1,16 +1,22 @@
-"""A text from the Hugging Face hub, by the libraries that know it: `datasets` finds the files of a data set and reads
-them, `huggingface_hub` fetches them, goes on with broken downloads and keeps them in its own cache."""
+"""A text from the Hugging Face hub, found and read by `datasets`, downloaded and cached by `huggingface_hub`."""
 
 import errno
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from equilibria.data.fetching.download import PATIENCE, Fetched, Patience, UnwritableError, file_hash
+from equilibria.data.fetching.download import (
+    PATIENCE,
+    Fetched,
+    Patience,
+    Result,
+    TransientError,
+    UnwritableError,
+    file_hash,
+)
 from equilibria.data.progress import Progress
 from equilibria.data.sources.base import Split, assigned
 from equilibria.errors import UserError
@@ -26,8 +32,6 @@ _SPLITS: dict[str, Split] = {
 _ADDRESS = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROWS = 1000
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class HubText:
         return fetched
 
     def _file(self, address: str, trusted: str | None, progress: Progress) -> Fetched:
-        """Brings one file into the hub's cache, and checks it."""
+        """Downloads one file into the hub's cache and checks it."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -90,7 +94,7 @@ class HubText:
         )
         content = path.resolve()
         if not content.is_relative_to(Path(HF_HUB_CACHE).resolve()):
-            raise UserError(f"{address} would be outside of the hub's cache, at {content}; do not trust this hub")
+            raise UserError(f"{address} would lie outside the hub's cache, at {content}; do not trust this hub")
         found = file_hash(content, "sha256").removeprefix("sha256:")
         # The cache names a large file by its SHA-256 as the hub has it; small ones have none.
         published = content.name if _SHA256.fullmatch(content.name) else None
@@ -128,22 +132,22 @@ class HubText:
                 yield row if row and row.endswith("\n") else f"{row or ''}\n"
 
     def _patiently(self, work: Callable[[], Result], progress: Progress) -> Result:
-        """Does something with the hub, again where it may go well then."""
-        for failures in range(1, self.patience.attempts + 1):
+        """Calls the hub, again after a transient error."""
+
+        def attempt() -> Result:
             try:
                 return work()
             except UserError:
                 raise
-            except Exception as problem:  # of several libraries, that have no common one
+            except Exception as problem:  # of several libraries, which share no base class
+                reason = " ".join(str(problem).split()) or type(problem).__name__
                 if _is_of_the_disk(problem):
                     raise UnwritableError(f"{self.name} cannot be kept ({problem}); free some space") from problem
-                reason = f"{self.name}: {' '.join(str(problem).split()) or type(problem).__name__}"
-                if not _passes(problem) or failures == self.patience.attempts:
-                    raise UserError(reason) from problem
-                wait = self.patience.first_wait * 2 ** (failures - 1)
-                progress.say(f"{reason}; trying again in {wait:.3g} s")
-                time.sleep(wait)
-        raise AssertionError("an attempt returns or raises")
+                if _is_transient(problem):
+                    raise TransientError(reason) from problem
+                raise UserError(f"{self.name}: {reason}") from problem
+
+        return self.patience.retry(attempt, self.name, progress)
 
 
 def _library() -> Any:
@@ -162,8 +166,8 @@ def _is_of_the_disk(problem: BaseException | None) -> bool:
     return False
 
 
-def _passes(problem: BaseException | None) -> bool:
-    """Whether it was the network or a server that failed for now, however the libraries have wrapped it."""
+def _is_transient(problem: BaseException | None) -> bool:
+    """Whether the network or a server failed for now, however the libraries have wrapped it."""
     while problem is not None:
         status = getattr(getattr(problem, "response", None), "status_code", None)
         if status is not None:

@@ -1,8 +1,7 @@
-"""The published corpora: where they are, the digests of what is there, and how it becomes three splits.
+"""The published corpora: their URLs, digests, and division into three splits.
 
-Addresses and digests were gathered from public projects that check them: those of the archives stand in several
-projects each, those of the Penn Treebank in torchtext and others. A copy of the latter's validation and test files, and
-WikiText-2's, were at hand and are as the digests say.
+URLs and digests are those that public projects check: several projects each for the archives, torchtext and others for
+the Penn Treebank. Copies of its validation and test files, and of WikiText-2's, agreed with the digests.
 """
 
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ class PublishedText:
     Attributes:
         name: of the command and of the folder.
         about: what it is and where it comes from, in a line.
-        files: what to fetch: an archive, or a file per split.
-        tokenizer: what its tokens are where it is published.
-        cut: bytes of the training, validation and test text in one file that holds them all; None where each has a
-            file of its own.
+        files: to fetch: an archive, or a file per split.
+        tokenizer: by which published figures count tokens.
+        cut: bytes of the training, validation and test text where one file holds all; None for a file each.
     """
 
     name: str
@@ -32,7 +30,7 @@ class PublishedText:
 
 
 def _wikitext(name: str, digest: str) -> RemoteFile:
-    # The second is the address of the paper; it has answered 403 for years.
+    # The second is the URL in the paper; it has answered 403 for years.
     hosts = ("https://wikitext.smerity.com", "https://s3.amazonaws.com/research.metamind.io/wikitext")
     return RemoteFile(tuple(f"{host}/{name}-v1.zip" for host in hosts), digest)
 

@@ -1,7 +1,7 @@
 """Any text files: divided into units of bounded size, each of which belongs to one split."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -21,10 +21,10 @@ _ENOUGH = 0.5  # of what a split should have of the text
 class FilesText(Source):
     """Any text files (`.gz` too), split by a stable hash of each unit, so no unit is in two splits.
 
-    A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. Where these are so
-    few or so large that a split gets less than half of its share, a unit is a line, and where that is not enough, a
-    part of a line. A unit has 65,536 characters at most; what is longer is cut at a line's end or a space. Its lines
-    are passages, as in a folder; blank ones are left out.
+    A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. If a split gets
+    less than half of its share that way, a unit is a line, and if that is not enough, a part of a line. A unit has
+    65,536 characters at most; longer ones are cut at a line's end or a space. Its lines are passages, as in a folder;
+    blank ones are left out.
 
     Args:
         files: the files, in the order of the text.
@@ -32,8 +32,8 @@ class FilesText(Source):
         test_fraction: share held out for the test; with 0 there is no test split.
 
     Raises:
-        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty, or text
-            that cannot fill its splits.
+        UserError: no file or an impossible fraction; when used, a file that is missing, unreadable or empty, or too
+            little text for the splits.
     """
 
     files: tuple[Path, ...]
@@ -60,7 +60,7 @@ class FilesText(Source):
     def pieces(self, split: Split, as_bytes: bool = False) -> Iterator[str]:
         if split not in self.splits():
             raise UserError(f"{self.name} has no {split} split; give a test_fraction above 0")
-        for unit in _units(self._division.cuts):
+        for unit in _units(self._division[1]):
             if assigned(_key(unit), self.valid_fraction, self.test_fraction) == split:
                 yield from unit
 
@@ -88,14 +88,14 @@ class FilesText(Source):
         return text_digest([fractions, "units", *(file_digest(path) for path in self.files)])
 
     def remark(self) -> str | None:
-        first, chosen = self._division.tried[0], self._division.tried[-1]
-        if first == chosen:
+        tried, _ = self._division
+        if len(tried) == 1:
             return None
-        return f"{self.name} is split by {chosen}: it has too few {first} to hold out the shares that are asked for"
+        return f"{self.name} is split by {tried[-1]}: it has too few {tried[0]} to hold out the requested shares"
 
     @property
     def _shares(self) -> dict[Split, float]:
-        """Of the text, what each split should get."""
+        """The share of the text that each split should get."""
         valid, test = self.valid_fraction, self.test_fraction
         return {"train": 1 - (valid + test), "valid": valid, "test": test}
 
@@ -110,58 +110,48 @@ class FilesText(Source):
         yield "parts of lines", [_Cut(path, True, longest) for path in self.files]
 
     @cached_property
-    def _division(self) -> "_Division":
-        """The coarsest cut that gives each split enough of the text, or else the finest."""
+    def _division(self) -> tuple[list[str], list["_Cut"]]:
+        """The coarsest cuts that give each split enough text, or else the finest; before them, the names of the units
+        that were tried, the chosen ones last."""
         tried: list[str] = []
         cuts: list[_Cut] = []
-        tally = _Tally(self._shares)
+        tally = _Tally(self._shares, ())
         for name, finer in self._ways():
             if finer == cuts:  # every paragraph is a line
                 continue
-            tried, cuts, tally = [*tried, name], finer, _Tally(self._shares)
-            for unit in _units(cuts):
-                tally.add(unit)
+            tried, cuts = [*tried, name], finer
+            tally = _Tally(self._shares, _units(cuts))
             if tally.is_enough():
-                break
+                return tried, cuts
         tally.check(self.name, tried[-1])
-        return _Division(tuple(tried), tuple(cuts))
+        return tried, cuts
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a file becomes units: at each line's end or at blank lines, and where one would be too long."""
+    """How a file is cut into units: at each line's end or at blank lines, and after `longest` characters."""
 
     path: Path
     by_line: bool
     longest: int
 
 
-@dataclass(frozen=True)
-class _Division:
-    """The cuts that a text is split by, and the names of what was tried, theirs at the end."""
-
-    tried: tuple[str, ...]
-    cuts: tuple[_Cut, ...]
-
-
 class _Tally:
-    """How much of a text each split gets, and what it would take to give one that gets nothing something."""
+    """How much of a text each split gets, and the fraction that would fill an empty one."""
 
-    def __init__(self, shares: Mapping[Split, float]) -> None:
+    def __init__(self, shares: Mapping[Split, float], units: Iterable[Sequence[str]]) -> None:
         self._shares = shares
         self._characters: dict[Split, int] = dict.fromkeys(SPLITS, 0)
         self._units = 0
         self._lowest = self._lowest_after_valid = math.inf
-
-    def add(self, unit: Sequence[str]) -> None:
-        """Counts a unit."""
-        key = _key(unit)
-        place = stable_fraction(key)
-        self._units += 1
-        self._characters[assigned(key, self._shares["valid"], self._shares["test"])] += sum(map(len, unit))
-        self._lowest = min(self._lowest, place)
-        if place >= self._shares["valid"]:
-            self._lowest_after_valid = min(self._lowest_after_valid, place)
+        for unit in units:
+            key = _key(unit)
+            place = stable_fraction(key)
+            self._units += 1
+            self._characters[assigned(key, shares["valid"], shares["test"])] += sum(map(len, unit))
+            self._lowest = min(self._lowest, place)
+            if place >= shares["valid"]:
+                self._lowest_after_valid = min(self._lowest_after_valid, place)
 
     def is_enough(self) -> bool:
         """Whether each split gets half of its share or more."""
@@ -169,7 +159,7 @@ class _Tally:
         return all(self._characters[split] >= _ENOUGH * share * total for split, share in self._shares.items())
 
     def check(self, name: str, units: str) -> None:
-        """Raises a UserError that names the nearest right fraction where a split gets nothing."""
+        """Raises a UserError that names the nearest right fraction if a split is empty."""
         for split in SPLITS:
             if not self._characters[split] and self._shares[split]:
                 found = f"none of its {self._units} {units} fell into the {split} split"

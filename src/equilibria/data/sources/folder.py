@@ -15,7 +15,7 @@ _OTHER_NAMES = {"val": "valid", "validation": "valid"}
 
 
 def split_of(file_name: str) -> Split | None:
-    """The split that a file of such a folder holds; None where its name is of no split."""
+    """The split that a file of such a folder holds; None if its name is not that of a split."""
     match = _FOLDER_FILE.fullmatch(file_name)
     name = match and _OTHER_NAMES.get(match[1], match[1])
     return next((split for split in SPLITS if split == name), None)
@@ -33,7 +33,7 @@ class FolderText(Source):
         path: the folder.
 
     Raises:
-        UserError: when used, where the folder or a file is missing, ambiguous, unreadable or without text.
+        UserError: when used, if the folder or a file is missing, ambiguous, unreadable or without text.
     """
 
     path: Path
@@ -64,11 +64,11 @@ class FolderText(Source):
         )
 
     def _check_fetched(self) -> None:
-        """Checks a text that `equilibria data` has fetched by its manifest."""
+        """Checks a text that `equilibria data` fetched against its manifest."""
         try:
             read_manifest(self.path)
         except UserError:
-            return  # a folder of somebody's own
+            return  # another folder
         try:
             check_manifest(self.path)
         except UserError as problem:
@@ -83,7 +83,7 @@ class FolderText(Source):
         return files[split]
 
     def _files(self, *needed: Split) -> dict[Split, Path]:
-        """The file of each split that there is, those that are needed among them."""
+        """The file of each split; raises a UserError if a needed one is missing."""
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
             raise UserError(

@@ -1,4 +1,4 @@
-"""Reading text files piece by piece, and the stable hashes that splits and caches rest on."""
+"""Text files read piece by piece, and the stable hashes of splits and caches."""
 
 import gzip
 import hashlib
@@ -16,14 +16,14 @@ _LONGEST = 1 << 20  # characters of a line that are held in memory
 def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) -> Iterator[str]:
     """Streams a text file in pieces: lines with their ends, or parts of lines that are too long to hold in memory.
 
-    A part begins with the space that parts it from the one before; a word is cut only where `longest` characters have
-    no space among them. The last line ends in a newline even where the file does not.
+    A part begins with the space before its first word; a word is cut only if `longest` characters have no space among
+    them. The last line ends in a newline even if the file does not.
 
     Args:
         path: the file, decompressed where its name ends in `.gz`.
-        as_bytes: the pieces together are the file byte for byte: nothing is added, line ends stay what they are,
-            and what is not UTF-8 becomes lone surrogates (Python's `surrogateescape`).
-        longest: characters of a part, about: at most twice as many; None is a million.
+        as_bytes: byte for byte: nothing is added, line ends are kept, and what is not UTF-8 becomes lone surrogates
+            (`surrogateescape`).
+        longest: about how many characters a part has, at most twice as many; None is a million.
 
     Raises:
         UserError: the file is missing, is not UTF-8 or is a damaged gzip file.
@@ -70,7 +70,7 @@ def file_digest(path: Path) -> str:
 
 
 def text_digest(parts: Iterable[str]) -> str:
-    """The hex digest of a sequence of strings; where one ends and the next begins counts."""
+    """The hex digest of a sequence of strings, their boundaries included."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
@@ -79,7 +79,7 @@ def text_digest(parts: Iterable[str]) -> str:
 
 
 def stable_fraction(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone, the same in every process and on every machine."""
+    """A number in [0, 1) that depends on `key` alone, in every process and on every machine."""
     return int(text_digest([key])[:13], 16) / 16**13
 
 
@@ -93,7 +93,7 @@ def _opened(path: Path, as_bytes: bool = False) -> Iterator[TextIO]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What goes wrong with a file becomes an error that names it."""
+    """Turns errors of reading a file into a UserError that names it."""
     try:
         yield
     except UnicodeDecodeError as error:
