@@ -11,7 +11,8 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 DIRECTLY_ABOVE = {
     "errors": (),
     "files": (),
-    "runs": ("files",),
+    "distributed": (),
+    "runs": ("files", "distributed"),
     "solvers": (),
     "gradients": ("solvers",),
     "held_map": ("solvers",),

@@ -12,13 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from equilibria.configuration import Recipe, build_model, build_task
+from equilibria.distributed import World
 from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.runs.trackers import Record, numbers
 from equilibria.training import Trainer
 from equilibria.training.display import display
-from equilibria.training.distributed import World
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 

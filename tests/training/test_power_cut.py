@@ -24,9 +24,9 @@ import torch
 from equilibria import load
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.data.tokenizers import load_tokenizer
+from equilibria.runs.checkpoints import sound_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
-from equilibria.training.checkpoint import sound_checkpoint
 from processes import training_process
 from tiny import TRAINING, tiny_recipe, tiny_trainer, weights
 

@@ -10,13 +10,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from equilibria.configuration import GradientRecipe, Recipe, SolverRecipe, build_task, read_recipe
+from equilibria.distributed import World
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
-from equilibria.training.distributed import World
 from equilibria.training.trainer import Trainer
 from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
 

@@ -16,13 +16,13 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import OtherText
 from equilibria.data.corpus import Split
 from equilibria.data.progress import Progress
+from equilibria.distributed import training_device
 from equilibria.inference.effort import Effort, Leaving, with_effort
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation, evaluate
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.subject import Subject, subject
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
-from equilibria.training.distributed import training_device
 
 command = App(name="eval")
 

@@ -13,10 +13,10 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe, RunRecipe, build_depth_schedule, build_model, build_task, check_recipe
 from equilibria.configuration.reading import Settings, fill
 from equilibria.data.progress import UNWATCHED
+from equilibria.distributed import joined, training_device
 from equilibria.inference.loading import load_trained
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.trackers import Tracker
-from equilibria.training.distributed import joined, training_device
 from equilibria.training.preparation import began_before, check_startable
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult

@@ -8,13 +8,13 @@ from equilibria.configuration.comparing import first_difference, settings
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tokenizers import Tokenizer
+from equilibria.distributed import launch, restarted
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers, make_folder, remove_leftovers, reported, write_durably
 from equilibria.files.manifest import check_manifest, write_manifest
+from equilibria.runs.checkpoints import start_from
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
-from equilibria.training.checkpoint import start_from
-from equilibria.training.distributed import launch, restarted
 
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer", "averaging")
 

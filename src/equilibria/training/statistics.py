@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.distributed import ALONE, World
 from equilibria.solvers import AdjointReport, Solution, Status
-from equilibria.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ _FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE, Status.IRREVERS
 
 
 @dataclass(frozen=True)
-class SolveFigures:
+class SolveRecord:
     """What is kept of a solve and of its adjoint, without their states."""
 
     residual: Tensor
@@ -58,7 +58,7 @@ class SolveFigures:
     adjoint: AdjointReport
 
     @classmethod
-    def of(cls, solution: Solution) -> "SolveFigures":
+    def of(cls, solution: Solution) -> "SolveRecord":
         """Those of a solution; the adjoint is filled in by the backward pass."""
         residual = solution.residual.detach().double()
         return cls(residual, solution.tolerance, solution.evaluations, solution.status, solution.adjoint)
@@ -92,7 +92,7 @@ class StepStatistics:
         # evaluations, solves, failed solves
         self._solve_counts = [0, 0, 0]
 
-    def add_solves(self, solves: Sequence[SolveFigures]) -> None:
+    def add_solves(self, solves: Sequence[SolveRecord]) -> None:
         """Counts the solves of a training step, after its backward pass."""
         for solve in solves:
             beyond = (~(solve.residual <= solve.tolerance)).double()

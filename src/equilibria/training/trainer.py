@@ -15,15 +15,15 @@ from equilibria.configuration.comparing import changes
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.task import Task
 from equilibria.depths import DepthSchedule
+from equilibria.distributed import ALONE, World, launch, seed_process
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.models import TokenModel
+from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
-from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.preparation import (
@@ -166,7 +166,7 @@ class Trainer:
 
     def _restarted(self) -> bool:
         """Whether torchrun has started this run before, and it goes on."""
-        return self._world.told(began_before(self.folder))
+        return self._world.broadcast(began_before(self.folder))
 
     def _writer(self, first: int) -> MetricsWriter | NoMetrics:
         """What the metrics go to: the folder's file and the trackers, or nothing but in the process of rank 0."""
@@ -256,7 +256,7 @@ class Trainer:
         """Evaluates on validation text; returns whether this is the best loss so far."""
         training, valid = self.recipe.training, self.task.split("valid")
         sizes = training.batch_size, training.segment_length
-        with self.loop.whole():
+        with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
             result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world)
         self._validation = result
@@ -300,7 +300,7 @@ class Trainer:
 
     def _resume(self) -> list[str]:
         """Goes on from the last sound checkpoint, or from the start if there is none; returns what to say."""
-        path, messages = self._world.told(self._found() if self._world.main else (None, []))
+        path, messages = self._world.broadcast(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
         done, steps = step_of(path) or 0, self.recipe.training.steps
@@ -323,12 +323,12 @@ class Trainer:
             messages += mended(self.folder, self.task.tokenizer)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
-        index = self._world.told(self.folder.index() if self._world.main else None)
+        index = self._world.broadcast(self.folder.index() if self._world.main else None)
         best, best_step = scalars.get("best_loss"), scalars.get("best_step")
         if index is not None and index.best is not None and isinstance(best, float) and isinstance(best_step, int):
             self._best, self._best_step = best, best_step
         self._saved = self.loop.done
-        return [*messages, *self._world.told(self._changed() if self._world.main else [])]
+        return [*messages, *self._world.broadcast(self._changed() if self._world.main else [])]
 
     def _changed(self) -> list[str]:
         """Records the recipe, if a step follows; returns what it changes."""

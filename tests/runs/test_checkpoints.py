@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from equilibria.errors import UserError
-from equilibria.runs.checkpoints import CheckpointIndex, read_index
+from equilibria.runs import checkpoints as module
+from equilibria.runs.checkpoints import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import CheckpointIndex, read_index
 from equilibria.runs.weights import fill
-from equilibria.training import checkpoint as module
-from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 
 
 def content(value: float) -> Checkpoint:
