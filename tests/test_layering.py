@@ -32,7 +32,7 @@ DIRECTLY_ABOVE = {
     "training": ("inference",),  # it evaluates as it goes
     "interop": ("training",),
     "serving": ("inference",),
-    "report": ("training",),
+    "report": ("measuring",),
     "measuring": ("training",),  # steps and evaluations are timed as they are made
     "sweep": ("training",),
     "machine": ("measuring",),

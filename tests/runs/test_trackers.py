@@ -60,7 +60,7 @@ def test_a_tracker_gets_every_record_and_is_closed(tmp_path: Path) -> None:
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     failing, other = Notebook(fails_at=6), Notebook()
-    with pytest.warns(UserWarning, match=r"tracker Notebook failed \(ConnectionError: no such host\); it is left out"):
+    with pytest.warns(UserWarning, match=r"tracker Notebook failed \(ConnectionError: no such host\); it is dropped"):
         result = trainer(recipe, failing, other).run()
     assert result.step == TRAINING.steps
     assert [record["step"] for record in failing.records] == [3]

@@ -78,7 +78,7 @@ def check(folder: RunFolder) -> bool:
         return True
     path, said = sound_checkpoint(folder)
     # The power may have gone between the name of a checkpoint and the index that says so.
-    assert path.name == index.last or said == [f"{path} is later than index.json says, and whole; going on from it"]
+    assert path.name == index.last or said == [f"{path} is later than index.json says, and whole; resuming from it"]
     load(folder.path)
     steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "train"]
     saved = int(path.name.removeprefix("step-"))

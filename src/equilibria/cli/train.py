@@ -17,7 +17,7 @@ from equilibria.distributed import joined, training_device
 from equilibria.inference.loading import load_trained
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.trackers import Tracker
-from equilibria.training.preparation import began_before, check_startable
+from equilibria.training.preparation import check_startable, made_before
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult
 
@@ -81,7 +81,7 @@ def run_training(
     with joined(device) as world:
         if world.main:  # before what takes long
             folder = RunFolder(recipe.run.folder)
-            check_startable(folder, resume or began_before(folder))
+            check_startable(folder, resume or made_before(folder))
         with world.main_first():
             task = build_task(recipe, ConsoleProgress(console) if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)

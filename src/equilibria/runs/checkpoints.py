@@ -1,13 +1,13 @@
-"""Checkpoints: written whole or not at all, by all processes together, and never at the cost of an earlier one.
+"""Checkpoints: all processes write one together, whole or not at all, and never at the cost of an earlier one.
 
-    step-N/model.safetensors    the weights to evaluate, whole: what everything but training reads
-    step-N/trainer/             what training goes on from, a file per process
-    step-N/trainer.json         the same, as far as it is no tensor
+    step-N/model.safetensors    the weights to evaluate, gathered: all that anything but training reads
+    step-N/trainer/             the tensors to resume from, a file per process
+    step-N/trainer.json         the rest of what to resume from
     step-N/manifest.json        sizes and digests of all of these
 
-`trainer/` is a checkpoint of PyTorch's DCP, which cuts tensors anew for any number of processes. Its own file format
-keeps a pickle beside the tensors, `.metadata`; its safetensors storage says in each file's header what part of which
-tensor is there, and needs none. So nothing here is ever unpickled.
+`trainer/` is a checkpoint of PyTorch's DCP, which reshards tensors for any number of processes. Its own file format
+keeps a pickle beside the tensors, `.metadata`. Its safetensors storage needs none: the header of each file says which
+part of which tensor it holds. So nothing here is ever unpickled.
 """
 
 import json
@@ -50,17 +50,17 @@ TRAINER_FOLDER = "trainer"
 T = TypeVar("T")
 
 Layout = Callable[[str, torch.Size, torch.dtype], Tensor | None]
-"""From a tensor's name, shape and type to an empty one to read it into; None where it is not wanted."""
+"""From a tensor's name, shape and type to an empty one to read it into; None to skip it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training goes on from.
+    """The state to resume training from.
 
     Attributes:
-        trainer: all that is a tensor: weights, optimizer, average, segment memory, random states, running sums. A
-            tensor that is not a share of one is taken to be the same in all processes that name it.
-        scalars: everything else, as the json module writes it; that of the process of rank 0.
+        trainer: all tensors: weights, optimizer, average, segment memory, random states, running sums. A tensor that is
+            not sharded is taken to be the same in all processes that name it.
+        scalars: everything else, as the json module writes it; from rank 0.
     """
 
     trainer: Mapping[str, Tensor]
@@ -78,17 +78,16 @@ def save_checkpoint(
 ) -> None:
     """Saves a checkpoint as the last one (and the best one), then removes the oldest of the run's own.
 
-    The files are written under a temporary name, flushed to the disk and renamed; only then does the index,
-    replaced in one go, point to them. Whenever a process is killed, the index names a complete checkpoint.
-    One that the index names already is not written again.
+    The files are written under a temporary name, flushed to the disk and renamed; only then is the index replaced.
+    Whenever a process is killed, the index names a complete checkpoint. One that it names already is not written again.
 
     Args:
         folder: the run.
         step: optimizer steps finished; names the checkpoint.
-        weights: to evaluate, by name, whole; those of the process of rank 0 are saved.
-        checkpoint: what to go on from.
+        weights: to evaluate, by name, gathered; those of rank 0 are saved.
+        checkpoint: what to resume from.
         best: whether this is the best one so far.
-        kept: how many of the last ones stay, beside the best.
+        kept: how many of the last ones to keep, beside the best.
         world: the processes, which must all call.
 
     Raises:
@@ -118,9 +117,9 @@ def save_checkpoint(
 
 
 def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
-    """The latest checkpoint whose files are all what was saved, and what is to be said of how it was found.
+    """The latest checkpoint whose files are all as saved, and messages about how it was found.
 
-    Those after it are set aside under other names. The index is written anew where it is lost, or names another one.
+    Later ones are set aside under other names. The index is rebuilt if it is lost or names another one.
 
     Raises:
         UserError: there is none, or the run is an import that has not been trained.
@@ -129,7 +128,7 @@ def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
     try:
         index = read_index(folder.index_file)
     except UserError as problem:
-        messages.append(f"{problem}; it is written anew from the checkpoints that are there")
+        messages.append(f"{problem}; rebuilt it from the existing checkpoints")
     last = folder.checkpoints / ("step-0" if index is None else index.last)
     if index is not None and not last.is_dir():
         messages.append(f"{last} is missing; going back to the checkpoint before it")
@@ -145,7 +144,7 @@ def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
         for other in damaged:
             _set_aside(other, "damaged")
         if index is not None and (step_of(path) or 0) > (step_of(last) or 0):
-            messages.append(f"{path} is later than {folder.index_file.name} says, and whole; going on from it")
+            messages.append(f"{path} is later than {folder.index_file.name} says, and whole; resuming from it")
         if index is None or index.last != path.name:
             write_index(folder.index_file, index_at(path, () if index is None else index.own))
         return path, messages
@@ -163,11 +162,11 @@ def start_from(folder: RunFolder) -> str:
 
 
 def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALONE) -> Checkpoint:
-    """Reads what training goes on from; each process may want other tensors.
+    """Reads the state to resume from; each process may read other tensors.
 
     Args:
         path: of the checkpoint's folder.
-        layout: where to put each tensor; all whole, on the CPU, when None.
+        layout: where to put each tensor; None for all of them, gathered, on the CPU.
         world: the processes, which must all call.
 
     Raises:
@@ -180,14 +179,14 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
         raise
     except Exception as problem:  # DCP raises whatever a damaged header leads it to
         raise UserError(
-            f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or move it away to go on from the "
+            f"{path} is incomplete or damaged ({_cause(problem)}); restore it, or move it away to resume from the "
             f"checkpoint before it"
         ) from problem
     return Checkpoint(trainer, scalars)
 
 
 def _by_main(world: World, action: Callable[[], T]) -> T:
-    """The process of rank 0 does it, and all get what came of it; where it fails, all raise OSError."""
+    """Rank 0 runs the action and broadcasts the result; if it fails, all processes raise OSError."""
     problem: str | None = None
     results: list[T] = []
     if world.main:
@@ -202,7 +201,7 @@ def _by_main(world: World, action: Callable[[], T]) -> T:
 
 
 def _begin(path: Path) -> Path:
-    """The folder that becomes the checkpoint `path`, as far as it is made before the processes write to it."""
+    """The folder that becomes the checkpoint `path`, ready for the processes to write to."""
     partial = unnamed_folder(path)
     (partial / TRAINER_FOLDER).mkdir()
     return partial
@@ -211,14 +210,14 @@ def _begin(path: Path) -> Path:
 def _complete(
     folder: RunFolder, partial: Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint, index: CheckpointIndex
 ) -> None:
-    """Adds what is written once, gives the folder its name and points the index to it."""
+    """Adds what rank 0 alone writes, gives the folder its name and updates the index."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / MODEL_FILE)
     (partial / SCALARS_FILE).write_text(json.dumps(checkpoint.scalars, indent=1), encoding="utf-8")
     write_manifest(partial)
     flush_folder(partial)
     target = folder.checkpoints / index.last
-    if target.exists():  # somebody put it there
+    if target.exists():  # somebody else put it there
         _set_aside(target, "replaced")
     rename_durably(partial, target)
     write_index(folder.index_file, index)
@@ -226,7 +225,7 @@ def _complete(
 
 def _write_trainer(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # DCP says that one process is one process
+        warnings.simplefilter("ignore", UserWarning)  # DCP warns that there is a single process
         save(
             {name: tensor.detach() for name, tensor in tensors.items()},
             storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
@@ -257,7 +256,7 @@ def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 
 def _known(folder: RunFolder) -> CheckpointIndex | None:
-    """What the index says; None, too, where all that was saved is lost: what is in memory is worth saving still."""
+    """The index; None, too, if all checkpoints are lost: what is in memory is still worth saving."""
     try:
         return folder.index()
     except UserError:
@@ -265,13 +264,13 @@ def _known(folder: RunFolder) -> CheckpointIndex | None:
 
 
 def _own(folder: RunFolder, previous: CheckpointIndex | None, name: str) -> tuple[str, ...]:
-    """The checkpoints that the run has written, with one that it is about to write."""
+    """The checkpoints that the run has written, and the one it is about to write."""
     earlier = () if previous is None else previous.own
     return (*(own for own in earlier if own != name and (folder.checkpoints / own).is_dir()), name)
 
 
 def _set_aside(path: Path, what: str) -> None:
-    """Gives a folder another name, which says what it was and is not taken."""
+    """Renames a folder to a free name that says what it was."""
     aside, number = path.with_name(f"{what}-{path.name}"), 1
     while aside.exists():
         number += 1
@@ -280,14 +279,14 @@ def _set_aside(path: Path, what: str) -> None:
 
 
 def _cause(problem: BaseException) -> str:
-    """What went wrong, in a line; of DCP's report, what went wrong in each process."""
+    """The cause in one line; for DCP, the cause in each process."""
     if not isinstance(problem, CheckpointException):
         return str(problem)
     return "; ".join(f"process {rank}: {failure[0]}" for rank, failure in problem.failures.items())
 
 
 def _prune(folder: RunFolder, index: CheckpointIndex, kept: int) -> None:
-    """Removes the run's own checkpoints but the last `kept` and the best, and what unfinished saves left."""
+    """Removes the run's own checkpoints except the last `kept` and the best, and leftovers of unfinished saves."""
     own = sorted((folder.checkpoints / name for name in index.own), key=lambda path: step_of(path) or 0)
     for path in own[:-kept]:
         if path.name not in (index.last, index.best):

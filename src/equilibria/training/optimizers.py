@@ -1,6 +1,6 @@
-"""The optimizers of a recipe, under its schedule: PyTorch's own but for Muon on CPUs, each on what it is for.
+"""The optimizers of a recipe and its schedule: PyTorch's own, except Muon on CPUs.
 
-What they have learned is kept by the names of the parameters, so that a checkpoint does not depend on their order.
+Their state is stored by parameter name, so that a checkpoint does not depend on the order of parameters.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ Named = dict[str, nn.Parameter]
 
 
 @dataclass(frozen=True)
-class Roles:
-    """Trainable parameters by name, sorted by what they are.
+class ParameterGroups:
+    """Trainable parameters by name, grouped by their role.
 
     Attributes:
         embedding: rows of tokens, and an output matrix tied to them; with decay, rare words' rows would shrink at
@@ -36,7 +36,7 @@ class Roles:
     vectors: Named
 
 
-def roles(model: nn.Module) -> Roles:
+def parameter_groups(model: nn.Module) -> ParameterGroups:
     """The trainable parameters of a model, each once.
 
     A vector may have several dimensions: a bias per head, or the gains of normalised weights, `(rows, 1)`.
@@ -44,7 +44,7 @@ def roles(model: nn.Module) -> Roles:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     embeddings = [module.embedding for module in model.modules() if isinstance(module, TokenModel)]
     outer = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
-    found = Roles({}, {}, {}, {})
+    found = ParameterGroups({}, {}, {}, {})
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -60,7 +60,7 @@ def roles(model: nn.Module) -> Roles:
 
 
 def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimizer, ...]:
-    """What takes the steps of a recipe, with weight decay on the matrices of cell and head alone.
+    """The optimizers of a recipe; weight decay acts on the matrices of cell and head only.
 
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), Adam (Kingma and Ba 2014, arXiv:1412.6980), RAdam with
     decoupled decay (Liu et al. 2019, arXiv:1908.03265), SGD, or Muon (Jordan et al. 2024) for the matrices of the
@@ -70,7 +70,7 @@ def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimize
         model: already on its device.
         recipe: the optimizer, its peak learning rates and its options.
     """
-    found = roles(model)
+    found = parameter_groups(model)
     match recipe.optimizer:
         case "adamw":
             return (AdamW(_groups(found, recipe), betas=_betas(recipe), fused=True),)
@@ -88,7 +88,7 @@ def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> tuple[Optimize
 
 
 def _muon(groups: list[dict[str, Any]], momentum: float) -> Optimizer:
-    """For where the parameters are: both keep the same, so that a run goes on with one where it stopped with the other.
+    """Muon for the parameters' device. Both kinds keep the same state, so a run can switch between them.
 
     An accelerator's matrix units take bfloat16 several times faster than float32.
     """
@@ -97,14 +97,14 @@ def _muon(groups: list[dict[str, Any]], momentum: float) -> Optimizer:
     return GramMuon(groups, momentum=momentum)
 
 
-def taken_by_muon(found: Roles) -> tuple[Named, Named]:
-    """The cell's parameters that Muon is for, matrices of two dimensions, and its others."""
+def taken_by_muon(found: ParameterGroups) -> tuple[Named, Named]:
+    """The cell's parameters that Muon updates, matrices of two dimensions, and the others."""
     hidden = {name: matrix for name, matrix in found.cell.items() if matrix.ndim == 2}
     return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
 
 
-def _groups(found: Roles, recipe: TrainingRecipe) -> list[dict[str, Any]]:
-    """A group per role, as the rates and the decay differ."""
+def _groups(found: ParameterGroups, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """One group per role, since rates and decay differ."""
     rates, decay = recipe.rates, recipe.option("weight_decay")
     return [
         _group(found.cell, rates.cell, decay, recipe),
@@ -123,15 +123,15 @@ def _betas(recipe: TrainingRecipe) -> tuple[float, float]:
 
 
 def state_bytes(model: nn.Module, recipe: TrainingRecipe) -> int:
-    """Bytes of what the optimizers of a recipe keep once they have taken a step, on whatever device a model is."""
-    found = roles(model)
+    """Bytes of the state of a recipe's optimizers after their first step; the model may be on any device."""
+    found = parameter_groups(model)
     every = {**found.embedding, **found.cell, **found.head, **found.vectors}
     by_muon = taken_by_muon(found)[0] if recipe.optimizer == "muon" else {}
     momentum = _bytes(by_muon)
     others = {name: parameter for name, parameter in every.items() if name not in by_muon}
     if recipe.optimizer == "sgd":
         return _bytes(others) if recipe.option("momentum") else 0
-    return momentum + 2 * _bytes(others) + 4 * len(others)  # two means, and the number of steps as a float32
+    return momentum + 2 * _bytes(others) + 4 * len(others)  # two moments, and the number of steps as a float32
 
 
 def _bytes(parameters: Named) -> int:
@@ -157,24 +157,24 @@ class ScheduledOptimizers:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step, where no part of the model has a rate of its own."""
+        """Of the next step, for parts of the model without a rate of their own."""
         return self._rate * self._schedule.factor(self._schedulers[0].last_epoch)
 
     def step(self) -> None:
-        """Takes a step along the gradients, clears them and goes on to the next rate."""
+        """Takes a step along the gradients, clears them and moves on to the next rate."""
         for optimizer, schedule in zip(self._optimizers, self._schedulers, strict=True):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
 
     def skip(self, done: int) -> None:
-        """Clears the gradients and goes on to the rate that follows `done` steps."""
+        """Clears the gradients and moves on to the rate after `done` steps."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._set(done)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the optimizers have learned, as `{kind}.{name of the parameter}`."""
+        """The state of the optimizers, as `{kind}.{name of the parameter}`."""
         return {
             f"{kind}.{name}": tensor
             for optimizer in self._optimizers
@@ -183,16 +183,16 @@ class ScheduledOptimizers:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
-        """Goes on from a checkpoint; the recipe's rates, decay and momentum stand.
+        """Restores the state from a checkpoint; rates, decay and momentum are those of the recipe.
 
-        What was learned of parameters that are frozen by now, or for a momentum that is 0 by now, is left behind.
+        State of parameters that are frozen now, or of a momentum that is 0 now, is dropped.
 
         Args:
             tensors: what `tensors` returned.
             done: steps finished.
 
         Raises:
-            ValueError: something is missing, unknown or of another shape.
+            ValueError: state is missing, unknown or of another shape.
         """
         frozen = {name for name, parameter in self._parameters.items() if not parameter.requires_grad}
         unknown = {name: tensor for name, tensor in tensors.items() if name.partition(".")[2] not in frozen}
@@ -206,11 +206,11 @@ class ScheduledOptimizers:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         if unknown:
-            raise ValueError(f"{min(unknown)} is of another optimizer")
+            raise ValueError(f"{min(unknown)} belongs to another optimizer")
         self._set(done)
 
     def _named(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
-        """An optimizer's parameters in the order in which it counts them."""
+        """An optimizer's parameters in its own order."""
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         return [(names[id(parameter)], parameter) for parameter in ordered]
@@ -225,10 +225,10 @@ class ScheduledOptimizers:
 
 
 def _kinds(optimizer: Optimizer) -> tuple[str, ...]:
-    """What an optimizer keeps for a parameter, where it keeps anything."""
+    """The names of an optimizer's state for a parameter, if it has any."""
     return ("momentum_buffer",) if isinstance(optimizer, SGD | Muon | GramMuon) else ("step", "exp_avg", "exp_avg_sq")
 
 
 def _remembers(optimizer: Optimizer) -> bool:
-    """Whether an optimizer keeps anything."""
+    """Whether an optimizer has state."""
     return not isinstance(optimizer, SGD) or bool(optimizer.defaults["momentum"])

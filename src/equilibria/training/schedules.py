@@ -1,4 +1,4 @@
-"""Learning-rate schedules: each says the rate of a step as a fraction of the peak, after a linear rise to it."""
+"""Learning-rate schedules: the rate of each step as a fraction of the peak, after a linear warm-up."""
 
 import math
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Constant:
 
     Attributes:
         steps: length of the whole run.
-        warmup_steps: steps that rise.
+        warmup_steps: steps of the linear rise.
     """
 
     steps: int
     warmup_steps: int
 
     def factor(self, step: int) -> float:
-        """The fraction of the peak at a step, from 0 to `steps − 1`; beyond, that of the last."""
+        """The fraction of the peak at a step, from 0 to `steps − 1`; beyond, that of the last step."""
         return (step + 1) / self.warmup_steps if step < self.warmup_steps else self.after_warmup(step)
 
     def after_warmup(self, step: int) -> float:
@@ -95,12 +95,12 @@ def build_schedule(recipe: TrainingRecipe) -> Constant:
 
 
 def rate_at(recipe: TrainingRecipe, step: int) -> float:
-    """The learning rate of a step, counted from 0, where no part of the model has a rate of its own."""
+    """The learning rate of a step, counted from 0, for parts of the model without a rate of their own."""
     return recipe.learning_rate * build_schedule(recipe).factor(step)
 
 
 def scheduler(optimizer: Optimizer, schedule: Constant, done: int = 0) -> LambdaLR:
-    """A schedule at work on an optimizer, set to the rate of the step that follows `done` finished ones.
+    """A schedule applied to an optimizer, set to the rate of the step after `done` finished ones.
 
     Args:
         optimizer: its groups' rates at construction are the peaks.
