@@ -21,8 +21,8 @@ class Card:
 
 
 def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
-    """The headline: from evaluation.json if that is about the best checkpoint at the recipe's effort, else from the best
-    validation during training. Any other evaluation has a card of its own, which names what it is about.
+    """The headline: from evaluation.json if that is about the best checkpoint at the recipe's effort, else from the
+    best validation during training. Any other evaluation has a card of its own, which names what it is about.
 
     Args:
         run: what the run folder holds.
