@@ -28,8 +28,8 @@ from equilibria.files.durable import save_text
 from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
 from equilibria.measuring.size import size_of
 from equilibria.measuring.steps import Contender, saved_by_step
+from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint
 from equilibria.runs.folder import RunFolder
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.randomness import random_state, restore_random_state, seed_everything
 

@@ -20,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 from equilibria.cells import ContractiveCell
 from equilibria.configuration.training import TrainingRecipe
 from equilibria.data.batches import TrainingStream
+from equilibria.distributed import World, joined, training_device
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
-from equilibria.training.distributed import World, joined, training_device
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.parallel import local
 

@@ -24,7 +24,7 @@ from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.configuration import build_model, read_recipe
 from equilibria.errors import UserError
 from equilibria.training.muon import GramMuon
-from equilibria.training.optimizers import roles, taken_by_muon
+from equilibria.training.optimizers import parameter_groups, taken_by_muon
 
 VOCABULARY = 256  # its rows are nothing to Muon
 RATE = 0.02
@@ -39,7 +39,7 @@ def matrices_of(options: Namespace) -> list[Tensor]:
     """
     recipe = read_recipe(options.recipe, [f"--{change}" for change in options.set])
     torch.manual_seed(0)
-    taken, _ = taken_by_muon(roles(build_model(recipe, VOCABULARY)))
+    taken, _ = taken_by_muon(parameter_groups(build_model(recipe, VOCABULARY)))
     if not taken:
         raise UserError(f"{options.recipe}: its cell has no matrix of two dimensions for Muon to take")
     return [matrix.detach() for matrix in taken.values()]

@@ -22,18 +22,18 @@ from equilibria.configuration.training import TrainingRecipe
 from equilibria.data import CopyMemory
 from equilibria.data.batches import TrainingStream
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.distributed import World, joined, seed_process
 from equilibria.errors import UserError
 from equilibria.gradients import Implicit, Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
+from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.solvers import GMRES, Picard, Solver
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint
-from equilibria.training.distributed import World, joined, seed_process
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.parallel import Strategy, whole
+from equilibria.training.parallel import Strategy, full_tensor
 from tiny import TRAINING
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 700).astype(np.uint16)
@@ -79,7 +79,7 @@ def strategies(world: World) -> tuple[Strategy, ...]:
 
 def weights(loop: TrainingLoop, prefix: str) -> dict[str, Tensor]:
     """Of what would be evaluated, whole."""
-    return {f"{prefix}.{name}": whole(part.detach()).clone() for name, part in loop.evaluated.named_parameters()}
+    return {f"{prefix}.{name}": full_tensor(part.detach()).clone() for name, part in loop.evaluated.named_parameters()}
 
 
 def agreement(folder: Path) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def agreement(folder: Path) -> dict[str, Tensor]:
                 found[f"{key}/tokens"] = torch.tensor(float(summary.tokens))
                 segments = [TrainingStream(TOKENS[:200], 3, 16).at(index) for index in range(3)]
                 if isinstance(model, LanguageModel):
-                    with loop.whole():
+                    with loop.gathered():
                         result = evaluate_segments(loop.evaluated, segments, team=world)
                     found[f"{key}/evaluation"] = torch.tensor([result.loss, result.tokens, result.residual.p95 or 0.0])
     return found
@@ -221,7 +221,7 @@ def full_disk(folder: Path) -> dict[str, Tensor]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         with pytest.raises(UserError, match=r"File too large.*step-1 stays"):
             save_checkpoint(run, 2, loop.weights(), checkpoint, best=False, world=world)
-        world.told(None)
+        world.broadcast(None)
         present = sorted(entry.name for entry in run.checkpoints.iterdir())
         assert present == ["index.json", "step-1"], present
         read_checkpoint(run.checkpoint("last"), loop.layout, world)

@@ -27,12 +27,12 @@ from equilibria.interop.published import PublishedOptions
 from equilibria.interop.state_dict import read_state_dict
 from equilibria.interop.torchdeq_lm import import_torchdeq_lm
 from equilibria.report.gather import gather
+from equilibria.runs.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.runs.weights import distinct_state
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
-from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from hostile import as_safetensors, edited, saved, tarred, with_other_values, zipped
 from plain_gpt2 import random_weights as gpt2_weights
 from plain_gpt2 import save as save_gpt2

@@ -11,7 +11,8 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 DIRECTLY_ABOVE = {
     "errors": (),
     "files": (),
-    "runs": ("files",),
+    "distributed": (),
+    "runs": ("files", "distributed"),
     "solvers": (),
     "gradients": ("solvers",),
     "deq": ("gradients",),
@@ -27,7 +28,7 @@ DIRECTLY_ABOVE = {
     "training": ("inference",),  # it evaluates as it goes
     "interop": ("training",),
     "serving": ("inference",),
-    "report": ("training",),
+    "report": ("measuring",),
     "measuring": ("training",),  # steps and evaluations are timed as they are made
     "sweep": ("training",),
     "machine": ("measuring",),

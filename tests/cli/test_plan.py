@@ -25,7 +25,7 @@ def test_lines_for_a_person(
 def test_json_and_flags(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(tiny_toml), "--training.batch_size", "3", "--seconds", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["step"] == {"slots": 1, "rows": 3, "length": 16}
+    assert found["step"] == {"micro_batches": 1, "rows": 3, "length": 16}
     assert found["parameters"]["total"] == found["parameters"]["embedding"] + found["parameters"]["cell"]
     assert found["tokens_per_second"] > 0
     assert found["memory"]["total"] > 0

@@ -79,7 +79,7 @@ def test_a_finished_run_keeps_its_recipe(run: Path, tmp_path: Path, capsys: pyte
     before = contents(copy)
     other = ("--training.learning_rate", "1e-2", "--training.precision", "bfloat16")
     said = train(capsys, copy, "--resume", *other)
-    assert "step 12 is the last of this recipe; raise training.steps to go on; " in said
+    assert "step 12 is the last of this recipe; raise training.steps to continue; " in said
     assert 'training.learning_rate = 0.01 (was 0.003), training.precision = "bfloat16" (was "float32")' in said
     assert (copy / "config.toml").read_bytes() == before["config.toml"]
     said = train(capsys, copy, "--resume", *other, "--training.steps", 8, code=2)

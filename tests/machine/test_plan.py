@@ -12,8 +12,8 @@ from equilibria.configuration import Recipe, build_task, read_recipe
 from equilibria.configuration.depth import DepthRecipe, ScheduleRecipe
 from equilibria.depths import UnrolledDepth
 from equilibria.machine import plan as module
-from equilibria.machine.costs import Measured, Shape, measure
-from equilibria.machine.plan import Plan, Reading, plan_run
+from equilibria.machine.costs import Measurements, StepSize, measure
+from equilibria.machine.plan import Plan, PlannedData, plan_run
 from equilibria.models import LanguageModel
 from equilibria.runs.metrics import read_metrics
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
@@ -23,8 +23,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 def planned(recipe: Recipe, seconds: float = 60.0) -> Plan:
     task = build_task(recipe)
-    reading = Reading(task.tokenizer.vocabulary_size, task)
-    return plan_run(recipe, reading, torch.device("cpu"), seconds, lambda _: None)
+    data = PlannedData(task.tokenizer.vocabulary_size, task)
+    return plan_run(recipe, data, torch.device("cpu"), seconds, lambda _: None)
 
 
 @pytest.mark.parametrize("kind", ["text", "task"])
@@ -34,7 +34,7 @@ def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
     found, trainer = planned(recipe), tiny_trainer(recipe)
     trainer.run()
     loop, parameters = trainer.loop, list(trainer.model.parameters())
-    assert found.sizes.total == sum(parameter.numel() for parameter in parameters)
+    assert found.footprint.total == sum(parameter.numel() for parameter in parameters)
     assert found.memory.weights == sum(parameter.nbytes for parameter in parameters)
     assert found.memory.gradients == found.memory.weights
     assert found.memory.average == found.memory.weights
@@ -42,7 +42,7 @@ def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
     memories = [memory for memory in loop._memories if memory is not None]
     assert found.memory.segments == sum(tensor.nbytes for memory in memories for tensor in memory.flatten())
     assert found.cost is not None
-    assert found.cost.shape == found.shape
+    assert found.cost.size == found.size
     assert found.cost.tokens * training.steps == loop.tokens
     lines = [line for line in read_metrics(trainer.folder.metrics) if line["kind"] == "valid"]
     assert len(lines) == 3
@@ -78,7 +78,7 @@ def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path, monke
         schedule = ScheduleRecipe(warmup_share=0.75, warmup_applications=applications)
         return planned(replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule))))
 
-    def measured(model: LanguageModel, *rest: Any) -> Measured:
+    def measured(model: LanguageModel, *rest: Any) -> Measurements:
         found = measure(model, *rest)
         seconds = 1.0 if isinstance(model.depth, UnrolledDepth) else 3.0
         return replace(found, costs=(*found.costs[:-1], replace(found.largest, seconds=seconds)))
@@ -101,31 +101,31 @@ def test_a_phase_that_stopped_early_counts_at_the_whole_size(
 ) -> None:
     """Four rows would have taken twice the memory of two, more than the other phase took of four."""
 
-    def measured(model: LanguageModel, *rest: Any) -> Measured:
+    def measured(model: LanguageModel, *rest: Any) -> Measurements:
         cost = measure(model, *rest).largest
         if isinstance(model.depth, UnrolledDepth) is shallow:
-            return Measured((replace(cost, shape=Shape(1, 2, 16), saved=9_000_000, peak=18_000_000),), "memory")
-        return Measured((replace(cost, shape=Shape(1, 4, 16), saved=10_000_000, peak=20_000_000),), None)
+            return Measurements((replace(cost, size=StepSize(1, 2, 16), saved=9_000_000, peak=18_000_000),), "memory")
+        return Measurements((replace(cost, size=StepSize(1, 4, 16), saved=10_000_000, peak=20_000_000),), None)
 
     monkeypatch.setattr(module, "measure", measured)
     recipe = tiny_recipe(tmp_path, replace(TRAINING, batch_size=4))
     schedule = ScheduleRecipe(warmup_share=0.5, warmup_applications=1)
     found = planned(replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule))))
     assert found.memory.saved == 18_000_000
-    assert found.memory.temporaries == 18_000_000 - found.sizes.gradients
+    assert found.memory.temporaries == 18_000_000 - found.footprint.gradients
     assert found.notes[-1].startswith("measured on 2 rows of 16 tokens and scaled to 4 rows of 16 tokens, as a larger")
 
 
 def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     recipe = replace(recipe, data=replace(recipe.data, path=tmp_path / "absent"))
-    found = plan_run(recipe, Reading(256), torch.device("cpu"), 60.0, lambda _: None)
-    assert found.sizes.parameters.keys() == {"embedding", "cell"}
-    assert found.notes == ("steps were measured on random tokens as unequal as words",)
+    found = plan_run(recipe, PlannedData(256), torch.device("cpu"), 60.0, lambda _: None)
+    assert found.footprint.parameters.keys() == {"embedding", "cell"}
+    assert found.notes == ("steps were measured on Zipf-distributed random tokens",)
     assert found.evaluation_seconds is not None
     assert found.passes is None
     silent = replace(recipe, training=replace(recipe.training, evaluate_tokens=None))
-    found = plan_run(silent, Reading(256), torch.device("cpu"), 60.0, lambda _: None)
+    found = plan_run(silent, PlannedData(256), torch.device("cpu"), 60.0, lambda _: None)
     assert found.evaluation_seconds is None
     assert found.run_seconds == found.training_seconds
     assert "evaluations are not counted" in found.notes[-1]
@@ -136,13 +136,13 @@ def test_the_largest_recipe_is_counted_where_it_does_not_fit(monkeypatch: pytest
     monkeypatch.setattr(module, "available_memory", lambda _: 2**31)
     recipe = read_recipe(RECIPES / "wikitext-103" / "deq-transformer-medium.toml")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = plan_run(recipe, Reading(267_735), torch.device("cpu"), 60.0, lambda _: None)
+    found = plan_run(recipe, PlannedData(267_735), torch.device("cpu"), 60.0, lambda _: None)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert found.sizes.total == pytest.approx(171.8e6, rel=1e-3)
-    assert found.sizes.parameters["cell"] == pytest.approx(43.0e6, rel=1e-2)
-    assert found.memory.weights == 4 * found.sizes.total
-    assert found.memory.optimizer == pytest.approx(8 * found.sizes.total, rel=1e-5)
+    assert found.footprint.total == pytest.approx(171.8e6, rel=1e-3)
+    assert found.footprint.parameters["cell"] == pytest.approx(43.0e6, rel=1e-2)
+    assert found.memory.weights == 4 * found.footprint.total
+    assert found.memory.optimizer == pytest.approx(8 * found.footprint.total, rel=1e-5)
     assert (found.cost, found.memory.saved, found.run_seconds) == (None, None, None)
     assert found.notes[-1] == "no step was measured: weights, gradients, optimizer and average take 2.6 GiB of 2.0 GiB"
-    assert found.shape == Shape(1, 56, 150)
+    assert found.size == StepSize(1, 56, 150)
     assert grown < found.memory.weights / 4

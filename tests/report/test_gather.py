@@ -6,7 +6,7 @@ import pytest
 
 from equilibria.errors import UserError
 from equilibria.report.gather import baseline_perplexities, gather, number
-from equilibria.runs.checkpoints import CheckpointIndex, write_index
+from equilibria.runs.index import CheckpointIndex, write_index
 
 
 def test_an_absent_or_foreign_folder_is_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from equilibria.report.curves import loss_plots
 from equilibria.report.gather import RunRecord, gather
 from equilibria.report.headline import Card, cards
-from equilibria.runs.checkpoints import CheckpointIndex, write_index
+from equilibria.runs.index import CheckpointIndex, write_index
 from tiny import tiny_recipe, tiny_task_recipe
 
 EVALUATION: dict[str, object] = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from equilibria.errors import UserError
-from equilibria.runs.checkpoints import CheckpointIndex, latest_first, read_index, step_of, write_index
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import CheckpointIndex, latest_first, read_index, step_of, write_index
 
 
 @pytest.mark.parametrize(

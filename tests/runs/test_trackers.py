@@ -12,13 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from equilibria.configuration import Recipe, build_model, build_task
+from equilibria.distributed import World
 from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.runs.trackers import Record, numbers
 from equilibria.training import Trainer
 from equilibria.training.display import display
-from equilibria.training.distributed import World
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 
@@ -60,7 +60,7 @@ def test_a_tracker_gets_every_record_and_is_closed(tmp_path: Path) -> None:
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     failing, other = Notebook(fails_at=6), Notebook()
-    with pytest.warns(UserWarning, match=r"tracker Notebook failed \(ConnectionError: no such host\); it is left out"):
+    with pytest.warns(UserWarning, match=r"tracker Notebook failed \(ConnectionError: no such host\); it is dropped"):
         result = trainer(recipe, failing, other).run()
     assert result.step == TRAINING.steps
     assert [record["step"] for record in failing.records] == [3]

@@ -62,7 +62,12 @@ def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path,
 
 
 def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
-    flags = ["--training.optimizer", "sgd,muon", "--training.optimizer.momentum", "0.9"]  # adamw, the recipe's, has no momentum
+    flags = [
+        "--training.optimizer",
+        "sgd,muon",
+        "--training.optimizer.momentum",
+        "0.9",
+    ]  # adamw, the recipe's, has no momentum
     assert [recipe.training.optimizer for recipe in read_grid(flags).recipes(file)] == ["sgd", "muon"]
 
 

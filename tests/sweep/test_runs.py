@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from equilibria.runs.checkpoints import CheckpointIndex, write_index
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import CheckpointIndex, write_index
 from equilibria.sweep.runs import sweep_run
 from tiny import tiny_recipe
 

@@ -11,8 +11,8 @@ import torch
 from distributed_cases import IMPLICIT, RECIPE, build, language_model
 from equilibria.configuration import CellRecipe, ModelRecipe
 from equilibria.configuration.reading import read_recipe, write_recipe
+from equilibria.distributed import ALONE
 from equilibria.errors import UserError
-from equilibria.training.distributed import ALONE
 from tiny import tiny_recipe
 
 COMPILER = next(filter(shutil.which, ("g++", "clang++")), None)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 import distributed_cases as cases
 from equilibria.data.batches import NO_TARGET
+from equilibria.distributed import ALONE, World, own_rows
 from equilibria.errors import UserError
-from equilibria.training.distributed import ALONE, World, own_rows
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.parallel import Objective, Single, Slot
+from equilibria.training.parallel import MicroBatch, Objective, Single
 from processes import run_cases
 from tiny import TRAINING
 
@@ -159,7 +159,7 @@ def test_lowered_precision_keeps_states_and_residuals_in_float32() -> None:
     for precision in ("float32", "bfloat16"):
         model.zero_grad()
         parallel = Single(Objective(model, precision))
-        objective, figures = parallel.forward(Slot(segment.inputs, segment.targets, None, torch.ones(())))
+        objective, figures = parallel.forward(MicroBatch(segment.inputs, segment.targets, None, torch.ones(())))
         objective.backward()
         assert figures.loss.dtype == objective.dtype == torch.float32
         found = [parameter.grad for parameter in model.parameters()]

@@ -85,7 +85,7 @@ def test_learns(optimizer: Literal["adamw", "adam", "radam", "sgd", "muon"], lea
 def test_slots_are_the_step_of_a_batch_as_large_as_all() -> None:
     whole = loop(replace(TRAINING, batch_size=4, accumulation=1))
     parts = loop(replace(TRAINING, batch_size=2, accumulation=2))
-    for _ in range(4):  # the second step on, memory of the slots matters
+    for _ in range(4):  # the second step on, memory of the micro-batches matters
         assert float(whole.step()) == pytest.approx(float(parts.step()), abs=1e-5)
     torch.testing.assert_close(weights(whole), weights(parts), atol=1e-4, rtol=0)
 

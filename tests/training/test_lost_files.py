@@ -59,7 +59,7 @@ def test_without_its_index_a_run_goes_on_from_its_last_checkpoint(tmp_path: Path
     else:
         folder.index_file.write_text(damage)
     resumed(recipe)
-    assert "it is written anew from the checkpoints that are there" in events(folder)
+    assert "rebuilt it from the existing checkpoints" in events(folder)
     assert "resuming from step 8" in events(folder)
     assert {path.name for path in folder.checkpoints.glob("step-*")} == before | {"step-12"}
     found = weights(folder)
@@ -87,7 +87,7 @@ def test_the_tokenizer_is_written_anew(tmp_path: Path, file: str) -> None:
     with pytest.raises(UserError, match=rf"{file} (is damaged|has 0 bytes).*--resume` *$"):
         load_run(folder.path)
     resumed(recipe)
-    assert "the tokenizer and its manifest are written anew" in events(folder)
+    assert "wrote the tokenizer and its manifest again" in events(folder)
     assert folder.tokenizer.read_bytes() == wanted
     assert load_run(folder.path).step is not None
 

@@ -13,7 +13,7 @@ from equilibria.configuration.training import RatesRecipe, TrainingRecipe
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
 from equilibria.training.muon import GramMuon
-from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, roles, state_bytes
+from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, parameter_groups, state_bytes
 
 RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
 RECIPES = {
@@ -74,7 +74,7 @@ def train(model: Small, optimizers: ScheduledOptimizers, steps: int) -> list[flo
 
 
 def test_parameters_have_roles() -> None:
-    found = roles(Small())
+    found = parameter_groups(Small())
     assert set(found.cell) == MATRICES
     assert set(found.vectors) == VECTORS
     assert set(found.embedding) == {"embedding.weight"}
@@ -86,7 +86,7 @@ def language_model(embedding: AdaptiveEmbedding | UntiedEmbedding) -> LanguageMo
 
 
 def test_the_head_is_what_an_embedding_has_besides_its_rows_of_tokens() -> None:
-    found = roles(language_model(AdaptiveEmbedding(30, 8, (10, 20), div_val=2)))
+    found = parameter_groups(language_model(AdaptiveEmbedding(30, 8, (10, 20), div_val=2)))
     clusters = range(3)
     assert set(found.embedding) == {f"embedding.tables.{cluster}.weight" for cluster in clusters}
     projections = {f"embedding.projections.{cluster}" for cluster in clusters}
@@ -98,7 +98,7 @@ def test_the_head_is_what_an_embedding_has_besides_its_rows_of_tokens() -> None:
 
 def test_an_output_layer_of_its_own_is_the_head_and_muon_leaves_it_alone() -> None:
     model = language_model(UntiedEmbedding(30, 8))
-    found = roles(model)
+    found = parameter_groups(model)
     assert set(found.embedding) == {"embedding.rows.weight"}
     assert set(found.head) == {"embedding.output.weight"}
     muon, adamw = build_optimizers(model, replace(RECIPE, optimizer="muon"))
@@ -130,7 +130,7 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
                 mine.grad = None if theirs.grad is None else theirs.grad.clone()
         for optimizers in steps.values():
             optimizers.step()
-    for role, names in vars(roles(model)).items():
+    for role, names in vars(parameter_groups(model)).items():
         for name in names:
             expected = dict(alone[role].named_parameters())[name] if rates[role] else start[name]
             # Several tensors in one call, or each in its own: kernels may round otherwise.
@@ -283,7 +283,7 @@ def dropped(kind: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         (dropped("step"), r"step of inner\.weight is missing"),
         (lambda t: {**t, "exp_avg.inner.weight": torch.zeros(3, 3)}, r"inner\.weight is \(3, 3\), expected \(4, 4\)"),
         (lambda t: {**t, "momentum_buffer.inner.weight": torch.zeros(4, 4)}, "momentum_buffer.* another optimizer"),
-        (lambda t: {**t, "exp_avg.other.weight": torch.zeros(4, 4)}, r"exp_avg\.other\.weight is of another"),
+        (lambda t: {**t, "exp_avg.other.weight": torch.zeros(4, 4)}, r"exp_avg\.other\.weight belongs to another"),
     ],
 )
 def test_a_state_that_does_not_fit_is_named(

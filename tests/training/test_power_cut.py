@@ -24,9 +24,9 @@ import torch
 from equilibria import load
 from equilibria.configuration.reading import read_recipe, write_recipe
 from equilibria.data.tokenizers import load_tokenizer
+from equilibria.runs.checkpoints import sound_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
-from equilibria.training.checkpoint import sound_checkpoint
 from processes import training_process
 from tiny import TRAINING, tiny_recipe, tiny_trainer, weights
 
@@ -78,7 +78,7 @@ def check(folder: RunFolder) -> bool:
         return True
     path, said = sound_checkpoint(folder)
     # The power may have gone between the name of a checkpoint and the index that says so.
-    assert path.name == index.last or said == [f"{path} is later than index.json says, and whole; going on from it"]
+    assert path.name == index.last or said == [f"{path} is later than index.json says, and whole; resuming from it"]
     load(folder.path)
     steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "train"]
     saved = int(path.name.removeprefix("step-"))

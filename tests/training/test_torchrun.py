@@ -18,7 +18,7 @@ from equilibria.configuration.training import TrainingRecipe
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.training.parallel import Strategy
-from equilibria.training.preparation import began_before, claimed, furnish_run
+from equilibria.training.preparation import claimed, furnish_run, made_before
 from processes import environment, run_cases
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 
@@ -129,10 +129,10 @@ def test_an_existing_run_is_not_taken_over_by_a_restart(tmp_path: Path, monkeypa
     folder = RunFolder(recipe.run.folder)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not began_before(folder)
+    assert not made_before(folder)
     folder = RunFolder(tmp_path / "own")
     with claimed(folder, resume=False):
         furnish_run(folder, recipe, tiny_trainer(recipe).task.tokenizer)
-    assert began_before(RunFolder(tmp_path / "own"))
+    assert made_before(RunFolder(tmp_path / "own"))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "b")
-    assert not began_before(RunFolder(tmp_path / "own"))
+    assert not made_before(RunFolder(tmp_path / "own"))

@@ -10,13 +10,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from equilibria.configuration import GradientRecipe, Recipe, SolverRecipe, build_task, read_recipe
+from equilibria.distributed import World
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
-from equilibria.training.distributed import World
 from equilibria.training.trainer import Trainer
 from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
 
@@ -288,7 +288,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> No
     lines = read_metrics(RunFolder(recipe.run.folder).metrics)
     assert [line["skipped"] for line in lines if line["kind"] == "train"] == [0, 2, 0, 0]
     assert all(line["loss"] is not None for line in lines if line["kind"] == "train")
-    assert "gradient of step 5 is infinite or NaN; the step was skipped, the 1th of this run" in stream.getvalue()
+    assert "gradient of step 5 is infinite or NaN; skipped steps so far: 1" in stream.getvalue()
     assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
 
 
@@ -296,7 +296,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_and_keep_the_last_checkp
     recipe = tiny_recipe(tmp_path, replace(TRAINING, skipped_steps=3))
     trainer = tiny_trainer(recipe)
     poisoned(trainer, range(6, 12))
-    with pytest.raises(UserError, match=r"step 10 is infinite or NaN, the 4th in a row.*lower.*step 8 stays"):
+    with pytest.raises(UserError, match=r"step 10 is infinite or NaN; 4 steps in a row.*lower.*step 8 stays"):
         trainer.run()
     assert all(tensor.isfinite().all() for tensor in last_weights(recipe).values())
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.ranges import above, layers, probability
 from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
@@ -29,6 +28,7 @@ from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.norms import Norm, feature_norm
+from equilibria.ranges import above, layers, probability
 
 
 class ContractiveBlock(Block):

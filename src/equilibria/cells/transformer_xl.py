@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.ranges import at_least, layers, one_of, probability
 from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
@@ -32,6 +31,7 @@ from equilibria.nn.initialisation import initialise_normal
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.positions import distance_embedding
 from equilibria.nn.relative_attention import RelativeAttention, Surroundings
+from equilibria.ranges import at_least, layers, one_of, probability
 
 NormPosition = Literal["post", "pre"]
 

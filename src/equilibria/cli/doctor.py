@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.distributed import training_device
 from equilibria.machine.checks import Finding, examine
 from equilibria.machine.description import Section, describe
-from equilibria.training.distributed import training_device
 
 command = App(name="doctor")
 

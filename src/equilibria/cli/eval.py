@@ -15,12 +15,12 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, changed
 from equilibria.data import Source, Split, Task
+from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, Leaving
 from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_run, keep_evaluation
-from equilibria.training.distributed import training_device
 
 command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 

@@ -16,9 +16,9 @@ from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.building import open_data
 from equilibria.data import Task
+from equilibria.distributed import training_device
 from equilibria.errors import UserError
-from equilibria.machine.plan import Memory, Plan, Reading, plan_run
-from equilibria.training.distributed import training_device
+from equilibria.machine.plan import MemoryPlan, Plan, PlannedData, plan_run
 
 command = App(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS] [--KEY VALUE ...]")
 
@@ -42,15 +42,15 @@ def plan(
         settings: of the recipe.
         vocabulary: tokens in the vocabulary; random tokens then stand for the text, which need not be there. A task
             has its own.
-        seconds: how long measuring may take, about.
+        seconds: roughly how long measuring may take.
         json: print the figures as one JSON object and nothing else.
     """
     whole = read_recipe(recipe, settings)
     if whole.training.threads is not None:
         torch.set_num_threads(whole.training.threads)
     device, progress = torch.device(training_device(whole.training.device)), Console(stderr=True, quiet=json)
-    reading = _reading(whole, vocabulary, progress)
-    found = plan_run(whole, reading, device, seconds, progress.out)
+    data = _data(whole, vocabulary, progress)
+    found = plan_run(whole, data, device, seconds, progress.out)
     if json:
         print(json_format.dumps({"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}))
     else:
@@ -58,21 +58,21 @@ def plan(
     return 0
 
 
-def _reading(settings: Recipe, vocabulary: int | None, progress: Console) -> Reading:
+def _data(settings: Recipe, vocabulary: int | None, progress: Console) -> PlannedData:
     """What the run reads: a task or a text, or random tokens in the place of a text."""
     is_task = isinstance(settings.data, Task)
     if vocabulary is not None and is_task:
         what = f"{settings.data.name} is a task, with tokens of its own"
         raise UserError(f"--vocabulary: {what}; leave the flag out")
     if vocabulary is not None:
-        return Reading(vocabulary)
+        return PlannedData(vocabulary)
     try:
         task = open_data(settings, ConsoleProgress(progress))
     except UserError as problem:
         if is_task:
             raise
         raise UserError(f"{problem}; without the text: --vocabulary N, its tokens in the vocabulary") from problem
-    return Reading(task.tokenizer.vocabulary_size, task)
+    return PlannedData(task.tokenizer.vocabulary_size, task)
 
 
 def _print(settings: Recipe, found: Plan, device: torch.device) -> None:
@@ -95,11 +95,11 @@ Row = tuple[str, str, str]
 
 
 def _parameter_rows(found: Plan) -> list[Row]:
-    parts = [(f"  {name}", f"{count:,}", "") for name, count in found.sizes.parameters.items()]
-    return [("parameters", f"{found.sizes.total:,}", ""), *parts]
+    parts = [(f"  {name}", f"{count:,}", "") for name, count in found.footprint.parameters.items()]
+    return [("parameters", f"{found.footprint.total:,}", ""), *parts]
 
 
-def _memory_rows(memory: Memory) -> list[Row]:
+def _memory_rows(memory: MemoryPlan) -> list[Row]:
     free = "" if memory.free is None else f"of {_size(memory.free)} free"
     saved = "not measured" if memory.saved is None else _size(memory.saved)
     average = [("  averaged weights", _size(memory.average), "")] if memory.average else []
@@ -110,8 +110,8 @@ def _memory_rows(memory: Memory) -> list[Row]:
         ("  gradients", _size(memory.gradients), ""),
         ("  optimizer", _size(memory.optimizer), ""),
         *average,
-        ("  saved", saved, "for the backward pass of a batch"),
-        *([] if memory.temporaries is None else [("  temporaries", _size(memory.temporaries), "at the worst moment")]),
+        ("  saved", saved, "for the backward pass of a micro-batch"),
+        *([] if memory.temporaries is None else [("  temporaries", _size(memory.temporaries), "at the peak")]),
         *segments,
     ]
 
@@ -127,7 +127,7 @@ def _time_rows(settings: Recipe, found: Plan) -> list[Row]:
         rows.append(("evaluations", f"{cost.evaluations:.1f}", "of the cell per solve, as the model starts"))
     times = f"median of {cost.steps}" if cost.steps > 1 else "one step"
     rows += [
-        ("step", f"{found.step_seconds:.3g} s", f"of {found.shape} ({times})"),
+        ("step", f"{found.step_seconds:.3g} s", f"of {found.size} ({times})"),
         ("tokens per second", f"{found.tokens_per_second:,.0f}", "in training"),
         ("time", _time(found.run_seconds), "saving aside"),
         ("  training", _time(found.training_seconds), f"{training.steps:,} steps"),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from equilibria.ranges import layers
 from equilibria.cells import Cell, StackedCell, TransformerXLCell
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths.base import Depth, Reached
+from equilibria.ranges import layers
 
 
 @dataclass(frozen=True)

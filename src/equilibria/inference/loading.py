@@ -16,8 +16,8 @@ from equilibria.errors import UserError
 from equilibria.files.manifest import check_manifest
 from equilibria.inference.exported import is_exported, load_exported
 from equilibria.models import TokenModel
-from equilibria.runs.checkpoints import MODEL_FILE, latest_first, step_of
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import MODEL_FILE, latest_first, step_of
 from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors
 
 _ATTEMPTS = 100

@@ -19,8 +19,8 @@ from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
 from equilibria.models import ModelRecipe, TokenModel
-from equilibria.runs.checkpoints import MODEL_FILE, CheckpointIndex, write_index
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import MODEL_FILE, CheckpointIndex, write_index
 from equilibria.runs.weights import build_filled, distinct_state
 from equilibria.training.preparation import furnish_run
 

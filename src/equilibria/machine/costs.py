@@ -1,5 +1,5 @@
 """Training steps on this machine, each about twice as large as the one before: up to the recipe's own, or as far as
-time and memory allow. So even the largest recipe is tried, and nothing is tried that does not fit."""
+time and memory allow. So even the largest recipe is measured, and nothing is run that does not fit."""
 
 import statistics
 import time
@@ -10,74 +10,75 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equilibria.cells import Memory
 from equilibria.configuration import TrainingRecipe
 from equilibria.data.batches import Batches
 from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
-from equilibria.machine.speed import wait
-from equilibria.measuring.memory import peak_bytes, saved_bytes
+from equilibria.measuring.memory import peak_bytes
+from equilibria.measuring.steps import StepMemory, step_memory, timed_step
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.parallel import Objective, Slot
+from equilibria.training.parallel import MicroBatch, Objective
 
-_REPEATS = 3  # timed steps of the largest shape, where there is time for them
+_REPEATS = 3  # timed steps of the largest size, if there is time
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a step is taken on: `slots` batches one after another, each of `rows` times `length` tokens."""
+class StepSize:
+    """The size of a step: `micro_batches` one after another, each of `rows` times `length` tokens."""
 
-    slots: int
+    micro_batches: int
     rows: int
     length: int
 
     @property
     def tokens(self) -> int:
-        """In all."""
-        return self.slots * self.rows * self.length
+        """Tokens in all."""
+        return self.micro_batches * self.rows * self.length
 
     def __str__(self) -> str:
-        slots = f"{self.slots} batches of " if self.slots > 1 else ""
-        return f"{slots}{self.rows} {'rows' if self.rows > 1 else 'row'} of {self.length} tokens"
+        micro_batches = f"{self.micro_batches} micro-batches of " if self.micro_batches > 1 else ""
+        return f"{micro_batches}{self.rows} {'rows' if self.rows > 1 else 'row'} of {self.length} tokens"
 
 
-def ladder(whole: Shape, shortest: int) -> list[Shape]:
-    """Shapes from a small one to the whole one: slots, then rows, then the length are halved on the way down.
+def ladder(whole: StepSize, shortest: int) -> list[StepSize]:
+    """Sizes from a small one to the whole one: micro-batches, then rows, then the length are halved on the way down.
 
     Args:
         whole: the recipe's own.
         shortest: length below which a row is not cut.
     """
-    shapes = [whole]
+    sizes = [whole]
     while True:
-        last = shapes[-1]
-        if last.slots > 1:
-            shapes.append(replace(last, slots=-(-last.slots // 2)))
+        last = sizes[-1]
+        if last.micro_batches > 1:
+            sizes.append(replace(last, micro_batches=-(-last.micro_batches // 2)))
         elif last.rows > 1:
-            shapes.append(replace(last, rows=-(-last.rows // 2)))
+            sizes.append(replace(last, rows=-(-last.rows // 2)))
         elif last.length > shortest:
-            shapes.append(replace(last, length=max(shortest, -(-last.length // 2))))
+            sizes.append(replace(last, length=max(shortest, -(-last.length // 2))))
         else:
-            return shapes[::-1]
+            return sizes[::-1]
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of a shape took.
+    """The cost of a step of one size.
 
     Attributes:
-        shape: of the step.
+        size: of the step.
         seconds: the median of the timed steps.
         steps: how many were timed.
         tokens: predicted in one.
-        saved: bytes that one batch keeps for its backward pass.
-        peak: bytes at the worst moment beyond what training holds between steps: gradients, `saved`, temporaries.
-        memory: bytes of the segment memory of all slots.
+        saved: bytes that one micro-batch saves for its backward pass.
+        peak: bytes at the peak beyond what training holds between steps: gradients, `saved`, temporaries.
+        memory: bytes of the segment memory of all micro-batches.
         evaluations: of the cell, per solve; None for explicit depths.
         evaluated: tokens predicted per second in evaluation.
     """
 
-    shape: Shape
+    size: StepSize
     seconds: float
     steps: int
     tokens: int
@@ -89,11 +90,11 @@ class StepCost:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Budget:
     """How far measuring goes.
 
     Attributes:
-        seconds: no shape is tried that would take longer than what is left of this.
+        seconds: no size is measured that would take longer than what is left of this.
         free: bytes that a step may take at its peak.
     """
 
@@ -102,12 +103,12 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The steps that were tried, from small to large.
+class Measurements:
+    """The steps that were measured, from small to large.
 
     Attributes:
         costs: at least one.
-        stopped: why there was no larger one; None where the last is the whole one.
+        stopped: why there was no larger one; None if the last has the full size.
     """
 
     costs: tuple[StepCost, ...]
@@ -118,13 +119,13 @@ class Measured:
         """The cost of the largest."""
         return self.costs[-1]
 
-    def seconds_of(self, shape: Shape) -> float:
-        """Of a step of a shape, if its time grows with its tokens from that of the largest that was tried."""
-        return self.largest.seconds * shape.tokens / self.largest.shape.tokens
+    def seconds_of(self, size: StepSize) -> float:
+        """Seconds of a step, extrapolated in proportion to its tokens from the largest step that was measured."""
+        return self.largest.seconds * size.tokens / self.largest.size.tokens
 
     def scaled(self, of: Callable[[StepCost], int], tokens: int) -> int:
-        """Bytes for a batch of so many tokens: on the line through the two largest batches that were tried."""
-        points = {cost.shape.rows * cost.shape.length: of(cost) for cost in self.costs}
+        """Bytes for a micro-batch of so many tokens, on the line through the two largest ones that were measured."""
+        points = {cost.size.rows * cost.size.length: of(cost) for cost in self.costs}
         *_, (most, value) = points.items()
         if len(points) == 1:
             return round(value * tokens / most)
@@ -135,82 +136,78 @@ class Measured:
 def measure(
     model: TokenModel,
     recipe: TrainingRecipe,
-    batches: Callable[[Shape], Batches],
-    shapes: Sequence[Shape],
-    limits: Limits,
+    batches: Callable[[StepSize], Batches],
+    sizes: Sequence[StepSize],
+    budget: Budget,
     on_progress: Callable[[str], None],
     depth: Depth | None = None,
-) -> Measured:
-    """The cost of steps up to the largest shape that the limits allow; the smallest is tried in any case.
+) -> Measurements:
+    """The cost of steps up to the largest size that the budget allows; the smallest is tried in any case.
 
     Args:
         model: on its device; it is trained a little.
         recipe: optimizer and rates.
-        batches: what to train on, for a shape.
-        shapes: from small to large.
-        limits: how far to go.
-        on_progress: called with a line for each shape.
+        batches: what to train on, for a size.
+        sizes: from small to large.
+        budget: how far to go.
+        on_progress: called with a line for each size.
         depth: that is to be measured; the model's own when None.
     """
-    end = time.perf_counter() + limits.seconds
-    found = Measured((), None)
+    end = time.perf_counter() + budget.seconds
+    found = Measurements((), None)
     trial = None
-    for shape in shapes:
-        reason = _too_much(found, shape, end - time.perf_counter(), limits.free, model) if found.costs else None
+    for size in sizes:
+        reason = _too_much(found, size, end - time.perf_counter(), budget.free, model) if found.costs else None
         if reason is not None:
-            found = Measured(found.costs, reason)
+            found = Measurements(found.costs, reason)
             break
-        on_progress(f"measuring a step of {shape}")
-        trial = _Trial(model, recipe, batches(shape), shape, depth)
-        found = Measured((*found.costs, trial.cost()), None)
+        on_progress(f"measuring a step of {size}")
+        trial = _Trial(model, recipe, batches(size), size, depth)
+        found = Measurements((*found.costs, trial.cost()), None)
     assert trial is not None
     *smaller, largest = found.costs
     while len(trial.seconds) < _REPEATS and time.perf_counter() + largest.seconds < end:
         trial.step()
     largest = replace(largest, seconds=statistics.median(trial.seconds), steps=len(trial.seconds))
-    return Measured((*smaller, largest), found.stopped)
+    return Measurements((*smaller, largest), found.stopped)
 
 
 def _too_much(
-    found: Measured, shape: Shape, seconds: float, free: int, model: TokenModel
+    found: Measurements, size: StepSize, seconds: float, free: int, model: TokenModel
 ) -> Literal["time", "memory"] | None:
-    """What would not suffice for a shape, if its cost grows with its tokens."""
+    """What would not suffice for a size, if its cost grows with its tokens."""
     last = found.largest
-    if found.scaled(lambda cost: cost.peak, shape.rows * shape.length) > free:
+    if found.scaled(lambda cost: cost.peak, size.rows * size.length) > free:
         return "memory"
     # Besides the timed step: one that is watched, and a pass forward and an evaluation, about one together.
-    steps = _warm_up(model, shape) + 3
-    return "time" if last.seconds * shape.tokens / last.shape.tokens * steps > seconds else None
+    steps = _warm_up(model, size) + 3
+    return "time" if last.seconds * size.tokens / last.size.tokens * steps > seconds else None
 
 
-def _warm_up(model: TokenModel, shape: Shape) -> int:
+def _warm_up(model: TokenModel, size: StepSize) -> int:
     """Steps before those that count: until the segment memory is full, but at most three."""
-    return min(3, max(1, -(-model.memory_length // shape.length)))
+    return min(3, max(1, -(-model.memory_length // size.length)))
 
 
 class _Trial:
-    """Steps of one shape."""
+    """Steps of one size."""
 
     def __init__(
-        self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, shape: Shape, depth: Depth | None
+        self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, size: StepSize, depth: Depth | None
     ) -> None:
-        sized = replace(recipe, batch_size=shape.rows, segment_length=shape.length, accumulation=shape.slots)
-        self._model, self._batches, self._shape = model, batches, shape
+        sized = replace(recipe, batch_size=size.rows, segment_length=size.length, accumulation=size.micro_batches)
+        self._model, self._batches, self._size = model, batches, size
         self._depth = depth
         self._loop = TrainingLoop(model, sized, batches, depth)
         self.seconds: list[float] = []
 
     def step(self) -> None:
         """A timed step."""
-        wait(self._loop.device)
-        start = time.perf_counter()
-        float(self._loop.step())  # reading the loss waits for the device
-        wait(self._loop.device)
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(timed_step(self._loop))
 
     def cost(self) -> StepCost:
         """That of one step after those that warm up."""
-        for _ in range(_warm_up(self._model, self._shape)):
+        for _ in range(_warm_up(self._model, self._size)):
             self._loop.step()
         self._loop.statistics.reset()
         before = self._loop.tokens
@@ -218,48 +215,40 @@ class _Trial:
         tokens = self._loop.tokens - before
         summary = self._loop.statistics.summary()
         assert summary is not None
-        saved, memory = self._kept()
+        kept = self._memory()
         peak = peak_bytes(self._loop.step, self._loop.device)
         (seconds,) = self.seconds
         return StepCost(
-            shape=self._shape,
+            size=self._size,
             seconds=seconds,
             steps=1,
             tokens=tokens,
-            saved=saved,
+            saved=kept.saved,
             peak=peak,
-            memory=memory * self._shape.slots,
+            memory=kept.segments * self._size.micro_batches,
             evaluations=summary.evaluations,
             evaluated=self._evaluated(),
         )
 
-    def _kept(self) -> tuple[int, int]:
-        """Bytes that one batch saves for its backward pass, and bytes of its segment memory once that is full."""
+    def _memory(self) -> StepMemory:
+        """What one micro-batch keeps, once its segment memory is full."""
         model, device = self._model, self._loop.device
         batch = self._batches.at(self._loop.done)
-        inputs, targets = (part[: self._shape.rows].to(device) for part in (batch.inputs, batch.targets))
-        model.train()
-        memory = None
-        # A model without memory has nothing to warm up, and one that reads pairs does no pass without a target.
-        passes = _warm_up(model, self._shape) if model.memory_length else 0
-        with torch.no_grad():
-            for _ in range(passes):
-                memory = model(inputs, memory=memory, depth=self._depth).memory
-        remembered = [] if memory is None else memory.flatten()
-
+        inputs, targets = (part[: self._size.rows].to(device) for part in (batch.inputs, batch.targets))
+        # A model without memory has nothing to warm up, and one that reads pairs takes no pass without a target.
+        passes = _warm_up(model, self._size) if model.memory_length else 0
         objective = Objective(model, self._loop.recipe.precision)
-        slot = Slot(inputs, targets, memory, torch.ones((), device=device), self._depth)
+        weight = torch.ones((), device=device)
 
-        def graph() -> Tensor:
-            return objective(slot)[0]
+        def graph(memory: Memory | None) -> Tensor:
+            return objective(MicroBatch(inputs, targets, memory, weight))[0]
 
-        known = [*model.parameters(), *model.buffers(), inputs, targets, *remembered]
-        return saved_bytes(graph, known), sum(state.untyped_storage().nbytes() for state in remembered)
+        return step_memory(model, [inputs] * passes, [inputs, targets], graph)
 
     def _evaluated(self) -> float:
         """Tokens per second of an evaluation pass over one batch."""
         batch = self._batches.at(self._loop.done)
-        rows = slice(self._shape.rows)
+        rows = slice(self._size.rows)
         answers = None if batch.answers is None else batch.answers[rows]
         segment = replace(batch, inputs=batch.inputs[rows], targets=batch.targets[rows], answers=answers, starts=True)
         seconds = evaluate_segments(self._loop.evaluated, [segment], depth=self._depth).seconds

@@ -1,4 +1,4 @@
-"""The plan of a run: its sizes counted, its steps measured, and from both its memory and its time."""
+"""The plan of a run: its parameters counted and its steps measured; from both, its memory and its time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,23 +10,23 @@ from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
 from equilibria.data.tasks.base import Task
-from equilibria.machine.costs import Limits, Measured, Shape, StepCost, ladder, measure
+from equilibria.machine.costs import Budget, Measurements, StepCost, StepSize, ladder, measure
+from equilibria.machine.footprint import Footprint, footprint_of
 from equilibria.machine.memory import available_memory
-from equilibria.machine.sizes import Sizes, sizes_of
 from equilibria.models import LanguageModel
 from equilibria.training.randomness import seed_everything
 
 _SHORTEST = 16  # tokens of the shortest rows that are measured
-_UNKNOWN = 2**31  # bytes that are taken to be free where nothing tells
+_UNKNOWN = 2**31  # bytes assumed to be free if that is unknown
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a run reads, as far as it is known.
+class PlannedData:
+    """What a run trains on, as far as it is known.
 
     Attributes:
         vocabulary_size: tokens in the vocabulary.
-        task: the text or task; None where random tokens stand for a text.
+        task: the text or task; None if random tokens stand in for a text.
     """
 
     vocabulary_size: int
@@ -34,15 +34,15 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes on a device: those that are there for as long as training takes, and those of a step at its recipe's size.
+class MemoryPlan:
+    """Bytes on a device: those held throughout training, and those of a step at the recipe's size.
 
     Attributes:
-        weights, gradients, optimizer, average: see `Sizes`.
-        saved: for the backward pass of a batch; None where no step could be measured.
-        temporaries: the solver's and others', at the worst moment of a step; likewise.
-        segments: the segment memory of all batches of a step; likewise.
-        free: on the device before anything is allocated; None where nothing tells.
+        weights, gradients, optimizer, average: see `Footprint`.
+        saved: for the backward pass of a batch; None if no step could be measured.
+        temporaries: of the solver and others, at the peak of a step; likewise.
+        segments: the segment memory of all micro-batches of a step; likewise.
+        free: on the device before anything is allocated; None if unknown.
     """
 
     weights: int
@@ -56,31 +56,31 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All that is known, without what is free."""
+        """All that is known, apart from what is free."""
         measured = (self.saved or 0) + (self.temporaries or 0) + (self.segments or 0)
         return self.weights + self.gradients + self.optimizer + self.average + measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost. What nothing could be measured of is None.
+    """What a run will cost. What could not be measured is None.
 
     Attributes:
-        sizes: of the model and of what training keeps.
+        footprint: parameters, and what training holds.
         memory: on the device.
-        shape: of the recipe's own steps.
-        cost: of a step that was measured, after the warm-up of the depth; of a smaller one where the recipe's own would
-            take too long or too much.
-        step_seconds: of a step of the recipe, in the mean over the warm-up of the depth and what follows it.
+        size: of the recipe's own steps.
+        cost: of a step that was measured, after the warm-up of the depth; of a smaller one if the recipe's own would
+            take too much time or memory.
+        step_seconds: of a step of the recipe, averaged over the warm-up of the depth and what follows it.
         training_seconds: of all steps.
-        evaluation_seconds: of all evaluations on validation text; None too where it is not known how long that is.
+        evaluation_seconds: of all evaluations on validation text; None, too, if its length is unknown.
         passes: how often the training text is read.
         notes: what was not measured, or how it was.
     """
 
-    sizes: Sizes
-    memory: Memory
-    shape: Shape
+    footprint: Footprint
+    memory: MemoryPlan
+    size: StepSize
     cost: StepCost | None = None
     step_seconds: float | None = None
     training_seconds: float | None = None
@@ -93,7 +93,7 @@ class Plan:
         """Predicted in training."""
         if self.cost is None or self.step_seconds is None:
             return None
-        return self.cost.tokens * self.shape.tokens / self.cost.shape.tokens / self.step_seconds
+        return self.cost.tokens * self.size.tokens / self.cost.size.tokens / self.step_seconds
 
     @property
     def run_seconds(self) -> float | None:
@@ -104,9 +104,9 @@ class Plan:
         """All figures."""
         own = ("step_seconds", "training_seconds", "evaluation_seconds", "passes")
         return {
-            "parameters": {**self.sizes.parameters, "total": self.sizes.total},
+            "parameters": {**self.footprint.parameters, "total": self.footprint.total},
             "memory": {**asdict(self.memory), "total": self.memory.total},
-            "step": asdict(self.shape),
+            "step": asdict(self.size),
             "measured": None if self.cost is None else asdict(self.cost),
             **{name: getattr(self, name) for name in own},
             "tokens_per_second": self.tokens_per_second,
@@ -116,57 +116,63 @@ class Plan:
 
 
 def plan_run(
-    recipe: Recipe, reading: Reading, device: torch.device, seconds: float, on_progress: Callable[[str], None]
+    recipe: Recipe, data: PlannedData, device: torch.device, seconds: float, on_progress: Callable[[str], None]
 ) -> Plan:
     """Plans a run.
 
     Args:
         recipe: of the run.
-        reading: what it reads.
-        device: where it is trained.
-        seconds: how long measuring may take, about.
-        on_progress: called with a line for each thing that takes a while.
+        data: what it trains on.
+        device: where it trains.
+        seconds: roughly how long measuring may take.
+        on_progress: called with a line for each step size.
 
     Raises:
-        UserError: the recipe's numbers do not go together, or the text is too short for them.
+        UserError: the recipe's numbers do not fit together, or the text is too short for them.
     """
     training = recipe.training
-    sizes, free = sizes_of(recipe, reading.vocabulary_size), available_memory(device)
-    shape = Shape(training.accumulation, training.batch_size, _length(recipe, reading))
-    batches = _supply(reading)
-    passes = _passes(training.steps, batches(shape))
-    notes = _notes_beforehand(recipe, reading)
-    left = (_UNKNOWN if free is None else free) - sizes.held
-    # As much again as the weights: building a model and stepping take temporaries of their size.
-    if left < sizes.weights:
-        held = f"weights, gradients, optimizer and average take {_gib(sizes.held)} of {_gib(free)}"
-        return Plan(sizes, _memory(sizes, free), shape, passes=passes, notes=(*notes, f"no step was measured: {held}"))
-    shapes = ladder(shape, _SHORTEST if _cut(reading) else shape.length)
-    phases = _measured_phases(recipe, reading, device, shapes, Limits(seconds, left), on_progress)
-    cost, evaluated = phases[-1][1].largest, _evaluated_tokens(recipe, reading)
-    step_seconds = sum(share * measured.seconds_of(shape) for share, measured in phases)
+    footprint, free = footprint_of(recipe, data.vocabulary_size), available_memory(device)
+    size = StepSize(training.accumulation, training.batch_size, _length(recipe, data))
+    batches = _supply(data)
+    passes = _passes(training.steps, batches(size))
+    notes = _notes_beforehand(recipe, data)
+    left = (_UNKNOWN if free is None else free) - footprint.held
+    # Building a model and taking steps need temporaries as large as the weights.
+    if left < footprint.weights:
+        held = f"weights, gradients, optimizer and average take {_gib(footprint.held)} of {_gib(free)}"
+        return Plan(
+            footprint, _memory(footprint, free), size, passes=passes, notes=(*notes, f"no step was measured: {held}")
+        )
+    sizes = ladder(size, _SHORTEST if _cut(data) else size.length)
+    phases = _measured_phases(recipe, data, device, sizes, Budget(seconds, left), on_progress)
+    cost, evaluated = phases[-1][1].largest, _evaluated_tokens(recipe, data)
+    step_seconds = sum(share * measured.seconds_of(size) for share, measured in phases)
     return Plan(
-        sizes=sizes,
-        memory=max((_memory(sizes, free, measured, shape) for _, measured in phases), key=lambda memory: memory.total),
-        shape=shape,
+        footprint=footprint,
+        memory=max(
+            (_memory(footprint, free, measured, size) for _, measured in phases), key=lambda memory: memory.total
+        ),
+        size=size,
         cost=cost,
         step_seconds=step_seconds,
         training_seconds=step_seconds * training.steps,
         evaluation_seconds=None if evaluated is None else evaluated / cost.evaluated,
         passes=passes,
-        notes=(*notes, *dict.fromkeys(note for _, measured in phases for note in _notes_on(measured, shape))),
+        notes=(*notes, *dict.fromkeys(note for _, measured in phases for note in _notes_on(measured, size))),
     )
 
 
-def _memory(sizes: Sizes, free: int | None, found: Measured | None = None, shape: Shape | None = None) -> Memory:
-    """What is held, and what was measured of a step, scaled to a shape."""
-    held = (sizes.weights, sizes.gradients, sizes.optimizer, sizes.average)
-    if found is None or shape is None:
-        return Memory(*held, None, None, None, free)
-    last, tokens = found.largest, shape.rows * shape.length
+def _memory(
+    footprint: Footprint, free: int | None, found: Measurements | None = None, size: StepSize | None = None
+) -> MemoryPlan:
+    """What is held, and what was measured of a step, scaled to its full size."""
+    held = (footprint.weights, footprint.gradients, footprint.optimizer, footprint.average)
+    if found is None or size is None:
+        return MemoryPlan(*held, None, None, None, free)
+    last, tokens = found.largest, size.rows * size.length
     saved, peak = found.scaled(lambda cost: cost.saved, tokens), found.scaled(lambda cost: cost.peak, tokens)
-    segments = round(last.memory * shape.slots * shape.rows / (last.shape.slots * last.shape.rows))
-    return Memory(*held, saved, max(0, peak - saved - sizes.gradients), segments, free)
+    segments = round(last.memory * size.micro_batches * size.rows / (last.size.micro_batches * last.size.rows))
+    return MemoryPlan(*held, saved, max(0, peak - saved - footprint.gradients), segments, free)
 
 
 def _passes(steps: int, batches: Batches) -> float | None:
@@ -175,83 +181,83 @@ def _passes(steps: int, batches: Batches) -> float | None:
 
 def _measured_phases(
     recipe: Recipe,
-    reading: Reading,
+    data: PlannedData,
     device: torch.device,
-    shapes: Sequence[Shape],
-    limits: Limits,
+    sizes: Sequence[StepSize],
+    budget: Budget,
     on_progress: Callable[[str], None],
-) -> list[tuple[float, Measured]]:
-    """The steps of the warm-up of the depth, if there is one, and those after it: their share of all, and what they
-    cost, halfway through them."""
-    training, batches = recipe.training, _supply(reading)
+) -> list[tuple[float, Measurements]]:
+    """The warm-up of the depth, if there is one, and what follows it: the share of each in all steps, and the cost of a
+    step halfway through it."""
+    training, batches = recipe.training, _supply(data)
     seed_everything(training.seed)
-    model = build_model(recipe, reading.vocabulary_size).to(device)
+    model = build_model(recipe, data.vocabulary_size).to(device)
     steps = training.steps
     if not isinstance(model, LanguageModel):
-        return [(1.0, measure(model, training, batches, shapes, limits, on_progress))]
+        return [(1.0, measure(model, training, batches, sizes, budget, on_progress))]
     ends = sorted({0, min(model.depth.warmup(steps), steps), steps})
-    limits = replace(limits, seconds=limits.seconds / (len(ends) - 1))
+    budget = replace(budget, seconds=budget.seconds / (len(ends) - 1))
     phases = []
     for begin, end in pairwise(ends):
         depth = model.depth.at((begin + end) // 2, steps, training.seed)
-        found = measure(model, training, batches, shapes, limits, on_progress, depth)
+        found = measure(model, training, batches, sizes, budget, on_progress, depth)
         phases.append(((end - begin) / steps, found))
     return phases
 
 
-def _supply(reading: Reading) -> Callable[[Shape], Batches]:
-    """Batches of a shape: of the text, or of random tokens as unequal as words."""
+def _supply(data: PlannedData) -> Callable[[StepSize], Batches]:
+    """Batches of a size: of the text, or of Zipf-distributed random tokens."""
 
-    def batches(shape: Shape) -> Batches:
-        rows = shape.slots * shape.rows
-        if reading.task is None:
-            return ZipfBatches(reading.vocabulary_size, rows, shape.length)
-        return reading.task.training(rows, shape.length)
+    def batches(size: StepSize) -> Batches:
+        rows = size.micro_batches * size.rows
+        if data.task is None:
+            return ZipfBatches(data.vocabulary_size, rows, size.length)
+        return data.task.training(rows, size.length)
 
     return batches
 
 
-def _length(recipe: Recipe, reading: Reading) -> int:
-    """Tokens of a row: of a task whose sequences are whole, theirs."""
+def _length(recipe: Recipe, data: PlannedData) -> int:
+    """Tokens of a row; the length of a whole sequence if the task cannot be cut."""
     length = recipe.training.segment_length
-    return length if reading.task is None else reading.task.training(1, length).at(0).inputs.shape[1]
+    return length if data.task is None else data.task.training(1, length).at(0).inputs.shape[1]
 
 
-def _cut(reading: Reading) -> bool:
+def _cut(data: PlannedData) -> bool:
     """Whether rows can be made shorter."""
-    return reading.task is None or isinstance(reading.task.training(1, 1), TrainingStream)
+    return data.task is None or isinstance(data.task.training(1, 1), TrainingStream)
 
 
-def _evaluated_tokens(recipe: Recipe, reading: Reading) -> int | None:
+def _evaluated_tokens(recipe: Recipe, data: PlannedData) -> int | None:
     """Tokens predicted in all evaluations of a run."""
     training = recipe.training
     times = -(-training.steps // training.evaluate_every)  # and one after the last step
-    if reading.task is None:
+    if data.task is None:
         return None if training.evaluate_tokens is None else times * training.evaluate_tokens
-    valid = reading.task.split("valid")
+    valid = data.task.split("valid")
     segments = valid.segments(training.batch_size, training.segment_length, training.evaluate_tokens)
     return times * sum(int((segment.targets != NO_TARGET).sum()) for segment in segments)
 
 
-def _notes_beforehand(recipe: Recipe, reading: Reading) -> tuple[str, ...]:
+def _notes_beforehand(recipe: Recipe, data: PlannedData) -> tuple[str, ...]:
     notes = []
-    if reading.task is None:
-        notes.append("steps were measured on random tokens as unequal as words")
+    if data.task is None:
+        notes.append("steps were measured on Zipf-distributed random tokens")
         if recipe.training.evaluate_tokens is None:
-            notes.append("how long the validation text is, is not known: evaluations are not counted")
+            notes.append("the length of the validation text is unknown, so evaluations are not counted")
     if getattr(getattr(recipe.model, "depth", None), "schedule", None) is not None:
         notes.append("the depth changes over training: measured halfway through its warm-up and through the rest")
     return tuple(notes)
 
 
-def _notes_on(found: Measured, shape: Shape) -> tuple[str, ...]:
+def _notes_on(found: Measurements, size: StepSize) -> tuple[str, ...]:
     if found.stopped is None:
         return ()
     reasons = {
         "time": "there was no time for a larger step (--seconds)",
-        "memory": "a larger one would not have fitted",
+        "memory": "a larger one would not have fit",
     }
-    how = f"measured on {found.largest.shape} and scaled to {shape}, as {reasons[found.stopped]}"
+    how = f"measured on {found.largest.size} and scaled to {size}, as {reasons[found.stopped]}"
     return (f"{how}; larger steps are often faster per token",)
 
 

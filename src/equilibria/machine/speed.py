@@ -5,11 +5,13 @@ import time
 
 import torch
 
+from equilibria.measuring.steps import synchronize
+
 _SIZE, _ROUNDS = 256, 7
 
 
 def bfloat16_speed(device: torch.device) -> float:
-    """How many times as fast a product of two matrices is in bfloat16 as in float32: the median of rounds in turn."""
+    """How many times faster a matrix product is in bfloat16 than in float32: the median of alternating rounds."""
     single = torch.randn(_SIZE, _SIZE, device=device)
     half = single.bfloat16()
     for matrix in (single, half):
@@ -18,15 +20,9 @@ def bfloat16_speed(device: torch.device) -> float:
 
 
 def _seconds(matrix: torch.Tensor) -> float:
-    wait(matrix.device)
+    synchronize(matrix.device)
     start = time.perf_counter()
     for _ in range(4):
         matrix @ matrix  # pyright: ignore[reportUnusedExpression]
-    wait(matrix.device)
+    synchronize(matrix.device)
     return time.perf_counter() - start
-
-
-def wait(device: torch.device) -> None:
-    """Until a device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

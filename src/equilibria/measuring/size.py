@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from equilibria.models import TokenModel
 
@@ -24,8 +23,18 @@ class Size:
 
 def size_of(model: TokenModel) -> Size:
     """The parameters of a model, on any device, each counted once."""
-    total, outer = (sum(map(Tensor.numel, part.parameters())) for part in (model, model.embedding))
+    outer = sum(parameter.numel() for parameter in model.embedding.parameters())
+    total = sum(parameters_by_part(model).values())
     return Size(total, total - outer)
+
+
+def parameters_by_part(model: TokenModel) -> dict[str, int]:
+    """The parameters of the embedding, the cell and every other part of a model; a shared one is its first owner's."""
+    parts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = name.partition(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    return parts
 
 
 def size_without_weights(build: Callable[[], TokenModel]) -> Size:

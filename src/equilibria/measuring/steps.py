@@ -5,12 +5,13 @@ median of the ratios within each round.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from equilibria.cells import Cache, Memory
 from equilibria.data.batches import Batches, Segment
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.measuring.memory import saved_bytes
@@ -18,24 +19,67 @@ from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 
 
-def saved_by_step(model: TokenModel, batches: Batches) -> int:
-    """Bytes that autograd keeps for the backward pass of a training step without the softmax, which the models of a
-    comparison share. The step is the second of a text, so that there is a memory; neither it nor parameters count.
+@dataclass(frozen=True)
+class StepMemory:
+    """What a training step keeps.
 
-    What a checkpointed step recomputes in the backward pass is not among them: it lives for one application.
+    Attributes:
+        saved: bytes for the backward pass, without parameters, buffers, inputs and the segment memory. What a
+            checkpointed step recomputes is not among them: it lives for one application.
+        segments: bytes of the segment memory.
     """
-    before, now = batches.at(0), batches.at(1)
-    model.train()
-    with torch.no_grad():
-        memory = model(before.inputs).memory
-    remembered: Sequence[Tensor] = () if memory is None else memory.states
-    known = [*model.parameters(), *model.buffers(), now.inputs, *remembered]
 
-    def graph() -> tuple[Tensor, Tensor | None]:
+    saved: int
+    segments: int
+
+
+def step_memory(
+    model: TokenModel, before: Sequence[Tensor], inputs: Sequence[Tensor], graph: Callable[[Memory | None], object]
+) -> StepMemory:
+    """What a step of training keeps.
+
+    Args:
+        model: on its device.
+        before: token ids `(B, L)` of the segments before the step, which fill the memory.
+        inputs: tensors that exist anyway.
+        graph: takes the step's forward pass from a memory, and returns what keeps its graph alive.
+    """
+    model.train()
+    memory = None
+    with torch.no_grad():
+        for tokens in before:
+            memory = model(tokens, memory=memory).memory
+    assert not isinstance(memory, Cache)  # which only an inference depth returns
+    remembered = [] if memory is None else memory.flatten()
+    saved = saved_bytes(lambda: graph(memory), [*model.parameters(), *model.buffers(), *inputs, *remembered])
+    return StepMemory(saved, sum(state.untyped_storage().nbytes() for state in remembered))
+
+
+def saved_by_step(model: TokenModel, batches: Batches) -> int:
+    """Bytes that the second step of a text saves for its backward pass, without the softmax, which the models of a
+    comparison share."""
+    before, now = batches.at(0), batches.at(1)
+
+    def graph(memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         output = model(now.inputs, memory=memory)
         return output.hidden, output.penalty
 
-    return saved_bytes(graph, known)
+    return step_memory(model, [before.inputs], [now.inputs], graph).saved
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until a device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed_step(loop: TrainingLoop) -> float:
+    """Seconds of one training step, on a device that is idle before and after it."""
+    synchronize(loop.device)
+    start = time.perf_counter()
+    float(loop.step())  # reading the loss waits for the device
+    synchronize(loop.device)
+    return time.perf_counter() - start
 
 
 @dataclass
@@ -55,9 +99,7 @@ class Contender:
 
     def step(self) -> None:
         """One timed training step."""
-        start = time.perf_counter()
-        float(self.loop.step())  # reading the loss waits for the device
-        self.training.append(time.perf_counter() - start)
+        self.training.append(timed_step(self.loop))
 
     def evaluate(self) -> None:
         """One timed evaluation pass."""

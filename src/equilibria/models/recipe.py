@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from equilibria.ranges import at_least, probability
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
 from equilibria.depths import Depth, Equilibrium
@@ -20,6 +19,7 @@ from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, TokenEmbedding
+from equilibria.ranges import at_least, probability
 from equilibria.solvers import NewtonKrylov
 
 

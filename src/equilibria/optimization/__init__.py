@@ -7,12 +7,12 @@ from equilibria.optimization.optimizers import (
     AdamW,
     Muon,
     Optimizer,
+    ParameterGroups,
     RAdam,
     Rates,
-    Roles,
     ScheduledOptimizers,
     adopted,
-    roles,
+    parameter_groups,
 )
 from equilibria.optimization.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
 
@@ -28,13 +28,13 @@ __all__ = [
     "Linear",
     "Muon",
     "Optimizer",
+    "ParameterGroups",
     "RAdam",
     "Rates",
-    "Roles",
     "Schedule",
     "ScheduledOptimizers",
     "Uniform",
     "WarmupStableDecay",
     "adopted",
-    "roles",
+    "parameter_groups",
 ]

@@ -1,7 +1,7 @@
-"""Muon for CPUs: the steps of PyTorch's, made orthogonal in float32 and by products of the smaller side.
+"""Muon for CPUs: PyTorch's steps, but orthogonalised in float32 and through products of the smaller side.
 
-PyTorch's takes those products in bfloat16, which most processors of laptops emulate: with AVX2 alone they take tens of
-times as long as in float32, and more than all the rest of a step.
+PyTorch computes those products in bfloat16, which most laptop CPUs emulate: with AVX2 alone they take tens of times as
+long as in float32, and longer than the rest of a step.
 """
 
 import math
@@ -29,7 +29,7 @@ class GramMuon(Optimizer):
         momentum: share of the old in the mean of gradients.
 
     Raises:
-        ValueError: a parameter has not two dimensions.
+        ValueError: a parameter does not have two dimensions.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class GramMuon(Optimizer):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """Of one in shares of several processes, the whole has to be here: each has it from one exchange."""
+    """The orthogonalised matrix; a sharded one is gathered first."""
     if not isinstance(matrix, DTensor):
         return orthogonalised(matrix)
-    # Every process has computed the same: nothing is sent.
+    # Every process has computed the same, so nothing is sent.
     return distribute_tensor(
         orthogonalised(matrix.full_tensor()), matrix.device_mesh, matrix.placements, src_data_rank=None
     )

@@ -24,7 +24,7 @@ Group = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Roles:
+class ParameterGroups:
     """Trainable parameters by name, sorted by what they are.
 
     Attributes:
@@ -45,7 +45,7 @@ class Roles:
         return {**self.embedding, **self.cell, **self.head, **self.vectors}
 
 
-def roles(model: nn.Module) -> Roles:
+def parameter_groups(model: nn.Module) -> ParameterGroups:
     """The trainable parameters of a model, each once.
 
     A vector may have several dimensions: a bias per head, or the gains of normalised weights, `(rows, 1)`.
@@ -53,7 +53,7 @@ def roles(model: nn.Module) -> Roles:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     embeddings = [module.embedding for module in model.modules() if isinstance(module, TokenModel)]
     outer = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
-    found = Roles({}, {}, {}, {})
+    found = ParameterGroups({}, {}, {}, {})
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -103,17 +103,17 @@ class Optimizer(ABC):
         probability(**{name: value for name, value in vars(self).items() if name != "weight_decay"})
 
     @abstractmethod
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """PyTorch's optimizers, for parameters on their device, with their groups at the peak rates."""
 
-    def state_bytes(self, found: Roles) -> int:
+    def state_bytes(self, found: ParameterGroups) -> int:
         """Bytes of what they keep once they have taken a step: two means, and the number of steps as a float32."""
         every = found.every()
         return 2 * _bytes(every) + 4 * len(every)
 
-    def groups(self, found: Roles, learning_rate: float, rates: Rates) -> list[Group]:
+    def groups(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> list[Group]:
         """A group per role, as the rates and the decay differ."""
-        return parameter_groups(found, learning_rate, rates, self.weight_decay)
+        return torch_groups(found, learning_rate, rates, self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class AdamW(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.95
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """One."""
         betas = self.beta1, self.beta2
         return (optim.AdamW(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
@@ -147,7 +147,7 @@ class Adam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """One."""
         betas = self.beta1, self.beta2
         return (optim.Adam(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
@@ -165,7 +165,7 @@ class RAdam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """One."""
         betas = self.beta1, self.beta2
         return (optim.RAdam(self.groups(found, learning_rate, rates), betas=betas, decoupled_weight_decay=True),)
@@ -181,11 +181,11 @@ class SGD(Optimizer):
 
     momentum: float = 0.0
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """One."""
         return (optim.SGD(self.groups(found, learning_rate, rates), momentum=self.momentum),)
 
-    def state_bytes(self, found: Roles) -> int:
+    def state_bytes(self, found: ParameterGroups) -> int:
         """The momentum, where there is one."""
         return _bytes(found.every()) if self.momentum else 0
 
@@ -201,13 +201,13 @@ class Muon(AdamW):
 
     momentum: float = 0.95
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """Both."""
         hidden, others = taken_by_muon(found)
         muon = _group(hidden, rates.cell * learning_rate, self.weight_decay)
         return _muon([muon], self.momentum), *super().build(replace(found, cell=others), learning_rate, rates)
 
-    def state_bytes(self, found: Roles) -> int:
+    def state_bytes(self, found: ParameterGroups) -> int:
         """One mean of the matrices, and AdamW's of the rest."""
         hidden, others = taken_by_muon(found)
         return _bytes(hidden) + super().state_bytes(replace(found, cell=others))
@@ -223,13 +223,13 @@ def _muon(groups: list[Group], momentum: float) -> optim.Optimizer:
     return GramMuon(groups, momentum=momentum)
 
 
-def taken_by_muon(found: Roles) -> tuple[Named, Named]:
+def taken_by_muon(found: ParameterGroups) -> tuple[Named, Named]:
     """The cell's parameters that Muon is for, matrices of two dimensions, and its others."""
     hidden = {name: matrix for name, matrix in found.cell.items() if matrix.ndim == 2}
     return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
 
 
-def parameter_groups(found: Roles, learning_rate: float, rates: Rates, weight_decay: float) -> list[Group]:
+def torch_groups(found: ParameterGroups, learning_rate: float, rates: Rates, weight_decay: float) -> list[Group]:
     """PyTorch's parameter groups, one per role."""
     return [
         _group(found.cell, rates.cell * learning_rate, weight_decay),
@@ -260,15 +260,15 @@ class _Foreign(Optimizer):
     def __post_init__(self) -> None:
         """Its options are checked where it is made."""
 
-    def build(self, found: Roles, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         """One; its own weight decay is for the matrices of cell and head."""
         decay = self.make.keywords.get("weight_decay", 0.0)
-        groups = parameter_groups(found, learning_rate, rates, decay)
+        groups = torch_groups(found, learning_rate, rates, decay)
         for group in groups if "weight_decay" not in signature(self.make.func).parameters else ():
             del group["weight_decay"]
         return (self.make([group for group in groups if group["params"]]),)
 
-    def state_bytes(self, found: Roles) -> int:
+    def state_bytes(self, found: ParameterGroups) -> int:
         """As much per element as it keeps of a small matrix."""
         small = nn.Parameter(torch.zeros(16, 16))
         small.grad = torch.zeros_like(small)
@@ -305,7 +305,7 @@ class ScheduledOptimizers:
         rates: Rates,
     ) -> None:
         self._parameters = dict(model.named_parameters())
-        self._optimizers = adopted(optimizer).build(roles(model), learning_rate, rates)
+        self._optimizers = adopted(optimizer).build(parameter_groups(model), learning_rate, rates)
         self._rate, self._schedule, self._steps = learning_rate, schedule, steps
         self._set(done=0)
 

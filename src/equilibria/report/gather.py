@@ -1,4 +1,4 @@
-"""Reading a run folder as far as it goes: what is missing or damaged is listed, never an error."""
+"""Reads as much of a run folder as there is; what is missing or damaged is listed, and never an error."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ class RunRecord:
 
     @property
     def made(self) -> bool:
-        """Whether the run is about no text but about sequences that are made."""
+        """Whether the run is about a task of generated sequences, not about text."""
         return self.recipe is not None and isinstance(self.recipe.data, Task)
 
     def lines(self, kind: str) -> list[Figures]:
@@ -58,8 +58,8 @@ class RunRecord:
         return [line for line in self.metrics if line.get("kind") == kind]
 
     def best_validation(self) -> Figures | None:
-        """The validation line of the best checkpoint, or None. Without checkpoints the one with the least loss, which
-        may be of a warm-up at another depth, after which training counts anew."""
+        """The validation line of the best checkpoint, or None. Without checkpoints, the line with the least loss, which
+        may belong to a warm-up at another depth."""
         measured = [line for line in self.lines("valid") if number(line, "loss") is not None]
         if self.best_step is None:
             return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
@@ -67,16 +67,16 @@ class RunRecord:
 
     @property
     def evaluated_split(self) -> str:
-        """Which part of the text evaluation.json is about; `"valid"` where there is none."""
+        """Which part of the text evaluation.json is about; `"valid"` if there is none."""
         return str(self.evaluation.get("split", "valid")) if self.evaluation is not None else "valid"
 
     @property
     def on_validation(self) -> Figures | None:
-        """evaluation.json where it is about the validation text, by whatever model."""
+        """evaluation.json if it is about the validation text, for any model."""
         return self.evaluation if self.evaluated_split == "valid" else None
 
     def departures(self) -> list[str]:
-        """In what evaluation.json is about something else than the best checkpoint at the recipe's effort."""
+        """How evaluation.json departs from the best checkpoint at the recipe's effort."""
         evaluation = self.evaluation
         if evaluation is None:
             return []
@@ -92,7 +92,7 @@ class RunRecord:
 
     @property
     def final(self) -> Figures | None:
-        """evaluation.json where it says how good the run's model is: on validation text, without departures."""
+        """evaluation.json if it measures the run's model: on validation text, without departures."""
         return None if self.departures() else self.on_validation
 
     def attempt(self, read: Callable[[], Part]) -> Part | None:
@@ -114,7 +114,7 @@ def gather(path: Path) -> RunRecord:
     """Reads a run folder.
 
     Raises:
-        UserError: there is no such folder, or it is no run's.
+        UserError: there is no such folder, or it is not a run folder.
     """
     folder = RunFolder(path)
     if not path.is_dir():
@@ -130,7 +130,7 @@ def gather(path: Path) -> RunRecord:
         _note_missing_lines(run)
     run.best_step = run.attempt(folder.best_step)
     run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
-    if not run.made or folder.sample.exists():  # digits are no text that a page must have
+    if not run.made or folder.sample.exists():  # a page of a task needs no text
         run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
     return run
 
@@ -150,7 +150,7 @@ def nested(figures: Figures | None, name: str) -> Figures | None:
 
 
 def baseline_perplexities(evaluation: Figures | None) -> dict[str, float]:
-    """Perplexities per token of n-gram models on the text of an evaluation, by name; empty where unknown."""
+    """Perplexities per token of n-gram models on the text of an evaluation, by name; empty if unknown."""
     found = {}
     for name in ("unigram", "trigram"):
         value = number(evaluation, f"{name}_perplexity")
@@ -160,7 +160,7 @@ def baseline_perplexities(evaluation: Figures | None) -> dict[str, float]:
 
 
 def reference_losses(evaluation: Figures | None) -> dict[str, float]:
-    """What a loss is measured by, in nats, by name: n-gram models of a text, chance without memory."""
+    """Reference losses in nats, by name: n-gram models of a text, chance without memory."""
     references = {name: math.log(value) for name, value in baseline_perplexities(evaluation).items()}
     chance = number(evaluation, "chance_loss")
     return references if chance is None else references | {"chance": chance}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from equilibria.depths import Equilibrium
+from equilibria.measuring.size import size_of
 from equilibria.models import TokenModel
 from equilibria.report.gather import (
     Figures,
@@ -21,7 +22,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Card:
-    """One figure, with what makes sense of it beside it."""
+    """One figure, with details that explain it."""
 
     name: str
     value: str
@@ -29,12 +30,12 @@ class Card:
 
 
 def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
-    """The headline: of evaluation.json where it is of the best checkpoint, read as the recipe does, else of the best
-    validation during training. An evaluation of anything else has a card of its own, which says what it is of.
+    """The headline: from evaluation.json if that is about the best checkpoint at the recipe's effort, else from the
+    best validation during training. Any other evaluation has a card of its own, which names what it is about.
 
     Args:
         run: what the run folder holds.
-        model: of the best checkpoint, for its size; None where it could not be loaded.
+        model: of the best checkpoint, for its size; None if it could not be loaded.
     """
     found = [_validation(run)]
     if run.evaluation is not None and run.final is None:
@@ -56,7 +57,7 @@ def _validation(run: RunRecord) -> Card:
 
 
 def _other_evaluation(run: RunRecord, evaluation: Figures) -> Card:
-    """Of another text, checkpoint or effort: what the headline must not be taken from."""
+    """An evaluation of another text, checkpoint or effort, which the headline must not use."""
     details = [*run.departures(), *_lengths(run, evaluation)]
     if run.on_validation is None:
         name, yardsticks = f"{run.evaluated_split.capitalize()} {_quantity(run)}", evaluation
@@ -74,7 +75,7 @@ def _other_evaluation(run: RunRecord, evaluation: Figures) -> Card:
 
 
 def _quantity(run: RunRecord) -> str:
-    """What is compared: losses with chance where a perplexity close to 1 says little."""
+    """What is compared: the loss of a task, whose perplexity is too close to 1 to say much."""
     return "loss" if run.made else "perplexity"
 
 
@@ -83,7 +84,7 @@ def _value(run: RunRecord, figures: Figures | None) -> str:
 
 
 def _measure(run: RunRecord, figures: Figures | None, yardsticks: Figures | None) -> list[str]:
-    """What makes sense of a loss or perplexity: that of others on the same text, and other measures of it."""
+    """Context for a loss or perplexity: those of other models on the same text, and other measures."""
     details = ["nats per position"] if run.made else []
     if run.made:
         details += [f"{name} {value:.3g}" for name, value in reference_losses(yardsticks).items()]
@@ -99,7 +100,7 @@ def _measure(run: RunRecord, figures: Figures | None, yardsticks: Figures | None
 
 
 def _lengths(run: RunRecord, evaluation: Figures) -> list[str]:
-    """How a text was read where that is not as in training."""
+    """Lengths that differ from those of training."""
     if run.recipe is None:
         return []
     trained = {"segment_length": run.recipe.training.segment_length, "memory_length": run.recipe.model.memory_length}
@@ -108,7 +109,7 @@ def _lengths(run: RunRecord, evaluation: Figures) -> list[str]:
 
 
 def _solve_cards(run: RunRecord) -> list[Card]:
-    """Residual and evaluations; the two sources of figures give them different names."""
+    """Residual and evaluations, which the two sources of figures name differently."""
     evaluation, line = run.final, run.best_validation()
     residual = nested(evaluation, "residual")
     if residual is None and line is not None:
@@ -164,9 +165,8 @@ def _speed(run: RunRecord) -> Card:
 def _size(model: TokenModel | None) -> Card:
     if model is None:
         return Card("Parameters", UNKNOWN)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    embedding = sum(parameter.numel() for parameter in model.embedding.parameters())
-    return Card("Parameters", _count(total), [f"{_count(embedding)} in the embedding"])
+    size = size_of(model)
+    return Card("Parameters", _count(size.total), [f"{_count(size.total - size.inner)} in the embedding"])
 
 
 def _count(number_of: int) -> str:

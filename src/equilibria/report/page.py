@@ -16,7 +16,7 @@ from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
 from equilibria.report.measurement import SolveFigures
 
-# The page may load nothing, whatever a text in it says.
+# The page may load nothing, whatever its texts contain.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -27,7 +27,7 @@ class Contents:
     Attributes:
         run: what the run folder holds.
         cards: the headline figures.
-        solves: what was measured for the report; None for explicit depths or where it could not be.
+        solves: what was measured for the report; None for explicit depths, or if it could not be.
         written: when.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from equilibria.errors import UserError
 from equilibria.files.manifest import MANIFEST
-from equilibria.runs.checkpoints import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
+from equilibria.runs.index import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""One process at a time writes a run; those that only read it need not ask.
+"""One process at a time writes a run; readers need no lock.
 
-The lock is the kernel's, on a file in the run folder. It is there for as long as the process that holds it, however
-that ends, so none is ever stale; it moves with the folder, and a copy of the folder is free. It excludes all processes
+The kernel locks a file in the run folder for as long as the process lives that holds the lock, so no lock is ever
+stale. It moves with the folder, and a copy of the folder is unlocked. It excludes all processes
 of a host, and those of other hosts where the file system passes locks on to them: NFS 4, CephFS, GPFS, Lustre mounted
-with `flock`. Where locks stay on the host (NFS mounted with `nolock` or `local_lock`), a writer on another one is not
-noticed. Where there are none at all, a marker stands in: what a killed process left is recognised on its own host, and
-on another one a person removes it.
+with `flock`. If locks stay on the host (NFS mounted with `nolock` or `local_lock`), a writer on another host goes
+unnoticed. If there are no locks at all, a marker file stands in: one left by a killed process is recognised on its own
+host, and has to be removed by hand on others.
 
-Who holds the lock, and since when, is written beside it, for people to read: nothing follows from it.
+The holder and the time are written beside it, for people to read only.
 """
 
 import errno
@@ -29,8 +29,8 @@ from equilibria.files.formats import read_json
 from equilibria.runs.folder import RunFolder
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-_PATIENCE = 1.0  # seconds: who only asks lets go at once, and who has just begun has said so by then
-_LONGEST_KEEPING = 10.0  # seconds, for a file or two
+_PATIENCE = 1.0  # seconds: a mere check lets go at once, and a new writer has written its name by then
+_LONGEST_KEEPING = 10.0  # seconds, enough for a file or two
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class RunInUse(UserError):
 
 @contextmanager
 def writing(folder: RunFolder) -> Iterator[None]:
-    """While entered, nobody else writes a run; of several processes that train together, one enters.
+    """While entered, nobody else writes a run. Of several processes that train together, rank 0 enters.
 
     Args:
-        folder: of the run; it exists.
+        folder: of the run, which exists.
 
     Raises:
         RunInUse: another process does; the message names it.
@@ -64,7 +64,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         me = Writer(os.getpid(), socket.gethostname(), since)
-        with suppress(OSError):  # a disk that is full keeps nobody from freeing some space
+        with suppress(OSError):  # training may free space on a full disk
             write_durably(folder.writer, json.dumps(asdict(me)) + "\n")
         yield
     finally:
@@ -77,15 +77,15 @@ def writing(folder: RunFolder) -> Iterator[None]:
 def keeping(folder: RunFolder) -> Iterator[None]:
     """While entered, nobody else replaces what is beside a run's training: a report, an evaluation, a sample.
 
-    Training may go on meanwhile, and only waits before it clears away what killed writers left.
+    Training may continue meanwhile, and only waits before it removes what killed writers left.
 
     Raises:
-        OSError: the folder cannot be written, or somebody else did not come to an end.
+        OSError: the folder cannot be written, or another process did not finish.
     """
     try:
         lock = _acquired(folder.keeping, _LONGEST_KEEPING)
     except Timeout as problem:
-        raise TimeoutError(f"another process has been writing to {folder.path} for long") from problem
+        raise TimeoutError(f"another process is still writing to {folder.path}") from problem
     try:
         yield
     finally:
@@ -111,18 +111,18 @@ def save_beside(folder: RunFolder, path: Path, content: str) -> None:
 
 
 def writer_of(folder: RunFolder) -> Writer | None:
-    """Who writes a run at the moment; None where nobody does, or did not say so."""
+    """Who is writing a run; None if nobody is, or the name is unknown."""
     return None if _is_free(folder) else _read(folder)
 
 
 def check_unused(folder: RunFolder) -> None:
-    """Raises a RunInUse that names the process which writes a run, where one does."""
+    """Raises a RunInUse that names the process writing a run, if there is one."""
     if folder.lock.exists():
         _locked(folder).release()
 
 
 def lock_files(folder: RunFolder) -> set[Path]:
-    """What locks leave in a folder."""
+    """Files that locks may leave in a folder."""
     every = (folder.lock, folder.keeping)
     return {*every, *map(_marker, every), folder.writer}
 
@@ -147,12 +147,12 @@ def _is_free(folder: RunFolder) -> bool:
     try:
         _acquired(folder.lock, 0.0).release()
     except OSError as problem:
-        return not isinstance(problem, Timeout)  # what may not be locked is not asked further
+        return not isinstance(problem, Timeout)  # no permission to lock: treat it as free
     return True
 
 
 def _acquired(path: Path, patience: float) -> BaseFileLock:
-    """A lock that is held.
+    """Acquires a lock.
 
     Raises:
         Timeout: somebody else holds it.

@@ -14,13 +14,13 @@ from equilibria.runs.trackers import Tracker, Trackers
 
 
 class MetricsWriter:
-    """Appends lines to `metrics.jsonl`; each is in the system's hands when `write` returns, on the disk after `flush`.
+    """Appends lines to `metrics.jsonl`; `write` passes each to the system, `flush` waits until all are on the disk.
 
     Args:
         path: the file; its folder exists.
-        step: the step training goes on from. Lines of later steps, left by a run that was killed after its
-            last checkpoint, and a last line that was cut short are removed.
-        trackers: get each line once it is written, and are closed with the file.
+        step: the step to resume from. Removes lines of later steps, which a run left that was killed after its last
+            checkpoint, and a last line that was cut short.
+        trackers: receive each line once it is written, and are closed with the file.
     """
 
     def __init__(self, path: Path, step: int, trackers: Iterable[Tracker] = ()) -> None:
@@ -66,7 +66,7 @@ class MetricsWriter:
 
 
 class NoMetrics:
-    """The log of a process that keeps none, beside one that does."""
+    """No-op writer for other ranks."""
 
     def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
         """Nothing."""
@@ -101,7 +101,7 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Rewrites the file without what came after `step`, in one go, so that nothing older can be lost."""
+    """Removes lines after `step`. The file is replaced in one go, so no older line can be lost."""
     if not path.exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_metrics(path) if _step(line) <= step]

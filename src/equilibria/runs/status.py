@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from equilibria.runs.checkpoints import step_of
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import step_of
 from equilibria.runs.lock import Writer, writer_of
 from equilibria.runs.metrics import read_metrics
 

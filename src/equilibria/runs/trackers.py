@@ -1,6 +1,6 @@
-"""Trackers: whoever wants the metrics besides `metrics.jsonl` gets each of its records as it is written.
+"""Trackers: other receivers of the metrics that go to `metrics.jsonl`.
 
-A tracker is an object with `log` and `close`, so that any service is a few lines; TensorBoard is here.
+A tracker is an object with `log` and `close`, so any service takes a few lines; the one for TensorBoard is here.
 """
 
 import warnings
@@ -22,7 +22,7 @@ class Tracker(Protocol):
         """Takes a record: a line of `metrics.jsonl`, with `kind`, `step`, `time` (in seconds) and figures."""
 
     def close(self) -> None:
-        """The run has ended; called once, however it ended."""
+        """Called once when the run has ended, however it ended."""
 
 
 class TensorBoard:
@@ -30,7 +30,7 @@ class TensorBoard:
 
     Args:
         folder: for its files.
-        step: the step training goes on from; what was written of later ones is hidden.
+        step: the step to resume from; records of later steps are hidden.
 
     Raises:
         UserError: the package is missing, or the folder cannot be written.
@@ -58,7 +58,7 @@ class TensorBoard:
 
 
 def numbers(record: Record) -> dict[str, float]:
-    """The figures of a record: its numbers but for step and time, without those that are None."""
+    """The figures of a record: its numbers other than step and time, without those that are None."""
     return {
         name: value
         for name, value in record.items()
@@ -67,7 +67,7 @@ def numbers(record: Record) -> dict[str, float]:
 
 
 def require_tensorboard() -> None:
-    """Raises a UserError where the package tensorboard is missing."""
+    """Raises a UserError if the package tensorboard is missing."""
     if find_spec("tensorboard") is None:
         raise UserError(
             "training.tensorboard needs the package tensorboard, which is not installed; "
@@ -76,7 +76,7 @@ def require_tensorboard() -> None:
 
 
 class Trackers:
-    """Several trackers as one. One that fails is closed and left out from then on: a run outlives its onlookers.
+    """Several trackers as one. One that fails is closed and dropped: a failing tracker never stops a run.
 
     Args:
         trackers: in the order in which they are called.
@@ -86,7 +86,7 @@ class Trackers:
         self._trackers = list(trackers)
 
     def log(self, record: Record) -> None:
-        """Hands a record to each; warns of those that fail."""
+        """Passes a record to each, and warns about those that fail."""
         for tracker in list(self._trackers):
             try:
                 tracker.log(record)
@@ -96,7 +96,7 @@ class Trackers:
                 _close(tracker)
 
     def close(self) -> None:
-        """Closes each; warns of those that fail."""
+        """Closes each, and warns about those that fail."""
         for tracker in self._trackers:
             _close(tracker)
         self._trackers.clear()
@@ -111,4 +111,4 @@ def _close(tracker: Tracker) -> None:
 
 def _warn(tracker: Tracker, problem: Exception) -> None:
     name = type(tracker).__name__
-    warnings.warn(f"the tracker {name} failed ({type(problem).__name__}: {problem}); it is left out", stacklevel=4)
+    warnings.warn(f"the tracker {name} failed ({type(problem).__name__}: {problem}); it is dropped", stacklevel=4)

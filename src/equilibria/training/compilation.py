@@ -1,4 +1,4 @@
-"""The cell through `torch.compile`: the one part of a model that is applied again and again."""
+"""`torch.compile` for the cell, the one part of a model that is applied repeatedly."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What training shows: a live table on a terminal, plain lines elsewhere."""
+"""The display of training: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from rich.text import Text
 Figures = Mapping[str, object]
 
 _LEAST_WANTED = ("perplexity", "residual", "tokens/s", "evaluations", "time left", "loss")
-"""Columns that a narrow terminal goes without, in this order."""
+"""Columns to drop on a narrow terminal, in this order."""
 
 
 class Display(Protocol):
-    """What the trainer tells a person. `train` and `valid` take the figures of the metrics lines."""
+    """Shows the progress of a training. `train` and `valid` take the figures of the metrics lines."""
 
     def __enter__(self) -> "Display": ...
 
@@ -34,11 +34,11 @@ class Display(Protocol):
         """An evaluation on validation text."""
 
     def say(self, message: str) -> None:
-        """A sentence."""
+        """A message."""
 
 
 def display(console: Console, name: str, steps: int, done: int) -> Display:
-    """The display that suits the console.
+    """The display for a console.
 
     Args:
         console: where to show; a live table if it is a terminal.
@@ -52,7 +52,7 @@ def display(console: Console, name: str, steps: int, done: int) -> Display:
 
 @dataclass
 class Pace:
-    """How far training is and how long it will take, by the wall clock: evaluations and saving included.
+    """Progress and remaining wall-clock time, including evaluations and saving.
 
     Attributes:
         steps: of the whole run.
@@ -79,7 +79,7 @@ class Pace:
 
 
 class PlainDisplay:
-    """One line per figure; what suits a log file."""
+    """One line per figure, for log files."""
 
     def __init__(self, console: Console, pace: Pace) -> None:
         self._console = console
@@ -111,7 +111,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table that is kept up to date; validations and sentences scroll above it."""
+    """A live table; validations and messages scroll above it."""
 
     def __init__(self, console: Console, name: str, pace: Pace) -> None:
         self._console = console
@@ -161,7 +161,7 @@ class LiveDisplay:
 
 
 def _width(columns: Mapping[str, str]) -> int:
-    """Of a table of one row: each column is as wide as its text, two spaces and a line."""
+    """The width of a table with one row: per column its text, two spaces and a line."""
     return 1 + sum(max(len(heading), len(value)) + 3 for heading, value in columns.items())
 
 
@@ -180,17 +180,17 @@ def validation_line(step: int, figures: Figures) -> str:
 
 
 def _loss(figures: Figures) -> str:
-    """Four decimals, or as many digits where they would all be noughts."""
+    """Four decimals, or four digits if those would be all zeros."""
     loss = figures.get("loss")
     return _number(loss, ".3e" if isinstance(loss, float) and 0 < abs(loss) < 1e-2 else ".4f")
 
 
 def _accuracy(figures: Figures) -> str:
-    """Of the answers, with what separates it from the next figure; nothing where there are none."""
+    """The accuracy of answers and a separator, or nothing if there are no answers."""
     accuracy = figures.get("accuracy")
     return "" if accuracy is None else f"accuracy {_number(accuracy, '.2%')}  "
 
 
 def _number(value: object, form: str) -> str:
-    """A figure, or a dash where there is none."""
+    """A figure, or a dash."""
     return format(value, form) if isinstance(value, int | float) else "-"

@@ -6,16 +6,16 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is remembered and the second stops the process at once.
+    """While entered, the first SIGINT, SIGTERM or SIGHUP is recorded and the second stops the process at once.
 
-    A terminal that goes away may send SIGHUP several times, and what shuts a machine down sends it after SIGTERM: it is
-    never the second. Where it is ignored, as under nohup, it stays ignored.
+    SIGHUP never counts as the second: a closing terminal may send it several times, and a shutdown sends it after
+    SIGTERM. If it is ignored, as under nohup, it stays ignored.
 
     Outside the main thread, where Python allows no signal handlers, it does nothing.
 
     Args:
-        patient: remember the second too. torchrun passes on to its workers what a terminal has sent them already, and
-            kills them itself when they take too long.
+        patient: record the second too. torchrun repeats to its workers the signals that the terminal has sent them, and
+            kills them itself if they take too long.
 
     Attributes:
         signal: the number of the signal that arrived, or None.

@@ -14,25 +14,34 @@ from equilibria.cells import Memory
 from equilibria.configuration.recipe import TrainingRecipe
 from equilibria.data.batches import NO_TARGET, Batches
 from equilibria.depths import Depth
+from equilibria.distributed import ALONE, World, own_rows, seed_process
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.optimization import ScheduledOptimizers
+from equilibria.runs.checkpoints import Checkpoint
 from equilibria.runs.weights import distinct_state, fill
 from equilibria.training.averaging import WeightAverage
-from equilibria.training.checkpoint import Checkpoint
 from equilibria.training.compilation import compile_cell
-from equilibria.training.distributed import ALONE, World, own_rows, seed_process
-from equilibria.training.parallel import Objective, Slot, Strategy, by_rows, empty_like, local, spread, whole
+from equilibria.training.parallel import (
+    MicroBatch,
+    Objective,
+    Strategy,
+    by_rows,
+    empty_like,
+    full_tensor,
+    local,
+    parallelize,
+)
 from equilibria.training.randomness import random_state, restore_random_state
-from equilibria.training.statistics import SolveFigures, StepStatistics
+from equilibria.training.statistics import SolveRecord, StepStatistics
 
 
 class TrainingLoop:
     """Trains a model on batches of segments.
 
-    A step divides its batch, of `accumulation * batch_size` rows, into `accumulation` slots and averages their
-    gradients: the same step as one of all rows taken at once. Every slot has its own segment memory. Of each slot a
-    process takes its share of the rows, so that any number of processes takes the same steps.
+    A step divides its batch, of `accumulation * batch_size` rows, into `accumulation` micro-batches and averages
+    their gradients: the same step as one of all rows taken at once. Every micro-batch has its own segment memory. Of
+    each a process takes its share of the rows, so that any number of processes takes the same steps.
 
     A step whose loss or gradient is infinite or NaN is not taken: weights, optimizer, average and segment memory stay
     as they were, and the next step goes on with the next segment.
@@ -81,7 +90,7 @@ class TrainingLoop:
         self._average = WeightAverage(model, recipe.averaging)  # copies the model while it is whole
         if recipe.compile and isinstance(model, LanguageModel):
             compile_cell(model)
-        self._parallel = spread(Objective(model, recipe.precision), world, strategy)
+        self._parallel = parallelize(Objective(model, recipe.precision), world, strategy)
         if self._average.module is not None:
             self._parallel.follow(self._average.module)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -89,9 +98,9 @@ class TrainingLoop:
             model, recipe.optimizer, recipe.schedule, recipe.steps, recipe.learning_rate, recipe.rates
         )
 
-    def whole(self) -> AbstractContextManager[None]:
+    def gathered(self) -> AbstractContextManager[None]:
         """While entered, `evaluated` has all its weights in this process, which may use it without the others."""
-        return self._parallel.whole()
+        return self._parallel.gathered()
 
     @property
     def learning_rate(self) -> float:
@@ -100,7 +109,7 @@ class TrainingLoop:
 
     @property
     def evaluated(self) -> TokenModel:
-        """The model to evaluate and to keep: the one in training, or the average of its weights so far; see `whole`."""
+        """The model to evaluate and to keep: the one in training, or the average of its weights so far."""
         return self._average.evaluated
 
     @property
@@ -133,7 +142,7 @@ class TrainingLoop:
         for slot, (inputs, targets) in enumerate(slots):
             loss += self._backward(slot, inputs, targets, total, solves)
         self._world.add(loss)
-        gradient_norm = whole(nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip))
+        gradient_norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip))
         self.done += 1
         self.tokens += total
         if bool(torch.isfinite(loss + gradient_norm)):
@@ -144,16 +153,16 @@ class TrainingLoop:
             self._skip(before)
         return loss
 
-    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveFigures]) -> Tensor:
-        """Adds the gradient of a slot, weighted by its share of all targets; returns its weighted loss."""
+    def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveRecord]) -> Tensor:
+        """Adds the gradient of a micro-batch, weighted by its share of all targets; returns its weighted loss."""
         count = int((targets != NO_TARGET).sum())
         if not count:  # a pass through all weights all the same, which the other processes wait for
             targets = torch.zeros_like(targets)
         weight = torch.tensor(count / total, device=self.device)
         # Gradients of the processes are averaged, and are to be added up.
         share = weight * self._world.size
-        own = Slot(inputs.to(self.device), targets.to(self.device), self._memories[slot], share, self.depth)
-        with self._parallel.slot(last=slot == self.recipe.accumulation - 1):
+        own = MicroBatch(inputs.to(self.device), targets.to(self.device), self._memories[slot], share, self.depth)
+        with self._parallel.micro_batch(last=slot == self.recipe.accumulation - 1):
             objective, figures = self._parallel.forward(own)
             objective.backward()
         self._memories[slot] = figures.memory
@@ -199,7 +208,7 @@ class TrainingLoop:
         """Those of `evaluated`, whole, in the process of rank 0; all must ask."""
         weights = {}
         for name, tensor in distinct_state(self.evaluated).items():
-            tensor = whole(tensor.detach())
+            tensor = full_tensor(tensor.detach())
             if self._world.main:
                 weights[name] = tensor.cpu()
         return weights
@@ -263,7 +272,7 @@ class TrainingLoop:
 
 
 def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:
-    """Numbers of the rows that a process takes: its share of each slot."""
+    """Numbers of the rows that a process takes: its share of each micro-batch."""
     own = range(recipe.batch_size)[own_rows(recipe.batch_size, world)]
     return [slot * recipe.batch_size + row for slot in range(recipe.accumulation) for row in own]
 

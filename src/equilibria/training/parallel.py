@@ -1,8 +1,8 @@
 """How the processes of a run share the work on a model: PyTorch's DDP or FSDP2 around what a step differentiates.
 
-Both wrap one module, the objective, whose forward pass is a whole slot of a step: embedding, solve and loss. So both
-act before it and after its backward pass, and nowhere between: no collective sits inside a solve, whatever the number
-of evaluations. For FSDP2 that makes the model one unit, gathered once per slot. Smaller units would be gathered and
+Both wrap one module, the objective, whose forward pass is that of a micro-batch: embedding, solve and loss. So both act
+before it and after its backward pass, and nowhere between: no collective sits inside a solve, whatever the number of
+evaluations. For FSDP2 that makes the model one unit, gathered once per micro-batch. Smaller units would be gathered and
 released at every evaluation, a different number of times in every process: the cell's weights are read once per solve,
 when it is bound, and once more by every product of the backward solve.
 """
@@ -23,37 +23,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
+from equilibria.distributed import World
 from equilibria.models import Output, TokenModel
-from equilibria.training.distributed import World
-from equilibria.training.statistics import SolveFigures
+from equilibria.training.statistics import SolveRecord
 
 Strategy = Literal["ddp", "fsdp2"]
 Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Rows of a step that are taken at once: tokens and targets `(B, L)`, the memory before them, their share in the
-    objective of the step, and its depth; None for the model's own."""
+class MicroBatch:
+    """Rows of a step that are computed at once: tokens and targets `(B, L)`, the memory before them, their weight in
+    the objective of the step, and its depth; None for the model's own."""
 
     tokens: Tensor
     targets: Tensor
     memory: Memory | None
-    share: Tensor
+    weight: Tensor
     depth: Depth | None = None
 
 
 @dataclass(frozen=True)
-class SlotFigures:
-    """A slot's loss, in nats per target, the memory after it, and its solve; None for explicit depths."""
+class MicroBatchResult:
+    """The loss of a micro-batch, in nats per target, the memory after it, and its solve; None for explicit depths."""
 
     loss: Tensor
     memory: Memory | None
-    solve: SolveFigures | None
+    solve: SolveRecord | None
 
 
 class Objective(nn.Module):
-    """What a step differentiates: a model's loss and penalty on one slot, under autocast where precision asks for it.
+    """What a step differentiates: a model's loss and penalty on a micro-batch, under autocast if asked for.
 
     States, residuals and everything a solver computes stay in float32; matrix products are taken in `precision`.
     """
@@ -63,22 +63,22 @@ class Objective(nn.Module):
         self.model = model
         self._lowered = precision == "bfloat16"
 
-    def forward(self, slot: Slot | None) -> tuple[Tensor, SlotFigures | None]:
-        """The objective times its share, and what else is wanted, without a graph: a backward pass starts at one
-        place, where FSDP2 sets its hook. Without a slot, 0 as a function of all weights."""
-        if slot is None:
+    def forward(self, batch: MicroBatch | None) -> tuple[Tensor, MicroBatchResult | None]:
+        """The weighted objective, and the rest without a graph: a backward pass starts at one place, where FSDP2 sets
+        its hook. Without a micro-batch, 0 as a function of all weights."""
+        if batch is None:
             return torch.stack([(parameter * 0.0).sum() for parameter in self.parameters()]).sum(), None
-        with torch.autocast(slot.tokens.device.type, torch.bfloat16, enabled=self._lowered):
-            output: Output = self.model(slot.tokens, slot.targets, slot.memory, depth=slot.depth)
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self._lowered):
+            output: Output = self.model(batch.tokens, batch.targets, batch.memory, depth=batch.depth)
         assert output.loss is not None  # there are targets
         assert not isinstance(output.memory, Cache)  # which only an inference depth returns
         objective = output.loss if output.penalty is None else output.loss + output.penalty
-        solve = None if output.solution is None else SolveFigures.of(output.solution)
-        return objective * slot.share, SlotFigures(output.loss.detach(), output.memory, solve)
+        solve = None if output.solution is None else SolveRecord.of(output.solution)
+        return objective * batch.weight, MicroBatchResult(output.loss.detach(), output.memory, solve)
 
 
 class Parallel(ABC):
-    """An objective in the hands of all processes.
+    """An objective, parallelized over the processes.
 
     Attributes:
         forward: call it in place of the objective.
@@ -87,17 +87,17 @@ class Parallel(ABC):
     forward: nn.Module
 
     @abstractmethod
-    def slot(self, last: bool) -> AbstractContextManager[object]:
-        """A slot's forward and backward pass; gradients of all processes are averaged in that of the last."""
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Around the passes of a micro-batch; the last one averages the gradients of all processes."""
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """While entered, this process has all weights of the objective and its followers, and may use them alone."""
+    def gathered(self) -> Iterator[None]:
+        """While entered, this process holds all weights of the objective and its followers, and may use them alone."""
         yield
 
     def follow(self, module: nn.Module) -> None:
-        """Keeps a copy of the objective's model, an average of its weights, as the model itself is kept."""
-        del module  # where the model is not shared out
+        """Shards an average of the model's weights as the model itself is sharded."""
+        del module  # nothing is sharded
 
 
 class Single(Parallel):
@@ -106,7 +106,7 @@ class Single(Parallel):
     def __init__(self, objective: Objective) -> None:
         self.forward = objective
 
-    def slot(self, last: bool) -> AbstractContextManager[object]:
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
         """Nothing to do."""
         return nullcontext()
 
@@ -123,13 +123,13 @@ class Replicated(Parallel):
         self._ddp(None)[0].backward()
         objective.zero_grad(set_to_none=True)
 
-    def slot(self, last: bool) -> AbstractContextManager[object]:
-        """Gradients stay here but for the last slot."""
+    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+        """Gradients stay local, except those of the last micro-batch."""
         return nullcontext() if last else self._ddp.no_sync()
 
 
 class Sharded(Parallel):
-    """Every process keeps a share of each weight and of what the optimizer knows of it."""
+    """Every process keeps a shard of each weight and of its optimizer state."""
 
     def __init__(self, objective: Objective, world: World) -> None:
         assert world.mesh is not None
@@ -139,18 +139,18 @@ class Sharded(Parallel):
         self.forward = objective
 
     def follow(self, module: nn.Module) -> None:
-        """Shares it out too."""
+        """Shards it too."""
         self._units.append(fully_shard(module, mesh=self._mesh))
 
     @contextmanager
-    def slot(self, last: bool) -> Iterator[None]:
-        """Gradients are summed up here but for the last slot."""
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Gradients are summed locally, except those of the last micro-batch."""
         self._units[0].set_requires_gradient_sync(last)
         yield
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Gathers the weights, and releases them."""
+    def gathered(self) -> Iterator[None]:
+        """Gathers the weights, then releases them."""
         for unit in self._units:
             unit.unshard()
         try:
@@ -160,30 +160,30 @@ class Sharded(Parallel):
                 unit.reshard()
 
 
-def spread(objective: Objective, world: World, strategy: Strategy) -> Parallel:
-    """Puts an objective into the hands of all processes; its parameters may be others afterwards."""
+def parallelize(objective: Objective, world: World, strategy: Strategy) -> Parallel:
+    """Parallelizes an objective over all processes; its parameters may be other tensors afterwards."""
     if world.size == 1:
         return Single(objective)
     return Sharded(objective, world) if strategy == "fsdp2" else Replicated(objective)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The share of a tensor that this process has."""
+    """The shard of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that processes may have shares of, put together; all must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor, gathered if it is sharded; all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def by_rows(tensor: Tensor, world: World) -> Tensor:
-    """Rows of this process as its share of those of all: what is saved so can be read back by any number of them."""
+    """The rows of this process as its shard of all rows: any number of processes can read back what is saved so."""
     return tensor if world.mesh is None else DTensor.from_local(tensor, world.mesh, [Shard(0)], run_check=False)
 
 
 def empty_like(shape: torch.Size, dtype: torch.dtype, of: Any) -> Tensor:
-    """An empty tensor of this shape, shared out as `of` is if it has the same shape."""
+    """An empty tensor of this shape, sharded like `of` if that has the same shape."""
     if isinstance(of, DTensor) and of.shape == shape:
         return torch.empty_like(of, dtype=dtype)
     return torch.empty(shape, dtype=dtype)

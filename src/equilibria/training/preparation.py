@@ -1,4 +1,4 @@
-"""Making a run folder, or finding that an existing one belongs to the recipe it shall go on with."""
+"""Making a run folder, or checking that an existing one belongs to the recipe to resume."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,34 +6,34 @@ from contextlib import contextmanager
 from equilibria.configuration import Recipe, read_recipe, write_recipe
 from equilibria.configuration.comparing import differences, settings
 from equilibria.data.tokenizers import Tokenizer
+from equilibria.distributed import launch, restarted
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers, make_folder, remove_leftovers, reported, write_durably
 from equilibria.files.manifest import check_manifest, write_manifest
+from equilibria.runs.checkpoints import start_from
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
-from equilibria.training.checkpoint import start_from
-from equilibria.training.distributed import launch, restarted
 
 _FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer.kind", "averaging.kind")
 
 
 @contextmanager
 def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
-    """While entered, the folder is there and this process alone writes the run; what killed ones left is gone.
+    """While entered, the folder exists, only this process writes the run, and leftovers of killed processes are gone.
 
     Args:
         folder: of the run.
-        resume: whether to go on with the run that is there.
+        resume: whether to continue the run in the folder.
 
     Raises:
         RunInUse: another process writes it.
         UserError: as `check_startable`, or the folder cannot be written.
     """
-    check_startable(folder, resume)  # where no run is to be, nothing is made
+    check_startable(folder, resume)  # before anything is made
     with reported(folder.path):
         make_folder(folder.path)
     with writing(folder):
-        _check_place(folder, resume)  # another process may have been first
+        _check_place(folder, resume)  # another process may have been faster
         with reported(folder.path):
             with keeping(folder):
                 remove_leftovers(folder.path)
@@ -42,15 +42,15 @@ def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
 
 
 def check_startable(folder: RunFolder, resume: bool) -> None:
-    """Checks that there is a run to go on with, or a free place for a new one.
+    """Checks that there is a run to resume, or room for a new one.
 
     Args:
         folder: of the run.
-        resume: whether to go on with the run that is there.
+        resume: whether to continue the run in the folder.
 
     Raises:
         RunInUse: another process writes it.
-        UserError: there is no such run; or there is something, and more than a start that failed before its recipe.
+        UserError: there is no run to resume; or the folder is taken by more than a start that failed early.
     """
     check_unused(folder)
     _check_place(folder, resume)
@@ -69,7 +69,7 @@ def _check_place(folder: RunFolder, resume: bool) -> None:
 
 
 def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None:
-    """Writes what a run has before its first step: the recipe and the tokenizer.
+    """Writes what a run needs before its first step: the recipe and the tokenizer.
 
     Raises:
         UserError: the folder cannot be written.
@@ -85,13 +85,13 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
 
 
 def _write_tokenizer(folder: RunFolder, tokenizer: Tokenizer) -> None:
-    """With the manifest that covers it. The recipe has its digest in itself, as it may change and be edited."""
+    """Writes the tokenizer and its manifest. The recipe carries its own digest, because it may change."""
     tokenizer.save(folder.tokenizer)
     write_manifest(folder.path, [folder.tokenizer.name])
 
 
-def mended(folder: RunFolder, tokenizer: Tokenizer) -> list[str]:
-    """Writes the tokenizer anew where it is not what was saved; returns what to say of it.
+def repaired(folder: RunFolder, tokenizer: Tokenizer) -> list[str]:
+    """Writes the tokenizer again if it is not what was saved; returns messages about that.
 
     Raises:
         UserError: the folder cannot be written.
@@ -102,16 +102,16 @@ def mended(folder: RunFolder, tokenizer: Tokenizer) -> list[str]:
     except UserError as problem:
         with reported(folder.path):
             _write_tokenizer(folder, tokenizer)
-        return [f"{problem}; the tokenizer and its manifest are written anew"]
+        return [f"{problem}; wrote the tokenizer and its manifest again"]
 
 
-def began_before(folder: RunFolder) -> bool:
-    """Whether torchrun started these processes again, after an earlier start of theirs that had made the folder."""
+def made_before(folder: RunFolder) -> bool:
+    """Whether torchrun restarted these processes after an earlier start had made the folder."""
     return restarted() and folder.config.is_file() and _is_own(folder)
 
 
 def _is_taken(folder: RunFolder) -> bool:
-    """Whether something is in the folder's place that `furnish_run` does not leave when it fails before the recipe."""
+    """Whether the folder holds more than a `furnish_run` that failed before it wrote the recipe."""
     if not folder.path.is_dir():
         return folder.path.is_file()
     left = {folder.launch, folder.checkpoints, folder.tokenizer, folder.manifest}
@@ -120,29 +120,29 @@ def _is_taken(folder: RunFolder) -> bool:
 
 
 def _is_own(folder: RunFolder) -> bool:
-    """Whether an earlier start of these processes by the same torchrun made the folder."""
+    """Whether an earlier start by the same torchrun made the folder."""
     return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
 def check_resumable(folder: RunFolder, recipe: Recipe) -> Recipe:
-    """Checks that a run can go on with this recipe; returns the one it has had.
+    """Checks that a run can be resumed with this recipe; returns its earlier one.
 
     The model, the batch, the seed, the optimizer and the averaging must be those of the run; lengths, rates and
     intervals may change.
 
     Raises:
-        UserError: what must not change has changed: the first such key is named.
+        UserError: something fixed has changed; names the first such key.
     """
     earlier = read_recipe(folder.config, [])
-    check_goes_on(folder, settings(earlier), recipe)
+    check_unchanged(folder, settings(earlier), recipe)
     return earlier
 
 
-def check_goes_on(folder: RunFolder, earlier: Mapping[str, object], recipe: Recipe) -> None:
-    """The same, with the `settings` that the run had.
+def check_unchanged(folder: RunFolder, earlier: Mapping[str, object], recipe: Recipe) -> None:
+    """Checks the same against the `settings` of the run.
 
     Raises:
-        UserError: what must not change has changed.
+        UserError: something fixed has changed.
     """
     difference = next(differences(_fixed(earlier), _fixed(settings(recipe))), None)
     if difference is not None:
@@ -153,7 +153,7 @@ def check_goes_on(folder: RunFolder, earlier: Mapping[str, object], recipe: Reci
 
 
 def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """Writes the recipe into the folder, in one go.
+    """Replaces the recipe in the folder.
 
     Raises:
         UserError: the folder cannot be written.
@@ -163,6 +163,6 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def _fixed(recipe: Mapping[str, object]) -> dict[str, object]:
-    """What a run may not change while it is continued, of its settings."""
+    """The settings that may not change when a run is resumed."""
     fixed = tuple(f"training.{name}" for name in _FIXED_TRAINING)
     return {key: value for key, value in recipe.items() if key.startswith("model.") or key in fixed}

@@ -10,7 +10,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's generators, on the CPU and, where the model is on one, on its accelerator."""
+    """The state of torch's generators, on the CPU and on the model's accelerator, if it is on one."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -18,7 +18,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Puts the generators where `random_state` found them.
+    """Restores the generators to what `random_state` returned.
 
     Raises:
         KeyError: the state has no generator of the CPU.

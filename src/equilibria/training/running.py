@@ -8,11 +8,11 @@ from rich.console import Console
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.building import build_model, open_data
 from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.distributed import joined, training_device
 from equilibria.inference.loading import load_trained
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.trackers import Tracker
-from equilibria.training.distributed import joined, training_device
-from equilibria.training.preparation import began_before, check_startable
+from equilibria.training.preparation import check_startable, made_before
 from equilibria.training.randomness import seed_everything
 from equilibria.training.trainer import Trainer, TrainingResult
 
@@ -43,7 +43,7 @@ def train(
     device = training_device(recipe.training.device)
     with joined(device) as world:
         if world.main:  # before what takes long
-            check_startable(folder, resume or began_before(folder))
+            check_startable(folder, resume or made_before(folder))
         with world.main_first():
             task = open_data(recipe, progress if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)

@@ -1,4 +1,4 @@
-"""Figures of training steps, summed where they arise and read only when a line is logged."""
+"""Figures of training steps, summed on the device and read only when a line is logged."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.distributed import ALONE, World
 from equilibria.solvers import AdjointReport, Solution, Status
-from equilibria.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,17 @@ class StepSummary:
 
     Attributes:
         steps: how many there were.
-        skipped: how many there were beside them whose loss or gradient was infinite or NaN.
+        skipped: steps beside them that were skipped for an infinite or NaN loss or gradient.
         tokens: predicted tokens.
         loss: nats per token.
         gradient_norm: before clipping.
         evaluations: of the cell, per solve; None for explicit depths.
         residual: over tokens, of the state the prediction was made from; None where not finite.
         residual_worst: the largest of them.
-        unconverged: share of groups (see `Solver.scope`) that did not come within the tolerance; None for explicit
+        unconverged: share of groups (see `Solver.scope`) that did not reach the tolerance; None for explicit
             depths.
-        failed: solves that, or whose adjoint, stalled, diverged or met a value that was not finite; running out of
-            evaluations is no failure.
+        failed: solves that stalled, diverged or met a value that was not finite, or whose adjoint did; running out of
+            evaluations is not a failure.
         solves: how many there were.
     """
 
@@ -48,7 +48,7 @@ _FAILURES = (Status.STALLED, Status.DIVERGED, Status.NON_FINITE, Status.IRREVERS
 
 
 @dataclass(frozen=True)
-class SolveFigures:
+class SolveRecord:
     """What is kept of a solve and of its adjoint, without their states."""
 
     residual: Tensor
@@ -58,7 +58,7 @@ class SolveFigures:
     adjoint: AdjointReport
 
     @classmethod
-    def of(cls, solution: Solution) -> "SolveFigures":
+    def of(cls, solution: Solution) -> "SolveRecord":
         """Those of a solution; the adjoint is filled in by the backward pass."""
         residual = solution.residual.detach().double()
         return cls(residual, solution.tolerance, solution.evaluations, solution.status, solution.adjoint)
@@ -72,8 +72,8 @@ class SolveFigures:
 class StepStatistics:
     """Running sums since the last line. Adding never waits for the device; `summary` does.
 
-    Loss, gradient norm and counts of steps and tokens are those of all processes when they are added; what is known
-    of solves is this process's, and is added up over all when it is read.
+    Loss, gradient norm and counts of steps and tokens are already those of all processes when they are added. Figures
+    of solves are those of this process, and are summed over all processes when they are read.
     """
 
     def __init__(self, device: torch.device, world: World = ALONE) -> None:
@@ -81,7 +81,7 @@ class StepStatistics:
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew."""
+        """Resets all sums."""
         # loss, gradient norm
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         # steps, skipped steps, tokens
@@ -92,7 +92,7 @@ class StepStatistics:
         # evaluations, solves, failed solves
         self._solve_counts = [0, 0, 0]
 
-    def add_solves(self, solves: Sequence[SolveFigures]) -> None:
+    def add_solves(self, solves: Sequence[SolveRecord]) -> None:
         """Counts the solves of a training step, after its backward pass."""
         for solve in solves:
             beyond = (~(solve.residual <= solve.tolerance)).double()
@@ -112,7 +112,7 @@ class StepStatistics:
         self._counts[1] += 1
 
     def summary(self) -> StepSummary | None:
-        """The means, or None without a step since `reset`; all processes must ask."""
+        """The means, or None without a step since `reset`; all processes must call."""
         steps, skipped, tokens = self._counts
         if steps + skipped == 0:
             return None
@@ -133,7 +133,7 @@ class StepStatistics:
         )
 
     def _solves(self) -> tuple[list[float], float, list[float]]:
-        """What is known of the solves of all processes: sums, the worst residual, counts."""
+        """The solves of all processes: sums, the worst residual, counts."""
         sums = self._world.sum(*self._solve_sums.tolist(), *self._solve_counts)
         (worst,) = self._world.highest(float(self._worst))
         return sums[:2], worst, sums[2:]
@@ -144,7 +144,7 @@ class StepStatistics:
         return self._solve_counts[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums, for a checkpoint; all processes must ask."""
+        """The sums, for a checkpoint; all processes must call."""
         sums, worst, counts = self._solves()
         return {
             "sums": self._sums.cpu(),
@@ -154,7 +154,7 @@ class StepStatistics:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from the sums of a checkpoint; those of solves are the first process's from now on."""
+        """Restores the sums of a checkpoint; those of solves go to rank 0."""
         self.reset()
         self._sums = tensors["sums"].to(self._device)
         self._counts = tensors["counts"].tolist()

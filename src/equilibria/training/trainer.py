@@ -1,4 +1,4 @@
-"""A training run: the loop, with its folder, its log, its display and what may interrupt it."""
+"""A training run: the loop with its folder, metrics, display and interruptions."""
 
 import math
 import signal
@@ -14,25 +14,25 @@ from rich.console import Console
 from equilibria.configuration.comparing import changes, settings
 from equilibria.configuration.recipe import Recipe
 from equilibria.data.tasks.base import Task
+from equilibria.distributed import ALONE, World, launch, seed_process
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
-from equilibria.training.checkpoint import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.training.display import Display, display
-from equilibria.training.distributed import ALONE, World, launch, seed_process
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.preparation import (
-    began_before,
-    check_goes_on,
     check_resumable,
+    check_unchanged,
     claimed,
     furnish_run,
-    mended,
+    made_before,
     record_recipe,
+    repaired,
 )
 from equilibria.training.statistics import StepSummary
 
@@ -49,7 +49,7 @@ class TrainingResult:
         best_loss: least validation loss so far, in nats per token; None before the first evaluation.
         seconds: training time of the whole run, evaluations and saving excluded.
         tokens_per_second: predicted tokens per second of this start's training; 0.0 without a step.
-        main: whether this process speaks for the run; of several, one does.
+        main: whether this is the process of rank 0.
     """
 
     folder: Path
@@ -75,20 +75,20 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains a model as a recipe says, into a run folder.
+    """Trains a model into a run folder, as a recipe says.
 
     Args:
-        model: freshly built, on the device it shall be trained on; call `seed_everything` before building it.
-        recipe: the whole recipe; it is written into the folder.
-        task: the prepared text, or whatever else there is to learn.
-        run_folder: where everything goes.
+        model: freshly built, on the device to train on; call `seed_everything` before building it.
+        recipe: the whole recipe, which is saved in the folder.
+        task: the prepared text, or another task.
+        run_folder: where everything is written.
         console: where to show progress.
-        world: the processes that train together; the one of rank 0 writes the folder and talks to the user.
-        trackers: get each record of the metrics from the process of rank 0; closed when `run` ends.
+        world: the processes that train together; rank 0 writes the folder and the output.
+        trackers: receive each metrics record, from rank 0; closed when `run` ends.
 
     Raises:
-        UserError: the text has token ids that the model has not, or is too short for the batch, or the batch cannot be
-            shared by so many processes; or a package that the recipe needs is missing.
+        UserError: the text has token ids outside the vocabulary, or is too short for the batch; the batch cannot be
+            divided among so many processes; or a package that the recipe needs is missing.
     """
 
     def __init__(
@@ -123,18 +123,18 @@ class Trainer:
         self._validation: Evaluation | None = None
 
     def run(self, resume: bool = False) -> TrainingResult:
-        """Trains to the end of the recipe, or until a signal; either way the last state is saved, if there was a step.
+        """Trains to the end of the recipe or until a signal, and saves the last state if there was a step.
 
-        Nobody else can write the run meanwhile. A run that is killed outright goes on from its last checkpoint with
-        `resume`; on the CPU, the weights it ends with are those of a run that was never killed, bit for bit.
+        Nobody else can write the run meanwhile. `resume` continues a killed run from its last checkpoint; on the CPU it
+        ends with the weights of a run that was never killed, bit for bit.
 
         Args:
             resume: continue the run in the folder; otherwise the folder must not exist or be empty.
 
         Raises:
             RunInUse: another process writes the run.
-            UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer
-                finite; what was saved stays.
+            UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer finite; earlier
+                checkpoints stay.
         """
         resume = resume or self._restarted()
         with claimed(self.folder, resume) if self._world.main else nullcontext():
@@ -172,11 +172,11 @@ class Trainer:
         )
 
     def _restarted(self) -> bool:
-        """Whether torchrun has started this run before, and it goes on."""
-        return self._world.told(began_before(self.folder))
+        """Whether torchrun has restarted this run."""
+        return self._world.broadcast(made_before(self.folder))
 
     def _writer(self, first: int) -> MetricsWriter | NoMetrics:
-        """What the metrics go to: the folder's file and the trackers, or nothing but in the process of rank 0."""
+        """Where metrics go: the folder's file and the trackers on rank 0, nowhere on the others."""
         if not self._world.main:
             return NoMetrics()
         board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
@@ -198,14 +198,14 @@ class Trainer:
             self._stop(signal.Signals(interruption.signal).name, shown)
 
     def _interrupted(self, interruption: Interruption) -> bool:
-        """Whether a signal came, to any process: they all stop after the same step."""
+        """Whether any process received a signal: all stop after the same step."""
         signalled = int(self._world.highest(interruption.signal or 0)[0])
-        if signalled:  # one that came while the processes asked each other is of the next step
+        if signalled:  # one that arrived during the exchange counts for the next step
             interruption.signal = signalled
         return bool(signalled)
 
     def _check_skipped(self, shown: Display) -> None:
-        """Says that a step was skipped, and ends the run where too many were."""
+        """Reports a skipped step, and ends the run after too many in a row."""
         skipped, limit = self.loop.skipped_in_a_row, self.recipe.training.skipped_steps
         if not skipped:
             return
@@ -213,10 +213,10 @@ class Trainer:
         if skipped > limit:
             kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
             raise UserError(
-                f"{said}, the {skipped}th in a row (training.skipped_steps = {limit}); "
+                f"{said}; {skipped} steps in a row were skipped (training.skipped_steps = {limit}); "
                 f"lower training.learning_rate or training.clip; {kept}"
             )
-        self._event(f"{said}; the step was skipped, the {self.loop.skipped}th of this run", shown)
+        self._event(f"{said}; skipped steps so far: {self.loop.skipped}", shown)
 
     def _timed_step(self) -> None:
         start = time.perf_counter()
@@ -224,7 +224,7 @@ class Trainer:
         self._seconds += time.perf_counter() - start
 
     def _summary(self) -> StepSummary | None:
-        """Figures since the last line; waits for the device, which is training time."""
+        """Figures since the last line. Waits for the device, which counts as training time."""
         start = time.perf_counter()
         summary = self.loop.statistics.summary()
         self._seconds += time.perf_counter() - start
@@ -263,7 +263,7 @@ class Trainer:
         """Evaluates on validation text; returns whether this is the best loss so far."""
         training, valid = self.recipe.training, self.task.split("valid")
         sizes = training.batch_size, training.segment_length
-        with self.loop.whole():
+        with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
             result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world, depth=self.loop.depth)
         self._validation = result
@@ -276,7 +276,7 @@ class Trainer:
         self._metrics.write("valid", self.loop.done, figures)
         shown.valid(self.loop.done, figures)
         if self._best_step is not None and self._best_step <= self._warmup < self.loop.done:
-            self._best = None  # a loss at the depth of the warm-up says nothing of the equilibrium that will be loaded
+            self._best = None  # a loss at the depth of the warm-up says nothing about the equilibrium
         better = math.isfinite(result.loss) and (self._best is None or result.loss < self._best)
         if better:
             self._best, self._best_step = result.loss, self.loop.done
@@ -300,14 +300,14 @@ class Trainer:
         }
         checkpoint = replace(checkpoint, scalars=scalars)
         kept = self.recipe.training.checkpoints_kept
-        # A run that goes on from this checkpoint finds all lines before it.
+        # A run resumed from this checkpoint finds all lines before it.
         self._metrics.flush()
         save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
 
     def _resume(self) -> list[str]:
-        """Goes on from the last sound checkpoint, or from the start if there is none; returns what to say."""
-        path, messages = self._world.told(self._found() if self._world.main else (None, []))
+        """Resumes from the last sound checkpoint, or starts over if there is none; returns messages."""
+        path, messages = self._world.broadcast(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
         done, steps = step_of(path) or 0, self.recipe.training.steps
@@ -324,26 +324,26 @@ class Trainer:
                 f"resume with the same data, or start a new run"
             )
         earlier = scalars.get("recipe")  # config.toml may have been edited since
-        check_goes_on(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
+        check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
         self.loop.restore(checkpoint, path)
         if self._world.main:
-            messages += mended(self.folder, self.task.tokenizer)
+            messages += repaired(self.folder, self.task.tokenizer)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
-        index = self._world.told(self.folder.index() if self._world.main else None)
+        index = self._world.broadcast(self.folder.index() if self._world.main else None)
         best, best_step = scalars.get("best_loss"), scalars.get("best_step")
         if index is not None and index.best is not None and isinstance(best, float) and isinstance(best_step, int):
             self._best, self._best_step = best, best_step
         self._saved = self.loop.done
-        return [*messages, *self._world.told(self._changed() if self._world.main else [])]
+        return [*messages, *self._world.broadcast(self._changed() if self._world.main else [])]
 
     def _changed(self) -> list[str]:
-        """Records the recipe, if a step follows; returns what it changes."""
+        """Records the recipe if steps remain; returns messages about its changes."""
         done, earlier = self.loop.done, check_resumable(self.folder, self.recipe)
         changed = changes(earlier, self.recipe)
         if done == self.recipe.training.steps:
             unused = f"; {changed} changes nothing" if changed else ""
-            return [f"step {done} is the last of this recipe; raise training.steps to go on{unused}"]
+            return [f"step {done} is the last of this recipe; raise training.steps to continue{unused}"]
         record_recipe(self.folder, self.recipe)
         messages = [f"resuming from step {done}{f' with {changed}' if changed else ''}"]
         before, after = (recipe.training.rate_at(done) for recipe in (earlier, self.recipe))
@@ -353,7 +353,7 @@ class Trainer:
         return messages
 
     def _found(self) -> tuple[Path | None, list[str]]:
-        """The checkpoint to go on from, and what is wrong with those after it."""
+        """The checkpoint to resume from, and messages about damaged later ones."""
         check_resumable(self.folder, self.recipe)
         if not self.folder.saved:
             furnish_run(self.folder, self.recipe, self.task.tokenizer)
@@ -362,10 +362,10 @@ class Trainer:
 
     def _stop(self, name: str, shown: Display) -> None:
         if not self.loop.done:
-            self._event(f"stopped by {name} before the first step; nothing to save, start with --resume", shown)
+            self._event(f"stopped by {name} before the first step; nothing to save; start again with --resume", shown)
             return
         self._save(best=False)
-        self._event(f"stopped by {name} after step {self.loop.done}; saved, continue with --resume", shown)
+        self._event(f"stopped by {name} after step {self.loop.done}; saved; continue with --resume", shown)
 
     def _event(self, message: str, shown: Display) -> None:
         self._metrics.write("event", self.loop.done, {"message": message})

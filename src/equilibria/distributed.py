@@ -1,8 +1,8 @@
-"""The processes of a run: started by torchrun, joined by PyTorch Distributed, and what they tell each other.
+"""The processes of a run: started by torchrun, joined by PyTorch Distributed, and the messages between them.
 
-Tensors of the model travel by the strategy's own collectives (see `parallel`). What is said here are a few numbers per
-step and small objects, between processors: how many targets there are, whether a signal came, what has failed. None
-of it is said inside a solve, where processes differ in how often they evaluate.
+The strategy's own collectives move tensors of the model (see `training.parallel`). Here are a few numbers per step and
+small objects, between CPUs: how many targets there are, whether a signal came, what failed. None is sent inside a
+solve, where processes differ in the number of evaluations.
 """
 
 import hashlib
@@ -49,35 +49,35 @@ class World:
         return self._reduced(numbers, dist.ReduceOp.SUM)
 
     def highest(self, *numbers: float) -> list[float]:
-        """The highest of the numbers of all processes, each."""
+        """The maximum over all processes of each number."""
         return self._reduced(numbers, dist.ReduceOp.MAX)
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Adds up a tensor over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """What all processes give, in the order of their ranks."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return values  # pyright: ignore[reportReturnType]
 
-    def told(self, value: T) -> T:
-        """What the process of rank 0 gives."""
+    def broadcast(self, value: T) -> T:
+        """The value of rank 0; the other processes' own are ignored."""
         return self.gather(value)[0]
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process of each machine does what is inside before the others: what it caches, they find."""
+        """The first process of each machine runs the body before the others, which find what it has cached."""
         if self.local_rank:
-            self.told(None)
+            self.broadcast(None)
         yield
         if not self.local_rank:
-            self.told(None)
+            self.broadcast(None)
 
     def _reduced(self, numbers: tuple[float, ...], operation: dist.ReduceOp.RedOpType) -> list[float]:
         if self.size == 1:

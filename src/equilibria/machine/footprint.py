@@ -1,4 +1,4 @@
-"""What a recipe's model takes up however long it trains: counted on the meta device, where nothing is allocated."""
+"""What a recipe's model takes up however long it trains, counted on the meta device, which allocates nothing."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
-from equilibria.models import TokenModel
-from equilibria.optimization import adopted, roles
+from equilibria.measuring.size import parameters_by_part
+from equilibria.optimization import adopted
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Numbers that a model learns, and bytes that training holds from its first step to its last.
+class Footprint:
+    """The parameters of a model, and the bytes that training holds from its first step to its last.
 
     Attributes:
         parameters: by part of the model, each once.
         weights: bytes of parameters and buffers.
         gradients: bytes of the gradients.
-        optimizer: bytes of what the optimizer keeps.
+        optimizer: bytes of the optimizer's state.
         average: bytes of the averaged weights; 0 without averaging.
     """
 
@@ -40,8 +40,8 @@ class Sizes:
         return self.weights + self.gradients + self.optimizer + self.average
 
 
-def sizes_of(recipe: Recipe, vocabulary_size: int) -> Sizes:
-    """Those of a recipe's model.
+def footprint_of(recipe: Recipe, vocabulary_size: int) -> Footprint:
+    """The footprint of a recipe's model.
 
     Raises:
         UserError: the recipe's numbers do not go together.
@@ -49,25 +49,13 @@ def sizes_of(recipe: Recipe, vocabulary_size: int) -> Sizes:
     with torch.device("meta"):
         model = build_model(recipe, vocabulary_size)
     weights = _bytes([*model.parameters(), *model.buffers()])
-    return Sizes(
-        parameters=_by_part(model),
+    return Footprint(
+        parameters=parameters_by_part(model),
         weights=weights,
         gradients=_bytes([parameter for parameter in model.parameters() if parameter.requires_grad]),
-        optimizer=adopted(recipe.training.optimizer).state_bytes(roles(model)),
+        optimizer=adopted(recipe.training.optimizer).state_bytes(parameter_groups(model)),
         average=0 if recipe.training.averaging is None else weights,
     )
-
-
-def _by_part(model: TokenModel) -> dict[str, int]:
-    """Parameters of the embedding, the cell and what else there is; a shared one is its first owner's."""
-    counted: dict[int, Tensor] = {}
-    parts = {}
-    for name, part in model.named_children():
-        own = {id(parameter): parameter for parameter in part.parameters() if id(parameter) not in counted}
-        counted |= own
-        if own:
-            parts[name] = sum(parameter.numel() for parameter in own.values())
-    return parts
 
 
 def _bytes(tensors: list[Tensor]) -> int:

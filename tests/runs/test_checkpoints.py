@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from equilibria.errors import UserError
-from equilibria.runs.checkpoints import CheckpointIndex, read_index
+from equilibria.runs import checkpoints as module
+from equilibria.runs.checkpoints import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import CheckpointIndex, read_index
 from equilibria.runs.weights import fill
-from equilibria.training import checkpoint as module
-from equilibria.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 
 
 def content(value: float) -> Checkpoint:
@@ -143,7 +143,7 @@ def test_an_index_that_is_lost_or_damaged_is_rebuilt(tmp_path: Path, damage: str
     assert saved(folder) == before, "who reads a run does not write to it"
     path, messages = sound_checkpoint(folder)
     assert path.name == "step-3"
-    assert ["written anew from the checkpoints" in message for message in messages] == [True]
+    assert ["rebuilt it from the existing checkpoints" in message for message in messages] == [True]
     assert read_index(folder.index_file) == CheckpointIndex("step-3", "step-2")
     save(folder, 4, best=False, kept=1)
     assert saved(folder) == {"step-1", "step-2", "step-3", "step-4", "index.json"}, "what is not known to be its own"
