@@ -8,7 +8,7 @@ from torch import Tensor
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.measuring.size import parameters_by_part
-from equilibria.optimization import adopted
+from equilibria.optimization import adopted, parameter_groups
 
 
 @dataclass(frozen=True)
