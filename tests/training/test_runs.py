@@ -127,7 +127,7 @@ def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
     assert main(["eval", str(folder), "--tolerance", "0.1"]) == 2
     assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0
     assert main(["report", str(folder)]) == 0
-    assert "qrnn baseline" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "· QRNN ·" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_schedule_of_the_depth_is_that_of_the_recipe(tmp_path: Path) -> None:
