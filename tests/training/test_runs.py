@@ -18,7 +18,7 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel, LanguageModelRecipe, ModelRecipe, Regularisation
-from equilibria.nn import UntiedEmbedding
+from equilibria.nn import TokenEmbedding, UntiedEmbedding
 from equilibria.optimization import Constant
 from equilibria.paper.baselines import GRU, QRNN
 from equilibria.runs.folder import RunFolder
@@ -26,7 +26,7 @@ from equilibria.runs.metrics import read_metrics
 from equilibria.training import train
 
 TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
-UNTIED = partial(UntiedEmbedding)
+UNTIED: partial[TokenEmbedding] = partial(UntiedEmbedding)
 BASELINE = GRU(embedding=UNTIED, d_model=6, hidden=8)
 
 
@@ -113,7 +113,7 @@ def test_another_task_cannot_be_resumed(tmp_path: Path) -> None:
     recipe = task_recipe(tmp_path, BASELINE)
     trained(recipe)
     with pytest.raises(UserError, match="not the one that"):
-        trained(replace(recipe, data=replace(recipe.data, blanks=7)), resume=True)
+        trained(replace(recipe, data=replace(TASK, blanks=7)), resume=True)
 
 
 def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:

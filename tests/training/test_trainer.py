@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from equilibria.configuration import Recipe, read_recipe, table_of
 from equilibria.configuration.building import open_data
+from equilibria.data import FolderText
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.gradients import JacobianFree
@@ -202,6 +203,7 @@ def test_resuming_with_another_text_is_an_error(tmp_path: Path) -> None:
     before = files(recipe.run.folder)
     text = write_text(tmp_path / "other")
     (text / "train.txt").write_text("something else entirely\n" * 50)
+    assert isinstance(recipe.data, FolderText)
     other = replace(recipe, data=replace(recipe.data, path=text))
     with pytest.raises(UserError, match="the text or its tokenizer is not the one"):
         tiny_trainer(other).run(resume=True)
