@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equilibria.cells import ContractiveCell
-from equilibria.cli.train import run_training
-from equilibria.configuration import read_recipe
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import TrainingRecipe, read_recipe
 from equilibria.data import CopyMemory
 from equilibria.data.batches import TrainingStream
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
@@ -28,10 +25,12 @@ from equilibria.gradients import Implicit, Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, UntiedEmbedding
+from equilibria.optimization import SGD, Exponential, Muon
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.solvers import GMRES, Picard, Solver
+from equilibria.training import train
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.parallel import Strategy, full_tensor
 from tiny import TRAINING
@@ -56,10 +55,10 @@ def variants() -> dict[str, tuple[TrainingRecipe, TokenModel]]:
     baseline = SequenceModel(UntiedEmbedding(10, 8, 12), [LSTMLayer(8, 12)])
     return {
         "implicit": (RECIPE, language_model(IMPLICIT)),
-        "slots": (replace(RECIPE, accumulation=2, averaging="exponential"), language_model(PHANTOM, adaptive=True)),
+        "slots": (replace(RECIPE, accumulation=2, averaging=Exponential()), language_model(PHANTOM, adaptive=True)),
         "lowered": (replace(RECIPE, steps=3, precision="bfloat16"), language_model(IMPLICIT)),
-        "muon": (replace(RECIPE, steps=4, optimizer="muon"), language_model(UnrolledDepth(2))),
-        "baseline": (replace(RECIPE, optimizer="sgd", momentum=0.9, learning_rate=0.1), baseline),
+        "muon": (replace(RECIPE, steps=4, optimizer=Muon()), language_model(UnrolledDepth(2))),
+        "baseline": (replace(RECIPE, optimizer=SGD(momentum=0.9), learning_rate=0.1), baseline),
     }
 
 
@@ -167,7 +166,7 @@ def alone_in_solves(folder: Path) -> dict[str, Tensor]:
 def _resumable(world: World, strategy: Strategy, dropout: float) -> TrainingLoop:
     torch.manual_seed(5)
     model = language_model(PHANTOM, dropout=dropout)
-    recipe = replace(RECIPE, accumulation=2, averaging="exponential", averaging_decay=0.5)
+    recipe = replace(RECIPE, accumulation=2, averaging=Exponential(decay=0.5))
     loop = build(recipe, model, world, strategy)
     seed_process(3, world)
     return loop
@@ -260,7 +259,7 @@ def trained(folder: Path, file: str = "recipe.toml") -> dict[str, Tensor]:
     """The run of a recipe, by the command's own function; goes on where there is one already."""
     recipe = read_recipe(folder / file)
     resume = (recipe.run.folder / "config.toml").is_file()
-    result = run_training(recipe, resume, Console(quiet=True))
+    result = train(recipe, resume=resume)
     return {"step": torch.tensor(result.step)}
 
 

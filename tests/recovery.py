@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from equilibria.cli.app import main as equilibria
-from equilibria.configuration.reading import read_recipe
+from equilibria.configuration import read_recipe
 from equilibria.files.durable import leftovers
 from equilibria.runs.folder import RunFolder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equilibria.data import Split, FolderText, prepared
+from equilibria.data import FolderText, Split, prepared
 from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.sources import reading
 from equilibria.data.tokenizer_training import TokenizerSpec

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from equilibria.data import tokenizer_training
 from equilibria.data.tokenizer_training import (
-    TokenizerFile,
     TokenizerSpec,
     train_byte_pairs,
     train_tokenizer,
@@ -319,6 +318,9 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int)
         (("bytes", 300), "has 256 ids"),
         (("word", None, 0), "minimum_count is 0"),
         (("letters",), "no tokenizer is called 'letters'"),
+        (("file",), 'path goes with kind "file"'),
+        (("bytes", None, 1, Path("tokenizer.json")), 'path goes with kind "file"'),
+        (("file", 300, 1, Path("tokenizer.json")), "the vocabulary of a file is given"),
     ],
 )
 def test_impossible_specifications_are_errors(arguments: tuple, message: str) -> None:

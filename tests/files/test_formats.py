@@ -15,8 +15,6 @@ SOURCES = Path(__file__).parents[2] / "src" / "equilibria"
 HERE = "formats.py"
 OTHERS = {
     "serving/fields.py": {"json.loads"},  # a request's body, whose errors are answers
-    "data/tokenizers.py": {"json.loads"},  # of what the tokenizers package has just written
-    "training/preparation.py": {"json.loads"},  # of what it has just made, to have JSON's types
 }
 """What besides that module reads JSON, and why."""
 

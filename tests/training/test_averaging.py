@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from equilibria.cells import ContractiveCell
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import TrainingRecipe
 from equilibria.data.batches import TrainingStream
 from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
@@ -18,14 +18,15 @@ from equilibria.inference import load
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import TiedEmbedding
 from equilibria.runs.checkpoints import read_checkpoint
+from equilibria.optimization import Exponential, Uniform
 from equilibria.runs.folder import RunFolder
 from equilibria.training.loop import TrainingLoop
 from tiny import TRAINING, tiny_recipe, tiny_trainer
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 700).astype(np.uint16)
-EXPONENTIAL = replace(TRAINING, averaging="exponential", averaging_decay=0.8)
-UNIFORM = replace(TRAINING, averaging="uniform", averaging_start=3)
-TRIGGERED = replace(TRAINING, averaging="uniform", averaging_patience=2)
+EXPONENTIAL = replace(TRAINING, averaging=Exponential(decay=0.8))
+UNIFORM = replace(TRAINING, averaging=Uniform(start=3))
+TRIGGERED = replace(TRAINING, averaging=Uniform(patience=2))
 
 
 def loop(recipe: TrainingRecipe) -> TrainingLoop:
@@ -122,7 +123,7 @@ def test_restored_goes_on_bit_for_bit(recipe: TrainingRecipe, saved_after: int) 
 
 
 def test_a_run_evaluates_keeps_and_loads_the_average(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path, replace(EXPONENTIAL, averaging_decay=0.95))
+    recipe = tiny_recipe(tmp_path, replace(EXPONENTIAL, averaging=Exponential(decay=0.95)))
     trainer = tiny_trainer(recipe)
     result = trainer.run()
     path = RunFolder(recipe.run.folder).checkpoint("last")
@@ -159,5 +160,5 @@ def test_an_interrupted_run_with_an_average_resumes_exactly(tmp_path: Path) -> N
     expected, found = (RunFolder(r.run.folder).checkpoint("last") / "model.safetensors" for r in (whole, parts))
     assert all(torch.equal(load_file(found)[name], tensor) for name, tensor in load_file(expected).items())
     plain = replace(parts, training=replace(TRAINING, steps=14))
-    with pytest.raises(UserError, match=r'training\.averaging = "exponential", the recipe "none"'):
+    with pytest.raises(UserError, match=r'training\.averaging\.kind = "exponential", the recipe '):
         tiny_trainer(plain).run(resume=True)

@@ -14,8 +14,7 @@ import torch
 
 import recovery
 from equilibria.cli.app import main
-from equilibria.configuration.reading import write_recipe
-from equilibria.configuration.recipe import Recipe
+from equilibria.configuration import Recipe, write_recipe
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from processes import environment, training_process

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import Cache, ContractiveCell, Memory, StackedCell
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import TrainingRecipe
 from equilibria.data import CopyMemory
 from equilibria.data.batches import TrainingStream
 from equilibria.depths import (
@@ -26,6 +26,20 @@ from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
+from equilibria.optimization import (
+    SGD,
+    Adam,
+    AdamW,
+    Averaging,
+    Constant,
+    Exponential,
+    InverseSquareRoot,
+    Linear,
+    Muon,
+    Optimizer,
+    RAdam,
+    WarmupStableDecay,
+)
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.paper.halting import Halting
 from equilibria.solvers import Picard
@@ -73,9 +87,9 @@ def weights(trained: TrainingLoop) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "learning_rate"), [("adamw", 3e-3), ("adam", 3e-3), ("radam", 3e-2), ("sgd", 1.0), ("muon", 3e-3)]
+    ("optimizer", "learning_rate"), [(AdamW(), 3e-3), (Adam(), 3e-3), (RAdam(), 3e-2), (SGD(), 1.0), (Muon(), 3e-3)]
 )
-def test_learns(optimizer: Literal["adamw", "adam", "radam", "sgd", "muon"], learning_rate: float) -> None:
+def test_learns(optimizer: Optimizer, learning_rate: float) -> None:
     learning = loop(replace(TRAINING, steps=60, optimizer=optimizer, learning_rate=learning_rate))
     losses = [float(learning.step()) for _ in range(60)]
     assert learning.done == 60
@@ -132,6 +146,7 @@ def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe:
     saved = interrupted.checkpoint()
     saved = replace(saved, trainer={name: tensor.detach().clone() for name, tensor in saved.trainer.items()})
     resumed = build(replace(recipe, seed=99))
+    resumed.recipe = recipe  # other weights and draws, but the limits and penalties are those of the run's seed
     resumed.restore(saved, Path("step-3"))
     assert resumed.learning_rate == interrupted.learning_rate
     for _ in range(3):
@@ -141,10 +156,10 @@ def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe:
 
 OPTIMIZERS = {
     "adamw": TRAINING,
-    "adam": replace(TRAINING, optimizer="adam", schedule="linear"),
-    "radam": replace(TRAINING, optimizer="radam", schedule="inverse_square_root"),
-    "sgd": replace(TRAINING, optimizer="sgd", momentum=0.9, schedule="constant"),
-    "muon": replace(TRAINING, optimizer="muon", schedule="warmup_stable_decay"),
+    "adam": replace(TRAINING, optimizer=Adam(), schedule=Linear(warmup_steps=2)),
+    "radam": replace(TRAINING, optimizer=RAdam(), schedule=InverseSquareRoot(warmup_steps=2)),
+    "sgd": replace(TRAINING, optimizer=SGD(momentum=0.9), schedule=Constant(warmup_steps=2)),
+    "muon": replace(TRAINING, optimizer=Muon(), schedule=WarmupStableDecay(warmup_steps=2)),
 }
 
 
@@ -248,8 +263,8 @@ def test_explicit_depths_have_no_residual() -> None:
     assert (summary.evaluations, summary.residual, summary.residual_worst) == (None, None, None)
 
 
-@pytest.mark.parametrize("averaging", ["none", "exponential"])
-def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: Literal["none", "exponential"]) -> None:
+@pytest.mark.parametrize("averaging", [None, Exponential()], ids=["none", "exponential"])
+def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: Averaging | None) -> None:
     task = CopyMemory(blanks=4, symbols=3, held_out=100)
     recipe = replace(TRAINING, steps=40, batch_size=8, learning_rate=2e-2, averaging=averaging)
 
@@ -265,7 +280,7 @@ def test_a_baseline_learns_a_synthetic_task_and_resumes_bit_for_bit(averaging: L
         undisturbed.step()
     assert evaluate_segments(undisturbed.model, task.split("valid").segments(500)).loss < before / 2
     assert evaluate_segments(undisturbed.evaluated, task.split("valid").segments(500)).loss < before
-    assert (undisturbed.evaluated is undisturbed.model) == (averaging == "none")
+    assert (undisturbed.evaluated is undisturbed.model) == (averaging is None)
     torch.manual_seed(2)
     for _ in range(20):
         interrupted.step()

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from equilibria.cli.app import main
-from equilibria.configuration.reading import read_recipe, write_recipe
-from equilibria.configuration.recipe import Recipe
+from equilibria.configuration import Recipe, read_recipe, write_recipe
 from equilibria.errors import UserError
 from equilibria.inference import loading
 from equilibria.inference.loading import load_run

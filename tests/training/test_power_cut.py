@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from equilibria import load
-from equilibria.configuration.reading import read_recipe, write_recipe
+from equilibria.configuration import read_recipe, write_recipe
 from equilibria.data.tokenizers import load_tokenizer
 from equilibria.runs.checkpoints import sound_checkpoint
 from equilibria.runs.folder import RunFolder

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration import Recipe, read_recipe, table_of
 from equilibria.data import id_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers
@@ -44,7 +44,7 @@ def test_a_start_that_failed_is_begun_again(failed: tuple[RunFolder, Recipe]) ->
         *(".lock", ".keeping"),
     }
     create_run(folder, recipe)
-    assert read_recipe(folder.config) == recipe
+    assert table_of(read_recipe(folder.config)) == table_of(recipe)
     assert not leftovers(folder.path)
 
 

@@ -2,54 +2,45 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 import tiny
 from equilibria.cli.app import main
-from equilibria.cli.train import run_training
-from equilibria.configuration import (
-    BaselineRecipe,
-    CellRecipe,
-    DataRecipe,
-    DepthRecipe,
-    EmbeddingRecipe,
-    ModelRecipe,
-    Recipe,
-    RegularisationRecipe,
-    RunRecipe,
-    ScheduleRecipe,
-    write_recipe,
-)
+from equilibria.configuration import Recipe, RunRecipe, write_recipe
 from equilibria.data import CopyMemory, Corpus, EncodedSplit, EvaluationStream
-from equilibria.depths import Equilibrium
+from equilibria.depths import DepthSchedule, Equilibrium, GrowingLimits
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import evaluate
 from equilibria.inference.loading import load_run, load_task
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, LanguageModelRecipe, ModelRecipe, Regularisation
+from equilibria.nn import TokenEmbedding, UntiedEmbedding
+from equilibria.optimization import Constant
+from equilibria.paper.baselines import GRU, QRNN
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
+from equilibria.training import train
 
 TASK = CopyMemory(blanks=6, symbols=2, held_out=20)
-UNTIED = EmbeddingRecipe(kind="untied")
-GRU = BaselineRecipe(kind="gru", d_model=6, hidden=8)
+UNTIED: partial[TokenEmbedding] = partial(UntiedEmbedding)
+BASELINE = GRU(embedding=UNTIED, d_model=6, hidden=8)
 
 
 def task_recipe(base: Path, model: ModelRecipe, name: str = "task") -> Recipe:
     return Recipe(
         run=RunRecipe(name=name, directory=base / "runs"),
-        data=DataRecipe(source="copy_memory", blanks=6, symbols=2, held_out=20),
+        data=TASK,
         model=model,
         training=replace(tiny.TRAINING, batch_size=4, evaluate_tokens=None),
     )
 
 
 def trained(recipe: Recipe, resume: bool = False) -> Path:
-    return run_training(recipe, resume, Console(quiet=True)).folder
+    return train(recipe, resume=resume).folder
 
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -70,7 +61,7 @@ def test_a_text_is_read_by_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_task_is_read_by_the_recipe(tmp_path: Path) -> None:
-    recipe = task_recipe(tmp_path, ModelRecipe(embedding=UNTIED, baseline=GRU))
+    recipe = task_recipe(tmp_path, BASELINE)
     recipe = replace(recipe, training=replace(recipe.training, steps=2, accumulation=3, evaluate_tokens=41))
     result = tiny.tiny_trainer(recipe).run()
     assert result.tokens_per_second == pytest.approx(2 * 4 * 3 * 10 / result.seconds)
@@ -81,8 +72,8 @@ def test_a_task_is_read_by_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        ModelRecipe(embedding=UNTIED, baseline=GRU),
-        ModelRecipe(embedding=UNTIED, cell=CellRecipe(d_model=16, heads=2, inner=16, dropout=0.1)),
+        BASELINE,
+        LanguageModelRecipe(embedding=UNTIED, cell=partial(tiny.CELL, inner=16)),
     ],
     ids=["baseline", "equilibrium"],
 )
@@ -91,7 +82,7 @@ def test_a_task_is_trained_evaluated_and_resumed(
 ) -> None:
     folder = trained(task_recipe(tmp_path, model))
     loaded = load_run(folder)
-    assert isinstance(loaded.model, LanguageModel) == (model.baseline.kind is None)
+    assert isinstance(loaded.model, LanguageModel) == isinstance(model, LanguageModelRecipe)
     assert loaded.tokenizer.vocabulary_size == 10
     assert load_task(loaded) == TASK
     capsys.readouterr()
@@ -109,7 +100,7 @@ def test_a_task_is_trained_evaluated_and_resumed(
 
     # Rates that do not look at the last step, so that the halves of a run are those of the whole.
     whole = task_recipe(tmp_path, model, "whole")
-    whole = replace(whole, training=replace(whole.training, schedule="constant"))
+    whole = replace(whole, training=replace(whole.training, schedule=Constant(warmup_steps=2)))
     halves = replace(whole, run=replace(whole.run, name="halves"))
     trained(whole)
     trained(replace(halves, training=replace(halves.training, steps=6)))
@@ -119,16 +110,15 @@ def test_a_task_is_trained_evaluated_and_resumed(
 
 
 def test_another_task_cannot_be_resumed(tmp_path: Path) -> None:
-    recipe = task_recipe(tmp_path, ModelRecipe(embedding=UNTIED, baseline=GRU))
+    recipe = task_recipe(tmp_path, BASELINE)
     trained(recipe)
     with pytest.raises(UserError, match="not the one that"):
-        trained(replace(recipe, data=replace(recipe.data, blanks=7)), resume=True)
+        trained(replace(recipe, data=replace(TASK, blanks=7)), resume=True)
 
 
 def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
-    baseline = BaselineRecipe(kind="qrnn", d_model=8, hidden=12, layers=2)
-    regularisation = RegularisationRecipe(output_dropout=0.1, slowness_penalty=1.0)
-    model = ModelRecipe(baseline=baseline, regularisation=regularisation, memory_length=1)
+    regularisation = Regularisation(output_dropout=0.1, slowness_penalty=1.0)
+    model = QRNN(d_model=8, hidden=12, layers=2, regularisation=regularisation, memory_length=1)
     recipe = replace(tiny.tiny_recipe(tmp_path), model=model)
     folder = trained(recipe)
     loaded = load_run(folder)
@@ -137,15 +127,12 @@ def test_a_baseline_is_trained_on_text(tmp_path: Path) -> None:
     assert main(["eval", str(folder), "--tolerance", "0.1"]) == 2
     assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0
     assert main(["report", str(folder)]) == 0
-    assert "qrnn baseline" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "· QRNN ·" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_schedule_of_the_depth_is_that_of_the_recipe(tmp_path: Path) -> None:
-    schedule = ScheduleRecipe(
-        warmup_steps=6, warmup_applications=1, limits="growing", first_evaluations=1, last_evaluations=8
-    )
-    recipe = tiny.tiny_recipe(tmp_path)
-    recipe = replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule)))
+    schedule = DepthSchedule(warmup_steps=6, warmup_applications=1, limits=GrowingLimits(1, 8))
+    recipe = tiny.with_model(tiny.tiny_recipe(tmp_path), depth=Equilibrium(schedule=schedule))
     file = tmp_path / "recipe.toml"
     write_recipe(recipe, file)
     assert main(["train", str(file)]) == 0
@@ -156,13 +143,16 @@ def test_the_schedule_of_the_depth_is_that_of_the_recipe(tmp_path: Path) -> None
     assert 0 < float(str(solved[2])) < float(str(solved[3]))
     model = load_run(recipe.run.folder).model
     assert isinstance(model, LanguageModel)
-    assert model.depth == Equilibrium()
+    assert isinstance(model.depth, Equilibrium)
+    assert model.depth.steady() == Equilibrium()
 
 
 def test_the_best_checkpoint_is_not_one_of_the_shallow_start(tmp_path: Path) -> None:
     training = replace(tiny.TRAINING, evaluate_every=2)
     recipe = tiny.tiny_task_recipe(tmp_path, training)
-    warmup = recipe.model.depth.schedule.warmup_steps
+    assert isinstance(recipe.model, LanguageModelRecipe)
+    assert isinstance(recipe.model.depth, Equilibrium)
+    warmup = recipe.model.depth.warmup(training.steps)
     assert warmup
     trainer = tiny.tiny_trainer(recipe)
     trainer._best, trainer._best_step = 0.0, warmup  # as if the shallow network had been better than anything later

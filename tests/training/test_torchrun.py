@@ -12,9 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equilibria.configuration.reading import write_recipe
-from equilibria.configuration.recipe import Recipe
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import Recipe, TrainingRecipe, write_recipe
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.training.parallel import Strategy

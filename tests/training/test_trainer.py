@@ -9,18 +9,24 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from equilibria.configuration import GradientRecipe, Recipe, SolverRecipe, build_task, read_recipe
+from equilibria.configuration import Recipe, read_recipe, table_of
+from equilibria.configuration.building import open_data
+from equilibria.data import FolderText
+from equilibria.depths import Equilibrium
 from equilibria.distributed import World
 from equilibria.errors import UserError
+from equilibria.gradients import JacobianFree
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
+from equilibria.optimization import Constant
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
+from equilibria.solvers import Picard
 from equilibria.training.trainer import Trainer
-from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, write_text
+from tiny import TRAINING, tiny_recipe, tiny_trainer, wider, with_model, write_text
 
-LONGER = replace(TRAINING, steps=16, schedule="constant")
+LONGER = replace(TRAINING, steps=16, schedule=Constant(warmup_steps=2))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -52,7 +58,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert result.validation is not None
     assert result.best_loss is not None
     assert result.tokens_per_second > 0
-    assert read_recipe(folder.config) == recipe
+    assert table_of(read_recipe(folder.config)) == table_of(recipe)
     lines = read_metrics(folder.metrics)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [3, 6, 9, 12]
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [6, 12]
@@ -197,6 +203,7 @@ def test_resuming_with_another_text_is_an_error(tmp_path: Path) -> None:
     before = files(recipe.run.folder)
     text = write_text(tmp_path / "other")
     (text / "train.txt").write_text("something else entirely\n" * 50)
+    assert isinstance(recipe.data, FolderText)
     other = replace(recipe, data=replace(recipe.data, path=text))
     with pytest.raises(UserError, match="the text or its tokenizer is not the one"):
         tiny_trainer(other).run(resume=True)
@@ -321,9 +328,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 def swinging(base: Path, damping: float | None, name: str) -> tuple[str, list[dict[str, object]]]:
     """What is said, and the lines, of a run whose map swings ever wider under plain iteration."""
     recipe = tiny_recipe(base, name=name)
-    solver = SolverRecipe(method="picard", tol=1e-2, max_evaluations=30, fallback_damping=damping)
-    depth = replace(recipe.model.depth, solver=solver, gradient=GradientRecipe(method="jacobian_free"))
-    recipe = replace(recipe, model=replace(recipe.model, depth=depth))
+    plain = Picard(tol=1e-2, max_evaluations=30, scope="prefix")
+    solver = plain if damping is None else replace(plain, fallback=replace(plain, damping=damping))
+    recipe = with_model(recipe, depth=Equilibrium(solver=solver, gradient=JacobianFree()))
     stream = io.StringIO()
     trainer = tiny_trainer(recipe, Console(file=stream, width=400))
     assert isinstance(trainer.model, LanguageModel)
@@ -373,7 +380,7 @@ def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
     trainer = tiny_trainer(recipe)
     trainer.model.embedding = TiedEmbedding(40, 16)
     with pytest.raises(UserError, match=r"token id \d+ at position"):
-        Trainer(trainer.model, recipe, build_task(recipe), recipe.run.folder, Console(quiet=True))
+        Trainer(trainer.model, recipe, open_data(recipe), recipe.run.folder, Console(quiet=True))
     assert not recipe.run.folder.exists()
 
 

@@ -269,13 +269,16 @@ class _Foreign(Optimizer):
         return (self.make([group for group in groups if group["params"]]),)
 
     def state_bytes(self, found: ParameterGroups) -> int:
-        """As much per element as it keeps of a small matrix."""
+        """As much per element, and beside them, as it keeps of a small matrix."""
         small = nn.Parameter(torch.zeros(16, 16))
         small.grad = torch.zeros_like(small)
         optimizer = self.make([small])
         optimizer.step()
-        kept = sum(part.numel() * part.element_size() for part in optimizer.state[small].values() if part.ndim)
-        return kept * _bytes(found.every()) // _bytes({"": small})
+        kept, every = optimizer.state[small].values(), found.every()
+        per_parameter = sum(part.nbytes for part in kept if not part.ndim)
+        return sum(part.nbytes for part in kept if part.ndim) * _bytes(every) // small.nbytes + per_parameter * len(
+            every
+        )
 
 
 def adopted(optimizer: Optimizer | partial[optim.Optimizer]) -> Optimizer:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -152,7 +153,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
 
 def test_a_split_that_stays_empty_names_the_fraction_that_fills_it(tmp_path: Path) -> None:
     path = write(tmp_path / "few.txt", "one\ntwo\nthree\nfour\nfive\n")
-    fractions = {"valid_fraction": 0.001, "test_fraction": 0.001}
+    fractions: dict[str, Any] = {"valid_fraction": 0.001, "test_fraction": 0.001}
     for _ in range(2):
         with pytest.raises(
             UserError, match=r"none of its 5 parts of lines fell into the \w+ split; give \w+_fraction"

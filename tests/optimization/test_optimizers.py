@@ -1,29 +1,46 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 from torch.nn.utils.parametrizations import weight_norm
-from torch.optim import SGD, Adam, AdamW, Muon, RAdam
 
 from equilibria.cells import ContractiveCell
-from equilibria.configuration.training import RatesRecipe, TrainingRecipe
+from equilibria.configuration import TrainingRecipe
 from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
-from equilibria.training.muon import GramMuon
-from equilibria.training.optimizers import ScheduledOptimizers, build_optimizers, parameter_groups, state_bytes
+from equilibria.optimization import (
+    SGD,
+    Adam,
+    AdamW,
+    Cosine,
+    Linear,
+    Muon,
+    Optimizer,
+    RAdam,
+    Rates,
+    ScheduledOptimizers,
+    WarmupStableDecay,
+    adopted,
+    parameter_groups,
+)
+from equilibria.optimization.muon import GramMuon
 
-RECIPE = TrainingRecipe(steps=40, warmup_steps=4)
+RECIPE = TrainingRecipe(steps=40, schedule=Cosine(warmup_steps=4))
+FALLING = Linear(warmup_steps=4)
+ADADELTA = partial(optim.Adadelta, weight_decay=1e-4)  # of PyTorch's, and of no use to a recipe of this package's own
 RECIPES = {
     "adamw": replace(RECIPE, learning_rate=1e-2),
-    "adam": replace(RECIPE, optimizer="adam", learning_rate=1e-2, weight_decay=1e-4),
-    "radam": replace(RECIPE, optimizer="radam", learning_rate=1e-2, weight_decay=0.1),
-    "sgd": replace(RECIPE, optimizer="sgd", learning_rate=0.3),
-    "sgd with momentum": replace(RECIPE, optimizer="sgd", learning_rate=0.05, momentum=0.9, schedule="linear"),
-    "muon": replace(RECIPE, optimizer="muon", learning_rate=1e-2, schedule="warmup_stable_decay"),
-    "rates": replace(RECIPE, learning_rate=1e-2, rates=RatesRecipe(embedding=0.5, vectors=3.0)),
+    "adam": replace(RECIPE, optimizer=Adam(weight_decay=1e-4), learning_rate=1e-2),
+    "radam": replace(RECIPE, optimizer=RAdam(weight_decay=0.1), learning_rate=1e-2),
+    "sgd": replace(RECIPE, optimizer=SGD(), learning_rate=0.3),
+    "sgd with momentum": replace(RECIPE, optimizer=SGD(momentum=0.9), learning_rate=0.05, schedule=FALLING),
+    "muon": replace(RECIPE, optimizer=Muon(), learning_rate=1e-2, schedule=WarmupStableDecay(warmup_steps=4)),
+    "rates": replace(RECIPE, learning_rate=1e-2, rates=Rates(embedding=0.5, vectors=3.0)),
+    "another's": replace(RECIPE, optimizer=ADADELTA, learning_rate=1.0),
 }
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 
@@ -61,6 +78,16 @@ def small() -> Small:
     return Small()
 
 
+def scheduled(model: nn.Module, recipe: TrainingRecipe) -> ScheduledOptimizers:
+    return ScheduledOptimizers(
+        model, recipe.optimizer, recipe.schedule, recipe.steps, recipe.learning_rate, recipe.rates
+    )
+
+
+def built(model: nn.Module, optimizer: Optimizer | partial[optim.Optimizer]) -> tuple[optim.Optimizer, ...]:
+    return adopted(optimizer).build(parameter_groups(model), 0.25, Rates())
+
+
 def train(model: Small, optimizers: ScheduledOptimizers, steps: int) -> list[float]:
     """On the sequence in which each token is followed by the next; the losses before the steps."""
     tokens = torch.arange(40) % 5
@@ -73,7 +100,7 @@ def train(model: Small, optimizers: ScheduledOptimizers, steps: int) -> list[flo
     return losses
 
 
-def test_parameters_have_roles() -> None:
+def test_parameters_have_parameter_groups() -> None:
     found = parameter_groups(Small())
     assert set(found.cell) == MATRICES
     assert set(found.vectors) == VECTORS
@@ -101,7 +128,7 @@ def test_an_output_layer_of_its_own_is_the_head_and_muon_leaves_it_alone() -> No
     found = parameter_groups(model)
     assert set(found.embedding) == {"embedding.rows.weight"}
     assert set(found.head) == {"embedding.output.weight"}
-    muon, adamw = build_optimizers(model, replace(RECIPE, optimizer="muon"))
+    muon, adamw = built(model, Muon())
     taken = [id(parameter) for parameter in muon.param_groups[0]["params"]]
     assert taken == [id(parameter) for parameter in found.cell.values()]
     rest = {id(parameter) for group in adamw.param_groups for parameter in group["params"]}
@@ -114,11 +141,11 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
     rates = {"embedding": 0.5, "cell": 2.0, "head": 0.25, "vectors": 0.0}
     model = language_model(UntiedEmbedding(6, 8))
     alone = {role: deepcopy(model) for role in rates}
-    steps = {"together": ScheduledOptimizers(model, replace(recipe, rates=RatesRecipe(**rates)))}
+    steps = {"together": scheduled(model, replace(recipe, rates=Rates(**rates)))}
     for role, rate in rates.items():
         if rate:
-            own = replace(recipe, learning_rate=recipe.learning_rate * rate, rates=RatesRecipe())
-            steps[role] = ScheduledOptimizers(alone[role], own)
+            own = replace(recipe, learning_rate=recipe.learning_rate * rate, rates=Rates())
+            steps[role] = scheduled(alone[role], own)
     tokens = torch.arange(12).view(2, 6) % 6
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(3):
@@ -143,11 +170,11 @@ def test_each_role_has_its_rate(recipe: TrainingRecipe) -> None:
 def test_matrices_alone_decay_and_every_parameter_is_moved_once(recipe: TrainingRecipe) -> None:
     model = small()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [
-        group
-        for optimizer in build_optimizers(model, replace(recipe, weight_decay=0.5))
-        for group in optimizer.param_groups
-    ]
+    optimizer = recipe.optimizer
+    changed = (
+        partial(optimizer, weight_decay=0.5) if isinstance(optimizer, partial) else replace(optimizer, weight_decay=0.5)
+    )
+    groups = [group for each in built(model, changed) for group in each.param_groups]
     moved = [names[id(parameter)] for group in groups for parameter in group["params"]]
     decayed = {names[id(parameter)] for group in groups if group["weight_decay"] for parameter in group["params"]}
     assert sorted(moved) == sorted(MATRICES | VECTORS | {"embedding.weight"})
@@ -156,25 +183,27 @@ def test_matrices_alone_decay_and_every_parameter_is_moved_once(recipe: Training
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "options"),
+    ("optimizer", "kinds", "options"),
     [
-        ("adamw", AdamW, {"weight_decay": 0.1, "betas": (0.9, 0.95)}),
-        ("adam", Adam, {"weight_decay": 0.0, "betas": (0.9, 0.999)}),
-        ("radam", RAdam, {"weight_decay": 0.0, "betas": (0.9, 0.999), "decoupled_weight_decay": True}),
-        ("sgd", SGD, {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}),
-        ("muon", GramMuon, {"weight_decay": 0.1, "momentum": 0.95}),
+        (AdamW(), [optim.AdamW], {"weight_decay": 0.1, "betas": (0.9, 0.95)}),
+        (Adam(), [optim.Adam], {"weight_decay": 0.0, "betas": (0.9, 0.999)}),
+        (RAdam(), [optim.RAdam], {"weight_decay": 0.0, "betas": (0.9, 0.999), "decoupled_weight_decay": True}),
+        (SGD(), [optim.SGD], {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}),
+        (Muon(), [GramMuon, optim.AdamW], {"weight_decay": 0.1, "momentum": 0.95}),
+        (partial(optim.Adadelta, rho=0.8), [optim.Adadelta], {"weight_decay": 0.0, "rho": 0.8}),
     ],
 )
-def test_what_a_recipe_leaves_out_is_the_optimizers_own(name: str, kind: type, options: dict[str, object]) -> None:
-    found = build_optimizers(small(), replace(RECIPE, optimizer=name, learning_rate=0.25))
-    assert [type(optimizer) for optimizer in found] == ([GramMuon, AdamW] if kind is GramMuon else [kind])
+def test_what_a_recipe_leaves_out_is_the_optimizers_own(
+    optimizer: Optimizer | partial[optim.Optimizer], kinds: list[type], options: dict[str, object]
+) -> None:
+    found = built(small(), optimizer)
+    assert [type(each) for each in found] == kinds
     group = found[0].param_groups[0]
     assert {key: group[key] for key in ("lr", *options)} == {"lr": 0.25, **options}
 
 
 def test_what_a_recipe_says_reaches_the_groups() -> None:
-    recipe = replace(RECIPE, optimizer="muon", learning_rate=0.25, weight_decay=0.5, momentum=0.7, beta1=0.8, beta2=0.9)
-    muon, adamw = build_optimizers(small(), recipe)
+    muon, adamw = built(small(), Muon(weight_decay=0.5, momentum=0.7, beta1=0.8, beta2=0.9))
     assert {key: muon.param_groups[0][key] for key in ("lr", "weight_decay", "momentum")} == {
         "lr": 0.25,
         "weight_decay": 0.5,
@@ -186,8 +215,8 @@ def test_what_a_recipe_says_reaches_the_groups() -> None:
 
 def test_an_accelerator_has_pytorchs_muon() -> None:
     with torch.device("meta"):
-        muon, _ = build_optimizers(Small(), replace(RECIPE, optimizer="muon", learning_rate=0.25, momentum=0.7))
-    assert type(muon) is Muon
+        muon, _ = built(Small(), Muon(momentum=0.7))
+    assert type(muon) is optim.Muon
     group = muon.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.25, 0.1, 0.7)
     assert group["adjust_lr_fn"] == "match_rms_adamw"
@@ -196,7 +225,7 @@ def test_an_accelerator_has_pytorchs_muon() -> None:
 @each_recipe
 def test_it_lowers_a_loss(recipe: TrainingRecipe) -> None:
     model = small()
-    losses = train(model, ScheduledOptimizers(model, recipe), 40)
+    losses = train(model, scheduled(model, recipe), 40)
     assert losses[-1] < 0.6 * losses[0]
 
 
@@ -204,8 +233,8 @@ def test_it_lowers_a_loss(recipe: TrainingRecipe) -> None:
 def test_what_it_keeps_is_known_beforehand(recipe: TrainingRecipe) -> None:
     model = small()
     with torch.device("meta"):
-        expected = state_bytes(Small(), recipe)
-    optimizers = ScheduledOptimizers(model, recipe)
+        expected = adopted(recipe.optimizer).state_bytes(parameter_groups(Small()))
+    optimizers = scheduled(model, recipe)
     train(model, optimizers, 1)
     assert sum(tensor.nbytes for tensor in optimizers.tensors().values()) == expected
 
@@ -213,11 +242,11 @@ def test_what_it_keeps_is_known_beforehand(recipe: TrainingRecipe) -> None:
 @each_recipe
 def test_it_resumes_exactly(recipe: TrainingRecipe) -> None:
     whole, half = small(), small()
-    expected = train(whole, ScheduledOptimizers(whole, recipe), 20)
-    first = ScheduledOptimizers(half, recipe)
+    expected = train(whole, scheduled(whole, recipe), 20)
+    first = scheduled(half, recipe)
     losses = train(half, first, 9)
     saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
-    second = ScheduledOptimizers(half, recipe)
+    second = scheduled(half, recipe)
     second.restore(saved, done=9)
     assert second.learning_rate == first.learning_rate
     losses += train(half, second, 11)
@@ -229,13 +258,13 @@ def test_it_resumes_exactly(recipe: TrainingRecipe) -> None:
 @each_recipe
 def test_what_was_learned_matters(recipe: TrainingRecipe) -> None:
     """The test before this one would fail if nothing were restored."""
-    if recipe.optimizer == "sgd" and not recipe.momentum:
-        assert ScheduledOptimizers(small(), recipe).tensors() == {}
+    if recipe.optimizer == SGD():
+        assert scheduled(small(), recipe).tensors() == {}
         return
     whole, half = small(), small()
-    expected = train(whole, ScheduledOptimizers(whole, recipe), 20)
-    losses = train(half, ScheduledOptimizers(half, recipe), 9)
-    forgetful = ScheduledOptimizers(half, recipe)
+    expected = train(whole, scheduled(whole, recipe), 20)
+    losses = train(half, scheduled(half, recipe), 9)
+    forgetful = scheduled(half, recipe)
     forgetful.restore({}, done=9)
     losses += train(half, forgetful, 11)
     assert losses[:10] == expected[:10]
@@ -246,10 +275,10 @@ def test_a_run_goes_on_without_momentum() -> None:
     """As a run that never had any would; the momentum of before is not kept for later."""
     recipe = RECIPES["sgd with momentum"]
     model = small()
-    optimizers = ScheduledOptimizers(model, recipe)
+    optimizers = scheduled(model, recipe)
     train(model, optimizers, 9)
     twin = deepcopy(model)
-    found, expected = (ScheduledOptimizers(each, replace(recipe, momentum=0.0)) for each in (model, twin))
+    found, expected = (scheduled(each, replace(recipe, optimizer=SGD())) for each in (model, twin))
     found.restore(optimizers.tensors(), done=9)
     expected.restore({}, done=9)
     assert train(model, found, 5) == train(twin, expected, 5)
@@ -259,11 +288,11 @@ def test_a_run_goes_on_without_momentum() -> None:
 @each_recipe
 def test_a_run_goes_on_with_part_of_the_model_frozen(recipe: TrainingRecipe) -> None:
     model = small()
-    optimizers = ScheduledOptimizers(model, recipe)
+    optimizers = scheduled(model, recipe)
     train(model, optimizers, 9)
     model.inner.requires_grad_(False)
     before = model.inner.weight.clone()
-    found = ScheduledOptimizers(model, recipe)
+    found = scheduled(model, recipe)
     found.restore(optimizers.tensors(), done=9)
     kept = {name: tensor for name, tensor in optimizers.tensors().items() if ".inner." not in name}
     assert found.tensors().keys() == kept.keys()
@@ -282,15 +311,15 @@ def dropped(kind: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         (dropped("exp_avg"), r"exp_avg of inner\.weight is missing"),
         (dropped("step"), r"step of inner\.weight is missing"),
         (lambda t: {**t, "exp_avg.inner.weight": torch.zeros(3, 3)}, r"inner\.weight is \(3, 3\), expected \(4, 4\)"),
-        (lambda t: {**t, "momentum_buffer.inner.weight": torch.zeros(4, 4)}, "momentum_buffer.* another optimizer"),
-        (lambda t: {**t, "exp_avg.other.weight": torch.zeros(4, 4)}, r"exp_avg\.other\.weight belongs to another"),
+        (lambda t: {**t, "momentum_buffer.inner.weight": torch.zeros(4, 4)}, r"momentum_buffer of .* is missing"),
+        (lambda t: {**t, "exp_avg.other.weight": torch.zeros(4, 4)}, r"exp_avg\.other\.weight is of another"),
     ],
 )
 def test_a_state_that_does_not_fit_is_named(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
 ) -> None:
     model = small()
-    optimizers = ScheduledOptimizers(model, RECIPE)
+    optimizers = scheduled(model, RECIPE)
     train(model, optimizers, 1)
     with pytest.raises(ValueError, match=message):
-        ScheduledOptimizers(model, RECIPE).restore(change(optimizers.tensors()), done=1)
+        scheduled(model, RECIPE).restore(change(optimizers.tensors()), done=1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from equilibria.training.muon import CUBIC, ITERATIONS, LINEAR, QUINTIC, GramMuon, orthogonalised
+from equilibria.optimization.muon import CUBIC, ITERATIONS, LINEAR, QUINTIC, GramMuon, orthogonalised
 
 
 def by_singular_values(matrix_NM: Tensor) -> Tensor:
