@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from equilibria.configuration import Recipe, write_recipe
+from equilibria.configuration.comparing import settings
+from equilibria.data import Source
 from equilibria.errors import UserError
+from equilibria.optimization import SGD, Muon
 from equilibria.sweep.grid import Axis, read_grid, short_keys
 from tiny import tiny_recipe
 
@@ -47,13 +50,16 @@ def test_names_and_folders(file: Path, tmp_path: Path) -> None:
 
 def test_a_yes_or_no_is_swept_and_set(file: Path) -> None:
     flags = ["--model.cell.query_key_norm", "true,false", "--model.cell.injection_norm", "true"]
-    cells = [recipe.model.cell for recipe in read_grid(flags).recipes(file)]
-    assert [(cell.query_key_norm, cell.injection_norm) for cell in cells] == [(True, True), (False, True)]
+    found = [settings(recipe) for recipe in read_grid(flags).recipes(file)]
+    keys = "model.cell.query_key_norm", "model.cell.injection_norm"
+    assert [[recipe[key] for key in keys] for recipe in found] == [[True, True], [False, True]]
 
 
 def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "a b")
     first, second = read_grid(["--run.name", "x = y", "--data.cache", f"{cache},{cache}=c"]).recipes(file)
+    assert isinstance(first.data, Source)
+    assert isinstance(second.data, Source)
     assert (first.data.cache, second.data.cache) == (Path(cache), Path(f"{cache}=c"))
     assert first.run.directory.name == "x = y"
     for flags in (["--training.optimizer.momentum", "-1"], ["--training.optimizer.momentum", "-1,0"]):
@@ -62,8 +68,10 @@ def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path,
 
 
 def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
-    flags = ["--training.optimizer", "sgd,muon", "--training.optimizer.momentum", "0.9"]  # adamw, the recipe's, has no momentum
-    assert [recipe.training.optimizer for recipe in read_grid(flags).recipes(file)] == ["sgd", "muon"]
+    # adamw, the recipe's own, has no momentum
+    flags = ["--training.optimizer", "sgd,muon", "--training.optimizer.momentum", "0.9"]
+    optimizers = [recipe.training.optimizer for recipe in read_grid(flags).recipes(file)]
+    assert optimizers == [SGD(momentum=0.9), Muon(momentum=0.9)]
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,9 @@ def reproduce(
     Args:
         table: copy-memory, ptb and wikitext-103 are of trained models; memory and runtime are measured at once.
         scale: "tiny" takes about a minute a row on a laptop, "small" about an hour, "full" is the recipe as it is;
-            left out: full for trained tables, tiny for measured ones.
+            default: full for trained tables, tiny for measured ones.
         train: train the rows that have not been run, and go on with those that were interrupted.
-        rows: names of rows; left out: all. A table of some has their names in that of its file.
+        rows: names of rows; default: all. A table of some has their names in that of its file.
         seed: of weights and dropout; every seed has runs of its own.
         data_path: read the text in this folder, in the layout of WikiText, instead of the recipe's own; its runs and
             tables have folders of their own, TABLE-on-FOLDER.

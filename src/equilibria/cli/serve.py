@@ -44,7 +44,7 @@ def serve(
         run: the run folder.
         host: address to listen at; 0.0.0.0 for all of this machine's.
         port: to listen at; 0 takes a free one and says which.
-        name: of the model in requests; left out: that of the folder.
+        name: of the model in requests; default: that of the folder.
         checkpoint: "best" by validation loss, "last" or "step-N".
         max_batch: texts that are written together.
         max_queue: texts that may wait; a request beyond is refused.
@@ -53,7 +53,7 @@ def serve(
         max_body_bytes: bytes of a request.
         request_timeout: seconds after which a request is ended.
         shutdown_timeout: seconds that running requests are given after SIGTERM.
-        threads: of PyTorch; left out: its own choice.
+        threads: of PyTorch; default: its own choice.
     """
     try:
         from equilibria.serving.limits import Limits

@@ -53,7 +53,7 @@ class TrainedTable:
         vocabulary_size: tokens of the task.
         rows: its models, in the paper's order.
         scales: flags of a scale, for every row; a row's own come after them.
-        test_tokens: how much of the test text a scale reads; left out: all.
+        test_tokens: how much of the test text a scale reads; default: all.
         data: how to get the text, where it is not shipped; "" for none.
     """
 
