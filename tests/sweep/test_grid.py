@@ -62,9 +62,10 @@ def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path,
     assert isinstance(second.data, Source)
     assert (first.data.cache, second.data.cache) == (Path(cache), Path(f"{cache}=c"))
     assert first.run.directory.name == "x = y"
-    for flags in (["--training.optimizer.momentum", "-1"], ["--training.optimizer.momentum", "-1,0"]):
-        with pytest.raises(UserError, match=r'^--training\.momentum = "-1": expected a number >= 0'):
-            read_grid([*flags, "--training.seed", "0,1"]).recipes(file)
+    for momentum in ("-1", "-1,0"):
+        flags = ["--training.optimizer", "sgd", "--training.optimizer.momentum", momentum, "--training.seed", "0,1"]
+        with pytest.raises(UserError, match=r"^--training\.optimizer: momentum must be .*, found -1"):
+            read_grid(flags).recipes(file)
 
 
 def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
@@ -85,8 +86,8 @@ def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
         (["--run.name", "a,b"], "--run.name: names the folder"),
         (["0,1", "--training.seed", "2"], "0,1: unexpected argument"),
         (["--training.seed", "0,x"], '--training.seed = "x": expected an integer'),
-        (["--training.sed", "0,1"], "--training.sed: no such option; the nearest is --training.seed"),
-        (["--training.optimizer", "sgd,adamw", "--training.optimizer.momentum", "0.9"], "has no such option"),
+        (["--training.sed", "0,1"], "^--training.sed: no such key; the nearest is .*seed"),
+        (["--training.optimizer", "sgd,adamw", "--training.optimizer.momentum", "0.9"], "--training.optimizer.momentum: .*adamw.* has no such"),
         (["--data.cache", f"{'a' * 260},b"], "too long for a folder"),
         (["--data.cache", "a/b,a_b"], "two runs of the sweep would have the name cache=a_b"),
     ],
