@@ -59,9 +59,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
     text = {"data.source": "folder", "data.path": _text(options), "training.evaluate_tokens": options.evaluate_tokens}
     common = dict(PROXIES[options.proxy]) | text
-    return {
-        name: _recipe(base, common | _steps(options, base) | changes) for name, (base, changes) in changed.items()
-    }
+    return {name: _recipe(base, common | _steps(options, base) | changes) for name, (base, changes) in changed.items()}
 
 
 def _text(options: Namespace) -> Path:

@@ -14,8 +14,11 @@ _MEMORY = re.compile(
 class UserError(ValueError):
     """Something a user can put right; the message says what is wrong, what was found and how to mend it.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line, or one for each of several problems, and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def in_a_line(problem: Exception) -> str:

@@ -123,7 +123,7 @@ def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
     recipe = replace(recipe, data=FolderText(tmp_path / "absent"))
     found = plan_run(recipe, Reading(256), torch.device("cpu"), 60.0, lambda _: None)
     assert found.sizes.parameters.keys() == {"embedding", "cell"}
-    assert found.notes == ("steps were measured on random tokens as unequal as words",)
+    assert found.notes == ("steps were measured on random Zipf-distributed tokens",)
     assert found.evaluation_seconds is not None
     assert found.passes is None
     silent = replace(recipe, training=replace(recipe.training, evaluate_tokens=None))

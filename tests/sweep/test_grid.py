@@ -87,7 +87,10 @@ def test_values_need_only_go_together_as_they_are_combined(file: Path) -> None:
         (["0,1", "--training.seed", "2"], "0,1: unexpected argument"),
         (["--training.seed", "0,x"], '--training.seed = "x": expected an integer'),
         (["--training.sed", "0,1"], "^--training.sed: no such key; the nearest is .*seed"),
-        (["--training.optimizer", "sgd,adamw", "--training.optimizer.momentum", "0.9"], "--training.optimizer.momentum: .*adamw.* has no such"),
+        (
+            ["--training.optimizer", "sgd,adamw", "--training.optimizer.momentum", "0.9"],
+            "--training.optimizer.momentum: .*adamw.* has no such",
+        ),
         (["--data.cache", f"{'a' * 260},b"], "too long for a folder"),
         (["--data.cache", "a/b,a_b"], "two runs of the sweep would have the name cache=a_b"),
     ],

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration.values import Count
+from equilibria.cli.settings import Count
 from equilibria.data.fetching.folder import FetchedText, RemoteText, WebText, fetch_text
 from equilibria.data.fetching.hub import HubText
 from equilibria.data.fetching.published import PUBLISHED

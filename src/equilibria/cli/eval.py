@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Count, Settings
 from equilibria.configuration import Recipe, changed
 from equilibria.data import Source, Split, Task
 from equilibria.errors import UserError
@@ -24,8 +24,6 @@ from equilibria.training.distributed import training_device
 
 command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
-Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
-
 
 @command.default
 def evaluate(
@@ -33,10 +31,10 @@ def evaluate(
     /,
     *data: Settings,
     split: Split | None = None,
-    segment_length: Count = None,
-    batch_size: Count = None,
+    segment_length: Count | None = None,
+    batch_size: Count | None = None,
     memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
-    max_evaluations: Count = None,
+    max_evaluations: Count | None = None,
     tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     leave: Leaving | None = None,
     checkpoint: str = "best",
@@ -97,8 +95,6 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     if implied and "--data.source" not in names:
         flags = [*flags, "--data.source", implied[0]]
     return changed(recipe, flags).data
-
-
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

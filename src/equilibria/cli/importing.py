@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from equilibria.cells.transformer_xl import NormPosition
+from equilibria.cli.settings import Count
 from equilibria.data import Tokenizer, id_tokenizer
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
@@ -21,8 +22,6 @@ from equilibria.interop.vocabulary import published_vocabulary
 from equilibria.nn.attention import Positions
 
 command = App(name="import", help="Make a run of another project's model.")
-
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,9 +63,7 @@ def _of_class(
             yield from _of_class(section, below, seen, every=every)
 
 
-def _of_family(
-    family: Family, key: str, option: Option, seen: dict[object, str], every: bool
-) -> Iterator[Section]:
+def _of_family(family: Family, key: str, option: Option, seen: dict[object, str], every: bool) -> Iterator[Section]:
     kinds = family.kinds()
     usual = None if option.default in (REQUIRED, None) else str(table_of(option.default)[family.tag])
     default = "" if usual is None else f" [default: {usual}]"

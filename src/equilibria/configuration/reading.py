@@ -70,7 +70,7 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Any]) -> Recipe:
         recipe = made(Recipe, table)
         recipe.model.check()
     except Problems as problems:
-        raise UserError("\n".join(_line(keys, text, source, given) for keys, text in problems.found)) from problems
+        raise UserError(*(_line(keys, text, source, given) for keys, text in problems.found)) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
     if layers.dropped:

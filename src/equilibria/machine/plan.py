@@ -200,7 +200,7 @@ def _measured_phases(
 
 
 def _supply(reading: Reading) -> Callable[[Shape], Batches]:
-    """Batches of a shape: of the text, or of random tokens as unequal as words."""
+    """Batches of a shape: of the text, or of random tokens with Zipf's distribution of words."""
 
     def batches(shape: Shape) -> Batches:
         rows = shape.slots * shape.rows
@@ -236,7 +236,7 @@ def _evaluated_tokens(recipe: Recipe, reading: Reading) -> int | None:
 def _notes_beforehand(recipe: Recipe, reading: Reading) -> tuple[str, ...]:
     notes = []
     if reading.task is None:
-        notes.append("steps were measured on random tokens as unequal as words")
+        notes.append("steps were measured on random Zipf-distributed tokens")
         if recipe.training.evaluate_tokens is None:
             notes.append("how long the validation text is, is not known: evaluations are not counted")
     if getattr(getattr(recipe.model, "depth", None), "schedule", None) is not None:
