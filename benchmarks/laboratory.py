@@ -34,8 +34,8 @@ FEATURES = ("model.embedding.d_embed", "model.cell.d_model", "model.cell.inner",
 RECIPES = Path(__file__).parents[1] / "recipes" / "laboratory"
 WIDTH = 128
 PROXIES: Mapping[str, Mapping[str, object]] = {
-    "pairs": {"data.tokenizer": "bpe", "data.tokenizer.vocabulary_size": 4096, "training.segment_length": 64},
-    "bytes": {"data.tokenizer": "bytes", "training.segment_length": 128, "training.batch_size": 8},
+    "pairs": {"data.tokenizer.kind": "bpe", "data.tokenizer.vocabulary_size": 4096, "training.segment_length": 64},
+    "bytes": {"data.tokenizer.kind": "bytes", "training.segment_length": 128, "training.batch_size": 8},
 }
 
 

@@ -47,7 +47,6 @@ FLAGS = {
     'model.depth.solver.method = "picard"': "damping",
     'model.depth.gradient.method = "guarded"': "solver",
     "model.depth.gradient.solver": "tol max_evaluations scope criterion",
-    "model.depth.gradient.otherwise": "terms",
     'model.depth.gradient.method = "implicit"': "solver higher_order",
     'model.depth.gradient.method = "neumann"': "terms",
     'model.depth.gradient.method = "phantom"': "steps damping checkpoint",
@@ -84,7 +83,10 @@ FLAGS = {
     'training.averaging.kind = "uniform"': "start patience",
     "distributed": "strategy",
 }
-"""What a recipe can say, by section and kind. A change here changes what users have written down: note it in CHANGELOG.md."""
+"""What a recipe can say, by section and kind.
+
+A change here changes what users have written down: note it in CHANGELOG.md.
+"""
 
 
 SECTIONS = ("run", "data", "model", "training", "distributed")

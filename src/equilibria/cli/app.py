@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default this process's.
 
     Returns:
-        The exit code: 0, 2 for errors the user can fix (a line each on stderr), 128 + n when stopped by signal n, which is
-        SIGPIPE where nobody reads the output any more.
+        The exit code: 0, 2 for errors the user can fix (a line each on stderr), 128 + n when stopped by signal n, which
+        is SIGPIPE where nobody reads the output any more.
     """
     _replace_what_cannot_be_shown()
     with guarded():

@@ -1,6 +1,7 @@
 """`equilibria eval`."""
 
 import json as json_format
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,12 +90,16 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     for name in names:
         if not name.startswith("--data."):
             raise UserError(f"{name}: no such option; see equilibria eval --help")
+        if name.startswith("--data.tokenizer"):
+            raise UserError(f"{name}: a run reads every text with its own tokenizer; leave the flag out")
     if not flags:
         return None
     implied = [kind for key, kind in (("--data.path", "folder"), ("--data.files", "files")) if key in names]
     if implied and "--data.source" not in names:
         flags = [*flags, "--data.source", implied[0]]
-    return changed(recipe, flags).data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that options of the run's own text mean nothing for another is no news
+        return changed(recipe, flags).data
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:
