@@ -138,6 +138,8 @@ def test_another_text_is_read_with_the_tokens_of_the_run(
             assert other["text"] == {
                 "source": "files",
                 "files": [str(path)],
+                "valid_fraction": 0.05,
+                "test_fraction": 0.05,
                 "digest": other["text"]["digest"],
                 "own": False,
             }

@@ -125,7 +125,7 @@ def test_eval_reads_the_task_at_another_length(run: Path, capsys: pytest.Capture
     longer = CopyMemory(blanks=9, symbols=3, held_out=20)
     assert (figures["tokens"], figures["chance_loss"]) == (20 * longer.length, longer.chance)
     assert figures["text"] == {
-        **{"source": "copy_memory", "blanks": 9, "symbols": 3, "held_out": 20},
+        **{"source": "copy_memory", "blanks": 9, "symbols": 3, "held_out": 20, "seed": 0},
         **{"digest": longer.fingerprint, "own": False},
     }
     assert kept == ((run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None)
