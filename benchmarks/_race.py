@@ -237,7 +237,7 @@ def run(
     any_recipe = next(iter(recipes.values()))
     results = Results(options.out, recipes, settings_of(any_recipe))
     results.write()  # so that checkpoints are never gone on with by other recipes
-    task = build_task(any_recipe, ConsoleProgress(console))
+    task = open_data(any_recipe, ConsoleProgress(console))
     for seed in options.seeds:
         checkpoints = options.out.with_name(f"{options.out.name}.checkpoints-{seed}")
         names = results.missing(recipes, seed)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from equilibria.cells import ContractiveCell
-from equilibria.configuration.training import TrainingRecipe
+from equilibria.configuration import TrainingRecipe
 from equilibria.data.batches import TrainingStream
 from equilibria.distributed import World, joined, training_device
 from equilibria.models import LanguageModel

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,15 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks._harness import options_of, prepare, publish, spread
-from equilibria.cells import Cache
-from equilibria.configuration import (
-    CellRecipe,
-    DataRecipe,
-    Recipe,
-    RunRecipe,
-    TrainingRecipe,
-    build_corpus,
-    build_model,
-)
-from equilibria.data.batches import TrainingStream
+from equilibria.cells import Cache, ContractiveCell
+from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.building import build_model, open_data
+from equilibria.data import EmbeddedText, TokenizerSpec
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.inference.loading import load_run, load_task
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, LanguageModelRecipe
+from equilibria.optimization import Cosine
 from equilibria.training.loop import TrainingLoop
 
 TWIN_LAYERS = 18
@@ -90,12 +85,22 @@ class Afresh:
 
 def recipe_of(options: Namespace) -> Recipe:
     """The default recipe at the size asked for, with a memory, so that long contexts are nothing new."""
-    cell = CellRecipe(d_model=options.d_model, heads=max(1, options.d_model // 32), inner=4 * options.d_model)
-    training = TrainingRecipe(
-        steps=options.steps, batch_size=8, segment_length=64, learning_rate=2e-3, warmup_steps=50, seed=options.seed
+    heads, inner = max(1, options.d_model // 32), 4 * options.d_model
+    return Recipe(
+        run=RunRecipe(name="decode"),
+        data=EmbeddedText(tokenizer=TokenizerSpec("bytes")),
+        model=LanguageModelRecipe(
+            cell=partial(ContractiveCell, d_model=options.d_model, heads=heads, inner=inner), memory_length=64
+        ),
+        training=TrainingRecipe(
+            steps=options.steps,
+            batch_size=8,
+            segment_length=64,
+            learning_rate=2e-3,
+            schedule=Cosine(warmup_steps=50),
+            seed=options.seed,
+        ),
     )
-    recipe = Recipe(run=RunRecipe(name="decode"), data=DataRecipe(tokenizer="bytes"), training=training)
-    return replace(recipe, model=replace(recipe.model, cell=cell, memory_length=64))
 
 
 def trained(options: Namespace, console: Console) -> tuple[LanguageModel, np.ndarray]:
@@ -107,12 +112,12 @@ def trained(options: Namespace, console: Console) -> tuple[LanguageModel, np.nda
         assert isinstance(text, EncodedSplit)
     else:
         recipe = recipe_of(options)
-        corpus = build_corpus(recipe)
-        text, training = corpus.split("valid"), recipe.training
+        task = open_data(recipe)
+        text, training = task.split("valid"), recipe.training
+        assert isinstance(text, EncodedSplit)
         torch.manual_seed(training.seed)
-        model = build_model(recipe, corpus.tokenizer.vocabulary_size)
-        batches = TrainingStream(corpus.split("train").tokens, training.batch_size, training.segment_length)
-        loop = TrainingLoop(model, training, batches)
+        model = build_model(recipe, task.tokenizer.vocabulary_size)
+        loop = TrainingLoop(model, training, task.training(training.batch_size, training.segment_length))
         for _ in range(training.steps):
             loop.step()
         console.print(f"trained for {training.steps} steps")

@@ -25,15 +25,17 @@ from benchmarks._race import run
 from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.comparing import settings
 from equilibria.data import EmbeddedText, FolderText
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
 
+FEATURES = ("model.embedding.d_embed", "model.cell.d_model", "model.cell.inner", "model.coda_inner")
 RECIPES = Path(__file__).parents[1] / "recipes" / "laboratory"
 WIDTH = 128
 PROXIES: Mapping[str, Mapping[str, object]] = {
-    "pairs": {"data.tokenizer": "bpe", "data.vocabulary_size": 4096, "training.segment_length": 64},
-    "bytes": {"data.tokenizer": "bytes", "training.segment_length": 128, "training.batch_size": 8},
+    "pairs": {"data.tokenizer.kind": "bpe", "data.tokenizer.vocabulary_size": 4096, "training.segment_length": 64},
+    "bytes": {"data.tokenizer.kind": "bytes", "training.segment_length": 128, "training.batch_size": 8},
 }
 
 
@@ -56,10 +58,8 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
             raise UserError(f"--variant {name}: give a new name and the keys it changes in the default, KEY=VALUE …")
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
     text = {"data.source": "folder", "data.path": _text(options), "training.evaluate_tokens": options.evaluate_tokens}
-    settings = dict(PROXIES[options.proxy]) | text
-    return {
-        name: _recipe(base, settings | _steps(options, base) | changes) for name, (base, changes) in changed.items()
-    }
+    common = dict(PROXIES[options.proxy]) | text
+    return {name: _recipe(base, common | _steps(options, base) | changes) for name, (base, changes) in changed.items()}
 
 
 def _text(options: Namespace) -> Path:
@@ -75,22 +75,17 @@ def _steps(options: Namespace, name: str) -> dict[str, int]:
     return {"training.steps": steps, "training.evaluate_every": max(1, steps // options.evaluations)}
 
 
-def _recipe(name: str, settings: Mapping[str, object]) -> Recipe:
-    return read_recipe(RECIPES / f"{name}.toml", [f"--{key}={value}" for key, value in settings.items()])
+def _recipe(name: str, changes: Mapping[str, object]) -> Recipe:
+    return read_recipe(RECIPES / f"{name}.toml", [f"--{key}={value}" for key, value in changes.items()])
 
 
 def _width(options: Namespace, name: str) -> dict[str, int]:
     """The keys that give a row another width: all that it says of features, in proportion."""
     if options.width == WIDTH:
         return {}
-    model = _recipe(name, {}).model
-    features = {
-        "model.embedding.d_embed": model.embedding.d_embed,
-        "model.cell.d_model": model.cell.d_model,
-        "model.cell.inner": model.cell.inner,
-        "model.coda_inner": model.coda_inner,
-    }
-    return {key: value * options.width // WIDTH for key, value in features.items() if value is not None}
+    written = settings(_recipe(name, {}))
+    features = {key: written.get(key) for key in FEATURES}
+    return {key: value * options.width // WIDTH for key, value in features.items() if isinstance(value, int)}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

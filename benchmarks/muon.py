@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Muon, Optimizer
 
 from benchmarks._harness import options_of, prepare, publish, spread
-from equilibria.configuration import build_model, read_recipe
+from equilibria.configuration import read_recipe
+from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
-from equilibria.training.muon import GramMuon
-from equilibria.training.optimizers import parameter_groups, taken_by_muon
+from equilibria.optimization.muon import GramMuon
+from equilibria.optimization.optimizers import parameter_groups, taken_by_muon
 
 VOCABULARY = 256  # its rows are nothing to Muon
 RATE = 0.02

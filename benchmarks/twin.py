@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,15 @@ from rich.table import Table
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
-from equilibria.configuration import (
-    CellRecipe,
-    DataRecipe,
-    DepthRecipe,
-    Recipe,
-    RunRecipe,
-    TrainingRecipe,
-    build_corpus,
-    build_model,
-)
+from equilibria.cells import ContractiveCell
+from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
+from equilibria.configuration.building import build_model, open_data
+from equilibria.data import EmbeddedText, FolderText, TokenizerSpec
 from equilibria.data.batches import TrainingStream
 from equilibria.data.prepared import EncodedSplit
-from equilibria.depths import Depth, Equilibrium
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.inference.evaluation import Evaluation, evaluate
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, LanguageModelRecipe
 from equilibria.training.loop import TrainingLoop
 
 TWIN_LAYERS = 18
@@ -96,27 +91,22 @@ class Contender:
 
 def recipe_of(options: Namespace) -> Recipe:
     """The default recipe at the size asked for."""
-    default = DepthRecipe()
-    heads = max(1, options.d_model // 32)
-    cell = CellRecipe(d_model=options.d_model, heads=heads, inner=4 * options.d_model, blocks=options.blocks)
+    sizes = {"heads": max(1, options.d_model // 32), "inner": 4 * options.d_model, "blocks": options.blocks}
     training = TrainingRecipe(
         steps=options.steps,
         seed=options.seed,
         evaluate_every=options.evaluate_every,
         evaluate_tokens=options.evaluate_tokens,
     )
-    data = DataRecipe(tokenizer="bytes")
-    if options.text is not None:
-        data = replace(data, source="folder", path=options.text)
-    model = replace(Recipe(run=RunRecipe(name="twin")).model, cell=cell, depth=default)
+    spec = TokenizerSpec("bytes")
+    data = EmbeddedText(tokenizer=spec) if options.text is None else FolderText(options.text, tokenizer=spec)
+    model = LanguageModelRecipe(cell=partial(ContractiveCell, d_model=options.d_model, **sizes))
     return Recipe(run=RunRecipe(name="twin"), data=data, model=model, training=training)
 
 
-def twin_of(recipe: Recipe) -> Recipe:
+def twin_of(recipe: Recipe, blocks: int) -> Recipe:
     """The same cell applied until it is 18 layers deep, by ordinary backpropagation."""
-    applications = TWIN_LAYERS // (recipe.model.cell.blocks or 1)
-    depth = DepthRecipe(kind="unrolled", applications=applications)
-    return replace(recipe, model=replace(recipe.model, depth=depth))
+    return replace(recipe, model=replace(recipe.model, depth=UnrolledDepth(TWIN_LAYERS // blocks)))
 
 
 def contender(recipe: Recipe, vocabulary_size: int, tokens: np.ndarray) -> Contender:
@@ -187,11 +177,10 @@ def figures(deq: Contender, twin: Contender, recipe: Recipe, valid: EncodedSplit
     """Everything that was measured."""
     ours, theirs = memory_of(deq.model, recipe), memory_of(twin.model, recipe)["plain"]
     common = max(min(point["loss"] or 0.0 for point in one.curve) for one in (deq, twin))
-    sizes = recipe.model.cell
     return {
         "sizes": {
-            "d_model": sizes.d_model,
-            "blocks": sizes.blocks,
+            "d_model": deq.model.cell.d_model,
+            "blocks": deq.model.cell.layers_per_application,
             "steps": recipe.training.steps,
             "seed": recipe.training.seed,
             "threads": torch.get_num_threads(),
@@ -253,10 +242,12 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     console = prepare(options)
     recipe = recipe_of(options)
-    corpus = build_corpus(recipe)
-    train, valid = corpus.split("train"), corpus.split("valid")
-    size = corpus.tokenizer.vocabulary_size
-    deq, twin = (contender(one, size, train.tokens) for one in (recipe, twin_of(recipe)))
+    text = open_data(recipe)
+    train, valid = text.split("train"), text.split("valid")
+    assert isinstance(train, EncodedSplit)
+    assert isinstance(valid, EncodedSplit)
+    size = text.tokenizer.vocabulary_size
+    deq, twin = (contender(one, size, train.tokens) for one in (recipe, twin_of(recipe, options.blocks)))
     race(deq, twin, recipe, valid, console)
     publish("twin", arguments, options, figures(deq, twin, recipe, valid), show)
     return 0

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|failed to map segment|bad_alloc",
@@ -14,16 +14,11 @@ _MEMORY = re.compile(
 class UserError(ValueError):
     """Something a user can put right; the message says what is wrong, what was found and how to mend it.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line, or one for each of several problems, and exits with code 2.
     """
 
-
-class UserErrors(UserError):
-    """Several of them, a line each."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def in_a_line(problem: Exception) -> str:

@@ -9,8 +9,9 @@ import torch
 from benchmarks._laboratory_table import better_twin, draw, ratios, seconds_to
 from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import token_gain
-from benchmarks.laboratory import parse, recipes_of
+from benchmarks.laboratory import FEATURES, parse, recipes_of
 from equilibria.cli.app import main
+from equilibria.configuration.comparing import settings
 from equilibria.data import EmbeddedText, FolderText
 from equilibria.data.sources.base import Split
 
@@ -56,12 +57,10 @@ def test_another_width_keeps_the_proportions_of_a_row(command: list[str], folder
     rows = ["--rows", "default", "stack-equal-parameters", "transformer-xl", "deq-transformer-2023"]
     sizes = ["--width", "256", "--steps", "1000", "--evaluations", "4", "--evaluate-tokens", "500"]
     found = recipes_of(parse([*command[2:], *rows, *sizes, "--out", str(folder / "widths.json")]))
-    model = found["default"].model
-    assert (model.cell.d_model, model.cell.inner, model.coda_inner) == (256, 384, 1280)
-    model = found["transformer-xl"].model
-    assert (model.cell.d_model, model.cell.inner, model.embedding.d_embed) == (120, 256, 256)
-    model = found["deq-transformer-2023"].model
-    assert (model.cell.d_model, model.cell.inner, model.embedding.d_embed) == (256, 800, 256)
+    widths = {name: [settings(found[name]).get(key) for key in FEATURES] for name in rows[1:]}
+    assert widths["default"] == [None, 256, 384, 1280]
+    assert widths["transformer-xl"] == [256, 120, 256, None]
+    assert widths["deq-transformer-2023"] == [256, 256, 800, None]
     assert [row.training.steps for row in found.values()] == [1000, 1025, 621, 171]
     assert [row.training.evaluate_every for row in found.values()] == [250, 256, 155, 42]
     assert {row.training.evaluate_tokens for row in found.values()} == {500}

@@ -119,7 +119,7 @@ def test_any_other_fault_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_memory_that_does_run_out_is_one_line(tmp_path: Path) -> None:
     recipe = tmp_path / "large.toml"
-    recipe.write_text('[run]\nname = "large"\n[data]\ntokenizer = "bytes"\n[model.cell]\nd_model = 10000000\n')
+    recipe.write_text('[run]\nname = "large"\n[data.tokenizer]\nkind = "bytes"\n[model.cell]\nd_model = 10000000\n')
     command = [sys.executable, "-m", "equilibria", "train", str(recipe)]
     ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 2

@@ -8,7 +8,8 @@ import pytest
 
 import tiny
 from equilibria.cli.app import main
-from equilibria.configuration import build_task, read_recipe
+from equilibria.configuration import read_recipe
+from equilibria.configuration.building import open_data
 from loopback import Loopback, serving
 from watching import Watcher
 
@@ -39,7 +40,7 @@ def test_a_recipe_runs_without_further_flags(server: Loopback, capsys: pytest.Ca
     assert [source["verified"] for source in found["sources"]] == [False] * 3
     assert found["splits"]["valid"]["tokens"] == found["splits"]["valid"]["words"] > 100
     watcher = Watcher()
-    task = build_task(read_recipe(RECIPES / "ptb" / "deq-trellisnet.toml"), watcher)
+    task = open_data(read_recipe(RECIPES / "ptb" / "deq-trellisnet.toml"), watcher)
     assert watcher.bars == []  # it was prepared as the recipe has it
     assert task.tokenizer.vocabulary_size == found["vocabulary_size"]
 

@@ -34,7 +34,7 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
 
 def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--run.name", "explicit", "--training.steps", "2", "--model.depth.kind", "stack"]
-    assert main(["demo", str(tiny_toml), *flags, "--model.depth.applications", "2"]) == 0
+    assert main(["demo", str(tiny_toml), *flags, "--model.depth.layers", "2"]) == 0
     shown = capsys.readouterr().out
     assert "trigram" in shown
     assert "tokens per" in shown
@@ -59,4 +59,4 @@ def test_report_prints_its_page(run: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_an_unknown_flag(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", str(tiny_toml), "--training.stepz", "4"]) == 2
-    assert "--training.stepz: no such option" in capsys.readouterr().err
+    assert "--training.stepz: no such key; the nearest is" in capsys.readouterr().err

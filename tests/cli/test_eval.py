@@ -119,7 +119,7 @@ def words(tiny_toml: Path) -> Path:
     """The folder of a run whose tokens are words; trained once."""
     folder = tiny_toml.parent / "runs" / "words"
     if not folder.exists():
-        flags = ["--data.tokenizer", "word", "--data.tokenizer.vocabulary_size", "20", "--training.steps", "2"]
+        flags = ["--data.tokenizer.kind", "word", "--data.tokenizer.vocabulary_size", "20", "--training.steps", "2"]
         assert main(["train", str(tiny_toml), "--run.name", "words", *flags]) == 0
     return folder
 
@@ -138,6 +138,8 @@ def test_another_text_is_read_with_the_tokens_of_the_run(
             assert other["text"] == {
                 "source": "files",
                 "files": [str(path)],
+                "valid_fraction": 0.05,
+                "test_fraction": 0.05,
                 "digest": other["text"]["digest"],
                 "own": False,
             }
@@ -177,10 +179,10 @@ def test_bytes_of_another_text_are_read_to_the_byte(
     ("flags", "message"),
     [
         (["--data.path", "nowhere"], "nowhere does not exist"),
-        (["--data.source", "files"], "--data.files is missing"),
-        (["--data.path", ".", "--data.files", "a.txt"], '--data.files is for data.source = "files"'),
-        (["--data.valid_fraction", "0.1"], '--data.valid_fraction is for data.source = "files"'),
-        (["--data.tokenizer", "word"], "--data.tokenizer: no such option; the nearest is"),
+        (["--data.source", "files"], "data.files is missing"),
+        (["--data.path", ".", "--data.files", "a.txt"], "--data.files: source folder has no such key"),
+        (["--data.valid_fraction", "0.1"], "--data.valid_fraction: source folder has no such key"),
+        (["--data.tokenizer", "word"], "--data.tokenizer: a run reads every text with its own tokenizer"),
         (["--data.source", "copy_memory"], "another task: its tokenizer differs"),
         (["--device", "tpu"], '--device = "tpu": expected one of "auto", "cpu", "cuda"'),
     ],

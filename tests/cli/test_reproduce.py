@@ -188,14 +188,14 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_others(
 def test_a_row_that_breaks_does_not_stop_the_others(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = reproduce.run_training
+    train = reproduce.train_run
 
-    def breaking(recipe: Recipe, *rest: Any) -> TrainingResult:
+    def breaking(recipe: Recipe, **options: Any) -> TrainingResult:
         if "explicit" in recipe.run.name:
             raise RuntimeError("out of\nmemory")
-        return train(recipe, *rest)
+        return train(recipe, **options)
 
-    monkeypatch.setattr(reproduce, "run_training", breaking)
+    monkeypatch.setattr(reproduce, "train_run", breaking)
     capsys.readouterr()
     assert main(["reproduce", "ptb", "--scale", "tiny", "--train", "--json"]) == 1
     printed = capsys.readouterr()

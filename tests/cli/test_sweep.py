@@ -88,10 +88,10 @@ def test_a_failed_run_is_reported_and_tried_again(
 def test_an_unexpected_failure_keeps_its_traceback(
     called: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(module, "run_training", broken)
+    monkeypatch.setattr(module, "train", broken)
     (run,) = sweep(capsys, *called, "--index", "0", code=1)
     assert (run["state"], run["message"]) == ("failed", "RuntimeError: out of memory")
     folder = Path(str(run["run"]))
@@ -124,7 +124,7 @@ def test_a_folder_of_another_recipe_is_left_alone(called: tuple[str, ...], capsy
     (before,) = sweep(capsys, *one)
     (after,) = sweep(capsys, *one, "--training.schedule.warmup_steps", "1", code=1)
     assert after["state"] == "other recipe"
-    assert "training.warmup_steps = 2, not 1; remove it or choose another --run.name" in str(after["message"])
+    assert "training.schedule.warmup_steps = 2, not 1; remove it or choose another --run.name" in str(after["message"])
     assert sweep(capsys, *one) == [before]
 
 

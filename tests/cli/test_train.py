@@ -7,90 +7,117 @@ from pathlib import Path
 import pytest
 
 from equilibria.cli.app import main
+from equilibria.configuration.help import sections
 from equilibria.inference import load
 from equilibria.models import LanguageModel
 
-SOLVER = (
-    *("method", "tol", "max_evaluations", "scope", "criterion", "draft", "fallback_damping", "check_every"),
-    *("damping", "history", "ridge", "halvings", "inner", "forcing", "products"),
-)
 FLAGS = {
-    "run": ("name", "directory"),
-    "data": (
-        *("source", "path", "files", "tokenizer", "vocabulary_size", "minimum_count", "cache"),
-        "tokenizer_file",
-        *("valid_fraction", "test_fraction", "blanks", "symbols", "held_out"),
-    ),
+    "run": "name directory",
+    'data.source = "embedded"': "cache",
+    "data.tokenizer": "kind vocabulary_size minimum_count path",
+    'data.source = "files"': "cache files valid_fraction test_fraction",
+    'data.source = "folder"': "cache path",
+    'data.source = "copy_memory"': "symbols held_out seed blanks",
+    'data.source = "reversal"': "symbols held_out seed",
     "model": (
-        *("memory_length", "dropout", "chunk_length", "prelude_layers", "coda_layers", "coda_inner"),
-        "auxiliary_weight",
+        "embedding memory_length cell depth dropout chunk_length prelude_layers coda_layers coda_inner auxiliary_weight"
     ),
-    "model.embedding": ("kind", "cutoffs", "div_val", "d_embed", "untied_projections", "initialisation", "tied_tables"),
-    "model.cell": (
-        *("kind", "d_model", "heads", "inner", "blocks", "dropout", "normalisation"),
-        *(
-            "norm",
-            "positions",
-            "query_key_norm",
-            "query_key_gain",
-            "key_value_heads",
-            "activation",
-            "carry",
-            "injection_norm",
-        ),
-        *("attention_dropout", "window", "norm_position", "affine", "initial_std"),
-        *("hidden", "output_size", "dilation", "weight_dropout", "recurrent_std", "scan"),
+    'model.embedding.kind = "adaptive"': "cutoffs div_val untied_projections initialisation d_embed tied_tables",
+    'model.embedding.kind = "untied"': "d_embed cutoffs",
+    "model.regularisation": "token_dropout input_dropout output_dropout activation_penalty slowness_penalty",
+    "model.cell": "d_model dropout normalisation",
+    'model.cell.kind = "contractive"': (
+        "heads inner blocks norm positions query_key_norm query_key_gain key_value_heads activation "
+        "carry injection_norm"
     ),
-    "model.depth": (
-        *("kind", "applications", "tied", "shared_biases", "checkpoint", "states_every"),
-        *("max_steps", "threshold", "ponder_weight", "residual_penalty", "penalty_above", "jacobian_penalty"),
+    'model.cell.kind = "post_norm"': "heads inner attention_dropout norm_position affine window initial_std",
+    'model.cell.kind = "three_block"': "heads inner attention_dropout blocks window initial_std",
+    'model.cell.kind = "transformer_xl"': (
+        "heads inner blocks attention_dropout norm_position affine window interleaved output_norm initial_std"
     ),
-    "model.depth.solver": SOLVER,
-    "model.depth.eval_solver": SOLVER,
-    "model.depth.gradient": (
-        *("method", "steps", "damping", "checkpoint", "share", "terms", "keep_every", "bound"),
-        *("adjoint", "tol", "max_evaluations", "restart", "history"),
+    'model.cell.kind = "trellis"': "hidden output_size dilation weight_dropout recurrent_std scan",
+    'model.depth.kind = "equilibrium"': (
+        "solver gradient eval_solver residual_penalty penalty_above jacobian_penalty states_every"
     ),
-    "model.depth.schedule": (
-        *("warmup_steps", "warmup_share", "warmup_applications"),
-        *("limits", "least_evaluations", "most_evaluations", "first_evaluations", "last_evaluations"),
-        *("residual_weight", "residual_last_weight"),
-        *("jacobian_weight", "jacobian_last_weight", "jacobian_probability"),
-    ),
-    "model.baseline": (
-        *("kind", "d_model", "hidden", "layers", "weight_dropout", "window", "kernel_size"),
-        *("kernel_sizes", "channels", "dropout", "slots", "heads", "head_size", "gates", "mlp_layers"),
-        *("search", "cell_dropout", "recurrent_dropout", "hidden_dropout"),
-        *("inner", "max_steps", "threshold", "ponder_weight"),
-    ),
-    "model.regularisation": (
-        *("token_dropout", "input_dropout", "output_dropout", "activation_penalty", "slowness_penalty"),
-    ),
+    "model.depth.solver": "tol max_evaluations scope criterion fallback check_every trace_groups",
+    "model.depth.solver.draft": "dtype tol max_evaluations",
+    'model.depth.solver.method = "anderson"': "history ridge damping",
+    'model.depth.solver.method = "broyden"': "history halvings",
+    'model.depth.solver.method = "newton_krylov"': "inner forcing products",
+    'model.depth.solver.method = "picard"': "damping",
+    'model.depth.gradient.method = "guarded"': "solver",
+    "model.depth.gradient.solver": "tol max_evaluations scope criterion",
+    'model.depth.gradient.method = "implicit"': "solver higher_order",
+    'model.depth.gradient.method = "neumann"': "terms",
+    'model.depth.gradient.method = "phantom"': "steps damping checkpoint",
+    'model.depth.gradient.method = "reuse_inverse"': "refine",
+    'model.depth.gradient.method = "reversible"': "steps damping keep_every bound",
+    'model.depth.gradient.method = "switching"': "share",
+    "model.depth.gradient.converged": "solver higher_order",
+    "model.depth.gradient.otherwise": "steps damping checkpoint",
+    'model.depth.gradient.method = "unrolled"': "steps checkpoint",
+    "model.depth.schedule": "warmup_steps warmup_share warmup_applications limits",
+    'model.depth.schedule.limits.kind = "random"': "least most",
+    'model.depth.schedule.limits.kind = "growing"': "first last",
+    "model.depth.schedule.jacobian": "weight last_weight probability",
+    "model.depth.schedule.residual": "weight last_weight",
+    'model.depth.kind = "stack"': "layers tied shared_biases",
+    'model.depth.kind = "unrolled"': "applications checkpoint states_every",
     "training": (
-        *("steps", "batch_size", "segment_length", "accumulation"),
-        *("optimizer", "learning_rate", "weight_decay", "beta1", "beta2", "momentum"),
-        *("schedule", "warmup_steps", "final_rate", "decay_steps"),
-        *("averaging", "averaging_decay", "averaging_start", "averaging_patience"),
-        *("precision", "compile", "skipped_steps", "clip", "tensorboard", "evaluate_every", "evaluate_tokens"),
-        *("checkpoint_every", "checkpoints_kept", "log_every", "seed", "device", "initial_weights", "threads"),
+        "steps batch_size segment_length accumulation learning_rate optimizer schedule averaging clip "
+        "precision compile skipped_steps evaluate_every evaluate_tokens checkpoint_every "
+        "checkpoints_kept log_every tensorboard seed device initial_weights threads"
     ),
-    "training.rates": ("embedding", "cell", "head", "vectors"),
-    "distributed": ("strategy",),
+    "training.rates": "embedding cell head vectors",
+    "training.optimizer": "weight_decay",
+    'training.optimizer.kind = "adamw"': "beta1 beta2",
+    'training.optimizer.kind = "adam"': "beta1 beta2",
+    'training.optimizer.kind = "radam"': "beta1 beta2",
+    'training.optimizer.kind = "sgd"': "momentum",
+    'training.optimizer.kind = "muon"': "beta1 beta2 momentum",
+    "training.schedule": "warmup_steps",
+    'training.schedule.kind = "cosine"': "final_rate",
+    'training.schedule.kind = "linear"': "final_rate",
+    'training.schedule.kind = "warmup_stable_decay"': "final_rate decay_steps",
+    'training.averaging.kind = "exponential"': "decay",
+    'training.averaging.kind = "uniform"': "start patience",
+    "distributed": "strategy",
 }
-"""All that a recipe can say. A change here changes what users have written down: note it in CHANGELOG.md."""
+"""What a recipe can say, by section and kind.
+
+A change here changes what users have written down: note it in CHANGELOG.md.
+"""
 
 
-def test_the_flags_are_these(capsys: pytest.CaptureFixture[str]) -> None:
+SECTIONS = ("run", "data", "model", "training", "distributed")
+
+
+def listed() -> dict[str, list[tuple[str, str]]]:
+    """The flags below each section, all kinds, each with what there is to say of it."""
+    found = [(title.partition(": ")[0], flags) for name in SECTIONS for title, flags in sections(name)]
+    return {title: flags for title, flags in found if flags}
+
+
+def test_the_settings_are_these() -> None:
+    found = {title: " ".join(flag.split()[0] for flag, _ in flags) for title, flags in listed().items()}
+    assert {title: keys for title, keys in found.items() if "gradient.solver." not in title} == FLAGS
+
+
+def test_every_setting_is_explained() -> None:
+    flags = [(title, *flag) for title, flags in listed().items() for flag in flags]
+    assert [entry for entry in flags if not re.match(r"[A-Za-z'`].{8}", entry[2])] == []
+
+
+def test_help_shows_the_settings_of_default_kinds_or_of_a_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    expected = {f"--{section}.{key}" for section, keys in FLAGS.items() for key in keys}
-    assert set(re.findall(r"^│ [* ]*(--\S+)", shown, re.MULTILINE)) == expected | {"--resume", "--json"}
-
-
-def test_every_flag_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", "--help"])
-    lines = re.findall(r"^│ [* ]*(--\S+)(?: [A-Z.]+)? +(.*?) *│$", capsys.readouterr().out, re.MULTILINE)
-    assert [flag for flag, text in lines if not re.match(r"[A-Za-z'].{10}", text)] == []
+    for part in ("--resume", "--json", "training.schedule:", "warmup_steps INT", 'method = "picard"'):
+        assert part in shown
+    assert 'method = "broyden"' not in shown
+    assert main(["train", "--help", "model.depth.solver"]) == 0
+    shown = capsys.readouterr().out
+    assert 'method = "broyden"' in shown
+    assert "training.schedule" not in shown
 
 
 def test_a_run_folder_is_complete(run: Path) -> None:

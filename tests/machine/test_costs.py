@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.configuration import Recipe, build_model
+from equilibria.configuration import Recipe
+from equilibria.configuration.building import build_model
 from equilibria.data.batches import ZipfBatches
 from equilibria.machine.costs import Budget, Measurements, StepSize, ladder, measure
 from equilibria.models import TokenModel

@@ -8,28 +8,30 @@ from typing import Any
 import pytest
 import torch
 
-from equilibria.configuration import Recipe, build_task, read_recipe
-from equilibria.configuration.depth import DepthRecipe, ScheduleRecipe
-from equilibria.depths import UnrolledDepth
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.building import open_data
+from equilibria.data import FolderText
+from equilibria.depths import DepthSchedule, Equilibrium, UnrolledDepth
 from equilibria.machine import plan as module
 from equilibria.machine.costs import Measurements, StepSize, measure
 from equilibria.machine.plan import Plan, PlannedData, plan_run
 from equilibria.models import LanguageModel
+from equilibria.optimization import Exponential, Muon
 from equilibria.runs.metrics import read_metrics
-from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer
+from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, with_model
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def planned(recipe: Recipe, seconds: float = 60.0) -> Plan:
-    task = build_task(recipe)
+    task = open_data(recipe)
     data = PlannedData(task.tokenizer.vocabulary_size, task)
     return plan_run(recipe, data, torch.device("cpu"), seconds, lambda _: None)
 
 
 @pytest.mark.parametrize("kind", ["text", "task"])
 def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
-    training = replace(TRAINING, optimizer="muon", averaging="exponential", evaluate_every=5)
+    training = replace(TRAINING, optimizer=Muon(), averaging=Exponential(), evaluate_every=5)
     recipe = tiny_recipe(tmp_path, training) if kind == "text" else tiny_task_recipe(tmp_path, training)
     found, trainer = planned(recipe), tiny_trainer(recipe)
     trainer.run()
@@ -75,8 +77,8 @@ def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path, monke
     recipe = tiny_recipe(tmp_path)
 
     def at(applications: int) -> Plan:
-        schedule = ScheduleRecipe(warmup_share=0.75, warmup_applications=applications)
-        return planned(replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule))))
+        schedule = DepthSchedule(warmup_share=0.75, warmup_applications=applications)
+        return planned(with_model(recipe, depth=Equilibrium(schedule=schedule)))
 
     def measured(model: LanguageModel, *rest: Any) -> Measurements:
         found = measure(model, *rest)
@@ -109,8 +111,8 @@ def test_a_phase_that_stopped_early_counts_at_the_whole_size(
 
     monkeypatch.setattr(module, "measure", measured)
     recipe = tiny_recipe(tmp_path, replace(TRAINING, batch_size=4))
-    schedule = ScheduleRecipe(warmup_share=0.5, warmup_applications=1)
-    found = planned(replace(recipe, model=replace(recipe.model, depth=DepthRecipe(schedule=schedule))))
+    schedule = DepthSchedule(warmup_share=0.5, warmup_applications=1)
+    found = planned(with_model(recipe, depth=Equilibrium(schedule=schedule)))
     assert found.memory.saved == 18_000_000
     assert found.memory.temporaries == 18_000_000 - found.footprint.gradients
     assert found.notes[-1].startswith("measured on 2 rows of 16 tokens and scaled to 4 rows of 16 tokens, as a larger")
@@ -118,7 +120,7 @@ def test_a_phase_that_stopped_early_counts_at_the_whole_size(
 
 def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    recipe = replace(recipe, data=replace(recipe.data, path=tmp_path / "absent"))
+    recipe = replace(recipe, data=FolderText(tmp_path / "absent"))
     found = plan_run(recipe, PlannedData(256), torch.device("cpu"), 60.0, lambda _: None)
     assert found.footprint.parameters.keys() == {"embedding", "cell"}
     assert found.notes == ("steps were measured on Zipf-distributed random tokens",)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equilibria as eq
 from allocations import peak_bytes as allocated
-from equilibria.configuration import build_model
+from equilibria.configuration.building import build_model
 from equilibria.data.batches import ZipfBatches
 from equilibria.measuring import peak_bytes
 from equilibria.training.loop import TrainingLoop

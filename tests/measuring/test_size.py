@@ -1,7 +1,6 @@
 """How many numbers a model learns."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ def model() -> LanguageModel:
     return LanguageModel(TiedEmbedding(50, 8), PostNormCell(8, 2, 16), UnrolledDepth(2))
 
 
-def stack_of(cells: Callable[[], list[Cell[Any]]]) -> Callable[[], LanguageModel]:
+def stack_of(cells: Callable[[], list[Cell]]) -> Callable[[], LanguageModel]:
     return lambda: LanguageModel(TiedEmbedding(10, 6), StackedCell(cells()), UnrolledDepth(1))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import equilibria as eq
-from equilibria.cells import Cell, Memory, PostNormCell, StackedCell
+from equilibria.cells import Memory, PostNormCell
 from equilibria.data.batches import ZipfBatches
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.measuring.steps import Contender, alternate, saved_by_step

@@ -9,12 +9,17 @@ import torch
 from equilibria.cli.reproduce import reproduce
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
+from equilibria.configuration.comparing import settings
+from equilibria.data import FolderText
+from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.measuring.size import size_without_weights
+from equilibria.models import LanguageModelRecipe
 from equilibria.paper import published
 from equilibria.paper.runs import recipe_of
 from equilibria.paper.tables import Contest, Row, Scale, TrainedTable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+DEPTH = tuple(f"model.depth.{key}" for key in ("kind", "applications", "layers"))
 SCALES: tuple[Scale, ...] = get_args(Scale)
 ROWS = [(table, row) for table in published.TRAINED.values() for row in table.rows]
 CONTESTS = [contest for table in published.MEASURED.values() for contest in table.contests]
@@ -64,13 +69,16 @@ def test_a_row_can_be_run(table: TrainedTable, row: Row, scale: Scale) -> None:
     assert model.embedding.vocabulary_size <= table.vocabulary_size
     assert recipe.run.folder == Path("runs", table.name, f"{row.name}-{scale}-5")
     assert recipe.training.seed == 5
-    assert (recipe.model.depth.schedule.warmup_steps or 0) <= recipe.training.steps / 3
-    assert (recipe.data.path is not None) == bool(table.data)
+    said = settings(recipe)
+    warmup = said.get("model.depth.schedule.warmup_steps") or 0
+    assert isinstance(warmup, int)
+    assert warmup <= recipe.training.steps / 3
+    assert isinstance(recipe.data, FolderText) == bool(table.data)
     if scale != "full":
         whole = scaled(table, row, "full")
         assert recipe.training.steps < whole.training.steps
-        assert recipe.model.depth.applications == whole.model.depth.applications
-        assert recipe.model.depth.kind == whole.model.depth.kind
+        kept = settings(whole)
+        assert all(said.get(key) == kept.get(key) for key in DEPTH)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -83,10 +91,12 @@ def test_a_contest_is_between_equals(contest: Contest, scale: Scale) -> None:
 
 @pytest.mark.parametrize("contest", CONTESTS, ids=named)
 def test_the_measure_is_explicit_and_keeps_everything(contest: Contest) -> None:
-    depths = [scaled(contest.table, row, "tiny").model.depth for row in contest.rows]
-    assert depths[0].kind in ("unrolled", "stack")
-    assert depths[-1].kind == "equilibrium"
-    assert [bool(depth.checkpoint) for depth in depths] == ["checkpointed" in row.name for row in contest.rows]
+    models = [scaled(contest.table, row, "tiny").model for row in contest.rows]
+    depths = [model.depth for model in models if isinstance(model, LanguageModelRecipe)]
+    assert isinstance(depths[0], UnrolledDepth | Stack)
+    assert isinstance(depths[-1], Equilibrium)
+    checkpointed = [getattr(depth, "checkpoint", False) for depth in depths]
+    assert checkpointed == ["checkpointed" in row.name for row in contest.rows]
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small"])

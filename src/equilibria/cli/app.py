@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from equilibria.cli.output import NobodyReads, guarded
-from equilibria.errors import UserError, UserErrors, is_out_of_memory, printable
+from equilibria.errors import UserError, is_out_of_memory, printable
 
 _TRAINING = "training.batch_size, training.segment_length or the model (`equilibria plan` predicts what they need)"
 _LESS = {
@@ -62,7 +62,7 @@ app.command("equilibria.cli.serve:command", name="serve", help="Serve a run's mo
 app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
 app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
 app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")
-app.command("equilibria.cli.doctor:command", name="doctor", help="Say what there is to train on; check that it works.")
+app.command("equilibria.cli.doctor:command", name="doctor", help="Show the environment and run self-checks.")
 app.command("equilibria.cli.importing:command", name="import", help="Make a run of another project's model.")
 app.command("equilibria.cli.export:command", name="export", help="Write a run's model for use without this package.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default this process's.
 
     Returns:
-        The exit code: 0, 2 for what a user can mend (one line on stderr), 128 + n when stopped by signal n, which is
-        SIGPIPE where nobody reads the output any more.
+        The exit code: 0, 2 for errors the user can fix (a line each on stderr), 128 + n when stopped by signal n, which
+        is SIGPIPE where nobody reads the output any more.
     """
     _replace_what_cannot_be_shown()
     with guarded():
@@ -93,10 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from equilibria.cli.explaining import explain
 
             return _fail(explain(problem))
-        except UserErrors as problems:
-            return _fail(*problems.lines)
         except UserError as problem:
-            return _fail(_memory(problem, arguments) if is_out_of_memory(problem) else str(problem))
+            return _fail(*([_memory(problem, arguments)] if is_out_of_memory(problem) else map(str, problem.args)))
         except NobodyReads as problem:
             return problem.code
         except KeyboardInterrupt:
@@ -111,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _replace_what_cannot_be_shown() -> None:
     """Output in an encoding that lacks a character, or a file name that is no text, ends no command."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 
@@ -130,7 +128,6 @@ def _warn(message: Warning | str, *where: object) -> None:
 
 
 def _fail(*messages: str) -> int:
-    for message in messages:
-        line = printable(message)
+    for line in map(printable, messages):
         print(f"error: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]}…'}", file=sys.stderr)
     return 2

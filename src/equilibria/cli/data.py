@@ -12,7 +12,7 @@ from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.configuration.values import Count
+from equilibria.cli.settings import Count
 from equilibria.data.fetching.folder import FetchedText, RemoteText, WebText, fetch_text
 from equilibria.data.fetching.hub import HubText
 from equilibria.data.fetching.published import PUBLISHED
@@ -28,15 +28,15 @@ class Place:
     """Where a text goes and how it becomes tokens."""
 
     out: Path | None = None
-    """Folder for the text; left out: data/NAME, where recipes look for it."""
+    """Folder for the text; default: data/NAME, where recipes look for it."""
     offline: bool = False
     """Do not use the network: only prepare what is here."""
     again: bool = False
     """Fetch it anew even if it is here; what is here is replaced once the new one is whole."""
     tokenizer: Literal["word", "bpe", "bytes"] | None = None
-    """What a token is; left out: as the corpus is published, or byte pairs."""
+    """What a token is; default: as the corpus is published, or byte pairs."""
     vocabulary_size: Count | None = None
-    """Tokens in the vocabulary, at most; left out: as for training."""
+    """Tokens in the vocabulary, at most; default: as for training."""
     minimum_count: Count = 1
     """How often a word must occur in the training text to have a token of its own."""
     cache: Path = Path(".cache/equilibria")
@@ -86,7 +86,7 @@ def hf(
     Args:
         name: of the data set, as OWNER/NAME.
         config: which of its configurations.
-        revision: branch, tag or commit; left out: the main branch.
+        revision: branch, tag or commit; default: the main branch.
         column: the column with the text.
         held_out: share of the rows for validation, where the set has no split for it.
         place: where it goes.

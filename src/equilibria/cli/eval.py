@@ -1,6 +1,7 @@
 """`equilibria eval`."""
 
 import json as json_format
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Count, Settings
 from equilibria.configuration import Recipe, changed
 from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
@@ -24,8 +25,6 @@ from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_
 
 command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
-Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
-
 
 @command.default
 def evaluate(
@@ -33,10 +32,10 @@ def evaluate(
     /,
     *data: Settings,
     split: Split | None = None,
-    segment_length: Count = None,
-    batch_size: Count = None,
+    segment_length: Count | None = None,
+    batch_size: Count | None = None,
     memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
-    max_evaluations: Count = None,
+    max_evaluations: Count | None = None,
     tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     leave: Leaving | None = None,
     checkpoint: str = "best",
@@ -91,12 +90,16 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     for name in names:
         if not name.startswith("--data."):
             raise UserError(f"{name}: no such option; see equilibria eval --help")
+        if name.startswith("--data.tokenizer"):
+            raise UserError(f"{name}: a run reads every text with its own tokenizer; leave the flag out")
     if not flags:
         return None
     implied = [kind for key, kind in (("--data.path", "folder"), ("--data.files", "files")) if key in names]
     if implied and "--data.source" not in names:
         flags = [*flags, "--data.source", implied[0]]
-    return changed(recipe, flags).data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that options of the run's own text mean nothing for another is no news
+        return changed(recipe, flags).data
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

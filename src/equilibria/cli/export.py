@@ -33,9 +33,9 @@ def export(
         out: where to: a .pt2 file that torch.export.load reads, or a new folder that transformers loads.
         to: "torch", a program of torch.export for any batch and length, or "hf", a folder for Hugging Face's
             transformers, with its tokenizer.
-        part: for "torch", a solve of a fixed budget, from tokens to logits (left out: this), or one evaluation, from
+        part: for "torch", a solve of a fixed budget, from tokens to logits (default), or one evaluation, from
             state and tokens to state.
-        evaluations: of the solve, for "torch"; left out: as many as the recipe's eval_solver or applications say.
+        evaluations: of the solve, for "torch"; default: as many as the recipe's eval_solver or applications say.
         checkpoint: "best" by validation loss, "last" or "step-N".
         json: print what was written as one JSON object.
     """

@@ -28,7 +28,7 @@ class Draw:
     """How texts are drawn."""
 
     prompt: tuple[str, ...] = ()
-    """The text to continue; left out: the start of a passage. Given several times: several texts."""
+    """The text to continue; default: the start of a passage. Given several times: several texts."""
     prompts_file: Path | None = None
     """A file with a prompt on each line."""
     samples: Annotated[int, Parameter(validator=Number(gte=1))] = 1
@@ -50,11 +50,11 @@ class Draw:
     repetition_penalty: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
     """Above 1 makes tokens that are there already less likely."""
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = field(default_factory=lambda: randrange(2**31))
-    """Makes the draw repeatable: the first text's, the next one's is one higher; left out: a random one."""
+    """Makes the draw repeatable: the first text's, the next one's is one higher; default: a random one."""
     tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
-    """Residual at which a token has converged; left out: as the recipe's eval_solver says."""
+    """Residual at which a token has converged; default: as the recipe's eval_solver says."""
     max_evaluations: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    """Evaluations of the cell per token, at most; left out: as the recipe's eval_solver says."""
+    """Evaluations of the cell per token, at most; default: as the recipe's eval_solver says."""
 
     @property
     def sampling(self) -> Sampling:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from equilibria.cells.transformer_xl import NormPosition
+from equilibria.cli.settings import Count
 from equilibria.data import Tokenizer, id_tokenizer
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
@@ -22,27 +23,25 @@ from equilibria.nn.attention import Positions
 
 command = App(name="import", help="Make a run of another project's model.")
 
-Count = Annotated[int, Parameter(validator=Number(gte=1))]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """What a published checkpoint does not say, and where the run goes."""
 
     out: Path | None = None
-    """Folder of the run, which must not exist; left out: runs/NAME-OF-THE-FILE."""
+    """Folder of the run, which must not exist; default: runs/NAME-OF-THE-FILE."""
     vocabulary: Path | None = None
-    """Folder of the text, such as WikiText-103, that the vocabulary is counted from; left out: tokens are numbers."""
+    """Folder of the text, such as WikiText-103, that the vocabulary is counted from; default: tokens are numbers."""
     text: Path | None = None
-    """Folder of the text, of numbers where there is no vocabulary, that `eval` reads; left out: the vocabulary's."""
+    """Folder of the text, of numbers where there is no vocabulary, that `eval` reads; default: the vocabulary's."""
     heads: Count | None = None
-    """Attention heads; left out: as the file says, or 10 where it does not."""
+    """Attention heads; default: as the file says, or 10 where it does not."""
     memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = PublishedOptions.memory_length
     """Tokens of earlier segments that are attended to."""
     window: Count = PublishedOptions.window
     """Tokens that a token sees at most, itself among them."""
     cutoffs: Annotated[tuple[Count, ...], Parameter(consume_multiple=True)] = ()
-    """First token of each cluster but the first, where one table has all; left out: those for WikiText-103."""
+    """First token of each cluster but the first, where one table has all; default: those for WikiText-103."""
     json: bool = False
     """Print what was made as one JSON object."""
 
@@ -108,11 +107,11 @@ def gpt2(
 
     Args:
         folder: what `save_pretrained` wrote.
-        block: the block that the cell is, counted from 0; left out: the mean of all.
+        block: the block that the cell is, counted from 0; default: the mean of all.
         positions: how the cell knows of positions, the decoder's own having no place in it.
         memory_length: tokens of earlier segments that are attended to.
         text: folder of the text that it is trained and evaluated on.
-        out: folder of the run, which must not exist; left out: runs/NAME-OF-THE-FOLDER.
+        out: folder of the run, which must not exist; default: runs/NAME-OF-THE-FOLDER.
         json: print what was made as one JSON object.
     """
     imported = import_gpt2(folder, block, positions, memory_length)

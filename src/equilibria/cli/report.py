@@ -16,7 +16,7 @@ def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> int:
 
     Args:
         run: the run folder.
-        out: the file to write; left out: report.html in the run folder.
+        out: the file to write; default: report.html in the run folder.
         json: print the page's path as a JSON object.
     """
     page = write_report(run, out)

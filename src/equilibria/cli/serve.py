@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from equilibria.cli.output import go_on_unheard
+from equilibria.cli.settings import Count
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
@@ -16,7 +17,6 @@ from equilibria.paper.universal_transformer import UniversalTransformer
 
 command = App(name="serve")
 
-_Count = Annotated[int, Parameter(validator=Number(gte=1))]
 _Seconds = Annotated[float, Parameter(validator=Number(gt=0, lte=1e6))]
 
 
@@ -29,14 +29,14 @@ def serve(
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8000,
     name: str | None = None,
     checkpoint: str = "best",
-    max_batch: _Count = 32,
-    max_queue: _Count = 256,
-    max_tokens: _Count = 1024,
-    max_prompt_tokens: _Count = 2048,
-    max_body_bytes: _Count = 1_000_000,
+    max_batch: Count = 32,
+    max_queue: Count = 256,
+    max_tokens: Count = 1024,
+    max_prompt_tokens: Count = 2048,
+    max_body_bytes: Count = 1_000_000,
     request_timeout: _Seconds = 60.0,
     shutdown_timeout: _Seconds = 10.0,
-    threads: _Count | None = None,
+    threads: Count | None = None,
 ) -> int:
     """Serve a run's model: OpenAI's completions protocol at /v1, and a page to try it at /.
 
@@ -44,7 +44,7 @@ def serve(
         run: the run folder.
         host: address to listen at; 0.0.0.0 for all of this machine's.
         port: to listen at; 0 takes a free one and says which.
-        name: of the model in requests; left out: that of the folder.
+        name: of the model in requests; default: that of the folder.
         checkpoint: "best" by validation loss, "last" or "step-N".
         max_batch: texts that are written together.
         max_queue: texts that may wait; a request beyond is refused.
@@ -53,7 +53,7 @@ def serve(
         max_body_bytes: bytes of a request.
         request_timeout: seconds after which a request is ended.
         shutdown_timeout: seconds that running requests are given after SIGTERM.
-        threads: of PyTorch; left out: its own choice.
+        threads: of PyTorch; default: its own choice.
     """
     try:
         from equilibria.serving.limits import Limits

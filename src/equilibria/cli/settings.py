@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.runs.folder import RunFolder
+
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+"""A number of things, at least one."""
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """A part of a flag of the recipe."""

@@ -13,7 +13,8 @@ from equilibria.configuration.tables import table_of
 
 _ABOUT = (
     "Settings of the recipe: keys of its file, and flags, which have the last word: tol below model.depth.solver is "
-    "--model.depth.solver.tol. --help KEY explains all kinds of a section; a kind of your own is package.module:Class. --unset KEY takes a key out of the file."
+    "--model.depth.solver.tol. --help KEY explains all kinds of a section; a kind of your own is package.module:Class. "
+    "--unset KEY takes a key out of the file."
 )
 _TAKEN = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
 _SAID = {None: "none", True: "true", False: "false"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, defaults, made, table_of
-from equilibria.errors import UserError, UserErrors
+from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
 from equilibria.files.seal import check_toml, sealed_toml
@@ -74,7 +74,7 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe
         odd = problem.object[problem.start - 20 : problem.end + 20]
         raise UserError(f"{source}: {odd!a} has characters that the locale lacks; set PYTHONUTF8=1") from problem
     except Problems as problems:
-        raise UserErrors([_line(keys, text, source, given) for keys, text in problems.found]) from problems
+        raise UserError(*(_line(keys, text, source, given) for keys, text in problems.found)) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
     if layers.dropped:

@@ -195,7 +195,7 @@ WIKITEXT_103 = TrainedTable(
         },
         recipes={"trellisnet-checkpointed": "trellisnet"},
     ),
-    scales=_all(_TEXT, _at("data", vocabulary_size=(2000, 10_000))),
+    scales=_all(_TEXT, _at("data.tokenizer", vocabulary_size=(2000, 10_000))),
     test_tokens={"tiny": 8192},
     data="`equilibria data wikitext-103` fetches it",
 )

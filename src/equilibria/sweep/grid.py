@@ -39,8 +39,8 @@ class Grid:
         Raises:
             UserError: the recipe or a combination of values is not right; or two have one name, or one is too long.
         """
-        recipes = tuple(self._recipe(file, values) for values in product(*(axis.values for axis in self.axes)))
-        names = [recipe.run.name for recipe in recipes]
+        combinations = tuple(product(*(axis.values for axis in self.axes)))
+        names = [self._name(values) for values in combinations]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(f"two runs of the sweep would have the name {twice}; write their values otherwise")
@@ -49,13 +49,15 @@ class Grid:
             raise UserError(
                 f"a run would have the name {longest}, too long for a folder; sweep fewer or shorter values"
             )
-        return recipes
+        return tuple(self._recipe(file, name, values) for name, values in zip(names, combinations, strict=True))
 
-    def _recipe(self, file: Path, values: tuple[str, ...]) -> Recipe:
+    def _name(self, values: tuple[str, ...]) -> str:
+        keys = short_keys([axis.flag.removeprefix("--") for axis in self.axes])
+        return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
+
+    def _recipe(self, file: Path, name: str, values: tuple[str, ...]) -> Recipe:
         varied = [_whole(axis.flag, value) for axis, value in zip(self.axes, values, strict=True)]
         recipe = read_recipe(file, [*self.fixed, *varied])
-        keys = short_keys([axis.flag.removeprefix("--") for axis in self.axes])
-        name = ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
         return replace(recipe, run=RunRecipe(name=name, directory=recipe.run.folder))
 
 

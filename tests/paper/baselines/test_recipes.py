@@ -80,7 +80,7 @@ def test_a_tied_baseline_ends_in_the_width_of_the_embedding(kind: type[LayeredBa
 
 
 def test_what_is_around_the_layers_is_the_models() -> None:
-    regularisation = Regularisation(output=0.25)
+    regularisation = Regularisation(output_dropout=0.25)
     model = built(LSTM, regularisation=regularisation, memory_length=0, hidden_dropout=0.25)
     assert (model.regularisation, model.memory_length, model.hidden_dropout) == (regularisation, 0, 0.25)
 
