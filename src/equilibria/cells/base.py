@@ -126,6 +126,15 @@ def keys_values_rooms(view: CacheView) -> list[KeysValuesRoom]:
 
 SomeCell = TypeVar("SomeCell", bound="Cell")
 
+MOST_LAYERS = 1000
+"""Of one kind: each takes time to build, before anything else of a recipe is checked."""
+
+
+def check_layers(name: str, count: int, least: int = 1) -> None:
+    """Raises a ValueError for more layers than are built, or fewer."""
+    if not least <= count <= MOST_LAYERS:
+        raise ValueError(f"{name} must be from {least} to {MOST_LAYERS}, found {count}")
+
 
 @dataclass(frozen=True, eq=False)
 class BoundMap(ABC, Generic[SomeCell]):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
+from equilibria.cells.base import Cell, Past, check_layers, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import AttentionPattern, CausalAttention, KeysValuesRoom, Positions
@@ -93,8 +93,7 @@ class ContractiveCell(Cell):
         super().__init__()
         if not 0 < carry < 1:
             raise ValueError(f"carry must be between 0 and 1, found {carry}")
-        if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, found {blocks}")
+        check_layers("blocks", blocks)
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
         self.heads, self.key_value_heads = heads, heads if key_value_heads is None else key_value_heads
         self.injection, self.injection_norm, self.remembered = injection, injection_norm, blocks

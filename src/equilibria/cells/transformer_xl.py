@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
+from equilibria.cells.base import Cell, Memory, Past, check_layers, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
@@ -95,8 +95,7 @@ class TransformerXLCell(Cell):
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, found {blocks}")
+        check_layers("blocks", blocks)
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1, found {window}")
         if norm_position not in get_args(NormPosition):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equilibria.cells import Cell, StackedCell, TransformerXLCell
+from equilibria.cells.base import check_layers
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths.base import Depth, Reached
 
@@ -27,8 +28,7 @@ class Stack(Depth):
     shared_biases: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"layers must be at least 1, found {self.layers}")
+        check_layers("layers", self.layers)
         if self.tied and self.shared_biases:
             raise ValueError("shared_biases has no use beside tied layers, which share everything; leave it out")
 

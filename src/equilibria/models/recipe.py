@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from equilibria.cells import Cell, ContractiveCell
+from equilibria.cells.base import check_layers
 from equilibria.cells.stack import StackedCell
 from equilibria.depths import Depth, Equilibrium
 from equilibria.models.base import TokenModel
@@ -20,8 +21,6 @@ from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, TokenEmbedding
 from equilibria.solvers import NewtonKrylov
-
-_MOST_LAYERS = 1000  # of one kind: each takes time to build, before anything else is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +110,7 @@ class LanguageModelRecipe(ModelRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("prelude_layers", "coda_layers"):
-            if not 0 <= getattr(self, name) <= _MOST_LAYERS:
-                raise ValueError(f"{name} must be from 0 to {_MOST_LAYERS}, found {getattr(self, name)}")
+            check_layers(name, getattr(self, name), least=0)
         if self.coda_inner is not None and not self.coda_layers:
             raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
         if self.chunk_length is not None and not self.memory_length:
@@ -145,8 +143,11 @@ class LanguageModelRecipe(ModelRecipe):
 
     def check(self) -> None:
         """Builds all but the embedding, without its memory."""
-        with torch.device("meta"):
-            self._parts()
+        try:
+            with torch.device("meta"):
+                self._parts()
+        except (RuntimeError, TypeError) as problem:  # PyTorch's
+            raise ValueError("model: no tensor has its sizes; give smaller ones") from problem
 
     def no_compilation(self) -> str | None:
         """Why the cell cannot be compiled: second and forward derivatives of compiled code are not supported."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal, get_args, get_origin
 
+from equilibria.cells.base import check_layers
 from equilibria.models import ModelRecipe
 from equilibria.nn import TokenEmbedding, UntiedEmbedding
 from equilibria.paper.baselines.base import Layer, SequenceModel
@@ -17,9 +18,6 @@ from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer
 from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
 from equilibria.paper.baselines.tcn import temporal_blocks
 from equilibria.paper.baselines.variational_lstm import VariationalLSTMLayer
-
-MOST_LAYERS = 1000
-"""Layers of a stack at most: each takes time to build before anything else is known."""
 
 _GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
 
@@ -93,8 +91,7 @@ class Stack(LayeredBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers must be at most {MOST_LAYERS}, found {self.layers}")
+        check_layers("layers", self.layers)
 
     @property
     def last(self) -> int:
@@ -245,8 +242,7 @@ class RelationalMemory(Stack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mlp_layers > MOST_LAYERS:
-            raise ValueError(f"mlp_layers must be at most {MOST_LAYERS}, found {self.mlp_layers}")
+        check_layers("mlp_layers", self.mlp_layers, least=0)
 
     def build_layers(self) -> list[RelationalMemoryLayer]:
         """One per width."""
