@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from equilibria.cells import ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
+from equilibria.cells import Cell, ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
 from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models import LanguageModelRecipe, ModelRecipe
@@ -21,8 +21,8 @@ VOCABULARY = 61
 WINDOW = 24
 
 _SIZES = {"d_model": 16, "heads": 2, "inner": 32}
-_CONTRACTIVE = partial(ContractiveCell, **_SIZES)
-_POST_NORM = partial(PostNormCell, **_SIZES)
+_CONTRACTIVE: partial[Cell] = partial(ContractiveCell, **_SIZES)
+_POST_NORM: partial[Cell] = partial(PostNormCell, **_SIZES)
 _EXACT = Equilibrium(eval_solver=Picard(tol=1e-6, max_evaluations=400, scope="prefix"))
 
 CACHED = {
