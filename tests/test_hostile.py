@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from equilibria.configuration import build_model, read_recipe, recipe_from, write_recipe
+from equilibria.configuration import read_recipe, recipe_from, write_recipe
+from equilibria.configuration.building import build_model
 from equilibria.data.fetching.archives import unpack
 from equilibria.data.fetching.folder import WebText, fetch_text
 from equilibria.data.fetching.published import PUBLISHED

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from equilibria.configuration import Recipe, ScheduleRecipe, build_model, build_task, read_recipe
 from equilibria.configuration.data import TASK_OPTIONS
 from equilibria.configuration.options import is_given
+
+from equilibria.configuration import Recipe, ScheduleRecipe, build_model, build_task, read_recipe
 from equilibria.depths import Equilibrium
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.paper.universal_transformer import UniversalTransformer

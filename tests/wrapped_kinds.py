@@ -1,55 +1,53 @@
 """A small recipe of every kind of model that transformers is given."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from equilibria.configuration import (
-    BaselineRecipe,
-    CellRecipe,
-    DepthRecipe,
-    EmbeddingRecipe,
-    ModelRecipe,
-    SolverRecipe,
-)
+from equilibria.cells import Cell, ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
+from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
+from equilibria.models import LanguageModelRecipe, ModelRecipe
+from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
+from equilibria.paper.baselines import LSTM
+from equilibria.paper.halting import Halting
+from equilibria.solvers import Picard
 
 VOCABULARY = 61
 WINDOW = 24
 
-
-def _cell(**options: Any) -> CellRecipe:
-    return CellRecipe(d_model=16, **{"kind": "contractive", "heads": 2, "inner": 32, **options})
-
-
-_EXACT = DepthRecipe(eval_solver=SolverRecipe(method="picard", tol=1e-6, max_evaluations=400))
+_SIZES = {"d_model": 16, "heads": 2, "inner": 32}
+_CONTRACTIVE: partial[Cell] = partial(ContractiveCell, **_SIZES)
+_POST_NORM: partial[Cell] = partial(PostNormCell, **_SIZES)
+_EXACT = Equilibrium(eval_solver=Picard(tol=1e-6, max_evaluations=400, scope="prefix"))
 
 CACHED = {
-    "contractive": ModelRecipe(cell=_cell(dropout=0.1), depth=_EXACT, memory_length=8),
-    "around": ModelRecipe(cell=_cell(key_value_heads=1), depth=_EXACT, prelude_layers=1, coda_layers=1),
-    "unrolled": ModelRecipe(cell=_cell(blocks=2), depth=DepthRecipe(kind="unrolled", applications=3)),
-    "tied-stack": ModelRecipe(cell=_cell(), depth=DepthRecipe(kind="stack", applications=3, tied=True)),
-    "shared-biases": ModelRecipe(
-        cell=_cell(kind="post_norm"), depth=DepthRecipe(kind="stack", applications=11, shared_biases=True)
+    "contractive": LanguageModelRecipe(cell=partial(_CONTRACTIVE, dropout=0.1), depth=_EXACT, memory_length=8),
+    "around": LanguageModelRecipe(
+        cell=partial(_CONTRACTIVE, key_value_heads=1), depth=_EXACT, prelude_layers=1, coda_layers=1
     ),
-    "weight-norm": ModelRecipe(
-        cell=_cell(kind="post_norm", normalisation="weight", window=9),
+    "unrolled": LanguageModelRecipe(cell=partial(_CONTRACTIVE, blocks=2), depth=UnrolledDepth(3)),
+    "tied-stack": LanguageModelRecipe(cell=_CONTRACTIVE, depth=Stack(3, tied=True)),
+    "shared-biases": LanguageModelRecipe(cell=_POST_NORM, depth=Stack(11, shared_biases=True)),
+    "weight-norm": LanguageModelRecipe(
+        embedding=partial(AdaptiveEmbedding, cutoffs=(20, 40), div_val=2),
+        cell=partial(_POST_NORM, normalisation="weight", window=9),
         depth=_EXACT,
-        embedding=EmbeddingRecipe(kind="adaptive", cutoffs=(20, 40), div_val=2),
     ),
-    "spectral-norm": ModelRecipe(
-        cell=_cell(kind="three_block", normalisation="spectral"),
-        depth=DepthRecipe(kind="unrolled", applications=3),
-        embedding=EmbeddingRecipe(kind="untied"),
+    "spectral-norm": LanguageModelRecipe(
+        embedding=partial(UntiedEmbedding),
+        cell=partial(ThreeBlockCell, **_SIZES, normalisation="spectral"),
+        depth=UnrolledDepth(3),
     ),
-    "trellis": ModelRecipe(cell=CellRecipe(kind="trellis", d_model=16, hidden=8), depth=_EXACT),
+    "trellis": LanguageModelRecipe(cell=partial(TrellisCell, d_model=16, hidden=8), depth=_EXACT),
 }
-UNCACHED = {
-    "halting": ModelRecipe(cell=_cell(), depth=DepthRecipe(kind="halting")),
-    "lstm": ModelRecipe(baseline=BaselineRecipe(kind="lstm", d_model=16, hidden=16, layers=2)),
+UNCACHED: dict[str, ModelRecipe] = {
+    "halting": LanguageModelRecipe(cell=_CONTRACTIVE, depth=partial(Halting)),
+    "lstm": LSTM(d_model=16, hidden=16, layers=2),
 }
 KINDS = CACHED | UNCACHED
 LAYERS = {"contractive": 1, "around": 3, "unrolled": 6, "tied-stack": 3, "shared-biases": 11, "weight-norm": 1} | {

@@ -14,11 +14,11 @@ def at_least(least: float, **values: float | None) -> None:
             raise ValueError(f"{name} must be at least {least}, found {value}")
 
 
-def layers(**values: int | None) -> None:
-    """Raises ValueError for a number that is not from 1 to 1000: each layer takes time to build."""
+def layers(least: int = 1, **values: int) -> None:
+    """Raises ValueError for a number that is not from `least` to 1000: each layer takes time to build."""
     for name, value in values.items():
-        if value is not None and not 1 <= value <= MOST_LAYERS:
-            raise ValueError(f"{name} must be from 1 to {MOST_LAYERS}, found {value}")
+        if not least <= value <= MOST_LAYERS:
+            raise ValueError(f"{name} must be from {least} to {MOST_LAYERS}, found {value}")
 
 
 def above(bound: float, **values: float | None) -> None:

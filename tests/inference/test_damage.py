@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from equilibria.cli.app import main
-from equilibria.configuration import Recipe
+from equilibria.configuration import Recipe, table_of
+from equilibria.data import TokenizerSpec
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.runs.folder import RunFolder
@@ -27,7 +28,7 @@ Seen = tuple[Recipe, list[str], dict[str, Tensor], Path]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = tiny_recipe(tmp_path_factory.mktemp("trained"), replace(TRAINING, checkpoints_kept=3, checkpoint_every=2))
-    recipe = replace(recipe, data=replace(recipe.data, tokenizer="word"))
+    recipe = replace(recipe, data=replace(recipe.data, tokenizer=TokenizerSpec("word")))
     tiny_trainer(recipe).run()
     return recipe.run.folder
 
@@ -56,7 +57,7 @@ def seen(run: Path) -> Seen:
 
 def same(one: Seen, other: Seen) -> bool:
     weights = all(torch.equal(tensor, other[2][name]) for name, tensor in one[2].items())
-    return weights and one[0] == other[0] and one[1] == other[1] and one[3] == other[3]
+    return weights and table_of(one[0]) == table_of(other[0]) and one[1] == other[1] and one[3] == other[3]
 
 
 def flipped(content: bytes, draw: random.Random) -> bytes:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from equilibria.cli.app import main
-from equilibria.configuration import build_model, recipe_from
+from equilibria.configuration import recipe_from
+from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
 from equilibria.inference.exported import load_exported
 from equilibria.interop.gpt2 import import_gpt2
@@ -230,10 +231,10 @@ def exported(base: Path, size: object = 30, **changed: object) -> Path:
         (30, {"cell": {"d_model": 10**6, "heads": 2}}, "is of another shape"),
         (30, {"cell": {"d_model": 10**20, "heads": 2}}, "no tensor has its sizes"),
         (30, {"cell": RECIPE["cell"] | {"inner": 10**9}}, "is of another shape"),
-        (30, {"cell": RECIPE["cell"] | {"blocks": 10**9}}, r'blocks = "1000000000": expected an integer <= 1000'),
-        (30, {"prelude_layers": 10**30}, "prelude_layers = .*: expected an integer <= 1000"),
-        (30, {"depth": {"kind": "stack", "applications": 10**9}}, "expected 1000 or fewer layers of a stack"),
-        (30, {"depth": {"kind": "stack", "applications": 10**9, "tied": True}}, "1000 or fewer layers of a stack"),
+        (30, {"cell": RECIPE["cell"] | {"blocks": 10**9}}, "blocks must be from 1 to 1000, found 1000000000"),
+        (30, {"prelude_layers": 10**30}, "prelude_layers must be from 0 to 1000, found 10+"),
+        (30, {"depth": {"kind": "stack", "layers": 10**9}}, "layers must be from 1 to 1000, found 1000000000"),
+        (30, {"depth": {"kind": "stack", "layers": 10**9, "tied": True}}, "layers must be from 1 to 1000"),
         (30, {"cell": [[[]]]}, "recipe"),
         (30, {"cell": json.loads("[" * 90 + "]" * 90)}, "recipe"),
     ],

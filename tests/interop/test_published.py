@@ -10,9 +10,11 @@ from torch import Tensor
 
 import equilibria
 from equilibria.cli.app import main
-from equilibria.configuration import DepthRecipe, read_recipe, write_recipe
+from equilibria.configuration import read_recipe, table_of, write_recipe
+from equilibria.depths import UnrolledDepth
 from equilibria.inference import load_run
 from plain_published import Published, Weights, mean_losses, random_weights
+from tiny import with_model
 
 INTEROP = Path(__file__).parents[3] / "shared" / "data" / "interop"
 
@@ -86,8 +88,7 @@ def test_norms_before(tmp_path: Path) -> None:
     imported(model, weights, tmp_path)
     config = tmp_path / "run" / "config.toml"
     recipe = read_recipe(config)
-    depth = DepthRecipe(kind="unrolled", applications=3)
-    write_recipe(replace(recipe, model=replace(recipe.model, depth=depth)), config)
+    write_recipe(with_model(recipe, depth=UnrolledDepth(3)), config)
     wanted = mean_losses(model, weights, text(model))
     assert losses(tmp_path / "run", text(model)) == pytest.approx(wanted, abs=2e-5)
 
@@ -97,7 +98,7 @@ def test_norms_before(tmp_path: Path) -> None:
 def test_weights_in_other_layouts(model: Published, norm: str, tmp_path: Path) -> None:
     weights = random_weights(model, norm=norm)
     assert imported(model, weights, tmp_path) == pytest.approx(mean_losses(model, weights, text(model)), abs=2e-5)
-    kept = load_run(tmp_path / "run").recipe.model.cell.normalisation
+    kept = table_of(load_run(tmp_path / "run").recipe.model)["cell"]["normalisation"]
     assert kept == ("none" if norm == "none" else "weight")
 
 
@@ -112,7 +113,7 @@ def test_weights_of_which_some_are_normalised(tmp_path: Path) -> None:
 def test_untied_projections(model: Published, tmp_path: Path) -> None:
     weights = random_weights(model, tied_projections=False)
     assert imported(model, weights, tmp_path) == pytest.approx(mean_losses(model, weights, text(model)), abs=2e-5)
-    assert load_run(tmp_path / "run").recipe.model.embedding.untied_projections == 3
+    assert table_of(load_run(tmp_path / "run").recipe.model)["embedding"]["untied_projections"] == 3
 
 
 @pytest.mark.parametrize("model", [LM, replace(SEQ, div_val=1)])

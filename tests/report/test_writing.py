@@ -6,16 +6,15 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from equilibria.configuration import DepthRecipe
+from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.report import write_report, writing
-from tiny import tiny_recipe, tiny_trainer
+from tiny import tiny_recipe, tiny_trainer, with_model
 
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -115,9 +114,8 @@ def test_the_passage_is_validation_text(run: Path) -> None:
 
 
 def test_an_explicit_depth_has_no_solves(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path)
-    model = replace(recipe.model, depth=DepthRecipe(kind="unrolled", applications=3))
-    html = read(write_report(tiny_trainer(replace(recipe, model=model)).run().folder))
+    recipe = with_model(tiny_recipe(tmp_path), depth=UnrolledDepth(3))
+    html = read(write_report(tiny_trainer(recipe).run().folder))
     assert "3 applications" in html
     assert "Loss against steps" in html
     for absent in ("Residual", 'passage">', "Evaluations"):

@@ -17,8 +17,8 @@ from equilibria.errors import UserError
 from equilibria.inference import load
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import TiedEmbedding
-from equilibria.runs.checkpoints import read_checkpoint
 from equilibria.optimization import Exponential, Uniform
+from equilibria.runs.checkpoints import read_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.training.loop import TrainingLoop
 from tiny import TRAINING, tiny_recipe, tiny_trainer

@@ -15,7 +15,7 @@ from equilibria.models import Decoder, Drawn, TokenModel
 from equilibria.models.sampling import Drawer, Sampling
 
 FinishReason = Literal["length", "stop", "end"]
-"""Why a text ended: it is as long as was wanted, a stop string came, or the token that ends a passage."""
+"""Why a text ended: the token limit, a stop string, or the token that ends a passage."""
 
 
 @dataclass(frozen=True, kw_only=True)

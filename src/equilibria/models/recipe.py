@@ -19,7 +19,7 @@ from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, TokenEmbedding
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import at_least, layers, probability
 from equilibria.solvers import NewtonKrylov
 
 
@@ -108,10 +108,9 @@ class LanguageModelRecipe(ModelRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(
-            0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers, auxiliary_weight=self.auxiliary_weight
-        )
+        at_least(0, auxiliary_weight=self.auxiliary_weight)
         at_least(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
+        layers(0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers)
         probability(dropout=self.dropout)
         if self.coda_inner is not None and not self.coda_layers:
             raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
@@ -144,8 +143,11 @@ class LanguageModelRecipe(ModelRecipe):
 
     def check(self) -> None:
         """Builds all but the embedding, without its memory."""
-        with torch.device("meta"):
-            _, cell, _, _ = self._parts()
+        try:
+            with torch.device("meta"):
+                _, cell, _, _ = self._parts()
+        except (RuntimeError, TypeError) as problem:  # PyTorch's
+            raise ValueError("model: no tensor has its sizes; give smaller ones") from problem
         with blamed_on("model.embedding"):
             self._output(cell)
 

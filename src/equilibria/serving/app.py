@@ -247,7 +247,7 @@ async def _http_error(request: Request, problem: Exception) -> Response:
 
 
 async def _nobody(request: Request, problem: Exception) -> Response:
-    """The client has gone, and reads this no more."""
+    """The client disconnected."""
     return Response(status_code=400)
 
 

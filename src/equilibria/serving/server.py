@@ -1,4 +1,4 @@
-"""The process that listens: uvicorn, with answers in JSON to what is no HTTP, and an end that loses nothing."""
+"""The process that listens: uvicorn, with JSON answers to malformed requests, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What h11 cannot make sense of."""
-        body = json.dumps(ApiError(400, f"this is no HTTP request: {msg}").body).encode()
+        body = json.dumps(ApiError(400, f"malformed HTTP request: {msg}").body).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, pipeline
 import equilibria as eq
 import tiny
 from equilibria.cli.app import main
+from equilibria.configuration import table_of
 from equilibria.errors import UserError
 from equilibria.inference import load_run
 from equilibria.interop.hugging_face import EquilibriaForCausalLM
@@ -56,7 +57,7 @@ def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
     ours = ours_run.model.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in model.model.state_dict().items())
     assert model.config.max_position_embeddings == 24
-    assert model.config.whole_recipe().model == ours_run.recipe.model
+    assert table_of(model.config.whole_recipe().model) == table_of(ours_run.recipe.model)
     assert f"{model.num_parameters():,} parameters" in (folder / "README.md").read_text()
 
 

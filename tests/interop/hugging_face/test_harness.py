@@ -9,6 +9,7 @@ import pytest
 
 import tiny
 from equilibria.cli.app import main
+from equilibria.data import TokenizerSpec
 
 pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 
@@ -26,7 +27,7 @@ def test_both_evaluations_agree(
     lines = random.Random(0).choices(words, k=20 * WINDOW - 40)
     body = "".join(word + ("\n" if number % 11 == 10 else " ") for number, word in enumerate(lines))
     (tmp_path / "text" / "valid.txt").write_text("\n" + body + "\n", encoding="utf-8")
-    recipe = replace(recipe, data=replace(recipe.data, tokenizer="word"))
+    recipe = replace(recipe, data=replace(recipe.data, tokenizer=TokenizerSpec("word")))
     tiny.tiny_trainer(recipe).run()
     run = recipe.run.folder
     reading = ["--batch-size", "1", "--segment-length", str(WINDOW), "--memory-length", "0"]

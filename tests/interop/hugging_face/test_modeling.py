@@ -1,7 +1,7 @@
 """Saving, loading, losses and generation: what transformers makes of our models is what we make of them."""
 
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, DynamicCache, StaticCache
 
-from equilibria.configuration import DepthRecipe, GradientRecipe, build_model
+from equilibria.configuration import table_of
+from equilibria.configuration.building import build_model
+from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
+from equilibria.gradients import Implicit
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models import LanguageModel
 from equilibria.models.causal import CausalModel
@@ -92,13 +95,15 @@ def test_the_configuration_is_a_recipe(tmp_path: Path) -> None:
     config = EquilibriaConfig.of(KINDS["weight-norm"], VOCABULARY, WINDOW)
     config.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["recipe"]["depth"]["eval_solver"]["tol"] == 1e-6
-    assert AutoConfig.from_pretrained(tmp_path).whole_recipe().model == KINDS["weight-norm"]
+    assert table_of(AutoConfig.from_pretrained(tmp_path).whole_recipe().model) == table_of(KINDS["weight-norm"])
     wrong = EquilibriaConfig(recipe={"cell": {"d_modle": 16}})
-    with pytest.raises(UserError, match=r"config\.json \(recipe\): model\.cell\.d_modle: no such key; .*d_model"):
+    with pytest.raises(
+        UserError, match=r"config\.json \(recipe\): model\.cell\.d_modle: kind contractive has no such key; .*d_model"
+    ):
         EquilibriaForCausalLM(wrong)
     default = EquilibriaForCausalLM(EquilibriaConfig())
     assert (default.config.hidden_size, default.config.num_hidden_layers) == (128, 1)
-    translator = {"baseline": {"kind": "universal_transformer", "d_model": 16}}
+    translator = {"kind": "equilibria.paper.universal_transformer:UniversalTransformerModel", "d_model": 16}
     with pytest.raises((UserError, ValueError)):
         EquilibriaForCausalLM(EquilibriaConfig(recipe=translator))
 
@@ -123,8 +128,8 @@ def test_losses() -> None:
 
 @pytest.mark.parametrize("items", [None, 16])
 def test_the_loss_of_training_has_our_penalties(items: int | None) -> None:
-    recipe = {"auxiliary_weight": 0.5, "depth": DepthRecipe(states_every=2), "dropout": 0.0}
-    one = model("contractive", cell=replace(KINDS["contractive"].cell, dropout=0.0), **recipe).train()
+    recipe = {"auxiliary_weight": 0.5, "depth": Equilibrium(states_every=2), "dropout": 0.0}
+    one = model("contractive", cell=partial(CACHED["contractive"].cell, dropout=0.0), **recipe).train()
     tokens = text(1, 9)
     output = one.model(tokens, torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=-100))
     assert output.penalty is not None
@@ -135,7 +140,7 @@ def test_the_loss_of_training_has_our_penalties(items: int | None) -> None:
 
 @pytest.mark.parametrize("kind", ["contractive", "lstm"])
 def test_padding_has_no_part_in_training(kind: str) -> None:
-    recipe = {} if kind == "lstm" else {"cell": replace(KINDS[kind].cell, dropout=0.0)}
+    recipe = {} if kind == "lstm" else {"cell": partial(CACHED[kind].cell, dropout=0.0)}
     one, tokens = model(kind, **recipe).train(), text(1, 6)
     alone = one(tokens, labels=tokens)
     alone.loss.backward()
@@ -225,12 +230,12 @@ def test_steps_are_computed_again_on_request() -> None:
         gradients.append([p.grad.clone() for p in one.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
     assert isinstance(one.model, LanguageModel)
-    assert "checkpoint=True" in repr(one.model.depth)
+    assert "checkpoint=True" in repr(one._depth)
     one.activation_checkpointing_disable()
-    assert "checkpoint=True" not in repr(one.model.depth)
+    assert "checkpoint=True" not in repr(one._depth)
     with pytest.raises(ValueError, match="every_n_layers 2"):
         one.activation_checkpointing_enable(every_n_layers=2)
-    implicit = model("contractive", depth=DepthRecipe(gradient=GradientRecipe(method="implicit")))
+    implicit = model("contractive", depth=Equilibrium(gradient=Implicit()))
     with pytest.raises(ValueError, match="no steps to compute again"):
         implicit.activation_checkpointing_enable()
 

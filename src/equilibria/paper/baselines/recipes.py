@@ -17,9 +17,7 @@ from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer
 from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
 from equilibria.paper.baselines.tcn import temporal_blocks
 from equilibria.paper.baselines.variational_lstm import VariationalLSTMLayer
-
-MOST_LAYERS = 1000
-"""Layers of a stack at most: each takes time to build before anything else is known."""
+from equilibria.ranges import layers
 
 _GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
 
@@ -93,8 +91,7 @@ class Stack(LayeredBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers must be at most {MOST_LAYERS}, found {self.layers}")
+        layers(layers=self.layers)
 
     @property
     def last(self) -> int:
@@ -245,8 +242,7 @@ class RelationalMemory(Stack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mlp_layers > MOST_LAYERS:
-            raise ValueError(f"mlp_layers must be at most {MOST_LAYERS}, found {self.mlp_layers}")
+        layers(0, mlp_layers=self.mlp_layers)
 
     def build_layers(self) -> list[RelationalMemoryLayer]:
         """One per width."""

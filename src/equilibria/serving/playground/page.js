@@ -103,7 +103,7 @@ async function write() {
   element("stop").disabled = false;
   say("Writing …");
   const started = performance.now(), open = { most: 0 };
-  let tokens = 0, ending = "Ended without a word from the server.", failed = true;
+  let tokens = 0, ending = "Connection closed early.", failed = true;
   try {
     const response = await fetch("v1/completions", {
       method: "POST", headers: { "content-type": "application/json" },
@@ -119,7 +119,7 @@ async function write() {
       showFigures(tokens, started);
       if (choice.finish_reason) {
         failed = false;
-        ending = choice.finish_reason === "length" ? "Done: as long as was wanted."
+        ending = choice.finish_reason === "length" ? "Done: token limit reached."
           : choice.stop_reason ? `Done: stopped before ${JSON.stringify(choice.stop_reason)}.` : "Done: the passage ended.";
       }
     }
