@@ -9,6 +9,7 @@ from torch import Tensor
 import distributed_cases as cases
 from equilibria.data.batching import NO_TARGET
 from equilibria.errors import UserError
+from equilibria.nn.feed_forward import BoundFeedForward
 from equilibria.training.distributed import ALONE, World, own_rows
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.parallel import Objective, Single, Slot
@@ -145,13 +146,17 @@ def test_a_slot_without_targets_takes_part_with_no_weight() -> None:
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-def test_lowered_precision_keeps_states_and_residuals_in_float32() -> None:
+def test_lowered_precision_keeps_states_and_residuals_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = cases.variants()["implicit"]
     assert isinstance(model, cases.LanguageModel)
     seen: list[torch.dtype] = []
-    model.cell.blocks[0].feed_forward.register_forward_hook(  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
-        lambda module, arguments, result: seen.append(result.dtype)
-    )
+    whole = BoundFeedForward.__call__
+
+    def watched(bound: BoundFeedForward, x: torch.Tensor) -> torch.Tensor:
+        seen.append((result := whole(bound, x)).dtype)
+        return result
+
+    monkeypatch.setattr(BoundFeedForward, "__call__", watched)
     solutions = []
     model.register_forward_hook(lambda module, arguments, output: solutions.append(output.solution))
     segment = cases.TrainingStream(cases.TOKENS, 4, 16).at(0)

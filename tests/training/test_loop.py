@@ -131,7 +131,8 @@ def interrupted_and_not(build: Callable[[TrainingRecipe], TrainingLoop], recipe:
         interrupted.step()
     saved = interrupted.checkpoint()
     saved = replace(saved, trainer={name: tensor.detach().clone() for name, tensor in saved.trainer.items()})
-    resumed = build(replace(recipe, seed=99))
+    resumed = build(replace(recipe, seed=99))  # other weights at first
+    resumed.recipe = recipe
     resumed.restore(saved, Path("step-3"))
     assert resumed.learning_rate == interrupted.learning_rate
     for _ in range(3):
