@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equilibria.cells import ContractiveCell, Memory, PostNormCell, ThreeBlockCell
-from equilibria.nn import CausalAttention
+from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
+from equilibria.models import LanguageModel
+from equilibria.nn import CausalAttention, TiedEmbedding
 from plain_loops import randomised
 
 SETTLING = {
@@ -143,3 +144,34 @@ def test_joining_memories_keeps_the_last_and_is_detached():
     assert second.states[0][0, :, 0].tolist() == [2.0, 4.0, 0.0, 2.0, 4.0]
     assert Memory.join(first, new, limit=0) is None
     assert torch.equal(Memory.unflatten(second.flatten()).states[0], second.states[0])
+
+
+def test_the_smallest_cell_has_a_width_and_an_evaluation():
+    class Leaky(Cell):
+        def __init__(self):
+            super().__init__()
+            self.d_model, self.linear = 8, torch.nn.Linear(8, 8)
+
+        def evaluate(self, z_BLD, inputs_BLD, past):
+            return torch.tanh(0.1 * self.linear(z_BLD) + inputs_BLD)
+
+    torch.manual_seed(0)
+    model = LanguageModel(TiedEmbedding(11, 8), Leaky(), memory_length=3)
+    tokens = torch.arange(12).view(2, 6) % 11
+    output = model(tokens, tokens)
+    output.loss.backward()
+    gradient = model.get_parameter("cell.linear.weight").grad
+    assert gradient is not None
+    assert gradient.any()
+    assert [state.shape for state in output.memory.states] == [(2, 3, 8)]
+    assert model(tokens, memory=output.memory).solution is not None
+    assert model.generate(tokens, 3, temperature=0.0).shape == (2, 9)
+
+
+def test_a_cell_that_computes_nothing_is_an_error():
+    class Empty(Cell):
+        d_model = 8
+
+    bound = Empty().bind(torch.zeros(1, 2, 8))
+    with pytest.raises(NotImplementedError, match="Empty defines neither evaluate nor bind"):
+        bound(torch.zeros(1, 2, 8))

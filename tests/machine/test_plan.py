@@ -82,7 +82,7 @@ def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path, monke
 
     def measured(model: LanguageModel, *rest: Any) -> Measurements:
         found = measure(model, *rest)
-        seconds = 1.0 if isinstance(model.depth, UnrolledDepth) else 3.0
+        seconds = 1.0 if isinstance(rest[-1], UnrolledDepth) else 3.0
         return replace(found, costs=(*found.costs[:-1], replace(found.largest, seconds=seconds)))
 
     monkeypatch.setattr(module, "measure", measured)
@@ -105,7 +105,7 @@ def test_a_phase_that_stopped_early_counts_at_the_whole_size(
 
     def measured(model: LanguageModel, *rest: Any) -> Measurements:
         cost = measure(model, *rest).largest
-        if isinstance(model.depth, UnrolledDepth) is shallow:
+        if isinstance(rest[-1], UnrolledDepth) is shallow:
             return Measurements((replace(cost, size=StepSize(1, 2, 16), saved=9_000_000, peak=18_000_000),), "memory")
         return Measurements((replace(cost, size=StepSize(1, 4, 16), saved=10_000_000, peak=20_000_000),), None)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import equilibria as eq
-from equilibria.cells import ContractiveCell, Memory, PostNormCell, StackedCell
+from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
 from equilibria.depths import ChunkedSolution, Equilibrium, UnrolledDepth
+from equilibria.paper.halting import Halting
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.paper.halting import Halting
@@ -194,10 +195,8 @@ def test_auxiliary_losses_are_those_of_the_states_on_the_way():
     output = model(tokens, targets)
     losses = []
     for applications in (2, 4):
-        model.depth = UnrolledDepth(applications)
-        losses.append(model(tokens, targets).loss)
+        losses.append(model(tokens, targets, depth=UnrolledDepth(applications)).loss)
     torch.testing.assert_close(output.penalty, 0.3 * (losses[0] + losses[1]) / 2)
-    model.depth = depth
     assert model(tokens).penalty is None
     assert model.eval()(tokens, targets).penalty is None
 
@@ -272,17 +271,25 @@ def test_a_memory_of_another_model_is_an_error():
 
 
 def test_a_cell_that_remembers_nothing_has_no_part_of_the_memory():
-    class Forgetful(AveragingLayer):
+    class Forgetful(Cell):
         remembered = 0
+
+        def __init__(self):
+            super().__init__()
+            self.d_model, self.linear = D, torch.nn.Linear(D, D)
+
+        def evaluate(self, z_BLD, inputs_BLD, past):
+            assert past is None
+            return torch.tanh(self.linear(z_BLD) + inputs_BLD)
 
         def remember(self, z_BLD, inputs_BLD):
             return ()
 
-    model = framed(Forgetful(D, injection=True), UnrolledDepth(2))
+    model = framed(Forgetful(), UnrolledDepth(2))
     first = model(text())
     assert len(first.memory.states) == 3
     assert model(text(), memory=first.memory).memory.length == 20
-    alone = LanguageModel(TiedEmbedding(V, D), Forgetful(D), UnrolledDepth(1), memory_length=5)
+    alone = LanguageModel(TiedEmbedding(V, D), Forgetful(), UnrolledDepth(1), memory_length=5)
     again = alone(text(), memory=alone(text()).memory)
     assert again.memory == Memory(())
 

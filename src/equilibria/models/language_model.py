@@ -111,8 +111,12 @@ class LanguageModel(CausalModel):
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
 
     def decodes(self, depth: Depth | None = None) -> bool:
-        """True at an equilibrium and for a fixed number of applications; halting depends on absolute positions."""
-        return (self.depth if depth is None else depth).cache_parts is not None
+        """True at an equilibrium and for a fixed number of applications, of cells that keep something in a cache."""
+        depth = self.depth if depth is None else depth
+        try:
+            return depth.cache_parts is not None and bool(self._entries(depth))
+        except ValueError:  # from a cell that keeps nothing
+            return False
 
     @torch.no_grad()
     def prefill(

@@ -230,9 +230,9 @@ def test_steps_are_computed_again_on_request() -> None:
         gradients.append([p.grad.clone() for p in one.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
     assert isinstance(one.model, LanguageModel)
-    assert "checkpoint=True" in repr(one._depth)
+    assert "checkpoint=True" in repr(one.depth)
     one.activation_checkpointing_disable()
-    assert "checkpoint=True" not in repr(one._depth)
+    assert "checkpoint=True" not in repr(one.depth)
     with pytest.raises(ValueError, match="every_n_layers 2"):
         one.activation_checkpointing_enable(every_n_layers=2)
     implicit = model("contractive", depth=Equilibrium(gradient=Implicit()))

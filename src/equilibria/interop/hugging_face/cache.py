@@ -16,8 +16,9 @@ from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicLayer
 
 from equilibria.cells import Cache
+from equilibria.depths import Depth
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.models.base import Step
+from equilibria.models.decoding import Step
 
 
 def cache_layers(model: TokenModel) -> int | None:
@@ -33,6 +34,7 @@ def read_on(
     past: TransformersCache,
     padding_B: Tensor | None = None,
     limit: int | None = None,
+    depth: Depth | None = None,
 ) -> Step:
     """Read the tokens after those in a cache into it, without gradients.
 
@@ -42,23 +44,24 @@ def read_on(
         past: what has been read; changed in place.
         padding_B: tokens at the left of each row that are padding, of those in the cache and these.
         limit: tokens of the cache that are seen at most; None for all.
+        depth: at which they are read; None for the model's own.
 
     Raises:
         ValueError: the cache is of another kind or another model's, or a token is none of the vocabulary's.
     """
-    _check(past, len(model.new_cache().entries) // 2)
+    _check(past, len(model.new_cache(depth=depth).entries) // 2)
     model.check(tokens_BL)
     length = past.get_seq_length()
     if not length:
-        step = model.prefill(tokens_BL, padding_B)
+        step = model.prefill(tokens_BL, padding_B, depth=depth)
         assert isinstance(step.cache, Cache)
         contents = [t if t.dim() == 4 else t.unsqueeze(1) for t in step.cache.contents]
         for layer, (keys, values) in enumerate(zip(contents[::2], contents[1::2], strict=True)):
             past.update(keys, values, layer)
         return step
-    cache = model.new_cache(limit)
+    cache = model.new_cache(limit, depth=depth)
     cache.adopt(_with_room(past, cache.entries, tokens_BL.shape[1]), length, padding_B)
-    return model.decode(tokens_BL, cache)
+    return model.decode(tokens_BL, cache, depth=depth)
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
 
     Attributes:
         model: that model, as `equilibria.load` gives it.
+        depth: at which it is called, in place of its own; None for that.
         lm_head: the output layer, with the embedding's weight; None where the embedding has one of its own kind.
 
     Raises:
@@ -54,7 +55,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         if not isinstance(model, CausalModel):
             raise ValueError(f"a {type(model).__name__} does not continue a text; it is no causal language model")
         self.model = model
-        self._depth: Depth | None = None  # in place of its own, once checkpoints are asked for
+        self.depth: Depth | None = None
         self.lm_head = self._head(model.embedding)
         self._tied_weights_keys = self._shared_names()
         for parameter in self.parameters():
@@ -140,7 +141,8 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         window = self.config.max_position_embeddings
         assert isinstance(self.model, LanguageModel)
         limit = None if window is None else window - 1
-        return read_on(self.model, tokens_BL, past, None if padding is None else padding.padding_B, limit).hidden_BLD
+        padding_B = None if padding is None else padding.padding_B
+        return read_on(self.model, tokens_BL, past, padding_B, limit, self.depth).hidden_BLD
 
     def _read(
         self, tokens_BL: Tensor, padding: LeftPadding | None, labels: Tensor | None
@@ -150,10 +152,10 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None and self.training and self.model.auxiliary_weight:
             targets = nn.functional.pad(labels[:, 1:], (0, 1), value=NO_TARGET)
         if padding is None:
-            output = self.model(tokens_BL, targets, depth=self._depth)
+            output = self.model(tokens_BL, targets, depth=self.depth)
             return output.hidden, output.penalty
         last = None if targets is None else padding.last(targets)
-        output = self.model(padding.last(tokens_BL), last, depth=self._depth)
+        output = self.model(padding.last(tokens_BL), last, depth=self.depth)
         return padding.first(output.hidden), output.penalty
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -230,9 +232,9 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
     def _checkpoint(self, on: bool) -> None:
         match self.model:
             case LanguageModel(depth=Equilibrium(gradient=Phantom() | Unrolled() as gradient) as depth):
-                self._depth = replace(depth, gradient=replace(gradient, checkpoint=on))
+                self.depth = replace(depth, gradient=replace(gradient, checkpoint=on))
             case LanguageModel(depth=UnrolledDepth() as depth):
-                self._depth = replace(depth, checkpoint=on)
+                self.depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
                     "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "

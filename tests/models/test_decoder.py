@@ -104,3 +104,17 @@ def test_neighbours_change_nothing_at_all() -> None:
             where = where.read(torch.tensor([step, seed, 3 * seed]))
         found.append(where.logits_BV[0])
     assert torch.equal(found[0], found[1])
+
+
+def test_a_text_is_written_at_the_depth_of_the_call() -> None:
+    built, deep = model(ContractiveCell(D, 2, 12), UnrolledDepth(2)), UnrolledDepth(5)
+    twin = LanguageModel(built.embedding, built.cell, deep).eval()
+    prompts = torch.arange(8).view(2, 4) % 7
+    found, expected = built.generate(prompts, 6, seed=3, depth=deep), twin.generate(prompts, 6, seed=3)
+    assert torch.equal(found, expected)
+    assert len(built.new_cache(depth=deep).entries) == len(twin.new_cache().entries)
+    assert built.depth == UnrolledDepth(2)
+    halting = Halting(D)
+    assert torch.equal(built.generate(prompts[:, :2], 2, seed=3, depth=halting)[:, :2], prompts[:, :2])
+    with pytest.raises(ValueError, match="a SequenceModel has no depth to choose"):
+        SequenceModel(TiedEmbedding(7, 8), [LSTMLayer(8, 8)]).eval().generate(prompts, 1, depth=deep)

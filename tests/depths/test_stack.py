@@ -1,0 +1,69 @@
+"""The depth of an ordinary network: which cell it is of, and what is wrong with others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from equilibria.cells import Cell, PostNormCell, StackedCell
+from equilibria.depths import Equilibrium, Halting, Stack, UnrolledDepth
+from layers import AveragingLayer
+
+
+def arranged(depth: Any) -> tuple[Cell, list[bool]]:
+    asked: list[bool] = []
+
+    def make(injection: bool) -> Cell:
+        asked.append(injection)
+        return AveragingLayer(6, injection)
+
+    return depth.arrange(make), asked
+
+
+@pytest.mark.parametrize(("tied", "made"), [(False, 3), (True, 1)])
+def test_layers_are_made_without_injection_and_each_applied_once(tied: bool, made: int) -> None:
+    depth = Stack(3, tied)
+    cell, asked = arranged(depth)
+    assert isinstance(cell, StackedCell)
+    assert asked == [False] * made
+    assert len({id(layer) for layer in cell.cells}) == made
+    inputs = torch.randn(2, 4, 6)
+    bound = cell.bind(inputs)
+    reached = depth.reach(bound, cell.initial_state(inputs), training=False)
+    torch.testing.assert_close(reached.state, bound(inputs))
+    assert reached.argument is inputs
+
+
+def test_an_equilibrium_injects_and_halting_does_not() -> None:
+    for depth, injected in ((Equilibrium(), True), (UnrolledDepth(2), True), (Halting(6), False)):
+        cell, asked = arranged(depth)
+        assert asked == [injected] == [cell.injection]
+
+
+def test_halting_takes_the_width_of_its_cell_where_it_has_none() -> None:
+    depth = Halting()
+    with pytest.raises(ValueError, match="Halting has no features yet"):
+        depth.ponder(torch.cos, torch.zeros(1, 2, 6))
+    arranged(depth)
+    assert depth.halt.in_features == 6
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Stack(0), "layers must be at least 1, found 0"),
+        (lambda: Stack(2, tied=True, shared_biases=True), "shared_biases has no use beside tied layers"),
+        (lambda: arranged(Stack(2, shared_biases=True)), "a AveragingLayer has no such biases"),
+    ],
+)
+def test_impossible_options_are_errors(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_layers_share_the_biases_of_their_attention() -> None:
+    cell = Stack(3, shared_biases=True).arrange(lambda injection: PostNormCell(8, 2, 12, injection=injection))
+    names = [name for name, _ in cell.named_parameters() if name.endswith("_bias")]
+    assert names == ["cells.0.blocks.0.attention.content_bias", "cells.0.blocks.0.attention.distance_bias"]
