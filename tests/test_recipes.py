@@ -1,17 +1,18 @@
 """Every recipe in the checkout can be read and its model built, in the sizes that it stands for."""
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from equilibria.configuration.data import TASK_OPTIONS
-from equilibria.configuration.options import is_given
 
-from equilibria.configuration import Recipe, ScheduleRecipe, build_model, build_task, read_recipe
-from equilibria.depths import Equilibrium
-from equilibria.models import LanguageModel, TokenModel
-from equilibria.paper.universal_transformer import UniversalTransformer
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.building import build_model
+from equilibria.data import Source, Task
+from equilibria.models import LanguageModel, LanguageModelRecipe, TokenModel
+from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
@@ -74,7 +75,7 @@ def recipe_of(name: str) -> Recipe:
 def built(name: str) -> TokenModel:
     """The model of a recipe, without memory for its weights."""
     recipe = recipe_of(name)
-    vocabulary = 10 if recipe.data.source in TASK_OPTIONS else VOCABULARIES.get(name.split("/")[0], 1000)
+    vocabulary = 10 if isinstance(recipe.data, Task) else VOCABULARIES.get(name.split("/")[0], 1000)
     with torch.device("meta"):
         return build_model(recipe, vocabulary)
 
@@ -97,18 +98,27 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_read_and_its_model_built(name: str) -> None:
     recipe, model = recipe_of(name), built(name)
-    assert isinstance(model, LanguageModel) == (recipe.model.baseline.kind is None)
+    assert isinstance(model, LanguageModel) == isinstance(recipe.model, LanguageModelRecipe)
     assert recipe.run.name == name.replace("/", "-")
-    depth = recipe.model.depth
-    if isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium):
-        assert (model.depth.schedule is None) == (depth.schedule == ScheduleRecipe())
-    assert recipe.data.source not in TASK_OPTIONS or build_task(recipe).tokenizer.vocabulary_size == 10
+    assert isinstance(recipe.data, Source) or recipe.data.tokenizer.vocabulary_size == 10
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_names_no_place_of_one_machine(name: str) -> None:
-    data = recipe_of(name).data
-    assert not any(place.is_absolute() for place in (data.path, data.cache, *data.files) if place is not None)
+    assert not [place for place in paths(recipe_of(name)) if place.is_absolute()]
+
+
+def paths(value: Any) -> list[Path]:
+    """All that stand anywhere in a part of a recipe."""
+    if isinstance(value, Path):
+        return [value]
+    if isinstance(value, partial):
+        return paths(tuple(value.keywords.values()))
+    if isinstance(value, tuple):
+        return [place for entry in value for place in paths(entry)]
+    if is_dataclass(value):
+        return [place for entry in fields(value) for place in paths(getattr(value, entry.name))]
+    return []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,30 +161,32 @@ def test_sizes_of_copy_memory(name: str) -> None:
     assert name != "deq-transformer" or size(built(f"copy-memory/{name}")) <= 14_000
 
 
+SMALL = {"d_model": 8, "hidden": 6, "inner": 6, "head_size": 4, "channels": (*[8] * 13, 16), "applications": 13}
+
+
 def shrunk(recipe: Recipe) -> Recipe:
     """The recipe with everything that makes it large made small, and all that is particular about it left."""
     model = recipe.model
-    cell, embedding, baseline, depth = model.cell, model.embedding, model.baseline, model.depth
-    cell = replace(
-        cell,
-        d_model=2 * (cell.heads or 4),
-        inner=6 if cell.inner else None,
-        hidden=6 if cell.hidden else None,
-        output_size=None,
+    if not isinstance(model, LanguageModelRecipe):
+        known = {entry.name for entry in fields(model)}
+        model = replace(model, **{name: size for name, size in SMALL.items() if name in known})
+        return replace(recipe, model=replace(model, embedding=narrow(model.embedding)))
+    given = model.cell.keywords
+    sizes: dict[str, Any] = {"d_model": 2 * given.get("heads", 4), "output_size": None}
+    sizes = {name: size for name, size in {**SMALL, **sizes}.items() if name in given or name == "d_model"}
+    depth = model.depth
+    if getattr(depth, "applications", 0) > SMALL["applications"]:
+        depth = replace(depth, applications=SMALL["applications"])  # pyright: ignore[reportArgumentType]
+    return replace(
+        recipe, model=replace(model, cell=partial(model.cell, **sizes), embedding=narrow(model.embedding), depth=depth)
     )
-    if embedding.kind == "untied" and embedding.cutoffs:
-        embedding = replace(embedding, cutoffs=(6, 9), d_embed=12)
-    if embedding.kind == "adaptive":
-        cutoffs = (6, 9, 12) if embedding.cutoffs else ()
-        div_val = 2 if embedding.div_val else None
-        embedding = replace(embedding, cutoffs=cutoffs, div_val=div_val, d_embed=12 if embedding.d_embed else None)
-    if baseline.kind is not None:
-        sizes = {"d_model": 8, "hidden": 6, "inner": 6, "head_size": 4, "channels": (*[8] * 13, 16)}
-        baseline = replace(
-            baseline, **{name: size for name, size in sizes.items() if is_given(getattr(baseline, name))}
-        )
-    depth = replace(depth, applications=min(depth.applications, 13))
-    return replace(recipe, model=replace(model, cell=cell, embedding=embedding, baseline=baseline, depth=depth))
+
+
+def narrow(embedding: partial[Any]) -> partial[Any]:
+    given = embedding.keywords
+    cutoffs = {UntiedEmbedding: (6, 9), AdaptiveEmbedding: (6, 9, 12)}.get(embedding.func, ())
+    sizes = {"cutoffs": cutoffs, "div_val": 2, "d_embed": 12}
+    return partial(embedding, **{name: size for name, size in sizes.items() if given.get(name)})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -182,12 +194,12 @@ def test_a_small_version_of_it_learns(name: str) -> None:
     recipe = shrunk(recipe_of(name))
     torch.manual_seed(0)
     model = build_model(recipe, 16)
-    chunk = recipe.model.chunk_length or 4
+    chunk = getattr(recipe.model, "chunk_length", None) or 4
     tokens = torch.randint(16, (2, 2 * chunk + 1), generator=torch.Generator().manual_seed(1))
     steps = recipe.training.steps
     for step in {0, steps - 1}:
         depth = model.depth.at(step, steps, 0) if isinstance(model, LanguageModel) else None
-        memory = None if isinstance(model, UniversalTransformer) else model(tokens[:, :-1], depth=depth).memory
+        memory = None if recipe.model.reads_source else model(tokens[:, :-1], depth=depth).memory
         output = model(tokens[:, :-1], tokens[:, 1:], memory, depth=depth)
         assert output.loss is not None
         (output.loss + (output.penalty if output.penalty is not None else 0.0)).backward()

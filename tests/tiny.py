@@ -27,7 +27,7 @@ _SENTENCES = (
     "nobody knows how many times the bell rang that night",
 )
 
-CELL = partial(ContractiveCell, d_model=16, heads=2, inner=32, dropout=0.1)
+CELL: partial[Any] = partial(ContractiveCell, d_model=16, heads=2, inner=32, dropout=0.1)
 
 TRAINING = TrainingRecipe(
     steps=12,
@@ -82,6 +82,12 @@ def tiny_task_recipe(base: Path, training: TrainingRecipe = TRAINING, name: str 
 def wider(recipe: Recipe) -> Recipe:
     """The recipe with a cell of another width."""
     return with_model(recipe, cell=partial(CELL, d_model=24))
+
+
+def with_data(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other options of its data."""
+    assert isinstance(recipe.data, FolderText)
+    return replace(recipe, data=replace(recipe.data, **changes))
 
 
 def with_model(recipe: Recipe, **changes: Any) -> Recipe:

@@ -7,7 +7,7 @@ import pytest
 
 from equilibria.configuration import RunRecipe
 from equilibria.configuration.comparing import run_difference
-from tiny import tiny_recipe
+from tiny import tiny_recipe, with_data
 
 
 def test_the_place_of_a_run_and_the_spelling_of_a_path_make_no_difference(
@@ -15,10 +15,10 @@ def test_the_place_of_a_run_and_the_spelling_of_a_path_make_no_difference(
 ) -> None:
     recipe = tiny_recipe(tmp_path)
     monkeypatch.chdir(tmp_path)
-    data = replace(recipe.data, path=Path("text"), cache=Path("runs/../cache"))
-    other = replace(recipe, data=data, run=RunRecipe(name="other", directory=Path("runs")))
+    moved = with_data(recipe, path=Path("text"), cache=Path("runs/../cache"))
+    other = replace(moved, run=RunRecipe(name="other", directory=Path("runs")))
     assert run_difference(recipe, other) == ""
-    elsewhere = replace(other, data=replace(data, path=Path("elsewhere")))
+    elsewhere = with_data(other, path=Path("elsewhere"))
     assert run_difference(recipe, elsewhere) == f'data.path = "{tmp_path}/text", not "{tmp_path}/elsewhere"'
     longer = replace(other, training=replace(recipe.training, steps=13))
     assert run_difference(recipe, longer) == "training.steps = 12, not 13"

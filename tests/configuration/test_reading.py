@@ -311,14 +311,18 @@ def test_what_is_written_reads_back_equal(
             '[model.embedding]\nkind = "adaptive"\ncutoffs = [3, 2.5]',
             "FILE: model.embedding.cutoffs = 2.5: expected an integer",
         ),
-        ("[model.embedding]\ndiv_val = 2", "FILE: model.embedding.div_val: kind tied has no such key; it takes none"),
+        (
+            "[model.embedding]\ndiv_val = 2",
+            "FILE: model.embedding.div_val: kind tied has no such key; it takes none",
+        ),
         (
             '[model.depth.solver]\nmethod = "newton_krylov"',
             "FILE: model.depth.solver: NewtonKrylov solves sample by sample: scope must be",
         ),
         ('[model.depth]\ngradient = "reuse_inverse"', "FILE: model.depth: the gradient ReuseInverse uses the pairs"),
         (
-            '[model.depth.gradient]\nmethod = "implicit"\n[model.depth.gradient.solver]\nmethod = "picard"\nrestart = 3',
+            '[model.depth.gradient]\nmethod = "implicit"\n'
+            '[model.depth.gradient.solver]\nmethod = "picard"\nrestart = 3',
             "FILE: model.depth.gradient.solver.restart: method picard has no such key; the nearest is",
         ),
         ("[model.depth]\ntied = true", "FILE: model.depth.tied: kind equilibrium has no such key"),
@@ -366,7 +370,8 @@ def test_what_is_wrong_in_a_file(tmp_path: Path, text: str, message: str) -> Non
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        '[training]\nstepz = 1\nbatch_size = "a"\n[model.depth.solver]\nmethod = "andersn"\n[data]\nsource = "folder"\n',
+        '[training]\nstepz = 1\nbatch_size = "a"\n'
+        '[model.depth.solver]\nmethod = "andersn"\n[data]\nsource = "folder"\n',
     )
     with pytest.raises(UserError) as raised:
         read_recipe(path, ["--model.cell.headz", "3", "--training.seed", "x"])
@@ -472,6 +477,15 @@ PLACES = {
 }
 
 
+def problem_with(recipe: Path, flags: list[str]) -> str:
+    """What is wrong with the flags, or nothing."""
+    try:
+        read_recipe(recipe, flags)
+    except UserError as problem:
+        return str(problem)
+    return ""
+
+
 @pytest.mark.parametrize(
     ("found", "kind", "option"), NUMBERS, ids=lambda value: value if isinstance(value, str) else ""
 )
@@ -489,7 +503,5 @@ def test_no_number_of_any_option_ends_in_anything_but_a_sentence(
     if kind == "reuse_inverse":
         flags.append("--model.depth.solver=broyden")
     for value in ("-1", "0", "1", "2", "0.5", "1.5", "1000000007", "1e30", "nan", "inf", "-inf"):
-        try:
-            read_recipe(recipe, [*flags, f"--{place}.{option}={value}"])
-        except UserError as problem:
-            assert option in str(problem) or "must" in str(problem) or "d_model" in str(problem)
+        said = problem_with(recipe, [*flags, f"--{place}.{option}={value}"])
+        assert not said or any(word in said for word in (option, "must", "d_model"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from equilibria.cells import Cell, PostNormCell, StackedCell
-from equilibria.depths import Equilibrium, Halting, Stack, UnrolledDepth
+from equilibria.depths import Equilibrium, Stack, UnrolledDepth
+from equilibria.paper.halting import Halting
 from layers import AveragingLayer
 
 

@@ -18,7 +18,7 @@ from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.runs.folder import RunFolder
 from plain_published import Published, random_weights
-from tiny import TRAINING, tiny_recipe, tiny_trainer
+from tiny import TRAINING, tiny_recipe, tiny_trainer, with_data
 
 FLIPS = 12
 
@@ -28,7 +28,7 @@ Seen = tuple[Recipe, list[str], dict[str, Tensor], Path]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = tiny_recipe(tmp_path_factory.mktemp("trained"), replace(TRAINING, checkpoints_kept=3, checkpoint_every=2))
-    recipe = replace(recipe, data=replace(recipe.data, tokenizer=TokenizerSpec("word")))
+    recipe = with_data(recipe, tokenizer=TokenizerSpec("word"))
     tiny_trainer(recipe).run()
     return recipe.run.folder
 

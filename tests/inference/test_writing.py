@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell
@@ -119,7 +120,8 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
 def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: LanguageModel) -> None:
     writer, wanted = Writer(model, byte_tokenizer(), WINDOW), replace(order(1), copies=1, max_new_tokens=9, stop=())
     pieces = [piece for _, piece in writer.join(wanted)]
-    weight = model.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
+    weight = model.embedding.weight
+    assert isinstance(weight, Tensor)
     with torch.no_grad():
         kept = weight[7].clone()
         weight[7] = torch.nan

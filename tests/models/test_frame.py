@@ -13,7 +13,6 @@ from torch.nn import functional as F
 import equilibria as eq
 from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
 from equilibria.depths import ChunkedSolution, Equilibrium, UnrolledDepth
-from equilibria.paper.halting import Halting
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.paper.halting import Halting

@@ -51,7 +51,7 @@ def tokens(rows: int, length: int) -> Tensor:
 
 @models
 def test_masks_of_the_input_are_the_same_for_all_tokens_of_a_row(build: Build) -> None:
-    model = built(build, Regularisation(inputs=0.5))
+    model = built(build, Regularisation(input_dropout=0.5))
     features = model.embedded(torch.full((4, 7), 3))
     assert torch.equal(features, features[:, :1].expand_as(features))
     assert len({tuple(row.tolist()) for row in features[:, 0]}) > 1
@@ -61,7 +61,7 @@ def test_masks_of_the_input_are_the_same_for_all_tokens_of_a_row(build: Build) -
 
 @models
 def test_a_dropped_token_is_dropped_wherever_it_occurs(build: Build) -> None:
-    model, read = built(build, Regularisation(tokens=0.5)), tokens(8, 20)
+    model, read = built(build, Regularisation(token_dropout=0.5)), tokens(8, 20)
     found = model.embedded(read)
     gone = (found == 0).all(-1)
     per_token = [gone[read == token] for token in range(VOCABULARY)]
@@ -72,7 +72,7 @@ def test_a_dropped_token_is_dropped_wherever_it_occurs(build: Build) -> None:
 
 @models
 def test_final_states_are_dropped_alike_at_all_tokens_and_scored_so(build: Build) -> None:
-    model, read = built(build, Regularisation(output=0.5)), tokens(3, 6)
+    model, read = built(build, Regularisation(output_dropout=0.5)), tokens(3, 6)
     raw = model.read(model.embedded(read), None).hidden_BLD
     output = model(read, read)
     factors = (output.hidden / raw).round(decimals=3)
@@ -85,7 +85,10 @@ def test_final_states_are_dropped_alike_at_all_tokens_and_scored_so(build: Build
 
 @models
 def test_penalties_equal_plain_loops(build: Build) -> None:
-    model, read = built(build, Regularisation(output=0.5, activation=2.0, slowness=3.0)), tokens(2, 6)
+    model, read = (
+        built(build, Regularisation(output_dropout=0.5, activation_penalty=2.0, slowness_penalty=3.0)),
+        tokens(2, 6),
+    )
     output = model(read, read)
     raw, hidden = model.read(model.embedded(read), None).hidden_BLD.detach(), output.hidden.detach()
     expected = 0.0
@@ -104,7 +107,7 @@ def test_penalties_equal_plain_loops(build: Build) -> None:
 def test_states_on_the_way_are_dropped_as_the_final_ones() -> None:
     torch.manual_seed(1)
     cell, embedding = TrellisCell(WIDTH, 4, recurrent_std=0.3), TiedEmbedding(VOCABULARY, WIDTH)
-    depth, regularisation = UnrolledDepth(3, states_every=1), Regularisation(output=0.5, activation=1.0)
+    depth, regularisation = UnrolledDepth(3, states_every=1), Regularisation(output_dropout=0.5, activation_penalty=1.0)
     model = LanguageModel(embedding, cell, depth, auxiliary_weight=0.5, regularisation=regularisation).train()
     read = tokens(3, 6)
     output = model(read, read)
@@ -117,9 +120,9 @@ def test_states_on_the_way_are_dropped_as_the_final_ones() -> None:
 
 
 def test_impossible_numbers_are_named() -> None:
-    with pytest.raises(ValueError, match=r"inputs must be at least 0 and below 1, found 1\.0"):
-        Regularisation(inputs=1.0)
-    with pytest.raises(ValueError, match=r"slowness must be at least 0, found -1"):
-        Regularisation(slowness=-1.0)
-    with pytest.raises(ValueError, match="activation must be at least 0, found nan"):
-        Regularisation(activation=float("nan"))
+    with pytest.raises(ValueError, match=r"input_dropout must be at least 0 and below 1, found 1\.0"):
+        Regularisation(input_dropout=1.0)
+    with pytest.raises(ValueError, match=r"slowness_penalty must be at least 0, found -1"):
+        Regularisation(slowness_penalty=-1.0)
+    with pytest.raises(ValueError, match="activation_penalty must be at least 0, found nan"):
+        Regularisation(activation_penalty=float("nan"))

@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def test_both_evaluations_agree(
     lines = random.Random(0).choices(words, k=20 * WINDOW - 40)
     body = "".join(word + ("\n" if number % 11 == 10 else " ") for number, word in enumerate(lines))
     (tmp_path / "text" / "valid.txt").write_text("\n" + body + "\n", encoding="utf-8")
-    recipe = replace(recipe, data=replace(recipe.data, tokenizer=TokenizerSpec("word")))
+    recipe = tiny.with_data(recipe, tokenizer=TokenizerSpec("word"))
     tiny.tiny_trainer(recipe).run()
     run = recipe.run.folder
     reading = ["--batch-size", "1", "--segment-length", str(WINDOW), "--memory-length", "0"]
