@@ -10,6 +10,7 @@ SOURCES = Path(__file__).parents[1] / "src" / "equilibria"
 
 DIRECTLY_ABOVE = {
     "errors": (),
+    "ranges": (),
     "files": (),
     "distributed": (),
     "runs": ("files", "distributed"),
@@ -45,8 +46,8 @@ FOREIGN = {"solvers": ("torch.nn",)}
 
 
 def below(part: str) -> set[str]:
-    """All parts that `part` may import, itself and the errors included."""
-    return {part, "errors"}.union(*(below(other) for other in DIRECTLY_ABOVE[part]))
+    """All parts that `part` may import, itself, errors and ranges included."""
+    return {part, "errors", "ranges"}.union(*(below(other) for other in DIRECTLY_ABOVE[part]))
 
 
 def imported(module: Path, root: Path) -> Iterator[str]:

@@ -111,10 +111,10 @@ def test_a_run_that_goes_on_as_before_says_no_more(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("n" * 300, "has 300 bytes, expected at most 240"),
-        ("é" * 121, "has 242 bytes, expected at most 240"),
+        ("n" * 300, "has 300 bytes: expected at most 240"),
+        ("é" * 121, "has 242 bytes: expected at most 240"),
         ("a/b", "expected a name without slashes"),
-        ("a\nb", r"run.name = 'a\nb': expected a name that can be printed"),
+        ("a\nb", r"'a\nb': expected a name that can be printed"),
         ("", "expected a name without slashes"),
     ],
 )

@@ -86,6 +86,12 @@ def test_newton_krylov_under_transforms_that_do_not_map_the_solve(transform):
     torch.testing.assert_close(take(solved(eq.NewtonKrylov(tol=1e-10))), take(unrolled), atol=1e-8, rtol=1e-7)
 
 
+@pytest.mark.parametrize("transform", MAPPED)
+def test_newton_krylov_takes_differences_where_the_solve_is_mapped(transform):
+    take = MAPPED[transform]
+    torch.testing.assert_close(take(solved(eq.NewtonKrylov(tol=1e-9))), take(unrolled), atol=1e-7, rtol=1e-6)
+
+
 def test_gradients_per_sample_of_a_layer():
     class Cell(nn.Module):
         def __init__(self):
@@ -144,7 +150,7 @@ def test_what_cannot_be_right_says_what_to_take(transform):
 @pytest.mark.parametrize(
     ("solver", "gradient", "take", "message"),
     [
-        (eq.NewtonKrylov(), EXACT, MAPPED["vmap"], "Anderson, Broyden or Picard"),
+        (eq.NewtonKrylov(products="exact"), EXACT, MAPPED["vmap"], "Anderson, Broyden or Picard"),
         (eq.Broyden(), eq.ReuseInverse(), REVERSE["grad"], r"take Implicit\(\)"),
         (eq.Anderson(), eq.Implicit(higher_order=True), REVERSE["grad"], "create_graph=True"),
     ],

@@ -245,7 +245,7 @@ def test_a_token_outside_the_vocabulary_is_an_error(bad: int, cutoffs: tuple[int
         ({"cutoffs": (0, 10)}, "cutoffs"),
         ({"cutoffs": (10, 30)}, "cutoffs"),
         ({"cutoffs": (10, 20), "div_val": 3}, "div_val 3"),
-        ({"div_val": 0}, "div_val 0"),
+        ({"div_val": 0}, "div_val must be at least 1, found 0"),
         ({"cutoffs": (10, 20), "untied_projections": 4}, "untied_projections must be 0 to 3"),
     ],
 )

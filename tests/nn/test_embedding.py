@@ -43,7 +43,7 @@ def test_rows_start_with_variance_one_over_the_width():
     assert (embedding.vocabulary_size, embedding.d_model) == (2000, 64)
 
 
-@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
-def test_sizes_below_one_are_errors(sizes):
-    with pytest.raises(ValueError, match="vocabulary_size and d_model must be at least 1"):
+@pytest.mark.parametrize(("sizes", "name"), [((0, 4), "vocabulary_size"), ((4, 0), "d_model")])
+def test_sizes_below_one_are_errors(sizes, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, found 0"):
         TiedEmbedding(*sizes)

@@ -204,6 +204,7 @@ def test_resuming_with_another_text_is_an_error(tmp_path: Path) -> None:
     text = write_text(tmp_path / "other")
     (text / "train.txt").write_text("something else entirely\n" * 50)
     assert isinstance(recipe.data, FolderText)
+    assert isinstance(recipe.data, FolderText)
     other = replace(recipe, data=replace(recipe.data, path=text))
     with pytest.raises(UserError, match="the text or its tokenizer is not the one"):
         tiny_trainer(other).run(resume=True)

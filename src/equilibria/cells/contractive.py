@@ -28,7 +28,7 @@ from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.norms import Norm, feature_norm
-from equilibria.ranges import above, layers, probability
+from equilibria.ranges import above, at_least, layers, probability
 
 
 class ContractiveBlock(Block):
@@ -93,6 +93,7 @@ class ContractiveCell(Cell):
     ) -> None:
         super().__init__()
         layers(blocks=blocks)
+        at_least(1, d_model=d_model)
         above(0, carry=carry)
         probability(carry=carry, dropout=dropout)
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
-from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -35,19 +34,7 @@ def _version() -> str:
         return "unknown (not installed)"
 
 
-class _Command(App):
-    """The command, whose help on commands that take a recipe lists its settings too."""
-
-    def help_print(self, tokens: Any = None, *, console: Console | None = None) -> None:
-        """Prints the help that is asked for."""
-        super().help_print(tokens, console=console)
-        if tokens and tokens[0] in _WITH_RECIPE:
-            from equilibria.configuration.help import print_settings  # reads the source of every class it explains
-
-            print_settings(console or Console(), below=tokens[1] if len(tokens) > 1 else "")
-
-
-app = _Command(
+app = App(
     name="equilibria",
     help="Deep equilibrium language models: train, evaluate, write text, report.",
     version=_version,
@@ -82,11 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is SIGPIPE where nobody reads the output any more.
     """
     _replace_what_cannot_be_shown()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warn
-                code = app(arguments, exit_on_error=False, print_error=False) or 0
+                code = app(given, exit_on_error=False, print_error=False) or 0
+                _explain_settings(given)
             print(end="", flush=True)  # what is buffered may have no place to go either
             return code
         except CycloptsError as problem:
@@ -94,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return _fail(explain(problem))
         except UserError as problem:
-            return _fail(*([_memory(problem, arguments)] if is_out_of_memory(problem) else map(str, problem.args)))
+            return _fail(*([_memory(problem, given)] if is_out_of_memory(problem) else map(str, problem.args)))
         except NobodyReads as problem:
             return problem.code
         except KeyboardInterrupt:
@@ -103,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
-            return _fail(_memory(problem, arguments))
+            return _fail(_memory(problem, given))
 
 
 def _replace_what_cannot_be_shown() -> None:
@@ -113,9 +102,18 @@ def _replace_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _memory(problem: Exception, arguments: Sequence[str] | None) -> str:
+def _explain_settings(given: Sequence[str]) -> None:
+    """What the help of a command that takes a recipe says besides: its settings, or those below a key."""
+    command, *keys = [word for word in given if word not in app.help_flags] or [""]
+    if command in _WITH_RECIPE and len(keys) + 1 < len(given):
+        from equilibria.configuration.help import print_settings  # reads the source of every class it explains
+
+        print_settings(Console(), below=keys[0] if keys else "")
+
+
+def _memory(problem: Exception, given: Sequence[str]) -> str:
     """That memory ran out, how much was wanted, and what to do."""
-    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    command = next(iter(given), "")
     wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(problem), re.IGNORECASE)
     found = f" ({wanted[1]} more were wanted)" if wanted else ""
     less = f"reduce {_LESS[command]}, or " if command in _LESS else ""

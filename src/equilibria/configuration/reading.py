@@ -77,9 +77,9 @@ def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe
         raise UserError(*(_line(keys, text, source, given) for keys, text in problems.found)) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
-    if layers.dropped:
-        keys = ", ".join(".".join(key) for key in layers.dropped)
-        warnings.warn(f"{keys} of {source} left out: the kind that a flag chose has no such key", stacklevel=2)
+    keys = ", ".join(".".join(key) for key in layers.dropped if _table_with(content, key) is not None)
+    if keys:
+        warnings.warn(f"ignoring {keys} of {source}: the kind that a flag chose has no such key", stacklevel=2)
     return recipe
 
 
@@ -134,13 +134,19 @@ def _nested(flat: Mapping[str, Any]) -> Table:
 
 def _take_out(content: Table, key: str, source: str) -> None:
     """Removes a key, or a section, from a file's content."""
-    *sections, name = key.split(".")
-    inner: Any = content
-    for section in sections:
-        inner = inner.get(section) if isinstance(inner, dict) else None
-    if not isinstance(inner, dict) or name not in inner:
+    keys = tuple(key.split("."))
+    table = _table_with(content, keys)
+    if table is None:
         raise UserError(f"--unset {key}: {source} does not set it")
-    del inner[name]
+    del table[keys[-1]]
+
+
+def _table_with(content: Table, keys: Keys) -> Table | None:
+    """The innermost section of a file's content that a key stands in; None where it is not set."""
+    inner: Any = content
+    for section in keys[:-1]:
+        inner = inner.get(section) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) and keys[-1] in inner else None
 
 
 def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:

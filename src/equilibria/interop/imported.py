@@ -49,6 +49,7 @@ class Imported:
         """The recipe of a run in `out` whose text, where there is one, is in the folder `text`."""
         tokenizer = TokenizerSpec("file", path=RunFolder(out).tokenizer)
         try:
+            self.model.check()
             return Recipe(
                 run=RunRecipe(name=out.name, directory=out.parent),
                 data=EmbeddedText(tokenizer=tokenizer) if text is None else FolderText(path=text, tokenizer=tokenizer),

@@ -241,9 +241,9 @@ class _Trial:
         weight = torch.ones((), device=device)
 
         def graph(memory: Memory | None) -> Tensor:
-            return objective(MicroBatch(inputs, targets, memory, weight))[0]
+            return objective(MicroBatch(inputs, targets, memory, weight, self._depth))[0]
 
-        return step_memory(model, [inputs] * passes, [inputs, targets], graph)
+        return step_memory(model, [inputs] * passes, [inputs, targets], graph, self._depth)
 
     def _evaluated(self) -> float:
         """Tokens per second of an evaluation pass over one batch."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Memory
 from equilibria.data.batches import Batches, Segment
+from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.measuring.memory import saved_bytes
 from equilibria.models import TokenModel
@@ -34,7 +35,11 @@ class StepMemory:
 
 
 def step_memory(
-    model: TokenModel, before: Sequence[Tensor], inputs: Sequence[Tensor], graph: Callable[[Memory | None], object]
+    model: TokenModel,
+    before: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    graph: Callable[[Memory | None], object],
+    depth: Depth | None = None,
 ) -> StepMemory:
     """What a step of training keeps.
 
@@ -43,12 +48,13 @@ def step_memory(
         before: token ids `(B, L)` of the segments before the step, which fill the memory.
         inputs: tensors that exist anyway.
         graph: takes the step's forward pass from a memory, and returns what keeps its graph alive.
+        depth: of the segments before; None for the model's own.
     """
     model.train()
     memory = None
     with torch.no_grad():
         for tokens in before:
-            memory = model(tokens, memory=memory).memory
+            memory = model(tokens, memory=memory, depth=depth).memory
     assert not isinstance(memory, Cache)  # which only an inference depth returns
     remembered = [] if memory is None else memory.flatten()
     saved = saved_bytes(lambda: graph(memory), [*model.parameters(), *model.buffers(), *inputs, *remembered])

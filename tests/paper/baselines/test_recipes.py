@@ -89,7 +89,7 @@ def test_what_is_around_the_layers_is_the_models() -> None:
     ("kind", "options", "problem"),
     [
         (LSTM, {"layers": 0}, "layers must be at least 1, found 0"),
-        (LSTM, {"layers": 1001}, "layers must be at most 1000"),
+        (LSTM, {"layers": 1001}, "layers must be from 1 to 1000, found 1001"),
         (LSTM, {"memory_length": -1}, "memory_length must be at least 0, found -1"),
         (GRU, {"weight_dropout": 1.0}, "weight_dropout must be at least 0 and below 1, found 1.0"),
         (TCN, {"kernel_size": 0}, "kernel_size must be at least 1"),

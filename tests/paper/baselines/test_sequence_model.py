@@ -211,7 +211,7 @@ def test_an_untied_embedding_has_widths_of_its_own() -> None:
     built = SequenceModel(embedding, [LSTMLayer(4, 7)])
     assert built(tokens(2, 3) % 10).logits.shape == (2, 3, 10)
     assert (embedding.vocabulary_size, embedding.d_model) == (10, 4)
-    with pytest.raises(ValueError, match="at least 1, found 0, 4 and 4"):
+    with pytest.raises(ValueError, match="vocabulary_size must be at least 1, found 0"):
         UntiedEmbedding(0, 4)
 
 
