@@ -52,7 +52,7 @@ def test_an_equilibrium_may_have_classes_of_its_own() -> None:
 @pytest.mark.parametrize("name", ["vocabulary_size", "d_model", "d_output"])
 def test_sizes_below_one_are_errors(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, found 0"):
-        partial(UntiedEmbedding, vocabulary_size=4, d_model=4, d_output=4)(**{name: 0})
+        partial(UntiedEmbedding, **{"vocabulary_size": 4, "d_model": 4, "d_output": 4, name: 0})()
 
 
 @torch.no_grad()
