@@ -1,14 +1,21 @@
 """What the pages in docs/ show, tried out."""
 
+import json
 import re
+import shlex
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
+import equilibria as eq
+from equilibria.cli.app import main
 from equilibria.configuration import Recipe, TrainingRecipe, recipe_from, write_recipe
 from equilibria.configuration.kinds import Family, options, section_of
 from equilibria.depths import Equilibrium
@@ -69,7 +76,7 @@ SECTIONS = [(page.name, block) for page in sorted(DOCS.glob("*.md")) for block i
 
 @pytest.mark.parametrize(
     ("page", "tables"),
-    [(page, tables) for page, tables in SECTIONS if not page.startswith("adding-")],
+    [(page, tables) for page, tables in SECTIONS if not page.startswith(("adding-", "extending"))],
     ids=lambda value: value if value.endswith(".md") else "",
 )
 def test_the_sections_of_the_pages_are_those_of_recipes(page: str, tables: str) -> None:
@@ -95,6 +102,42 @@ def test_a_gradient_of_ones_own_in_a_recipe(tmp_path: Path, monkeypatch: pytest.
     depth = getattr(recipe('[model.depth.gradient]\nmethod = "neumann:DampedNeumann"\nterms = 3').model, "depth", None)
     assert isinstance(depth, Equilibrium)
     assert vars(depth.gradient) == {"terms": 3, "damping": 0.5}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with the files that docs/extending.md says to save there."""
+    for name, language in (("mine.py", "python"), ("mine.toml", "toml")):
+        (tmp_path / name).write_text(blocks("extending.md", language)[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.filterwarnings("ignore:ignoring model.depth")  # of another depth
+def test_parts_of_ones_own_train_evaluate_resume_export_and_load(own: Path) -> None:
+    (commands,) = blocks("extending.md", "bash")
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert (program, main(arguments)) == ("equilibria", 0), line
+    assert json.loads((own / "runs/mine/evaluation.json").read_text())["loss"] < 0.02
+    tokens = torch.tensor([[0, 1, 1, 0, 1, 0]])
+    model = eq.load("runs/mine")
+    exported = torch.export.load("mine.pt2").module()(tokens)
+    torch.testing.assert_close(exported, model(tokens).logits, atol=0.05, rtol=0.05)
+    assert exported.argmax(-1).tolist() == (tokens.cumsum(1) % 2).tolist()
+    assert eq.audit_causality(model, tokens).leak == 0.0
+
+
+def test_parts_of_ones_own_from_python(own: Path) -> None:
+    recipe = own / "mine.toml"
+    recipe.write_text(recipe.read_text().replace("steps = 300", "steps = 4"))
+    program = blocks("extending.md", "python")[1]
+    found: dict[str, Any] = {}
+    exec(program, found)
+    assert found["result"].step == 4
+    assert type(found["model"].cell).__name__ == "ElmanCell"
 
 
 def swept(command: str) -> int:

@@ -9,18 +9,27 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from equilibria.cells import *  # noqa: F403
+    from equilibria.configuration import *  # noqa: F403
+    from equilibria.data import *  # noqa: F403
+    from equilibria.depths import *  # noqa: F403
     from equilibria.deq import *  # noqa: F403
     from equilibria.diagnostics import *  # noqa: F403
     from equilibria.gradients import *  # noqa: F403
     from equilibria.inference import *  # noqa: F403
     from equilibria.measuring import *  # noqa: F403
+    from equilibria.models import *  # noqa: F403
     from equilibria.penalties import *  # noqa: F403
     from equilibria.solvers import *  # noqa: F403
+    from equilibria.training import *  # noqa: F403
 
     __version__: str
 
 # From the bottom up, so that a name imports nothing but what is below it.
-_PACKAGES = ("solvers", "gradients", "deq", "penalties", "diagnostics", "measuring", "inference")
+_PACKAGES = (
+    *("solvers", "gradients", "deq", "penalties", "diagnostics", "cells", "depths", "models", "data"),
+    *("configuration", "inference", "training", "measuring"),
+)
 
 
 def _public(package: str) -> list[str]:
