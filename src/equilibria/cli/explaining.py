@@ -1,7 +1,6 @@
 """What is wrong with a command line, in one line."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -9,6 +8,7 @@ from cyclopts import (
     CoercionError,
     CycloptsError,
     MissingArgumentError,
+    Token,
     UnknownOptionError,
     UnusedCliTokensError,
     ValidationError,
@@ -25,15 +25,13 @@ def explain(problem: CycloptsError) -> str:
     match problem:
         case UnknownOptionError(token=token, argument_collection=arguments):
             given = token.keyword or token.value
-            return f"{given}: no such option; {_nearest(given, [n for argument in arguments for n in argument.names])}"
+            close = nearest(given, [name for argument in arguments for name in argument.names])
+            return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
         case CoercionError(argument=Argument() as argument):
-            token = problem.token or argument.tokens[0]
-            value = token.value
-            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)}"
+            return _unexpected(argument, problem.token or argument.tokens[0])
         case ValidationError(argument=Argument() as argument) if argument.tokens:
-            token, limit = argument.tokens[0], problem.exception_message.removeprefix("Must be ").rstrip(".")
-            value = token.value
-            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)} {limit}"
+            limit = problem.exception_message.removeprefix("Must be ").rstrip(".")
+            return f"{_unexpected(argument, argument.tokens[0])} {limit}"
         case MissingArgumentError(argument=Argument() as argument):
             if problem.keyword:
                 return f"{problem.keyword} has no value: expected {_expected(argument, None)}"
@@ -44,13 +42,9 @@ def explain(problem: CycloptsError) -> str:
     return " ".join(str(problem).split())
 
 
-def _nearest(given: str, names: Iterable[str]) -> str:
-    close = nearest(given, names)
-    return f"the nearest is {close}" if close else "see --help"
-
-
-def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+def _unexpected(argument: Argument, token: Token) -> str:
+    given = json.dumps(token.value, ensure_ascii=False)
+    return f"{token.keyword or argument.name} = {given}: expected {_expected(argument, token.value)}"
 
 
 def _expected(argument: Argument, value: str | None) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
-from equilibria.data.batches import Segment, ZipfBatches
+from equilibria.data.batches import ZipfBatches
 from equilibria.inference.loading import load_run
 from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
@@ -24,14 +24,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Entrant:
-    """A row of a contest with its recipe at the contest's scale."""
+    """A row of a contest, with its recipe at the contest's scale."""
 
     row: Row
     recipe: Recipe
     vocabulary_size: int
 
     def model(self) -> tuple[TokenModel, bool]:
-        """The model, and whether it is the trained one: where the row has been run at this scale and seed, it is."""
+        """The model, and whether it is trained: it is if the row has been run at this scale and seed."""
         if row_status(self.recipe).figures is not None:
             return load_run(self.recipe.run.folder).model, True
         torch.manual_seed(self.recipe.training.seed)
@@ -40,14 +40,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a training step of a row keeps.
-
-    Attributes:
-        row: which.
-        size: its parameters.
-        saved: bytes for the backward pass.
-        ratio: in terms of the contest's first row.
-    """
+    """What a training step of a row keeps: bytes for the backward pass, and their ratio to the contest's first row."""
 
     row: Row
     size: Size
@@ -61,8 +54,7 @@ def memory_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[M
     for entrant in entrants:
         say(f"memory of {entrant.recipe.run.name}")
         model, _ = entrant.model()
-        batches = _batches(model, setting, entrant.recipe.training.seed)
-        saved = saved_by_step(model, batches)
+        saved = saved_by_step(model, _batches(model, setting, entrant.recipe.training.seed))
         first = first or saved
         yield Memory(entrant.row, size_of(model), saved, saved / first)
 
@@ -72,8 +64,6 @@ class Runtime:
     """How long a row takes.
 
     Attributes:
-        row: which.
-        size: its parameters.
         trained: whether its weights were trained; a solve of untrained ones may end sooner.
         training, inference: seconds of a training step and of an evaluation pass.
         training_ratio, inference_ratio: in terms of the contest's first row.
@@ -108,15 +98,12 @@ def runtime_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[
 
 
 def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contender:
-    """At the model's own depth: what a schedule does at first is not what training costs. The weights hardly move."""
+    """Trains at the model's own depth, not at that of its warm-up; the weights hardly move."""
     training = replace(entrant.recipe.training, accumulation=1, learning_rate=1e-9)
     batches = _batches(model, setting, training.seed)
     depth = model.depth.steady() if isinstance(model, LanguageModel) else None
-    return Contender(TrainingLoop(model, training, batches, depth), _segments(batches))
-
-
-def _segments(batches: ZipfBatches) -> list[Segment]:
-    return [batches.at(index) for index in range(_EVALUATED)]
+    evaluated = [batches.at(index) for index in range(_EVALUATED)]
+    return Contender(TrainingLoop(model, training, batches, depth), evaluated)
 
 
 def _batches(model: TokenModel, setting: Setting, seed: int) -> ZipfBatches:
@@ -124,6 +111,6 @@ def _batches(model: TokenModel, setting: Setting, seed: int) -> ZipfBatches:
 
 
 def entrants_of(contest: Contest, recipe: Callable[[Row], Recipe]) -> list[Entrant]:
-    """The rows of a contest, with the recipe that a function finds for each."""
+    """The rows of a contest, each with its recipe."""
     recipes = [(row, recipe(row)) for row in contest.rows]
     return [Entrant(row, found, contest.table.vocabulary_of(found)) for row, found in recipes]

@@ -10,14 +10,7 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of text with what must be said about it below.
-
-    Args:
-        title: what it shows.
-        headers: of the columns; the first column is text, the others are figures.
-        rows: as many entries each.
-        notes: sentences.
-    """
+    """A table of text with notes below it; the first column is text, the others are figures."""
 
     title: str
     headers: Sequence[str]
@@ -25,7 +18,7 @@ class Sheet:
     notes: Sequence[str] = ()
 
     def drawn(self) -> Table:
-        """For a terminal; the first column takes what room is left."""
+        """For a terminal; the first column takes the room that is left."""
         table = Table(title=self.title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
         for number, header in enumerate(self.headers):
             table.add_column(Text(header), justify="right" if number else "left", no_wrap=bool(number))
