@@ -271,7 +271,7 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
         (["memory", "--rows", "lstm"], "--rows lstm: no such row; expected one of explicit, equilibrium"),
         (
             ["ptb", "--rows", "equi" * 50],
-            "--rows: the table's file would have too long a name; name fewer rows, or none",
+            "--rows: the table's file would have too long a name; name fewer rows or none",
         ),
         (["memory", "--train"], "memory is measured, not trained: omit --train"),
     ],

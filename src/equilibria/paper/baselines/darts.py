@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,37 +38,22 @@ class Node:
     predecessor: int
 
 
-DARTS_FIRST_ORDER = (
-    Node("relu", 0),
-    Node("relu", 1),
-    Node("tanh", 2),
-    Node("relu", 3),
-    Node("relu", 4),
-    Node("identity", 1),
-    Node("relu", 5),
-    Node("relu", 1),
-)
+def _graph(activations: str, *predecessors: int) -> tuple[Node, ...]:
+    return tuple(map(Node, cast("list[Activation]", activations.split()), predecessors))
+
+
+DARTS_FIRST_ORDER = _graph("relu relu tanh relu relu identity relu relu", 0, 1, 2, 3, 4, 1, 5, 1)
 """The cell found on Penn Treebank with the first-order approximation."""
 
-DARTS_SECOND_ORDER = (
-    Node("sigmoid", 0),
-    Node("relu", 1),
-    Node("relu", 1),
-    Node("identity", 1),
-    Node("tanh", 2),
-    Node("sigmoid", 5),
-    Node("tanh", 3),
-    Node("relu", 5),
-)
-"""The one found with the second-order approximation: the one of the tables."""
+DARTS_SECOND_ORDER = _graph("sigmoid relu relu identity tanh sigmoid tanh relu", 0, 1, 1, 1, 2, 5, 3, 5)
+"""The cell found with the second-order approximation, which is that of the tables."""
 
 
 class DARTSLayer(Layer):
     """A recurrent layer of such a cell. Its state is the hidden state `(B, 1, d_out)`.
 
     Args:
-        d_in: features of the input.
-        d_out: hidden units.
+        d_in, d_out: features of the input, hidden units.
         nodes: the graph; a node reads an earlier one.
         input_dropout: probability of dropping a feature of the input.
         recurrent_dropout: of dropping a feature of what each node reads.
@@ -82,13 +67,11 @@ class DARTSLayer(Layer):
         input_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(d_in, d_out, (1, d_out))
         for number, node in enumerate(nodes, start=1):
             if not 0 <= node.predecessor < number or node.activation not in get_args(Activation):
                 raise ValueError(f"node {number} must read one of 0 to {number - 1} with a known activation: {node}")
-        self.d_in, self.d_out, self.nodes = d_in, d_out, nodes
-        self.input_dropout, self.recurrent_dropout = input_dropout, recurrent_dropout
-        self.state_shapes = ((1, d_out),)
+        self.nodes, self.input_dropout, self.recurrent_dropout = nodes, input_dropout, recurrent_dropout
         self.inject = nn.Linear(d_in, 2 * d_out, bias=False)
         self.recur = nn.Linear(d_out, 2 * d_out, bias=False)
         self.steps = nn.ModuleList(nn.Linear(d_out, 2 * d_out, bias=False) for _ in nodes)
@@ -96,7 +79,6 @@ class DARTSLayer(Layer):
             nn.init.uniform_(parameter, -_INITIAL, _INITIAL)
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The hidden states `(B, L, d_out)` and the last of them."""
         h_BH = state[0][:, 0]
         mask = dropout_mask(h_BH, self.recurrent_dropout, self.training)
         x_BLD = masked(x_BLD, dropout_mask(x_BLD[:, :1], self.input_dropout, self.training))

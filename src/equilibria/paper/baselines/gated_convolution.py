@@ -16,14 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from equilibria.nn import dropout_mask, masked
-from equilibria.paper.baselines.base import Layer, State
-from equilibria.paper.baselines.convolution import causal_convolution, reach
-
-GCNN_8 = ((4, 900),) * 8
-"""Kernel size and channels of each layer of the smaller published WikiText-103 model."""
-
-GCNN_14 = ((6, 850),) * 3 + ((1, 850),) + ((5, 850),) * 4 + ((1, 850),) + ((4, 850),) * 3 + ((4, 1024), (4, 2048))
-"""The same of the larger one."""
+from equilibria.paper.baselines.base import Layer, State, causal_convolution
 
 
 class GatedBlock(Layer):
@@ -36,16 +29,13 @@ class GatedBlock(Layer):
     """
 
     def __init__(self, d_in: int, convolutions: Sequence[tuple[int, int]], dropout: float = 0.0) -> None:
-        super().__init__()
         if not convolutions or min(size for pair in convolutions for size in pair) < 1:
             raise ValueError(f"convolutions must be pairs of sizes of at least 1, found {convolutions}")
         widths = [d_in, *[channels for _, channels in convolutions]]
-        self.d_in, self.d_out, self.dropout = d_in, widths[-1], dropout
-        layers = [
-            nn.Conv1d(before, 2 * channels, kernel_size)
-            for before, (kernel_size, channels) in zip(widths[:-1], convolutions, strict=True)
-        ]
-        self.state_shapes = tuple((reach(layer), width) for layer, width in zip(layers, widths[:-1], strict=True))
+        pairs = list(zip(widths[:-1], convolutions, strict=True))
+        super().__init__(d_in, widths[-1], *((kernel_size - 1, before) for before, (kernel_size, _) in pairs))
+        self.dropout = dropout
+        layers = [nn.Conv1d(before, 2 * channels, kernel_size) for before, (kernel_size, channels) in pairs]
         for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
@@ -53,7 +43,6 @@ class GatedBlock(Layer):
         self.match = nn.Linear(d_in, self.d_out) if d_in != self.d_out else nn.Identity()
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The block's output `(B, L, d_out)` and the pasts."""
         y_BLD, pasts = x_BLD, []
         for convolution, past in zip(self.convolutions, state, strict=True):
             assert isinstance(convolution, nn.Conv1d)
@@ -62,10 +51,3 @@ class GatedBlock(Layer):
             y_BLD = F.glu(y_BLD, dim=-1)
             pasts.append(past)
         return (y_BLD + self.match(x_BLD)) * math.sqrt(0.5), tuple(pasts)
-
-
-def gated_blocks(d_in: int, convolutions: Sequence[tuple[int, int]], dropout: float = 0.0) -> tuple[GatedBlock, ...]:
-    """One block for each convolution, as in `GCNN_8` and `GCNN_14` (whose 280 features of the embedding are projected
-    to the channels of the first)."""
-    widths = [d_in, *[channels for _, channels in convolutions]]
-    return tuple(GatedBlock(before, [pair], dropout) for before, pair in zip(widths[:-1], convolutions, strict=True))

@@ -18,24 +18,16 @@ _PARTS = 8
 
 
 class NASLayer(Layer):
-    """A recurrent layer of that cell. Its state is the hidden state and the cell, `(B, 1, d_out)` each.
-
-    Args:
-        d_in: features of the input.
-        d_out: hidden units.
-    """
+    """A recurrent layer of that cell. Its state is the hidden state and the cell, `(B, 1, d_out)` each."""
 
     def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.d_in, self.d_out = d_in, d_out
-        self.state_shapes = ((1, d_out), (1, d_out))
+        super().__init__(d_in, d_out, (1, d_out), (1, d_out))
         self.inject = nn.Linear(d_in, _PARTS * d_out, bias=False)
         self.recur = nn.Linear(d_out, _PARTS * d_out, bias=False)
         for layer in (self.inject, self.recur):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The hidden states `(B, L, d_out)` and the last state."""
         h_BH, c_BH = (part[:, 0] for part in state)
         hidden = []
         for injected in self.inject(x_BLD).unbind(1):
@@ -45,7 +37,6 @@ class NASLayer(Layer):
 
 
 def _step(x: tuple[Tensor, ...], h: tuple[Tensor, ...], c_BH: Tensor) -> tuple[Tensor, Tensor]:
-    """The next hidden state and cell, `(B, H)` each."""
     product = x[3] * h[3]
     s0, s1, s2, s4, s5, s6, s7 = (x[part] + h[part] for part in (0, 1, 2, 4, 5, 6, 7))
     a = torch.tanh(s0.sigmoid() * s1.relu())

@@ -1,29 +1,37 @@
 """The recurrent layers that PyTorch has, one layer at a time so that masks fit between layers: the LSTM (Hochreiter and
 Schmidhuber 1997) and the gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
-With `weight_dropout` and the regularisers of `SequenceModel` the LSTM is the AWD-LSTM (Merity et al. 2017,
-arXiv:1708.02182), whose published size is `awd_lstm()`.
+With dropout of recurrent weights (Wan et al. 2013) and the regularisers of `SequenceModel` the LSTM is the AWD-LSTM
+(Merity et al. 2017, arXiv:1708.02182).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from equilibria.nn import drop_connect
 from equilibria.paper.baselines.base import Layer, State
-from equilibria.paper.baselines.weight_dropout import with_dropped_weights
+
+
+def with_dropped_weights(layer: nn.Module, names: Sequence[str], probability: float, *inputs: Any) -> Any:
+    """`layer(*inputs)`, in training with entries of the named weights zeroed and the rest scaled up for this call."""
+    if not layer.training or probability == 0.0:
+        return layer(*inputs)  # PyTorch's own kernels are quickest on a layer's own weights
+    dropped = {name: drop_connect(layer.get_parameter(name), probability, layer.training) for name in names}
+    return functional_call(layer, dropped, inputs)
 
 
 class RecurrentLayer(Layer):
     """A layer of one of PyTorch's recurrent networks. Its state is that network's, each part `(B, 1, d_out)`.
 
     Args:
-        d_in: features of the input.
-        d_out: hidden units.
+        d_in, d_out: features of the input, hidden units.
         weight_dropout: probability of dropping an entry of the recurrent matrix, for a whole segment.
     """
 
@@ -31,13 +39,11 @@ class RecurrentLayer(Layer):
     states: ClassVar[int]
 
     def __init__(self, d_in: int, d_out: int, weight_dropout: float = 0.0) -> None:
-        super().__init__()
-        self.d_in, self.d_out, self.weight_dropout = d_in, d_out, weight_dropout
-        self.state_shapes = ((1, d_out),) * self.states
+        super().__init__(d_in, d_out, *[(1, d_out)] * self.states)
+        self.weight_dropout = weight_dropout
         self.network = self.kind(d_in, d_out, batch_first=True)
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The hidden states `(B, L, d_out)` and the last state."""
         first = tuple(part.transpose(0, 1).contiguous() for part in state)
         given = first if self.states > 1 else first[0]
         whole = _lacks_lowered_precision(x_BLD.device)
@@ -48,10 +54,7 @@ class RecurrentLayer(Layer):
 
 
 def _lacks_lowered_precision(device: torch.device) -> bool:
-    """Whether autocast is on for a processor on which PyTorch's LSTM raises under it.
-
-    oneDNN has that kernel from AVX-512 on; elsewhere the layer is computed in float32.
-    """
+    """Whether autocast is on for a processor below AVX-512, on which PyTorch's LSTM raises under it."""
     return (
         device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
@@ -67,11 +70,3 @@ class GRULayer(RecurrentLayer):
     """One GRU layer. Its state is the hidden state."""
 
     kind, states = nn.GRU, 1
-
-
-def awd_lstm(
-    d_model: int = 400, hidden: int = 1150, layers: int = 3, weight_dropout: float = 0.5
-) -> tuple[LSTMLayer, ...]:
-    """The layers of the AWD-LSTM: `hidden` units, but `d_model` in the last, for a softmax tied to the embedding."""
-    widths = [d_model, *[hidden] * (layers - 1), d_model]
-    return tuple(LSTMLayer(d_in, d_out, weight_dropout) for d_in, d_out in pairwise(widths))

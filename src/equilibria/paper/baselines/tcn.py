@@ -8,43 +8,37 @@ widths differ. Initialised as PyTorch's convolutions are, which the published co
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from equilibria.nn import dropout_mask, masked
-from equilibria.paper.baselines.base import Layer, State
-from equilibria.paper.baselines.convolution import causal_convolution, reach
+from equilibria.paper.baselines.base import Layer, State, causal_convolution
+from equilibria.ranges import at_least
 
 
 class TemporalBlock(Layer):
     """One residual block. Its state is the past of either convolution.
 
     Args:
-        d_in: channels in.
-        d_out: channels out.
+        d_in, d_out: channels in and out.
         kernel_size: taps of both convolutions.
         dilation: tokens between taps.
         dropout: probability of dropping a channel, for a whole segment.
     """
 
     def __init__(self, d_in: int, d_out: int, kernel_size: int, dilation: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        if kernel_size < 1 or dilation < 1:
-            raise ValueError(f"kernel_size and dilation must be at least 1, found {kernel_size} and {dilation}")
-        self.d_in, self.d_out, self.dropout = d_in, d_out, dropout
+        at_least(1, kernel_size=kernel_size, dilation=dilation)
+        past = (kernel_size - 1) * dilation
+        super().__init__(d_in, d_out, (past, d_in), (past, d_out))
+        self.dropout = dropout
         self.first = nn.Conv1d(d_in, d_out, kernel_size, dilation=dilation)
         self.second = nn.Conv1d(d_out, d_out, kernel_size, dilation=dilation)
         for convolution in (self.first, self.second):
             weight_norm(convolution)
         self.match = nn.Linear(d_in, d_out) if d_in != d_out else nn.Identity()
-        past = reach(self.first)
-        self.state_shapes = ((past, d_in), (past, d_out))
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The block's output `(B, L, d_out)` and the pasts."""
         y_BLH, first_past = causal_convolution(self.first, x_BLD, state[0])
         y_BLH, second_past = causal_convolution(self.second, self._activated(y_BLH), state[1])
         return F.relu(self._activated(y_BLH) + self.match(x_BLD)), (first_past, second_past)
@@ -52,19 +46,3 @@ class TemporalBlock(Layer):
     def _activated(self, y_BLH: Tensor) -> Tensor:
         y_BLH = F.relu(y_BLH)
         return masked(y_BLH, dropout_mask(y_BLH[:, :1], self.dropout, self.training))
-
-
-def temporal_blocks(
-    d_in: int, hidden: int, d_out: int, levels: int, kernel_size: int, dropout: float = 0.0
-) -> tuple[TemporalBlock, ...]:
-    """Blocks whose dilation doubles from level to level: `hidden` channels, but `d_out` in the last."""
-    widths = [d_in, *[hidden] * (levels - 1), d_out]
-    return tuple(
-        TemporalBlock(before, after, kernel_size, 2**level, dropout)
-        for level, (before, after) in enumerate(pairwise(widths))
-    )
-
-
-def receptive_field(blocks: tuple[TemporalBlock, ...]) -> int:
-    """Tokens that the last block's output depends on, the present one included."""
-    return 1 + sum(length for block in blocks for length, _ in block.state_shapes)

@@ -15,6 +15,7 @@ from torch import Tensor
 from equilibria.nn import dropout_mask
 from equilibria.paper.baselines.base import State
 from equilibria.paper.baselines.recurrent import LSTMLayer
+from equilibria.ranges import probability
 
 _GATES = 4
 
@@ -23,21 +24,17 @@ class VariationalLSTMLayer(LSTMLayer):
     """One such layer. Its state is the hidden state and the cell, `(B, 1, d_out)` each.
 
     Args:
-        d_in: features of the input.
-        d_out: hidden units.
+        d_in, d_out: features of the input, hidden units.
         input_dropout: probability of dropping a feature of the input, in each gate on its own.
         recurrent_dropout: the same of the last hidden state.
     """
 
     def __init__(self, d_in: int, d_out: int, input_dropout: float = 0.0, recurrent_dropout: float = 0.0) -> None:
         super().__init__(d_in, d_out)
-        for name, probability in (("input_dropout", input_dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= probability < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, found {probability}")
+        probability(input_dropout=input_dropout, recurrent_dropout=recurrent_dropout)
         self.input_dropout, self.recurrent_dropout = input_dropout, recurrent_dropout
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The hidden states `(B, L, d_out)` and the last state."""
         if not self.training or not (self.input_dropout or self.recurrent_dropout):
             return super().forward(x_BLD, state)
         weights = dict(self.network.named_parameters())
@@ -56,8 +53,8 @@ class VariationalLSTMLayer(LSTMLayer):
             hidden.append(h_BH)
         return torch.stack(hidden, dim=1), (h_BH.unsqueeze(1), c_BH.unsqueeze(1))
 
-    def _mask(self, like_BD: Tensor, probability: float) -> Tensor | None:
-        return dropout_mask(like_BD.unsqueeze(1).expand(-1, _GATES, -1), probability, self.training)
+    def _mask(self, like_BD: Tensor, dropout: float) -> Tensor | None:
+        return dropout_mask(like_BD.unsqueeze(1).expand(-1, _GATES, -1), dropout, self.training)
 
 
 def _for_gates(x: Tensor, mask_BKD: Tensor | None) -> Tensor:
