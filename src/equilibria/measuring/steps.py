@@ -1,7 +1,6 @@
-"""What training steps and evaluation passes cost: what a step keeps for its backward pass, and time.
+"""What training steps and evaluation passes cost: memory that a step keeps for its backward pass, and time.
 
-Times are taken in turn, in one process, so that the noise of the machine meets every contender alike; a ratio is the
-median of the ratios within each round.
+Contenders are timed in turn, in one process, so that the noise of the machine affects all alike.
 """
 
 import time
@@ -22,12 +21,12 @@ from equilibria.training.loop import TrainingLoop
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a training step keeps.
+    """Bytes that a training step keeps.
 
     Attributes:
-        saved: bytes for the backward pass, without parameters, buffers, inputs and the segment memory. What a
-            checkpointed step recomputes is not among them: it lives for one application.
-        segments: bytes of the segment memory.
+        saved: for the backward pass, without parameters, buffers, inputs, the segment memory, and what a checkpointed
+            step recomputes.
+        segments: of the segment memory.
     """
 
     saved: int
@@ -41,13 +40,13 @@ def step_memory(
     graph: Callable[[Memory | None], object],
     depth: Depth | None = None,
 ) -> StepMemory:
-    """What a step of training keeps.
+    """What a training step keeps.
 
     Args:
         model: on its device.
         before: token ids `(B, L)` of the segments before the step, which fill the memory.
         inputs: tensors that exist anyway.
-        graph: takes the step's forward pass from a memory, and returns what keeps its graph alive.
+        graph: runs the step's forward pass from a memory, and returns what keeps its graph alive.
         depth: of the segments before; None for the model's own.
     """
     model.train()
@@ -62,8 +61,7 @@ def step_memory(
 
 
 def saved_by_step(model: TokenModel, batches: Batches) -> int:
-    """Bytes that the second step of a text saves for its backward pass, without the softmax, which the models of a
-    comparison share."""
+    """Bytes that the second step of a text saves for its backward pass, without the softmax."""
     before, now = batches.at(0), batches.at(1)
 
     def graph(memory: Memory | None) -> tuple[Tensor, Tensor | None]:
@@ -74,13 +72,12 @@ def saved_by_step(model: TokenModel, batches: Batches) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed_step(loop: TrainingLoop) -> float:
-    """Seconds of one training step, on a device that is idle before and after it."""
+    """Seconds of one training step, from an idle device to an idle device."""
     synchronize(loop.device)
     start = time.perf_counter()
     float(loop.step())  # reading the loss waits for the device
@@ -90,13 +87,7 @@ def timed_step(loop: TrainingLoop) -> float:
 
 @dataclass
 class Contender:
-    """A model that is timed, with what was measured of it.
-
-    Attributes:
-        loop: takes its training steps.
-        evaluated: what an evaluation pass reads.
-        training, inference: seconds of each training step and each evaluation pass.
-    """
+    """A model that is timed, with the seconds of each training step and each evaluation pass."""
 
     loop: TrainingLoop
     evaluated: Sequence[Segment]
@@ -104,21 +95,14 @@ class Contender:
     inference: list[float] = field(default_factory=list)
 
     def step(self) -> None:
-        """One timed training step."""
         self.training.append(timed_step(self.loop))
 
     def evaluate(self) -> None:
-        """One timed evaluation pass."""
         self.inference.append(evaluate_segments(self.loop.model, self.evaluated).seconds)
-
-    def forget(self) -> None:
-        """Drops what was measured so far."""
-        self.training.clear()
-        self.inference.clear()
 
 
 def alternate(contenders: Sequence[Contender], rounds: int) -> None:
-    """Times every contender once a round, another first each time; a round before the first is not counted."""
+    """Times every contender once a round, another first each time, after a round that is not counted."""
     for number in range(-1, rounds):
         first = max(0, number) % len(contenders)
         turns = [*contenders[first:], *contenders[:first]]
@@ -128,4 +112,5 @@ def alternate(contenders: Sequence[Contender], rounds: int) -> None:
             contender.evaluate()
         if number < 0:
             for contender in contenders:
-                contender.forget()
+                contender.training.clear()
+                contender.inference.clear()

@@ -7,6 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.measuring.size import shortened
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -35,13 +37,8 @@ class Sheet:
 
 
 def count(number: float | None) -> str:
-    """A number of parameters as papers give it."""
-    if number is None:
-        return "–"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
+    """A number of parameters, or a dash where there is none."""
+    return "–" if number is None else shortened(number)
 
 
 def form(number: float | None, form: str) -> str:

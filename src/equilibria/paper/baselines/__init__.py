@@ -1,5 +1,4 @@
-"""The sequence models that equilibrium models are compared with, as recipes hold them: each builds its model, which is
-called like a `LanguageModel`."""
+"""The sequence models that equilibrium models are compared with, as recipes hold them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
