@@ -18,7 +18,7 @@ from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
 from equilibria.files.durable import save_text
 from equilibria.measuring.size import Size, size_without_weights
-from equilibria.paper.contests import entrants_of, memory_of, runtime_of
+from equilibria.paper.contests import memory_of, runtime_of
 from equilibria.paper.published import MEASURED, TRAINED
 from equilibria.paper.runs import conclude, recipe_of, row_status, trained_size
 from equilibria.paper.sheet import Sheet
@@ -163,11 +163,10 @@ def _reached(table: TrainedTable, row: Row, order: Order, training: bool, recipe
 def _measured(table: MeasuredTable, order: Order) -> tuple[dict[str, object], Sheet]:
     rows = chosen([row for contest in table.contests for row in contest.rows], order.rows)
     contests = [contest for contest in table.contests if any(row in rows for row in contest.rows)]
-    scale, seed, say = order.scale, order.seed, order.console.out
-    entered = [entrants_of(contest, lambda row, of=contest.table: order.recipe(of, row)) for contest in contests]
+    scale, seed, setting, say = order.scale, order.seed, table.settings[order.scale], order.console.out
+    entered = [(contest, [order.recipe(contest.table, row) for row in contest.rows]) for contest in contests]
     if table.name == "memory":
-        costs = [list(memory_of(entrants, table.settings[scale], say)) for entrants in entered]
+        costs = [memory_of(contest, recipes, setting, say) for contest, recipes in entered]
         return memory_json(table, scale, seed, costs), memory_sheet(table, scale, costs)
-    times = [list(runtime_of(entrants, table.settings[scale], say)) for entrants in entered]
-    pairs = list(zip(contests, times, strict=True))
+    pairs = [(contest, runtime_of(contest, recipes, setting, say)) for contest, recipes in entered]
     return runtime_json(table, scale, seed, pairs), runtime_sheet(table, scale, pairs)

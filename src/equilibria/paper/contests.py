@@ -1,6 +1,6 @@
 """The measured tables: what training costs the models of a contest, each in terms of the explicit one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,22 +23,6 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A row of a contest, with its recipe at the contest's scale."""
-
-    row: Row
-    recipe: Recipe
-    vocabulary_size: int
-
-    def model(self) -> tuple[TokenModel, bool]:
-        """The model, and whether it is trained: it is if the row has been run at this scale and seed."""
-        if row_status(self.recipe).figures is not None:
-            return load_run(self.recipe.run.folder).model, True
-        torch.manual_seed(self.recipe.training.seed)
-        return build_model(self.recipe, self.vocabulary_size), False
-
-
-@dataclass(frozen=True)
 class Memory:
     """What a training step of a row keeps: bytes for the backward pass, and their ratio to the contest's first row."""
 
@@ -48,15 +32,15 @@ class Memory:
     ratio: float
 
 
-def memory_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[Memory]:
-    """The memory of each, one model at a time."""
-    first = None
-    for entrant in entrants:
-        say(f"memory of {entrant.recipe.run.name}")
-        model, _ = entrant.model()
-        saved = saved_by_step(model, _batches(model, setting, entrant.recipe.training.seed))
-        first = first or saved
-        yield Memory(entrant.row, size_of(model), saved, saved / first)
+def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[Memory]:
+    """The memory of each row, one model at a time; `recipes` are those of its rows."""
+    costs: list[Memory] = []
+    for row, recipe in zip(contest.rows, recipes, strict=True):
+        say(f"memory of {recipe.run.name}")
+        model, _ = _model(contest, recipe)
+        saved = saved_by_step(model, _batches(model, setting, recipe.training.seed))
+        costs.append(Memory(row, size_of(model), saved, saved / (costs[0].saved if costs else saved)))
+    return costs
 
 
 @dataclass(frozen=True)
@@ -78,16 +62,16 @@ class Runtime:
     inference_ratio: Quartiles
 
 
-def runtime_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[Runtime]:
-    """The times of all, taken in turn."""
-    models = [entrant.model() for entrant in entrants]
-    contenders = [_contender(entrant, model, setting) for entrant, (model, _) in zip(entrants, models, strict=True)]
-    say(f"timing {' and '.join(entrant.recipe.run.name for entrant in entrants)}, {setting.rounds} rounds")
+def runtime_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[Runtime]:
+    """The times of all rows, taken in turn; `recipes` are those of its rows."""
+    models = [_model(contest, recipe) for recipe in recipes]
+    contenders = [_contender(recipe, model, setting) for recipe, (model, _) in zip(recipes, models, strict=True)]
+    say(f"timing {' and '.join(recipe.run.name for recipe in recipes)}, {setting.rounds} rounds")
     alternate(contenders, setting.rounds)
     first = contenders[0]
-    for entrant, (model, trained), contender in zip(entrants, models, contenders, strict=True):
-        yield Runtime(
-            row=entrant.row,
+    return [
+        Runtime(
+            row=row,
             size=size_of(model),
             trained=trained,
             training=Quartiles.of(contender.training),
@@ -95,11 +79,21 @@ def runtime_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[
             training_ratio=ratios(contender.training, first.training),
             inference_ratio=ratios(contender.inference, first.inference),
         )
+        for row, (model, trained), contender in zip(contest.rows, models, contenders, strict=True)
+    ]
 
 
-def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contender:
+def _model(contest: Contest, recipe: Recipe) -> tuple[TokenModel, bool]:
+    """The model, and whether it is trained: it is if the row has been run at this scale and seed."""
+    if row_status(recipe).figures is not None:
+        return load_run(recipe.run.folder).model, True
+    torch.manual_seed(recipe.training.seed)
+    return build_model(recipe, contest.table.vocabulary_of(recipe)), False
+
+
+def _contender(recipe: Recipe, model: TokenModel, setting: Setting) -> Contender:
     """Trains at the model's own depth, not at that of its warm-up; the weights hardly move."""
-    training = replace(entrant.recipe.training, accumulation=1, learning_rate=1e-9)
+    training = replace(recipe.training, accumulation=1, learning_rate=1e-9)
     batches = _batches(model, setting, training.seed)
     depth = model.depth.steady() if isinstance(model, LanguageModel) else None
     evaluated = [batches.at(index) for index in range(_EVALUATED)]
@@ -108,9 +102,3 @@ def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contend
 
 def _batches(model: TokenModel, setting: Setting, seed: int) -> ZipfBatches:
     return ZipfBatches(model.embedding.vocabulary_size, setting.batch_size, setting.segment_length, seed)
-
-
-def entrants_of(contest: Contest, recipe: Callable[[Row], Recipe]) -> list[Entrant]:
-    """The rows of a contest, each with its recipe."""
-    recipes = [(row, recipe(row)) for row in contest.rows]
-    return [Entrant(row, found, contest.table.vocabulary_of(found)) for row, found in recipes]

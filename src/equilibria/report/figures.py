@@ -104,31 +104,14 @@ def _draw_curves(axes: "Axes", plot: Plot) -> None:
         x, y = curve.finite(plot.logarithmic)
         if not x:
             continue
-        marked = curve.markers and len(x) <= 60
-        axes.plot(
-            x,
-            y,
-            curve.dash,
-            label=curve.label,
-            color=_COLOURS[curve.role],
-            linewidth=1.6,
-            marker="o" if marked or len(x) == 1 else None,
-            markersize=3.5,
-        )
+        marker = "o" if (curve.markers and len(x) <= 60) or len(x) == 1 else None
+        style = {"color": _COLOURS[curve.role], "linewidth": 1.6, "marker": marker, "markersize": 3.5}
+        axes.plot(x, y, curve.dash, label=curve.label, **style)
     for label, height in plot.references:
         axes.axhline(height, color=_COLOURS["reference"], linewidth=1, linestyle=(0, (1, 2)))
         # Beside the plot, where no curve can run through it.
-        axes.annotate(
-            label,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            annotation_clip=False,
-            color=_LABEL,
-            fontsize=8,
-        )
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points"}
+        axes.annotate(label, (1, height), **place, va="center", annotation_clip=False, color=_LABEL, fontsize=8)
     axes.autoscale_view()  # a line that was inside the limits already gets a margin too
 
 
