@@ -16,7 +16,7 @@ from equilibria.data.batches import Batches
 from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.measuring.memory import peak_bytes
-from equilibria.measuring.steps import StepMemory, step_memory, timed_step
+from equilibria.measuring.steps import step_memory, timed_step
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.parallel import MicroBatch, Objective
@@ -82,14 +82,6 @@ class StepCost:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How far measuring goes: seconds in all, and bytes that a step may take at its peak."""
-
-    seconds: float
-    free: int
-
-
-@dataclass(frozen=True)
 class Measurements:
     """The steps that were measured, from small to large, and why there was no larger one, if so."""
 
@@ -119,26 +111,28 @@ def measure(
     recipe: TrainingRecipe,
     batches: Callable[[StepSize], Batches],
     sizes: Sequence[StepSize],
-    budget: Budget,
+    seconds: float,
+    free: int,
     on_progress: Callable[[str], None],
     depth: Depth | None = None,
 ) -> Measurements:
-    """The cost of steps up to the largest size that the budget allows; the smallest is tried in any case.
+    """The cost of steps up to the largest size that time and memory allow; the smallest is tried in any case.
 
     Args:
         model: on its device; it is trained a little.
         recipe: optimizer and rates.
         batches: the data for a size.
         sizes: from small to large.
-        budget: time and memory.
+        seconds: for measuring in all.
+        free: bytes that a step may take at its peak.
         on_progress: receives a line for each size.
         depth: to measure at; None for the model's own.
     """
-    end = time.perf_counter() + budget.seconds
+    end = time.perf_counter() + seconds
     found = Measurements((), None)
     trial = None
     for size in sizes:
-        reason = _too_much(found, size, end - time.perf_counter(), budget.free, model) if found.costs else None
+        reason = _too_much(found, size, end - time.perf_counter(), free, model) if found.costs else None
         if reason is not None:
             found = Measurements(found.costs, reason)
             break
@@ -192,21 +186,21 @@ class _Trial:
         self.step()
         tokens, summary = self._loop.tokens - before, self._loop.statistics.summary()
         assert summary is not None
-        kept = self._memory()
+        saved, segments = self._memory()
         return StepCost(
             size=self._size,
             seconds=self.seconds[0],
             steps=1,
             tokens=tokens,
-            saved=kept.saved,
+            saved=saved,
             peak=peak_bytes(self._loop.step, self._loop.device),
-            memory=kept.segments * self._size.micro_batches,
+            memory=segments * self._size.micro_batches,
             evaluations=summary.evaluations,
             evaluated=self._evaluated(),
         )
 
-    def _memory(self) -> StepMemory:
-        """What one micro-batch keeps, once its segment memory is full."""
+    def _memory(self) -> tuple[int, int]:
+        """Bytes that one micro-batch saves and those of its segment memory, once that is full."""
         model, device = self._model, self._loop.device
         batch = self._batches.at(self._loop.done)
         inputs, targets = (part[: self._size.rows].to(device) for part in (batch.inputs, batch.targets))

@@ -14,7 +14,7 @@ from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
 from equilibria.data.tasks.base import Task
-from equilibria.machine.costs import Budget, Measurements, StepCost, StepSize, ladder, measure
+from equilibria.machine.costs import Measurements, StepCost, StepSize, ladder, measure
 from equilibria.machine.memory import available_memory
 from equilibria.measuring.size import parameters_by_part
 from equilibria.models import LanguageModel, TokenModel
@@ -148,10 +148,9 @@ def plan_run(
         counted = build_model(recipe, data.vocabulary_size)
     parameters, memory = parameters_by_part(counted), _held(recipe, counted, available_memory(device))
     task = data.task
-    # A whole sequence where the task cannot be cut.
-    length = (
-        training.segment_length if task is None else task.training(1, training.segment_length).at(0).inputs.shape[1]
-    )
+    length = training.segment_length
+    if task is not None:  # a whole sequence where the task cannot be cut
+        length = task.training(1, length).at(0).inputs.shape[1]
     size = StepSize(training.accumulation, training.batch_size, length)
     batches = data.batches(size)
     passes = training.steps / len(batches) if isinstance(batches, TrainingStream) else None
@@ -163,7 +162,7 @@ def plan_run(
         return Plan(parameters, memory, size, passes=passes, notes=(*notes, f"no step was measured: {held}"))
     cut = task is None or isinstance(task.training(1, 1), TrainingStream)
     sizes = ladder(size, _SHORTEST if cut else size.length)
-    phases = _measured_phases(recipe, data, device, sizes, Budget(seconds, left), on_progress)
+    phases = _measured_phases(recipe, data, device, sizes, seconds, left, on_progress)
     cost, evaluated = phases[-1][1].largest, _evaluated_tokens(recipe, data)
     step_seconds = sum(share * measured.seconds_of(size) for share, measured in phases)
     return Plan(
@@ -207,7 +206,8 @@ def _measured_phases(
     data: PlannedData,
     device: torch.device,
     sizes: Sequence[StepSize],
-    budget: Budget,
+    seconds: float,
+    free: int,
     on_progress: Callable[[str], None],
 ) -> list[tuple[float, Measurements]]:
     """The warm-up of the depth, if any, and what follows it: the share of each in all steps, and the cost of a step
@@ -216,13 +216,13 @@ def _measured_phases(
     seed_everything(training.seed)
     model = build_model(recipe, data.vocabulary_size).to(device)
     if not isinstance(model, LanguageModel):
-        return [(1.0, measure(model, training, batches, sizes, budget, on_progress))]
+        return [(1.0, measure(model, training, batches, sizes, seconds, free, on_progress))]
     ends = sorted({0, min(model.depth.warmup(steps), steps), steps})
-    budget = replace(budget, seconds=budget.seconds / (len(ends) - 1))
+    seconds /= len(ends) - 1
     phases = []
     for begin, end in pairwise(ends):
         depth = model.depth.at((begin + end) // 2, steps, training.seed)
-        found = measure(model, training, batches, sizes, budget, on_progress, depth)
+        found = measure(model, training, batches, sizes, seconds, free, on_progress, depth)
         phases.append(((end - begin) / steps, found))
     return phases
 

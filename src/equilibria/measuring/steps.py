@@ -19,28 +19,16 @@ from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 
 
-@dataclass(frozen=True)
-class StepMemory:
-    """Bytes that a training step keeps.
-
-    Attributes:
-        saved: for the backward pass, without parameters, buffers, inputs, the segment memory, and what a checkpointed
-            step recomputes.
-        segments: of the segment memory.
-    """
-
-    saved: int
-    segments: int
-
-
 def step_memory(
     model: TokenModel,
     before: Sequence[Tensor],
     inputs: Sequence[Tensor],
     graph: Callable[[Memory | None], object],
     depth: Depth | None = None,
-) -> StepMemory:
-    """What a training step keeps.
+) -> tuple[int, int]:
+    """Bytes that a training step saves for its backward pass, and bytes of the segment memory.
+
+    Parameters, buffers, inputs, the segment memory and what a checkpointed step recomputes do not count as saved.
 
     Args:
         model: on its device.
@@ -57,7 +45,7 @@ def step_memory(
     assert not isinstance(memory, Cache)  # which only an inference depth returns
     remembered = [] if memory is None else memory.flatten()
     saved = saved_bytes(lambda: graph(memory), [*model.parameters(), *model.buffers(), *inputs, *remembered])
-    return StepMemory(saved, sum(state.untyped_storage().nbytes() for state in remembered))
+    return saved, sum(state.untyped_storage().nbytes() for state in remembered)
 
 
 def saved_by_step(model: TokenModel, batches: Batches) -> int:
@@ -68,7 +56,7 @@ def saved_by_step(model: TokenModel, batches: Batches) -> int:
         output = model(now.inputs, memory=memory)
         return output.hidden, output.penalty
 
-    return step_memory(model, [before.inputs], [now.inputs], graph).saved
+    return step_memory(model, [before.inputs], [now.inputs], graph)[0]
 
 
 def synchronize(device: torch.device) -> None:

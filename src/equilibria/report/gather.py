@@ -123,9 +123,9 @@ def gather(path: Path) -> RunRecord:
         if run.metrics and not run.lines(kind):
             run.missing.append(f"{folder.metrics} has no {kind!r} line yet, so there are no {means}")
     run.best_step = run.attempt(folder.best_step)
-    run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
+    run.evaluation = run.attempt(lambda: read_json(folder.evaluation, dict, f"`equilibria eval {path}` writes it"))
     if not run.made or folder.sample.exists():  # a page of a task needs no text
-        run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
+        run.sample = run.attempt(lambda: read_json(folder.sample, dict, f"`equilibria generate {path}` writes it"))
     return run
 
 
@@ -172,9 +172,3 @@ def _metrics(path: Path) -> list[dict[str, object]]:
     if not lines:
         raise UserError(f"{path} is empty: there are no curves yet")
     return lines
-
-
-def _object(path: Path, otherwise: str) -> Figures:
-    if not path.exists():
-        raise UserError(f"{path} is missing: {otherwise}")
-    return read_json(path, dict, otherwise)

@@ -1,5 +1,6 @@
 """The page: sections of HTML put together, with all text escaped."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -8,12 +9,14 @@ from importlib.resources import files
 from equilibria.configuration import table_of
 from equilibria.depths import Equilibrium
 from equilibria.models import LanguageModelRecipe, ModelRecipe
-from equilibria.report import passage
 from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
 from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
 from equilibria.report.measurement import Convergence, Piece
+
+LEVELS = 8
+"""Shades that the page's style sheet has: `.e0` (least) to `.e7` (most)."""
 
 # The page may load nothing, whatever its texts contain.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -122,7 +125,7 @@ def _solve_sections(run: RunRecord, solves: tuple[Sequence[Piece], Convergence] 
             "<h2>Evaluations per token</h2>\n"
             '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
             "token's state had converged. Point at a token for its figures.</p>\n"
-            f"{passage.legend(pieces)}\n{passage.coloured(pieces)}"
+            f"{legend(pieces)}\n{coloured(pieces)}"
         )
 
 
@@ -148,3 +151,44 @@ def _event(line: Figures) -> str:
     time = number(line, "time")
     when = "" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC, "
     return f"<li>{when}step {number(line, 'step') or 0:,.0f}: {escape(str(line.get('message', '')))}</li>"
+
+
+def legend(passage: Sequence[Piece]) -> str:
+    """A shade per number of evaluations (or per range of them), with its share of the tokens."""
+    counts = Counter(piece.evaluations for piece in passage)
+    least, most = min(counts), max(counts)
+    entries = []
+    for level in range(LEVELS):
+        inside = [number for number in counts if _level(number, least, most) == level]
+        if not inside:
+            continue
+        share = sum(counts[number] for number in inside) / len(passage)
+        percent = f"{share:.0%}" if share >= 0.005 else "<1%"
+        span = f"{min(inside)}" if len(inside) == 1 else f"{min(inside)} to {max(inside)}"
+        entries.append(f'<li><span class="swatch e{level}"></span>{span} <small>{escape(percent)}</small></li>')
+    if not all(piece.converged for piece in passage):
+        entries.append('<li><span class="swatch open"></span>not converged</li>')
+    return f'<ul class="legend"><li>evaluations:</li>{"".join(entries)}</ul>'
+
+
+def coloured(passage: Sequence[Piece]) -> str:
+    """The text, each piece in the shade of its evaluations and with its figures as its title."""
+    least = min(piece.evaluations for piece in passage)
+    most = max(piece.evaluations for piece in passage)
+    spans = (_span(piece, _level(piece.evaluations, least, most)) for piece in passage)
+    return f'<p class="passage">{"".join(spans)}</p>'
+
+
+def _span(piece: Piece, level: int) -> str:
+    surprise = "" if piece.nll is None else f", {piece.nll:.2f} nats unexpected"
+    title = f"{piece.text!r}: {piece.evaluations} evaluations, residual {piece.residual:.2g}{surprise}"
+    classes = f"e{level}" if piece.converged else f"e{level} open"
+    text = escape(piece.text).replace("\n", "<i>↵</i>\n")
+    return f'<span class="{classes}" title="{escape(title)}">{text}</span>'
+
+
+def _level(evaluations: int, least: int, most: int) -> int:
+    """Each number its own shade where there are enough, else equal ranges; the most is always the darkest."""
+    if most == least:
+        return 0
+    return round((evaluations - least) / (most - least) * (LEVELS - 1))
