@@ -4,15 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import (
-    CoercionError,
-    CycloptsError,
-    MissingArgumentError,
-    Token,
-    UnknownOptionError,
-    UnusedCliTokensError,
-    ValidationError,
-)
+import cyclopts
 from cyclopts.argument import Argument
 
 from equilibria.errors import nearest
@@ -20,29 +12,29 @@ from equilibria.errors import nearest
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-def explain(problem: CycloptsError) -> str:
+def explain(problem: cyclopts.CycloptsError) -> str:
     """What is wrong, what was expected, and the nearest right flag."""
     match problem:
-        case UnknownOptionError(token=token, argument_collection=arguments):
+        case cyclopts.UnknownOptionError(token=token, argument_collection=arguments):
             given = token.keyword or token.value
             close = nearest(given, [name for argument in arguments for name in argument.names])
             return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
-        case CoercionError(argument=Argument() as argument):
+        case cyclopts.CoercionError(argument=Argument() as argument):
             return _unexpected(argument, problem.token or argument.tokens[0])
-        case ValidationError(argument=Argument() as argument) if argument.tokens:
+        case cyclopts.ValidationError(argument=Argument() as argument) if argument.tokens:
             limit = problem.exception_message.removeprefix("Must be ").rstrip(".")
             return f"{_unexpected(argument, argument.tokens[0])} {limit}"
-        case MissingArgumentError(argument=Argument() as argument):
+        case cyclopts.MissingArgumentError(argument=Argument() as argument):
             if problem.keyword:
                 return f"{problem.keyword} has no value: expected {_expected(argument, None)}"
             return f"{argument.name} is missing: expected {_expected(argument, None)}"
-        case UnusedCliTokensError(unused_tokens=[unexpected, *_]):
+        case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
             return f"{unexpected}: unexpected argument; see --help"
     problem.verbose = False
     return " ".join(str(problem).split())
 
 
-def _unexpected(argument: Argument, token: Token) -> str:
+def _unexpected(argument: Argument, token: cyclopts.Token) -> str:
     given = json.dumps(token.value, ensure_ascii=False)
     return f"{token.keyword or argument.name} = {given}: expected {_expected(argument, token.value)}"
 

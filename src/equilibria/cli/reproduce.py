@@ -18,20 +18,13 @@ from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
 from equilibria.files.durable import save_text
 from equilibria.measuring.size import Size, size_without_weights
+from equilibria.paper import writing
 from equilibria.paper.contests import memory_of, runtime_of
 from equilibria.paper.published import MEASURED, TRAINED
 from equilibria.paper.runs import conclude, recipe_of, row_status, trained_size
 from equilibria.paper.sheet import Sheet
 from equilibria.paper.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
-from equilibria.paper.writing import (
-    Outcome,
-    memory_json,
-    memory_sheet,
-    runtime_json,
-    runtime_sheet,
-    trained_json,
-    trained_sheet,
-)
+from equilibria.paper.writing import Outcome
 from equilibria.runs.folder import RunFolder
 from equilibria.training import train as train_run
 
@@ -121,10 +114,10 @@ def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, 
     for row in chosen(table.rows, order.rows):
         outcomes.append(_outcome(table, row, order, train and signal is None))
         signal = signal or outcomes[-1].signal
-    found = trained_json(table, order.scale, order.seed, outcomes)
+    found = writing.trained_json(table, order.scale, order.seed, outcomes)
     wanting = any(outcome.figures is None and (train or outcome.size is None) for outcome in outcomes)
     code = int(wanting) if signal is None else 128 + signal
-    return found, trained_sheet(table, order.scale, outcomes), code
+    return found, writing.trained_sheet(table, order.scale, outcomes), code
 
 
 def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> Outcome:
@@ -167,6 +160,6 @@ def _measured(table: MeasuredTable, order: Order) -> tuple[dict[str, object], Sh
     entered = [(contest, [order.recipe(contest.table, row) for row in contest.rows]) for contest in contests]
     if table.name == "memory":
         costs = [memory_of(contest, recipes, setting, say) for contest, recipes in entered]
-        return memory_json(table, scale, seed, costs), memory_sheet(table, scale, costs)
+        return writing.memory_json(table, scale, seed, costs), writing.memory_sheet(table, scale, costs)
     pairs = [(contest, runtime_of(contest, recipes, setting, say)) for contest, recipes in entered]
-    return runtime_json(table, scale, seed, pairs), runtime_sheet(table, scale, pairs)
+    return writing.runtime_json(table, scale, seed, pairs), writing.runtime_sheet(table, scale, pairs)

@@ -116,15 +116,13 @@ class Plan:
         return None if self.training_seconds is None else self.training_seconds + (self.evaluation_seconds or 0.0)
 
     def to_json(self) -> dict[str, object]:
-        own = ("step_seconds", "training_seconds", "evaluation_seconds", "passes")
+        seconds = ("step_seconds", "training_seconds", "evaluation_seconds", "run_seconds")
         return {
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
             "memory": {**asdict(self.memory), "total": self.memory.total},
             "step": asdict(self.size),
             "measured": None if self.cost is None else asdict(self.cost),
-            **{name: getattr(self, name) for name in own},
-            "tokens_per_second": self.tokens_per_second,
-            "run_seconds": self.run_seconds,
+            **{name: getattr(self, name) for name in (*seconds, "passes", "tokens_per_second")},
             "notes": list(self.notes),
         }
 

@@ -9,14 +9,11 @@ from typing import Literal, get_origin
 from equilibria.models import ModelRecipe
 from equilibria.nn import TokenEmbedding, UntiedEmbedding
 from equilibria.paper.baselines.base import Layer, SequenceModel
-from equilibria.paper.baselines.darts import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer
-from equilibria.paper.baselines.gated_convolution import GatedBlock
-from equilibria.paper.baselines.nas import NASLayer
+from equilibria.paper.baselines.convolutional import GatedBlock, TemporalBlock
 from equilibria.paper.baselines.qrnn import QRNNLayer
-from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer
+from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer, VariationalLSTMLayer
 from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
-from equilibria.paper.baselines.tcn import TemporalBlock
-from equilibria.paper.baselines.variational_lstm import VariationalLSTMLayer
+from equilibria.paper.baselines.searched import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer, NASLayer
 from equilibria.ranges import at_least, layers, one_of, probability
 
 _GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}

@@ -47,13 +47,6 @@ class Layer(nn.Module, ABC):
         """The output `(B, L, d_out)` and the state after the last token."""
 
 
-def causal_convolution(convolution: nn.Conv1d, x_BLD: Tensor, past_BMD: Tensor) -> tuple[Tensor, Tensor]:
-    """The convolution `(B, L, H)` of a segment and the inputs before it, and the inputs before the next segment."""
-    extended_BSD = torch.cat([past_BMD, x_BLD], dim=1)
-    y_BLH = convolution(extended_BSD.transpose(1, 2)).transpose(1, 2)
-    return y_BLH, extended_BSD[:, x_BLD.shape[1] :]
-
-
 class SequenceModel(CausalModel):
     """Predict each next token with a stack of layers; called like a `LanguageModel`.
 

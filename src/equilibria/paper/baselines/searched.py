@@ -1,11 +1,4 @@
-"""The recurrent cell found by DARTS (Liu et al. 2018, arXiv:1806.09055): a small graph of highway nodes.
-
-    c, h = [x_t; h_{t−1}] W_0,   s_0 = h_{t−1} + σ(c) ⊙ (tanh(h) − h_{t−1})
-    c, h = s_p W_i,              s_i = s_p + σ(c) ⊙ (φ_i(h) − s_p)     for node i with predecessor p and activation φ_i
-    h_t = mean(s_1, …, s_n)
-
-Dropout masks of the input and of what the recurrent matrices read are drawn once per segment.
-"""
+"""Recurrent cells found by architecture search."""
 
 from __future__ import annotations
 
@@ -27,6 +20,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
 }
+_PARTS = 8  # of the products in NAS
 _INITIAL = 0.04  # half the width of the uniform distribution that the authors start from
 
 
@@ -50,7 +44,14 @@ DARTS_SECOND_ORDER = _graph("sigmoid relu relu identity tanh sigmoid tanh relu",
 
 
 class DARTSLayer(Layer):
-    """A recurrent layer of such a cell. Its state is the hidden state `(B, 1, d_out)`.
+    """The recurrent cell found by DARTS (Liu et al. 2018, arXiv:1806.09055): a small graph of highway nodes.
+
+        c, h = [x_t; h_{t−1}] W_0,   s_0 = h_{t−1} + σ(c) ⊙ (tanh(h) − h_{t−1})
+        c, h = s_p W_i,              s_i = s_p + σ(c) ⊙ (φ_i(h) − s_p)   for node i, predecessor p, activation φ_i
+        h_t = mean(s_1, …, s_n)
+
+    Dropout masks of the input and of what the recurrent matrices read are drawn once per segment.
+    The state is the hidden state `(B, 1, d_out)`.
 
     Args:
         d_in, d_out: features of the input, hidden units.
@@ -101,3 +102,42 @@ def _highway(s: Tensor, gate_and_value: Tensor, activation: Callable[[Tensor], T
     # Under autocast a product has lower precision than the state, and `lerp` takes no two.
     gate, value = gate_and_value.to(s.dtype).chunk(2, dim=-1)
     return torch.lerp(s, activation(value), torch.sigmoid(gate))
+
+
+class NASLayer(Layer):
+    """The recurrent cell found by reinforcement learning (Zoph and Le 2016, arXiv:1611.01578).
+
+    With `x = W x_t` and `h = U h_{t−1}` in eight parts each, no biases:
+
+        a = tanh(σ(x₀ + h₀) ⊙ relu(x₁ + h₁)),    b = tanh(σ(x₂ + h₂) + relu(x₃ ⊙ h₃))
+        d = tanh(tanh(x₄ + h₄) ⊙ σ(x₅ + h₅)),    e = σ(tanh(x₆ + h₆) + σ(x₇ + h₇))
+        c_t = tanh(a + c_{t−1}) ⊙ b,    h_t = tanh(c_t ⊙ tanh(d + e))
+
+    The state is the hidden state and the cell, `(B, 1, d_out)` each.
+    """
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__(d_in, d_out, (1, d_out), (1, d_out))
+        self.inject = nn.Linear(d_in, _PARTS * d_out, bias=False)
+        self.recur = nn.Linear(d_out, _PARTS * d_out, bias=False)
+        for layer in (self.inject, self.recur):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
+        h_BH, c_BH = (part[:, 0] for part in state)
+        hidden = []
+        for injected in self.inject(x_BLD).unbind(1):
+            h_BH, c_BH = _nas_step(injected.chunk(_PARTS, dim=-1), self.recur(h_BH).chunk(_PARTS, dim=-1), c_BH)
+            hidden.append(h_BH)
+        return torch.stack(hidden, dim=1), (h_BH.unsqueeze(1), c_BH.unsqueeze(1))
+
+
+def _nas_step(x: tuple[Tensor, ...], h: tuple[Tensor, ...], c_BH: Tensor) -> tuple[Tensor, Tensor]:
+    product = x[3] * h[3]
+    s0, s1, s2, s4, s5, s6, s7 = (x[part] + h[part] for part in (0, 1, 2, 4, 5, 6, 7))
+    a = torch.tanh(s0.sigmoid() * s1.relu())
+    b = torch.tanh(s2.sigmoid() + product.relu())
+    d = torch.tanh(s4.tanh() * s5.sigmoid())
+    e = torch.sigmoid(s6.tanh() + s7.sigmoid())
+    c_BH = torch.tanh(a + c_BH) * b
+    return torch.tanh(c_BH * torch.tanh(d + e)), c_BH
