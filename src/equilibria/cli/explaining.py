@@ -25,9 +25,8 @@ def explain(problem: cyclopts.CycloptsError) -> str:
             limit = problem.exception_message.removeprefix("Must be ").rstrip(".")
             return f"{_unexpected(argument, argument.tokens[0])} {limit}"
         case cyclopts.MissingArgumentError(argument=Argument() as argument):
-            if problem.keyword:
-                return f"{problem.keyword} has no value: expected {_expected(argument, None)}"
-            return f"{argument.name} is missing: expected {_expected(argument, None)}"
+            lacking = f"{problem.keyword} has no value" if problem.keyword else f"{argument.name} is missing"
+            return f"{lacking}: expected {_expected(argument, None)}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
             return f"{unexpected}: unexpected argument; see --help"
     problem.verbose = False

@@ -1,7 +1,6 @@
 """`equilibria generate`."""
 
 import json as json_format
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +115,7 @@ def generate(
     elif show_evaluations:
         _print_coloured(loaded, draw)
     else:
-        write_texts(loaded, draw, _print_now)
+        write_texts(loaded, draw, lambda text, _: print(text, end="", flush=True))
         print()
     return 0
 
@@ -215,8 +214,3 @@ def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
     if not counts:
         raise UserError("--show-evaluations has nothing to show: this model has a fixed depth and no solver")
     console.print(legend(counts))
-
-
-def _print_now(text: str, evaluations: int | None) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

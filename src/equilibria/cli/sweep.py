@@ -19,7 +19,7 @@ from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
-from equilibria.sweep.runs import SweepRun, forget_failure, note_failure, runs_in, sweep_run, varied
+from equilibria.sweep.runs import SweepRun, failure_file, note_failure, runs_in, sweep_run, varied
 from equilibria.training import train
 
 command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
@@ -84,7 +84,7 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
         if not sweep_run(recipe).open:
             continue
         console.out(f"run {number} ({place} of {len(chosen)}): {recipe.run.name}")
-        forget_failure(recipe)
+        failure_file(recipe).unlink(missing_ok=True)
         try:
             begun = RunFolder(recipe.run.folder).config.is_file()
             result = train(recipe, resume=begun, console=console, progress=ConsoleProgress(console))

@@ -42,14 +42,12 @@ _TEXT = _all(
     _at("model", memory_length=(64, 64)),
     _at("training", steps=(150, 1000), batch_size=(4, 8), segment_length=(64, 64), accumulation=(1, 1)),
     _at("training.schedule", warmup_steps=(7, 50)),
-    _at("training", evaluate_every=(37, 250), checkpoint_every=(18, 125)),
-    _at("training", evaluate_tokens=(4096, 32768)),
+    _at("training", evaluate_every=(37, 250), checkpoint_every=(18, 125), evaluate_tokens=(4096, 32768)),
 )
 
 
-def _transformer(*inner: int) -> Scales:
+def _transformer(tiny: int, small: int) -> Scales:
     """Width 32 and 64, with feed-forward layers of these widths."""
-    tiny, small = inner
     return _all(_at("model.cell", d_model=(32, 64), heads=(2, 4), inner=(tiny, small)), _CLUSTERS, _RATES)
 
 

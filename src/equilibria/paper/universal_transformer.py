@@ -130,10 +130,8 @@ class UniversalTransformer(TokenModel):
         """One side at its depth; causal where there is a source to read."""
         self.check(tokens_BL)
         inputs_BLD = self.embedding(tokens_BL) * self.embedding.d_model**0.5
-        hidden_LL = None
-        if source_BSD is not None:
-            every = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
-            hidden_LL = every.triu(diagonal=1)
+        every_LL = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
+        hidden_LL = None if source_BSD is None else every_LL.triu(diagonal=1)
         dropout = tuple(dropout_mask(inputs_BLD, self.dropout, self.training) for _ in block.norms)
         seen = _Seen(source_BSD, hidden_LL, block.feed_forward.bind(), dropout)
         return depth.reach(lambda h: block(h, seen), inputs_BLD, self.training)

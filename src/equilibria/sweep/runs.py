@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -63,7 +64,7 @@ def _state(recipe: Recipe, status: RunStatus) -> tuple[State, str]:
         return "finished", ""
     if status.writer is not None:
         return "running", f"{status.writer} is training it"
-    failure = _failure_file(recipe)
+    failure = failure_file(recipe)
     if failure.is_file():
         return "failed", failure.read_text(encoding="utf-8").strip().rpartition("\n")[2]
     return ("unfinished" if status.started else "not started"), ""
@@ -72,15 +73,11 @@ def _state(recipe: Recipe, status: RunStatus) -> tuple[State, str]:
 def note_failure(recipe: Recipe, problem: Exception) -> None:
     """Writes why a run failed to a file beside its folder; a UserError if it cannot be written."""
     text = str(problem) if isinstance(problem, UserError) else "".join(traceback.format_exception(problem))
-    save_text(_failure_file(recipe), text.strip() + "\n")
+    save_text(failure_file(recipe), text.strip() + "\n")
 
 
-def forget_failure(recipe: Recipe) -> None:
-    """Removes that file, before the run is tried again."""
-    _failure_file(recipe).unlink(missing_ok=True)
-
-
-def _failure_file(recipe: Recipe) -> Path:
+def failure_file(recipe: Recipe) -> Path:
+    """The file beside a run's folder that says why the last attempt failed."""
     return recipe.run.directory / f"{recipe.run.name}.failed"
 
 
@@ -92,17 +89,13 @@ def runs_in(folder: Path, otherwise: Recipe) -> tuple[Recipe, ...]:
     configs = sorted(folder.glob("*/config.toml"))
     if not configs:
         raise UserError(f"there are no runs in {folder}; give the flags of the sweep, or its --run.name")
-    return tuple(
-        replace(_recipe_in(config, otherwise), run=RunRecipe(name=config.parent.name, directory=folder))
-        for config in configs
-    )
-
-
-def _recipe_in(config: Path, otherwise: Recipe) -> Recipe:
-    try:
-        return read_recipe(config)
-    except UserError:
-        return otherwise
+    recipes = []
+    for config in configs:
+        recipe = otherwise
+        with suppress(UserError):
+            recipe = read_recipe(config)
+        recipes.append(replace(recipe, run=RunRecipe(name=config.parent.name, directory=folder)))
+    return tuple(recipes)
 
 
 def varied(recipes: Sequence[Recipe]) -> dict[str, str]:
