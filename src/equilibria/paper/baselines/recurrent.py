@@ -1,8 +1,8 @@
 """PyTorch's recurrent networks, a layer at a time so that masks fit between layers.
 
 The LSTM (Hochreiter and Schmidhuber 1997), also variational, and the gated recurrent unit (Cho et al. 2014,
-arXiv:1406.1078). With dropout of recurrent weights (Wan et al. 2013) and the regularisers of `SequenceModel` the LSTM is the AWD-LSTM
-(Merity et al. 2017, arXiv:1708.02182).
+arXiv:1406.1078). With dropout of recurrent weights (Wan et al. 2013) and the regularisers of `SequenceModel` the LSTM
+is the AWD-LSTM (Merity et al. 2017, arXiv:1708.02182).
 Shapes: B batch, L length, D features of the input, H hidden units, K gates.
 """
 
