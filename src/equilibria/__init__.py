@@ -1,7 +1,7 @@
 """equilibria: deep equilibrium models that converge, stay causal and say so when they do not.
 
-Public are the names that the packages below export. They are imported when first used: PyTorch takes a second, and
-`--help` needs none of them.
+The public names are those that the packages below export. They are imported when first used: importing PyTorch takes a
+second, and `--help` needs none of them.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# From the bottom up, so that a name imports nothing but what is below it.
+# From the bottom up, so that a name imports only packages below its own.
 _PACKAGES = (
     *("solvers", "gradients", "deq", "penalties", "diagnostics", "cells", "depths", "models", "data"),
     *("configuration", "inference", "training", "measuring"),
@@ -44,23 +44,18 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of the packa
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            return _version()
+            from importlib.metadata import PackageNotFoundError, version  # slow
+
+            try:
+                return version(__name__)
+            except PackageNotFoundError:
+                return "0+unknown"
         if name == "__all__":
             return [name for package in _PACKAGES for name in _public(package)]
-        # The import system asks here for submodules before it loads them; these are none of the public names.
+        # The import system asks here for submodules, too, before it loads them.
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None:
             for package in _PACKAGES:
                 if name in _public(package):
                     value = getattr(import_module(f"{__name__}.{package}"), name)
                     return globals().setdefault(name, value)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _version() -> str:
-    """Of the installed package; the metadata is read only when asked for, since that takes a while."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(__name__)
-    except PackageNotFoundError:
-        return "0+unknown"

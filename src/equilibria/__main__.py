@@ -18,9 +18,10 @@ def run() -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """KeyboardInterrupt, but for imports, which swallow it or leave half a module behind: there the process ends."""
+    """Raises KeyboardInterrupt; in an import, which may swallow it or leave half a module, it ends the process."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             os.write(2, b"interrupted\n")
             os._exit(_INTERRUPTED)
         frame = frame.f_back

@@ -1,8 +1,7 @@
 """The processes of a run: started by torchrun, joined by PyTorch Distributed, and the messages between them.
 
-The strategy's own collectives move tensors of the model (see `training.parallel`). Here are a few numbers per step and
-small objects, between CPUs: how many targets there are, whether a signal came, what failed. None is sent inside a
-solve, where processes differ in the number of evaluations.
+The strategy's own collectives move model tensors (`training.parallel`). Messages here are a few numbers per step and
+small objects, between CPUs. None is sent inside a solve, where processes differ in the number of evaluations.
 """
 
 import hashlib
@@ -28,10 +27,10 @@ class World:
     """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: of this process, from 0; the one of rank 0 writes the run folder and talks to the user.
-        size: how many there are.
-        local_rank: of this process among those of its machine.
-        mesh: all of them, in one dimension; None for a process on its own.
+        rank: from 0; the process of rank 0 writes the run folder and talks to the user.
+        size: the number of processes.
+        local_rank: among the processes of this machine.
+        mesh: of all of them, in one dimension; None for a single process.
     """
 
     rank: int = 0
@@ -41,7 +40,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process of rank 0."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
@@ -59,7 +58,7 @@ class World:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their ranks."""
+        """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -67,12 +66,12 @@ class World:
         return values  # pyright: ignore[reportReturnType]
 
     def broadcast(self, value: T) -> T:
-        """The value of rank 0; the other processes' own are ignored."""
+        """The value of rank 0, for all processes."""
         return self.gather(value)[0]
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process of each machine runs the body before the others, which find what it has cached."""
+        """The first process of each machine runs the body before the others, which find its caches."""
         if self.local_rank:
             self.broadcast(None)
         yield
@@ -88,16 +87,13 @@ class World:
 
 
 ALONE = World()
-"""One process that was not started by torchrun."""
+"""A process that torchrun did not start."""
 
 
 @contextmanager
 def joined(device: Literal["cpu", "cuda"]) -> Iterator[World]:
-    """The processes that torchrun has started, joined while entered; this one alone without torchrun.
-
-    Args:
-        device: `"cpu"`, joined by gloo, or `"cuda"`, by nccl, each process on the device of its local rank.
-    """
+    """Joins the processes that torchrun started while entered: with gloo on the CPU, with nccl on CUDA, where each
+    process takes the device of its local rank. `ALONE` without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -105,7 +101,7 @@ def joined(device: Literal["cpu", "cuda"]) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-    # Both backends on an accelerator: numbers that the host needs travel without waiting for the device.
+    # Both backends on CUDA: numbers that the host needs travel without waiting for the device.
     dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     try:
         yield World(dist.get_rank(), size, local_rank, init_device_mesh(device, (size,)))
@@ -114,10 +110,10 @@ def joined(device: Literal["cpu", "cuda"]) -> Iterator[World]:
 
 
 def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """The kind of device to train on: what is asked for, or CUDA where there is a device for each process.
+    """The kind of device to train on; `"auto"` is CUDA if there is a device for each process.
 
     Raises:
-        UserError: CUDA is asked for, and there are fewer devices than processes on this machine.
+        UserError: CUDA is wanted, and this machine has fewer devices than processes.
     """
     needed, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cuda" and found < needed:
@@ -126,14 +122,10 @@ def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "c
 
 
 def own_rows(count: int, world: World) -> slice:
-    """The rows of a batch that this process takes.
-
-    Raises:
-        UserError: they cannot be shared out evenly.
-    """
+    """This process's rows of a batch; a UserError if they cannot be divided evenly."""
     if count % world.size:
         raise UserError(
-            f"training.batch_size = {count} cannot be shared by {world.size} processes; "
+            f"training.batch_size = {count} cannot be divided among {world.size} processes; "
             f"give a multiple of {world.size}, or start another number of processes"
         )
     each = count // world.size
@@ -141,10 +133,9 @@ def own_rows(count: int, world: World) -> slice:
 
 
 def seed_process(seed: int, world: World, step: int = 0) -> None:
-    """Seeds what training draws (dropout, probes), differently in every process.
+    """Seeds what training draws (dropout, probes), differently in every process; rank 0 starts with the recipe's seed.
 
-    A process of its own has the recipe's seed at its start. A run that goes on with another number of processes than
-    it had draws anew from its seed and its step.
+    A run that resumes with another number of processes draws anew from its seed and its step.
     """
     if world.main and not step:
         torch.manual_seed(seed)
@@ -154,11 +145,11 @@ def seed_process(seed: int, world: World, step: int = 0) -> None:
 
 
 def launch() -> str | None:
-    """What this start of processes by torchrun is called, the same after each of its restarts; None without one."""
+    """A name for this launch by torchrun, the same after each restart; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     name = os.environ["TORCHELASTIC_RUN_ID"]
-    # Without a name given, torchrun's own process stands for it: it lives as long as it restarts its workers.
+    # By default torchrun's own process stands for it: it lives as long as it restarts its workers.
     return f"{socket.gethostname()} {os.getppid()}" if name == "none" else name
 
 

@@ -1,4 +1,4 @@
-"""The one error for what a person can mend: an input, a recipe, a file or a flag."""
+"""Errors that the user can fix: in an input, a recipe, a file or a flag."""
 
 import difflib
 import errno
@@ -10,11 +10,18 @@ _MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_MEND: dict[int | None, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    errno.EROFS: "make its disk writable",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "get permission to write there"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make its folder first"),
+}
+
 
 class UserError(ValueError):
-    """Something a user can put right; the message says what is wrong, what was found and how to mend it.
+    """Something the user can fix; the message says what is wrong, what was found and how to fix it.
 
-    The command line prints it as one line, or one for each of several problems, and exits with code 2.
+    The command line prints a line for each of its problems, and exits with code 2.
     """
 
     def __str__(self) -> str:
@@ -28,9 +35,9 @@ def in_a_line(problem: Exception) -> str:
 
 
 def is_out_of_memory(problem: BaseException | None) -> bool:
-    """Whether memory ran out, on the host or a device, be it that another error was made of it.
+    """Whether memory ran out, on the host or a device; also where another error was raised from that.
 
-    PyTorch and the loader of libraries have no class of their own for it: their messages are looked at.
+    PyTorch and the loader of libraries have no class for it, so their messages are searched.
     """
     match problem:
         case None:
@@ -43,38 +50,19 @@ def is_out_of_memory(problem: BaseException | None) -> bool:
 
 
 def unwritable(path: object, problem: Exception, otherwise: str = "") -> UserError:
-    """The error for a file or folder that cannot be written.
-
-    Args:
-        path: what was to be written, a path or its description.
-        problem: what was raised.
-        otherwise: another way out, as in "choose another --out".
-    """
+    """The error for a file or folder that cannot be written; `otherwise` is another way out: "choose another --out"."""
     reason = (problem.strerror if isinstance(problem, OSError) else None) or problem
-    mend = _mend(problem.errno if isinstance(problem, OSError) else None)
+    mend = _MEND.get(getattr(problem, "errno", None), "look at what is there")
     return UserError(f"{path} cannot be written ({reason}); {mend}{otherwise and f', or {otherwise}'}")
 
 
-def _mend(number: int | None) -> str:
-    match number:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "free some space"
-        case errno.EROFS:
-            return "make its disk writable"
-        case errno.EACCES | errno.EPERM:
-            return "get the right to write there"
-        case errno.ENOENT | errno.ENOTDIR:
-            return "make its folder first"
-    return "look at what is there"
-
-
 def printable(text: str) -> str:
-    """A text of anyone's for a line of ours: what moves a terminal's cursor or colours it is written as an escape."""
+    """Escapes what would move a terminal's cursor or colour its text."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most alike of some words; None where none is."""
+    """The most similar of some words, if any is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)

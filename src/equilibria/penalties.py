@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.adjoint import evaluate
+from equilibria.ranges import at_least
 from equilibria.solvers import Map, Solution, State
 from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing
@@ -16,14 +17,14 @@ __all__ = ["jacobian_penalty", "residual_penalty"]
 def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
     """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the tracked evaluation of a solution, differentiable.
 
-    Added to a loss it asks the map to contract where the solve ends, and costs no evaluation and no second derivative.
+    Added to a loss it makes the map contract where the solve ends, and costs no evaluation and no second derivative.
 
     Args:
         solution: with its tracked evaluation.
-        above: what a group's residual has beyond this counts: a map that converges well enough is left in peace.
+        above: only what exceeds this counts, so that a map that converges well enough is not penalised.
 
     Raises:
-        ValueError: the solution was computed without gradients, so there is nothing to penalise.
+        ValueError: the solution was computed without gradients.
     """
     if solution.tracked is None:
         raise ValueError("residual_penalty needs a solution that was computed with gradients on")
@@ -39,8 +40,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
     """Estimate `‖J‖²_F / n` at `z`, differentiable with respect to everything `f` closes over.
 
     Hutchinson's estimator with Gaussian probes, as a regulariser: Bai, Koltun and Kolter 2021, arXiv:2106.14342.
-    `n` is the number of elements of the state, so the penalty is a mean gain per element. It is taken in the state's
-    precision, and in float32 at least.
+    `n` is the number of elements of the state. The precision is the state's, and float32 at least.
 
     Args:
         f: the map; it must be twice differentiable (fused attention is not: use the math backend).
@@ -48,8 +48,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
         probes: vectors averaged over, at least 1.
         generator: of the probes.
     """
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, found {probes}")
+    at_least(1, probes=probes)
     evaluation, _ = evaluate(f, z)
     total = torch.zeros((), device=evaluation.inputs[0].device)
     with torch.enable_grad():
@@ -58,11 +57,10 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
                 torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype, device=leaf.device)
                 for leaf in evaluation.outputs
             )
-            product = evaluation.transposed(probe, create_graph=True)
-            total = total + sum(_widened(part).square().sum() for part in product)
+            # Squares of half precision would overflow.
+            product = [
+                part.to(torch.promote_types(part.dtype, torch.float32))
+                for part in evaluation.transposed(probe, create_graph=True)
+            ]
+            total = total + sum(part.square().sum() for part in product)
     return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))
-
-
-def _widened(part: Tensor) -> Tensor:
-    """In float32 at least: squares of half precision overflow."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))

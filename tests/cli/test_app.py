@@ -104,7 +104,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_reduce(
     monkeypatch.setattr("equilibria.cli.app.app", fail)
     assert main([command]) == 2
     assert capsys.readouterr().err.startswith(
-        f"error: out of memory{wanted and f' ({wanted} more were wanted)'}; {mend}"
+        f"error: out of memory{wanted and f' (tried to allocate {wanted} more)'}; {mend}"
     )
 
 

@@ -51,7 +51,7 @@ def test_a_person_is_told_what_was_trusted(server: Loopback, capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert "fetching http://127.0.0.1" in shown
     assert "encoding the train split of ptb" in shown
-    assert "on trust this first time: no digest is published" in shown
+    assert "trusted this first time: no digest is published" in shown
     assert 'path = "data/ptb"' in shown
     server.requests.clear()
     assert main(["data", "ptb", *urls, "--offline"]) == 0

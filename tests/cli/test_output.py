@@ -60,7 +60,7 @@ def test_training_goes_on_without_its_audience(
     name = f"unheard-{where}{''.join(flags)}"
     assert main(["train", str(tiny_toml), "--run.name", name, *flags]) == 0
     said = capsys.readouterr().err
-    assert said.count(f"warning: standard output cannot be written ({why}); the work goes on without it\n") == 1
+    assert said.count(f"warning: standard output cannot be written ({why}); continuing without it\n") == 1
     folder = run.with_name(name)
     assert weights(folder) == weights(run)
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"] == [3, 6, 9, 12]

@@ -41,7 +41,7 @@ def test_without_the_text(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_task_has_tokens_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(RECIPES / "copy-memory" / "lstm.toml"), "--vocabulary", "77"]) == 2
-    said = "error: --vocabulary: copy memory is a task, with tokens of its own; leave the flag out\n"
+    said = "error: --vocabulary: copy memory is a task, with tokens of its own; omit the flag\n"
     assert capsys.readouterr().err == said
     assert main(["plan", str(RECIPES / "reversal.toml"), "--data.symbols", "1"]) == 2
     assert capsys.readouterr().err.endswith("reversal.toml: data: held_out must be between 1 and 7, found 2000\n")

@@ -267,13 +267,13 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected of explicit, equilibrium"),
-        (["memory", "--rows", "lstm"], "--rows lstm: no such row; expected of explicit, equilibrium"),
+        (["ptb", "--rows", "explizit"], "--rows explizit: no such row; expected one of explicit, equilibrium"),
+        (["memory", "--rows", "lstm"], "--rows lstm: no such row; expected one of explicit, equilibrium"),
         (
             ["ptb", "--rows", "equi" * 50],
-            "--rows: the table's file would have too long a name; name fewer rows, or none",
+            "--rows: the table's file would have too long a name; name fewer rows or none",
         ),
-        (["memory", "--train"], "memory is measured, not trained: leave out --train"),
+        (["memory", "--train"], "memory is measured, not trained: omit --train"),
     ],
 )
 def test_what_cannot_be(checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

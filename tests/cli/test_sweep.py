@@ -157,7 +157,7 @@ def test_it_is_not_for_torchrun(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(list(called)) == 2
-    assert "one process each" in capsys.readouterr().err
+    assert "each run in one process" in capsys.readouterr().err
 
 
 def test_nothing_to_sweep_over(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:

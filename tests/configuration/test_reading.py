@@ -344,7 +344,7 @@ def test_what_is_written_reads_back_equal(
         ),
         (
             '[model]\nkind = "equilibria.paper.baselines:LSTM"\nd_model = 8\nhidden = 8\n[model.cell]\nd_model = 8',
-            "FILE: model.cell: kind equilibria.paper.baselines.recipes:LSTM has no such key",
+            "FILE: model.cell: kind equilibria.paper.baselines:LSTM has no such key",
         ),
         ("[data]\nblanks = 5", "FILE: data.blanks: source embedded has no such key; it takes tokenizer, cache"),
         ('[training]\noptimizer = "adan"', 'FILE: training.optimizer.kind = "adan": expected one of "adamw", "adam", '),

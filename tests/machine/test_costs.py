@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import ZipfBatches
-from equilibria.machine.costs import Budget, Measurements, StepSize, ladder, measure
+from equilibria.machine.costs import Measurements, StepSize, ladder, measure
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 from tiny import tiny_recipe
 
-PLENTY = Budget(60.0, 2**40)
+PLENTY = (60.0, 2**40)
 
 
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(1, 400), st.integers(1, 32))
@@ -46,13 +46,13 @@ def parts(tmp_path: Path, **training: Any) -> tuple[Recipe, TokenModel]:
     return recipe, build_model(recipe, 50)
 
 
-def measured(tmp_path: Path, whole: StepSize, budget: Budget) -> Measurements:
+def measured(tmp_path: Path, whole: StepSize, budget: tuple[float, int]) -> Measurements:
     recipe, model = parts(tmp_path)
 
     def batches(size: StepSize) -> ZipfBatches:
         return ZipfBatches(50, size.micro_batches * size.rows, size.length)
 
-    return measure(model, recipe.training, batches, ladder(whole, 16), budget, lambda _: None)
+    return measure(model, recipe.training, batches, ladder(whole, 16), *budget, lambda _: None)
 
 
 def test_with_time_the_whole_step_is_measured(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_is_scaled_is_what_would_have_been_measured(tmp_path: Path) -> None
 
 
 def test_without_time_the_smallest_is_tried_alone(tmp_path: Path) -> None:
-    found = measured(tmp_path, StepSize(1, 8, 32), Budget(0.0, 2**40))
+    found = measured(tmp_path, StepSize(1, 8, 32), (0.0, 2**40))
     assert ([cost.size for cost in found.costs], found.stopped) == ([StepSize(1, 1, 16)], "time")
     assert found.largest.steps == 1
 
@@ -89,6 +89,6 @@ def test_without_time_the_smallest_is_tried_alone(tmp_path: Path) -> None:
 def test_nothing_is_tried_that_does_not_fit(tmp_path: Path) -> None:
     whole = StepSize(1, 8, 32)
     peaks = [cost.peak for cost in measured(tmp_path, whole, PLENTY).costs]
-    found = measured(tmp_path, whole, replace(PLENTY, free=round(1.2 * peaks[2])))
+    found = measured(tmp_path, whole, (60.0, round(1.2 * peaks[2])))
     assert found.stopped == "memory"
     assert len(found.costs) == 3

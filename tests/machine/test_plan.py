@@ -36,7 +36,7 @@ def test_a_plan_and_its_run(kind: str, tmp_path: Path) -> None:
     found, trainer = planned(recipe), tiny_trainer(recipe)
     trainer.run()
     loop, parameters = trainer.loop, list(trainer.model.parameters())
-    assert found.footprint.total == sum(parameter.numel() for parameter in parameters)
+    assert sum(found.parameters.values()) == sum(parameter.numel() for parameter in parameters)
     assert found.memory.weights == sum(parameter.nbytes for parameter in parameters)
     assert found.memory.gradients == found.memory.weights
     assert found.memory.average == found.memory.weights
@@ -114,7 +114,7 @@ def test_a_phase_that_stopped_early_counts_at_the_whole_size(
     schedule = DepthSchedule(warmup_share=0.5, warmup_applications=1)
     found = planned(with_model(recipe, depth=Equilibrium(schedule=schedule)))
     assert found.memory.saved == 18_000_000
-    assert found.memory.temporaries == 18_000_000 - found.footprint.gradients
+    assert found.memory.temporaries == 18_000_000 - found.memory.gradients
     assert found.notes[-1].startswith("measured on 2 rows of 16 tokens and scaled to 4 rows of 16 tokens, as a larger")
 
 
@@ -122,7 +122,7 @@ def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     recipe = replace(recipe, data=FolderText(tmp_path / "absent"))
     found = plan_run(recipe, PlannedData(256), torch.device("cpu"), 60.0, lambda _: None)
-    assert found.footprint.parameters.keys() == {"embedding", "cell"}
+    assert found.parameters.keys() == {"embedding", "cell"}
     assert found.notes == ("steps were measured on Zipf-distributed random tokens",)
     assert found.evaluation_seconds is not None
     assert found.passes is None
@@ -140,10 +140,10 @@ def test_the_largest_recipe_is_counted_where_it_does_not_fit(monkeypatch: pytest
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = plan_run(recipe, PlannedData(267_735), torch.device("cpu"), 60.0, lambda _: None)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert found.footprint.total == pytest.approx(171.8e6, rel=1e-3)
-    assert found.footprint.parameters["cell"] == pytest.approx(43.0e6, rel=1e-2)
-    assert found.memory.weights == 4 * found.footprint.total
-    assert found.memory.optimizer == pytest.approx(8 * found.footprint.total, rel=1e-5)
+    assert sum(found.parameters.values()) == pytest.approx(171.8e6, rel=1e-3)
+    assert found.parameters["cell"] == pytest.approx(43.0e6, rel=1e-2)
+    assert found.memory.weights == 4 * sum(found.parameters.values())
+    assert found.memory.optimizer == pytest.approx(8 * sum(found.parameters.values()), rel=1e-5)
     assert (found.cost, found.memory.saved, found.run_seconds) == (None, None, None)
     assert found.notes[-1] == "no step was measured: weights, gradients, optimizer and average take 2.6 GiB of 2.0 GiB"
     assert found.size == StepSize(1, 56, 150)

@@ -47,14 +47,13 @@ def test_measured_tables_are_readable_at_80_columns() -> None:
 
     size, times = Size(10**8, 69_750_000), Quartiles(12.34, 11.11, 13.13)
     costs = [[Memory(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(published.MEMORY)]
-    setting = published.MEMORY.settings["full"]
-    lines = lines_of(memory_sheet(published.MEMORY, "full", setting, costs))
+    lines = lines_of(memory_sheet(published.MEMORY, "full", costs))
     assert sum("24.7GB" in line and "0.12" in line for line in lines) >= 12
     found = [
         [Runtime(row, size, True, times, times, times, times) for row in contest] for contest in rows(published.RUNTIME)
     ]
     pairs = list(zip(published.RUNTIME.contests, found, strict=True))
-    lines += lines_of(runtime_sheet(published.RUNTIME, "full", setting, pairs))
+    lines += lines_of(runtime_sheet(published.RUNTIME, "full", pairs))
     assert sum(line.count("12.34 (11.11–13.13)") == 2 for line in lines) == 4
     assert sum("2.82" in line and "1.76" in line for line in lines) == 1
     assert max(map(len, lines)) <= 80

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equilibria.report.measurement import Piece
-from equilibria.report.passage import LEVELS, coloured, legend
+from equilibria.report.page import LEVELS, coloured, legend
 
 
 def piece(text: str, evaluations: int, converged: bool = True) -> Piece:

@@ -166,7 +166,7 @@ def test_a_page_may_be_written_elsewhere(run: Path, tmp_path: Path) -> None:
     [
         (errno.EROFS, "Read-only file system); make its disk writable, or write elsewhere with --out FILE"),
         (errno.ENOSPC, "No space left on device); free some space, or"),
-        (errno.EACCES, "Permission denied); get the right to write there, or"),
+        (errno.EACCES, "Permission denied); get permission to write there, or"),
     ],
 )
 def test_what_keeps_a_page_from_being_written_is_what_is_said(

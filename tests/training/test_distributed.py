@@ -132,7 +132,7 @@ def test_a_step_that_one_process_cannot_take_is_skipped_by_all(two: tuple[Path, 
 
 def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
     assert [own_rows(6, World(rank, 3)) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    with pytest.raises(UserError, match=r"batch_size = 5 cannot be shared by 2 processes; give a multiple of 2"):
+    with pytest.raises(UserError, match=r"batch_size = 5 cannot be divided among 2 processes; give a multiple of 2"):
         own_rows(5, World(0, 2))
 
 

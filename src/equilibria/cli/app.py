@@ -4,7 +4,6 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
@@ -26,49 +25,39 @@ _WITH_RECIPE = ("train", "plan", "sweep", "demo")
 
 _LONGEST = 2000  # letters of a message: what it quotes may be of any length
 
-
-def _version() -> str:
-    try:
-        return version("equilibria")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 app = App(
     name="equilibria",
     help="Deep equilibrium language models: train, evaluate, write text, report.",
-    version=_version,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(negative=()),
 )
 app.command("equilibria.cli.train:command", name="train", help="Train the model of a recipe.")
 app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on its text.")
-app.command("equilibria.cli.generate:command", name="generate", help="Write text with a run's model.")
-app.command("equilibria.cli.serve:command", name="serve", help="Serve a run's model over HTTP, with a page to try it.")
-app.command("equilibria.cli.report:command", name="report", help="Write a run's report, one HTML page.")
+app.command("equilibria.cli.generate:generate", name="generate", help="Write text with a run's model.")
+app.command("equilibria.cli.serve:serve", name="serve", help="Serve a run's model over HTTP, with a page to try it.")
+app.command("equilibria.cli.report:report", name="report", help="Write a run's report, one HTML page.")
 app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
 app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")
-app.command("equilibria.cli.doctor:command", name="doctor", help="Show the environment and run self-checks.")
+app.command("equilibria.cli.doctor:doctor", name="doctor", help="Show the environment and run self-checks.")
 app.command("equilibria.cli.importing:command", name="import", help="Make a run of another project's model.")
-app.command("equilibria.cli.export:command", name="export", help="Write a run's model for use without this package.")
+app.command("equilibria.cli.export:export", name="export", help="Write a run's model for use without this package.")
 app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
-app.command("equilibria.cli.reproduce:command", name="reproduce", help="Print a table of the paper, ours beside it.")
+app.command("equilibria.cli.reproduce:reproduce", name="reproduce", help="Print a table of the paper, ours beside it.")
 app.command("equilibria.cli.data:command", name="data", help="Fetch a text and prepare it for training.")
 app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        arguments: those of the command line, by default this process's.
+    """Runs one command, with this process's arguments by default.
 
     Returns:
         The exit code: 0, 2 for errors the user can fix (a line each on stderr), 128 + n when stopped by signal n, which
-        is SIGPIPE where nobody reads the output any more.
+        is SIGPIPE once the reader of the output has left.
     """
-    _replace_what_cannot_be_shown()
+    for stream in (sys.stdout, sys.stderr):  # a character or file name that cannot be encoded ends no command
+        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     with guarded():
         try:
@@ -76,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warnings.showwarning = _warn
                 code = app(given, exit_on_error=False, print_error=False) or 0
                 _explain_settings(given)
-            print(end="", flush=True)  # what is buffered may have no place to go either
+            print(end="", flush=True)  # the buffer may have no place to go either
             return code
         except CycloptsError as problem:
             from equilibria.cli.explaining import explain
@@ -95,15 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(_memory(problem, given))
 
 
-def _replace_what_cannot_be_shown() -> None:
-    """Output in an encoding that lacks a character, or a file name that is no text, ends no command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="replace")
-
-
 def _explain_settings(given: Sequence[str]) -> None:
-    """What the help of a command that takes a recipe says besides: its settings, or those below a key."""
+    """Adds to the help of a command that takes a recipe its settings, or those below a key."""
     command, *keys = [word for word in given if word not in app.help_flags] or [""]
     if command in _WITH_RECIPE and len(keys) + 1 < len(given):
         from equilibria.configuration.help import print_settings  # reads the source of every class it explains
@@ -112,16 +94,15 @@ def _explain_settings(given: Sequence[str]) -> None:
 
 
 def _memory(problem: Exception, given: Sequence[str]) -> str:
-    """That memory ran out, how much was wanted, and what to do."""
     command = next(iter(given), "")
     wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(problem), re.IGNORECASE)
-    found = f" ({wanted[1]} more were wanted)" if wanted else ""
+    found = f" (tried to allocate {wanted[1]} more)" if wanted else ""
     less = f"reduce {_LESS[command]}, or " if command in _LESS else ""
     return f"out of memory{found}; {less}free some memory"
 
 
 def _warn(message: Warning | str, *where: object) -> None:
-    del where  # of the source: it says nothing to who runs a command
+    del where  # the line of source means nothing to the user
     print(f"warning: {message}", file=sys.stderr)
 
 

@@ -9,9 +9,7 @@ from cyclopts import App, Parameter
 
 from equilibria.cli.checkout import in_checkout
 
-_HELP = ("--help", "-h")
-
-# A benchmark has help of its own, which `--help` behind its name is for.
+# `--help` after a benchmark's name is for the benchmark.
 command = App(name="bench", usage="Usage: equilibria bench NAME [ARGS...]", help_flags=[])
 
 
@@ -27,11 +25,11 @@ def bench(
         name: a file of the checkout's folder benchmarks, without ".py".
         arguments: handed to the benchmark as they are; NAME --help says what it takes.
     """
-    if name in _HELP:
+    if name in ("--help", "-h"):
         command.help_print([])
         return 0
     path = in_checkout("benchmarks", f"{name}.py")
-    # A package of this checkout's files, so that benchmarks can share code without being installed.
+    # Benchmarks share code as a package that is not installed.
     package = ModuleType("benchmarks")
     package.__path__ = [str(path.parent.resolve())]
     sys.modules["benchmarks"] = package

@@ -9,14 +9,10 @@ _ROOTS = (Path(__file__).parents[3], Path())
 
 
 def in_checkout(folder: str, name: str) -> Path:
-    """A file of the checkout: one below the working directory, or else where the sources of this code are.
-
-    Args:
-        folder: a folder at the root of the checkout.
-        name: the file's name.
+    """A file of a folder of the checkout: of the working directory, or else of the one this code is in.
 
     Raises:
-        UserError: there is none; the nearest that there is is named.
+        UserError: there is none.
     """
     files = {path.name: path for root in _ROOTS for path in sorted((root / folder).glob("[!_]*.*"))}
     if name in files:

@@ -1,7 +1,5 @@
 """Text on a terminal, coloured by how many evaluations each piece of it took."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -17,12 +15,11 @@ _SHADES = (
     ("white", "#46327e"),
     ("white", "#440154"),
 )
-_FEWEST = 2
 
 
 def shade(evaluations: int) -> Style:
     """Darker for more: a shade for each number up to 6, the last three for 7, 8 to 11, and 12 or more."""
-    level = min(max(evaluations - _FEWEST, 0), 5)
+    level = min(max(evaluations - 2, 0), 5)
     if evaluations >= 8:
         level = 6 if evaluations < 12 else 7
     foreground, background = _SHADES[level]
@@ -30,13 +27,13 @@ def shade(evaluations: int) -> Style:
 
 
 def print_piece(console: Console, text: str, evaluations: int | None) -> None:
-    """A piece of text as it comes, without a line end of its own; plain where nothing is known of it."""
+    """Prints a piece of text without ending the line; plain where its evaluations are unknown."""
     style = shade(evaluations) if evaluations is not None else Style()
     console.print(Text(text, style=style), end="", soft_wrap=True)
 
 
 def legend(counts: list[int]) -> Text:
-    """What the shades stand for, with the share of each number among those that occur."""
+    """What the shades stand for, with the share of each number of evaluations."""
     line = Text("evaluations:")
     for number in sorted(set(counts)):
         share = counts.count(number) / len(counts)

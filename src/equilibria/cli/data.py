@@ -30,9 +30,9 @@ class Place:
     out: Path | None = None
     """Folder for the text; default: data/NAME, where recipes look for it."""
     offline: bool = False
-    """Do not use the network: only prepare what is here."""
+    """Do not use the network: prepare what is here."""
     again: bool = False
-    """Fetch it anew even if it is here; what is here is replaced once the new one is whole."""
+    """Fetch it anew even if it is here; the new text replaces the old one once it is complete."""
     tokenizer: Literal["word", "bpe", "bytes"] | None = None
     """What a token is; default: as the corpus is published, or byte pairs."""
     vocabulary_size: Count | None = None
@@ -42,11 +42,10 @@ class Place:
     cache: Path = Path(".cache/equilibria")
     """Folder for encoded text; where recipes look for it."""
     json: bool = False
-    """Print what there is as one JSON object on stdout; progress goes to stderr."""
+    """Print the figures as one JSON object on stdout; progress goes to stderr."""
 
 
 _Flat = Annotated[Place | None, Parameter(name="*")]
-_Many = Parameter(negative=())
 
 
 @command.default
@@ -54,16 +53,16 @@ def data(
     name: Literal["wikitext-103", "wikitext-2", "ptb", "enwik8", "text8"],
     /,
     *,
-    url: Annotated[tuple[str, ...], _Many] = (),
-    digest: Annotated[tuple[str, ...], _Many] = (),
+    url: tuple[str, ...] = (),
+    digest: tuple[str, ...] = (),
     place: _Flat = None,
 ) -> int:
-    """Fetch a published corpus and prepare it; what is here already is not fetched again.
+    """Fetch a published corpus, unless it is here already, and prepare it.
 
     Args:
         name: of the corpus; "hf NAME" is any data set of the Hugging Face hub.
-        url: fetch it from here instead; once per file. Without a digest, what comes is trusted the first time.
-        digest: of what is at --url, as sha256:…; once per --url.
+        url: fetch it from here instead; once per file. Without a digest, the first download is trusted.
+        digest: of the file at --url, as sha256:…; once per --url.
         place: where it goes.
     """
     text = next(text for text in PUBLISHED if text.name == name)
@@ -85,7 +84,7 @@ def hf(
 
     Args:
         name: of the data set, as OWNER/NAME.
-        config: which of its configurations.
+        config: of the data set.
         revision: branch, tag or commit; default: the main branch.
         column: the column with the text.
         held_out: share of the rows for validation, where the set has no split for it.
@@ -108,25 +107,29 @@ def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place
         return 0
     console.print(_table(corpus))
     for source in fetched.manifest["sources"]:
-        trust = "its published digest" if source["verified"] else "on trust this first time: no digest is published"
+        trust = "its published digest" if source["verified"] else "trusted this first time: no digest is published"
         console.out(f"{source['url']}: {source['size']:,} bytes, sha256:{source['sha256']}, {trust}")
     console.out(f"The text is in {folder}, {'fetched now' if fetched.new else 'as it was fetched'}. In a recipe:")
     console.out(f'[data]\nsource = "folder"\npath = "{folder}"\ntokenizer = "{spec.kind}"')
     return 0
 
 
-def _figures(fetched: FetchedText, corpus: Corpus) -> dict[str, object]:
+def _splits(corpus: Corpus) -> dict[str, dict[str, int]]:
     splits = {name: corpus.split(name) for name in corpus.splits()}
+    return {
+        name: {"tokens": len(split.tokens), "words": split.words, "bytes": split.bytes}
+        for name, split in splits.items()
+    }
+
+
+def _figures(fetched: FetchedText, corpus: Corpus) -> dict[str, object]:
     return {
         "folder": str(fetched.folder),
         "new": fetched.new,
         "sources": fetched.manifest["sources"],
         "tokens": str(corpus.directory),
         "vocabulary_size": corpus.tokenizer.vocabulary_size,
-        "splits": {
-            name: {"tokens": len(split.tokens), "words": split.words, "bytes": split.bytes}
-            for name, split in splits.items()
-        },
+        "splits": _splits(corpus),
     }
 
 
@@ -134,7 +137,6 @@ def _table(corpus: Corpus) -> Table:
     table = Table(title=f"{corpus.name}, {corpus.tokenizer.vocabulary_size:,} tokens in the vocabulary")
     for heading in ("split", "tokens", "words", "bytes"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name in corpus.splits():
-        split = corpus.split(name)
-        table.add_row(name, *(f"{number:,}" for number in (len(split.tokens), split.words, split.bytes)))
+    for name, sizes in _splits(corpus).items():
+        table.add_row(name, *(f"{size:,}" for size in sizes.values()))
     return table

@@ -29,16 +29,11 @@ _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 
 
 @command.default
-def demo(
-    recipe: Path | None = None,
-    /,
-    *flags: Settings,
-    json: bool = False,
-) -> int:
-    """Train a small model on the documentation that Python carries, evaluate it, write text and a report.
+def demo(recipe: Path | None = None, /, *flags: Settings, json: bool = False) -> int:
+    """Train a small model on the documentation inside Python, evaluate it, write text and a report.
 
     Args:
-        recipe: the TOML file, if not the demo's own; the name of its run gets a number.
+        recipe: the TOML file; default: the demo's own. The name of its run gets a number.
         flags: flags of `equilibria train`, after the recipe.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
@@ -57,13 +52,13 @@ def demo(
 
 
 def _numbered(recipe: Recipe) -> Recipe:
-    """The recipe with the first number behind the run's name that no run has yet."""
+    """The recipe with the first free number after the run's name."""
     runs = (replace(recipe.run, name=f"{recipe.run.name}-{number}") for number in count(1))
     return replace(recipe, run=next(run for run in runs if not run.folder.exists()))
 
 
 def _figures(folder: Path, console: Console) -> dict[str, object]:
-    """Evaluates the trained model and what it is measured by, writes a sample and the report."""
+    """Evaluates the trained model and its yardsticks, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate_run(loaded, progress=ConsoleProgress(console))
@@ -83,11 +78,11 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
 
 
 def _summary(figures: dict[str, object]) -> Table:
-    """Rows of those figures that there are: a task has no n-gram models, an explicit depth no solves."""
+    """A row for each known figure: a task has no n-gram models, an explicit depth no solves."""
     rows = {
         "validation perplexity": "{perplexity:.1f} "
         "(unigram model {unigram_perplexity:.1f}, trigram model {trigram_perplexity:.1f})",
-        "validation loss": "{loss:.4g} nats per token (without memory at least {chance_loss:.4g})",
+        "validation loss": "{loss:.4g} nats per token (at least {chance_loss:.4g} without memory)",
         "answers": "{accuracy:.1%} of them right",
         "evaluations per solve": "{evaluations_per_solve:.1f}",
         "residual reached": "{residual:.1e} (mean over tokens)",

@@ -4,22 +4,21 @@ import json as json_format
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Count, Settings
+from equilibria.cli.settings import Count, Natural, Positive, Settings
 from equilibria.configuration import Recipe, changed
 from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, Leaving
-from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
+from equilibria.inference.evaluation import Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_run, keep_evaluation
 
@@ -34,9 +33,9 @@ def evaluate(
     split: Split | None = None,
     segment_length: Count | None = None,
     batch_size: Count | None = None,
-    memory_length: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    memory_length: Natural | None = None,
     max_evaluations: Count | None = None,
-    tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
+    tolerance: Positive | None = None,
     leave: Leaving | None = None,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -68,15 +67,11 @@ def evaluate(
     loaded.model.to(training_device(device))
     effort = Effort(tolerance=tolerance, max_evaluations=max_evaluations, leave=leave)
     passes = Passes(
-        split=split,
-        segment_length=segment_length,
-        batch_size=batch_size,
-        memory_length=memory_length,
-        effort=effort,
+        split=split, segment_length=segment_length, batch_size=batch_size, memory_length=memory_length, effort=effort
     )
     result = evaluate_run(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
-        keep_evaluation(loaded.folder, result)  # before it is printed: nobody may be there to read it
+        keep_evaluation(loaded.folder, result)  # before printing, which may fail
     if json:
         print(json_format.dumps(result.to_json()))
     else:
@@ -85,20 +80,19 @@ def evaluate(
 
 
 def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
-    """The text or task that flags name; None without any."""
     names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
     for name in names:
         if not name.startswith("--data."):
             raise UserError(f"{name}: no such option; see equilibria eval --help")
         if name.startswith("--data.tokenizer"):
-            raise UserError(f"{name}: a run reads every text with its own tokenizer; leave the flag out")
+            raise UserError(f"{name}: a run reads every text with its own tokenizer; omit the flag")
     if not flags:
         return None
     implied = [kind for key, kind in (("--data.path", "folder"), ("--data.files", "files")) if key in names]
     if implied and "--data.source" not in names:
         flags = [*flags, "--data.source", implied[0]]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that options of the run's own text mean nothing for another is no news
+        warnings.simplefilter("ignore")  # about options of the run's own text that another text does not have
         return changed(recipe, flags).data
 
 
@@ -107,10 +101,10 @@ def _table(run: Path, evaluation: RunEvaluation) -> Table:
     title = f"{run}, {evaluation.settings['checkpoint']}, {text.part}"
     unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
-        **({} if text.own else {"text": f"{text.name}: not the run's own, so these figures are not kept in it"}),
+        **({} if text.own else {"text": f"{text.name}: not the run's own, so the run does not keep these figures"}),
         "loss": f"{result.loss:.4g} nats per token",
         **({} if result.accuracy is None else {"accuracy": f"{result.accuracy:.3%} of the answers"}),
-        **_of_text(result),
+        **(_text_figures(result) if isinstance(result, TextEvaluation) else {}),
         **{name.replace("_", " "): f"{value:,.4g}" for name, value in evaluation.yardsticks.items()},
         "tokens": f"{result.tokens:,}"
         + ("" if text.unknown is None else f", {text.unknown:,} unknown words among them"),
@@ -126,10 +120,7 @@ def _table(run: Path, evaluation: RunEvaluation) -> Table:
     return table
 
 
-def _of_text(result: Evaluation) -> dict[str, str]:
-    """What only a text has."""
-    if not isinstance(result, TextEvaluation):
-        return {}
+def _text_figures(result: TextEvaluation) -> dict[str, str]:
     return {
         "perplexity": f"{result.perplexity:,.2f} per token, {result.word_perplexity:,.2f} per word",
         "bits per byte": f"{result.bits_per_byte:.4f}",

@@ -1,18 +1,10 @@
 """What is wrong with a command line, in one line."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import (
-    CoercionError,
-    CycloptsError,
-    MissingArgumentError,
-    UnknownOptionError,
-    UnusedCliTokensError,
-    ValidationError,
-)
+import cyclopts
 from cyclopts.argument import Argument
 
 from equilibria.errors import nearest
@@ -20,37 +12,30 @@ from equilibria.errors import nearest
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
-def explain(problem: CycloptsError) -> str:
+def explain(problem: cyclopts.CycloptsError) -> str:
     """What is wrong, what was expected, and the nearest right flag."""
     match problem:
-        case UnknownOptionError(token=token, argument_collection=arguments):
+        case cyclopts.UnknownOptionError(token=token, argument_collection=arguments):
             given = token.keyword or token.value
-            return f"{given}: no such option; {_nearest(given, [n for argument in arguments for n in argument.names])}"
-        case CoercionError(argument=Argument() as argument):
-            token = problem.token or argument.tokens[0]
-            value = token.value
-            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)}"
-        case ValidationError(argument=Argument() as argument) if argument.tokens:
-            token, limit = argument.tokens[0], problem.exception_message.removeprefix("Must be ").rstrip(".")
-            value = token.value
-            return f"{token.keyword or argument.name} = {_quoted(value)}: expected {_expected(argument, value)} {limit}"
-        case MissingArgumentError(argument=Argument() as argument):
-            if problem.keyword:
-                return f"{problem.keyword} has no value: expected {_expected(argument, None)}"
-            return f"{argument.name} is missing: expected {_expected(argument, None)}"
-        case UnusedCliTokensError(unused_tokens=[unexpected, *_]):
+            close = nearest(given, [name for argument in arguments for name in argument.names])
+            return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
+        case cyclopts.CoercionError(argument=Argument() as argument):
+            return _unexpected(argument, problem.token or argument.tokens[0])
+        case cyclopts.ValidationError(argument=Argument() as argument) if argument.tokens:
+            limit = problem.exception_message.removeprefix("Must be ").rstrip(".")
+            return f"{_unexpected(argument, argument.tokens[0])} {limit}"
+        case cyclopts.MissingArgumentError(argument=Argument() as argument):
+            lacking = f"{problem.keyword} has no value" if problem.keyword else f"{argument.name} is missing"
+            return f"{lacking}: expected {_expected(argument, None)}"
+        case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
             return f"{unexpected}: unexpected argument; see --help"
     problem.verbose = False
     return " ".join(str(problem).split())
 
 
-def _nearest(given: str, names: Iterable[str]) -> str:
-    close = nearest(given, names)
-    return f"the nearest is {close}" if close else "see --help"
-
-
-def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+def _unexpected(argument: Argument, token: cyclopts.Token) -> str:
+    given = json.dumps(token.value, ensure_ascii=False)
+    return f"{token.keyword or argument.name} = {given}: expected {_expected(argument, token.value)}"
 
 
 def _expected(argument: Argument, value: str | None) -> str:

@@ -2,19 +2,14 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
-
+from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_program
 
-command = App(name="export")
 
-
-@command.default
 def export(
     run: Path,
     out: Path,
@@ -22,7 +17,7 @@ def export(
     *,
     to: Literal["torch", "hf"],
     part: Part | None = None,
-    evaluations: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    evaluations: Count | None = None,
     checkpoint: str = "best",
     json: bool = False,
 ) -> int:
@@ -40,19 +35,14 @@ def export(
         json: print what was written as one JSON object.
     """
     if to == "hf" and (part is not None or evaluations is not None):
-        raise UserError('--part and --evaluations are for --to torch; what "hf" writes is solved as the recipe says')
+        raise UserError('--part and --evaluations are for --to torch; a "hf" folder is solved as the recipe says')
     loaded = load_run(run, checkpoint)
-    written = write_folder(loaded, out) if to == "hf" else write_program(loaded, out, part or "solve", evaluations)
+    written = _write_folder(loaded, out) if to == "hf" else _write_program(loaded, out, part or "solve", evaluations)
     print(json_format.dumps(written) if json else out)
     return 0
 
 
-def write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
-    """Writes a folder for transformers; returns what is in it.
-
-    Raises:
-        UserError: transformers is not installed, or the folder cannot be written.
-    """
+def _write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     try:
         from equilibria.interop.hugging_face.exporting import export_folder
     except ModuleNotFoundError as problem:
@@ -60,8 +50,7 @@ def write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     return export_folder(loaded, out)
 
 
-def write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | None) -> dict[str, object]:
-    """Exports and saves; returns the file and what it says of itself."""
+def _write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | None) -> dict[str, object]:
     program = export_program(loaded.model, part, evaluations)
     metadata: dict[str, object] = {
         "run": loaded.folder.path.resolve().name,

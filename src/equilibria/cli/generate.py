@@ -1,26 +1,24 @@
 """`equilibria generate`."""
 
 import json as json_format
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import randrange
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria.cli.colours import legend, print_piece
+from equilibria.cli.settings import Count, Natural, Positive
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
 from equilibria.runs.lock import save_beside
-
-command = App(name="generate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +29,9 @@ class Draw:
     """The text to continue; default: the start of a passage. Given several times: several texts."""
     prompts_file: Path | None = None
     """A file with a prompt on each line."""
-    samples: Annotated[int, Parameter(validator=Number(gte=1))] = 1
+    samples: Count = 1
     """Texts to write for each prompt."""
-    max_new_tokens: Annotated[int, Parameter(validator=Number(gte=1))] = 128
+    max_new_tokens: Count = 128
     """Tokens to write, at most."""
     stop: tuple[str, ...] = ()
     """Ends a text before this string; may be given several times."""
@@ -41,39 +39,31 @@ class Draw:
     """End a text at the end of a passage, too."""
     temperature: Annotated[float, Parameter(validator=Number(gte=0))] = 0.8
     """Above 1 is more varied, below 1 less; 0 takes the most likely token."""
-    top_k: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    """Draw from so many tokens at most."""
+    top_k: Count | None = None
+    """Draw from this many of the most likely tokens."""
     top_p: Annotated[float | None, Parameter(validator=Number(gt=0, lte=1))] = None
     """Draw from the smallest set of tokens with this probability."""
     min_p: Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))] = None
     """Draw from tokens with at least this share of the most likely one's probability."""
-    repetition_penalty: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0
-    """Above 1 makes tokens that are there already less likely."""
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = field(default_factory=lambda: randrange(2**31))
-    """Makes the draw repeatable: the first text's, the next one's is one higher; default: a random one."""
-    tolerance: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
+    repetition_penalty: Positive = 1.0
+    """Above 1 makes tokens that the text already has less likely."""
+    seed: Natural = field(default_factory=lambda: randrange(2**31))
+    """Seed of the first text, one more for each text after it; default: a random one."""
+    tolerance: Positive | None = None
     """Residual at which a token has converged; default: as the recipe's eval_solver says."""
-    max_evaluations: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    max_evaluations: Count | None = None
     """Evaluations of the cell per token, at most; default: as the recipe's eval_solver says."""
 
     @property
     def sampling(self) -> Sampling:
-        """How a token is drawn.
-
-        Raises:
-            UserError: a number is none.
-        """
+        """How a token is drawn; a UserError where a number is not in its range."""
         try:
             return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
         except ValueError as problem:
             raise UserError(f"--{problem}".replace("_", "-", 1)) from problem
 
     def prompts(self) -> list[str]:
-        """All of them; an empty one where none is given.
-
-        Raises:
-            UserError: the file cannot be read, or holds no prompt; or one is not text.
-        """
+        """All of them; one empty prompt by default. A UserError where one is not text, or the file holds none."""
         for prompt in self.prompt:
             try:
                 prompt.encode("utf-8")
@@ -93,14 +83,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that was written.
-
-    Attributes:
-        prompt: what it goes on from.
-        text: without the prompt.
-        seed: that draws it again.
-        finish_reason: why it ended.
-    """
+    """A text that was written, without its prompt, and the seed that draws it again."""
 
     prompt: str
     text: str
@@ -108,7 +91,6 @@ class Sample:
     finish_reason: FinishReason
 
 
-@command.default
 def generate(
     run: Path,
     /,
@@ -133,30 +115,26 @@ def generate(
     elif show_evaluations:
         _print_coloured(loaded, draw)
     else:
-        write_texts(loaded, draw, _print_now)
+        write_texts(loaded, draw, lambda text, _: print(text, end="", flush=True))
         print()
     return 0
 
 
 Say = Callable[[str, int | None], None]
-"""Called with each piece of a text and the evaluations behind it; None for a prompt, and for explicit depths."""
+"""Receives each piece of a text and its evaluations; None for a prompt, and for explicit depths."""
 
 
 def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
-    """Continues prompts, all texts together, and keeps the first text in the run folder's sample.json, if it can.
+    """Continues all prompts together, and keeps the first text in the run folder's sample.json where it can.
 
-    Args:
-        loaded: the model and its tokenizer.
-        draw: prompts, lengths, sampling and effort.
-        say: called with each piece of text, a prompt before its text; several texts come one after the other, the one
-            whose turn it is as it is written.
+    `say` receives one text after another, each after its prompt; the current one as it is written.
 
     Raises:
-        UserError: a prompt is none of the tokenizer's, a stop string is empty, or the effort is limited, and the model
+        UserError: the tokenizer cannot encode a prompt, a stop string is empty, or the effort is limited and the model
             has no solver.
     """
     if "" in draw.stop:
-        raise UserError("--stop must have at least 1 character; leave it out to stop at no string")
+        raise UserError("--stop must have at least 1 character; omit it to stop at no string")
     tokenizer, prompts, turns = loaded.tokenizer, draw.prompts(), _Turns(say)
     effort = Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations)
     writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort))
@@ -183,14 +161,13 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
 
 
 def _as_json(draw: Draw, samples: list[Sample]) -> dict[str, object]:
-    """The settings with the first text, and with all of them where there are several."""
     settings = {name: value for name, value in asdict(draw).items() if name not in ("prompt", "prompts_file")}
     first = asdict(samples[0])
     return {**settings, **first, **({"texts": [asdict(sample) for sample in samples]} if len(samples) > 1 else {})}
 
 
 class _Turns:
-    """Texts that are written together and shown one after the other: what is said out of turn waits."""
+    """Texts that are written together and shown one after the other; those out of turn wait."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -200,7 +177,6 @@ class _Turns:
         self._said = 0
 
     def add(self, written: Written, prompt: str = "") -> None:
-        """Takes what is new, and the prompt of texts that begin."""
         for text, piece in written:
             self._pieces.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
             if piece.finish is not None:
@@ -208,7 +184,7 @@ class _Turns:
         self._speak()
 
     def texts(self) -> list[tuple[str, FinishReason]]:
-        """What was written, without prompts, and why it ended."""
+        """What was written, without prompts, and why each text ended."""
         return [("".join(said for said, _ in pieces[1:]), self._ends[text]) for text, pieces in self._pieces.items()]
 
     def _speak(self) -> None:
@@ -226,7 +202,6 @@ class _Turns:
 
 
 def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
-    """The text in shades, and below it what they mean."""
     console, counts = Console(highlight=False), []
 
     def say(text: str, evaluations: int | None) -> None:
@@ -239,8 +214,3 @@ def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
     if not counts:
         raise UserError("--show-evaluations has nothing to show: this model has a fixed depth and no solver")
     console.print(legend(counts))
-
-
-def _print_now(text: str, evaluations: int | None) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

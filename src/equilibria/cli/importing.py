@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 
 from equilibria.cells.transformer_xl import NormPosition
-from equilibria.cli.settings import Count
+from equilibria.cli.settings import Count, Natural
 from equilibria.data import Tokenizer, id_tokenizer
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
@@ -33,13 +32,13 @@ class Published:
     vocabulary: Path | None = None
     """Folder of the text, such as WikiText-103, that the vocabulary is counted from; default: tokens are numbers."""
     text: Path | None = None
-    """Folder of the text, of numbers where there is no vocabulary, that `eval` reads; default: the vocabulary's."""
+    """Folder of the text that `eval` reads, of numbers without a vocabulary; default: the vocabulary's."""
     heads: Count | None = None
     """Attention heads; default: as the file says, or 10 where it does not."""
-    memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = PublishedOptions.memory_length
+    memory_length: Natural = PublishedOptions.memory_length
     """Tokens of earlier segments that are attended to."""
     window: Count = PublishedOptions.window
-    """Tokens that a token sees at most, itself among them."""
+    """Tokens that a token sees at most, itself included."""
     cutoffs: Annotated[tuple[Count, ...], Parameter(consume_multiple=True)] = ()
     """First token of each cluster but the first, where one table has all; default: those for WikiText-103."""
     json: bool = False
@@ -47,7 +46,7 @@ class Published:
 
     @property
     def options(self) -> PublishedOptions:
-        """As the importers take them."""
+        """The importers' own."""
         return PublishedOptions(
             heads=self.heads, memory_length=self.memory_length, window=self.window, cutoffs=self.cutoffs or None
         )
@@ -82,7 +81,7 @@ def torchdeq_seq(
 
     Args:
         file: its state dictionary.
-        iterations: evaluations of the cell at most; the solve ends earlier at a residual of 1e-6.
+        iterations: most evaluations of the cell; the solve ends earlier at a residual of 1e-6.
         norm_position: norms after or before attention and feed-forward layer; "pre" is TorchDEQ's.
         settings: what the file does not say.
     """
@@ -96,9 +95,9 @@ def gpt2(
     folder: Path,
     /,
     *,
-    block: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    block: Natural | None = None,
     positions: Positions = "rotary",
-    memory_length: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    memory_length: Natural = 0,
     text: Path | None = None,
     out: Path | None = None,
     json: bool = False,
@@ -107,10 +106,10 @@ def gpt2(
 
     Args:
         folder: what `save_pretrained` wrote.
-        block: the block that the cell is, counted from 0; default: the mean of all.
-        positions: how the cell knows of positions, the decoder's own having no place in it.
+        block: the block to take as the cell, counted from 0; default: the mean of all.
+        positions: how the cell encodes positions; it cannot take the decoder's own.
         memory_length: tokens of earlier segments that are attended to.
-        text: folder of the text that it is trained and evaluated on.
+        text: folder of the text to train and evaluate on.
         out: folder of the run, which must not exist; default: runs/NAME-OF-THE-FOLDER.
         json: print what was made as one JSON object.
     """
@@ -118,18 +117,20 @@ def gpt2(
     tokenizer, missing = import_tokenizer(folder, imported.vocabulary_size)
     if missing is not None:
         imported = replace(imported, left_out=(*imported.left_out, missing))
-    return report(imported, tokenizer, out, json, text)
+    return _write(imported, tokenizer, out, json, text)
 
 
 def _finish(imported: Imported, settings: Published) -> int:
     folder = settings.vocabulary
     tokenizer = id_tokenizer(imported.vocabulary_size) if folder is None else published_vocabulary(folder)
-    return report(imported, tokenizer, settings.out, settings.json, settings.text or folder)
+    return _write(imported, tokenizer, settings.out, settings.json, settings.text or folder)
 
 
-def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: bool, text: Path | None = None) -> int:
+def _write(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: bool, text: Path | None) -> int:
     """Writes the run and says what was made."""
-    out = out or Path("runs") / _name(imported.source)
+    if out is None:
+        source = Path(os.path.abspath(imported.source))  # so that `.` has a name, and links keep theirs
+        out = Path("runs") / (source.name if source.is_dir() else source.stem)
     model = write_run(imported, tokenizer, out, text)
     figures = {
         "run": str(out),
@@ -144,9 +145,3 @@ def report(imported: Imported, tokenizer: Tokenizer, out: Path | None, json: boo
     for line in imported.left_out:
         print(f"left out: {line}")
     return 0
-
-
-def _name(source: Path) -> str:
-    """A file's without its ending, and a folder's, whose dots are part of it; links keep theirs, and `.` has one."""
-    whole = Path(os.path.abspath(source))
-    return whole.name if whole.is_dir() else whole.stem

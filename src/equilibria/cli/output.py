@@ -1,4 +1,4 @@
-"""Standard output and standard error whose reader may leave, or whose disk may be full, before the work is done."""
+"""Standard output and error whose reader may leave, or whose disk may be full, before the work is done."""
 
 import os
 import signal
@@ -11,30 +11,23 @@ from equilibria.errors import UserError
 
 
 class NobodyReads(BaseException):
-    """The reader of standard output has left, as that of `| head` does; only the exit code says so."""
+    """The reader of standard output has left, as `| head` does; only the exit code says so."""
 
     code = 128 + signal.SIGPIPE
 
 
 class Output:
-    """A text stream that fails once at most: from then on all that is written to it goes nowhere.
-
-    Args:
-        stream: what to write to.
-        failed: called when that fails; may raise what the writer is to get.
-    """
+    """A text stream that fails once at most: it then calls `failed`, which may raise, and drops all further text."""
 
     def __init__(self, stream: TextIO, failed: Callable[[OSError], None]) -> None:
         self._stream = stream
         self.failed = failed
 
     def write(self, text: str) -> int:
-        """Writes text, or drops it; returns its length."""
         self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream."""
         self._attempt(self._stream.flush)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,10 +46,10 @@ class Output:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """While entered, standard output and standard error are each an `Output`.
+    """Makes standard output and standard error an `Output` each.
 
-    What cannot be written to standard error is dropped. Where standard output cannot be written, `NobodyReads` is
-    raised, or a UserError where that has another cause; unless `go_on_unheard` has been called.
+    What standard error cannot take is dropped. If standard output fails, `NobodyReads` is raised, or a UserError where
+    the cause is another than its reader; not after `go_on_unheard`.
     """
     streams = sys.stdout, sys.stderr
     if sys.stdout is not None:
@@ -73,9 +66,16 @@ def guarded() -> Iterator[None]:
 
 
 def go_on_unheard() -> None:
-    """From here on, what cannot be written to standard output is dropped: the work leaves more than what it says."""
+    """Drops what standard output cannot take from here on: the command's work is more than what it prints."""
     if isinstance(sys.stdout, Output):
         sys.stdout.failed = _say
+
+
+def clock(seconds: float) -> str:
+    """A duration as `2 d 3:04:05`."""
+    whole = round(seconds)
+    days = f"{whole // 86400} d " if whole >= 86400 else ""
+    return f"{days}{whole // 3600 % 24}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _end(problem: OSError) -> None:
@@ -85,6 +85,4 @@ def _end(problem: OSError) -> None:
 
 
 def _say(problem: OSError) -> None:
-    print(
-        f"warning: standard output cannot be written ({problem.strerror}); the work goes on without it", file=sys.stderr
-    )
+    print(f"warning: standard output cannot be written ({problem.strerror}); continuing without it", file=sys.stderr)

@@ -2,17 +2,16 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.cli.output import clock
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Count, Positive, Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.building import open_data
 from equilibria.data import Task
@@ -28,20 +27,19 @@ def plan(
     recipe: Path,
     /,
     *settings: Settings,
-    vocabulary: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 30.0,
+    vocabulary: Count | None = None,
+    seconds: Positive = 30.0,
     json: bool = False,
 ) -> int:
     """Predict what a run takes: parameters, memory, tokens per second on this machine, and time.
 
-    Sizes are counted without building the model; time and what a step saves are measured on steps of growing size. The
-    text is read, and prepared as for training, unless --vocabulary says how many tokens there are.
+    Sizes are counted without building the model; time and memory of a step are measured on steps of growing size. The
+    text is read, and prepared as for training, unless --vocabulary says how many tokens it has.
 
     Args:
         recipe: the TOML file.
         settings: of the recipe.
-        vocabulary: tokens in the vocabulary; random tokens then stand for the text, which need not be there. A task
-            has its own.
+        vocabulary: tokens in the vocabulary; random tokens then stand in for the text. A task has its own.
         seconds: roughly how long measuring may take.
         json: print the figures as one JSON object and nothing else.
     """
@@ -59,11 +57,10 @@ def plan(
 
 
 def _data(settings: Recipe, vocabulary: int | None, progress: Console) -> PlannedData:
-    """What the run reads: a task or a text, or random tokens in the place of a text."""
+    """A task or a text, or random tokens in place of a text."""
     is_task = isinstance(settings.data, Task)
     if vocabulary is not None and is_task:
-        what = f"{settings.data.name} is a task, with tokens of its own"
-        raise UserError(f"--vocabulary: {what}; leave the flag out")
+        raise UserError(f"--vocabulary: {settings.data.name} is a task, with tokens of its own; omit the flag")
     if vocabulary is not None:
         return PlannedData(vocabulary)
     try:
@@ -80,7 +77,9 @@ def _print(settings: Recipe, found: Plan, device: torch.device) -> None:
     table.add_column(min_width=18)
     table.add_column(justify="right", min_width=12)
     table.add_column()
-    for row in (*_parameter_rows(found), *_memory_rows(found.memory), *_time_rows(settings, found)):
+    total = ("parameters", f"{sum(found.parameters.values()):,}", "")
+    parts = [(f"  {name}", f"{count:,}", "") for name, count in found.parameters.items()]
+    for row in (total, *parts, *_memory_rows(found.memory), *_time_rows(settings, found)):
         table.add_row(*map(Text, row))
     console = Console()
     count = torch.get_num_threads()
@@ -94,26 +93,19 @@ def _print(settings: Recipe, found: Plan, device: torch.device) -> None:
 Row = tuple[str, str, str]
 
 
-def _parameter_rows(found: Plan) -> list[Row]:
-    parts = [(f"  {name}", f"{count:,}", "") for name, count in found.footprint.parameters.items()]
-    return [("parameters", f"{found.footprint.total:,}", ""), *parts]
-
-
 def _memory_rows(memory: MemoryPlan) -> list[Row]:
     free = "" if memory.free is None else f"of {_size(memory.free)} free"
-    saved = "not measured" if memory.saved is None else _size(memory.saved)
-    average = [("  averaged weights", _size(memory.average), "")] if memory.average else []
-    segments = [("  segment memory", _size(memory.segments), "")] if memory.segments else []
-    return [
-        ("memory", _size(memory.total), free),
-        ("  weights", _size(memory.weights), ""),
-        ("  gradients", _size(memory.gradients), ""),
-        ("  optimizer", _size(memory.optimizer), ""),
-        *average,
-        ("  saved", saved, "for the backward pass of a micro-batch"),
-        *([] if memory.temporaries is None else [("  temporaries", _size(memory.temporaries), "at the peak")]),
-        *segments,
+    parts = [
+        ("weights", memory.weights, ""),
+        ("gradients", memory.gradients, ""),
+        ("optimizer", memory.optimizer, ""),
+        ("averaged weights", memory.average or None, ""),
+        ("saved", memory.saved, "for the backward pass of a micro-batch"),
+        ("temporaries", memory.temporaries, "at the peak"),
+        ("segment memory", memory.segments or None, ""),
     ]
+    shown = [(f"  {name}", _size(size), note) for name, size, note in parts if size is not None or name == "saved"]
+    return [("memory", _size(memory.total), free), *shown]
 
 
 def _time_rows(settings: Recipe, found: Plan) -> list[Row]:
@@ -138,13 +130,9 @@ def _time_rows(settings: Recipe, found: Plan) -> list[Row]:
 
 def _size(size: int | None) -> str:
     if size is None:
-        return "-"
+        return "not measured"
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "not known"
-    whole = round(seconds)
-    days = f"{whole // 86400} d " if whole >= 86400 else ""
-    return f"{days}{whole // 3600 % 24}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return "unknown" if seconds is None else clock(seconds)

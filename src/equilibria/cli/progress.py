@@ -12,7 +12,7 @@ from equilibria.errors import printable
 
 @dataclass(frozen=True)
 class ConsoleProgress:
-    """Shows progress on a console; see `equilibria.data.progress.Progress`."""
+    """Shows the progress of `equilibria.data.progress.Progress` on a console."""
 
     console: Console
 

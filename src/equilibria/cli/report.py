@@ -3,14 +3,9 @@
 import json as json_format
 from pathlib import Path
 
-from cyclopts import App
-
 from equilibria.report import write_report
 
-command = App(name="report")
 
-
-@command.default
 def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> int:
     """Write a run's report, one HTML page with all it needs inside.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from equilibria.cli.output import go_on_unheard
@@ -13,14 +13,10 @@ from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
-from equilibria.paper.universal_transformer import UniversalTransformer
-
-command = App(name="serve")
 
 _Seconds = Annotated[float, Parameter(validator=Number(gt=0, lte=1e6))]
 
 
-@command.default
 def serve(
     run: Path,
     /,
@@ -47,7 +43,7 @@ def serve(
         name: of the model in requests; default: that of the folder.
         checkpoint: "best" by validation loss, "last" or "step-N".
         max_batch: texts that are written together.
-        max_queue: texts that may wait; a request beyond is refused.
+        max_queue: texts that may wait; further requests are refused.
         max_tokens: new tokens of a text.
         max_prompt_tokens: tokens of a prompt.
         max_body_bytes: bytes of a request.
@@ -60,7 +56,7 @@ def serve(
         from equilibria.serving.request import Served
         from equilibria.serving.server import serve as listen
     except ModuleNotFoundError as missing:
-        raise UserError(f"{missing.name} is not installed; `pip install 'equilibria[serve]'` brings it") from missing
+        raise UserError(f"{missing.name} is not installed; pip install 'equilibria[serve]'") from missing
     go_on_unheard()
     loaded = load_run(run, checkpoint)
     if threads is not None:
@@ -71,7 +67,7 @@ def serve(
         tokenizer=loaded.tokenizer,
         window=loaded.window,
         solves=isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium),
-        scores=not isinstance(model, UniversalTransformer),
+        scores=not loaded.recipe.model.reads_source,
         limits=Limits(
             max_batch=max_batch,
             max_queue=max_queue,

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from equilibria.cli.output import go_on_unheard
+from equilibria.cli.output import clock, go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Natural, Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
+from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import RunInUse
 from equilibria.sweep.grid import read_grid
-from equilibria.sweep.runs import SweepRun, forget_failure, note_failure, runs_in, sweep_run, varied
+from equilibria.sweep.runs import SweepRun, failure_file, note_failure, runs_in, sweep_run, varied
 from equilibria.training import train
 
 command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
@@ -31,25 +31,25 @@ def sweep(
     /,
     *flags: Settings,
     only_list: Annotated[bool, Parameter(name="--list")] = False,
-    index: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    index: Natural | None = None,
     json: bool = False,
 ) -> int:
     """Train a recipe at every combination of values, one after another, and print a table of the runs.
 
-    A run is a folder of its own, as `equilibria train` makes it: NAME/KEY=VALUE,KEY=VALUE, with the run.name of the
-    recipe for NAME. Finished runs are skipped, and so are those that another process trains; interrupted ones go on,
-    failed ones are tried again. The exit code is 1 if a run is not finished then.
+    Each run has a folder as `equilibria train` makes it: NAME/KEY=VALUE,KEY=VALUE, where NAME is the recipe's run.name.
+    Finished runs are skipped, and so are those that another process trains; interrupted ones resume, failed ones are
+    tried again. The exit code is 1 if a run is not finished then.
 
     Args:
         recipe: the TOML file.
         flags: flags of `equilibria train`, after the recipe; one with several values, separated by commas, takes each
             in turn: --training.seed 0,1,2 --training.learning_rate 1e-3,3e-3.
-        only_list: train nothing; without flags of several values, list all runs that there are.
-        index: train only the run of this number, counted from 0; what one job of an array calls.
+        only_list: train nothing; without flags of several values, list all runs in the sweep's folder.
+        index: train only the run of this number, counted from 0, as one job of an array does.
         json: print the table as one JSON object on stdout; progress goes to stderr.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a sweep's runs have one process each; start runs of several with torchrun and train")
+        raise UserError("a sweep trains each run in one process; start runs of several with torchrun and train")
     go_on_unheard()
     recipes = _recipes(recipe, flags, only_list)
     if index is not None and index >= len(recipes):
@@ -84,11 +84,11 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
         if not sweep_run(recipe).open:
             continue
         console.out(f"run {number} ({place} of {len(chosen)}): {recipe.run.name}")
-        forget_failure(recipe)
+        failure_file(recipe).unlink(missing_ok=True)
         try:
-            begun = (recipe.run.folder / "config.toml").is_file()
+            begun = RunFolder(recipe.run.folder).config.is_file()
             result = train(recipe, resume=begun, console=console, progress=ConsoleProgress(console))
-        except Exception as problem:  # whatever it is, the other runs are worth having
+        except Exception as problem:  # of whatever kind: the other runs go on
             if isinstance(problem, RunInUse) or sweep_run(recipe).state == "finished":  # another process was faster
                 console.out(f"skipped: {problem}")
                 continue
@@ -102,10 +102,11 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
 
 def _figures(number: int, keys: dict[str, str], run: SweepRun) -> dict[str, object]:
     values = _settings(run)
+    plain = {key: str(value) if isinstance(value := values.get(key), Path) else value for key in keys}
     return {
         "index": number,
         "run": str(run.recipe.run.folder),
-        "settings": {key: _plain(values.get(key)) for key in keys},
+        "settings": plain,
         "state": run.state,
         "step": run.step,
         "steps": run.recipe.training.steps,
@@ -116,12 +117,8 @@ def _figures(number: int, keys: dict[str, str], run: SweepRun) -> dict[str, obje
 
 
 def _settings(run: SweepRun) -> dict[str, object]:
-    """Its recipe's, by dotted key; of a damaged run nothing is sure."""
+    """Of its recipe, by dotted key; none of a damaged run."""
     return {} if run.state == "damaged" else settings(run.recipe)
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _print(runs: dict[int, SweepRun], keys: dict[str, str]) -> None:
@@ -133,10 +130,13 @@ def _print(runs: dict[int, SweepRun], keys: dict[str, str]) -> None:
         table.add_column(heading, justify="right")
     for number, run in runs.items():
         values = _settings(run)
+        loss, residual, seconds = (run.figures.get(name) for name in ("loss", "residual", "seconds"))
         state = f"step {run.step}/{run.recipe.training.steps}" if run.state == "unfinished" else run.state
-        own = (str(number), *(str(values.get(key, "-")) for key in keys), state)
-        figures = (_shown(run.best_loss, ".4f"), _shown(run.figures.get("loss"), ".4f"))
-        table.add_row(*own, *figures, _shown(run.figures.get("residual"), ".1e"), _time(run.figures.get("seconds")))
+        table.add_row(
+            *(str(number), *(str(values.get(key, "-")) for key in keys), state),
+            *(_shown(run.best_loss, ".4f"), _shown(loss, ".4f"), _shown(residual, ".1e")),
+            clock(seconds) if isinstance(seconds, int | float) else "-",
+        )
     console = Console()
     console.print(table)
     for number, run in runs.items():
@@ -146,10 +146,3 @@ def _print(runs: dict[int, SweepRun], keys: dict[str, str]) -> None:
 
 def _shown(value: object, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"
-
-
-def _time(seconds: object) -> str:
-    if not isinstance(seconds, int | float):
-        return "-"
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

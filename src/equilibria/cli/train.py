@@ -8,7 +8,9 @@ from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Settings, recipe_or_run
+from equilibria.cli.settings import Settings
+from equilibria.configuration import Recipe, RunRecipe, read_recipe
+from equilibria.runs.folder import RunFolder
 from equilibria.training import TrainingResult, train
 
 command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--KEY VALUE ...]")
@@ -27,7 +29,7 @@ def train_recipe(recipe: Path, /, *settings: Settings, resume: bool = False, jso
         resume: continue the run from its last checkpoint.
         json: print how the run ended as one JSON object on stdout; progress goes to stderr.
     """
-    whole = recipe_or_run(recipe, settings)
+    whole = _recipe(recipe, settings)
     go_on_unheard()
     console = Console(stderr=json)
     result = train(whole, resume=resume, console=console, progress=ConsoleProgress(console))
@@ -36,6 +38,15 @@ def train_recipe(recipe: Path, /, *settings: Settings, resume: bool = False, jso
     return exit_code(result)
 
 
+def _recipe(path: Path, flags: tuple[str, ...]) -> Recipe:
+    """The recipe of a file or of a run, whose name and folder are where the run is now."""
+    run = RunFolder.named(path)
+    if run is None:
+        return read_recipe(path, flags)
+    folder = run.path if run.path.name not in ("", "..") else run.path.resolve()
+    return read_recipe(run.config, flags, RunRecipe(name=folder.name, directory=folder.parent))
+
+
 def exit_code(result: TrainingResult) -> int:
-    """0, or what a shell expects of a process that was stopped by a signal."""
+    """0, or 128 + n after signal n, as shells do."""
     return 0 if result.interrupted is None else 128 + result.interrupted

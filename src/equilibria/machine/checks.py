@@ -1,4 +1,4 @@
-"""Small problems with known answers, one for each thing that training rests on; about ten seconds in all."""
+"""Small problems with known answers, one for each thing that training needs; about ten seconds in all."""
 
 import time
 from collections.abc import Callable
@@ -31,14 +31,7 @@ from equilibria.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
-
-    Attributes:
-        name: what should hold.
-        ok: whether it does.
-        detail: the figures, or what went wrong.
-        seconds: how long it took.
-    """
+    """What a check found: what should hold, whether it does, the figures or what went wrong, and seconds."""
 
     name: str
     ok: bool
@@ -50,20 +43,14 @@ Check = Callable[[torch.device], tuple[bool, str]]
 
 
 def examine(device: torch.device, on_finding: Callable[[Finding], None]) -> list[Finding]:
-    """Makes every check on a device; one that raises has failed, and the others are made all the same.
-
-    Args:
-        device: where models run.
-        on_finding: called with each finding as it comes.
-    """
+    """Runs every check on a device; one that raises has failed. Findings are passed on as they come."""
     findings = []
-    # What is drawn here must not change what is drawn later.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # what is drawn later stays the same
         for name, check in CHECKS.items():
             start = time.perf_counter()
             try:
                 ok, detail = check(device)
-            except Exception as problem:  # whatever it is, it is what was looked for
+            except Exception as problem:  # of whatever kind: that is what the check is for
                 ok, detail = False, f"{type(problem).__name__}: {problem}"
             findings.append(Finding(name, ok, detail, time.perf_counter() - start))
             on_finding(findings[-1])
@@ -107,7 +94,7 @@ def _gradient(device: torch.device) -> tuple[bool, str]:
 
 
 def _small_model(device: torch.device) -> tuple[LanguageModel, Tensor]:
-    """A model that is far from convergence when it stops, and tokens."""
+    """A model that stops far from convergence, and tokens."""
     seed_everything(0)
     depth = Equilibrium(eval_solver=Anderson(tol=1e-9, max_evaluations=5, scope="prefix"))
     model = LanguageModel(TiedEmbedding(31, 32), ContractiveCell(d_model=32, heads=2, inner=64), depth)
@@ -134,7 +121,7 @@ def _run(device: torch.device) -> tuple[bool, str]:
         trainer = Trainer(model, recipe, task, recipe.run.folder, Console(quiet=True))
         trainer.run()
         lines = [line for line in read_metrics(trainer.folder.metrics) if line["kind"] == "train"]
-        first, last = (float(str(lines[place]["loss"])) for place in (0, -1))
+        first, last = (float(str(line["loss"])) for line in (lines[0], lines[-1]))
         tokens = torch.arange(48).view(2, 24) % 31
         with torch.no_grad():
             trained = model.eval()(tokens.to(device)).logits.cpu()
@@ -165,11 +152,11 @@ def _recipe(folder: Path) -> Recipe:
 
 
 def _processes(device: torch.device) -> tuple[bool, str]:
-    """A group of one process, which needs a working network interface all the same."""
+    """A group of one process, which needs a working network interface, too."""
     if not distributed.is_available() or not distributed.is_gloo_available():
-        return True, "not looked at: this PyTorch has no gloo"
+        return True, "skipped: this PyTorch has no gloo"
     if distributed.is_initialized():
-        return True, "not looked at: this process is in a group"
+        return True, "skipped: this process is in a group"
     store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:

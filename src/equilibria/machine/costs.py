@@ -1,5 +1,5 @@
-"""Training steps on this machine, each about twice as large as the one before: up to the recipe's own, or as far as
-time and memory allow. So even the largest recipe is measured, and nothing is run that does not fit."""
+"""Training steps on this machine, each about twice as large as the one before, up to the recipe's own or as far as time
+and memory allow: even the largest recipe is measured, and nothing runs that does not fit."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ from equilibria.data.batches import Batches
 from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.measuring.memory import peak_bytes
-from equilibria.measuring.steps import StepMemory, step_memory, timed_step
+from equilibria.measuring.steps import step_memory, timed_step
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.parallel import MicroBatch, Objective
@@ -34,7 +34,6 @@ class StepSize:
 
     @property
     def tokens(self) -> int:
-        """Tokens in all."""
         return self.micro_batches * self.rows * self.length
 
     def __str__(self) -> str:
@@ -43,12 +42,7 @@ class StepSize:
 
 
 def ladder(whole: StepSize, shortest: int) -> list[StepSize]:
-    """Sizes from a small one to the whole one: micro-batches, then rows, then the length are halved on the way down.
-
-    Args:
-        whole: the recipe's own.
-        shortest: length below which a row is not cut.
-    """
+    """Sizes up to the whole one. On the way down micro-batches, then rows, then lengths above `shortest` are halved."""
     sizes = [whole]
     while True:
         last = sizes[-1]
@@ -67,10 +61,8 @@ class StepCost:
     """The cost of a step of one size.
 
     Attributes:
-        size: of the step.
-        seconds: the median of the timed steps.
-        steps: how many were timed.
-        tokens: predicted in one.
+        seconds: the median of the timed `steps`.
+        tokens: predicted in a step.
         saved: bytes that one micro-batch saves for its backward pass.
         peak: bytes at the peak beyond what training holds between steps: gradients, `saved`, temporaries.
         memory: bytes of the segment memory of all micro-batches.
@@ -90,33 +82,14 @@ class StepCost:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How far measuring goes.
-
-    Attributes:
-        seconds: no size is measured that would take longer than what is left of this.
-        free: bytes that a step may take at its peak.
-    """
-
-    seconds: float
-    free: int
-
-
-@dataclass(frozen=True)
 class Measurements:
-    """The steps that were measured, from small to large.
-
-    Attributes:
-        costs: at least one.
-        stopped: why there was no larger one; None if the last has the full size.
-    """
+    """The steps that were measured, from small to large, and why there was no larger one, if so."""
 
     costs: tuple[StepCost, ...]
     stopped: Literal["time", "memory"] | None
 
     @property
     def largest(self) -> StepCost:
-        """The cost of the largest."""
         return self.costs[-1]
 
     def seconds_of(self, size: StepSize) -> float:
@@ -124,7 +97,7 @@ class Measurements:
         return self.largest.seconds * size.tokens / self.largest.size.tokens
 
     def scaled(self, of: Callable[[StepCost], int], tokens: int) -> int:
-        """Bytes for a micro-batch of so many tokens, on the line through the two largest ones that were measured."""
+        """Bytes for a micro-batch of `tokens`, on the line through the two largest ones that were measured."""
         points = {cost.size.rows * cost.size.length: of(cost) for cost in self.costs}
         *_, (most, value) = points.items()
         if len(points) == 1:
@@ -138,26 +111,28 @@ def measure(
     recipe: TrainingRecipe,
     batches: Callable[[StepSize], Batches],
     sizes: Sequence[StepSize],
-    budget: Budget,
+    seconds: float,
+    free: int,
     on_progress: Callable[[str], None],
     depth: Depth | None = None,
 ) -> Measurements:
-    """The cost of steps up to the largest size that the budget allows; the smallest is tried in any case.
+    """The cost of steps up to the largest size that time and memory allow; the smallest is tried in any case.
 
     Args:
         model: on its device; it is trained a little.
         recipe: optimizer and rates.
-        batches: what to train on, for a size.
+        batches: the data for a size.
         sizes: from small to large.
-        budget: how far to go.
-        on_progress: called with a line for each size.
-        depth: that is to be measured; the model's own when None.
+        seconds: for measuring in all.
+        free: bytes that a step may take at its peak.
+        on_progress: receives a line for each size.
+        depth: to measure at; None for the model's own.
     """
-    end = time.perf_counter() + budget.seconds
+    end = time.perf_counter() + seconds
     found = Measurements((), None)
     trial = None
     for size in sizes:
-        reason = _too_much(found, size, end - time.perf_counter(), budget.free, model) if found.costs else None
+        reason = _too_much(found, size, end - time.perf_counter(), free, model) if found.costs else None
         if reason is not None:
             found = Measurements(found.costs, reason)
             break
@@ -175,17 +150,16 @@ def measure(
 def _too_much(
     found: Measurements, size: StepSize, seconds: float, free: int, model: TokenModel
 ) -> Literal["time", "memory"] | None:
-    """What would not suffice for a size, if its cost grows with its tokens."""
-    last = found.largest
+    """What a size would exceed, if its cost grows with its tokens."""
     if found.scaled(lambda cost: cost.peak, size.rows * size.length) > free:
         return "memory"
-    # Besides the timed step: one that is watched, and a pass forward and an evaluation, about one together.
+    # Besides the timed step: one that is watched, and a forward pass and an evaluation, which take about a step.
     steps = _warm_up(model, size) + 3
-    return "time" if last.seconds * size.tokens / last.size.tokens * steps > seconds else None
+    return "time" if found.seconds_of(size) * steps > seconds else None
 
 
 def _warm_up(model: TokenModel, size: StepSize) -> int:
-    """Steps before those that count: until the segment memory is full, but at most three."""
+    """Steps before those that count: until the segment memory is full, at most three."""
     return min(3, max(1, -(-model.memory_length // size.length)))
 
 
@@ -196,42 +170,37 @@ class _Trial:
         self, model: TokenModel, recipe: TrainingRecipe, batches: Batches, size: StepSize, depth: Depth | None
     ) -> None:
         sized = replace(recipe, batch_size=size.rows, segment_length=size.length, accumulation=size.micro_batches)
-        self._model, self._batches, self._size = model, batches, size
-        self._depth = depth
+        self._model, self._batches, self._size, self._depth = model, batches, size, depth
         self._loop = TrainingLoop(model, sized, batches, depth)
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        """A timed step."""
         self.seconds.append(timed_step(self._loop))
 
     def cost(self) -> StepCost:
-        """That of one step after those that warm up."""
+        """The cost of one step after the warm-up."""
         for _ in range(_warm_up(self._model, self._size)):
             self._loop.step()
         self._loop.statistics.reset()
         before = self._loop.tokens
         self.step()
-        tokens = self._loop.tokens - before
-        summary = self._loop.statistics.summary()
+        tokens, summary = self._loop.tokens - before, self._loop.statistics.summary()
         assert summary is not None
-        kept = self._memory()
-        peak = peak_bytes(self._loop.step, self._loop.device)
-        (seconds,) = self.seconds
+        saved, segments = self._memory()
         return StepCost(
             size=self._size,
-            seconds=seconds,
+            seconds=self.seconds[0],
             steps=1,
             tokens=tokens,
-            saved=kept.saved,
-            peak=peak,
-            memory=kept.segments * self._size.micro_batches,
+            saved=saved,
+            peak=peak_bytes(self._loop.step, self._loop.device),
+            memory=segments * self._size.micro_batches,
             evaluations=summary.evaluations,
             evaluated=self._evaluated(),
         )
 
-    def _memory(self) -> StepMemory:
-        """What one micro-batch keeps, once its segment memory is full."""
+    def _memory(self) -> tuple[int, int]:
+        """Bytes that one micro-batch saves and those of its segment memory, once that is full."""
         model, device = self._model, self._loop.device
         batch = self._batches.at(self._loop.done)
         inputs, targets = (part[: self._size.rows].to(device) for part in (batch.inputs, batch.targets))

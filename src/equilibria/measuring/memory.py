@@ -1,4 +1,4 @@
-"""Memory: what autograd keeps for the backward pass, and the most that is held at once while something runs."""
+"""Memory: what autograd keeps for the backward pass, and the peak while something runs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def saved_bytes(run: Callable[[], Any], exclude: Iterable[Tensor] = ()) -> int:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes of tensors beyond those that there were, at the worst moment while `run` runs.
+    """Bytes of new tensors at the peak while `run` runs.
 
-    On CUDA the allocator counts; elsewhere every operation's results are watched until they are freed, and what a
-    kernel uses within itself is not seen.
+    On CUDA the allocator counts; elsewhere every operation's results are watched until they are freed, and a kernel's
+    own work space is not seen.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -52,7 +52,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 class _Watch(TorchDispatchMode):
-    """Counts storages that operations make, from their first tensor to the last that shares them."""
+    """Counts the storages that operations make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""What training steps and evaluation passes cost: what a step keeps for its backward pass, and time.
+"""What training steps and evaluation passes cost: memory that a step keeps for its backward pass, and time.
 
-Times are taken in turn, in one process, so that the noise of the machine meets every contender alike; a ratio is the
-median of the ratios within each round.
+Contenders are timed in turn, in one process, so that the noise of the machine affects all alike.
 """
 
 import time
@@ -20,34 +19,22 @@ from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 
 
-@dataclass(frozen=True)
-class StepMemory:
-    """What a training step keeps.
-
-    Attributes:
-        saved: bytes for the backward pass, without parameters, buffers, inputs and the segment memory. What a
-            checkpointed step recomputes is not among them: it lives for one application.
-        segments: bytes of the segment memory.
-    """
-
-    saved: int
-    segments: int
-
-
 def step_memory(
     model: TokenModel,
     before: Sequence[Tensor],
     inputs: Sequence[Tensor],
     graph: Callable[[Memory | None], object],
     depth: Depth | None = None,
-) -> StepMemory:
-    """What a step of training keeps.
+) -> tuple[int, int]:
+    """Bytes that a training step saves for its backward pass, and bytes of the segment memory.
+
+    Parameters, buffers, inputs, the segment memory and what a checkpointed step recomputes do not count as saved.
 
     Args:
         model: on its device.
         before: token ids `(B, L)` of the segments before the step, which fill the memory.
         inputs: tensors that exist anyway.
-        graph: takes the step's forward pass from a memory, and returns what keeps its graph alive.
+        graph: runs the step's forward pass from a memory, and returns what keeps its graph alive.
         depth: of the segments before; None for the model's own.
     """
     model.train()
@@ -58,29 +45,27 @@ def step_memory(
     assert not isinstance(memory, Cache)  # which only an inference depth returns
     remembered = [] if memory is None else memory.flatten()
     saved = saved_bytes(lambda: graph(memory), [*model.parameters(), *model.buffers(), *inputs, *remembered])
-    return StepMemory(saved, sum(state.untyped_storage().nbytes() for state in remembered))
+    return saved, sum(state.untyped_storage().nbytes() for state in remembered)
 
 
 def saved_by_step(model: TokenModel, batches: Batches) -> int:
-    """Bytes that the second step of a text saves for its backward pass, without the softmax, which the models of a
-    comparison share."""
+    """Bytes that the second step of a text saves for its backward pass, without the softmax."""
     before, now = batches.at(0), batches.at(1)
 
     def graph(memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         output = model(now.inputs, memory=memory)
         return output.hidden, output.penalty
 
-    return step_memory(model, [before.inputs], [now.inputs], graph).saved
+    return step_memory(model, [before.inputs], [now.inputs], graph)[0]
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed_step(loop: TrainingLoop) -> float:
-    """Seconds of one training step, on a device that is idle before and after it."""
+    """Seconds of one training step, from an idle device to an idle device."""
     synchronize(loop.device)
     start = time.perf_counter()
     float(loop.step())  # reading the loss waits for the device
@@ -90,13 +75,7 @@ def timed_step(loop: TrainingLoop) -> float:
 
 @dataclass
 class Contender:
-    """A model that is timed, with what was measured of it.
-
-    Attributes:
-        loop: takes its training steps.
-        evaluated: what an evaluation pass reads.
-        training, inference: seconds of each training step and each evaluation pass.
-    """
+    """A model that is timed, with the seconds of each training step and each evaluation pass."""
 
     loop: TrainingLoop
     evaluated: Sequence[Segment]
@@ -104,21 +83,14 @@ class Contender:
     inference: list[float] = field(default_factory=list)
 
     def step(self) -> None:
-        """One timed training step."""
         self.training.append(timed_step(self.loop))
 
     def evaluate(self) -> None:
-        """One timed evaluation pass."""
         self.inference.append(evaluate_segments(self.loop.model, self.evaluated).seconds)
-
-    def forget(self) -> None:
-        """Drops what was measured so far."""
-        self.training.clear()
-        self.inference.clear()
 
 
 def alternate(contenders: Sequence[Contender], rounds: int) -> None:
-    """Times every contender once a round, another first each time; a round before the first is not counted."""
+    """Times every contender once a round, another first each time, after a round that is not counted."""
     for number in range(-1, rounds):
         first = max(0, number) % len(contenders)
         turns = [*contenders[first:], *contenders[:first]]
@@ -128,4 +100,5 @@ def alternate(contenders: Sequence[Contender], rounds: int) -> None:
             contender.evaluate()
         if number < 0:
             for contender in contenders:
-                contender.forget()
+                contender.training.clear()
+                contender.inference.clear()

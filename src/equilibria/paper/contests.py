@@ -1,13 +1,13 @@
 """The measured tables: what training costs the models of a contest, each in terms of the explicit one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
-from equilibria.data.batches import Segment, ZipfBatches
+from equilibria.data.batches import ZipfBatches
 from equilibria.inference.loading import load_run
 from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
@@ -23,31 +23,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A row of a contest with its recipe at the contest's scale."""
-
-    row: Row
-    recipe: Recipe
-    vocabulary_size: int
-
-    def model(self) -> tuple[TokenModel, bool]:
-        """The model, and whether it is the trained one: where the row has been run at this scale and seed, it is."""
-        if row_status(self.recipe).figures is not None:
-            return load_run(self.recipe.run.folder).model, True
-        torch.manual_seed(self.recipe.training.seed)
-        return build_model(self.recipe, self.vocabulary_size), False
-
-
-@dataclass(frozen=True)
 class Memory:
-    """What a training step of a row keeps.
-
-    Attributes:
-        row: which.
-        size: its parameters.
-        saved: bytes for the backward pass.
-        ratio: in terms of the contest's first row.
-    """
+    """What a training step of a row keeps: bytes for the backward pass, and their ratio to the contest's first row."""
 
     row: Row
     size: Size
@@ -55,16 +32,15 @@ class Memory:
     ratio: float
 
 
-def memory_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[Memory]:
-    """The memory of each, one model at a time."""
-    first = None
-    for entrant in entrants:
-        say(f"memory of {entrant.recipe.run.name}")
-        model, _ = entrant.model()
-        batches = _batches(model, setting, entrant.recipe.training.seed)
-        saved = saved_by_step(model, batches)
-        first = first or saved
-        yield Memory(entrant.row, size_of(model), saved, saved / first)
+def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[Memory]:
+    """The memory of each row, one model at a time; `recipes` are those of its rows."""
+    costs: list[Memory] = []
+    for row, recipe in zip(contest.rows, recipes, strict=True):
+        say(f"memory of {recipe.run.name}")
+        model, _ = _model(contest, recipe)
+        saved = saved_by_step(model, _batches(model, setting, recipe.training.seed))
+        costs.append(Memory(row, size_of(model), saved, saved / (costs[0].saved if costs else saved)))
+    return costs
 
 
 @dataclass(frozen=True)
@@ -72,8 +48,6 @@ class Runtime:
     """How long a row takes.
 
     Attributes:
-        row: which.
-        size: its parameters.
         trained: whether its weights were trained; a solve of untrained ones may end sooner.
         training, inference: seconds of a training step and of an evaluation pass.
         training_ratio, inference_ratio: in terms of the contest's first row.
@@ -88,16 +62,16 @@ class Runtime:
     inference_ratio: Quartiles
 
 
-def runtime_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[Runtime]:
-    """The times of all, taken in turn."""
-    models = [entrant.model() for entrant in entrants]
-    contenders = [_contender(entrant, model, setting) for entrant, (model, _) in zip(entrants, models, strict=True)]
-    say(f"timing {' and '.join(entrant.recipe.run.name for entrant in entrants)}, {setting.rounds} rounds")
+def runtime_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[Runtime]:
+    """The times of all rows, taken in turn; `recipes` are those of its rows."""
+    models = [_model(contest, recipe) for recipe in recipes]
+    contenders = [_contender(recipe, model, setting) for recipe, (model, _) in zip(recipes, models, strict=True)]
+    say(f"timing {' and '.join(recipe.run.name for recipe in recipes)}, {setting.rounds} rounds")
     alternate(contenders, setting.rounds)
     first = contenders[0]
-    for entrant, (model, trained), contender in zip(entrants, models, contenders, strict=True):
-        yield Runtime(
-            row=entrant.row,
+    return [
+        Runtime(
+            row=row,
             size=size_of(model),
             trained=trained,
             training=Quartiles.of(contender.training),
@@ -105,25 +79,26 @@ def runtime_of(entrants: list[Entrant], setting: Setting, say: Say) -> Iterator[
             training_ratio=ratios(contender.training, first.training),
             inference_ratio=ratios(contender.inference, first.inference),
         )
+        for row, (model, trained), contender in zip(contest.rows, models, contenders, strict=True)
+    ]
 
 
-def _contender(entrant: Entrant, model: TokenModel, setting: Setting) -> Contender:
-    """At the model's own depth: what a schedule does at first is not what training costs. The weights hardly move."""
-    training = replace(entrant.recipe.training, accumulation=1, learning_rate=1e-9)
+def _model(contest: Contest, recipe: Recipe) -> tuple[TokenModel, bool]:
+    """The model, and whether it is trained: it is if the row has been run at this scale and seed."""
+    if row_status(recipe).figures is not None:
+        return load_run(recipe.run.folder).model, True
+    torch.manual_seed(recipe.training.seed)
+    return build_model(recipe, contest.table.vocabulary_of(recipe)), False
+
+
+def _contender(recipe: Recipe, model: TokenModel, setting: Setting) -> Contender:
+    """Trains at the model's own depth, not at that of its warm-up; the weights hardly move."""
+    training = replace(recipe.training, accumulation=1, learning_rate=1e-9)
     batches = _batches(model, setting, training.seed)
     depth = model.depth.steady() if isinstance(model, LanguageModel) else None
-    return Contender(TrainingLoop(model, training, batches, depth), _segments(batches))
-
-
-def _segments(batches: ZipfBatches) -> list[Segment]:
-    return [batches.at(index) for index in range(_EVALUATED)]
+    evaluated = [batches.at(index) for index in range(_EVALUATED)]
+    return Contender(TrainingLoop(model, training, batches, depth), evaluated)
 
 
 def _batches(model: TokenModel, setting: Setting, seed: int) -> ZipfBatches:
     return ZipfBatches(model.embedding.vocabulary_size, setting.batch_size, setting.segment_length, seed)
-
-
-def entrants_of(contest: Contest, recipe: Callable[[Row], Recipe]) -> list[Entrant]:
-    """The rows of a contest, with the recipe that a function finds for each."""
-    recipes = [(row, recipe(row)) for row in contest.rows]
-    return [Entrant(row, found, contest.table.vocabulary_of(found)) for row, found in recipes]

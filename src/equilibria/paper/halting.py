@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from equilibria.cells import Cell
 from equilibria.depths.base import Depth, Reached
 from equilibria.nn.positions import distance_embedding
+from equilibria.ranges import at_least, share
 
 # Published code starts here: a position runs for two steps at first.
 _HALTING_BIAS = 1.0
@@ -24,7 +25,7 @@ _HALTING_BIAS = 1.0
 
 @dataclass(frozen=True)
 class Pondered:
-    """Where every position has come to.
+    """What pondering reached at every position.
 
     Attributes:
         state_BLD: the mean of a position's states, weighted by its probabilities of halting.
@@ -45,7 +46,7 @@ class Halting(nn.Module, Depth):
 
     Args:
         features: of the state, an even number; None for those of the cell that it arranges.
-        max_steps: applications at most; what has not halted by then halts.
+        max_steps: most applications.
         threshold: sum of the probabilities at which a position halts, `0 < threshold ≤ 1`.
         ponder_weight: weight, in the training loss, of the mean ponder cost.
     """
@@ -53,19 +54,12 @@ class Halting(nn.Module, Depth):
     halt: nn.Linear
 
     def __init__(
-        self,
-        features: int | None = None,
-        max_steps: int = 8,
-        threshold: float = 0.99,
-        ponder_weight: float = 1e-3,
+        self, features: int | None = None, max_steps: int = 8, threshold: float = 0.99, ponder_weight: float = 1e-3
     ) -> None:
         super().__init__()
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, found {max_steps}")
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must be above 0 and at most 1, found {threshold}")
-        if not ponder_weight >= 0:
-            raise ValueError(f"ponder_weight must be at least 0, found {ponder_weight}")
+        at_least(1, max_steps=max_steps)
+        share(threshold=threshold)
+        at_least(0, ponder_weight=ponder_weight)
         self.max_steps, self.threshold, self.ponder_weight = max_steps, threshold, ponder_weight
         if features is not None:
             self.halt = _halt(features)
@@ -86,11 +80,7 @@ class Halting(nn.Module, Depth):
         return cell
 
     def ponder(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> Pondered:
-        """The weighted state of `f` from `z0`, with the steps and the remainder of every position.
-
-        Raises:
-            ValueError: it has neither been given features nor arranged a cell.
-        """
+        """The weighted state of `f` from `z0`, with the steps and the remainder of every position."""
         if not hasattr(self, "halt"):
             raise ValueError("Halting has no features yet; give features, those of the state")
         length = z0.shape[1]

@@ -1,10 +1,11 @@
 """The paper's tables 1 to 4, every figure checked against its text, and how each scale shrinks the models.
 
 Depth is never scaled: a model of 70 levels keeps them, and models of one size in the paper are of one size at every
-scale, so that the rows of a scale can be compared with each other. With the paper's figures only those of "full" can.
+scale, so that the rows of a scale can be compared with each other. Only those of "full" compare with the paper's.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from equilibria.paper.tables import Contest, Flags, MeasuredTable, Row, Scale, Setting, TrainedTable
 
@@ -41,14 +42,12 @@ _TEXT = _all(
     _at("model", memory_length=(64, 64)),
     _at("training", steps=(150, 1000), batch_size=(4, 8), segment_length=(64, 64), accumulation=(1, 1)),
     _at("training.schedule", warmup_steps=(7, 50)),
-    _at("training", evaluate_every=(37, 250), checkpoint_every=(18, 125)),
-    _at("training", evaluate_tokens=(4096, 32768)),
+    _at("training", evaluate_every=(37, 250), checkpoint_every=(18, 125), evaluate_tokens=(4096, 32768)),
 )
 
 
-def _transformer(*inner: int) -> Scales:
+def _transformer(tiny: int, small: int) -> Scales:
     """Width 32 and 64, with feed-forward layers of these widths."""
-    tiny, small = inner
     return _all(_at("model.cell", d_model=(32, 64), heads=(2, 4), inner=(tiny, small)), _CLUSTERS, _RATES)
 
 
@@ -57,38 +56,36 @@ def _baseline(d_model: tuple[int, int], hidden: tuple[int, int]) -> Scales:
     return _at("model", d_model=d_model, hidden=hidden)
 
 
-_Published = tuple[str, str, float | None, float | None, float | None, float | None]
-
-
 def _rows(
     unit: float,
-    *published: _Published,
+    *published: tuple[str, str, *tuple[float | None, ...]],
     scales: Mapping[str, Scales],
-    flags: Mapping[str, Flags] | None = None,
-    recipes: Mapping[str, str] | None = None,
+    flags: Mapping[str, Flags] = MappingProxyType({}),
+    recipes: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
     """Rows of a table.
 
     Args:
         unit: of the numbers of parameters.
-        published: name, model, figure, parameters in all and outside the embedding, gigabytes.
+        published: name, model, figure, parameters in all and outside the embedding, gigabytes; the last may be missing.
         scales, flags, recipes: of the rows of these names.
     """
-    flags, recipes = flags or {}, recipes or {}
-    return tuple(
-        Row(
+    rows = []
+    for name, model, *figures in published:
+        figure, parameters, inner, gigabytes = [*figures, None, None, None, None][:4]
+        row = Row(
             name=name,
             model=model,
             recipe=recipes.get(name, name),
             flags=flags.get(name, ()),
             scales=scales.get(name, {}),
-            parameters=None if parameters is None else parameters * unit,
-            inner=None if inner is None else inner * unit,
+            parameters=parameters and parameters * unit,
+            inner=inner and inner * unit,
             figure=figure,
             gigabytes=gigabytes,
         )
-        for name, model, figure, parameters, inner, gigabytes in published
-    )
+        rows.append(row)
+    return tuple(rows)
 
 
 COPY_MEMORY = TrainedTable(
@@ -98,10 +95,10 @@ COPY_MEMORY = TrainedTable(
     vocabulary_size=10,
     rows=_rows(
         1e3,
-        ("deq-transformer", "DEQ-Transformer", 3.5e-6, 14, None, None),
-        ("tcn", "TCN", 2.7e-5, 16, None, None),
-        ("lstm", "LSTM", 0.0501, 14, None, None),
-        ("gru", "GRU", 0.0491, 14, None, None),
+        ("deq-transformer", "DEQ-Transformer", 3.5e-6, 14),
+        ("tcn", "TCN", 2.7e-5, 16),
+        ("lstm", "LSTM", 0.0501, 14),
+        ("gru", "GRU", 0.0491, 14),
         scales={"deq-transformer": _at("model.depth.schedule", warmup_steps=(200, 600))},
     ),
     scales=_all(_at("data", blanks=(20, 100), held_out=(200, 500)), _at("training", steps=(600, 2000))),
@@ -114,11 +111,11 @@ PTB = TrainedTable(
     vocabulary_size=10_000,
     rows=_rows(
         1e6,
-        ("variational-lstm", "Variational LSTM", 73.4, 66, None, None),
-        ("nas", "NAS cell", 62.4, 54, None, None),
-        ("nas-tuned", "NAS, tuned as a black box", 59.7, 24, 20, None),
-        ("awd-lstm", "AWD-LSTM", 58.8, 24, 20, None),
-        ("darts", "DARTS, second order", 55.7, 23, 20, None),
+        ("variational-lstm", "Variational LSTM", 73.4, 66),
+        ("nas", "NAS cell", 62.4, 54),
+        ("nas-tuned", "NAS, tuned as a black box", 59.7, 24, 20),
+        ("awd-lstm", "AWD-LSTM", 58.8, 24, 20),
+        ("darts", "DARTS, second order", 55.7, 23, 20),
         ("trellisnet", "60-layer TrellisNet", 57.0, 24, 20, 8.5),
         ("deq-trellisnet", "DEQ-TrellisNet", 57.1, 24, 20, 1.2),
         scales={
@@ -144,10 +141,10 @@ WIKITEXT_103 = TrainedTable(
     vocabulary_size=267_735,
     rows=_rows(
         1e6,
-        ("tcn", "Generic TCN", 45.2, 150, 34, None),
-        ("gated-convolution", "Gated linear ConvNet", 37.2, 230, None, None),
+        ("tcn", "Generic TCN", 45.2, 150, 34),
+        ("gated-convolution", "Gated linear ConvNet", 37.2, 230),
         ("awd-qrnn", "AWD-QRNN", 33.0, 159, 51, 7.1),
-        ("relational-memory", "Relational Memory Core", 31.6, 195, 60, None),
+        ("relational-memory", "Relational Memory Core", 31.6, 195, 60),
         ("transformer-xl-large", "Transformer-XL (X-large, adaptive embedding, on TPU)", 18.7, 257, 224, 12.0),
         ("trellisnet", "70-layer TrellisNet", 29.2, 180, 45, 24.7),
         ("trellisnet-checkpointed", "70-layer TrellisNet with gradient checkpointing", 29.2, 180, 45, 5.2),
@@ -159,14 +156,7 @@ WIKITEXT_103 = TrainedTable(
         ("transformer-xl-4", "Transformer-XL (small, 4 layers)", 35.8, 139, 4.9, 4.8),
         ("transformer-xl-tied-16", "Transformer-XL (small, weight-tied 16 layers)", 34.9, 138, 4.5, 6.8),
         ("deq-transformer-small", "DEQ-Transformer (small)", 32.4, 138, 4.5, 1.1),
-        (
-            "deq-transformer-2023",
-            "DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)",
-            None,
-            None,
-            None,
-            None,
-        ),
+        ("deq-transformer-2023", "DEQ-Transformer of 2023 (arXiv:2310.18605; not in the table)"),
         scales={
             "tcn": _all(_baseline((32, 64), (48, 80)), _RATES),
             "gated-convolution": _all(

@@ -32,14 +32,13 @@ def recipe_of(
     """The recipe of a row at a scale.
 
     Args:
-        table, row, scale: which.
+        table, row, scale, seed: of the run.
         file: the row's recipe.
-        seed: of weights and dropout.
         runs: folder for the runs of all tables.
         text: a folder to read instead of the recipe's own text; its runs have a folder of their own.
 
     Raises:
-        UserError: the recipe and the flags of the scale do not go together.
+        UserError: the recipe and the flags of the scale do not fit together.
     """
     folder = runs / (table.name if text is None else f"{table.name}-on-{text.resolve().name}")
     place = ["--run.name", f"{row.name}-{scale}-{seed}", "--run.directory", str(folder)]
@@ -49,13 +48,7 @@ def recipe_of(
 
 @dataclass(frozen=True)
 class RowStatus:
-    """How far the run of a row has come.
-
-    Attributes:
-        figures: of a finished run, else None.
-        note: what to say about it; "" if there is nothing.
-        open: whether it can be started or resumed.
-    """
+    """The figures of a finished run, a note about any other, and whether it can be started or resumed."""
 
     figures: Figures | None = None
     note: str = ""
@@ -63,11 +56,7 @@ class RowStatus:
 
 
 def row_status(recipe: Recipe) -> RowStatus:
-    """What the folder of a row's run says.
-
-    Raises:
-        UserError: a file in it is damaged.
-    """
+    """The status of a row, from its run's folder; a UserError where a file in it is damaged."""
     status = RunStatus(RunFolder(recipe.run.folder))
     if not status.started:
         return RowStatus(open=True)
@@ -75,7 +64,7 @@ def row_status(recipe: Recipe) -> RowStatus:
     if difference:
         return RowStatus(note=f"{status.folder.path} was run with {difference}; remove it to run this one")
     if _result_file(recipe).is_file():
-        return RowStatus(_read(_result_file(recipe)))
+        return RowStatus(read_json(_result_file(recipe), dict, "remove it and repeat with --train"))
     if status.writer is not None:
         return RowStatus(note=f"{status.writer} is training it")
     note = f"stopped after step {status.step} of {recipe.training.steps}; resume it with --train"
@@ -83,13 +72,12 @@ def row_status(recipe: Recipe) -> RowStatus:
 
 
 def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, progress: Progress) -> Figures:
-    """Evaluates the best model of a run that was trained to its end, and keeps the figures in its folder.
+    """Evaluates the best model of a finished run, and keeps the figures in its folder.
 
     Args:
-        recipe: of the run.
-        result: how training ended.
-        test_tokens: how much of the text to read; None for all. A task is always read whole.
-        progress: told of each thing that takes a while.
+        recipe, result: of the run.
+        test_tokens: how much of a text to read; None for all. A task is read whole.
+        progress: of reading the data.
 
     Raises:
         UserError: the run or its text cannot be read, or the folder cannot be written.
@@ -109,7 +97,7 @@ def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, pr
 
 
 def _evaluated(loaded: LoadedRun, task: Task, test_tokens: int | None) -> tuple[Evaluation, Figures]:
-    """On test text, else on validation text, or on what the task holds out; and which it was."""
+    """The evaluation on test text, else on validation text or on what the task holds out; and which of them it was."""
     training, model = loaded.recipe.training, loaded.model
     split = "test" if "test" in task.splits() else "valid"
     sizes = training.batch_size, training.segment_length
@@ -120,7 +108,7 @@ def _evaluated(loaded: LoadedRun, task: Task, test_tokens: int | None) -> tuple[
 
 
 def trained_size(figures: Figures) -> Size:
-    """The size of the model that a finished run trained: its vocabulary is that of the text that was read."""
+    """The size of a finished run's model, with the vocabulary of the text it read."""
     size = figures["size"]
     assert isinstance(size, dict)
     return Size(**size)
@@ -128,7 +116,3 @@ def trained_size(figures: Figures) -> Size:
 
 def _result_file(recipe: Recipe) -> Path:
     return recipe.run.folder / "reproduction.json"
-
-
-def _read(path: Path) -> Figures:
-    return read_json(path, dict, "remove it and repeat with --train")

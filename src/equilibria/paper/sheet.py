@@ -7,17 +7,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from equilibria.measuring.size import shortened
+
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of text with what must be said about it below.
-
-    Args:
-        title: what it shows.
-        headers: of the columns; the first column is text, the others are figures.
-        rows: as many entries each.
-        notes: sentences.
-    """
+    """A table of text with notes below it; the first column is text, the others are figures."""
 
     title: str
     headers: Sequence[str]
@@ -25,7 +20,7 @@ class Sheet:
     notes: Sequence[str] = ()
 
     def drawn(self) -> Table:
-        """For a terminal; the first column takes what room is left."""
+        """For a terminal; the first column takes the room that is left."""
         table = Table(title=self.title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
         for number, header in enumerate(self.headers):
             table.add_column(Text(header), justify="right" if number else "left", no_wrap=bool(number))
@@ -42,13 +37,8 @@ class Sheet:
 
 
 def count(number: float | None) -> str:
-    """A number of parameters as papers give it."""
-    if number is None:
-        return "–"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
+    """A number of parameters, or a dash where there is none."""
+    return "–" if number is None else shortened(number)
 
 
 def form(number: float | None, form: str) -> str:

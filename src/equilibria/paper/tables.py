@@ -1,6 +1,6 @@
 """What a published table is: rows of figures, and for each row the recipe that trains its model at any of three scales.
 
-A scale is a list of flags that have the last word over the recipe, so what it changes can be read in one place.
+A scale is a list of flags that override the recipe, so what it changes can be read in one place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,10 @@ class Row:
     Args:
         name: short; for flags and folders.
         model: as the paper calls it.
-        recipe: name of the file that says how it is trained, below the folder of its table.
+        recipe: name of its file in the folder of its table.
         flags: what makes this model of the recipe, where another row has the same recipe.
-        scales: flags of a scale, of the sizes of this model.
-        parameters: published number, in all.
-        inner: published number outside the embedding.
+        scales: the sizes of this model at a scale.
+        parameters, inner: published numbers, in all and outside the embedding.
         figure: published loss or perplexity.
         gigabytes: published memory of training.
     """
@@ -48,13 +47,12 @@ class TrainedTable:
 
     Args:
         name: short; for the command line and folders.
-        title: what it shows.
         figure: what is compared.
         vocabulary_size: tokens of the task.
         rows: its models, in the paper's order.
         scales: flags of a scale, for every row; a row's own come after them.
         test_tokens: how much of the test text a scale reads; default: all.
-        data: how to get the text, where it is not shipped; "" for none.
+        data: how to get the text; "" for none.
     """
 
     name: str
@@ -67,15 +65,14 @@ class TrainedTable:
     data: str = ""
 
     def row(self, name: str) -> Row:
-        """The row of that name."""
         return next(row for row in self.rows if row.name == name)
 
     def flags(self, row: Row, scale: Scale) -> list[str]:
-        """The flags that make a row's model at a scale of its recipe."""
+        """The flags that make a row's model of its recipe at a scale."""
         return [*row.flags, *self.scales.get(scale, ()), *row.scales.get(scale, ())]
 
     def vocabulary_of(self, recipe: Recipe) -> int:
-        """Tokens in the vocabulary that a recipe has on the whole text of the task."""
+        """Tokens in a recipe's vocabulary of the whole text of the task."""
         wanted = recipe.data.tokenizer.vocabulary_size if isinstance(recipe.data, Source) else None
         return min(wanted or self.vocabulary_size, self.vocabulary_size)
 
@@ -85,7 +82,6 @@ class Contest:
     """Models that are measured side by side, each in terms of the first.
 
     Args:
-        table: where they are from.
         rows: the explicit model that is the measure, then its rivals.
         training, inference: published times of the last in terms of the first.
     """
@@ -98,7 +94,7 @@ class Contest:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every model of a comparison is given: the size of a batch, and how often it is timed."""
+    """The batch that every model of a comparison is given, and how often it is timed."""
 
     batch_size: int
     segment_length: int
@@ -107,14 +103,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredTable:
-    """A published table of costs, which need no training to be measured.
-
-    Args:
-        name: short; for the command line and folders.
-        title: what it shows.
-        contests: its comparisons.
-        settings: of each scale.
-    """
+    """A published table of costs, which need no training to be measured."""
 
     name: str
     title: str
@@ -123,13 +112,9 @@ class MeasuredTable:
 
 
 def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows of these names in the table's order; all where no name is given.
-
-    Raises:
-        UserError: there is no such row.
-    """
+    """The rows of these names in the table's order, all of them by default; a UserError where there is no such row."""
     known = [row.name for row in rows]
     for name in names:
         if name not in known:
-            raise UserError(f"--rows {name}: no such row; expected of {', '.join(dict.fromkeys(known))}")
+            raise UserError(f"--rows {name}: no such row; expected one of {', '.join(dict.fromkeys(known))}")
     return [row for row in rows if not names or row.name in names]

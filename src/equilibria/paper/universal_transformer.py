@@ -19,13 +19,13 @@ from equilibria.models.base import Output, TokenModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
 from equilibria.nn.feed_forward import BoundFeedForward
-from equilibria.paper.baselines.recipes import Baseline
+from equilibria.paper.baselines import Baseline
 from equilibria.paper.halting import Halting
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a block needs besides its state: the encoded source, the causal mask, weights, and dropout masks."""
+    """What a block needs besides its state: the encoded source, the causal mask, weights and dropout masks."""
 
     source_BSD: Tensor | None
     hidden_LL: Tensor | None
@@ -38,7 +38,6 @@ class UniversalBlock(nn.Module):
 
     Args:
         d_model: features, a multiple of `heads`.
-        heads: attention heads.
         inner: features inside the feed-forward network.
         reads_source: whether it attends to an encoded source.
     """
@@ -68,10 +67,8 @@ class UniversalTransformer(TokenModel):
 
     Args:
         embedding: of the tokens, and their softmax.
-        heads: attention heads.
         inner: features inside the feed-forward networks.
-        encoder: depth of the encoder.
-        decoder: depth of the decoder.
+        encoder, decoder: their depths.
         dropout: probability of dropping a feature of a sublayer's output; one mask for all steps.
         start: the token id that precedes a target.
     """
@@ -104,14 +101,7 @@ class UniversalTransformer(TokenModel):
         depth: Depth | None = None,
         memory_length: int | None = None,
     ) -> Output:
-        """Predict each target from the source and the targets before it.
-
-        Args:
-            tokens_BL: the source, token ids `(B, S)`.
-            targets: the target `(B, L)`, -100 after its end; hidden states and logits are `(B, L, ·)` then.
-            memory: None; pairs of sequences have nothing before them.
-            depth: None; encoder and decoder have depths of their own.
-            memory_length: without a meaning, as nothing is handed on.
+        """Predict each target `(B, L)`, -100 after its end, from the source `(B, S)` and the targets before it.
 
         Raises:
             ValueError: there is no target, there is a memory or a depth, or a token id is outside the vocabulary.
@@ -140,10 +130,8 @@ class UniversalTransformer(TokenModel):
         """One side at its depth; causal where there is a source to read."""
         self.check(tokens_BL)
         inputs_BLD = self.embedding(tokens_BL) * self.embedding.d_model**0.5
-        hidden_LL = None
-        if source_BSD is not None:
-            every = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
-            hidden_LL = every.triu(diagonal=1)
+        every_LL = torch.ones(2 * inputs_BLD.shape[1:2], dtype=torch.bool, device=inputs_BLD.device)
+        hidden_LL = None if source_BSD is None else every_LL.triu(diagonal=1)
         dropout = tuple(dropout_mask(inputs_BLD, self.dropout, self.training) for _ in block.norms)
         seen = _Seen(source_BSD, hidden_LL, block.feed_forward.bind(), dropout)
         return depth.reach(lambda h: block(h, seen), inputs_BLD, self.training)
@@ -174,14 +162,9 @@ class UniversalTransformerModel(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.memory_length or self.regularisation != Regularisation():
-            raise ValueError("an encoder-decoder takes neither memory_length nor regularisation; leave them out")
+            raise ValueError("an encoder-decoder takes neither memory_length nor regularisation; omit them")
 
     def build(self, vocabulary_size: int) -> UniversalTransformer:
-        """The model, freshly initialised.
-
-        Raises:
-            ValueError: options that do not go together.
-        """
         embedding = self.build_embedding(vocabulary_size, self.d_model)
         encoder, decoder = (Halting(self.d_model, self.max_steps, self.threshold, self.ponder_weight) for _ in range(2))
         return UniversalTransformer(embedding, self.heads, self.inner, encoder, decoder, self.dropout)

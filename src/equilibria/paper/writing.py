@@ -1,4 +1,4 @@
-"""A reproduced table in its three forms: on a terminal, as Markdown and as JSON. What was not run says so."""
+"""A reproduced table as text and as JSON. What was not run says so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,25 +11,26 @@ from equilibria.paper.sheet import Sheet, count, form
 from equilibria.paper.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
 
 NOT_RUN = "not run"
-_SCALED = "The models are scaled down ({scale}): compare the rows with each other, and none with the paper."
+_SCALED = "The models are scaled down ({scale}): compare the rows with each other, not with the paper."
 _SIZES = "size, inner: parameters in all and outside the embedding, the paper's and ours."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a row.
+    """The state of a row.
 
     Attributes:
-        row: which.
         size: our parameters at the scale; None where the recipe cannot be read.
         figures: of the finished run; None without one.
         note: why there is none, or "".
+        signal: the signal that stopped its training, if one did.
     """
 
     row: Row
     size: Size | None
     figures: Figures | None
     note: str = ""
+    signal: int | None = None
 
     def number(self, name: str) -> float | None:
         """A figure of the run."""
@@ -40,7 +41,6 @@ class Outcome:
 
 
 def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """Everything that is known of the rows."""
     rows = [
         {
             **_published(outcome.row),
@@ -52,7 +52,7 @@ def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequenc
         }
         for outcome in outcomes
     ]
-    return {"table": table.name, "title": table.title, "scale": scale, "seed": seed, "rows": rows}
+    return {**_heading(table, scale, seed), "rows": rows}
 
 
 def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]) -> Sheet:
@@ -82,20 +82,18 @@ def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]
 
 
 def memory_json(
-    table: MeasuredTable, scale: Scale, seed: int, setting: Setting, contests: Sequence[Sequence[Memory]]
+    table: MeasuredTable, scale: Scale, seed: int, contests: Sequence[Sequence[Memory]]
 ) -> dict[str, object]:
     """Every row that was measured, contest by contest."""
-    rows = [
-        [
-            {**_published(cost.row), "size": asdict(cost.size), "saved_bytes": cost.saved, "ratio": cost.ratio}
-            for cost in costs
-        ]
-        for costs in contests
-    ]
-    return {**_measured(table, scale, seed, setting), "contests": rows}
+
+    def measured(cost: Memory) -> dict[str, object]:
+        return {**_published(cost.row), "size": asdict(cost.size), "saved_bytes": cost.saved, "ratio": cost.ratio}
+
+    rows = [list(map(measured, costs)) for costs in contests]
+    return {**_heading(table, scale, seed), "setting": asdict(table.settings[scale]), "contests": rows}
 
 
-def memory_sheet(table: MeasuredTable, scale: Scale, setting: Setting, contests: Sequence[Sequence[Memory]]) -> Sheet:
+def memory_sheet(table: MeasuredTable, scale: Scale, contests: Sequence[Sequence[Memory]]) -> Sheet:
     """Gigabytes, and shares of the first of each contest."""
     rows = [
         [
@@ -110,8 +108,7 @@ def memory_sheet(table: MeasuredTable, scale: Scale, setting: Setting, contests:
     headers = ["model", "inner", "ours", "memory", "ours", "ratio", "ours"]
     notes = [
         *_scaled(scale),
-        f"Batches of {setting.batch_size} × {setting.segment_length} tokens, after as many; ratios are to the explicit "
-        f"model, the first of each group.",
+        f"{_batches(table.settings[scale])}, after as many; ratios are to the explicit model, the first of each group.",
         "Ours: bytes saved for the backward pass of a step, without softmax and weights. The paper's figures leave out "
         "the word embeddings.",
     ]
@@ -119,11 +116,7 @@ def memory_sheet(table: MeasuredTable, scale: Scale, setting: Setting, contests:
 
 
 def runtime_json(
-    table: MeasuredTable,
-    scale: Scale,
-    seed: int,
-    setting: Setting,
-    contests: Sequence[tuple[Contest, Sequence[Runtime]]],
+    table: MeasuredTable, scale: Scale, seed: int, contests: Sequence[tuple[Contest, Sequence[Runtime]]]
 ) -> dict[str, object]:
     """Every row that was timed, contest by contest."""
     found = [
@@ -133,33 +126,33 @@ def runtime_json(
         }
         for contest, costs in contests
     ]
-    return {**_measured(table, scale, seed, setting), "contests": found}
+    return {**_heading(table, scale, seed), "setting": asdict(table.settings[scale]), "contests": found}
 
 
-def runtime_sheet(
-    table: MeasuredTable, scale: Scale, setting: Setting, contests: Sequence[tuple[Contest, Sequence[Runtime]]]
-) -> Sheet:
+def runtime_sheet(table: MeasuredTable, scale: Scale, contests: Sequence[tuple[Contest, Sequence[Runtime]]]) -> Sheet:
     """Medians, with the quartiles of the ratios."""
-    rows = []
-    for contest, costs in contests:
-        for cost in costs:
-            last = cost is costs[-1]
-            rows.append(
-                [
-                    cost.row.model,
-                    *(form(contest.training if last else None, ".2f"), _ratio(cost.training_ratio)),
-                    *(form(contest.inference if last else None, ".2f"), _ratio(cost.inference_ratio)),
-                ]
-            )
+    rows = [
+        [
+            cost.row.model,
+            *(form(contest.training if cost is costs[-1] else None, ".2f"), _ratio(cost.training_ratio)),
+            *(form(contest.inference if cost is costs[-1] else None, ".2f"), _ratio(cost.inference_ratio)),
+        ]
+        for contest, costs in contests
+        for cost in costs
+    ]
     trained = sorted({cost.row.name for _, costs in contests for cost in costs if cost.trained})
     headers = ["model", "training", "ours", "inference", "ours"]
     notes = [
         *_scaled(scale),
-        f"Batches of {setting.batch_size} × {setting.segment_length} tokens; medians and quartiles of {setting.rounds} "
-        f"rounds in which all take turns; in terms of the first of each group, the explicit model.",
-        f"Trained weights: {', '.join(trained) or 'none'}. A model that was not trained may converge sooner or later.",
+        f"{_batches(table.settings[scale])}; medians and quartiles of {table.settings[scale].rounds} rounds in which "
+        f"all take turns; in terms of the first of each group, the explicit model.",
+        f"Trained weights: {', '.join(trained) or 'none'}. Untrained models may converge sooner or later.",
     ]
     return Sheet(table.title, headers, rows, notes)
+
+
+def _batches(setting: Setting) -> str:
+    return f"Batches of {setting.batch_size} × {setting.segment_length} tokens"
 
 
 def _bytes(number: float | None) -> str:
@@ -171,17 +164,12 @@ def _ratio(figure: Quartiles) -> str:
 
 
 def _published(row: Row) -> dict[str, object]:
-    published = {
-        "parameters": row.parameters,
-        "inner": row.inner,
-        "figure": row.figure,
-        "gigabytes": row.gigabytes,
-    }
+    published = {name: getattr(row, name) for name in ("parameters", "inner", "figure", "gigabytes")}
     return {"name": row.name, "model": row.model, "published": published}
 
 
-def _measured(table: MeasuredTable, scale: Scale, seed: int, setting: Setting) -> dict[str, object]:
-    return {"table": table.name, "title": table.title, "scale": scale, "seed": seed, "setting": asdict(setting)}
+def _heading(table: TrainedTable | MeasuredTable, scale: Scale, seed: int) -> dict[str, object]:
+    return {"table": table.name, "title": table.title, "scale": scale, "seed": seed}
 
 
 def _share(row: Row, first: Row) -> float | None:

@@ -1,4 +1,4 @@
-"""From lines of metrics to plots, thinned so that a page stays small however long the run was."""
+"""Lines of metrics as plots, thinned so that the page of a long run stays small."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ _STEPS = "optimizer steps"
 
 
 def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
-    """At most `most` values: the means of runs of equal length (the last may be shorter)."""
+    """At most `most` values: the means of stretches of equal length (the last may be shorter)."""
     size = max(1, -(-len(values) // most))
     runs = (values[start : start + size] for start in range(0, len(values), size))
     return [sum(run) / len(run) for run in runs]

@@ -30,15 +30,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot.
-
-    Attributes:
-        label: in the legend.
-        x, y: points; those that are not finite are left out.
-        role: gives the colour.
-        dash: gives the kind of line.
-        markers: whether each point is marked.
-    """
+    """One line of a plot: its role gives the colour; points that are not finite are not drawn."""
 
     label: str
     x: Sequence[float]
@@ -62,13 +54,12 @@ class Plot:
     """A plot.
 
     Attributes:
-        name: unlike any other on the page; its ids are made from it.
-        title: also what a screen reader says.
+        name: unique on the page; its ids are made from it.
+        title: also for screen readers.
         x_label, y_label: with units.
-        curves: at least one with a point.
         references: horizontal lines, by label.
         logarithmic: whether the vertical axis is.
-        whole: whether the vertical axis begins at 0 and counts.
+        whole: whether the vertical axis starts at 0 and counts.
     """
 
     name: str
@@ -82,16 +73,11 @@ class Plot:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
         return not any(curve.finite(self.logarithmic)[0] for curve in self.curves)
 
 
 def draw(plot: Plot) -> str:
-    """The plot as an `<svg>` element without colours of its own.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+    """The plot as an `<svg>` element without its own colours; a UserError if matplotlib is not installed."""
     try:
         from matplotlib import rc_context, rcParams
         from matplotlib.figure import Figure
@@ -106,10 +92,8 @@ def draw(plot: Plot) -> str:
         _draw_curves(axes, plot)
         _draw_axes(axes, plot)
         if len(plot.curves) > 1:
-            # Below the plot, where it hides no curve.
-            figure.legend(
-                loc="outside lower left", ncols=2, frameon=False, labelcolor=_LABEL, fontsize=8, handlelength=2.2
-            )
+            below = {"loc": "outside lower left", "ncols": 2}  # where it hides no curve
+            figure.legend(**below, frameon=False, labelcolor=_LABEL, fontsize=8, handlelength=2.2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     return _for_page(buffer.getvalue(), plot)
@@ -120,31 +104,14 @@ def _draw_curves(axes: "Axes", plot: Plot) -> None:
         x, y = curve.finite(plot.logarithmic)
         if not x:
             continue
-        marked = curve.markers and len(x) <= 60
-        axes.plot(
-            x,
-            y,
-            curve.dash,
-            label=curve.label,
-            color=_COLOURS[curve.role],
-            linewidth=1.6,
-            marker="o" if marked or len(x) == 1 else None,
-            markersize=3.5,
-        )
+        marker = "o" if (curve.markers and len(x) <= 60) or len(x) == 1 else None
+        style = {"color": _COLOURS[curve.role], "linewidth": 1.6, "marker": marker, "markersize": 3.5}
+        axes.plot(x, y, curve.dash, label=curve.label, **style)
     for label, height in plot.references:
         axes.axhline(height, color=_COLOURS["reference"], linewidth=1, linestyle=(0, (1, 2)))
         # Beside the plot, where no curve can run through it.
-        axes.annotate(
-            label,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            annotation_clip=False,
-            color=_LABEL,
-            fontsize=8,
-        )
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points"}
+        axes.annotate(label, (1, height), **place, va="center", annotation_clip=False, color=_LABEL, fontsize=8)
     axes.autoscale_view()  # a line that was inside the limits already gets a margin too
 
 

@@ -1,4 +1,4 @@
-"""Reads as much of a run folder as there is; what is missing or damaged is listed, and never an error."""
+"""Reads as much of a run folder as there is; missing or damaged parts are listed, never an error."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +21,14 @@ Part = TypeVar("Part")
 
 @dataclass
 class RunRecord:
-    """What a run folder holds.
+    """What a run folder holds; None for what it lacks.
 
     Attributes:
-        folder: the run folder.
-        config: config.toml as it stands, or None.
-        recipe: the same, read, or None.
+        config: config.toml as text.
         metrics: the lines of metrics.jsonl.
-        best_step: of the best checkpoint, or None.
-        evaluation: evaluation.json, or None.
-        sample: sample.json, or None.
-        missing: a sentence for everything that is not there, and how to get it.
+        best_step: of the best checkpoint.
+        evaluation, sample: of evaluation.json and sample.json.
+        missing: a sentence for each missing part, and how to get it.
     """
 
     folder: RunFolder
@@ -45,12 +42,12 @@ class RunRecord:
 
     @property
     def explicit(self) -> bool:
-        """Whether the model is explicit, so that nothing is solved."""
+        """Whether the model solves nothing."""
         return self.recipe is not None and not isinstance(depth_of(self.recipe), Equilibrium)
 
     @property
     def made(self) -> bool:
-        """Whether the run is about a task of generated sequences, not about text."""
+        """Whether the run is of a task of generated sequences, not of text."""
         return self.recipe is not None and isinstance(self.recipe.data, Task)
 
     def lines(self, kind: str) -> list[Figures]:
@@ -58,8 +55,8 @@ class RunRecord:
         return [line for line in self.metrics if line.get("kind") == kind]
 
     def best_validation(self) -> Figures | None:
-        """The validation line of the best checkpoint, or None. Without checkpoints, the line with the least loss, which
-        may belong to a warm-up at another depth."""
+        """The validation line of the best checkpoint; without checkpoints, that of the least loss, which may be of a
+        warm-up at another depth."""
         measured = [line for line in self.lines("valid") if number(line, "loss") is not None]
         if self.best_step is None:
             return min(measured, key=lambda line: number(line, "loss") or 0.0, default=None)
@@ -76,7 +73,7 @@ class RunRecord:
         return self.evaluation if self.evaluated_split == "valid" else None
 
     def departures(self) -> list[str]:
-        """How evaluation.json departs from the best checkpoint at the recipe's effort."""
+        """How evaluation.json differs from the best checkpoint at the recipe's effort."""
         evaluation = self.evaluation
         if evaluation is None:
             return []
@@ -106,16 +103,12 @@ class RunRecord:
 
 
 def depth_of(recipe: Recipe) -> object:
-    """The depth that a recipe's model has; None where it has none."""
+    """The depth of a recipe's model, if it has one."""
     return getattr(recipe.model, "depth", None)
 
 
 def gather(path: Path) -> RunRecord:
-    """Reads a run folder.
-
-    Raises:
-        UserError: there is no such folder, or it is not a run folder.
-    """
+    """Reads a run folder; a UserError where there is none."""
     folder = RunFolder(path)
     if not path.is_dir():
         raise UserError(f"there is no run folder {path}; give the path of one that `equilibria train` made")
@@ -126,12 +119,13 @@ def gather(path: Path) -> RunRecord:
     if run.config is not None:
         run.recipe = run.attempt(lambda: read_recipe(folder.config, []))
     run.metrics = run.attempt(lambda: _metrics(folder.metrics)) or ()
-    if run.metrics:
-        _note_missing_lines(run)
+    for kind, means in (("train", "training curves"), ("valid", "validation figures")):
+        if run.metrics and not run.lines(kind):
+            run.missing.append(f"{folder.metrics} has no {kind!r} line yet, so there are no {means}")
     run.best_step = run.attempt(folder.best_step)
-    run.evaluation = run.attempt(lambda: _object(folder.evaluation, f"`equilibria eval {path}` writes it"))
+    run.evaluation = run.attempt(lambda: read_json(folder.evaluation, dict, f"`equilibria eval {path}` writes it"))
     if not run.made or folder.sample.exists():  # a page of a task needs no text
-        run.sample = run.attempt(lambda: _object(folder.sample, f"`equilibria generate {path}` writes it"))
+        run.sample = run.attempt(lambda: read_json(folder.sample, dict, f"`equilibria generate {path}` writes it"))
     return run
 
 
@@ -151,12 +145,8 @@ def nested(figures: Figures | None, name: str) -> Figures | None:
 
 def baseline_perplexities(evaluation: Figures | None) -> dict[str, float]:
     """Perplexities per token of n-gram models on the text of an evaluation, by name; empty if unknown."""
-    found = {}
-    for name in ("unigram", "trigram"):
-        value = number(evaluation, f"{name}_perplexity")
-        if value is not None and value > 0:
-            found[name] = value
-    return found
+    found = {name: number(evaluation, f"{name}_perplexity") for name in ("unigram", "trigram")}
+    return {name: value for name, value in found.items() if value is not None and value > 0}
 
 
 def reference_losses(evaluation: Figures | None) -> dict[str, float]:
@@ -164,12 +154,6 @@ def reference_losses(evaluation: Figures | None) -> dict[str, float]:
     references = {name: math.log(value) for name, value in baseline_perplexities(evaluation).items()}
     chance = number(evaluation, "chance_loss")
     return references if chance is None else references | {"chance": chance}
-
-
-def _note_missing_lines(run: RunRecord) -> None:
-    for kind, means in (("train", "training curves"), ("valid", "validation figures")):
-        if not run.lines(kind):
-            run.missing.append(f"{run.folder.metrics} has no {kind!r} line yet, so there are no {means}")
 
 
 def _text(path: Path, otherwise: str) -> str:
@@ -188,9 +172,3 @@ def _metrics(path: Path) -> list[dict[str, object]]:
     if not lines:
         raise UserError(f"{path} is empty: there are no curves yet")
     return lines
-
-
-def _object(path: Path, otherwise: str) -> Figures:
-    if not path.exists():
-        raise UserError(f"{path} is missing: {otherwise}")
-    return read_json(path, dict, otherwise)

@@ -5,17 +5,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from equilibria.depths import Equilibrium
-from equilibria.measuring.size import size_of
+from equilibria.measuring.size import shortened, size_of
 from equilibria.models import TokenModel
-from equilibria.report.gather import (
-    Figures,
-    RunRecord,
-    baseline_perplexities,
-    depth_of,
-    nested,
-    number,
-    reference_losses,
-)
+from equilibria.report import gather
+from equilibria.report.gather import Figures, RunRecord, nested, number
 
 UNKNOWN = "unknown"
 
@@ -30,12 +23,10 @@ class Card:
 
 
 def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
-    """The headline: from evaluation.json if that is about the best checkpoint at the recipe's effort, else from the
-    best validation during training. Any other evaluation has a card of its own, which names what it is about.
+    """The headline: from evaluation.json if that is of the best checkpoint at the recipe's effort, else from the best
+    validation during training. Any other evaluation has its own card, which says what it is of.
 
-    Args:
-        run: what the run folder holds.
-        model: of the best checkpoint, for its size; None if it could not be loaded.
+    The model is that of the best checkpoint, for its size; None if it could not be loaded.
     """
     found = [_validation(run)]
     if run.evaluation is not None and run.final is None:
@@ -46,14 +37,15 @@ def cards(run: RunRecord, model: TokenModel | None) -> list[Card]:
 
 
 def _validation(run: RunRecord) -> Card:
-    details = _measure(run, run.final or run.best_validation(), run.on_validation)
+    figures = run.final or run.best_validation()
+    details = _measure(run, figures, run.on_validation)
     if run.final is not None:
         details += _lengths(run, run.final)
     elif run.best_step is not None:
         details.append("evaluation of the best checkpoint during training")
     else:
         details.append("best evaluation during training")
-    return Card(f"Validation {_quantity(run)}", _value(run, run.final or run.best_validation()), details)
+    return Card(f"Validation {_quantity(run)}", _value(run, figures), details)
 
 
 def _other_evaluation(run: RunRecord, evaluation: Figures) -> Card:
@@ -75,7 +67,7 @@ def _other_evaluation(run: RunRecord, evaluation: Figures) -> Card:
 
 
 def _quantity(run: RunRecord) -> str:
-    """What is compared: the loss of a task, whose perplexity is too close to 1 to say much."""
+    """What is compared; the perplexity of a task is too close to 1 to say much."""
     return "loss" if run.made else "perplexity"
 
 
@@ -85,11 +77,12 @@ def _value(run: RunRecord, figures: Figures | None) -> str:
 
 def _measure(run: RunRecord, figures: Figures | None, yardsticks: Figures | None) -> list[str]:
     """Context for a loss or perplexity: those of other models on the same text, and other measures."""
-    details = ["nats per position"] if run.made else []
     if run.made:
-        details += [f"{name} {value:.3g}" for name, value in reference_losses(yardsticks).items()]
+        references = gather.reference_losses(yardsticks)
+        details = ["nats per position", *(f"{name} {value:.3g}" for name, value in references.items())]
     else:
-        details += [f"{name} model {value:,.2f}" for name, value in baseline_perplexities(yardsticks).items()]
+        references = gather.baseline_perplexities(yardsticks)
+        details = [f"{name} model {value:,.2f}" for name, value in references.items()]
     if (per_word := number(figures, "word_perplexity")) is not None:
         details.append(f"per word {per_word:,.2f}")
     if (bits := number(figures, "bits_per_byte")) is not None:
@@ -109,43 +102,28 @@ def _lengths(run: RunRecord, evaluation: Figures) -> list[str]:
 
 
 def _solve_cards(run: RunRecord) -> list[Card]:
-    """Residual and evaluations, which the two sources of figures name differently."""
+    """Residual and evaluations, which evaluation.json and metrics name differently."""
     evaluation, line = run.final, run.best_validation()
     residual = nested(evaluation, "residual")
     if residual is None and line is not None:
-        residual = {
-            "mean": line.get("residual"),
-            "p95": line.get("residual_p95"),
-            "worst": line.get("residual_worst"),
-        }
+        names = {"mean": "residual", "p95": "residual_p95", "worst": "residual_worst"}
+        residual = {name: line.get(key) for name, key in names.items()}
     per_solve = number(evaluation, "evaluations_per_solve")
     if per_solve is None:
         per_solve = number(line, "evaluations")
     unconverged = number(evaluation if evaluation is not None else line, "unconverged")
     details = [] if unconverged is None else [f"{unconverged:.1%} of solves did not converge"]
     per_token = nested(evaluation, "evaluations")
+    if (mean := number(per_token, "mean")) is not None:
+        details.insert(0, f"per token {mean:.1f}, {', '.join(_spread(per_token, '.0f'))}")
+    spread = ["mean over tokens", *_spread(residual, ".2g")]
+    depth = None if run.recipe is None else gather.depth_of(run.recipe)
+    if isinstance(depth, Equilibrium):
+        spread.append(f"tolerance {depth.eval_solver.tol:.2g}")
     return [
-        Card(
-            "Residual",
-            _form(number(residual, "mean"), ".2g"),
-            ["mean over tokens", *_spread(residual, ".2g"), *_tolerance(run)],
-        ),
-        Card(
-            "Evaluations per solve",
-            _form(per_solve, ".1f"),
-            [*_per_token(per_token), *details],
-        ),
+        Card("Residual", _form(number(residual, "mean"), ".2g"), spread),
+        Card("Evaluations per solve", _form(per_solve, ".1f"), details),
     ]
-
-
-def _per_token(spread: Figures | None) -> list[str]:
-    mean = number(spread, "mean")
-    return [] if mean is None else [f"per token {mean:.1f}, {', '.join(_spread(spread, '.0f'))}"]
-
-
-def _tolerance(run: RunRecord) -> list[str]:
-    depth = None if run.recipe is None else depth_of(run.recipe)
-    return [f"tolerance {depth.eval_solver.tol:.2g}"] if isinstance(depth, Equilibrium) else []
 
 
 def _spread(spread: Figures | None, form: str) -> list[str]:
@@ -166,14 +144,7 @@ def _size(model: TokenModel | None) -> Card:
     if model is None:
         return Card("Parameters", UNKNOWN)
     size = size_of(model)
-    return Card("Parameters", _count(size.total), [f"{_count(size.total - size.inner)} in the embedding"])
-
-
-def _count(number_of: int) -> str:
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number_of >= size:
-            return f"{number_of / size:.3g} {unit}"
-    return str(number_of)
+    return Card("Parameters", shortened(size.total), [f"{shortened(size.total - size.inner)} in the embedding"])
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a report measures itself: two short readings of validation text by the run's best model."""
+"""What a report measures: two short readings of validation text by the run's best model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +29,9 @@ class Piece:
     """Text of one token, or of several where a character is spread over them.
 
     Attributes:
-        text: as decoded, white space included.
         evaluations: after which its state had converged, or all that were spent.
         residual: of its state.
-        nll: how unexpected it was given the text before it, in nats; None for the first token.
+        nll: negative log-likelihood given the text before it, in nats; None for the first token.
         converged: whether the residual is within the tolerance.
     """
 
@@ -60,17 +59,12 @@ class Convergence:
     tokens: int
 
 
-@dataclass(frozen=True)
-class SolveFigures:
-    """A passage read with the recipe's solver, empty where there is no text, and one solve followed evaluation by
-    evaluation."""
+def measure_solves(loaded: LoadedRun) -> tuple[list[Piece], Convergence] | None:
+    """Reads the beginning of the run's validation data; None for explicit depths.
 
-    passage: list[Piece]
-    convergence: Convergence
-
-
-def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
-    """Reads the beginning of what the run was validated on; None for explicit depths.
+    Returns:
+        A passage read with the recipe's solver, empty where there is no text, and one solve followed evaluation by
+        evaluation.
 
     Raises:
         UserError: the text cannot be read, or is no longer the one the model was trained on.
@@ -85,29 +79,28 @@ def measure_solves(loaded: LoadedRun) -> SolveFigures | None:
         passage = read_passage(model, loaded.tokenizer, tokens, training.segment_length)
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
     segment = next(iter(valid.segments(rows, training.segment_length)))
-    return SolveFigures(passage, follow_solve(model, segment.inputs, model.depth.eval_solver))
+    return passage, follow_solve(model, segment.inputs, model.depth.eval_solver)
 
 
 def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int) -> list[Piece]:
-    """A text with what each token cost, in segments as in evaluation; the last token is only a target.
+    """A text with what each token cost, in segments as in evaluation.
 
     Args:
         model: with an equilibrium depth, in evaluation mode, on the CPU.
         tokenizer: the model's.
-        tokens: (N,) ids, at least 2.
-        segment_length: tokens per solve; memory is handed on as the model does.
+        tokens: (N,) ids, at least 2; the last is only a target.
+        segment_length: tokens per solve.
     """
     evaluations, residuals, losses, converged = [], [], [], []
     memory = None
     for segment in EvaluationStream(tokens, 1, segment_length):
         with torch.no_grad():
             output = model(segment.inputs, memory=memory)
-        memory = output.memory
-        assert output.solution is not None
-        shape = segment.inputs.shape
-        evaluations += _per_token(output.solution.group_evaluations, shape).int().tolist()
-        residuals += _per_token(output.solution.residual, shape).tolist()
-        converged += _per_token(output.solution.converged, shape).bool().tolist()
+        memory, solution, shape = output.memory, output.solution, segment.inputs.shape
+        assert solution is not None
+        evaluations += _per_token(solution.group_evaluations, shape).int().tolist()
+        residuals += _per_token(solution.residual, shape).tolist()
+        converged += _per_token(solution.converged, shape).bool().tolist()
         losses += F.cross_entropy(output.logits[0], segment.targets[0], reduction="none").tolist()
     pieces = []
     for text, place in _pieces(tokenizer, [int(token) for token in tokens[:-1]]):
@@ -127,11 +120,8 @@ def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray,
 def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Convergence:
     """The residual of every token at each evaluation, without stopping at the tolerance.
 
-    Args:
-        model: in evaluation mode.
-        inputs_BL: token ids.
-        solver: its tolerance is reported; it gets twice its budget, to see how it would go on, but 64 at most. What it
-            does by its own method is followed, without a draft before it or a fallback after it.
+    The solver's own method is followed, without a draft or a fallback, for twice its budget but 64 evaluations at most.
+    The model is in evaluation mode.
     """
     budget = min(2 * solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
     recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget, draft=None, fallback=None))
@@ -168,8 +158,8 @@ class _Recorder(Depth):
 
 
 def _side_by_side(solves: Sequence[Sequence[Tensor]]) -> Iterator[Tensor]:
-    """What the chunks of a segment, solved one after another, have after as many evaluations; one that is done, because
-    nothing is left to solve or nothing is finite, stays as it ended."""
+    """The residuals of a segment's chunks, which are solved one after another, at each number of evaluations; a chunk
+    that is done, converged or not finite, keeps its last ones."""
     ends = [residuals[-1] for residuals in solves]
     for after in zip_longest(*solves):
         yield torch.cat([end if found is None else found for found, end in zip(after, ends, strict=True)], dim=1)

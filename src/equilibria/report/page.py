@@ -1,7 +1,7 @@
-"""The page: sections of HTML put together, everything that was read escaped."""
+"""The page: sections of HTML put together, with all text escaped."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -9,50 +9,31 @@ from importlib.resources import files
 from equilibria.configuration import table_of
 from equilibria.depths import Equilibrium
 from equilibria.models import LanguageModelRecipe, ModelRecipe
-from equilibria.report import passage
 from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
 from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
-from equilibria.report.measurement import SolveFigures
+from equilibria.report.measurement import Convergence, Piece
+
+LEVELS = 8
+"""Shades that the page's style sheet has: `.e0` (least) to `.e7` (most)."""
 
 # The page may load nothing, whatever its texts contain.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Everything a page shows.
-
-    Attributes:
-        run: what the run folder holds.
-        cards: the headline figures.
-        solves: what was measured for the report; None for explicit depths, or if it could not be.
-        written: when.
-    """
-
-    run: RunRecord
-    cards: Sequence[Card]
-    solves: SolveFigures | None
-    written: datetime
-
-
-def page(contents: Contents) -> str:
-    """The whole document.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    run = contents.run
+def page(run: RunRecord, cards: Sequence[Card], solves: tuple[Sequence[Piece], Convergence] | None) -> str:
+    """The whole document; `solves` is what `measure_solves` found. A UserError if matplotlib is not installed."""
     name = escape(run.folder.path.resolve().name)
+    recipe = run.config and f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
     sections = [
-        _header(name, contents),
-        _cards(contents.cards),
+        _header(name, run),
+        _cards(cards),
         _missing(run.missing),
         _plots("Loss", list(loss_plots(run)), _loss_note(run)),
-        *([] if run.explicit else _solve_sections(contents)),
+        *([] if run.explicit else _solve_sections(run, solves)),
         _sample(run),
-        _recipe(run),
+        recipe,
         _events(run),
     ]
     style = files("equilibria.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -65,18 +46,16 @@ def page(contents: Contents) -> str:
     )
 
 
-def _header(name: str, contents: Contents) -> str:
-    run = contents.run
+def _header(name: str, run: RunRecord) -> str:
     steps = max((number(line, "step") or 0.0 for line in run.metrics), default=0.0)
     parts = [f"{steps:,.0f} steps" if run.recipe is None else f"{steps:,.0f} of {run.recipe.training.steps:,} steps"]
     if run.recipe is not None:
         parts.append(_kind_of_model(run.recipe.model))
-    parts.append(f"written {contents.written:%Y-%m-%d %H:%M} UTC")
+    parts.append(f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     return f'<h1>{name}</h1>\n<p class="quiet">{escape(" · ".join(parts))}</p>'
 
 
 def _kind_of_model(model: ModelRecipe) -> str:
-    """The model in a few words."""
     table = table_of(model)
     kind = str(table["kind"]).rpartition(":")[2]
     if "cell" not in table:
@@ -117,24 +96,23 @@ def _plots(heading: str, plots: Sequence[Plot], note: str) -> str:
 
 def _loss_note(run: RunRecord) -> str:
     of = "a target" if run.made else "the next token"
-    note = f"Mean negative log-likelihood of {of}. Training time leaves out evaluations and saving."
+    note = f"Mean negative log-likelihood of {of}. Training time excludes evaluations and saving."
     count = len(run.lines("train"))
     if count > MOST_POINTS:
         note += f" Each point of a training curve is a mean of up to {-(-count // MOST_POINTS):,} lines."
     return note
 
 
-def _solve_sections(contents: Contents) -> Iterator[str]:
+def _solve_sections(run: RunRecord, solves: tuple[Sequence[Piece], Convergence] | None) -> Iterator[str]:
     yield _plots(
         "The solves over training",
-        list(solve_plots(contents.run)),
+        list(solve_plots(run)),
         "An evaluation is one application of the cell. The residual is ‖f(z) - z‖ / ‖f(z)‖ per token, "
         "of the state that the prediction is made from.",
     )
-    solves = contents.solves
     if solves is None:
         return
-    convergence = solves.convergence
+    pieces, convergence = solves
     yield _plots(
         "One validation solve",
         [convergence_plot(convergence)],
@@ -142,14 +120,13 @@ def _solve_sections(contents: Contents) -> Iterator[str]:
         "evaluation but without a draft, a fallback or a stop at its tolerance, the dotted line: in use, a token stops "
         "there.",
     )
-    if not solves.passage:
-        return
-    yield (
-        "<h2>Evaluations per token</h2>\n"
-        '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
-        "token's state had converged. Point at a token for its figures.</p>\n"
-        f"{passage.legend(solves.passage)}\n{passage.coloured(solves.passage)}"
-    )
+    if pieces:
+        yield (
+            "<h2>Evaluations per token</h2>\n"
+            '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
+            "token's state had converged. Point at a token for its figures.</p>\n"
+            f"{legend(pieces)}\n{coloured(pieces)}"
+        )
 
 
 def _sample(run: RunRecord) -> str:
@@ -163,12 +140,6 @@ def _sample(run: RunRecord) -> str:
     return f'<h2>Generated text</h2>\n<p class="quiet">{note}</p>\n<pre class="text">{shown}</pre>'
 
 
-def _recipe(run: RunRecord) -> str:
-    if run.config is None:
-        return ""
-    return f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
-
-
 def _events(run: RunRecord) -> str:
     lines = run.lines("event")
     if not lines:
@@ -180,3 +151,44 @@ def _event(line: Figures) -> str:
     time = number(line, "time")
     when = "" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC, "
     return f"<li>{when}step {number(line, 'step') or 0:,.0f}: {escape(str(line.get('message', '')))}</li>"
+
+
+def legend(passage: Sequence[Piece]) -> str:
+    """A shade per number of evaluations (or per range of them), with its share of the tokens."""
+    counts = Counter(piece.evaluations for piece in passage)
+    least, most = min(counts), max(counts)
+    entries = []
+    for level in range(LEVELS):
+        inside = [number for number in counts if _level(number, least, most) == level]
+        if not inside:
+            continue
+        share = sum(counts[number] for number in inside) / len(passage)
+        percent = f"{share:.0%}" if share >= 0.005 else "<1%"
+        span = f"{min(inside)}" if len(inside) == 1 else f"{min(inside)} to {max(inside)}"
+        entries.append(f'<li><span class="swatch e{level}"></span>{span} <small>{escape(percent)}</small></li>')
+    if not all(piece.converged for piece in passage):
+        entries.append('<li><span class="swatch open"></span>not converged</li>')
+    return f'<ul class="legend"><li>evaluations:</li>{"".join(entries)}</ul>'
+
+
+def coloured(passage: Sequence[Piece]) -> str:
+    """The text, each piece in the shade of its evaluations and with its figures as its title."""
+    least = min(piece.evaluations for piece in passage)
+    most = max(piece.evaluations for piece in passage)
+    spans = (_span(piece, _level(piece.evaluations, least, most)) for piece in passage)
+    return f'<p class="passage">{"".join(spans)}</p>'
+
+
+def _span(piece: Piece, level: int) -> str:
+    surprise = "" if piece.nll is None else f", {piece.nll:.2f} nats unexpected"
+    title = f"{piece.text!r}: {piece.evaluations} evaluations, residual {piece.residual:.2g}{surprise}"
+    classes = f"e{level}" if piece.converged else f"e{level} open"
+    text = escape(piece.text).replace("\n", "<i>↵</i>\n")
+    return f'<span class="{classes}" title="{escape(title)}">{text}</span>'
+
+
+def _level(evaluations: int, least: int, most: int) -> int:
+    """Each number its own shade where there are enough, else equal ranges; the most is always the darkest."""
+    if most == least:
+        return 0
+    return round((evaluations - least) / (most - least) * (LEVELS - 1))

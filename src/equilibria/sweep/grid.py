@@ -12,7 +12,7 @@ from equilibria.errors import UserError
 
 @dataclass(frozen=True)
 class Axis:
-    """A flag and the values it takes in turn, as they were written."""
+    """A flag and the values it takes in turn, as they are written."""
 
     flag: str
     values: tuple[str, ...]
@@ -20,24 +20,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of the axes' values; the last axis changes fastest.
-
-    Attributes:
-        axes: flags with several values.
-        fixed: the other flags, which every run has.
-    """
+    """All combinations of the axes' values, the last of which changes fastest, with flags that every run has."""
 
     axes: tuple[Axis, ...]
     fixed: tuple[str, ...]
 
     def recipes(self, file: Path) -> tuple[Recipe, ...]:
-        """The recipe of each combination: its runs are in a folder that has the name of the recipe's run.
-
-        Args:
-            file: the recipe.
+        """The recipe in a file, at each combination: the runs' folder has the name of the recipe's own run.
 
         Raises:
-            UserError: the recipe or a combination of values is not right; or two have one name, or one is too long.
+            UserError: the recipe or a combination of values is invalid, two have the same name, or a name is too long.
         """
         combinations = tuple(product(*(axis.values for axis in self.axes)))
         names = [self._name(values) for values in combinations]
@@ -46,9 +38,7 @@ class Grid:
             raise UserError(f"two runs of the sweep would have the name {twice}; write their values otherwise")
         longest = max(names, key=lambda name: len(name.encode()))
         if len(longest.encode()) > LONGEST_NAME:
-            raise UserError(
-                f"a run would have the name {longest}, too long for a folder; sweep fewer or shorter values"
-            )
+            raise UserError(f"a run would have the name {longest}, too long for a folder; sweep fewer values")
         return tuple(self._recipe(file, name, values) for name, values in zip(names, combinations, strict=True))
 
     def _name(self, values: tuple[str, ...]) -> str:
@@ -56,20 +46,16 @@ class Grid:
         return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
 
     def _recipe(self, file: Path, name: str, values: tuple[str, ...]) -> Recipe:
-        varied = [_whole(axis.flag, value) for axis, value in zip(self.axes, values, strict=True)]
+        varied = [f"{axis.flag}={value}" for axis, value in zip(self.axes, values, strict=True)]
         recipe = read_recipe(file, [*self.fixed, *varied])
         return replace(recipe, run=RunRecipe(name=name, directory=recipe.run.folder))
 
 
 def read_grid(flags: Sequence[str]) -> Grid:
-    """The grid that flags describe: a flag whose value has commas is an axis, and every comma separates two values.
-
-    Args:
-        flags: `["--training.seed", "0,1,2", "--training.steps=100"]`.
+    """The grid of flags such as `["--training.seed", "0,1,2", "--training.steps=9"]`: commas separate an axis's values.
 
     Raises:
-        UserError: a value is empty or comes twice, a flag with several values comes twice, or there is an argument
-            that belongs to no flag.
+        UserError: a value is empty or repeated, a flag with several values is repeated, or an argument has no flag.
     """
     axes: list[Axis] = []
     fixed: list[str] = []
@@ -79,7 +65,8 @@ def read_grid(flags: Sequence[str]) -> Grid:
             axes.append(_axis(flag, values[0]))
             continue
         once.add(flag)
-        fixed.extend([_whole(flag, values[0])] if len(values) == 1 else [flag, *values])
+        # In one argument: a yes-or-no takes no value after it, and a negative number looks like a flag.
+        fixed.extend([f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values])
     for axis in axes:
         if axis.flag == "--run.name":
             raise UserError("--run.name: names the folder of the sweep's runs and takes one value")
@@ -88,13 +75,8 @@ def read_grid(flags: Sequence[str]) -> Grid:
     return Grid(tuple(axes), tuple(fixed))
 
 
-def _whole(flag: str, value: str) -> str:
-    """A flag and its value in one argument: a yes-or-no takes none behind it, and a negative number looks like one."""
-    return f"{flag}={value}"
-
-
 def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each flag with the values that follow it."""
+    """Each flag with its values."""
     found: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--"):
@@ -117,6 +99,6 @@ def _axis(flag: str, text: str) -> Axis:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Dotted keys without their sections, where no two are then the same."""
+    """Dotted keys without their sections, where that is unambiguous."""
     short = [key.rpartition(".")[2] for key in keys]
     return [key if short.count(name) > 1 else name for key, name in zip(keys, short, strict=True)]

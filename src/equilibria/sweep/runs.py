@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,11 +23,10 @@ class SweepRun:
     """A run of a sweep.
 
     Attributes:
-        recipe: its recipe.
         state: `"running"` if another process trains it; `"failed"` if the last attempt did; `"other recipe"` if the
             folder holds a run of another recipe; `"damaged"` if the folder cannot be read.
         step: optimizer steps of its last checkpoint.
-        message: why it failed, who trains it, what differs or what cannot be read; "" if there is nothing to say.
+        message: why it failed, who trains it, what differs or what cannot be read; else "".
         best_loss: the validation loss of its best checkpoint, in nats per token; None before there is one.
         figures: of the last evaluation in training.
     """
@@ -45,18 +45,17 @@ class SweepRun:
 
 
 def sweep_run(recipe: Recipe) -> SweepRun:
-    """A run of a sweep, from what its folder says."""
+    """A run of a sweep, from its folder."""
     status = RunStatus(RunFolder(recipe.run.folder))
     try:
         state, message = _state(recipe, status)
         last = status.evaluations[-1] if status.evaluations else {}
         return SweepRun(recipe, state, status.step, message, status.best_loss, last)
-    except Exception as problem:  # whatever is in a file of it, the other runs are worth having
+    except Exception as problem:  # of whatever kind: the other runs count
         return SweepRun(recipe, "damaged", 0, in_a_line(problem), None, {})
 
 
 def _state(recipe: Recipe, status: RunStatus) -> tuple[State, str]:
-    """The state of a run, and what to say about it."""
     folder = status.folder
     difference = run_difference(read_recipe(folder.config), recipe) if status.started else ""
     if difference:
@@ -65,55 +64,38 @@ def _state(recipe: Recipe, status: RunStatus) -> tuple[State, str]:
         return "finished", ""
     if status.writer is not None:
         return "running", f"{status.writer} is training it"
-    failure = _failure_file(recipe)
+    failure = failure_file(recipe)
     if failure.is_file():
         return "failed", failure.read_text(encoding="utf-8").strip().rpartition("\n")[2]
     return ("unfinished" if status.started else "not started"), ""
 
 
 def note_failure(recipe: Recipe, problem: Exception) -> None:
-    """Writes why a run failed to a file beside its folder.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Writes why a run failed to a file beside its folder; a UserError if it cannot be written."""
     text = str(problem) if isinstance(problem, UserError) else "".join(traceback.format_exception(problem))
-    save_text(_failure_file(recipe), text.strip() + "\n")
+    save_text(failure_file(recipe), text.strip() + "\n")
 
 
-def forget_failure(recipe: Recipe) -> None:
-    """Removes that file, before the run is tried again."""
-    _failure_file(recipe).unlink(missing_ok=True)
-
-
-def _failure_file(recipe: Recipe) -> Path:
+def failure_file(recipe: Recipe) -> Path:
+    """The file beside a run's folder that says why the last attempt failed."""
     return recipe.run.directory / f"{recipe.run.name}.failed"
 
 
 def runs_in(folder: Path, otherwise: Recipe) -> tuple[Recipe, ...]:
-    """The recipes of all runs in a sweep's folder, in the order of their names.
+    """The recipes of all runs in a sweep's folder, by name; a UserError if there are none.
 
-    Args:
-        folder: of the sweep.
-        otherwise: stands in for a recipe that cannot be read; `sweep_run` reports that damage.
-
-    Raises:
-        UserError: there are none.
+    `otherwise` stands in for a recipe that cannot be read; `sweep_run` reports the damage.
     """
     configs = sorted(folder.glob("*/config.toml"))
     if not configs:
         raise UserError(f"there are no runs in {folder}; give the flags of the sweep, or its --run.name")
-    return tuple(
-        replace(_recipe_in(config, otherwise), run=RunRecipe(name=config.parent.name, directory=folder))
-        for config in configs
-    )
-
-
-def _recipe_in(config: Path, otherwise: Recipe) -> Recipe:
-    try:
-        return read_recipe(config)
-    except UserError:
-        return otherwise
+    recipes = []
+    for config in configs:
+        recipe = otherwise
+        with suppress(UserError):
+            recipe = read_recipe(config)
+        recipes.append(replace(recipe, run=RunRecipe(name=config.parent.name, directory=folder)))
+    return tuple(recipes)
 
 
 def varied(recipes: Sequence[Recipe]) -> dict[str, str]:

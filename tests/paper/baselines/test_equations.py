@@ -19,10 +19,10 @@ from equilibria.paper.baselines import (
     NASLayer,
     QRNNLayer,
     RelationalMemoryLayer,
-    State,
     TemporalBlock,
     VariationalLSTMLayer,
 )
+from equilibria.paper.baselines.base import State
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
 

@@ -15,8 +15,12 @@ from equilibria.diagnostics import audit_batch_invariance, audit_causality
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, UntiedEmbedding, dropout_mask
 from equilibria.paper.baselines import (
+    LSTM,
+    QRNN,
+    TCN,
     DARTSLayer,
     GatedBlock,
+    GatedConvolution,
     GRULayer,
     Layer,
     LSTMLayer,
@@ -24,23 +28,20 @@ from equilibria.paper.baselines import (
     QRNNLayer,
     RelationalMemoryLayer,
     SequenceModel,
-    State,
-    awd_lstm,
-    awd_qrnn,
-    gated_blocks,
-    receptive_field,
-    temporal_blocks,
 )
+from equilibria.paper.baselines.base import State
 
 VOCABULARY, WIDTH = 13, 6
 
 FAMILIES: dict[str, Callable[[], Sequence[Layer]]] = {
-    "LSTM": lambda: awd_lstm(WIDTH, 8, layers=3),
+    "LSTM": lambda: LSTM(d_model=WIDTH, hidden=8, layers=3, weight_dropout=0.5).build_layers(),
     "GRU": lambda: [GRULayer(WIDTH, 8), GRULayer(8, WIDTH)],
-    "TCN": lambda: temporal_blocks(WIDTH, 8, WIDTH, levels=3, kernel_size=2),
-    "gated ConvNet": lambda: gated_blocks(WIDTH, ((3, 6), (1, 8), (2, WIDTH))),
+    "TCN": lambda: TCN(d_model=WIDTH, hidden=8, layers=3, kernel_size=2).build_layers(),
+    "gated ConvNet": lambda: GatedConvolution(
+        d_model=WIDTH, kernel_sizes=(3, 1, 2), channels=(6, 8, WIDTH)
+    ).build_layers(),
     "gated bottleneck": lambda: [GatedBlock(WIDTH, ((1, 3), (3, 3), (1, WIDTH)))],
-    "QRNN": lambda: awd_qrnn(WIDTH, 8, layers=3),
+    "QRNN": lambda: QRNN(d_model=WIDTH, hidden=8, layers=3, weight_dropout=0.1).build_layers(),
     "relational memory": lambda: [RelationalMemoryLayer(WIDTH, WIDTH, slots=2, heads=2, head_size=3)],
     "DARTS": lambda: [DARTSLayer(WIDTH, WIDTH)],
     "NAS": lambda: [NASLayer(WIDTH, 8), NASLayer(8, WIDTH)],
@@ -150,8 +151,8 @@ def test_without_memory_every_segment_starts_afresh() -> None:
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_the_tcn_sees_its_receptive_field_and_no_further(levels: int) -> None:
-    blocks = temporal_blocks(WIDTH, WIDTH, WIDTH, levels=levels, kernel_size=3)
-    field = receptive_field(blocks)
+    blocks = TCN(d_model=WIDTH, hidden=WIDTH, layers=levels, kernel_size=3).build_layers()
+    field = 1 + sum(length for block in blocks for length, _ in block.state_shapes)
     assert field == 1 + 2 * 2 * (2**levels - 1)
     built = model(blocks).double().eval()
     features = built.embedding(tokens(1, 2 * field)).detach().requires_grad_()
@@ -192,13 +193,12 @@ def test_a_dropped_weight_learns_only_where_it_was_kept() -> None:
 
 def test_what_is_dropped_between_layers_is_dropped_at_all_tokens_of_a_row() -> None:
     class Kept(Layer):
-        d_in = d_out = WIDTH
-        state_shapes = ()
-
         def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
             return x_BLD, state
 
-    built = SequenceModel(TiedEmbedding(VOCABULARY, WIDTH), [Kept(), Kept()], hidden_dropout=0.5).train()
+    built = SequenceModel(
+        TiedEmbedding(VOCABULARY, WIDTH), [Kept(WIDTH, WIDTH), Kept(WIDTH, WIDTH)], hidden_dropout=0.5
+    ).train()
     ones = torch.ones(4, 5, WIDTH)
     read = built.read(ones, None).hidden_BLD
     assert torch.equal(read, read[:, :1].expand_as(read))
@@ -240,7 +240,7 @@ def test_impossible_sizes_are_named() -> None:
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], hidden_dropout=1)
     with pytest.raises(ValueError, match="memory_length must be at least 0, found -1"):
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 4)], memory_length=-1)
-    with pytest.raises(ValueError, match=r"gates must be one of \('unit', 'slot'\), found 'units'"):
+    with pytest.raises(ValueError, match="gates must be one of 'unit', 'slot', found 'units'"):
         RelationalMemoryLayer(4, 4, gates="units")  # pyright: ignore[reportArgumentType]
 
 
@@ -251,8 +251,10 @@ def parameters(layers: Sequence[Layer]) -> int:
 def test_published_sizes() -> None:
     """Penn Treebank: 10,000 words, softmax tied to the embedding. The published ones have output biases besides."""
     with torch.device("meta"):
-        assert 10_000 * 400 + parameters(awd_lstm()) == 24_221_600 - 10_000  # 24M
-        assert 10_000 * 400 + parameters(awd_qrnn()) == 24_010_150  # 24M
+        assert (
+            10_000 * 400 + parameters(LSTM(d_model=400, hidden=1150, layers=3).build_layers()) == 24_221_600 - 10_000
+        )  # 24M
+        assert 10_000 * 400 + parameters(QRNN(d_model=400, hidden=1550, layers=4).build_layers()) == 24_010_150  # 24M
         assert 10_000 * 850 + parameters([DARTSLayer(850, 850)]) == 22_950_000  # 23M
         assert 10_000 * 740 + parameters([NASLayer(740, 740)] * 2) == pytest.approx(25e6, rel=5e-3)  # 25M
 

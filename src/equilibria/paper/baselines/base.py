@@ -21,6 +21,7 @@ from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
+from equilibria.ranges import probability
 
 State = tuple[Tensor, ...]
 
@@ -28,14 +29,14 @@ State = tuple[Tensor, ...]
 class Layer(nn.Module, ABC):
     """A causal layer `(B, L, d_in) → (B, L, d_out)` with a state.
 
-    Attributes:
+    Args:
         d_in, d_out: features of input and output.
         state_shapes: `(M, features)` of each tensor of the state, without the batch.
     """
 
-    d_in: int
-    d_out: int
-    state_shapes: tuple[tuple[int, int], ...]
+    def __init__(self, d_in: int, d_out: int, *state_shapes: tuple[int, int]) -> None:
+        super().__init__()
+        self.d_in, self.d_out, self.state_shapes = d_in, d_out, state_shapes
 
     def start(self, x_BLD: Tensor) -> State:
         """The state before the first token: zeros."""
@@ -52,7 +53,7 @@ class SequenceModel(CausalModel):
     Args:
         embedding: tokens in and out; it embeds to the first layer's width and reads the last layer's.
         layers: applied in order.
-        regularisation: dropouts and penalties of training around the layers.
+        regularisation: of training, around the layers.
         memory_length: 0 starts every segment afresh, anything else hands on the whole state.
         hidden_dropout: probability of dropping a feature between layers, one mask for all tokens of a row.
 
@@ -74,8 +75,7 @@ class SequenceModel(CausalModel):
         for number, (before, after) in enumerate(pairwise(layers)):
             if before.d_out != after.d_in:
                 raise ValueError(f"layer {number} has {before.d_out} features out, layer {number + 1} {after.d_in} in")
-        if not 0 <= hidden_dropout < 1:
-            raise ValueError(f"hidden_dropout must be at least 0 and below 1, found {hidden_dropout}")
+        probability(hidden_dropout=hidden_dropout)
         self.layers = nn.ModuleList(layers)
         self.hidden_dropout = hidden_dropout
 
@@ -87,7 +87,6 @@ class SequenceModel(CausalModel):
         depth: Depth | None = None,
         memory_length: int | None = None,
     ) -> Read:
-        """The last layer's output, and the states of all layers after the last token."""
         self._check_depthless(depth)
         hidden_BLH, states = self._states(x_BLD, memory)
         # Clones, so that a long segment is not kept alive by a view of its end.
@@ -95,7 +94,7 @@ class SequenceModel(CausalModel):
         return Read(hidden_BLH, kept)
 
     def decodes(self, depth: Depth | None = None) -> bool:
-        """Always: a state is all that a layer needs of the past."""
+        """Always: a layer needs nothing of the past but its state."""
         self._check_depthless(depth)
         return True
 
@@ -109,11 +108,7 @@ class SequenceModel(CausalModel):
         *,
         depth: Depth | None = None,
     ) -> Step:
-        """Read a prompt; the cache is the layers' state, whatever the memory's length, so no limit bounds it.
-
-        Raises:
-            ValueError: a row has padding, which a state would not forget, or a token is none of the vocabulary's.
-        """
+        """Read a prompt without padding; the cache is the layers' state, which no limit bounds."""
         self._check_decoding(tokens_BL, depth)
         if padding_B is not None and bool(padding_B.any()):
             raise ValueError("this model's state would take padding for text; give prompts of one length")
@@ -121,7 +116,6 @@ class SequenceModel(CausalModel):
 
     @torch.no_grad()
     def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step:
-        """Read further tokens; see `TokenModel.decode`."""
         tokens_BL = tokens_BL.unsqueeze(1) if tokens_BL.dim() == 1 else tokens_BL
         self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Memory):

@@ -4,42 +4,36 @@
     c_t = f_t ⊙ c_{t−1} + (1 − f_t) ⊙ z_t,   h_t = o_t ⊙ c_t       (fo-pooling)
 
 The recurrence itself is elementwise work; all matrix products are those of the convolutions, for all tokens at once.
-`weight_dropout` makes it the AWD-QRNN (Merity et al. 2018, arXiv:1803.08240), whose published size is `awd_qrnn()`.
+`weight_dropout` makes it the AWD-QRNN (Merity et al. 2018, arXiv:1803.08240).
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from equilibria.nn.recurrence import linear_recurrence
 from equilibria.paper.baselines.base import Layer, State
-from equilibria.paper.baselines.convolution import reach
-from equilibria.paper.baselines.weight_dropout import with_dropped_weights
+from equilibria.paper.baselines.recurrent import with_dropped_weights
+from equilibria.ranges import at_least
 
 
 class QRNNLayer(Layer):
     """One layer with fo-pooling. Its state is the past of the convolution and the last `c`, `(B, 1, d_out)`.
 
     Args:
-        d_in: features of the input.
-        d_out: hidden units.
+        d_in, d_out: features of the input, hidden units.
         window: tokens that the convolution sees.
         weight_dropout: probability of dropping an entry of the convolution, for a whole segment.
     """
 
     def __init__(self, d_in: int, d_out: int, window: int = 1, weight_dropout: float = 0.0) -> None:
-        super().__init__()
-        if window < 1:
-            raise ValueError(f"window must be at least 1, found {window}")
-        self.d_in, self.d_out, self.weight_dropout = d_in, d_out, weight_dropout
+        at_least(1, window=window)
+        super().__init__(d_in, d_out, (window - 1, d_in), (1, d_out))
+        self.weight_dropout = weight_dropout
         self.convolution = nn.Conv1d(d_in, 3 * d_out, window)
-        self.state_shapes = ((reach(self.convolution), d_in), (1, d_out))
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The hidden states `(B, L, d_out)` and the state after the last."""
         past, start = state
         extended = torch.cat([past, x_BLD], dim=1)
         gates = with_dropped_weights(self.convolution, ["weight"], self.weight_dropout, extended.transpose(1, 2))
@@ -47,14 +41,3 @@ class QRNNLayer(Layer):
         f = torch.sigmoid(f)
         c_BLH = linear_recurrence(f, (1.0 - f) * torch.tanh(z), start)
         return torch.sigmoid(o) * c_BLH, (extended[:, x_BLD.shape[1] :], c_BLH[:, -1:])
-
-
-def awd_qrnn(
-    d_model: int = 400, hidden: int = 1550, layers: int = 4, weight_dropout: float = 0.1
-) -> tuple[QRNNLayer, ...]:
-    """The layers of the AWD-QRNN: a window of 2 in the first and 1 in the others, `d_model` units in the last."""
-    widths = [d_model, *[hidden] * (layers - 1), d_model]
-    return tuple(
-        QRNNLayer(d_in, d_out, 1 if number else 2, weight_dropout)
-        for number, (d_in, d_out) in enumerate(pairwise(widths))
-    )

@@ -12,13 +12,14 @@ Shapes: B batch, L length, N slots, D features of a slot, H heads, E head size.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.paper.baselines.base import Layer, State
+from equilibria.ranges import at_least, one_of
 
 Gates = Literal["unit", "slot"]
 
@@ -27,8 +28,7 @@ class RelationalMemoryLayer(Layer):
     """One relational memory core. Its state is the slots, `(B, slots, heads · head_size)`.
 
     Args:
-        d_in: features of the input.
-        d_out: features of the output, a projection of all slots.
+        d_in, d_out: features of the input, and of the output, a projection of all slots.
         slots: rows of the memory.
         heads: attention heads.
         head_size: features of a head.
@@ -46,18 +46,12 @@ class RelationalMemoryLayer(Layer):
         gates: Gates = "unit",
         mlp_layers: int = 2,
     ) -> None:
-        super().__init__()
-        if min(slots, heads, head_size, mlp_layers) < 1:
-            raise ValueError(
-                f"slots, heads, head_size and mlp_layers must be at least 1, "
-                f"found {slots}, {heads}, {head_size} and {mlp_layers}"
-            )
-        if gates not in get_args(Gates):
-            raise ValueError(f"gates must be one of {get_args(Gates)}, found {gates!r}")
+        at_least(1, slots=slots, heads=heads, head_size=head_size, mlp_layers=mlp_layers)
+        one_of(Gates, gates=gates)
         width = heads * head_size
         gate = width if gates == "unit" else 1
-        self.d_in, self.d_out, self.slots, self.heads, self.width = d_in, d_out, slots, heads, width
-        self.state_shapes = ((slots, width),)
+        super().__init__(d_in, d_out, (slots, width))
+        self.slots, self.heads, self.width = slots, heads, width
         self.inject = nn.Linear(d_in, width)
         self.queries = nn.Linear(width, width, bias=False)
         self.keys_values = nn.Linear(width, 2 * width, bias=False)
@@ -70,12 +64,11 @@ class RelationalMemoryLayer(Layer):
         self.output = nn.Linear(slots * width, d_out)
 
     def start(self, x_BLD: Tensor) -> State:
-        """The rows of the identity, so that slots differ."""
+        """The rows of the identity: slots must differ."""
         rows = torch.eye(self.slots, self.width, device=x_BLD.device, dtype=x_BLD.dtype)
         return (rows.expand(x_BLD.shape[0], -1, -1),)
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        """The output `(B, L, d_out)` and the slots after the last token."""
         (memory_BND,) = state
         injected_BLD = self.inject(x_BLD)
         gates_BLG = self.input_gates(injected_BLD)
