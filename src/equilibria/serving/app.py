@@ -17,12 +17,12 @@ from starlette.routing import Route
 
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
-from equilibria.serving.request import CompletionRequest, Served, read_request
+from equilibria.serving.request import CompletionRequest, Served, read_request, served_as
 from equilibria.serving.responses import DONE, Answer, event_line
 from equilibria.serving.worker import Event, Job, Worker
 
 _BODY_SECONDS = 10.0
-_READ_ON = 16  # of a body that is too large, so many times what may be sent: a client reads no answer before it is done
+_READ_ON = 16  # times the limit is read of a body that is too large: clients read no answer before they have sent it
 _PAGE = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
@@ -36,12 +36,7 @@ _HEADERS = {
 
 
 def build_app(worker: Worker, served: Served) -> Starlette:
-    """The application of one model.
-
-    Args:
-        worker: has the model; it is started and stopped with the application.
-        served: its name and tokenizer, and the limits.
-    """
+    """The application of one model, whose worker starts and stops with it."""
     endpoints = _Endpoints(worker, served)
 
     @asynccontextmanager
@@ -62,7 +57,7 @@ def build_app(worker: Worker, served: Served) -> Starlette:
         exception_handlers={
             ApiError: _api_error,
             HTTPException: _http_error,
-            ClientDisconnect: _nobody,
+            ClientDisconnect: _disconnected,
             Exception: _unexpected,
         },
         lifespan=lifespan,
@@ -70,8 +65,6 @@ def build_app(worker: Worker, served: Served) -> Starlette:
 
 
 class _Endpoints:
-    """What the routes of the protocol do."""
-
     def __init__(self, worker: Worker, served: Served) -> None:
         self.worker, self._served = worker, served
         self._created = int(time.time())
@@ -90,7 +83,7 @@ class _Endpoints:
             if not wanted.stream:
                 return JSONResponse(answer.whole(await _collect(request, job, answer)))
             first = await _next(request, job)
-            if isinstance(first, ApiError):  # nothing has been sent, so that the status can still say it
+            if isinstance(first, ApiError):  # nothing has been sent: the status can still say it
                 raise first
             streaming = True
             return _event_stream(self._lines(wanted, job, answer, first))
@@ -104,10 +97,7 @@ class _Endpoints:
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/NAME`."""
-        name = request.path_params["name"]
-        if name != self._served.name:
-            message = f"there is no model {name!r:.80}; this server has {self._served.name!r}"
-            raise ApiError(404, message, "model", "model_not_found")
+        served_as(request.path_params["name"], self._served)
         return JSONResponse(self._model())
 
     async def health(self, request: Request) -> Response:
@@ -127,7 +117,7 @@ class _Endpoints:
         }
 
     async def _lines(self, wanted: CompletionRequest, job: Job, answer: Answer, event: Event) -> AsyncIterator[bytes]:
-        """The events of a stream; whoever stops listening frees the places of its texts."""
+        """The events of a stream; a client that stops listening frees the places of its texts."""
         try:
             while not isinstance(event, ApiError):
                 choice = answer.choice(event)
@@ -145,7 +135,7 @@ class _Endpoints:
 
 
 async def _end(wanted: CompletionRequest, answer: Answer) -> AsyncIterator[bytes]:
-    """What ends a stream of which everything has been written."""
+    """The last events of a finished stream."""
     if not wanted.write:
         yield event_line(answer.chunk(answer.echoes()))
     if wanted.usage:
@@ -158,11 +148,7 @@ def _event_stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
 
 
 async def _collect(request: Request, job: Job, answer: Answer) -> list[dict[str, Any]]:
-    """All pieces of an answer.
-
-    Raises:
-        ApiError: it could not be finished.
-    """
+    """All pieces of an answer."""
     choices = []
     while not answer.finished:
         event = await _next(request, job)
@@ -175,11 +161,7 @@ async def _collect(request: Request, job: Job, answer: Answer) -> list[dict[str,
 
 
 async def _next(request: Request, job: Job) -> Event:
-    """What comes next of a request, unless its client goes away.
-
-    Raises:
-        ClientDisconnect: it has.
-    """
+    """The next event of a request; raises ClientDisconnect if its client is gone."""
     if not job.events.empty():
         return job.events.get_nowait()
     coming, gone = asyncio.ensure_future(job.events.get()), asyncio.ensure_future(request.receive())
@@ -194,11 +176,7 @@ async def _next(request: Request, job: Job) -> Event:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body, within a limit of bytes and of time.
-
-    Raises:
-        ApiError: it is too large, too slow, or not said to be JSON.
-    """
+    """The body, within a limit of bytes and of time."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type must be application/json, found {kind!r:.80}", code="unsupported_media_type")
@@ -212,16 +190,14 @@ async def _body(request: Request, most: int) -> bytes:
                 elif size > _READ_ON * most:
                     break
     except TimeoutError as problem:
-        raise ApiError(
-            408, "the body did not arrive in time; is its content-length right?", code="timeout"
-        ) from problem
+        message = "the body did not arrive in time; is its content-length right?"
+        raise ApiError(408, message, code="timeout") from problem
     if size > most:
         raise ApiError(413, f"the body may have {most} bytes; send a shorter prompt", code="body_too_large")
     return b"".join(parts)
 
 
 async def _page(request: Request) -> Response:
-    """The playground."""
     name = request.path_params.get("name", "")
     if name not in _PAGE:
         raise HTTPException(404)
@@ -239,17 +215,16 @@ async def _api_error(request: Request, problem: Exception) -> Response:
 async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     messages = {
-        404: f"there is nothing at {request.url.path[:200]}; see /v1/completions and /v1/models",
-        405: f"{request.method[:20]} is not for {request.url.path[:200]}",
+        404: f"nothing is at {request.url.path[:200]}; see /v1/completions and /v1/models",
+        405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}",
     }
     error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
     return JSONResponse(error.body, problem.status_code, problem.headers)
 
 
-async def _nobody(request: Request, problem: Exception) -> Response:
-    """The client disconnected."""
+async def _disconnected(request: Request, problem: Exception) -> Response:
     return Response(status_code=400)
 
 
 async def _unexpected(request: Request, problem: Exception) -> Response:
-    return JSONResponse(ApiError(500, "the server failed; its log says more", code="internal_error").body, 500)
+    return JSONResponse(ApiError(500, "internal error; see the server's log", code="internal_error").body, 500)

@@ -1,7 +1,7 @@
-"""What a completion request is answered: the protocol's objects, whole or in pieces.
+"""Answers to completion requests: the protocol's objects, whole or in pieces.
 
-Besides the protocol's fields a choice has `token_ids`, `evaluations` (of the cell, that the prediction of each of these
-tokens took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
+Besides the protocol's fields a choice has `token_ids`, `evaluations` (cell evaluations that the prediction of each
+token took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
 """
 
 from __future__ import annotations
@@ -24,12 +24,7 @@ _LEAST = -9999.0  # JSON has no infinity
 
 
 class Answer:
-    """Makes the objects of one request's answer from what the worker reports, in their order.
-
-    Args:
-        request: what was asked for.
-        served: the model's name and tokenizer.
-    """
+    """Makes the objects of one request's answer from the worker's events, in their order."""
 
     def __init__(self, request: CompletionRequest, served: Served) -> None:
         self._request, self._served = request, served
@@ -42,20 +37,18 @@ class Answer:
         texts = len(request.orders) * request.copies
         self._open = texts if request.write else 0
         self._unscored = len(request.orders) if request.scores else 0
-        self._latest: dict[int, int | None] = {}
         self._offsets: dict[int, int] = {}
         self._echoed: dict[int, dict[str, Any]] = {}
         self._completion_tokens = 0
-        for index in range(texts):
-            prompt = request.prompts[index // request.copies]
-            self._latest[index] = prompt[-1] if prompt else None
+        lasts = [prompt[-1] if prompt else None for prompt in request.prompts]
+        self._latest = {index: lasts[index // request.copies] for index in range(texts)}
         if not request.scores:
             for number in range(len(request.orders)):
                 self._echo(number, None)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is to come any more."""
+        """Whether the answer is complete."""
         return not self._open and not self._unscored
 
     def choice(self, event: Scored | Wrote) -> dict[str, Any] | None:
@@ -145,7 +138,7 @@ class Answer:
     def _add(
         self, logprobs: dict[str, list[Any]], before: int | None, token: int, likelihood: Likelihood | None, offset: int
     ) -> None:
-        """A token and its likely rivals; of the first of all nothing is known."""
+        """A token and its likely rivals; nothing is known of the first of all."""
         logprobs["tokens"].append(self._shown(before, token))
         logprobs["text_offset"].append(offset)
         if likelihood is None:
@@ -157,7 +150,7 @@ class Answer:
         logprobs["top_logprobs"].append(rivals)
 
     def _shown(self, before: int | None, token: int) -> str:
-        """A token's text behind another's; its number where it is no whole characters."""
+        """A token's text behind another's; its number where it is not whole characters."""
         context = [] if before is None else [before]
         decode = self._served.tokenizer.decode
         text = decode([*context, token])[len(decode(context)) :]

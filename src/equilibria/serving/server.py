@@ -20,17 +20,16 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 class _Protocol(H11Protocol):
-    """HTTP whose malformed requests are answered as the others are."""
+    """HTTP that answers malformed requests in JSON too."""
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 cannot make sense of."""
         body = json.dumps(ApiError(400, f"malformed HTTP request: {msg}").body).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
 
     def handle_events(self) -> None:
-        """What has arrived; a version of HTTP that there is not is refused before it is answered."""
+        # An unknown version of HTTP is refused here: h11 would answer it.
         line, end, _ = self.conn.trailing_data[0].partition(b"\r\n")
         if end and self.conn.their_state is h11.IDLE and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
             self.send_400_response("its first line must end with HTTP/1.1")
@@ -38,20 +37,18 @@ class _Protocol(H11Protocol):
         super().handle_events()
 
     def eof_received(self) -> None:
-        """A client that has sent all it will, perhaps less than it said."""
         if self.cycle is not None and not self.cycle.response_started and self.cycle.more_body:
             self.send_400_response("the body is shorter than its content-length")
 
 
 class _Server(uvicorn.Server):
-    """Tells the worker of the end as soon as it is near."""
+    """Tells the worker of a shutdown before it waits for connections."""
 
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self._worker = worker
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends running requests in time, then connections."""
         self._worker.stop()
         await super().shutdown(sockets)
 
@@ -65,9 +62,10 @@ def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
         host, port: where to listen; port 0 takes a free one.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be bound.
     """
-    with socket.create_server((host, port), family=_family(host), backlog=1024) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=1024) as listener:
         where, bound, *_ = listener.getsockname()
         shown = f"[{where}]" if ":" in where else where
         print(f"serving {served.name} at http://{shown}:{bound}", flush=True)
@@ -85,10 +83,6 @@ def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
             timeout_graceful_shutdown=int(served.limits.shutdown_timeout) + 5,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises them once more when all is done, for handlers that it found: an end as asked for is none.
+            # uvicorn raises them again at the end for the handlers it found; a requested shutdown is no error.
             signal.signal(number, lambda *_: None)
         _Server(config, worker).run(sockets=[listener])
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
