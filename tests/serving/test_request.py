@@ -113,7 +113,7 @@ def test_every_field_arrives() -> None:
         },
         SERVED,
     )
-    assert (request.stream, request.usage, request.echo, request.top, request.scores) == (True, True, True, 0, True)
+    assert (request.asked.stream, request.usage, request.asked.echo, request.scores) == (True, True, True, True)
     assert request.effort == Effort(tolerance=1e-2, max_evaluations=4)
     first, second = request.orders
     assert (first.prompt, second.prompt) == ((97, 98), (10,))  # an empty prompt is the start of a passage
@@ -204,7 +204,7 @@ def test_a_number_out_of_its_range_is_shown_with_the_range(field: str, value: fl
 def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() -> None:
     asked = {"model": "m", "prompt": "a", "logprobs": 1}
     served = Served("m", byte_tokenizer(), 10, True, False, LIMITS)
-    assert read_request(asked, served).top == 1
+    assert read_request(asked, served).asked.logprobs == 1
     with pytest.raises(ApiError, match="omit echo") as caught:
         read_request({**asked, "echo": True}, served)
     assert caught.value.param == "logprobs"

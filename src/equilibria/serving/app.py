@@ -73,14 +73,14 @@ class _Endpoints:
         """`POST /v1/completions`."""
         wanted = read_request(parse_json(await _body(request, self._served.limits.max_body_bytes)), self._served)
         answer = Answer(wanted, self._served)
-        if answer.finished and not wanted.stream:
+        if answer.finished and not wanted.asked.stream:
             return JSONResponse(answer.whole(answer.echoes()))
         if answer.finished:
             return _event_stream(_end(wanted, answer))
         job = self.worker.submit(wanted)
         streaming = False
         try:
-            if not wanted.stream:
+            if not wanted.asked.stream:
                 return JSONResponse(answer.whole(await _collect(request, job, answer)))
             first = await _next(request, job)
             if isinstance(first, ApiError):  # nothing has been sent: the status can still say it

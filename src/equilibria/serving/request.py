@@ -74,34 +74,28 @@ class CompletionRequest:
     """A valid request.
 
     Attributes:
+        asked: what the client sent.
         prompts: token ids of each, as they were given.
         orders: one for each prompt.
         write: whether new tokens are wanted; else the prompts are only scored.
         effort: of all of them.
-        echo: whether prompts are part of the answer.
-        top: how many likely tokens are wanted beside each; None for no probabilities.
-        stream: whether the answer comes in pieces.
-        usage: whether a stream ends with the number of tokens.
     """
 
+    asked: Fields
     prompts: tuple[tuple[int, ...], ...]
     orders: tuple[Order, ...]
     write: bool
     effort: Effort
-    echo: bool
-    top: int | None
-    stream: bool
-    usage: bool
-
-    @property
-    def copies(self) -> int:
-        """Texts for each prompt."""
-        return self.orders[0].copies
 
     @property
     def scores(self) -> bool:
         """Whether probabilities of the prompts' tokens are wanted."""
-        return self.echo and self.top is not None
+        return self.asked.echo and self.asked.logprobs is not None
+
+    @property
+    def usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.asked.stream_options is not None and self.asked.stream_options.include_usage
 
 
 def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
@@ -136,16 +130,7 @@ def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
         )
         for number, prompt in enumerate(prompts)
     )
-    return CompletionRequest(
-        prompts=prompts,
-        orders=tuple(orders),
-        write=tokens > 0,
-        effort=effort,
-        echo=asked.echo,
-        top=asked.logprobs,
-        stream=asked.stream,
-        usage=asked.stream_options is not None and asked.stream_options.include_usage,
-    )
+    return CompletionRequest(asked=asked, prompts=prompts, orders=tuple(orders), write=tokens > 0, effort=effort)
 
 
 def served_as(name: str, served: Served) -> None:

@@ -34,14 +34,14 @@ class Answer:
             "created": int(time.time()),
             "model": served.name,
         }
-        texts = len(request.orders) * request.copies
+        texts = len(request.orders) * request.asked.n
         self._open = texts if request.write else 0
         self._unscored = len(request.orders) if request.scores else 0
         self._offsets: dict[int, int] = {}
         self._echoed: dict[int, dict[str, Any]] = {}
         self._completion_tokens = 0
         lasts = [prompt[-1] if prompt else None for prompt in request.prompts]
-        self._latest = {index: lasts[index // request.copies] for index in range(texts)}
+        self._latest = {index: lasts[index // request.asked.n] for index in range(texts)}
         if not request.scores:
             for number in range(len(request.orders)):
                 self._echo(number, None)
@@ -67,7 +67,7 @@ class Answer:
         found["text"] += piece.text
         found["token_ids"].append(piece.token)
         found["evaluations"].append(piece.evaluations)
-        if self._request.top is not None:
+        if self._request.asked.logprobs is not None:
             offset = self._offsets.get(index, 0) + piece.offset
             self._add(found["logprobs"], self._latest[index], piece.token, piece.likelihood, offset)
         self._latest[index] = piece.token
@@ -108,7 +108,7 @@ class Answer:
         return {
             "index": index,
             "text": "",
-            "logprobs": none if self._request.top is not None else None,
+            "logprobs": none if self._request.asked.logprobs is not None else None,
             "finish_reason": None,
             "stop_reason": None,
             "token_ids": [],
@@ -117,9 +117,9 @@ class Answer:
 
     def _echo(self, number: int, likelihoods: Sequence[Likelihood] | None) -> None:
         """Prepares the choices of a prompt to begin with it."""
-        if not self._request.echo:
+        if not self._request.asked.echo:
             return
-        prompt, copies = self._request.prompts[number], self._request.copies
+        prompt, copies = self._request.prompts[number], self._request.asked.n
         stream, offsets, text = TextStream(self._served.tokenizer), [], ""
         for token in prompt:
             offsets.append(stream.length)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.writing import Likelihood, Piece, Text, Writer, Written
@@ -42,19 +42,14 @@ class Wrote:
 Event = Scored | Wrote | ApiError
 
 
+@dataclass(eq=False)
 class Job:
-    """A request on its way through the worker.
+    """A request on its way through the worker."""
 
-    Attributes:
-        deadline: in seconds of `time.monotonic`.
-        events: what has come of it; an `ApiError` is the last.
-        gone: its client no longer waits.
-    """
-
-    def __init__(self, request: CompletionRequest, deadline: float) -> None:
-        self.request, self.deadline = request, deadline
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self.gone = False
+    request: CompletionRequest
+    deadline: float  # in seconds of `time.monotonic`
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)  # an `ApiError` is the last
+    gone: bool = False  # its client no longer waits
 
 
 class Worker:
@@ -89,7 +84,7 @@ class Worker:
             ApiError: the queue is full (429), or the server is about to stop (503).
         """
         job = Job(request, time.monotonic() + self._limits.request_timeout)
-        wanted = len(request.orders) * request.copies
+        wanted = len(request.orders) * request.asked.n
         with self._changed:
             if self._end is not None:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
@@ -116,7 +111,7 @@ class Worker:
             self._changed.notify()
 
     def _queued(self) -> int:
-        return sum(job.request.copies for job, _ in self._waiting if not job.gone)
+        return sum(job.request.asked.n for job, _ in self._waiting if not job.gone)
 
     def _jobs(self) -> set[Job]:
         with self._changed:
@@ -158,7 +153,7 @@ class Worker:
             if not self._waiting:
                 return
             job, number = self._waiting[0]
-            if len(self._running) + job.request.copies > self._limits.max_batch:
+            if len(self._running) + job.request.asked.n > self._limits.max_batch:
                 return
             self._waiting.popleft()
         request, order = job.request, job.request.orders[number]

@@ -1,7 +1,7 @@
 """One file from the web, whole and verified or not at all.
 
-A download goes to a part file beside its place, and is renamed once size and digest are right. One that breaks off is
-resumed with `Range` and `If-Range`, in this call or a later one; a file that changed on the server starts over.
+A download goes to a part file and is renamed once size and digest are right. A broken one is resumed with `Range` and
+`If-Range`, in this call or a later one; a file that changed on the server starts over.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ class UnwritableError(UserError):
 
 
 class TransientError(Exception):
-    """An error that may be gone on the next attempt, after `wait` seconds or more."""
+    """An error worth another attempt, after at least `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -91,8 +91,8 @@ class Patience:
     """Retry policy.
 
     Attributes:
-        attempts: failures in a row without progress, after which to give up.
-        first_wait: seconds before the second attempt; each wait is twice the one before, up to a minute.
+        attempts: failures in a row without progress before giving up.
+        first_wait: seconds before the second attempt; doubles with each, up to a minute.
         timeout: seconds without a byte after which a connection counts as broken.
     """
 
@@ -103,13 +103,13 @@ class Patience:
     def retry(
         self, work: Callable[[], Result], name: str, progress: Progress, done: Callable[[], int] = lambda: 0
     ) -> Result:
-        """Calls `work` again where it raises a `TransientError`.
+        """Calls `work` again after each `TransientError`.
 
         Args:
             work: what may fail.
             name: of the remote thing, for messages.
             progress: told of each failure.
-            done: how far the work has come, where it can be resumed: failures are counted from the last progress on.
+            done: bytes so far of work that is resumed; any more reset the count of failures.
 
         Raises:
             UserError: it failed too often in a row.
@@ -134,14 +134,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that has been fetched.
-
-    Attributes:
-        url: where it came from.
-        size: in bytes.
-        sha256: hex digest.
-        verified: whether its digest was known before; otherwise it is trusted this first time.
-    """
+    """A fetched file; `verified` says whether its digest was known before, or is trusted this first time."""
 
     url: str
     size: int
@@ -154,21 +147,19 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
 
     Args:
         remote: where it is and what it must be.
-        path: where it goes; PATH.part and PATH.part.json lie beside it meanwhile.
+        path: where it goes; PATH.part and PATH.part.json are beside it meanwhile.
         patience: with transient errors (5xx, 408, 425, 429, a broken connection).
         progress: told of bytes.
 
     Raises:
-        UserError: no mirror has it (the answer of each is named), or size or digest differ. A file that was at `path`
-            before is still there.
+        UserError: no mirror has it (each answer is named), or size or digest differ. An earlier file at `path` stays.
     """
     record = path.with_name(path.name + ".json")
     earlier = _read_json(record)
     url = earlier.get("url")
     here = path.is_file() and earlier.get("size") == path.stat().st_size
     if here and url in remote.urls and earlier.get("urls") == list(remote.urls):
-        # A file with another digest is fetched anew, and stays until that is done.
-        with suppress(UserError):
+        with suppress(UserError):  # a file with another digest stays until a new one is fetched
             return _verified(remote, url, path)
     problems = []
     for url in remote.urls:
@@ -195,15 +186,12 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
 
 
 def _verified(remote: RemoteFile, url: str, path: Path) -> Fetched:
-    """Checks size and digest; raises a UserError where they differ."""
+    """Checks size and digest."""
     size = path.stat().st_size
-    wrong = None
     if remote.size not in (None, size):
-        wrong = f"has {size:,} bytes, expected {remote.size:,}"
-    elif remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
-        wrong = f"has the digest {found}, expected {remote.digest}"
-    if wrong is not None:
-        raise UserError(f"{url} {wrong}; it is another file")
+        raise UserError(f"{url} has {size:,} bytes, expected {remote.size:,}; it is another file")
+    if remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
+        raise UserError(f"{url} has the digest {found}, expected {remote.digest}; it is another file")
     return Fetched(url, size, file_hash(path, "sha256").removeprefix("sha256:"), remote.digest is not None)
 
 
@@ -215,7 +203,7 @@ def file_hash(path: Path, algorithm: str) -> str:
 
 @dataclass(frozen=True)
 class _Version:
-    """Which file a part belongs to, as the server identifies it, and its full length."""
+    """The file that a part belongs to, as the server identifies it, and its full length."""
 
     url: str
     validator: str | None
@@ -226,15 +214,12 @@ class _Transfer:
     """A download of one URL into a part file, resumable between attempts."""
 
     def __init__(self, url: str, remote: RemoteFile, part: Path, patience: Patience, progress: Progress) -> None:
-        self.part = part
-        self._url = url
-        self._remote = remote
-        self._patience = patience
-        self._progress = progress
+        self.part, self._url, self._remote = part, url, remote
+        self._patience, self._progress = patience, progress
         self._notes = part.with_name(part.name + ".json")
 
     def forget(self) -> None:
-        """Removes the part and what is known of it."""
+        """Removes the part and the notes on it."""
         self.part.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
 
@@ -243,7 +228,7 @@ class _Transfer:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def attempt(self) -> None:
-        """Fetches what the part lacks; raises a TransientError where that breaks off."""
+        """Fetches what the part lacks; raises a TransientError if that breaks off."""
         version = self._known()
         offset = self.size()
         if version is not None and offset and offset == version.size:
@@ -257,7 +242,7 @@ class _Transfer:
             self._take(response, version, offset)
 
     def _known(self) -> _Version | None:
-        """The version that the part belongs to, where it can be resumed safely."""
+        """The version that the part belongs to, if it can be resumed safely."""
         match _read_json(self._notes):
             case {"url": self._url, "validator": None | str() as validator, "size": None | int() as size}:
                 known = validator is not None or self._remote.digest is not None
@@ -266,7 +251,7 @@ class _Transfer:
 
     @contextmanager
     def _connection(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
-        """A response; what goes wrong is a TransientError or a UserError."""
+        """A response; all errors become a TransientError or a UserError."""
         request = urllib.request.Request(self._url, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=self._patience.timeout) as response:
@@ -275,7 +260,7 @@ class _Transfer:
             answer.close()
             if answer.code == 416:
                 self.forget()
-                raise TransientError("the server has fewer bytes than are here") from answer
+                raise TransientError("the server has fewer bytes than were fetched") from answer
             reason = f"the server answers {answer.code} {answer.reason}"
             if answer.code in _TRANSIENT:
                 raise TransientError(reason, _seconds(answer.headers.get("Retry-After"))) from answer
@@ -308,7 +293,7 @@ class _Transfer:
             raise TransientError(f"the connection broke off after {self.size():,} of {size:,} bytes")
 
     def _begin(self, response: http.client.HTTPResponse, size: int | None) -> None:
-        """Starts a new part and records its version, unless it cannot be the requested file."""
+        """Starts a new part and records its version."""
         self.forget()
         if size is None and not response.chunked and self._remote.digest is None:
             raise UserError(
@@ -338,12 +323,12 @@ class _Transfer:
 
 
 def _without_links(path: str, flags: int) -> int:
-    """Opens a file, but no symbolic link."""
+    """Opens a file, but not a symbolic link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _write_all(file: RawIOBase, block: bytes) -> None:
-    """Writes unbuffered: a buffer would be written again when the file on a full disk is closed."""
+    """Writes unbuffered: closing a file on a full disk would write a buffer again."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
@@ -351,7 +336,6 @@ def _write_all(file: RawIOBase, block: bytes) -> None:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Names the local file that cannot be written."""
     try:
         yield
     except OSError as problem:
@@ -359,11 +343,9 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 def _validator(headers: Any) -> str | None:
-    """Identifies a version of a file: a strong ETag, or else the time of the last change."""
+    """What identifies a version of a file: a strong ETag, or else the time of the last change."""
     tag = headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
-        return tag
-    return headers.get("Last-Modified")
+    return headers.get("Last-Modified") if tag is None or tag.startswith("W/") else tag
 
 
 def _range(header: str | None) -> tuple[int | None, int | None]:
@@ -385,7 +367,6 @@ def _seconds(header: str | None) -> float:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if it cannot be read."""
-    try:
+    with suppress(UserError):
         return read_json(path, dict)
-    except UserError:
-        return {}
+    return {}

@@ -1,7 +1,7 @@
 """The published corpora: their URLs, digests, and division into three splits.
 
-URLs and digests are those that public projects check: several projects each for the archives, torchtext and others for
-the Penn Treebank. Copies of its validation and test files, and of WikiText-2's, agreed with the digests.
+The digests are those that public projects check: several each for the archives, torchtext and others for the Penn
+Treebank. Copies of its validation and test files, and of WikiText-2's, agreed with them.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class PublishedText:
     Attributes:
         name: of the command and of the folder.
         about: what it is and where it comes from, in a line.
-        files: to fetch: an archive, or a file per split.
+        files: an archive, or a file per split.
         tokenizer: by which published figures count tokens.
-        cut: bytes of the training, validation and test text where one file holds all; None for a file each.
+        cut: bytes of training, validation and test text if one file holds all; None for a file each.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""A language model of equilibria as transformers knows models: loaded, saved, trained and sampled from by its tools.
+"""A language model of equilibria for transformers: loaded, saved, trained and sampled from by its tools.
 
-It holds one of our models and adds no arithmetic to it. Weights are drawn by our own constructors, and what a module of
-ours shares with another is tied by name, so that loading on the meta device and saving in shards keep it shared.
+It wraps one of our models, whose constructors draw the weights. Shared parameters are tied by name, so that loading on
+the meta device and saving in shards keep them shared.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         self.lm_head = self._head(model.embedding)
         self._tied_weights_keys = self._shared_names()
         for parameter in self.parameters():
-            # What transformers calls initialised it leaves alone.
+            # transformers leaves these alone.
             parameter._is_hf_initialized = parameter.device.type != "meta"  # pyright: ignore[reportAttributeAccessIssue]
         layers = cache_layers(model)
         config.hidden_size, config.num_hidden_layers = model.embedding.d_model, layers or 1
@@ -86,24 +86,20 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """One text, or the next tokens of one.
-
-        In training the loss has the model's penalties added, as in our own trainer.
+        """A whole text, or the next tokens of one. In training the loss includes the model's penalties.
 
         Args:
             input_ids: token ids, `(B, L)`.
-            attention_mask: 0 at padding, at the ends of rows only; with a cache, of the tokens in it too.
+            attention_mask: 0 at padding, at the ends of rows only; with a cache, for the tokens in it too.
             past_key_values: what has been read; the new tokens are added to it, without gradients.
             labels: token ids `(B, L)`, shifted here; -100 where there is nothing to predict.
-            use_cache: return what was read for later tokens; None for as the configuration says, where neither
-                training nor gradients are on.
-            logits_to_keep: see transformers; 0 for all positions. With labels, all.
-            num_items_in_batch: labels of all batches whose losses are added up, where the loss is a sum over it.
+            use_cache: return the cache; None for the configuration's choice, in evaluation without gradients.
+            logits_to_keep: see transformers; 0 for all positions, as always with labels.
+            num_items_in_batch: labels of all batches whose losses are summed; the loss is then a sum over it.
             output_hidden_states: return the final states, alone: an equilibrium has no others.
 
         Raises:
-            ValueError: the model keeps nothing in a cache, is in training mode with one, or a mask, a token or a cache
-                is none of its own.
+            ValueError: the model has no cache or is in training mode with one, or a mask, token or cache is invalid.
         """
         past = past_key_values
         if self._caches(past, use_cache) and past is None:
@@ -137,7 +133,6 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         return use_cache
 
     def _read_on(self, tokens_BL: Tensor, past: TransformersCache, padding: LeftPadding | None) -> Tensor:
-        """The final states over a cache."""
         window = self.config.max_position_embeddings
         assert isinstance(self.model, LanguageModel)
         limit = None if window is None else window - 1
@@ -171,20 +166,17 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         return loss + (penalty if items is None else penalty * ((labels[:, 1:] != NO_TARGET).sum() / items))
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds tokens."""
         assert isinstance(self.model.embedding, nn.Module)
         return self.model.embedding
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The output layer, where it is a linear one with the embedding's weight."""
         return self.lm_head
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Raises ValueError: a vocabulary of another size is another recipe's."""
-        raise ValueError("the vocabulary of this model is that of its recipe; it cannot be resized")
+        raise ValueError("this model's recipe fixes its vocabulary; it cannot be resized")
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """What the head and tied layers share: every name of a parameter but its first, and that first one."""
+        """Maps each further name of a shared parameter to its first."""
         return dict(self._tied_weights_keys)
 
     def _shared_names(self) -> dict[str, str]:
@@ -194,7 +186,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Weights that a checkpoint lacked become those of a fresh model; all others are left alone."""
+        """Gives weights that the checkpoint lacked those of a fresh model."""
         missing = {
             name: parameter
             for name, parameter in self.model.named_parameters()
@@ -212,21 +204,20 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Compute each differentiated step again in the backward pass: what `gradient_checkpointing` asks for too.
+        """Recomputes each differentiated step in the backward pass, as for `gradient_checkpointing`.
 
         Raises:
-            ValueError: there are no such steps, or an argument asks for something else.
+            ValueError: there are no such steps, or an argument is not supported.
         """
         options = {**(activation_checkpointing_kwargs or {})}
         if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
             raise ValueError(
-                f"this model computes every step again, by PyTorch's checkpoints that are not reentrant; found "
+                f"this model recomputes every step, by non-reentrant checkpoints of PyTorch; found "
                 f"{activation_checkpointing_kwargs}, every_n_layers {every_n_layers}, offload {offload}"
             )
         self._checkpoint(True)
 
     def activation_checkpointing_disable(self) -> None:
-        """Keep the differentiated steps for the backward pass."""
         self._checkpoint(False)
 
     def _checkpoint(self, on: bool) -> None:
@@ -237,7 +228,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
                 self.depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
-                    "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "
-                    "whatever the depth. Leave activation checkpointing out"
+                    "this model's gradient has no steps to recompute; an implicit one stores a single evaluation at "
+                    "any depth. Turn activation checkpointing off"
                 )
         self.gradient_checkpointing = on
