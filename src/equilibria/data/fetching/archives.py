@@ -66,7 +66,8 @@ def _members(path: Path, name: str, budget: "_Budget") -> Generator[tuple[str, I
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    yield _member(entry.filename, archive.open(entry))
+                    with archive.open(entry) as content:
+                        yield _member(entry.filename, content)
         return
     opener = next((opener for beginning, opener in _COMPRESSED.items() if magic.startswith(beginning)), open)
     with opener(path, "rb") as stream:
