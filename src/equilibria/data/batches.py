@@ -46,11 +46,6 @@ class TrainingStream:
 
     Every pass shifts where the rows begin, so that segments and the few unused tokens at the ends differ.
 
-    Args:
-        tokens: (N,) integer ids.
-        batch_size: rows.
-        segment_length: tokens per row and segment.
-
     Raises:
         ValueError: a size below 1.
         UserError: fewer than `batch_size * segment_length + 1` tokens.
@@ -91,11 +86,6 @@ class EvaluationStream:
     Each row has a contiguous run of targets; their lengths differ by at most one. A row's first token has no context:
     `batch_size` 1 gives every token all that precedes it. The last segment may be shorter; a text of fewer targets than
     `batch_size` has fewer rows.
-
-    Args:
-        tokens: (N,) integer ids, at least 2.
-        batch_size: rows at most.
-        segment_length: tokens per row and segment at most.
 
     Raises:
         ValueError: a size below 1.

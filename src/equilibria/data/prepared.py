@@ -51,15 +51,12 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class Corpus(Task):
-    """A prepared text, as a task.
-
-    Attributes:
-        source: its name.
-        directory: holds its tokenizer and its encoded splits; named by its fingerprint.
-    """
+    """A prepared text, as a task."""
 
     source: str
+    """Its name."""
     directory: Path
+    """Holds its tokenizer and its encoded splits; named by its fingerprint."""
 
     @property
     def name(self) -> str:
@@ -127,10 +124,8 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
     processes, one writes and the others wait.
 
     Args:
-        source: the text.
         spec: the tokenizer to learn from the training split, or the file that holds it.
         cache: the folder of prepared texts; created if needed.
-        progress: told of each stage.
 
     Raises:
         UserError: the text cannot be read or is empty, or the cache cannot be written.
@@ -171,11 +166,7 @@ def _unfinished(directory: Path) -> Iterator[Path]:
 
 
 def encode_text(pieces: Iterable[str], tokenizer: Tokenizer, path: Path) -> EncodedSplit:
-    """Encodes a text into a file, which the result maps into memory.
-
-    Raises:
-        UserError: there are fewer than two tokens, or the file cannot be written.
-    """
+    """Encodes a text into a file that the result maps; a UserError for fewer than two tokens or an unwritable file."""
     dtype = _narrowest(tokenizer.vocabulary_size)
     try:
         counts = _encode(pieces, tokenizer, path, dtype)

@@ -89,13 +89,8 @@ def train_tokenizer(
     from blocks of 1 MB at equal distances.
 
     Args:
-        spec: the kind and its sizes, or the file.
-        pieces: the text.
-        size: about how many bytes it has.
+        size: about how many bytes the text has.
         scratch: folder for what does not fit into memory; None is that of temporary files.
-
-    Raises:
-        UserError: the file is missing or damaged.
     """
     match spec.kind:
         case "word":
@@ -115,10 +110,8 @@ def train_words(
     """Words by falling frequency, ties in alphabetical order; `<unk>`, for all words dropped, and `<eos>` likewise.
 
     Args:
-        pieces: the text.
         vocabulary_size: words to keep at most, including `<unk>` and `<eos>`; None keeps all.
         minimum_count: words seen less often are dropped.
-        scratch: as for `train_tokenizer`.
     """
     unknown = ends = 0
     with WordCounts(scratch) as counts:
@@ -147,7 +140,6 @@ def train_byte_pairs(pieces: Iterable[str], vocabulary_size: int | None, minimum
     """Merges the most frequent pairs of bytes until the vocabulary is full or no pairs are left.
 
     Args:
-        pieces: the text.
         vocabulary_size: ids at most, including the 256 bytes and `eos`; None is 8000.
         minimum_count: pairs seen less often, or once, are not merged.
     """

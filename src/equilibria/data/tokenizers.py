@@ -67,11 +67,8 @@ class Tokenizer:
             self._texts = ["\n" if word == END else word for word in words]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; unless it is of numbers, each newline is an `eos`, and none is added at the end.
-
-        Raises:
-            UserError: it has a word outside a vocabulary that has no `<unk>`.
-        """
+        """The ids of a text; unless it is of numbers, each newline is an `eos`, and none is added at the end. Raises a
+        UserError for a word outside a vocabulary without `<unk>`."""
         return self.encode_pieces([text]).tolist()
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
@@ -93,12 +90,9 @@ class Tokenizer:
         return np.fromiter(chain.from_iterable(encoding.ids for encoding in encoded), np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, each `eos` a newline (0, where tokens are numbers).
+        """The text of `ids`, each `eos` a newline (0, where tokens are numbers), words joined by single spaces.
 
-        Words are joined by single spaces: other white space of a text of words is lost.
-
-        Raises:
-            UserError: an id is outside the vocabulary.
+        Raises a UserError for an id outside the vocabulary.
         """
         if self.is_bytes:
             with suppress(ValueError):  # an id that is not a byte, named below
@@ -143,10 +137,7 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
 
 
 def byte_pair_tokenizer(merges: StockTokenizer) -> Tokenizer:
-    """Byte-level byte pairs, by a tokenizer of the library without `eos`: the newline becomes that, and the last id.
-
-    Any text encodes, and decodes to exactly itself.
-    """
+    """Byte-level byte pairs, by a tokenizer of the library without `eos`: the newline becomes that, and the last id."""
     return Tokenizer(_ended(merges, "\n"))
 
 
@@ -156,7 +147,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def digit_tokenizer() -> Tokenizer:
-    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is left out."""
+    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is dropped."""
     stock = _numbers(10)
     stock.pre_tokenizer = pre_tokenizers.Sequence([_split(), pre_tokenizers.Split(Regex("."), "isolated")])
     stock.decoder = decoders.Fuse()

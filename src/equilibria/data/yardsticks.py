@@ -1,4 +1,7 @@
-"""Perplexities of n-gram models, to compare a trained model with."""
+"""Perplexities of n-gram models, to compare a trained model with.
+
+All raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
+"""
 
 from dataclasses import dataclass
 
@@ -11,22 +14,14 @@ _LARGEST_VOCABULARY = 2_000_000  # three ids must fit into 63 bits
 
 
 def unigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> float:
-    """Perplexity per token on `valid[1:]`, the targets of a language model, of the frequencies in `train` plus one.
-
-    Raises:
-        UserError: fewer than 2 tokens in `valid`, none in `train`, or an id outside the vocabulary.
-    """
+    """Perplexity per token on `valid[1:]`, the targets of a language model, of the frequencies in `train` plus one."""
     _check(train, valid, vocabulary_size, smallest=1)
     counts = np.bincount(train, minlength=vocabulary_size) + 1.0
     return _perplexity(counts[valid[1:]] / counts.sum())
 
 
 def trigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> float:
-    """Perplexity per token of a `Trigram` of `train` on `valid[1:]`; the first has one token of context.
-
-    Raises:
-        UserError: fewer than 2 tokens in `valid`, 3 in `train`, or an id outside the vocabulary.
-    """
+    """Perplexity per token of a `Trigram` of `train` on `valid[1:]`; the first has one token of context."""
     _check(train, valid, vocabulary_size, smallest=3)
     model = Trigram(train, vocabulary_size)
     ids = valid.astype(np.int64)
@@ -38,13 +33,6 @@ class Trigram:
     """Interpolated Kneser-Ney with three discounts per order (Chen and Goodman, 1998, section 3).
 
     The lowest order is interpolated with the uniform distribution, so every probability is above zero.
-
-    Args:
-        train: (N,) ids, at least 3.
-        vocabulary_size: how many ids there are.
-
-    Raises:
-        UserError: too few tokens, too large a vocabulary, or an id outside it.
     """
 
     def __init__(self, train: np.ndarray, vocabulary_size: int) -> None:

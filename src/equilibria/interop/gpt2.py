@@ -131,32 +131,26 @@ def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     config = read_json(path, dict, "give a folder that save_pretrained wrote")
-    if config.get("model_type") != "gpt2":
-        raise UserError(f'{path}: model_type is {_shown(config.get("model_type"))}; this importer knows "gpt2"')
     config = {"n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": _EPSILON} | config
+
+    def check(key: str, fits: bool, expected: str) -> None:
+        if not fits:
+            found = json.dumps(config.get(key))
+            raise UserError(f"{path}: {key} is {found if len(found) <= 80 else f'{found[:80]}…'}; {expected}")
+
+    check("model_type", config.get("model_type") == "gpt2", 'this importer knows "gpt2"')
     for key in ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size", "n_inner"):
+        if key == "n_inner" and config.get(key) is None:
+            config[key] = 4 * config["n_embd"]
         value = config.get(key)
-        if key == "n_inner" and value is None:
-            value = config[key] = 4 * config["n_embd"]
-        if type(value) is not int or value < 1:
-            raise UserError(f"{path}: {key} is {_shown(value)}; expected a whole number of at least 1")
-    epsilon = config["layer_norm_epsilon"]
-    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise UserError(f"{path}: layer_norm_epsilon is {_shown(epsilon)}; expected a number between 0 and 1")
-    activation = config["activation_function"]
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{path}: activation_function is {_shown(activation)}; the cell has {known}")
+        check(key, type(value) is int and value >= 1, "expected a whole number of at least 1")
+    epsilon, activation = config["layer_norm_epsilon"], config["activation_function"]
+    check("layer_norm_epsilon", isinstance(epsilon, float) and 0 < epsilon < 1, "expected a number between 0 and 1")
+    known = isinstance(activation, str) and activation in _ACTIVATIONS
+    check("activation_function", known, f"the cell has {', '.join(_ACTIVATIONS)}")
     for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if config.get(key, usual) is not usual:
-            raise UserError(f"{path}: {key} is {_shown(config[key])}; the cell's attention has only the usual scale")
+        check(key, config.get(key, usual) is usual, "the cell's attention has only the usual scale")
     return config
-
-
-def _shown(value: object) -> str:
-    """A value as JSON, shortened for messages."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _weights(folder: Path) -> tuple[StateDict, list[str]]:

@@ -32,8 +32,6 @@ class Imported:
 
     Attributes:
         source: the file or folder it is from.
-        model: its recipe.
-        vocabulary_size: its tokens.
         weights: by our names.
         segment_length: of its training.
         left_out: all of the source that has no place here, a line each.
@@ -65,8 +63,6 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
     """Writes a model as a run folder, whole or not at all; returns it, in evaluation mode.
 
     Args:
-        imported: the model.
-        tokenizer: of the model.
         out: the folder, which must not exist or be empty.
         text: folder of the text that it is evaluated on.
 

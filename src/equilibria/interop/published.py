@@ -68,13 +68,8 @@ class PublishedOptions:
 def import_torchdeq_lm(state: StateDict, options: PublishedOptions, iterations: int = PUBLISHED_ITERATIONS) -> Imported:
     """TorchDEQ's deq-lm (Geng and Kolter 2023, arXiv:2310.18605): a pre-norm cell of several blocks.
 
-    Args:
-        state: what the file holds.
-        options: what it does not say.
-        iterations: applications of the cell, from zero. The published model has not arrived at a fixed point then.
-
-    Raises:
-        UserError: names a tensor that is unknown, missing or of another size.
+    It applies the cell `iterations` times from zero, as published: the state is not at a fixed point then. Raises a
+    UserError that names a tensor that is unknown, missing or of another size.
     """
     blocks = max(1, state.count("func.dec_attn."))
     prefixes = [(f"func.dec_attn.{i}", f"func.pos_ff.{i}") for i in range(blocks)]
@@ -95,8 +90,6 @@ def import_torchdeq_seq(
     evaluations: figures then are those of the equilibrium, and do not depend on the solver.
 
     Args:
-        state: what the file holds.
-        options: what it does not say.
         iterations: evaluations of the cell at most.
         norm_position: where the cell's norms are, which their files do not say.
 
@@ -120,13 +113,8 @@ def import_torchdeq_seq(
 def published_vocabulary(folder: Path) -> Tokenizer:
     """The vocabulary, which no checkpoint holds, counted as in Transformer-XL (Dai et al. 2019, arXiv:1901.02860).
 
-    `<eos>` is 0; then come all words by falling frequency, ties in the order of first occurrence.
-
-    Args:
-        folder: of the training text, in the layout of WikiText: `wiki.train.tokens` or `train.txt`, `.gz` or not.
-
-    Raises:
-        UserError: there is no such text.
+    `<eos>` is 0; then come all words by falling frequency, ties in the order of first occurrence. The folder holds the
+    training text, in the layout of `FolderText`.
     """
     counts: Counter[str] = Counter()
     for piece in FolderText(folder).pieces("train"):

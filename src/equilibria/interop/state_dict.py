@@ -42,11 +42,7 @@ class Weight:
 
 
 class StateDict:
-    """Tensors by name, each to be taken once.
-
-    Args:
-        tensors: the state dictionary.
-        source: where it is from, for messages.
+    """Tensors by name, each to be taken once; `source` is named in messages.
 
     Raises:
         UserError: it is empty, or an entry is not a tensor of real numbers.
@@ -149,9 +145,8 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     except UserError:
         raise
     except pickle.UnpicklingError as problem:
-        raise UserError(
-            f"{path} holds more than tensors, or is no PyTorch file ({_line(problem)}); save model.state_dict() alone"
-        ) from problem
+        found = f"holds more than tensors, or is not a PyTorch file ({_line(problem)})"
+        raise UserError(f"{path} {found}; save model.state_dict() alone") from problem
     except Exception as problem:  # PyTorch's reader raises whatever a damaged byte leads it to
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
     if not isinstance(content, Mapping) or not content:

@@ -128,7 +128,6 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
     """A part of a model as a program, for any batch and any length of text.
 
     Args:
-        model: the model.
         part: `"solve"`, from tokens to logits, or `"evaluation"`, from a state and tokens to the next state.
         evaluations: of a solve, as for `fixed_depth`.
 
@@ -157,7 +156,6 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
     """Writes a program for `torch.export.load`, whole or not at all.
 
     Args:
-        program: what to write.
         path: a `.pt2` file that does not exist.
         metadata: written into it, as JSON, for `torch.export.load(path, extra_files={METADATA: ""})`.
 

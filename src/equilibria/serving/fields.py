@@ -143,11 +143,7 @@ class Fields:
 
 
 def read_fields(content: dict[str, Any]) -> Fields:
-    """The fields of a JSON object; null counts as absent.
-
-    Raises:
-        ApiError: names every field that is wrong, what was found and what was expected.
-    """
+    """The fields of a JSON object; raises an ApiError that names every wrong field, what was found and expected."""
     try:
         return _object(Fields)(content)
     except ClassValidationError as error:
@@ -175,11 +171,7 @@ def _problems(error: BaseException, name: str = "") -> Iterator[ApiError]:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
-
-    Raises:
-        ApiError: it is not one.
-    """
+    """The JSON object of a body; raises an ApiError if it is not one."""
     try:
         content = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError as problem:

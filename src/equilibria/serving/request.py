@@ -54,11 +54,9 @@ class Served:
 
     Attributes:
         name: of the model.
-        tokenizer: of the model.
         window: tokens that a prediction sees at most.
         solves: whether the model has a solver, whose effort can be limited.
         scores: whether it has probabilities of a prompt's tokens; one that writes a target for a source has none.
-        limits: of the server.
     """
 
     name: str
@@ -74,7 +72,6 @@ class CompletionRequest:
     """A valid request.
 
     Attributes:
-        asked: what the client sent.
         prompts: token ids of each, as they were given.
         orders: one for each prompt.
         write: whether new tokens are wanted; else the prompts are only scored.
@@ -99,11 +96,7 @@ class CompletionRequest:
 
 
 def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
-    """Checks every field of a request.
-
-    Raises:
-        ApiError: with a 4xx status; it says what is wrong with which field.
-    """
+    """A request from its JSON; raises an ApiError with a 4xx status that says what is wrong with which field."""
     asked = read_fields(content)
     if asked.model is None:
         raise ApiError(400, f"model is missing; this server has {served.name!r}", "model", "missing_field")

@@ -28,12 +28,8 @@ class Answer:
 
     def __init__(self, request: CompletionRequest, served: Served) -> None:
         self._request, self._served = request, served
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": served.name,
-        }
+        identity = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
+        self._head = {**identity, "created": int(time.time()), "model": served.name}
         texts = len(request.orders) * request.asked.n
         self._open = texts if request.write else 0
         self._unscored = len(request.orders) if request.scores else 0
@@ -52,10 +48,7 @@ class Answer:
         return not self._open and not self._unscored
 
     def choice(self, event: Scored | Wrote) -> dict[str, Any] | None:
-        """One more piece of a choice; None for what will be part of a later one.
-
-        The first piece of a choice begins with the prompt, where that is echoed.
-        """
+        """One more piece of a choice, the first with the prompt if that is echoed; None for scores of a later one."""
         if isinstance(event, Scored):
             self._unscored -= 1
             self._echo(event.prompt, event.likelihoods)

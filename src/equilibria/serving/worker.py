@@ -78,11 +78,7 @@ class Worker:
             return {"running": len(self._running), "waiting": self._queued()}
 
     def submit(self, request: CompletionRequest) -> Job:
-        """Queues a request.
-
-        Raises:
-            ApiError: the queue is full (429), or the server is about to stop (503).
-        """
+        """Queues a request; raises an ApiError if the queue is full (429), or the server is about to stop (503)."""
         job = Job(request, time.monotonic() + self._limits.request_timeout)
         wanted = len(request.orders) * request.asked.n
         with self._changed:

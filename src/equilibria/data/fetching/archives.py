@@ -33,8 +33,7 @@ def unpack(path: Path, name: str, take: Take) -> None:
     which some systems add, are skipped. What `take` raises, such as for a full disk, passes through.
 
     Args:
-        path: the archive.
-        name: its name where it came from.
+        name: of the archive where it came from.
         take: called with each file's name, without folders and `.gz`, and a stream of its bytes.
 
     Raises:

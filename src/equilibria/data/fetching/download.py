@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,9 +60,8 @@ class RemoteFile:
         if self.digest is not None:
             algorithm, _, value = self.digest.partition(":")
             if _DIGESTS.get(algorithm) != len(value) or value.strip("0123456789abcdef"):
-                raise UserError(
-                    f"{self.digest!r} is not a digest; write it as sha256: and 64 lowercase hexadecimal digits"
-                )
+                mend = "write it as sha256: and 64 lowercase hexadecimal digits"
+                raise UserError(f"{self.digest!r} is not a digest; {mend}")
 
 
 def _is_http(url: str) -> bool:
@@ -103,16 +102,11 @@ class Patience:
     def retry(
         self, work: Callable[[], Result], name: str, progress: Progress, done: Callable[[], int] = lambda: 0
     ) -> Result:
-        """Calls `work` again after each `TransientError`.
+        """Calls `work` again after each `TransientError`; raises a UserError after too many in a row.
 
         Args:
-            work: what may fail.
             name: of the remote thing, for messages.
-            progress: told of each failure.
-            done: bytes so far of work that is resumed; any more reset the count of failures.
-
-        Raises:
-            UserError: it failed too often in a row.
+            done: bytes so far of work that is resumed; more of them reset the count of failures.
         """
         failures, furthest = 0, done()
         while True:
@@ -146,10 +140,8 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
     """Fetches a file unless an earlier call has; resumes what an earlier call left unfinished.
 
     Args:
-        remote: where it is and what it must be.
         path: where it goes; PATH.part and PATH.part.json are beside it meanwhile.
         patience: with transient errors (5xx, 408, 425, 429, a broken connection).
-        progress: told of bytes.
 
     Raises:
         UserError: no mirror has it (each answer is named), or size or digest differ. An earlier file at `path` stays.
@@ -201,17 +193,11 @@ def file_hash(path: Path, algorithm: str) -> str:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
-@dataclass(frozen=True)
-class _Version:
-    """The file that a part belongs to, as the server identifies it, and its full length."""
-
-    url: str
-    validator: str | None
-    size: int | None
-
-
 class _Transfer:
-    """A download of one URL into a part file, resumable between attempts."""
+    """A download of one URL into a part file, resumable between attempts.
+
+    Notes beside the part say which version of the file it belongs to: the URL, the server's validator, the full size.
+    """
 
     def __init__(self, url: str, remote: RemoteFile, part: Path, patience: Patience, progress: Progress) -> None:
         self.part, self._url, self._remote = part, url, remote
@@ -231,23 +217,22 @@ class _Transfer:
         """Fetches what the part lacks; raises a TransientError if that breaks off."""
         version = self._known()
         offset = self.size()
-        if version is not None and offset and offset == version.size:
+        if version and offset and offset == version["size"]:
             return
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
-        if version is not None and offset:
+        if version and offset:
             headers["Range"] = f"bytes={offset}-"
-            if version.validator is not None:
-                headers["If-Range"] = version.validator
+            if version["validator"] is not None:
+                headers["If-Range"] = version["validator"]
         with self._connection(headers) as response:
             self._take(response, version, offset)
 
-    def _known(self) -> _Version | None:
-        """The version that the part belongs to, if it can be resumed safely."""
+    def _known(self) -> dict[str, Any]:
+        """The version that the part belongs to, if it can be resumed safely; else empty."""
         match _read_json(self._notes):
-            case {"url": self._url, "validator": None | str() as validator, "size": None | int() as size}:
-                known = validator is not None or self._remote.digest is not None
-                return _Version(self._url, validator, size) if known else None
-        return None
+            case {"url": self._url, "validator": None | str() as validator, "size": None | int()} as version:
+                return version if validator is not None or self._remote.digest is not None else {}
+        return {}
 
     @contextmanager
     def _connection(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
@@ -272,15 +257,15 @@ class _Transfer:
         except (http.client.HTTPException, OSError) as problem:
             raise TransientError(f"the connection broke ({problem or type(problem).__name__})") from problem
 
-    def _take(self, response: http.client.HTTPResponse, version: _Version | None, offset: int) -> None:
+    def _take(self, response: http.client.HTTPResponse, version: dict[str, Any], offset: int) -> None:
         """Writes a response to its place in the part."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise UserError(f"{self._url} comes encoded as {encoding}, which was not requested; give another URL")
         if response.status == 206:
             begin, size = _range(response.headers.get("Content-Range"))
-            here = _Version(self._url, _validator(response.headers) or (version and version.validator), size)
-            if begin != offset or here != version:
+            validator = _validator(response.headers) or version.get("validator")
+            if begin != offset or version != {"url": self._url, "validator": validator, "size": size}:
                 self.forget()
                 raise TransientError("the server sends another range than was requested")
         else:
@@ -296,15 +281,13 @@ class _Transfer:
         """Starts a new part and records its version."""
         self.forget()
         if size is None and not response.chunked and self._remote.digest is None:
-            raise UserError(
-                f"{self._url}: the server does not say how long the file is, so a truncated one would go unnoticed; "
-                "give its --digest"
-            )
+            found = "the server does not say how long the file is, so a truncated one would go unnoticed"
+            raise UserError(f"{self._url}: {found}; give its --digest")
         if None not in (size, self._remote.size) and size != self._remote.size:
             raise UserError(f"{self._url} has {size:,} bytes, expected {self._remote.size:,}")
-        version = _Version(self._url, _validator(response.headers), size)
+        version = {"url": self._url, "validator": _validator(response.headers), "size": size}
         with _disk(self._notes):
-            write_durably(self._notes, json.dumps(asdict(version)))
+            write_durably(self._notes, json.dumps(version))
 
     def _write(self, response: http.client.HTTPResponse, offset: int, advance: Callable[[int], None]) -> None:
         with _disk(self.part):

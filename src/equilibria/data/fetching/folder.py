@@ -49,7 +49,6 @@ class RemoteText(Protocol):
             work: a folder that is kept after a failure, for the next attempt.
             texts: an empty folder for the texts.
             trusted: SHA-256 by URL, from an earlier fetch of this text.
-            progress: told of each step.
 
         Raises:
             UserError: the text cannot be fetched, or differs from what is known of it.
@@ -72,12 +71,9 @@ def fetch_text(
     """Fetches a text into a folder, unless it is there already.
 
     Args:
-        text: what to fetch.
-        folder: where it goes.
         offline: do not use the network.
         again: fetch it even if it is there, and replace it once the new text is complete; files without a published
             digest must be as before.
-        progress: told of each step.
 
     Raises:
         UserError: the folder holds something else or was changed, the text cannot be fetched or differs from what is
@@ -156,14 +152,11 @@ def _check(folder: Path, manifest: dict[str, Any], text: RemoteText) -> None:
     for source in manifest["sources"]:
         expected = text.known_digests().get(source["url"], "")
         if expected.startswith("sha256:") and expected != f"sha256:{source['sha256']}":
-            raise UserError(
-                f"{folder} was fetched from {source['url']}, which had the digest sha256:{source['sha256']}, expected "
-                f"{expected}; give another --out, or --again"
-            )
+            found = f"{source['url']}, which had the digest sha256:{source['sha256']}, expected {expected}"
+            raise UserError(f"{folder} was fetched from {found}; give another --out, or --again")
     if manifest["request"] != text.request():
-        raise UserError(
-            f"{folder} was fetched from elsewhere ({json.dumps(manifest['request'])}); give another --out, or --again"
-        )
+        found = json.dumps(manifest["request"])
+        raise UserError(f"{folder} was fetched from elsewhere ({found}); give another --out, or --again")
 
 
 def _check_owned(folder: Path, manifest: dict[str, Any]) -> None:
@@ -176,10 +169,8 @@ def _check_owned(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _not_ours(folder: Path) -> UserError:
-    return UserError(
-        f"{folder} exists already and was not made by this command, or its {MANIFEST} is damaged; give another "
-        f"--out, or remove it"
-    )
+    found = f"was not made by this command, or its {MANIFEST} is damaged"
+    return UserError(f"{folder} exists already and {found}; give another --out, or remove it")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -209,10 +200,6 @@ class WebText:
         urls: to fetch it from instead: of an archive, or one per file. A file without a digest is trusted the first
             time and must be the same afterwards.
         digests: of the files at `urls`, if known.
-        patience: retry policy.
-
-    Raises:
-        UserError: the numbers of digests and URLs differ.
     """
 
     text: PublishedText
@@ -231,23 +218,27 @@ class WebText:
         return {url: file.digest for file in self._files() if file.digest is not None for url in file.urls}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
-        fetched, paths = [], []
-        for number, remote in enumerate(self._files()):
-            name = base_name(unquote(urlsplit(remote.urls[0]).path)) or "the file"
-            paths.append(work / str(number))
+        fetched, files = [], {work / str(number): remote for number, remote in enumerate(self._files())}
+        for path, remote in files.items():
             first = trusted.get(remote.urls[0])
             if remote.digest is None and first is not None:
                 remote = replace(remote, digest=f"sha256:{first}")
-            fetched.append(download(remote, paths[-1], self.patience, progress))
-            progress.say(f"unpacking {name}")
-            with _removed_by_errors(paths):
-                cut = self.text.cut
-                unpack(paths[-1], name, partial(_cut, texts, cut) if cut else partial(_keep_split, texts))
-        missing = [split for split in ("train", "valid") if not any(texts.glob(f"{split}.*"))]
-        if missing:
-            urls = ", ".join(url for file in self._files() for url in file.urls[:1])
-            with _removed_by_errors(paths):
-                raise UserError(f"{urls}: no {' and no '.join(missing)} text, such as {missing[0]}.txt, was found")
+            fetched.append(download(remote, path, self.patience, progress))
+        take = partial(_cut, texts, self.text.cut) if self.text.cut else partial(_keep_split, texts)
+        urls = [remote.urls[0] for remote in files.values()]
+        try:
+            for path, url in zip(files, urls, strict=True):
+                name = base_name(unquote(urlsplit(url).path)) or "the file"
+                progress.say(f"unpacking {name}")
+                unpack(path, name, take)
+            missing = [split for split in ("train", "valid") if not any(texts.glob(f"{split}.*"))]
+            if missing:
+                found = f"no {' and no '.join(missing)} text, such as {missing[0]}.txt, was found"
+                raise UserError(f"{', '.join(urls)}: {found}")
+        except UserError:
+            for path in files:  # they are useless; the next attempt fetches them again
+                path.unlink(missing_ok=True)
+            raise
         return fetched
 
     def _files(self) -> Sequence[RemoteFile]:
@@ -255,17 +246,6 @@ class WebText:
             return self.text.files
         digests = self.digests or (None,) * len(self.urls)
         return [RemoteFile((url,), digest) for url, digest in zip(self.urls, digests, strict=True)]
-
-
-@contextmanager
-def _removed_by_errors(paths: list[Path]) -> Iterator[None]:
-    """Removes useless files, so that the next attempt fetches them again."""
-    try:
-        yield
-    except UserError:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        raise
 
 
 def _keep_split(folder: Path, name: str, stream: IO[bytes]) -> None:

@@ -48,7 +48,6 @@ class HubText:
         revision: branch, tag or commit; None is the current main branch.
         column: the column with the text.
         held_out: share of the rows held out if there is no validation split.
-        patience: with the hub.
     """
 
     name: str
@@ -66,7 +65,10 @@ class HubText:
         return {}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
-        datasets = _library()
+        try:
+            import datasets
+        except ImportError as problem:
+            raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
         progress.say(f"asking the hub for {self.name}")
         options = {"revision": self.revision, "cache_dir": str(work / "arrow")}
         load = partial(datasets.load_dataset_builder, self.name, self.config, **options)
@@ -146,14 +148,6 @@ class HubText:
                 raise UserError(f"{self.name}: {reason}") from problem
 
         return self.patience.retry(attempt, self.name, progress)
-
-
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as problem:
-        raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
-    return datasets
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:

@@ -45,7 +45,6 @@ class Source(ABC):
         """Streams a split in the order of the text; a piece that ends in a newline ends a passage.
 
         Args:
-            split: which one.
             as_bytes: read an undivided file byte for byte (see `read_pieces`), for a tokenizer of bytes.
 
         Raises:

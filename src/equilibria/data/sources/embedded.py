@@ -58,11 +58,7 @@ class Document(NamedTuple):
 
 @cache
 def documents() -> tuple[Document, ...]:
-    """All documents of the running Python, each passage only in the first; parsed, in seconds, once per process.
-
-    Raises:
-        UserError: this Python was installed without the source of its standard library.
-    """
+    """All documents of the running Python, each passage only in the first; parsed, in seconds, once per process."""
     seen: set[str] = set()
     found = []
     with _garbage_collection_paused():
@@ -134,10 +130,8 @@ def _topics(path: Path) -> dict[str, str]:
 
 
 def _documented(node: ast.AST) -> Iterator[_Documented]:
-    """The nodes that can carry a docstring, in the order of the text.
-
-    Visits only bodies: all expressions would take several times as long.
-    """
+    """The nodes that can carry a docstring, in order, from bodies alone: all expressions would take several times as
+    long."""
     if isinstance(node, _Documented):
         yield node
     for child in getattr(node, "body", ()):

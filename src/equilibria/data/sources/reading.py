@@ -19,7 +19,7 @@ def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) 
     line ends in a newline even if the file does not.
 
     Args:
-        path: the file, decompressed if its name ends in `.gz`.
+        path: decompressed if its name ends in `.gz`.
         as_bytes: byte for byte: nothing is added, line ends are kept, and what is not UTF-8 becomes lone surrogates
             (`surrogateescape`).
         longest: about how many characters a part has, at most twice as many; None is a million.

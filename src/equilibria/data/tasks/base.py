@@ -24,13 +24,7 @@ class EvaluationSet(Protocol):
     """Something to evaluate a model on."""
 
     def segments(self, batch_size: int, segment_length: int, max_tokens: int | None = None) -> Iterable[Segment]:
-        """One pass over every target once.
-
-        Args:
-            batch_size: rows.
-            segment_length: tokens per row and segment; unused if sequences are whole.
-            max_tokens: where to stop; None reads all.
-        """
+        """One pass over every target, or over about `max_tokens`; whole sequences ignore `segment_length`."""
         ...
 
 

@@ -16,8 +16,7 @@ from equilibria.files.durable import new_folder
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
 from equilibria.inference.loading import LoadedRun
-from equilibria.interop.hugging_face.configuration import EquilibriaConfig
-from equilibria.interop.hugging_face.modeling import EquilibriaForCausalLM
+from equilibria.interop.hugging_face.modeling import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models.causal import CausalModel
 from equilibria.runs.weights import distinct_state, fill
 
@@ -49,10 +48,6 @@ The recipe is in `config.json` under `recipe`.
 
 def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     """Writes a run's model with its tokenizer, for `AutoModelForCausalLM` and `AutoTokenizer`; returns a summary.
-
-    Args:
-        loaded: the run.
-        out: a folder that does not exist or is empty.
 
     Raises:
         UserError: the folder exists already or cannot be written, or the model does not continue text.
@@ -107,11 +102,7 @@ def stock_tokenizer(tokenizer: Tokenizer, window: int | None = None) -> PreTrain
     """A tokenizer that `AutoTokenizer` loads without our package, with the same ids for the same text and back.
 
     `eos` is declared as the token of the beginning, the end and padding, so decoding with `skip_special_tokens=True`,
-    which is not the default, drops newlines.
-
-    Args:
-        tokenizer: any of ours.
-        window: tokens that a prompt is truncated to, from the left, if truncation is asked for; None for no limit.
+    which is not the default, drops newlines. If truncation is asked for, the last `window` tokens of a prompt stay.
     """
     word = AddedToken(END, single_word=True, normalized=True, special=True)
     end = tokenizer.stock.get_added_tokens_decoder().get(tokenizer.eos, word)
