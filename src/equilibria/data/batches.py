@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from equilibria.errors import UserError
-from equilibria.ranges import at_least
 
 NO_TARGET = -100  # what `torch.nn.functional.cross_entropy` ignores by default
 
@@ -47,12 +46,11 @@ class TrainingStream:
     Every pass shifts where the rows begin, so that segments and the few unused tokens at the ends differ.
 
     Raises:
-        ValueError: a size below 1.
-        UserError: fewer than `batch_size * segment_length + 1` tokens.
+        UserError: a size below 1, or fewer than `batch_size * segment_length + 1` tokens.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
-        at_least(1, batch_size=batch_size, segment_length=segment_length)
+        _check_sizes(batch_size=batch_size, segment_length=segment_length)
         needed = batch_size * segment_length + 1
         if len(tokens) < needed:
             raise UserError(
@@ -88,12 +86,11 @@ class EvaluationStream:
     `batch_size` has fewer rows.
 
     Raises:
-        ValueError: a size below 1.
-        UserError: fewer than 2 tokens.
+        UserError: a size below 1, or fewer than 2 tokens.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
-        at_least(1, batch_size=batch_size, segment_length=segment_length)
+        _check_sizes(batch_size=batch_size, segment_length=segment_length)
         if len(tokens) < 2:
             raise UserError(f"a text of {len(tokens)} tokens has nothing to predict; give 2 tokens or more")
         self._tokens, self._segment_length = tokens, segment_length
@@ -144,6 +141,12 @@ def check_tokens(tokens: np.ndarray, vocabulary_size: int) -> None:
         f"token id {int(tokens[position])} at position {position} is outside the vocabulary of "
         f"{vocabulary_size}; the text must be encoded by the model's own tokenizer"
     )
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{name} must be at least 1, found {size}")
 
 
 def _gather(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:

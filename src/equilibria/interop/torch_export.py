@@ -96,11 +96,7 @@ class OneEvaluation(nn.Module):
 
 
 def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
-    """The depth that a model is exported at.
-
-    Args:
-        model: a language model at an equilibrium or of unrolled applications.
-        evaluations: None for its evaluation solver's limit, or its applications.
+    """The depth that a model is exported at; by default with its evaluation solver's limit, or its applications.
 
     Raises:
         UserError: another kind of model, or a solver that cannot have a fixed budget.

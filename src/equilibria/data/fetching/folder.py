@@ -48,10 +48,7 @@ class RemoteText(Protocol):
         Args:
             work: a folder that is kept after a failure, for the next attempt.
             texts: an empty folder for the texts.
-            trusted: SHA-256 by URL, from an earlier fetch of this text.
-
-        Raises:
-            UserError: the text cannot be fetched, or differs from what is known of it.
+            trusted: SHA-256 by URL, from an earlier fetch; a UserError if what is fetched differs.
         """
         ...
 
