@@ -24,9 +24,8 @@ from equilibria.files.manifest import check_manifest
 from equilibria.files.seal import sealed_json
 from equilibria.inference.exported import load_exported
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
-from equilibria.interop.published import PublishedOptions
+from equilibria.interop.published import PublishedOptions, import_torchdeq_lm
 from equilibria.interop.state_dict import read_state_dict
-from equilibria.interop.torchdeq_lm import import_torchdeq_lm
 from equilibria.report.gather import gather
 from equilibria.runs.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
 from equilibria.runs.folder import RunFolder

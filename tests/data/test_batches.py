@@ -116,9 +116,9 @@ def test_sizes_that_do_not_fit_are_named() -> None:
     with pytest.raises(UserError, match="nothing to predict"):
         EvaluationStream(positions(1), 3, 4)
     for stream in (TrainingStream, EvaluationStream):
-        with pytest.raises(UserError, match="batch_size is 0"):
+        with pytest.raises(UserError, match="batch_size must be at least 1, found 0"):
             stream(positions(12), 0, 4)
-        with pytest.raises(UserError, match="segment_length is -1"):
+        with pytest.raises(UserError, match="segment_length must be at least 1, found -1"):
             stream(positions(12), 1, -1)
 
 

@@ -316,7 +316,7 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int)
         (("word", 2), "too small"),
         (("bpe", 256), "give 257 or more"),
         (("bytes", 300), "has 256 ids"),
-        (("word", None, 0), "minimum_count is 0"),
+        (("word", None, 0), "minimum_count must be at least 1, found 0"),
         (("letters",), "no tokenizer is called 'letters'"),
         (("file",), 'path goes with kind "file"'),
         (("bytes", None, 1, Path("tokenizer.json")), 'path goes with kind "file"'),
@@ -324,7 +324,7 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int)
     ],
 )
 def test_impossible_specifications_are_errors(arguments: tuple, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         TokenizerSpec(*arguments)
 
 

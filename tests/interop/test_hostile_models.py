@@ -17,9 +17,8 @@ from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
 from equilibria.inference.exported import load_exported
 from equilibria.interop.gpt2 import import_gpt2
-from equilibria.interop.published import PublishedOptions
+from equilibria.interop.published import PublishedOptions, import_torchdeq_lm
 from equilibria.interop.state_dict import StateDict, read_state_dict
-from equilibria.interop.torchdeq_lm import import_torchdeq_lm
 from equilibria.runs.weights import distinct_state
 from hostile import as_safetensors, repacked, safetensors_of, saved, written
 from plain_gpt2 import CONFIG, random_weights, save
@@ -53,7 +52,7 @@ def import_file(path: Path) -> object:
         (dict.fromkeys(WEIGHTS, torch.zeros(4)), "is 4; expected rows and columns"),
         (WEIGHTS | {QKV: torch.zeros(0, 0)}, "is 0 × 0; expected rows and columns"),
         (WEIGHTS | {QKV: torch.zeros(36, 12, 2)}, "is 36 × 12 × 2; expected rows and columns"),
-        (WEIGHTS | {"func.dec_attn.0.r_w_bias": torch.zeros(0, 4)}, "no multiple of 10 heads"),
+        (WEIGHTS | {"func.dec_attn.0.r_w_bias": torch.zeros(0, 4)}, "not a multiple of 10 heads"),
         (WEIGHTS | {"func.pos_ff.0.ff1_net.weight_v": torch.zeros(())}, "expected rows and columns"),
         (WEIGHTS | {EMBEDDING: torch.zeros(3)}, "is 3; expected rows and columns"),
         (WEIGHTS | {"crit.cluster_weight": torch.zeros(())}, "expected rows and columns"),
@@ -193,7 +192,7 @@ def test_hostile_maps_of_weights(name: str, tmp_path: Path) -> None:
 def test_a_part_that_is_no_file_or_has_a_tensor_again(tmp_path: Path) -> None:
     folder = save(tmp_path / "decoder", random_weights())
     for name in ("x" * 5000, "none.bin"):
-        with pytest.raises(UserError, match="does not exist or is no file"):
+        with pytest.raises(UserError, match="does not exist or is not a file"):
             import_gpt2(with_index(folder, {"a": name}))
     written(folder, "again.safetensors", as_safetensors({"wte.weight": torch.zeros(30, 12)}))
     with pytest.raises(UserError, match=r"has wte\.weight a second time"):

@@ -20,11 +20,8 @@ from equilibria.data import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference import load_run
 from equilibria.interop import imported
-from equilibria.interop.published import PublishedOptions
+from equilibria.interop.published import PublishedOptions, import_torchdeq_lm, import_torchdeq_seq, published_vocabulary
 from equilibria.interop.state_dict import StateDict, read_state_dict, read_tensor_file
-from equilibria.interop.torchdeq_lm import import_torchdeq_lm
-from equilibria.interop.torchdeq_seq import import_torchdeq_seq
-from equilibria.interop.vocabulary import published_vocabulary
 from equilibria.runs.folder import RunFolder
 from plain_published import Published, Weights, random_weights
 
@@ -209,7 +206,7 @@ FAULTS: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "no tensor": (lambda w: replaced(w, "crit.cluster_bias", 3), r"'crit\.cluster_bias' is a int, not a tensor"),
     "heads that do not share the width": (
         lambda w: replaced(w, "func.dec_attn.0.r_w_bias", torch.zeros(5, 2)),
-        r"a width of 12 is no multiple of 5 heads",
+        r"a width of 12 is not a multiple of 5 heads",
     ),
     "the other kind's file": (lambda w: random_weights(SEQ), r"has no func\.dec_attn\.0\.qkv_net\.weight"),
 }
@@ -303,5 +300,5 @@ def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path: Path) -> None:
 
 def test_a_file_without_checksums_says_so(tmp_path: Path) -> None:
     torch.save(random_weights(LM), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.warns(UserWarning, match=r"old\.pth has no checksums, as files of before PyTorch 1\.6"):
+    with pytest.warns(UserWarning, match=r"old\.pth has no checksums \(PyTorch before 1\.6"):
         read_state_dict(tmp_path / "old.pth")

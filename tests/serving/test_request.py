@@ -15,8 +15,7 @@ from equilibria.inference.effort import Effort
 from equilibria.models.sampling import Sampling
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
-from equilibria.serving.limits import Limits
-from equilibria.serving.request import CompletionRequest, Served, read_request
+from equilibria.serving.request import CompletionRequest, Limits, Served, read_request
 
 LIMITS = Limits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
 SERVED = Served("m", byte_tokenizer(), 10, True, True, LIMITS)
@@ -114,7 +113,7 @@ def test_every_field_arrives() -> None:
         },
         SERVED,
     )
-    assert (request.stream, request.usage, request.echo, request.top, request.scores) == (True, True, True, 0, True)
+    assert (request.asked.stream, request.usage, request.asked.echo, request.scores) == (True, True, True, True)
     assert request.effort == Effort(tolerance=1e-2, max_evaluations=4)
     first, second = request.orders
     assert (first.prompt, second.prompt) == ((97, 98), (10,))  # an empty prompt is the start of a passage
@@ -162,6 +161,25 @@ def test_what_is_wrong_is_named(wrong: dict[str, Any], status: int, param: str) 
     json.dumps(caught.value.body, ensure_ascii=False).encode()
 
 
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(ApiError) as caught:
+        read_request({"prompt": 1, "top_p": 2, "stream_options": {"include_usage": "yes"}, "colour": 1}, SERVED)
+    assert caught.value.param == "prompt"
+    for part in (
+        "prompt must be a string, a list of",
+        "top_p must be above 0 and at most 1, found 2",
+        "include_usage must be true or false, found a string",
+        "'colour' is not a field",
+    ):
+        assert part in caught.value.message
+
+
+def test_null_counts_as_absent() -> None:
+    nulls = dict.fromkeys(FIELDS) | {"model": "m", "prompt": "a"}
+    tight = Served("m", byte_tokenizer(), 10, True, True, Limits(max_tokens=5))
+    assert read_request(nulls, tight).orders[0].max_new_tokens == 5
+
+
 def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
     with pytest.raises(ApiError, match="fixed depth"):
         read_request(
@@ -186,8 +204,8 @@ def test_a_number_out_of_its_range_is_shown_with_the_range(field: str, value: fl
 def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() -> None:
     asked = {"model": "m", "prompt": "a", "logprobs": 1}
     served = Served("m", byte_tokenizer(), 10, True, False, LIMITS)
-    assert read_request(asked, served).top == 1
-    with pytest.raises(ApiError, match="leave out echo") as caught:
+    assert read_request(asked, served).asked.logprobs == 1
+    with pytest.raises(ApiError, match="omit echo") as caught:
         read_request({**asked, "echo": True}, served)
     assert caught.value.param == "logprobs"
 

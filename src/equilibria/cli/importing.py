@@ -13,11 +13,15 @@ from equilibria.cli.settings import Count, Natural
 from equilibria.data import Tokenizer, id_tokenizer
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.imported import Imported, write_run
-from equilibria.interop.published import PublishedOptions
+from equilibria.interop.published import (
+    MOST_ITERATIONS,
+    PUBLISHED_ITERATIONS,
+    PublishedOptions,
+    import_torchdeq_lm,
+    import_torchdeq_seq,
+    published_vocabulary,
+)
 from equilibria.interop.state_dict import read_state_dict
-from equilibria.interop.torchdeq_lm import PUBLISHED_ITERATIONS, import_torchdeq_lm
-from equilibria.interop.torchdeq_seq import MOST_ITERATIONS, import_torchdeq_seq
-from equilibria.interop.vocabulary import published_vocabulary
 from equilibria.nn.attention import Positions
 
 command = App(name="import", help="Make a run of another project's model.")

@@ -52,8 +52,7 @@ def serve(
         threads: of PyTorch; default: its own choice.
     """
     try:
-        from equilibria.serving.limits import Limits
-        from equilibria.serving.request import Served
+        from equilibria.serving.request import Limits, Served
         from equilibria.serving.server import serve as listen
     except ModuleNotFoundError as missing:
         raise UserError(f"{missing.name} is not installed; pip install 'equilibria[serve]'") from missing

@@ -1,17 +1,15 @@
 """Text for language models: sources, tokenizers, prepared text, batches, tasks, yardsticks, and fetching."""
 
-from equilibria.data.batches import EvaluationStream, Segment, TrainingStream, check_tokens
+from equilibria.data.batches import EvaluationStream, Segment
 from equilibria.data.prepared import Corpus, EncodedSplit, opened, prepare
 from equilibria.data.sources.base import Source, Split
 from equilibria.data.sources.embedded import EmbeddedText
 from equilibria.data.sources.files import FilesText
 from equilibria.data.sources.folder import FolderText
 from equilibria.data.tasks.base import SequenceTask, Task
-from equilibria.data.tasks.copy_memory import CopyMemory
-from equilibria.data.tasks.reversal import Reversal
+from equilibria.data.tasks.symbols import CopyMemory, Reversal
 from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
-from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, load_tokenizer, word_tokenizer
-from equilibria.data.yardsticks import trigram_perplexity, unigram_perplexity
+from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, word_tokenizer
 
 __all__ = [
     "CopyMemory",
@@ -29,15 +27,10 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TokenizerSpec",
-    "TrainingStream",
     "byte_tokenizer",
-    "check_tokens",
     "id_tokenizer",
-    "load_tokenizer",
     "opened",
     "prepare",
     "train_tokenizer",
-    "trigram_perplexity",
-    "unigram_perplexity",
     "word_tokenizer",
 ]

@@ -23,7 +23,7 @@ class Segment:
         inputs: (B, L) int64.
         targets: (B, L) int64, the token after each input; -100 if there is none to predict.
         starts: whether a pass over the text begins here, so that memory of the last segment must be dropped.
-        answers: (B, L) booleans, the targets whose accuracy is of interest; None for none.
+        answers: (B, L) booleans, the targets whose accuracy is reported; None for none.
     """
 
     inputs: Tensor
@@ -33,56 +33,39 @@ class Segment:
 
 
 class Batches(Protocol):
-    """An endless supply of segments, each a pure function of its index: a resumed run needs the index alone."""
+    """An endless supply of segments, each a pure function of its index, which is all a resumed run needs."""
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
-        """The segment of that index, counted from 0; only these of its rows, all when None."""
+        """The segment at an index from 0 on, over all passes; only the given rows, all when None."""
         ...
 
 
 class TrainingStream:
-    """An endless stream of segments, a pure function of their index: resuming needs the index alone.
+    """`Batches` of a text, cut into `batch_size` rows that are read side by side.
 
-    The text is cut into `batch_size` rows that are read side by side. Every pass shifts where the rows begin,
-    so that segments fall differently and the few tokens left over at the ends differ.
-
-    Args:
-        tokens: (N,) integer ids.
-        batch_size: rows.
-        segment_length: tokens per row and segment.
+    Every pass shifts where the rows begin, so that segments and the few unused tokens at the ends differ.
 
     Raises:
         UserError: a size below 1, or fewer than `batch_size * segment_length + 1` tokens.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
-        _check_sizes(batch_size, segment_length)
+        _check_sizes(batch_size=batch_size, segment_length=segment_length)
         needed = batch_size * segment_length + 1
         if len(tokens) < needed:
             raise UserError(
                 f"{len(tokens)} tokens are too few for batch_size {batch_size} times segment_length "
                 f"{segment_length} ({needed} needed); make one of them smaller or give more text"
             )
-        self._tokens = tokens
-        self._batch_size = batch_size
-        self._segment_length = segment_length
-        # One segment's length is left free if the text allows it, for room to shift.
+        self._tokens, self._batch_size, self._segment_length = tokens, batch_size, segment_length
+        # If the text allows it, one segment's length stays free, for room to shift.
         self._segments = max(1, (len(tokens) - segment_length) // (batch_size * segment_length))
 
     def __len__(self) -> int:
-        """Segments in a pass."""
         return self._segments
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
-        """The segment of that index, counted from 0 over all passes.
-
-        Args:
-            index: of the segment.
-            rows: those to read; all when None.
-
-        Raises:
-            IndexError: the index is negative.
-        """
+        """As `Batches.at`; raises IndexError for a negative index."""
         if index < 0:
             raise IndexError(f"segment {index}: segments count from 0")
         number, place = divmod(index, self._segments)
@@ -98,25 +81,19 @@ class TrainingStream:
 class EvaluationStream:
     """One pass over a text in which every token but the first is a target exactly once.
 
-    The targets are dealt to the rows in contiguous runs whose lengths differ by at most one. A row's first
-    token has no context: `batch_size` 1 gives every token all that precedes it. The last segment is as long
-    as it needs to be; a text of fewer targets than `batch_size` has fewer rows.
-
-    Args:
-        tokens: (N,) integer ids, at least 2.
-        batch_size: rows at most.
-        segment_length: tokens per row and segment at most.
+    Each row has a contiguous run of targets; their lengths differ by at most one. A row's first token has no context:
+    `batch_size` 1 gives every token all that precedes it. The last segment may be shorter; a text of fewer targets than
+    `batch_size` has fewer rows.
 
     Raises:
         UserError: a size below 1, or fewer than 2 tokens.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, segment_length: int) -> None:
-        _check_sizes(batch_size, segment_length)
+        _check_sizes(batch_size=batch_size, segment_length=segment_length)
         if len(tokens) < 2:
             raise UserError(f"a text of {len(tokens)} tokens has nothing to predict; give 2 tokens or more")
-        self._tokens = tokens
-        self._segment_length = segment_length
+        self._tokens, self._segment_length = tokens, segment_length
         rows = min(batch_size, self.targets)
         edges = np.arange(rows + 1) * self.targets // rows
         self._starts = edges[:-1]
@@ -124,11 +101,10 @@ class EvaluationStream:
 
     @property
     def targets(self) -> int:
-        """How many targets a pass has: one less than there are tokens."""
+        """How many targets a pass has: one fewer than tokens."""
         return len(self._tokens) - 1
 
     def __len__(self) -> int:
-        """Segments in the pass."""
         return -(-int(self._lengths.max()) // self._segment_length)
 
     def __iter__(self) -> Iterator[Segment]:
@@ -142,21 +118,13 @@ class EvaluationStream:
 
 
 class ZipfBatches:
-    """Random batches of Zipf-distributed tokens (Zipf 1935), which cost a model what words would, an adaptive softmax
-    included: the number of a token is as likely between 1 and 10 as between 10 and 100.
-
-    Args:
-        vocabulary_size: tokens, the most frequent first.
-        batch_size: rows.
-        segment_length: tokens of each.
-        seed: of the draws.
-    """
+    """Random batches of Zipf-distributed tokens (Zipf 1935), which cost a model, also with an adaptive softmax, what
+    words would. The most frequent token is 0: a rank is as likely between 1 and 10 as between 10 and 100."""
 
     def __init__(self, vocabulary_size: int, batch_size: int, segment_length: int, seed: int = 0) -> None:
         self._vocabulary_size, self._shape, self._seed = vocabulary_size, (batch_size, segment_length + 1), seed
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
-        """The batch of that index, which continues the one before; only these of its rows, all when None."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
         rank = (self._vocabulary_size + 1) ** torch.rand(self._shape, generator=generator, dtype=torch.float64)
         tokens = (rank.long() - 1).clamp(max=self._vocabulary_size - 1)  # since a power may be rounded up
@@ -165,11 +133,7 @@ class ZipfBatches:
 
 
 def check_tokens(tokens: np.ndarray, vocabulary_size: int) -> None:
-    """Checks that every id lies in [0, vocabulary_size).
-
-    Raises:
-        UserError: names the first id outside and its position.
-    """
+    """Raises a UserError that names the first id outside [0, vocabulary_size) and its position."""
     if len(tokens) == 0 or (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary_size):
         return
     position = int(np.argmax((tokens < 0) | (tokens >= vocabulary_size)))
@@ -179,15 +143,15 @@ def check_tokens(tokens: np.ndarray, vocabulary_size: int) -> None:
     )
 
 
-def _check_sizes(batch_size: int, segment_length: int) -> None:
-    for name, size in (("batch_size", batch_size), ("segment_length", segment_length)):
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
         if size < 1:
-            raise UserError(f"{name} is {size}; give 1 or more")
+            raise UserError(f"{name} must be at least 1, found {size}")
 
 
 def _gather(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets (rows, length), int64, of the runs that begin at `starts`."""
-    # A shorter row of an evaluation reaches one past the text where it is the last; that target is masked.
+    # A shorter row of an evaluation may reach one past the text; that target is masked.
     places = np.minimum(starts[:, None] + np.arange(length + 1), len(tokens) - 1)
     run = torch.from_numpy(tokens[places].astype(np.int64))
     return run[:, :-1].contiguous(), run[:, 1:].contiguous()

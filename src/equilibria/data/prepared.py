@@ -14,13 +14,13 @@ from filelock import FileLock
 
 from equilibria.data.batches import EvaluationStream, TrainingStream, check_tokens
 from equilibria.data.progress import UNWATCHED, Progress
-from equilibria.data.sources.base import SPLITS, Source, Split
+from equilibria.data.sources.base import Source, Split
 from equilibria.data.sources.reading import text_digest
 from equilibria.data.tasks.base import Task
 from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer, utf_8
 from equilibria.data.yardsticks import trigram_perplexity, unigram_perplexity
-from equilibria.errors import UserError
+from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import flush_folder, rename_durably
 from equilibria.files.manifest import check_manifest, read_manifest, write_manifest
 
@@ -37,7 +37,7 @@ class EncodedSplit:
     Attributes:
         tokens: (N,) uint8, uint16 or int32, memory-mapped, read-only; every passage ends in `eos`.
         words: whitespace-separated words plus one per passage, as WikiText counts them.
-        bytes: bytes of the text, in UTF-8, the newlines that end passages among them.
+        bytes: of the text in UTF-8, including the newlines that end passages.
     """
 
     tokens: np.ndarray
@@ -51,15 +51,12 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class Corpus(Task):
-    """A prepared text, as a task.
-
-    Attributes:
-        source: the name of its source.
-        directory: holds its tokenizer and its encoded splits; named by its fingerprint.
-    """
+    """A prepared text, as a task."""
 
     source: str
+    """Its name."""
     directory: Path
+    """Holds its tokenizer and its encoded splits; named by its fingerprint."""
 
     @property
     def name(self) -> str:
@@ -71,11 +68,7 @@ class Corpus(Task):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Between text and its tokens.
-
-        Raises:
-            UserError: its file is gone or damaged.
-        """
+        """Raises a UserError if its file is gone or damaged."""
         return load_tokenizer(self.directory / _TOKENIZER)
 
     @property
@@ -83,19 +76,10 @@ class Corpus(Task):
         return self.tokenizer.vocabulary_size
 
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are.
-
-        Raises:
-            UserError: the folder is gone.
-        """
         return tuple(self._manifest()["splits"])
 
     def split(self, name: Split) -> EncodedSplit:
-        """Opens a split.
-
-        Raises:
-            UserError: the text has no such split, or its file is gone.
-        """
+        """Opens a split; raises a UserError if there is none, or its file is gone."""
         manifest = self._manifest()
         if name not in manifest["splits"]:
             raise UserError(f"{self.name} has no {name} split; it has {', '.join(manifest['splits'])}")
@@ -107,11 +91,6 @@ class Corpus(Task):
         return EncodedSplit(tokens, counts["words"], counts["bytes"])
 
     def training(self, batch_size: int, segment_length: int) -> TrainingStream:
-        """Rows that read the training text side by side.
-
-        Raises:
-            UserError: it is too short for them.
-        """
         return TrainingStream(self.split("train").tokens, batch_size, segment_length)
 
     def yardsticks(self, name: Split) -> dict[str, float]:
@@ -120,11 +99,7 @@ class Corpus(Task):
         return {"unigram_perplexity": unigram_perplexity(*text), "trigram_perplexity": trigram_perplexity(*text)}
 
     def check(self, vocabulary_size: int) -> None:
-        """Checks that all training and validation text is in a model's vocabulary.
-
-        Raises:
-            UserError: names the first token that is not.
-        """
+        """Raises a UserError that names the first training or validation token outside a model's vocabulary."""
         for name in ("train", "valid"):
             check_tokens(self.split(name).tokens, vocabulary_size)
 
@@ -132,17 +107,12 @@ class Corpus(Task):
         try:
             return read_manifest(self.directory)
         except UserError as problem:
-            raise UserError(
-                f"{self.directory} is no longer a prepared text ({problem}); run the command again"
-            ) from problem
+            message = f"{self.directory} is no longer a prepared text ({problem}); run the command again"
+            raise UserError(message) from problem
 
 
 def opened(data: Source | Task, progress: Progress = UNWATCHED) -> Task:
-    """What a recipe's data is about: its task, or its text, prepared.
-
-    Raises:
-        UserError: as `prepare`.
-    """
+    """The task of a recipe's data, or its text, prepared; errors as for `prepare`."""
     return data if isinstance(data, Task) else prepare(data, data.tokenizer, data.cache, progress)
 
 
@@ -150,14 +120,12 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
     The text is streamed, once to learn the vocabulary and once to encode it: memory does not grow with its length. The
-    folder is written under another name and renamed when complete; one that differs from its manifest is written again.
-    Of several processes, one writes and the others wait.
+    folder is renamed into place when complete; one that differs from its manifest is written again. Of several
+    processes, one writes and the others wait.
 
     Args:
-        source: the text.
         spec: the tokenizer to learn from the training split, or the file that holds it.
         cache: the folder of prepared texts; created if needed.
-        progress: told of each stage.
 
     Raises:
         UserError: the text cannot be read or is empty, or the cache cannot be written.
@@ -182,14 +150,13 @@ def _alone(cache: Path, fingerprint: str) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / fingerprint):
             yield
-    except OSError as error:
-        problem = error.strerror or error
-        raise UserError(f"the cache {cache} cannot be written ({problem}); choose another data.cache") from error
+    except OSError as problem:
+        raise unwritable(f"the cache {cache}", problem, "choose another data.cache") from problem
 
 
 @contextmanager
 def _unfinished(directory: Path) -> Iterator[Path]:
-    """An empty folder to write into, removed at the end; so is one that a killed process left."""
+    """An empty folder to write into, removed at the end, as is one that a killed process left."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     try:
@@ -199,55 +166,38 @@ def _unfinished(directory: Path) -> Iterator[Path]:
 
 
 def encode_text(pieces: Iterable[str], tokenizer: Tokenizer, path: Path) -> EncodedSplit:
-    """Encodes one text into a file.
-
-    Args:
-        pieces: the text.
-        tokenizer: any.
-        path: of the file, which the result maps into memory.
-
-    Raises:
-        UserError: there are fewer than two tokens, or the file cannot be written.
-    """
+    """Encodes a text into a file that the result maps; a UserError for fewer than two tokens or an unwritable file."""
     dtype = _narrowest(tokenizer.vocabulary_size)
     try:
         counts = _encode(pieces, tokenizer, path, dtype)
     except OSError as problem:
-        raise UserError(f"the encoded text cannot be written to {path} ({problem}); TMPDIR names another") from problem
+        raise unwritable(f"the encoded text {path}", problem, "set TMPDIR to another folder") from problem
     _check_length(counts["tokens"], "the text")
     return EncodedSplit(np.memmap(path, dtype, mode="r"), counts["words"], counts["bytes"])
 
 
 def _check_length(tokens: int, name: str) -> None:
     if tokens < 2:
-        raise UserError(f"{name} has {tokens} tokens; give at least 2, so that there is one to predict")
+        raise UserError(f"{name} has {tokens} tokens; give at least 2, to have one to predict")
 
 
 def _write(source: Source, fingerprint: str, spec: TokenizerSpec, directory: Path, progress: Progress) -> None:
-    """Encodes a text into a folder; raises a UserError if it is no longer the text of that fingerprint."""
+    """Encodes a text into a folder; raises a UserError if it no longer has that fingerprint."""
     if remark := source.remark():
         progress.say(remark)
     tokenizer = _tokenizer(source, spec, directory, progress)
     tokenizer.save(directory / _TOKENIZER)
     dtype = _narrowest(tokenizer.vocabulary_size)
     splits = {}
-    for split in SPLITS:
-        if split not in source.splits():
-            continue
+    for split in source.splits():
         with progress.bar(f"encoding the {split} split of {source.name}", source.size(split)) as advance:
             pieces = told(source.pieces(split, tokenizer.is_bytes), advance)
             splits[split] = _encode(pieces, tokenizer, directory / f"{split}.bin", dtype)
         _check_length(splits[split]["tokens"], f"{source.name}: the {split} split")
     if source.fingerprint() != fingerprint:
         raise UserError(f"{source.name} changed while it was read; run the command again")
-    manifest = {
-        "name": source.name,
-        "source": fingerprint,
-        "spec": spec.identity(),
-        "dtype": dtype.name,
-        "splits": splits,
-    }
-    write_manifest(directory, more=manifest)
+    about = {"name": source.name, "source": fingerprint, "spec": spec.identity()}
+    write_manifest(directory, more={**about, "dtype": dtype.name, "splits": splits})
 
 
 def _tokenizer(source: Source, spec: TokenizerSpec, scratch: Path, progress: Progress) -> Tokenizer:
@@ -264,7 +214,7 @@ def _narrowest(vocabulary_size: int) -> np.dtype:
 
 
 def _encode(pieces: Iterable[str], tokenizer: Tokenizer, path: Path, dtype: np.dtype) -> dict[str, int]:
-    """Writes the tokens of a split; returns how many tokens, words and bytes it has."""
+    """Writes the tokens of a split; returns its numbers of tokens, words and bytes."""
     tokens = words = size = 0
     with path.open("wb") as file:
         for batch in _batches(pieces):
@@ -291,7 +241,7 @@ def _batches(pieces: Iterable[str]) -> Iterator[list[str]]:
 
 
 def told(pieces: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
-    """The same pieces; reports their bytes in large steps, as a report per line would take longer than encoding it."""
+    """The same pieces; reports their bytes in large steps: a report per line would cost more than encoding it."""
     for batch in _batches(pieces):
         yield from batch
         advance(sum(len(utf_8(piece)) for piece in batch))
@@ -304,8 +254,7 @@ def _put_in_place(written: Path, directory: Path) -> None:
         flush_folder(written)
         rename_durably(written, directory)
     except OSError:
-        # Another process prepared the same text first; its folder will do.
-        if not _is_whole(directory):
+        if not _is_whole(directory):  # else another process prepared the same text first
             raise
 
 

@@ -1,19 +1,17 @@
-"""Which tokenizer a text is encoded with: one that is learned from the text, or one that exists already.
-
-Texts of any length are learned from piece by piece, a piece as `Source.pieces` yields them.
-"""
+"""Tokenizers learned from texts of any length, piece by piece as `Source.pieces` yields them, or read from files."""
 
 import heapq
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Literal, TextIO
 
 from tokenizers import Tokenizer as StockTokenizer
@@ -30,6 +28,7 @@ from equilibria.data.tokenizers import (
     word_tokenizer,
 )
 from equilibria.errors import UserError
+from equilibria.ranges import at_least
 
 _DEFAULT_BYTE_PAIRS = 8000
 _MOST_TEXT = 256 << 20  # bytes of text that byte pairs are learned from: the distinct words in it are held in memory
@@ -41,7 +40,7 @@ _PART = re.compile(rf".{{1,{_LONGEST_WORD}}}(?=\s|\Z)|.{{1,{_LONGEST_WORD}}}", r
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """Which tokenizer to learn or to read.
+    """The tokenizer to learn or to read.
 
     Args:
         kind: a token is a word, a byte-pair unit learned from the training text, a byte, or what a given file says.
@@ -65,22 +64,17 @@ class TokenizerSpec:
         if (self.path is None) is (self.kind == "file"):
             raise UserError(f'path goes with kind "file", and only with it; found kind "{self.kind}" and {self.path}')
         if self.kind == "file" and (self.vocabulary_size is not None or self.minimum_count != 1):
-            raise UserError("the vocabulary of a file is given; leave vocabulary_size and minimum_count out")
+            raise UserError("the vocabulary of a file is given; omit vocabulary_size and minimum_count")
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:
             raise UserError(
                 f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; give {smallest} or more"
             )
         if self.kind == "bytes" and self.vocabulary_size not in (None, 256):
-            raise UserError(f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; leave vocabulary_size out")
-        if self.minimum_count < 1:
-            raise UserError(f"minimum_count is {self.minimum_count}; give 1 or more")
+            raise UserError(f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; omit vocabulary_size")
+        at_least(1, minimum_count=self.minimum_count)
 
     def identity(self) -> dict[str, object]:
-        """What two that are equal have in common; of a file the content, not the path.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """What equal ones have in common; of a file the content, not the path. A UserError if it cannot be read."""
         if self.path is not None:
             return {"kind": self.kind, "digest": file_digest(self.path)}
         return {"kind": self.kind, "vocabulary_size": self.vocabulary_size, "minimum_count": self.minimum_count}
@@ -89,19 +83,14 @@ class TokenizerSpec:
 def train_tokenizer(
     spec: TokenizerSpec, pieces: Iterable[str], size: int = 0, scratch: Path | None = None
 ) -> Tokenizer:
-    """Learns the tokenizer of `spec` from text (the training split alone); bytes and a file need none.
+    """Learns a tokenizer from text (the training split alone); bytes and a file need none.
 
-    Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: from a larger one,
-    only blocks of 1 MB at equal distances are used.
+    Words are counted exactly, in bounded memory. Byte pairs are learned from 256 MB of text at most: of a larger one,
+    from blocks of 1 MB at equal distances.
 
     Args:
-        spec: the kind and its sizes, or the file.
-        pieces: the text.
-        size: about how many bytes it has.
+        size: about how many bytes the text has.
         scratch: folder for what does not fit into memory; None is that of temporary files.
-
-    Raises:
-        UserError: the file is missing or damaged.
     """
     match spec.kind:
         case "word":
@@ -118,18 +107,13 @@ def train_tokenizer(
 def train_words(
     pieces: Iterable[str], vocabulary_size: int | None, minimum_count: int, scratch: Path | None = None
 ) -> Tokenizer:
-    """Words by falling frequency, ties in alphabetical order.
-
-    `<unk>` stands where its own count, that of all words left out, puts it; `<eos>` likewise.
+    """Words by falling frequency, ties in alphabetical order; `<unk>`, for all words dropped, and `<eos>` likewise.
 
     Args:
-        pieces: the text.
-        vocabulary_size: how many words to keep at most, `<unk>` and `<eos>` included; None keeps all.
-        minimum_count: words seen less often are left out.
-        scratch: folder for what does not fit into memory; None is that of temporary files.
+        vocabulary_size: words to keep at most, including `<unk>` and `<eos>`; None keeps all.
+        minimum_count: words seen less often are dropped.
     """
     unknown = ends = 0
-    frequent: list[tuple[int, str]] = []
     with WordCounts(scratch) as counts:
         for piece in pieces:
             counts.update(piece.split())
@@ -156,9 +140,8 @@ def train_byte_pairs(pieces: Iterable[str], vocabulary_size: int | None, minimum
     """Merges the most frequent pairs of bytes until the vocabulary is full or no pairs are left.
 
     Args:
-        pieces: the text.
-        vocabulary_size: ids at most, the 256 bytes and `eos` included; None is 8000.
-        minimum_count: pairs seen less often are not merged, nor are pairs seen once.
+        vocabulary_size: ids at most, including the 256 bytes and `eos`; None is 8000.
+        minimum_count: pairs seen less often, or once, are not merged.
     """
     stock = StockTokenizer(models.BPE())
     stock.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -175,17 +158,11 @@ def train_byte_pairs(pieces: Iterable[str], vocabulary_size: int | None, minimum
 
 
 class WordCounts(AbstractContextManager["WordCounts"]):
-    """How often each word occurs, exactly and in bounded memory: tables that grow too large go to disk sorted, and are
-    merged at the end. A context, whose end removes its files.
-
-    Args:
-        folder: where tables that grow too large are written; None is the folder of temporary files.
-        most_words: distinct words held in memory.
-    """
+    """How often each word occurs, exactly and in bounded memory: tables of more than `most_words` distinct words go to
+    disk, sorted, and are merged at the end. Leaving the context removes the files."""
 
     def __init__(self, folder: Path | None = None, most_words: int = _MOST_WORDS) -> None:
-        self._folder = folder
-        self._most_words = most_words
+        self._folder, self._most_words = folder, most_words
         self._counts: Counter[str] = Counter()
         self._runs: list[TextIO] = []
         self._files = ExitStack()
@@ -194,7 +171,7 @@ class WordCounts(AbstractContextManager["WordCounts"]):
         self._files.close()
 
     def update(self, words: Iterable[str]) -> None:
-        """Counts words, none of which may contain white space."""
+        """Counts words without white space."""
         self._counts.update(words)
         if len(self._counts) > self._most_words:
             self._runs.append(self._written())
@@ -234,29 +211,20 @@ def _sampled(pieces: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _bounded(piece: str) -> Iterator[str]:
-    """A piece, or parts of a long one, cut before white space where there is some: the time to learn byte pairs grows
-    with the square of a word's length."""
-    if len(piece) <= _LONGEST_WORD:
-        yield piece
-    else:
-        yield from (part.group() for part in _PART.finditer(piece))
+    """A piece, or parts of a long one, cut before white space if possible: the time to learn byte pairs grows with the
+    square of a word's length."""
+    return iter([piece]) if len(piece) <= _LONGEST_WORD else (part.group() for part in _PART.finditer(piece))
 
 
 def _call_interruptibly(call: Callable[[], object]) -> None:
-    """Calls native code that ignores signals in a thread of its own, so that Ctrl-C ends the wait at once; the thread
-    runs on until it is done or the process ends. Its exception is raised here."""
-    problems: list[BaseException] = []
-    ended = Event()
+    """Calls native code that ignores signals in a daemon thread, so that Ctrl-C ends the wait at once."""
+    result: Future[object] = Future()
 
     def run() -> None:
         try:
-            call()
+            result.set_result(call())
         except BaseException as problem:
-            problems.append(problem)
-        finally:
-            ended.set()
+            result.set_exception(problem)
 
     Thread(target=run, daemon=True).start()
-    ended.wait()
-    for problem in problems:
-        raise problem
+    result.result()

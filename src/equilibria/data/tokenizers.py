@@ -31,14 +31,13 @@ class Tokenizer:
     Words and bytes are encoded and decoded without the library, which gives the same and takes 7 and 100 times as long.
 
     Args:
-        stock: a tokenizer of the `tokenizers` library, used without truncation and padding. What ends a passage is its
-            special token `"\\n"`, or `"0"` where tokens are numbers, or, where they are words, `"<eos>"`.
+        stock: a tokenizer of the `tokenizers` library, used without truncation and padding. A passage ends with its
+            special token `"\\n"`, or `"0"` where tokens are numbers, or `"<eos>"` where they are words.
 
     Attributes:
-        stock: that tokenizer.
-        vocabulary_size: how many ids there are, `eos` included.
-        eos: the id that ends a passage; a newline, but in texts of numbers.
-        unknown: the id of words outside the vocabulary; None where there is none.
+        vocabulary_size: how many ids there are, including `eos`.
+        eos: the id that ends a passage: a newline, except in texts of numbers.
+        unknown: the id of words outside the vocabulary; None if it has none.
         is_bytes: whether each token is a byte, so that text need not be UTF-8.
 
     Raises:
@@ -48,7 +47,7 @@ class Tokenizer:
     def __init__(self, stock: StockTokenizer) -> None:
         stock.no_truncation()
         stock.no_padding()
-        ids = stock.get_vocab()
+        ids, self.stock = stock.get_vocab(), stock
         added = stock.get_added_tokens_decoder().values()
         # Among words it is not special: the library would find it in "<eos>:" too.
         ends = {token.content for token in added if token.special} | ({END} if _has_words(stock) else set())
@@ -57,28 +56,23 @@ class Tokenizer:
             raise UserError(f"it has no special token '\\n' or '0' and no word {END!r} to end a passage")
         if set(ids.values()) != set(range(len(ids))):
             raise UserError(f"the ids of its {len(ids)} tokens are not 0 to {len(ids) - 1}")
-        self.stock = stock
-        self.vocabulary_size = len(ids)
-        self.eos = ids[end]
+        self.vocabulary_size, self.eos = len(ids), ids[end]
         self.unknown = ids.get(UNKNOWN) if end == END else None
         self.is_bytes = len(ids) == 256 and stock.to_str() == _bytes().to_str()
         self._words: Mapping[str, int] | None = None
         if not added and _pipeline(stock) == _pipeline(_words({})):
-            # Anew in the order of the ids, as then frequent words lie together in memory: a third faster.
+            # Rebuilt in the order of the ids, with frequent words close together in memory: a third faster.
             words = [stock.id_to_token(index) or "" for index in range(len(ids))]
             self._words = {word: index for index, word in enumerate(words)}
             self._texts = ["\n" if word == END else word for word in words]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; where it is not of numbers, each newline is an `eos`, and none is added at the end.
-
-        Raises:
-            UserError: it has a word outside a vocabulary that has no `<unk>`.
-        """
+        """The ids of a text; unless it is of numbers, each newline is an `eos`, and none is added at the end. Raises a
+        UserError for a word outside a vocabulary without `<unk>`."""
         return self.encode_pieces([text]).tolist()
 
     def encode_pieces(self, pieces: Sequence[str]) -> np.ndarray:
-        """The ids (N,) of pieces of a text, one after another; as `encode` of each, but for many at once."""
+        """The ids (N,) of pieces of a text, one after another, as `encode` of each."""
         if self.is_bytes:
             return np.frombuffer(utf_8("".join(pieces)), np.uint8)
         if self._words is not None:
@@ -96,15 +90,12 @@ class Tokenizer:
         return np.fromiter(chain.from_iterable(encoding.ids for encoding in encoded), np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, each `eos` a newline (0, where tokens are numbers).
+        """The text of `ids`, each `eos` a newline (0, where tokens are numbers), words joined by single spaces.
 
-        Words are joined by single spaces: other white space of a text of words is lost.
-
-        Raises:
-            UserError: an id is outside the vocabulary.
+        Raises a UserError for an id outside the vocabulary.
         """
         if self.is_bytes:
-            with suppress(ValueError):  # an id that is no byte, which is named below
+            with suppress(ValueError):  # an id that is not a byte, named below
                 return bytes(ids).decode("utf-8", "replace")
         if len(ids) and not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
             index = next(index for index in ids if not 0 <= index < self.vocabulary_size)
@@ -116,22 +107,22 @@ class Tokenizer:
         return self.stock.decode(list(ids), skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        """Writes the `tokenizer.json` that `load_tokenizer` and other libraries read."""
+        """Writes a `tokenizer.json`, for `load_tokenizer` and other libraries."""
         write_durably(path, self.stock.to_str())
 
     def _outside(self, text: str) -> UserError:
         first = ", ".join(repr(self.stock.id_to_token(index)) for index in range(min(3, self.vocabulary_size)))
         return UserError(
             f"{text[:40]!r} has a word outside the vocabulary of {self.vocabulary_size} ({first}, …), which has no "
-            f"{UNKNOWN} to stand for it"
+            f"{UNKNOWN} for it"
         )
 
 
 def word_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """Words between white space; one outside the vocabulary becomes `<unk>`.
+    """Words between white space; one outside the vocabulary becomes `<unk>`, if that is in it.
 
     Args:
-        words: the vocabulary in the order of the ids; contains `<eos>`, and `<unk>` where words may be outside it.
+        words: the vocabulary in the order of the ids, with `<eos>`.
 
     Raises:
         UserError: a word appears twice, or `<eos>` is missing.
@@ -146,11 +137,7 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
 
 
 def byte_pair_tokenizer(merges: StockTokenizer) -> Tokenizer:
-    """Byte-level byte pairs: any text encodes, and decodes to exactly itself. The newline, `eos`, is the last id.
-
-    Args:
-        merges: a byte-level tokenizer of the library without `eos`, which it gets.
-    """
+    """Byte-level byte pairs, by a tokenizer of the library without `eos`: the newline becomes that, and the last id."""
     return Tokenizer(_ended(merges, "\n"))
 
 
@@ -160,7 +147,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def digit_tokenizer() -> Tokenizer:
-    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is left out."""
+    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is dropped."""
     stock = _numbers(10)
     stock.pre_tokenizer = pre_tokenizers.Sequence([_split(), pre_tokenizers.Split(Regex("."), "isolated")])
     stock.decoder = decoders.Fuse()
@@ -168,11 +155,7 @@ def digit_tokenizer() -> Tokenizer:
 
 
 def id_tokenizer(vocabulary_size: int) -> Tokenizer:
-    """Token ids themselves, written as decimal numbers between white space; 0 is `eos`.
-
-    Raises:
-        UserError: `vocabulary_size` is below 1.
-    """
+    """Token ids themselves, written as decimal numbers between white space; 0 is `eos`."""
     if vocabulary_size < 1:
         raise UserError(f"a vocabulary of {vocabulary_size} ids holds nothing; give 1 or more")
     stock = _numbers(vocabulary_size)
@@ -183,11 +166,7 @@ def id_tokenizer(vocabulary_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a `tokenizer.json`.
-
-    Raises:
-        UserError: the file is missing or damaged, or is not one that `Tokenizer` takes.
-    """
+    """Reads a `tokenizer.json`; raises a UserError if it is missing, damaged or not for `Tokenizer`."""
     content = read_json(path, dict, "prepare the text again")
     try:
         return Tokenizer(stock_from(content))
@@ -196,11 +175,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def stock_from(content: Mapping[str, Any]) -> StockTokenizer:
-    """The tokenizer of the library that the content of a `tokenizer.json` describes.
-
-    Raises:
-        Exception: it describes none; the library raises no other class.
-    """
+    """The library's tokenizer for the content of a `tokenizer.json`; raises a bare Exception, as the library does."""
     try:
         return StockTokenizer.from_str(json.dumps(content))
     except BaseException as problem:
@@ -210,7 +185,7 @@ def stock_from(content: Mapping[str, Any]) -> StockTokenizer:
 
 
 def utf_8(text: str) -> bytes:
-    """The bytes of a text, those among them that are not UTF-8 as they were read (`surrogateescape`)."""
+    """The bytes of a text; those that are not UTF-8 as they were read (`surrogateescape`)."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -222,22 +197,13 @@ def _words(vocabulary: dict[str, int]) -> StockTokenizer:
     stock = StockTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     stock.normalizer = normalizers.Replace("\n", f" {END} ")
     stock.pre_tokenizer = _split()
-    stock.decoder = decoders.Sequence(
-        [
-            decoders.Replace(Regex(f"^{END}$"), "\n"),
-            _joined(),
-            decoders.Replace(" \n", "\n"),
-            decoders.Replace("\n ", "\n"),
-        ]
-    )
+    newlines = decoders.Replace(" \n", "\n"), decoders.Replace("\n ", "\n")
+    stock.decoder = decoders.Sequence([decoders.Replace(Regex(f"^{END}$"), "\n"), _joined(), *newlines])
     return stock
 
 
 def _bytes() -> StockTokenizer:
-    """The letters that GPT-2's byte-level BPE writes bytes with, numbered by their bytes; no pair is merged.
-
-    A byte is written as itself where it can be seen, else as the next letter from 256 on.
-    """
+    """GPT-2's letters for bytes, numbered by their bytes: a visible byte is itself, others are letters from 256 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     letters = [chr(byte if byte in visible else next(others)) for byte in range(256)]
@@ -253,7 +219,7 @@ def _numbers(size: int) -> StockTokenizer:
 
 
 def _ended(stock: StockTokenizer, end: str, single_word: bool = False) -> StockTokenizer:
-    """With a special token that ends a passage; one between white space is looked for in normalized text."""
+    """Adds the special token that ends a passage; a single word is looked for in normalized text."""
     stock.add_special_tokens([AddedToken(end, single_word=single_word, normalized=single_word, special=True)])
     return stock
 
@@ -263,7 +229,7 @@ def _split() -> pre_tokenizers.Split:
 
 
 def _joined() -> decoders.Sequence:
-    """Joins by single spaces; no word begins with one, so that all get one."""
+    """Joins by single spaces."""
     return decoders.Sequence([decoders.WordPiece(prefix=" ", cleanup=False), decoders.Fuse()])
 
 
@@ -272,6 +238,6 @@ def _has_words(stock: StockTokenizer) -> bool:
 
 
 def _pipeline(stock: StockTokenizer) -> bytes:
-    """All that is not the vocabulary."""
+    """All but the vocabulary."""
     unknown = stock.model.unk_token if _has_words(stock) else None  # pyright: ignore[reportAttributeAccessIssue]
     return pickle.dumps((unknown, stock.normalizer, stock.pre_tokenizer, stock.post_processor, stock.decoder))

@@ -1,4 +1,7 @@
-"""Perplexities of n-gram models, the yardsticks that a trained model is compared with."""
+"""Perplexities of n-gram models, to compare a trained model with.
+
+All raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
+"""
 
 from dataclasses import dataclass
 
@@ -11,24 +14,14 @@ _LARGEST_VOCABULARY = 2_000_000  # three ids must fit into 63 bits
 
 
 def unigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> float:
-    """Perplexity per token of the frequencies in `train`, each count raised by one, on `valid[1:]`.
-
-    The first token is no target, as for a language model, so that both are measured on the same tokens.
-
-    Raises:
-        UserError: fewer than 2 tokens in `valid`, none in `train`, or an id outside the vocabulary.
-    """
+    """Perplexity per token on `valid[1:]`, the targets of a language model, of the frequencies in `train` plus one."""
     _check(train, valid, vocabulary_size, smallest=1)
     counts = np.bincount(train, minlength=vocabulary_size) + 1.0
     return _perplexity(counts[valid[1:]] / counts.sum())
 
 
 def trigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> float:
-    """Perplexity per token of a `Trigram` of `train` on `valid[1:]`; the first has one token of context.
-
-    Raises:
-        UserError: fewer than 2 tokens in `valid`, 3 in `train`, or an id outside the vocabulary.
-    """
+    """Perplexity per token of a `Trigram` of `train` on `valid[1:]`; the first has one token of context."""
     _check(train, valid, vocabulary_size, smallest=3)
     model = Trigram(train, vocabulary_size)
     ids = valid.astype(np.int64)
@@ -40,13 +33,6 @@ class Trigram:
     """Interpolated Kneser-Ney with three discounts per order (Chen and Goodman, 1998, section 3).
 
     The lowest order is interpolated with the uniform distribution, so every probability is above zero.
-
-    Args:
-        train: (N,) ids, at least 3.
-        vocabulary_size: how many ids there are.
-
-    Raises:
-        UserError: too few tokens, too large a vocabulary, or an id outside it.
     """
 
     def __init__(self, train: np.ndarray, vocabulary_size: int) -> None:
@@ -105,7 +91,7 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     common = seen[1] / (seen[1] + 2 * seen[2])
     times = np.arange(1, 4)
     estimated = times - (times + 1) * common * seen[2:5] / seen[1:4]
-    # Something must be left for what was never seen, and nothing be taken that was not there.
+    # Something must remain for what was never seen, and no more be taken than there was.
     return np.concatenate([[0.0], np.clip(estimated, 0.1, times)])
 
 
@@ -120,10 +106,8 @@ def _perplexity(probabilities: np.ndarray) -> float:
 
 def _check(train: np.ndarray, valid: np.ndarray, vocabulary_size: int, smallest: int) -> None:
     if len(train) < smallest or len(valid) < 2:
-        raise UserError(
-            f"an n-gram model needs {smallest} training and 2 validation tokens, "
-            f"got {len(train)} and {len(valid)}; give more text"
-        )
+        found = f"got {len(train)} and {len(valid)}"
+        raise UserError(f"an n-gram model needs {smallest} training and 2 validation tokens, {found}; give more text")
     if vocabulary_size > _LARGEST_VOCABULARY:
         raise UserError(f"a vocabulary of {vocabulary_size} is too large for n-grams; {_LARGEST_VOCABULARY} at most")
     check_tokens(train, vocabulary_size)

@@ -1,7 +1,7 @@
 """A decoder of Hugging Face's GPT-2 family as a cell to start training from: its blocks tied into one.
 
-The contractive cell's first evaluation from zero is then the decoder with that one block: the injection undoes the
-scale of the embedding and the share `1 − a` of the gate. What the cell has no place for is left out and named.
+The contractive cell's first evaluation from zero is the decoder with that one block: the injection undoes the scale of
+the embedding and the share `1 − a` of the gate. What the cell has no place for is dropped and named.
 """
 
 import json
@@ -30,12 +30,8 @@ from equilibria.runs.weights import shards, united
 _CARRY = 0.3  # the share of the carried state that a fresh cell starts with
 _EPSILON = 1e-5  # of the cell's layer norms
 _SEGMENT_LENGTH = 128
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-}
+_APPROXIMATE = ("gelu_new", "gelu_pytorch_tanh")
+_ACTIVATIONS: Mapping[str, Activation] = {"gelu": "gelu", **dict.fromkeys(_APPROXIMATE, "gelu"), "relu": "relu"}
 _MASK = re.compile(r"h\.\d+\.attn\.(?:bias|masked_bias)")
 _NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
 _LAYERS = {
@@ -54,12 +50,12 @@ def import_gpt2(
     Args:
         folder: `config.json` with `model.safetensors`, its shards, or `pytorch_model.bin`.
         block: which block the cell is, counted from 0; None for the mean of all.
-        positions: how the cell knows of positions; the decoder's learned ones have no place in it.
+        positions: of the cell, which has no place for the decoder's learned ones.
         memory_length: tokens of earlier segments that are attended to.
 
     Raises:
-        UserError: a file is missing or damaged; it is another kind of decoder; a tensor is unknown, missing or of
-            another size; there is no such block.
+        UserError: a file is missing or damaged; another kind of decoder; a tensor is unknown, missing or of another
+            size; there is no such block.
     """
     config = _config(folder)
     d_model, layers = config["n_embd"], config["n_layer"]
@@ -99,13 +95,9 @@ def import_gpt2(
 
 
 def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str | None]:
-    """The tokenizer of the folder; that of the ids themselves, and why, where there is none that fits.
+    """The tokenizer in the folder's `tokenizer.json`; if none fits the model's vocabulary, one of ids, and why.
 
     Ours ends a passage with the last id, which no text encodes to, as GPT-2's `<|endoftext|>` is.
-
-    Args:
-        folder: holds `tokenizer.json`.
-        vocabulary_size: tokens of the model.
     """
     ids = id_tokenizer(vocabulary_size)
     file = folder / "tokenizer.json"
@@ -116,22 +108,21 @@ def import_tokenizer(folder: Path, vocabulary_size: int) -> tuple[Tokenizer, str
         vocabulary, end = content["model"]["vocab"], vocabulary_size - 1
         added = [token for token in content["added_tokens"] if token["id"] != end]
         if content["model"]["type"] != "BPE" or content["decoder"]["type"] != "ByteLevel":
-            raise ValueError("it is not of byte pairs")
+            raise ValueError("it has no byte pairs")
         if not _ends_text(folder, content, end):
             raise ValueError(f"its last token, {end}, is not the end of text")
         content["model"]["vocab"] = {word: number for word, number in vocabulary.items() if number != end}
         stock = stock_from({**content, "added_tokens": added})
         if stock.get_vocab_size() != end:
-            raise ValueError(
-                f"it has {stock.get_vocab_size()} tokens besides the last of the model's {vocabulary_size}"
-            )
+            found = stock.get_vocab_size()
+            raise ValueError(f"it has {found} tokens besides the last of the model's {vocabulary_size}")
         return byte_pair_tokenizer(stock), None
     except Exception as problem:  # the tokenizers package raises bare Exception
         return ids, f"tokenizer.json does not fit here ({problem}): tokens are numbers"
 
 
 def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:
-    """Whether a token ends a text, by its name or by what the decoder's configuration says."""
+    """Whether a token ends a text, by its name or by the decoder's configuration."""
     names = {name for name, number in tokenizer["model"]["vocab"].items() if number == token}
     names |= {added["content"] for added in tokenizer["added_tokens"] if added["id"] == token}
     return "<|endoftext|>" in names or _config(folder).get("eos_token_id") == token
@@ -140,32 +131,26 @@ def _ends_text(folder: Path, tokenizer: Mapping[str, Any], token: int) -> bool:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     config = read_json(path, dict, "give a folder that save_pretrained wrote")
-    if config.get("model_type") != "gpt2":
-        raise UserError(f'{path}: model_type is {_shown(config.get("model_type"))}; this importer knows "gpt2"')
     config = {"n_positions": 1024, "activation_function": "gelu_new", "layer_norm_epsilon": _EPSILON} | config
+
+    def check(key: str, fits: bool, expected: str) -> None:
+        if not fits:
+            found = json.dumps(config.get(key))
+            raise UserError(f"{path}: {key} is {found if len(found) <= 80 else f'{found[:80]}…'}; {expected}")
+
+    check("model_type", config.get("model_type") == "gpt2", 'this importer knows "gpt2"')
     for key in ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size", "n_inner"):
+        if key == "n_inner" and config.get(key) is None:
+            config[key] = 4 * config["n_embd"]
         value = config.get(key)
-        if key == "n_inner" and value is None:
-            value = config[key] = 4 * config["n_embd"]
-        if type(value) is not int or value < 1:
-            raise UserError(f"{path}: {key} is {_shown(value)}; expected a whole number from 1 on")
-    epsilon = config["layer_norm_epsilon"]
-    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise UserError(f"{path}: layer_norm_epsilon is {_shown(epsilon)}; expected a number between 0 and 1")
-    activation = config["activation_function"]
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{path}: activation_function is {_shown(activation)}; the cell has {known}")
+        check(key, type(value) is int and value >= 1, "expected a whole number of at least 1")
+    epsilon, activation = config["layer_norm_epsilon"], config["activation_function"]
+    check("layer_norm_epsilon", isinstance(epsilon, float) and 0 < epsilon < 1, "expected a number between 0 and 1")
+    known = isinstance(activation, str) and activation in _ACTIVATIONS
+    check("activation_function", known, f"the cell has {', '.join(_ACTIVATIONS)}")
     for key, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if config.get(key, usual) is not usual:
-            raise UserError(f"{path}: {key} is {_shown(config[key])}; the cell's attention has the usual scale alone")
+        check(key, config.get(key, usual) is usual, "the cell's attention has only the usual scale")
     return config
-
-
-def _shown(value: object) -> str:
-    """A value of a configuration as JSON has it, for messages."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _weights(folder: Path) -> tuple[StateDict, list[str]]:
@@ -173,23 +158,23 @@ def _weights(folder: Path) -> tuple[StateDict, list[str]]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors" if (folder / "model.safetensors").exists() else "pytorch_model.bin"]
     files = [folder / name for name in (shards(index) if index.exists() else names)]
-    tensors = united((file, _bare(file)) for file in files)
+    tensors = united(
+        (file, {name.removeprefix("transformer."): value})
+        for file in files
+        for name, value in read_tensor_file(file).items()
+    )
     kept = {key: value for key, value in tensors.items() if not _MASK.fullmatch(key)}
     masks = ["causal masks, which are computed"] if len(kept) < len(tensors) else []
     return StateDict(kept, folder), masks
 
 
-def _bare(file: Path) -> Mapping[str, object]:
-    """The tensors of a file by their names in the bare decoder."""
-    return united((file, {name.removeprefix("transformer."): value}) for name, value in read_tensor_file(file).items())
-
-
 def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str, Tensor]:
-    """A block under our names; biases of attention, which the cell has no place for, end in `c_bias`."""
-    tensors = {}
-    for ours, theirs in _NORMS.items():
-        for part in ("weight", "bias"):
-            tensors[f"{ours}.{part}"] = state.take(f"h.{number}.{theirs}.{part}", d_model)
+    """A block under our names; attention's biases, for which the cell has no place, end in `c_bias`."""
+    tensors = {
+        f"{ours}.{part}": state.take(f"h.{number}.{theirs}.{part}", d_model)
+        for ours, theirs in _NORMS.items()
+        for part in ("weight", "bias")
+    }
     shapes = ((d_model, 3 * d_model), (d_model, d_model), (d_model, inner), (inner, d_model))
     for (ours, theirs), (inputs, outputs) in zip(_LAYERS.items(), shapes, strict=True):
         bias = "c_bias" if ours.startswith("attention") else "bias"
@@ -199,24 +184,20 @@ def _block(state: StateDict, number: int, d_model: int, inner: int) -> dict[str,
 
 
 def _embedding(state: StateDict, vocabulary_size: int, d_model: int) -> tuple[Any, dict[str, Tensor]]:
-    """The class of the embedding, and its weights: tied unless there is an output layer of other numbers."""
+    """The class of the embedding, and its weights: tied unless the output layer differs."""
     rows = state.take("wte.weight", vocabulary_size, d_model)
     head = state.take("lm_head.weight", vocabulary_size, d_model) if "lm_head.weight" in state else rows
     if torch.equal(rows, head):
         return TiedEmbedding, {"embedding.weight": rows}
-    bias = torch.zeros(vocabulary_size)
-    return UntiedEmbedding, {
-        "embedding.rows.weight": rows,
-        "embedding.output.weight": head,
-        "embedding.output.bias": bias,
-    }
+    weights = {"rows.weight": rows, "output.weight": head, "output.bias": torch.zeros(vocabulary_size)}
+    return UntiedEmbedding, {f"embedding.{name}": tensor for name, tensor in weights.items()}
 
 
 def _left_out(config: Mapping[str, Any], block: Mapping[str, Tensor], positions: Positions) -> list[str]:
     lines = [f"wpe, the learned positions: the cell's are {positions}"]
     if any(bool(tensor.any()) for name, tensor in block.items() if name.endswith("c_bias")):
         lines.append("attn.c_attn.bias and attn.c_proj.bias: the cell's attention has none")
-    if config["activation_function"] in ("gelu_new", "gelu_pytorch_tanh"):
+    if config["activation_function"] in _APPROXIMATE:
         lines.append(f"{config['activation_function']}, an approximation: the cell's gelu is exact")
     if config["layer_norm_epsilon"] != _EPSILON:
         lines.append(f"layer_norm_epsilon {config['layer_norm_epsilon']}: the cell's is {_EPSILON}")

@@ -1,11 +1,12 @@
 """What an importer makes of another project's model, and the run folder it is written to.
 
-The folder is an ordinary run that has not taken a step: `load`, `eval`, `generate` and `export` read it, and
-`training.initial_weights` starts training from it.
+The folder is an ordinary run at step 0: `load`, `eval`, `generate` and `export` read it, and `training.initial_weights`
+starts training from it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -31,11 +32,9 @@ class Imported:
 
     Attributes:
         source: the file or folder it is from.
-        model: its recipe.
-        vocabulary_size: its tokens.
-        weights: its weights, by our names.
-        segment_length: tokens of a segment that it was trained with.
-        left_out: what of the source has no place here, a line each; nothing else has been dropped.
+        weights: by our names.
+        segment_length: of its training.
+        left_out: all of the source that has no place here, a line each.
     """
 
     source: Path
@@ -46,7 +45,7 @@ class Imported:
     left_out: tuple[str, ...] = ()
 
     def recipe(self, out: Path, text: Path | None) -> Recipe:
-        """The recipe of a run in `out` whose text, where there is one, is in the folder `text`."""
+        """The recipe of a run in `out`, on the text in the folder `text` if there is one."""
         tokenizer = TokenizerSpec("file", path=RunFolder(out).tokenizer)
         try:
             self.model.check()
@@ -59,42 +58,30 @@ class Imported:
         except ValueError as problem:
             raise UserError(f"{self.source}: {problem}") from problem
 
-    def build(self, recipe: Recipe) -> TokenModel:
-        """The model with its weights, in evaluation mode.
-
-        Raises:
-            UserError: sizes that do not go together.
-        """
-        return build_filled(lambda: build_model(recipe, self.vocabulary_size), self.weights, self.source).eval()
-
 
 def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | None = None) -> TokenModel:
-    """Writes a model as a run folder, whole or not at all.
+    """Writes a model as a run folder, whole or not at all; returns it, in evaluation mode.
 
     Args:
-        imported: the model.
-        tokenizer: between text and its tokens.
         out: the folder, which must not exist or be empty.
         text: folder of the text that it is evaluated on.
 
-    Returns:
-        The model.
-
     Raises:
-        UserError: the folder is there already or cannot be written; the tokenizer is not the model's.
+        UserError: the folder exists already or cannot be written; sizes contradict each other or the tokenizer.
     """
     _check_free(out)
     if tokenizer.vocabulary_size != imported.vocabulary_size:
         raise UserError(
             f"{imported.source} has {imported.vocabulary_size} tokens and the vocabulary {tokenizer.vocabulary_size}; "
-            f"give the text that its vocabulary was built from"
+            f"give the text its vocabulary was built from"
         )
     out = out.resolve()
     recipe = imported.recipe(out, None if text is None else text.resolve())
-    model = imported.build(recipe)
+    build = partial(build_model, recipe, imported.vocabulary_size)
+    model = build_filled(build, imported.weights, imported.source).eval()
     try:
-        with new_folder(out) as partial:
-            folder = RunFolder(partial)
+        with new_folder(out) as unfinished:
+            folder = RunFolder(unfinished)
             furnish_run(folder, recipe, tokenizer)
             checkpoint = folder.checkpoints / "step-0"
             checkpoint.mkdir()
@@ -103,7 +90,7 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             write_manifest(checkpoint)
             write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:
-        _check_free(out)  # another import may have been faster
+        _check_free(out)  # another import may have finished first
         raise unwritable(out, problem, "choose another --out") from problem
     return model
 

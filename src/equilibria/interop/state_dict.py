@@ -1,15 +1,13 @@
 """A state dictionary of another project, every tensor of which is taken once or named as left over.
 
-Weights come plain or normalised (`g · v / ‖v‖` per row), the latter in either of PyTorch's layouts; 1×1 convolutions
-are matrices; `module.` of DataParallel and `_orig_mod.` of a compiled model fall away; every tensor that is
-taken becomes float32.
+Weights come plain or normalised (`g · v / ‖v‖` per row) in either of PyTorch's layouts; 1×1 convolutions are matrices;
+the prefixes `module.` of DataParallel and `_orig_mod.` of a compiled model are dropped; tensors become float32.
 """
 
 import os
 import pickle
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -22,8 +20,7 @@ from equilibria.errors import UserError
 from equilibria.runs.weights import read_tensors
 
 _WRAPPERS = ("module.", "_orig_mod.")
-_MOST_TIED = 16
-"""How many times larger than their file tensors may be that share their numbers, as tied weights do."""
+_MOST_TIED = 16  # times the file's size that tensors may add up to: tied weights share their numbers
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NORMALISED = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 """Norm and direction of a normalised weight: PyTorch's hooks, and its parametrizations."""
@@ -45,14 +42,10 @@ class Weight:
 
 
 class StateDict:
-    """Tensors by name, each to be taken once.
-
-    Args:
-        tensors: the state dictionary.
-        source: where it is from, for messages.
+    """Tensors by name, each to be taken once; `source` is named in messages.
 
     Raises:
-        UserError: there is none, or an entry is no tensor of real numbers.
+        UserError: it is empty, or an entry is not a tensor of real numbers.
     """
 
     def __init__(self, tensors: Mapping[str, object], source: Path) -> None:
@@ -66,25 +59,18 @@ class StateDict:
         return name in self._left or name in self._taken
 
     def shape(self, *names: str) -> tuple[int, ...]:
-        """The shape of the first of `names` that there is, without a convolution's trailing ones.
-
-        Raises:
-            UserError: there is none of them.
-        """
+        """The shape of the first of `names` that exists, without a convolution's trailing ones."""
         for name in names:
             if name in self._left:
                 shape = self._left[name].shape
                 while len(shape) > 2 and shape[-1] == 1:
                     shape = shape[:-1]
                 return tuple(shape)
-        raise self._missing(*names)
+        there = ", ".join(sorted(self._left)[:3])
+        raise UserError(f"{self.source} has no {' or '.join(names)} (it has {there} …); check the kind and the file")
 
     def matrix_shape(self, *names: str) -> tuple[int, int]:
-        """The rows and columns of the first of `names` that there is.
-
-        Raises:
-            UserError: there is none of them, or it is no matrix, or an empty one.
-        """
+        """The rows and columns of the first of `names` that exists; a UserError if it is not a matrix or empty."""
         match self.shape(*names):
             case (rows, columns) if rows and columns:
                 return rows, columns
@@ -97,16 +83,12 @@ class StateDict:
         return self.matrix_shape(f"{layer}.weight", *(f"{layer}.{direction}" for _, direction in _NORMALISED))
 
     def count(self, pattern: str) -> int:
-        """How many there are of a numbered thing: names that begin with `pattern` and a number from 0 on."""
+        """How many numbers from 0 on follow `pattern` in names."""
         there = {name.removeprefix(pattern).partition(".")[0] for name in self._left if name.startswith(pattern)}
         return next(number for number in count() if str(number) not in there)
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A tensor of a shape.
-
-        Raises:
-            UserError: it is missing, or of another shape.
-        """
+        """A tensor; a UserError if it is missing, or of another shape."""
         found = self.shape(name)
         if found != shape:
             raise UserError(f"{self.source}: {name} is {_sizes(found)}; the other tensors ask for {_sizes(shape)}")
@@ -114,11 +96,7 @@ class StateDict:
         return self._left.pop(name).to(torch.float32).reshape(shape)
 
     def take_weight(self, layer: str, rows: int, columns: int) -> Weight:
-        """A layer's weight, plain or normalised per row.
-
-        Raises:
-            UserError: it is missing, or of another shape.
-        """
+        """A layer's weight, plain or normalised per row; errors as for `take`."""
         for norm, direction in _NORMALISED:
             if f"{layer}.{direction}" in self._left:
                 matrix = self.take(f"{layer}.{direction}", rows, columns)
@@ -131,10 +109,6 @@ class StateDict:
             names = sorted(self._left)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"{self.source}: a {kind} has no {', '.join(names[:3])}{more}; check the kind")
-
-    def _missing(self, *names: str) -> UserError:
-        there = ", ".join(sorted(self._left)[:3])
-        return UserError(f"{self.source} has no {' or '.join(names)} (it has {there} …); check the kind and the file")
 
     def _real(self, name: str, tensor: object) -> Tensor:
         if not isinstance(tensor, Tensor):
@@ -149,7 +123,7 @@ class StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Reads a file of `torch.save(model.state_dict(), …)`, or a safetensors file. No code in it is ever run.
+    """Reads a file of `torch.save(model.state_dict(), …)`, or a safetensors file; never runs code in it.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors.
@@ -158,17 +132,12 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def read_tensor_file(path: Path) -> Mapping[str, object]:
-    """What a file of `torch.save` or a safetensors file holds by name.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds what is not loaded as data.
-    """
+    """What a file of `torch.save` or a safetensors file holds by name; errors as for `read_state_dict`."""
     if path.suffix == ".safetensors":
         return read_tensors(path)
-    if not os.path.isfile(path):  # which a name that is too long for a file is not either
-        raise UserError(f"{path} does not exist or is no file; check the path")
+    if not os.path.isfile(path):  # unlike Path's, not raising for a name that is too long
+        raise UserError(f"{path} does not exist or is not a file; check the path")
     try:
-        _check_sizes(path)  # first: reading what a bomb unpacks to would never end
         is_checked = _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats
@@ -176,60 +145,40 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     except UserError:
         raise
     except pickle.UnpicklingError as problem:
-        raise UserError(
-            f"{path} holds more than tensors, or is no PyTorch file ({_line(problem)}); save model.state_dict() alone"
-        ) from problem
+        found = f"holds more than tensors, or is not a PyTorch file ({_line(problem)})"
+        raise UserError(f"{path} {found}; save model.state_dict() alone") from problem
     except Exception as problem:  # PyTorch's reader raises whatever a damaged byte leads it to
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}; expected the state dictionary of a model")
     for name in content:
         if not isinstance(name, str):
-            raise UserError(
-                f"{path} has a name that is a {type(name).__name__}; expected text, as model.state_dict() has"
-            )
+            kind = type(name).__name__
+            raise UserError(f"{path} has a name that is a {kind}; expected text, as model.state_dict() has")
     declared = sum(tensor.numel() * tensor.element_size() for tensor in content.values() if isinstance(tensor, Tensor))
     if declared > _MOST_TIED * path.stat().st_size:
         raise UserError(f"{path} has tensors of {declared:,} bytes in {path.stat().st_size:,}; save them one by one")
     if not is_checked:
-        warnings.warn(
-            f"{path} has no checksums, as files of before PyTorch 1.6: damage to it goes unnoticed", stacklevel=1
-        )
+        warnings.warn(f"{path} has no checksums (PyTorch before 1.6): damage to it goes unnoticed", stacklevel=1)
     return content
 
 
 def _check_archive(path: Path) -> bool:
-    """Checks the CRC-32 of all that is in a file of `torch.save`, which PyTorch leaves unread.
-
-    Returns:
-        Whether there are any: what PyTorch wrote before 1.6 is no archive.
-
-    Raises:
-        UserError: one differs.
-    """
-    try:
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
-        raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem
+    """Checks the sizes and CRC-32 of all in a file of `torch.save`, which PyTorch does not; False for no archive."""
+    if not zipfile.is_zipfile(path):  # written by PyTorch before 1.6
+        return False
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:  # `torch.save` compresses nothing, and a bomb would take forever to read
+            raise ValueError(f"it unpacks to {unpacked:,} bytes and has {path.stat().st_size:,}")
+        damaged = archive.testzip()
     if damaged is not None:
         raise UserError(f"{path} is damaged: the CRC-32 of {damaged} in it differs; copy it again")
     return True
 
 
-def _check_sizes(path: Path) -> None:
-    """Raises ValueError where an archive would unpack to more than there is: `torch.save` packs nothing."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes and has {path.stat().st_size:,}")
-
-
 def _unwrapped(tensors: Mapping[str, object]) -> dict[str, object]:
-    """Without the prefixes that every name has."""
+    """Without the wrappers' prefixes that all names share."""
     content = dict(tensors)
     while wrapper := next((prefix for prefix in _WRAPPERS if all(str(n).startswith(prefix) for n in content)), None):
         content = {str(name).removeprefix(wrapper): tensor for name, tensor in content.items()}
@@ -237,7 +186,6 @@ def _unwrapped(tensors: Mapping[str, object]) -> dict[str, object]:
 
 
 def _line(problem: Exception) -> str:
-    """The first line of what went wrong."""
     return (str(problem).splitlines() or [type(problem).__name__])[0][:120]
 
 

@@ -1,7 +1,6 @@
 """A model as a program that PyTorch runs without this package (`torch.export`), for any batch and length.
 
-Two parts of a model can be had: one evaluation of its cell, and a solve of a fixed budget. A solve that looks at its
-residuals has as many evaluations as its data ask for; a program has those that it was written with.
+A program is one evaluation of the cell, or a solve with a fixed number of evaluations: it cannot stop by residuals.
 """
 
 import copy
@@ -20,6 +19,7 @@ from equilibria.depths import Depth, Equilibrium, Reached, Stack, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.files.durable import reported, write_durably
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.ranges import at_least
 from equilibria.solvers import Anderson, Picard, Solver
 from equilibria.solvers.point import CountedMap, Point
 from equilibria.solvers.residual import Groups
@@ -28,34 +28,30 @@ from equilibria.solvers.state import Packing
 Part = Literal["solve", "evaluation"]
 
 METADATA = "equilibria.json"
-"""The file inside a program that says what it is of."""
+"""The file inside a program that describes its origin."""
 
-_EXAMPLE = (2, 3)  # rows and tokens that the program is traced with; 1 would be taken for a constant
+_EXAMPLE = (2, 3)  # rows and tokens to trace with; 1 would become a constant
 
 
 @dataclass(frozen=True)
 class FixedBudget(Depth):
-    """A depth of exactly so many evaluations, the steps of a solver between them, whatever the residuals are.
-
-    The state is what the last step leads to: with `Picard()` that of the cell applied so many times.
+    """A solve of exactly `evaluations` evaluations, each followed by a step of the solver, whatever the residuals are.
 
     Args:
-        solver: `Picard` or `Anderson`, whose steps need no look at their data.
-        evaluations: how many, at least 1.
+        solver: `Picard` or `Anderson`, whose steps do not depend on values.
+        evaluations: at least 1.
     """
 
     solver: Solver
     evaluations: int
 
     def __post_init__(self) -> None:
-        if self.evaluations < 1:
-            raise ValueError(f"evaluations must be at least 1, found {self.evaluations}")
+        at_least(1, evaluations=self.evaluations)
         if not isinstance(self.solver, Picard | Anderson):
             method = type(self.solver).__name__
-            raise ValueError(f"a fixed budget needs the steps of Picard or Anderson; found {method}")
+            raise ValueError(f"a fixed budget needs the steps of Picard or Anderson, found {method}")
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
-        """The state after `evaluations` applications of `f`, from `z0`."""
         packing, groups = Packing.of(z0, self.solver.scope), Groups(self.solver.scope)
         apply = CountedMap(f, packing, self.evaluations, self.evaluations)
         z = packing.pack(z0)
@@ -70,7 +66,7 @@ _Exported = Equilibrium | UnrolledDepth | Stack
 
 
 class SolvedLogits(nn.Module):
-    """`forward(tokens)`: the logits `(B, L, V)` of a text `(B, L)` without anything before it, at a depth."""
+    """`forward(tokens)`: the logits `(B, L, V)` of a whole text `(B, L)`, at a depth."""
 
     def __init__(self, model: LanguageModel, depth: Depth) -> None:
         super().__init__()
@@ -88,7 +84,7 @@ class OneEvaluation(nn.Module):
         self.model = model
 
     def inputs(self, tokens: Tensor) -> Tensor:
-        """What the cell injects."""
+        """What the cell injects, `(B, L, d_model)`."""
         cell, prelude = self.model.cell, self.model.prelude
         inputs_BLD = self.model.embedding(tokens) * cell.d_model**0.5
         if prelude is None:
@@ -100,14 +96,10 @@ class OneEvaluation(nn.Module):
 
 
 def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
-    """The depth of a fixed budget that a model is exported at.
-
-    Args:
-        model: a language model at an equilibrium or of unrolled applications.
-        evaluations: how many; None for as many as its solver in evaluation may take, or its applications.
+    """The depth that a model is exported at; by default with its evaluation solver's limit, or its applications.
 
     Raises:
-        UserError: it is another kind of model, or its solver has no fixed budget.
+        UserError: another kind of model, or a solver that cannot have a fixed budget.
     """
     depth = _exported(model).depth
     if isinstance(depth, Equilibrium):
@@ -120,9 +112,8 @@ def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
 
 
 def _exported(model: TokenModel) -> LanguageModel:
-    """The model, if it can be exported."""
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
-        raise UserError("this model has no cell that is solved or applied a fixed number of times; it is not exported")
+        raise UserError("cannot export this model: its cell is not solved or applied a fixed number of times")
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
     return model
@@ -133,18 +124,16 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
     """A part of a model as a program, for any batch and any length of text.
 
     Args:
-        model: the model.
         part: `"solve"`, from tokens to logits, or `"evaluation"`, from a state and tokens to the next state.
-        evaluations: of a solve; None as for `fixed_depth`.
+        evaluations: of a solve, as for `fixed_depth`.
 
     Raises:
-        UserError: as for `fixed_depth`, but that one evaluation needs no solver; evaluations are asked for where
-            there is one.
+        UserError: as for `fixed_depth`, or a number of evaluations is given for the part `"evaluation"`.
     """
     if part == "evaluation" and evaluations is not None:
-        raise UserError('the part "evaluation" is one evaluation; leave the number of evaluations out')
+        raise UserError('the part "evaluation" is one evaluation; omit the number of evaluations')
     depth = fixed_depth(model, evaluations) if part == "solve" else None
-    # What asks for a gradient would be refused by a program that was traced without, unless its caller asks for none.
+    # A program traced without gradients refuses parameters that require them.
     fixed = copy.deepcopy(_exported(model)).eval().requires_grad_(False)
     batch, length = Dim("batch", min=1), Dim("length", min=1)
     tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
@@ -163,18 +152,17 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
     """Writes a program for `torch.export.load`, whole or not at all.
 
     Args:
-        program: what to write.
         path: a `.pt2` file that does not exist.
-        metadata: written beside it, as JSON, for `torch.export.load(path, extra_files={METADATA: ""})`.
+        metadata: written into it, as JSON, for `torch.export.load(path, extra_files={METADATA: ""})`.
 
     Raises:
-        UserError: the path is no new `.pt2` file, or cannot be written.
+        UserError: the path is not a new `.pt2` file, or cannot be written.
     """
     if path.suffix != ".pt2":
-        raise UserError(f"{path} does not end in .pt2, as programs of torch.export do; choose another name")
+        raise UserError(f"{path} does not end in .pt2, the suffix of torch.export; choose another name")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it")
-    content = io.BytesIO()  # PyTorch's own writing of files ends the process where the disk is full
+    content = io.BytesIO()  # PyTorch's own file writer aborts the process on a full disk
     torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
     with reported(path, "choose another name"):
         write_durably(path, content.getbuffer())

@@ -6,14 +6,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """A request that is refused, or that could not be finished.
-
-    Args:
-        status: of HTTP.
-        message: what is wrong, what was found, how to mend it.
-        param: the field it is about.
-        code: a word for programs.
-    """
+    """A request that is refused or failed: the HTTP status, the message, the field, and a code for programs."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -22,12 +15,11 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        if self.status == 429:
-            kind = "rate_limit_error"
+        kind = "rate_limit_error" if self.status == 429 else "invalid_request_error"
+        kind = "server_error" if self.status >= 500 else kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 def invalid(param: str | None, message: str) -> ApiError:
-    """A field that is not as it must be."""
+    """A field with a wrong value."""
     return ApiError(400, message, param, "invalid_value")

@@ -1,31 +1,185 @@
-"""The fields of a JSON object, read: each is of its type and in its range, or named in an error; none is left."""
-
-from __future__ import annotations
+"""The fields of a completion request, read from JSON by cattrs: what each may be stands beside it."""
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, get_args, get_origin
+
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
 from equilibria.serving.errors import ApiError, invalid
 
+MOST_TEXTS = 128
+_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+
+
+class _UnsupportedError(ValueError):
+    """A field of the protocol that this server does not support."""
+
+
+def _found(value: object) -> str:
+    return f"found {_KINDS.get(type(value), 'null')}"
+
+
+def _number(kind: type[int | float], least: float, most: float, open_below: bool = False) -> Callable[[Any], float]:
+    """Reads a number from `least` to `most`; `least` excluded if `open_below`."""
+
+    def read(value: Any) -> float:
+        if type(value) not in (int, kind):
+            raise ValueError(f"must be {'an integer' if kind is int else 'a number'}, {_found(value)}")
+        if not least <= value <= most or (open_below and value == least):
+            bounds = f"above {least} and at most {most}" if open_below else f"from {least} to {most}"
+            shown = value if isinstance(value, float) or abs(value) < 10**18 else "a number of more than 18 digits"
+            raise ValueError(f"must be {bounds}, found {shown}")
+        return kind(value)
+
+    return read
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, {_found(value)}")
+    return value
+
+
+def _text(value: Any) -> str:
+    """Reads a string without halves of surrogate pairs."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string, {_found(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise ValueError(f"holds half of a surrogate pair at character {problem.start}") from problem
+    return value
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    """Reads a string, or a list of some."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) > 16:
+        raise ValueError(f"takes at most 16 strings, found {len(values)}")
+    found = tuple(map(_text, values))
+    if any(not 0 < len(one) <= 256 for one in found):
+        raise ValueError("must have 1 to 256 characters each")
+    return found
+
+
+def _prompts(value: Any) -> list[str | list[int]]:
+    """Reads a text, token ids, or a list of either."""
+    given = [value] if isinstance(value, str) or _are_ids(value) else value
+    alike = isinstance(given, list) and (all(isinstance(one, str) for one in given) or all(map(_are_ids, given)))
+    if not alike or not given:
+        raise ValueError("must be a string, a list of strings, a list of token ids, or a list of those")
+    if len(given) > MOST_TEXTS:
+        raise ValueError(f"holds at most {MOST_TEXTS} prompts, found {len(given)}")
+    return [_text(one) if isinstance(one, str) else one for one in given]
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def _only(harmless: Any) -> Callable[[Any], None]:
+    """Reads a field that is not supported, unless it says what is done anyway."""
+
+    def read(value: Any) -> None:
+        if type(value) is not type(harmless) or value != harmless:
+            raise _UnsupportedError("is not supported by this server; omit it")
+
+    return read
+
+
+def _object(cls: type) -> Callable[[Any], Any]:
+    """Reads an object; null counts as absent in it."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"must be an object, {_found(value)}")
+        return _converter.structure({name: one for name, one in value.items() if one is not None}, cls)
+
+    return read
+
+
+_integer, _real = partial(_number, int), partial(_number, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """What a stream holds besides the text."""
+
+    include_usage: Annotated[bool, _flag] = False
+    include_obfuscation: Annotated[None, _only(False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """What a client asks for; each field's annotation holds what reads it."""
+
+    model: Annotated[str | None, _text] = None
+    prompt: Annotated[list[str | list[int]] | None, _prompts] = None
+    max_tokens: Annotated[int | None, _integer(0, 2**31)] = None
+    n: Annotated[int, _integer(1, 2**31)] = 1
+    seed: Annotated[int | None, _integer(-(2**63), 2**63 - 1)] = None
+    stop: Annotated[tuple[str, ...], _stops] = ()
+    stop_at_end: Annotated[bool, _flag] = False
+    logprobs: Annotated[int | None, _integer(0, 5)] = None
+    echo: Annotated[bool, _flag] = False
+    stream: Annotated[bool, _flag] = False
+    stream_options: Annotated[StreamOptions | None, _object(StreamOptions)] = None
+    temperature: Annotated[float, _real(0, 100)] = 1.0
+    top_k: Annotated[int | None, _integer(1, 2**31)] = None
+    top_p: Annotated[float | None, _real(0, 1, open_below=True)] = None
+    min_p: Annotated[float | None, _real(0, 1)] = None
+    repetition_penalty: Annotated[float, _real(0, 100, open_below=True)] = 1.0
+    presence_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    frequency_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    tolerance: Annotated[float | None, _real(0, 1, open_below=True)] = None
+    max_evaluations: Annotated[int | None, _integer(1, 1000)] = None
+    user: Annotated[str | None, _text] = None
+    best_of: Annotated[int | None, _integer(1, 2**31)] = None
+    suffix: Annotated[None, _only("")] = None
+    logit_bias: Annotated[None, _only({})] = None
+
+
+def read_fields(content: dict[str, Any]) -> Fields:
+    """The fields of a JSON object; raises an ApiError that names every wrong field, what was found and expected."""
+    try:
+        return _object(Fields)(content)
+    except ClassValidationError as error:
+        problems = list(_problems(error))
+        first, message = problems[0], "; ".join(problem.message for problem in problems)
+        raise ApiError(first.status, message, first.param, first.code) from error
+
+
+def _problems(error: BaseException, name: str = "") -> Iterator[ApiError]:
+    match error:
+        case ClassValidationError():
+            named, others = error.group_exceptions()
+            for problem, note in named:
+                yield from _problems(problem, note.name)
+            for problem in others:
+                yield from _problems(problem)
+        case ForbiddenExtraKeysError():
+            for extra in sorted(error.extra_fields):
+                shown = extra[:80].encode("utf-8", "replace").decode()  # an answer cannot hold half a surrogate pair
+                yield ApiError(400, f"{extra!r:.80} is not a field of a completion request", shown, "unknown_field")
+        case _UnsupportedError():
+            yield ApiError(400, f"{name} {error}", name, "unsupported_field")
+        case _:
+            yield invalid(name, f"{name} {error}")
+
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request.
-
-    Raises:
-        ApiError: it is none.
-    """
+    """The JSON object of a body; raises an ApiError if it is not one."""
     try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise invalid(None, f"the body is not UTF-8: {problem}") from problem
-    try:
-        content = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        content = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError as problem:
         raise invalid(None, "the body is nested too deeply") from problem
     except ValueError as problem:
-        raise invalid(None, f"the body is not JSON: {problem}") from problem
+        raise invalid(None, f"the body is not JSON in UTF-8: {problem}") from problem
     if not isinstance(content, dict):
-        raise invalid(None, f"the body must be a JSON object, found {_kind(content)}")
+        raise invalid(None, f"the body must be a JSON object, {_found(content)}")
     return content
 
 
@@ -40,110 +194,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-    return "an object"
-
-
-class Fields:
-    """The fields of an object, taken one by one; `null` counts as not there."""
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self._left = dict(content)
-
-    def take(self, name: str) -> Any:
-        """A field as it is; None where it is not there."""
-        return self._left.pop(name, None)
-
-    def finish(self) -> None:
-        """Raises ApiError for what nobody has taken."""
-        if self._left:
-            name = min(self._left)
-            shown = (
-                name[:80].encode("utf-8", "replace").decode()
-            )  # halves of surrogate pairs have no place in an answer
-            raise ApiError(400, f"{name!r:.80} is not a field of a completion request", shown, "unknown_field")
-
-    def boolean(self, name: str, default: bool) -> bool:
-        """True or false."""
-        value = self.take(name)
-        if value is not None and not isinstance(value, bool):
-            raise invalid(name, f"{name} must be true or false, found {_kind(value)}")
-        return default if value is None else value
-
-    def integer(self, name: str, least: int, most: int) -> int | None:
-        """A whole number within bounds."""
-        value = self.take(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise invalid(name, f"{name} must be an integer, found {_kind(value)}")
-        if not least <= value <= most:
-            raise invalid(name, f"{name} must be from {least} to {most}, found {_short(value)}")
-        return value
-
-    def number(self, name: str, least: float, most: float, open_below: bool = False) -> float | None:
-        """A finite number within bounds; the lower one excluded if `open_below`."""
-        value = self.take(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise invalid(name, f"{name} must be a number, found {_kind(value)}")
-        if not least <= value <= most or (open_below and value == least):
-            bounds = f"above {least:g} and at most {most:g}" if open_below else f"from {least:g} to {most:g}"
-            shown = f"{value:g}" if isinstance(value, float) else _short(value)
-            raise invalid(name, f"{name} must be {bounds}, found {shown}")
-        return float(value)
-
-    def string(self, name: str) -> str | None:
-        """Text that UTF-8 can hold."""
-        value = self.take(name)
-        return None if value is None else checked_text(name, value)
-
-    def texts(self, name: str, most: int, longest: int) -> tuple[str, ...]:
-        """A string, or a list of some; none of them empty."""
-        value = self.take(name)
-        if value is None:
-            return ()
-        values = value if isinstance(value, list) else [value]
-        if len(values) > most:
-            raise invalid(name, f"{name} takes at most {most} strings, found {len(values)}")
-        found = tuple(checked_text(name, one) for one in values)
-        if any(not 0 < len(one) <= longest for one in found):
-            raise invalid(name, f"{name} must be of 1 to {longest} characters each")
-        return found
-
-    def refuse(self, name: str, *harmless: object) -> None:
-        """A field of the protocol that is not supported, unless it says what would be done anyway."""
-        value = self.take(name)
-        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
-            raise ApiError(400, f"{name} is not supported by this server; leave it out", name, "unsupported_field")
-
-
-def checked_text(name: str, value: object) -> str:
-    """A string without halves of surrogate pairs.
-
-    Raises:
-        ApiError: it is none.
-    """
-    if not isinstance(value, str):
-        raise invalid(name, f"{name} must be a string, found {_kind(value)}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as problem:
-        raise invalid(name, f"{name} holds half of a surrogate pair at character {problem.start}") from problem
-    return value
-
-
-def _short(value: int) -> str:
-    return str(value) if abs(value) < 10**18 else "a number of more than 18 digits"
+_converter = Converter(forbid_extra_keys=True)
+_converter.register_structure_hook_func(
+    lambda annotation: get_origin(annotation) is Annotated,
+    lambda value, annotation: get_args(annotation)[1](value),
+)

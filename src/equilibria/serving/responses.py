@@ -1,7 +1,7 @@
-"""What a completion request is answered: the protocol's objects, whole or in pieces.
+"""Answers to completion requests: the protocol's objects, whole or in pieces.
 
-Besides the protocol's fields a choice has `token_ids`, `evaluations` (of the cell, that the prediction of each of these
-tokens took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
+Besides the protocol's fields a choice has `token_ids`, `evaluations` (cell evaluations that the prediction of each
+token took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
 """
 
 from __future__ import annotations
@@ -24,45 +24,31 @@ _LEAST = -9999.0  # JSON has no infinity
 
 
 class Answer:
-    """Makes the objects of one request's answer from what the worker reports, in their order.
-
-    Args:
-        request: what was asked for.
-        served: the model's name and tokenizer.
-    """
+    """Makes the objects of one request's answer from the worker's events, in their order."""
 
     def __init__(self, request: CompletionRequest, served: Served) -> None:
         self._request, self._served = request, served
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": served.name,
-        }
-        texts = len(request.orders) * request.copies
+        identity = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
+        self._head = {**identity, "created": int(time.time()), "model": served.name}
+        texts = len(request.orders) * request.asked.n
         self._open = texts if request.write else 0
         self._unscored = len(request.orders) if request.scores else 0
-        self._latest: dict[int, int | None] = {}
         self._offsets: dict[int, int] = {}
         self._echoed: dict[int, dict[str, Any]] = {}
         self._completion_tokens = 0
-        for index in range(texts):
-            prompt = request.prompts[index // request.copies]
-            self._latest[index] = prompt[-1] if prompt else None
+        lasts = [prompt[-1] if prompt else None for prompt in request.prompts]
+        self._latest = {index: lasts[index // request.asked.n] for index in range(texts)}
         if not request.scores:
             for number in range(len(request.orders)):
                 self._echo(number, None)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is to come any more."""
+        """Whether the answer is complete."""
         return not self._open and not self._unscored
 
     def choice(self, event: Scored | Wrote) -> dict[str, Any] | None:
-        """One more piece of a choice; None for what will be part of a later one.
-
-        The first piece of a choice begins with the prompt, where that is echoed.
-        """
+        """One more piece of a choice, the first with the prompt if that is echoed; None for scores of a later one."""
         if isinstance(event, Scored):
             self._unscored -= 1
             self._echo(event.prompt, event.likelihoods)
@@ -74,7 +60,7 @@ class Answer:
         found["text"] += piece.text
         found["token_ids"].append(piece.token)
         found["evaluations"].append(piece.evaluations)
-        if self._request.top is not None:
+        if self._request.asked.logprobs is not None:
             offset = self._offsets.get(index, 0) + piece.offset
             self._add(found["logprobs"], self._latest[index], piece.token, piece.likelihood, offset)
         self._latest[index] = piece.token
@@ -115,7 +101,7 @@ class Answer:
         return {
             "index": index,
             "text": "",
-            "logprobs": none if self._request.top is not None else None,
+            "logprobs": none if self._request.asked.logprobs is not None else None,
             "finish_reason": None,
             "stop_reason": None,
             "token_ids": [],
@@ -124,9 +110,9 @@ class Answer:
 
     def _echo(self, number: int, likelihoods: Sequence[Likelihood] | None) -> None:
         """Prepares the choices of a prompt to begin with it."""
-        if not self._request.echo:
+        if not self._request.asked.echo:
             return
-        prompt, copies = self._request.prompts[number], self._request.copies
+        prompt, copies = self._request.prompts[number], self._request.asked.n
         stream, offsets, text = TextStream(self._served.tokenizer), [], ""
         for token in prompt:
             offsets.append(stream.length)
@@ -145,7 +131,7 @@ class Answer:
     def _add(
         self, logprobs: dict[str, list[Any]], before: int | None, token: int, likelihood: Likelihood | None, offset: int
     ) -> None:
-        """A token and its likely rivals; of the first of all nothing is known."""
+        """A token and its likely rivals; nothing is known of the first of all."""
         logprobs["tokens"].append(self._shown(before, token))
         logprobs["text_offset"].append(offset)
         if likelihood is None:
@@ -157,7 +143,7 @@ class Answer:
         logprobs["top_logprobs"].append(rivals)
 
     def _shown(self, before: int | None, token: int) -> str:
-        """A token's text behind another's; its number where it is no whole characters."""
+        """A token's text behind another's; its number where it is not whole characters."""
         context = [] if before is None else [before]
         decode = self._served.tokenizer.decode
         text = decode([*context, token])[len(decode(context)) :]

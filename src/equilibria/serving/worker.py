@@ -1,7 +1,7 @@
-"""The one thread that has the model. It takes requests from a queue and decodes the texts of all of them together.
+"""The one thread that runs the model: takes requests from a queue and decodes all their texts together.
 
 Each round reads one waiting prompt, if there is room for its texts, and then writes one more token of every text.
-Requests with another effort than the recipe's have a batch of their own: the solver is the batch's.
+Requests of each effort form a batch of their own, since a batch has one solver.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.writing import Likelihood, Piece, Text, Writer, Written
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scored:
-    """Probabilities of a prompt's tokens, but the first; and the prompt's number."""
+    """Probabilities of a prompt's tokens except the first; and the prompt's number."""
 
     prompt: int
     likelihoods: Sequence[Likelihood]
@@ -42,29 +42,18 @@ class Wrote:
 Event = Scored | Wrote | ApiError
 
 
+@dataclass(eq=False)
 class Job:
-    """A request on its way through the worker.
+    """A request on its way through the worker."""
 
-    Attributes:
-        request: what is wanted.
-        deadline: when it is over, in seconds of `time.monotonic`.
-        events: what has come of it; an `ApiError` is the last.
-        gone: nobody waits for it any more.
-    """
-
-    def __init__(self, request: CompletionRequest, deadline: float) -> None:
-        self.request, self.deadline = request, deadline
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self.gone = False
+    request: CompletionRequest
+    deadline: float  # in seconds of `time.monotonic`
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)  # an `ApiError` is the last
+    gone: bool = False  # its client no longer waits
 
 
 class Worker:
-    """Writes the texts of requests. `start` and all but the thread's own work belong to the event loop.
-
-    Args:
-        model: in evaluation mode.
-        served: its tokenizer and the limits.
-    """
+    """Writes the texts of requests, by a model in evaluation mode; public methods are for the event loop."""
 
     def __init__(self, model: TokenModel, served: Served) -> None:
         self._model, self._served, self._limits = model, served, served.limits
@@ -78,54 +67,47 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begins, in the event loop that calls it."""
+        """Starts the thread; events go to the event loop that calls this."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     @property
     def load(self) -> dict[str, int]:
-        """Texts that are being written, and that wait."""
+        """Texts that are running, and waiting."""
         with self._changed:
             return {"running": len(self._running), "waiting": self._queued()}
 
     def submit(self, request: CompletionRequest) -> Job:
-        """Queues a request.
-
-        Raises:
-            ApiError: the queue is full (429), or the server is about to stop (503).
-        """
+        """Queues a request; raises an ApiError if the queue is full (429), or the server is about to stop (503)."""
         job = Job(request, time.monotonic() + self._limits.request_timeout)
-        wanted = len(request.orders) * request.copies
+        wanted = len(request.orders) * request.asked.n
         with self._changed:
             if self._end is not None:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
             queued = self._queued()
             if queued + wanted > self._limits.max_queue:
-                raise ApiError(
-                    429,
-                    f"{queued} texts wait already, and {wanted} more are beyond {self._limits.max_queue}; "
-                    f"try again later",
-                    code="queue_full",
-                )
+                most = self._limits.max_queue
+                message = f"{queued} texts wait already, and {wanted} more exceed the limit of {most}; try again later"
+                raise ApiError(429, message, code="queue_full")
             self._waiting.extend((job, number) for number in range(len(request.orders)))
             self._changed.notify()
         return job
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for a request any more: its places become free."""
+        """Drops a request whose client no longer waits."""
         with self._changed:
             job.gone = True
             self._changed.notify()
 
     def stop(self) -> None:
-        """Takes no more requests, and gives those there are the time that the limits grant."""
+        """Refuses new requests, and gives the others the shutdown timeout to finish."""
         with self._changed:
             if self._end is None:
                 self._end = time.monotonic() + self._limits.shutdown_timeout
             self._changed.notify()
 
     def _queued(self) -> int:
-        return sum(job.request.copies for job, _ in self._waiting if not job.gone)
+        return sum(job.request.asked.n for job, _ in self._waiting if not job.gone)
 
     def _jobs(self) -> set[Job]:
         with self._changed:
@@ -142,7 +124,7 @@ class Worker:
                 self._dismiss()
                 self._admit()
                 self._write()
-            except Exception as problem:  # a fault of this class; the server goes on, with nothing in hand
+            except Exception as problem:  # a bug of this class: fail all requests, serve on
                 _log.exception("the worker failed")
                 for job in self._jobs():
                     self._fail(job, _internal(problem))
@@ -150,7 +132,7 @@ class Worker:
             self._deliver()
 
     def _dismiss(self) -> None:
-        """Frees the places of requests that are over."""
+        """Ends requests that are out of time or cancelled."""
         now = time.monotonic()
         for job in self._jobs():
             if self._end is not None and now > self._end:
@@ -167,7 +149,7 @@ class Worker:
             if not self._waiting:
                 return
             job, number = self._waiting[0]
-            if len(self._running) + job.request.copies > self._limits.max_batch:
+            if len(self._running) + job.request.asked.n > self._limits.max_batch:
                 return
             self._waiting.popleft()
         request, order = job.request, job.request.orders[number]
@@ -199,11 +181,11 @@ class Worker:
                     self._fail(job, _internal(problem))
                 del self._writers[effort]
                 continue
-            if not writer.texts:  # and nothing keeps their cache
+            if not writer.texts:  # free its cache
                 del self._writers[effort]
 
     def _note(self, written: Written, job: Job | None = None, first: int = 0) -> None:
-        """Keeps what was written for delivery; texts of a job are new ones."""
+        """Keeps what was written for delivery; with `job`, the texts are new ones of it."""
         for text, piece in written:
             if job is not None:
                 self._running[text] = job, first + text.copy
@@ -226,7 +208,6 @@ class Worker:
                 writer.leave(text)
 
     def _deliver(self) -> None:
-        """Hands the news to the event loop, all at once."""
         news, self._news = self._news, []
         if news and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_put, news)

@@ -236,7 +236,7 @@ def test_steps_are_computed_again_on_request() -> None:
     with pytest.raises(ValueError, match="every_n_layers 2"):
         one.activation_checkpointing_enable(every_n_layers=2)
     implicit = model("contractive", depth=Equilibrium(gradient=Implicit()))
-    with pytest.raises(ValueError, match="no steps to compute again"):
+    with pytest.raises(ValueError, match="no steps to recompute"):
         implicit.activation_checkpointing_enable()
 
 

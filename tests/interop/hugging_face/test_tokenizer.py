@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from equilibria.data import Tokenizer, byte_tokenizer, word_tokenizer
 from equilibria.data.tokenizer_training import train_byte_pairs, train_words
 from equilibria.data.tokenizers import digit_tokenizer, id_tokenizer
-from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
+from equilibria.interop.hugging_face.exporting import stock_tokenizer
 
 TEXTS = ["the cat sat\n", " on  the <unk> mat\tand\x1chere\x85x\xa0y\u2003z\n", "a<eos>b <eos> Ċ\n", "日本 \x00😀\n"]
 OURS: dict[str, Tokenizer] = {

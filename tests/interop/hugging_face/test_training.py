@@ -14,7 +14,7 @@ from transformers import (
 
 from equilibria.data import byte_tokenizer
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
-from equilibria.interop.hugging_face.tokenizer import stock_tokenizer
+from equilibria.interop.hugging_face.exporting import stock_tokenizer
 from wrapped_kinds import KINDS, loaded
 
 STEPS = 12

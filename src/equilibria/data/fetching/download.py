@@ -1,7 +1,7 @@
 """One file from the web, whole and verified or not at all.
 
-A download goes to a part file beside its place, and is renamed once size and digest are right. One that breaks off is
-resumed with `Range` and `If-Range`, in this call or a later one; a file that changed on the server starts over.
+A download goes to a part file and is renamed once size and digest are right. A broken one is resumed with `Range` and
+`If-Range`, in this call or a later one; a file that changed on the server starts over.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,9 +60,8 @@ class RemoteFile:
         if self.digest is not None:
             algorithm, _, value = self.digest.partition(":")
             if _DIGESTS.get(algorithm) != len(value) or value.strip("0123456789abcdef"):
-                raise UserError(
-                    f"{self.digest!r} is not a digest; write it as sha256: and 64 lowercase hexadecimal digits"
-                )
+                mend = "write it as sha256: and 64 lowercase hexadecimal digits"
+                raise UserError(f"{self.digest!r} is not a digest; {mend}")
 
 
 def _is_http(url: str) -> bool:
@@ -79,7 +78,7 @@ class UnwritableError(UserError):
 
 
 class TransientError(Exception):
-    """An error that may be gone on the next attempt, after `wait` seconds or more."""
+    """An error worth another attempt, after at least `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -91,8 +90,8 @@ class Patience:
     """Retry policy.
 
     Attributes:
-        attempts: failures in a row without progress, after which to give up.
-        first_wait: seconds before the second attempt; each wait is twice the one before, up to a minute.
+        attempts: failures in a row without progress before giving up.
+        first_wait: seconds before the second attempt; doubles with each, up to a minute.
         timeout: seconds without a byte after which a connection counts as broken.
     """
 
@@ -103,16 +102,11 @@ class Patience:
     def retry(
         self, work: Callable[[], Result], name: str, progress: Progress, done: Callable[[], int] = lambda: 0
     ) -> Result:
-        """Calls `work` again where it raises a `TransientError`.
+        """Calls `work` again after each `TransientError`; raises a UserError after too many in a row.
 
         Args:
-            work: what may fail.
             name: of the remote thing, for messages.
-            progress: told of each failure.
-            done: how far the work has come, where it can be resumed: failures are counted from the last progress on.
-
-        Raises:
-            UserError: it failed too often in a row.
+            done: bytes so far of work that is resumed; more of them reset the count of failures.
         """
         failures, furthest = 0, done()
         while True:
@@ -134,14 +128,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that has been fetched.
-
-    Attributes:
-        url: where it came from.
-        size: in bytes.
-        sha256: hex digest.
-        verified: whether its digest was known before; otherwise it is trusted this first time.
-    """
+    """A fetched file; `verified` says whether its digest was known before, or is trusted this first time."""
 
     url: str
     size: int
@@ -153,22 +140,18 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
     """Fetches a file unless an earlier call has; resumes what an earlier call left unfinished.
 
     Args:
-        remote: where it is and what it must be.
-        path: where it goes; PATH.part and PATH.part.json lie beside it meanwhile.
+        path: where it goes; PATH.part and PATH.part.json are beside it meanwhile.
         patience: with transient errors (5xx, 408, 425, 429, a broken connection).
-        progress: told of bytes.
 
     Raises:
-        UserError: no mirror has it (the answer of each is named), or size or digest differ. A file that was at `path`
-            before is still there.
+        UserError: no mirror has it (each answer is named), or size or digest differ. An earlier file at `path` stays.
     """
     record = path.with_name(path.name + ".json")
     earlier = _read_json(record)
     url = earlier.get("url")
     here = path.is_file() and earlier.get("size") == path.stat().st_size
     if here and url in remote.urls and earlier.get("urls") == list(remote.urls):
-        # A file with another digest is fetched anew, and stays until that is done.
-        with suppress(UserError):
+        with suppress(UserError):  # a file with another digest stays until a new one is fetched
             return _verified(remote, url, path)
     problems = []
     for url in remote.urls:
@@ -195,15 +178,12 @@ def download(remote: RemoteFile, path: Path, patience: Patience = PATIENCE, prog
 
 
 def _verified(remote: RemoteFile, url: str, path: Path) -> Fetched:
-    """Checks size and digest; raises a UserError where they differ."""
+    """Checks size and digest."""
     size = path.stat().st_size
-    wrong = None
     if remote.size not in (None, size):
-        wrong = f"has {size:,} bytes, expected {remote.size:,}"
-    elif remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
-        wrong = f"has the digest {found}, expected {remote.digest}"
-    if wrong is not None:
-        raise UserError(f"{url} {wrong}; it is another file")
+        raise UserError(f"{url} has {size:,} bytes, expected {remote.size:,}; it is another file")
+    if remote.digest is not None and (found := file_hash(path, remote.digest.partition(":")[0])) != remote.digest:
+        raise UserError(f"{url} has the digest {found}, expected {remote.digest}; it is another file")
     return Fetched(url, size, file_hash(path, "sha256").removeprefix("sha256:"), remote.digest is not None)
 
 
@@ -213,28 +193,19 @@ def file_hash(path: Path, algorithm: str) -> str:
         return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
-@dataclass(frozen=True)
-class _Version:
-    """Which file a part belongs to, as the server identifies it, and its full length."""
-
-    url: str
-    validator: str | None
-    size: int | None
-
-
 class _Transfer:
-    """A download of one URL into a part file, resumable between attempts."""
+    """A download of one URL into a part file, resumable between attempts.
+
+    Notes beside the part say which version of the file it belongs to: the URL, the server's validator, the full size.
+    """
 
     def __init__(self, url: str, remote: RemoteFile, part: Path, patience: Patience, progress: Progress) -> None:
-        self.part = part
-        self._url = url
-        self._remote = remote
-        self._patience = patience
-        self._progress = progress
+        self.part, self._url, self._remote = part, url, remote
+        self._patience, self._progress = patience, progress
         self._notes = part.with_name(part.name + ".json")
 
     def forget(self) -> None:
-        """Removes the part and what is known of it."""
+        """Removes the part and the notes on it."""
         self.part.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
 
@@ -243,30 +214,29 @@ class _Transfer:
         return self.part.stat().st_size if self.part.is_file() else 0
 
     def attempt(self) -> None:
-        """Fetches what the part lacks; raises a TransientError where that breaks off."""
+        """Fetches what the part lacks; raises a TransientError if that breaks off."""
         version = self._known()
         offset = self.size()
-        if version is not None and offset and offset == version.size:
+        if version and offset and offset == version["size"]:
             return
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
-        if version is not None and offset:
+        if version and offset:
             headers["Range"] = f"bytes={offset}-"
-            if version.validator is not None:
-                headers["If-Range"] = version.validator
+            if version["validator"] is not None:
+                headers["If-Range"] = version["validator"]
         with self._connection(headers) as response:
             self._take(response, version, offset)
 
-    def _known(self) -> _Version | None:
-        """The version that the part belongs to, where it can be resumed safely."""
+    def _known(self) -> dict[str, Any]:
+        """The version that the part belongs to, if it can be resumed safely; else empty."""
         match _read_json(self._notes):
-            case {"url": self._url, "validator": None | str() as validator, "size": None | int() as size}:
-                known = validator is not None or self._remote.digest is not None
-                return _Version(self._url, validator, size) if known else None
-        return None
+            case {"url": self._url, "validator": None | str() as validator, "size": None | int()} as version:
+                return version if validator is not None or self._remote.digest is not None else {}
+        return {}
 
     @contextmanager
     def _connection(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
-        """A response; what goes wrong is a TransientError or a UserError."""
+        """A response; all errors become a TransientError or a UserError."""
         request = urllib.request.Request(self._url, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=self._patience.timeout) as response:
@@ -275,7 +245,7 @@ class _Transfer:
             answer.close()
             if answer.code == 416:
                 self.forget()
-                raise TransientError("the server has fewer bytes than are here") from answer
+                raise TransientError("the server has fewer bytes than were fetched") from answer
             reason = f"the server answers {answer.code} {answer.reason}"
             if answer.code in _TRANSIENT:
                 raise TransientError(reason, _seconds(answer.headers.get("Retry-After"))) from answer
@@ -287,15 +257,15 @@ class _Transfer:
         except (http.client.HTTPException, OSError) as problem:
             raise TransientError(f"the connection broke ({problem or type(problem).__name__})") from problem
 
-    def _take(self, response: http.client.HTTPResponse, version: _Version | None, offset: int) -> None:
+    def _take(self, response: http.client.HTTPResponse, version: dict[str, Any], offset: int) -> None:
         """Writes a response to its place in the part."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise UserError(f"{self._url} comes encoded as {encoding}, which was not requested; give another URL")
         if response.status == 206:
             begin, size = _range(response.headers.get("Content-Range"))
-            here = _Version(self._url, _validator(response.headers) or (version and version.validator), size)
-            if begin != offset or here != version:
+            validator = _validator(response.headers) or version.get("validator")
+            if begin != offset or version != {"url": self._url, "validator": validator, "size": size}:
                 self.forget()
                 raise TransientError("the server sends another range than was requested")
         else:
@@ -308,18 +278,16 @@ class _Transfer:
             raise TransientError(f"the connection broke off after {self.size():,} of {size:,} bytes")
 
     def _begin(self, response: http.client.HTTPResponse, size: int | None) -> None:
-        """Starts a new part and records its version, unless it cannot be the requested file."""
+        """Starts a new part and records its version."""
         self.forget()
         if size is None and not response.chunked and self._remote.digest is None:
-            raise UserError(
-                f"{self._url}: the server does not say how long the file is, so a truncated one would go unnoticed; "
-                "give its --digest"
-            )
+            found = "the server does not say how long the file is, so a truncated one would go unnoticed"
+            raise UserError(f"{self._url}: {found}; give its --digest")
         if None not in (size, self._remote.size) and size != self._remote.size:
             raise UserError(f"{self._url} has {size:,} bytes, expected {self._remote.size:,}")
-        version = _Version(self._url, _validator(response.headers), size)
+        version = {"url": self._url, "validator": _validator(response.headers), "size": size}
         with _disk(self._notes):
-            write_durably(self._notes, json.dumps(asdict(version)))
+            write_durably(self._notes, json.dumps(version))
 
     def _write(self, response: http.client.HTTPResponse, offset: int, advance: Callable[[int], None]) -> None:
         with _disk(self.part):
@@ -338,12 +306,12 @@ class _Transfer:
 
 
 def _without_links(path: str, flags: int) -> int:
-    """Opens a file, but no symbolic link."""
+    """Opens a file, but not a symbolic link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _write_all(file: RawIOBase, block: bytes) -> None:
-    """Writes unbuffered: a buffer would be written again when the file on a full disk is closed."""
+    """Writes unbuffered: closing a file on a full disk would write a buffer again."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
@@ -351,7 +319,6 @@ def _write_all(file: RawIOBase, block: bytes) -> None:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Names the local file that cannot be written."""
     try:
         yield
     except OSError as problem:
@@ -359,11 +326,9 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 def _validator(headers: Any) -> str | None:
-    """Identifies a version of a file: a strong ETag, or else the time of the last change."""
+    """What identifies a version of a file: a strong ETag, or else the time of the last change."""
     tag = headers.get("ETag")
-    if tag is not None and not tag.startswith("W/"):
-        return tag
-    return headers.get("Last-Modified")
+    return headers.get("Last-Modified") if tag is None or tag.startswith("W/") else tag
 
 
 def _range(header: str | None) -> tuple[int | None, int | None]:
@@ -385,7 +350,6 @@ def _seconds(header: str | None) -> float:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if it cannot be read."""
-    try:
+    with suppress(UserError):
         return read_json(path, dict)
-    except UserError:
-        return {}
+    return {}

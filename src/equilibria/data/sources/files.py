@@ -23,8 +23,8 @@ class FilesText(Source):
 
     A unit is a paragraph: the lines up to a blank one or, in a file without blank lines, each line. If a split gets
     less than half of its share that way, a unit is a line, and if that is not enough, a part of a line. A unit has
-    65,536 characters at most; longer ones are cut at a line's end or a space. Its lines are passages, as in a folder;
-    blank ones are left out.
+    65,536 characters at most; longer ones are cut at a line's end or a space. Its lines, except blank ones, are
+    passages, as in a folder.
 
     Args:
         files: the files, in the order of the text.
@@ -65,22 +65,14 @@ class FilesText(Source):
                 yield from unit
 
     def whole(self) -> Iterator[str]:
-        """The pieces of all splits together, in the order of the text.
-
-        Raises:
-            UserError: a file is missing, unreadable or empty.
-        """
+        """The pieces of all splits together, in the order of the text; a UserError if a file cannot be used."""
         return chain.from_iterable(_units(self._paragraphs()))
 
     def size(self, split: Split) -> int:
         return int(self._shares[split] * self.whole_size())
 
     def whole_size(self) -> int:
-        """The bytes of all splits together, and blank lines.
-
-        Raises:
-            UserError: a file is missing or unreadable.
-        """
+        """The bytes of all files; a UserError if one cannot be read."""
         return sum(map(text_size, self.files))
 
     def fingerprint(self) -> str:
@@ -111,14 +103,14 @@ class FilesText(Source):
 
     @cached_property
     def _division(self) -> tuple[list[str], list["_Cut"]]:
-        """The coarsest cuts that give each split enough text, or else the finest; before them, the names of the units
-        that were tried, the chosen ones last."""
+        """The names of the units that were tried, and the coarsest cuts that give each split enough text, or else the
+        finest."""
         tried: list[str] = []
         cuts: list[_Cut] = []
         tally = _Tally(self._shares, ())
         for name, finer in self._ways():
-            if finer == cuts:  # every paragraph is a line
-                continue
+            if finer == cuts:
+                continue  # every paragraph is a line
             tried, cuts = [*tried, name], finer
             tally = _Tally(self._shares, _units(cuts))
             if tally.is_enough():
@@ -137,7 +129,7 @@ class _Cut:
 
 
 class _Tally:
-    """How much of a text each split gets, and the fraction that would fill an empty one."""
+    """How much of a text each split gets, and the fraction to fill an empty one."""
 
     def __init__(self, shares: Mapping[Split, float], units: Iterable[Sequence[str]]) -> None:
         self._shares = shares
@@ -154,12 +146,12 @@ class _Tally:
                 self._lowest_after_valid = min(self._lowest_after_valid, place)
 
     def is_enough(self) -> bool:
-        """Whether each split gets half of its share or more."""
+        """Whether each split gets at least half of its share."""
         total = sum(self._characters.values())
         return all(self._characters[split] >= _ENOUGH * share * total for split, share in self._shares.items())
 
     def check(self, name: str, units: str) -> None:
-        """Raises a UserError that names the nearest right fraction if a split is empty."""
+        """Raises a UserError that names the nearest working fraction if a split is empty."""
         for split in SPLITS:
             if not self._characters[split] and self._shares[split]:
                 found = f"none of its {self._units} {units} fell into the {split} split"
@@ -170,22 +162,18 @@ class _Tally:
             return "more text, or a smaller valid_fraction and test_fraction"
         needed = self._lowest if split == "valid" else self._lowest_after_valid - self._shares["valid"]
         other = self._shares["test" if split == "valid" else "valid"]
-        if needed + other > 0.99:  # no unit, or none that would leave others
+        if needed + other > 0.99:  # no unit, or none to spare
             return "more text"
         return f"{split}_fraction = {math.floor(needed * 1000 + 1) / 1000:g} or more"
 
 
 def _key(unit: Sequence[str]) -> str:
-    """What decides the split of a unit."""
+    """What the split of a unit is chosen by."""
     return "".join(unit).removesuffix("\n")
 
 
 def _units(cuts: Sequence[_Cut]) -> Iterator[list[str]]:
-    """All units of files, each the pieces of its lines.
-
-    Raises:
-        UserError: a file has none, or cannot be read.
-    """
+    """All units of files, each the pieces of its lines."""
     for cut in cuts:
         found = False
         for unit in _units_of_file(cut):
@@ -193,7 +181,7 @@ def _units(cuts: Sequence[_Cut]) -> Iterator[list[str]]:
                 found = True
                 yield unit
         if not found:
-            raise UserError(f"{cut.path} holds no text; leave it out or give another file")
+            raise UserError(f"{cut.path} holds no text; omit it or give another file")
 
 
 def _units_of_file(cut: _Cut) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ _OTHER_NAMES = {"val": "valid", "validation": "valid"}
 
 
 def split_of(file_name: str) -> Split | None:
-    """The split that a file of such a folder holds; None if its name is not that of a split."""
+    """The split that a file of such a folder holds; None if its name is not one of a split."""
     match = _FOLDER_FILE.fullmatch(file_name)
     name = match and _OTHER_NAMES.get(match[1], match[1])
     return next((split for split in SPLITS if split == name), None)
@@ -72,9 +72,8 @@ class FolderText(Source):
         try:
             check_manifest(self.path)
         except UserError as problem:
-            raise UserError(
-                f"{problem}; fetch it again, or remove {self.path / MANIFEST} to take the text as it is"
-            ) from problem
+            mend = f"fetch it again, or remove {self.path / MANIFEST} to take the text as it is"
+            raise UserError(f"{problem}; {mend}") from problem
 
     def _file(self, split: Split) -> Path:
         files = self._files(split) if split != "test" else self._files()
@@ -86,9 +85,8 @@ class FolderText(Source):
         """The file of each split; raises a UserError if a needed one is missing."""
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
-            raise UserError(
-                f"{self.path} {found}; give a folder with train.txt and valid.txt, such as `equilibria data NAME` makes"
-            )
+            mend = "give a folder with train.txt and valid.txt, such as `equilibria data NAME` makes"
+            raise UserError(f"{self.path} {found}; {mend}")
         texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:

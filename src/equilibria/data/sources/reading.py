@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from equilibria.errors import UserError
 
@@ -14,13 +13,13 @@ _LONGEST = 1 << 20  # characters of a line that are held in memory
 
 
 def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) -> Iterator[str]:
-    """Streams a text file in pieces: lines with their ends, or parts of lines that are too long to hold in memory.
+    """Streams a text file in pieces: lines with their ends, or parts of lines too long to hold in memory.
 
-    A part begins with the space before its first word; a word is cut only if `longest` characters have no space among
-    them. The last line ends in a newline even if the file does not.
+    A part begins with the space before its first word; only a word of `longest` characters or more is cut. The last
+    line ends in a newline even if the file does not.
 
     Args:
-        path: the file, decompressed where its name ends in `.gz`.
+        path: decompressed if its name ends in `.gz`.
         as_bytes: byte for byte: nothing is added, line ends are kept, and what is not UTF-8 becomes lone surrogates
             (`surrogateescape`).
         longest: about how many characters a part has, at most twice as many; None is a million.
@@ -30,10 +29,12 @@ def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) 
     """
     longest = longest or _LONGEST
     rest, ended = "", True
-    with _opened(path, as_bytes) as file:
+    opener = gzip.open if path.suffix == ".gz" else open
+    encoding, errors, newline = ("utf-8", "surrogateescape", "\n") if as_bytes else ("utf-8-sig", "strict", None)
+    with _named(path), opener(path, "rt", encoding=encoding, errors=errors, newline=newline) as file:
         while part := file.readline(longest):
             ended = part.endswith("\n")
-            if ended and not rest:  # as nearly all lines
+            if ended and not rest:  # nearly all lines
                 yield part
                 continue
             rest += part
@@ -47,11 +48,7 @@ def read_pieces(path: Path, as_bytes: bool = False, longest: int | None = None) 
 
 
 def text_size(path: Path) -> int:
-    """The bytes of a text file, decompressed where its name ends in `.gz`.
-
-    Raises:
-        UserError: the file cannot be read or is a damaged gzip file.
-    """
+    """The bytes of a text file, decompressed if its name ends in `.gz`; a UserError if it cannot be read."""
     with _named(path):
         if path.suffix != ".gz":
             return path.stat().st_size
@@ -60,17 +57,13 @@ def text_size(path: Path) -> int:
 
 
 def file_digest(path: Path) -> str:
-    """The hex digest of a file's bytes, read in pieces.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """The hex digest of a file's bytes, read in pieces; a UserError if it cannot be read."""
     with _named(path), path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def text_digest(parts: Iterable[str]) -> str:
-    """The hex digest of a sequence of strings, their boundaries included."""
+    """The hex digest of a sequence of strings, including their boundaries."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
@@ -84,27 +77,15 @@ def stable_fraction(key: str) -> float:
 
 
 @contextmanager
-def _opened(path: Path, as_bytes: bool = False) -> Iterator[TextIO]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    encoding, errors, newline = ("utf-8", "surrogateescape", "\n") if as_bytes else ("utf-8-sig", "strict", None)
-    with _named(path), opener(path, "rt", encoding=encoding, errors=errors, newline=newline) as file:
-        yield file
-
-
-@contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turns errors of reading a file into a UserError that names it."""
+    """Turns errors of reading a file into a UserError."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}); copy or compress it again") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{path} does not exist; check the path")
-    return UserError(f"{path} cannot be read: {error.strerror or error}")
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

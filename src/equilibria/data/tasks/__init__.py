@@ -1,1 +1,1 @@
-"""What a model learns and is measured on: each synthetic task is a frozen dataclass in a module of its own."""
+"""What a model learns and is measured on; the frozen dataclasses of these modules are kinds of tasks."""

@@ -1,7 +1,7 @@
-"""What a model learns and is measured on: a text, or sequences that are made when they are asked for.
+"""What a model learns and is measured on: a text, or sequences made on demand.
 
-Training, evaluation and reports know a `Task` and nothing below it. A task of one's own whose sequences are made from
-their numbers is a `SequenceTask` of four members.
+Training, evaluation and reports know only a `Task`. Your own task whose sequences are made from their numbers is a
+`SequenceTask` with four members.
 """
 
 import re
@@ -17,54 +17,39 @@ from equilibria.data.batches import Batches, Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tokenizers import Tokenizer, id_tokenizer
 from equilibria.errors import UserError
+from equilibria.ranges import at_least
 
 
 class EvaluationSet(Protocol):
     """Something to evaluate a model on."""
 
     def segments(self, batch_size: int, segment_length: int, max_tokens: int | None = None) -> Iterable[Segment]:
-        """One pass in which every target comes once.
-
-        Args:
-            batch_size: rows.
-            segment_length: tokens per row and segment; unused where sequences are whole.
-            max_tokens: where to stop; None reads all.
-        """
+        """One pass over every target, or over about `max_tokens`; whole sequences ignore `segment_length`."""
         ...
 
 
 class Task(ABC):
-    """What a model is trained and evaluated on. A subclass says its `vocabulary_size`, `training` and `split`.
-
-    A frozen dataclass needs no more; any other class overrides `fingerprint`.
-    """
+    """What a model is trained and evaluated on. A subclass has `vocabulary_size`, `training` and `split`, and a
+    `fingerprint` unless it is a frozen dataclass."""
 
     has_source: ClassVar[bool] = False
-    """Whether inputs are a source and targets are written after it, in place of the next tokens."""
+    """Whether targets are written after a source, the inputs, rather than being the next tokens."""
 
     @property
     @abstractmethod
     def vocabulary_size(self) -> int:
-        """How many tokens a model of it needs."""
+        """How many tokens a model needs."""
 
     @abstractmethod
     def training(self, batch_size: int, segment_length: int) -> Batches:
-        """What to train on; `segment_length` as for `EvaluationSet.segments`.
-
-        Raises:
-            UserError: there is too little of it.
-        """
+        """What to train on; a UserError if it is too short."""
 
     @abstractmethod
     def split(self, name: Split) -> EvaluationSet:
-        """What to evaluate on.
-
-        Raises:
-            UserError: there is no such split.
-        """
+        """What to evaluate on; a UserError if there is no such split."""
 
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are; `"valid"` always is."""
+        """The splits that exist, always with `"valid"`."""
         return ("valid",)
 
     def yardsticks(self, name: Split) -> Mapping[str, float]:
@@ -73,45 +58,39 @@ class Task(ABC):
 
     @property
     def name(self) -> str:
-        """For messages: that of the class, in words."""
+        """For messages; by default that of the class, in words."""
         return re.sub(r"(?<=.)([A-Z])", r" \1", type(self).__name__).lower()
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same data alone; the default is right where the fields of a dataclass say all."""
+        """Identifies the data; by default by the fields of a dataclass."""
         return repr(self)
 
     @property
     def length(self) -> int | None:
-        """Positions of a sequence; None for a text, which is read on from segment to segment."""
+        """Positions of a sequence; None for a text, which continues from segment to segment."""
         return None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Between text and the model's tokens; by default these are written as numbers."""
+        """Between text and the model's tokens; by default numbers."""
         return id_tokenizer(self.vocabulary_size)
 
     def check(self, vocabulary_size: int) -> None:
-        """Checks that a model has all tokens.
-
-        Raises:
-            UserError: it has fewer.
-        """
+        """Raises a UserError if a model has too few tokens."""
         if vocabulary_size < self.vocabulary_size:
             raise UserError(f"{self.name} has {self.vocabulary_size} classes, the model only {vocabulary_size}")
 
 
 class SequenceTask(Task):
-    """Sequences that are made from their numbers: the first `held_out` are for validation, the others for training.
+    """Sequences made from their numbers: the first `held_out` are for validation, the others for training.
 
-    A subclass says its `vocabulary_size`, `length`, `count` and `segment`. As sequences of different numbers differ, no
-    training sequence repeats another before all have been seen, or ever one that is held out.
-
-    Attributes:
-        held_out: sequences kept for validation; fewer than there are.
+    A subclass has `vocabulary_size`, `length`, `count` and `segment`. Different numbers make different sequences, so no
+    training sequence repeats another before all have been seen, or ever a held-out one.
     """
 
     held_out: int
+    """Sequences kept for validation; fewer than there are."""
 
     @property
     @abstractmethod
@@ -128,11 +107,9 @@ class SequenceTask(Task):
         """The sequences of these numbers (B,), each from 0 to `count − 1`, one per row."""
 
     def training(self, batch_size: int, segment_length: int | None = None) -> "SequenceBatches":
-        """Batches of whole sequences."""
         return SequenceBatches(self, batch_size)
 
     def split(self, name: Split) -> "HeldOut":
-        """The sequences held out, which are the split `"valid"`."""
         if name != "valid":
             raise UserError(f"{self.name} has no {name} split; it has valid")
         return HeldOut(self)
@@ -147,12 +124,8 @@ class HeldOut:
     def segments(
         self, batch_size: int, segment_length: int | None = None, max_tokens: int | None = None
     ) -> Iterator[Segment]:
-        """One pass over them, whole, or over the first batches: until `max_tokens` targets have come.
-
-        Raises:
-            ValueError: `batch_size` is below 1.
-        """
-        _check_rows(batch_size)
+        """One pass, or its first batches, until `max_tokens` targets have come."""
+        at_least(1, batch_size=batch_size)
         targets = 0
         for first in range(0, self.task.held_out, batch_size):
             if max_tokens is not None and targets >= max_tokens:
@@ -164,35 +137,18 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class SequenceBatches:
-    """Training batches of a task by index: resuming needs the index alone.
-
-    Args:
-        task: what to make.
-        batch_size: sequences per batch.
-
-    Raises:
-        ValueError: `batch_size` is below 1.
-    """
+    """`Batches` of a task; raises ValueError for a `batch_size` below 1."""
 
     task: SequenceTask
     batch_size: int
 
     def __post_init__(self) -> None:
-        _check_rows(self.batch_size)
+        at_least(1, batch_size=self.batch_size)
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
-        """The batch of that index, counted from 0; only these of its rows, all when None.
-
-        Raises:
-            IndexError: the index is negative.
-        """
+        """As `Batches.at`; raises IndexError for a negative index."""
         if index < 0:
             raise IndexError(f"batch {index}: batches count from 0")
         held_out = self.task.held_out
         drawn = index * self.batch_size + (np.arange(self.batch_size) if rows is None else np.asarray(rows))
         return self.task.segment(held_out + drawn % (self.task.count - held_out))
-
-
-def _check_rows(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")

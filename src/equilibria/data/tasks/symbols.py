@@ -1,11 +1,13 @@
-"""What the tasks on sequences of symbols have in common.
+"""Tasks on sequences of symbols: copy memory and reversal.
 
-A sequence's number goes through a bijection to its symbols: sequences are disjoint by construction, not by luck.
+A sequence's number goes through a bijection to its symbols, so sequences are disjoint by construction.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,19 +17,21 @@ from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tasks.base import SequenceTask
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
+from equilibria.ranges import at_least
 
+_BLANK, _MARKER = 0, 9
 _ALPHABET_BITS = 3
 _LONGEST = 20  # symbols whose bits fit, three each, in a 64-bit number
 
 
 @dataclass(frozen=True, kw_only=True)
 class SymbolTask(SequenceTask):
-    """Something to do with symbols from 1 to 8.
+    """A task on symbols from 1 to 8.
 
     Args:
         symbols: how many, 1 to 20.
         held_out: sequences kept for validation; fewer than there are.
-        seed: of the order in which the sequences come; another seed holds out others.
+        seed: of the order of the sequences; another seed holds out others.
 
     Raises:
         ValueError: a number outside its range.
@@ -49,7 +53,6 @@ class SymbolTask(SequenceTask):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """A digit per class."""
         return digit_tokenizer()
 
     @property
@@ -58,7 +61,6 @@ class SymbolTask(SequenceTask):
         """The least loss without memory, in nats."""
 
     def yardsticks(self, name: Split) -> dict[str, float]:
-        """The least loss without memory."""
         return {"chance_loss": self.chance}
 
     def segment(self, numbers: np.ndarray) -> Segment:
@@ -66,7 +68,7 @@ class SymbolTask(SequenceTask):
 
     @abstractmethod
     def arranged(self, symbols: Tensor) -> Segment:
-        """What is to be done with `(B, symbols)` symbols."""
+        """Inputs and targets for `(B, symbols)` symbols."""
 
     def _symbols(self, numbers: np.ndarray) -> np.ndarray:
         """(B,) numbers to (B, symbols) symbols: multiplying by an odd number and folding the upper bits onto the lower
@@ -79,3 +81,71 @@ class SymbolTask(SequenceTask):
             x ^= x >> np.uint64(bits // 2 + 1)
         digits = x[:, None] >> np.arange(0, bits, _ALPHABET_BITS, dtype=np.uint64)
         return (digits & np.uint64(7)).astype(np.int64) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyMemory(SymbolTask):
+    """Repeat, at the end of a sequence, the symbols it began with (Hochreiter and Schmidhuber 1997; this form: Arjovsky
+    et al. 2015, arXiv:1511.06464, and Bai et al. 2018, arXiv:1803.01271).
+
+    A sequence has `blanks + 2 · symbols` positions. Inputs: `symbols` symbols from 1 to 8, `blanks − 1` zeros and
+    `symbols + 1` markers 9. Targets: zeros, and at the last `symbols` positions the symbols. Every position counts in
+    the loss, a mean of 10-class cross-entropies.
+
+    Args:
+        blanks: positions between the last symbol and the first that must be repeated, at least 1.
+    """
+
+    blanks: int = 400
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, blanks=self.blanks)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 10
+
+    @property
+    def length(self) -> int:
+        return self.blanks + 2 * self.symbols
+
+    @property
+    def chance(self) -> float:
+        """Certain of every blank, ignorant of every symbol."""
+        return self.symbols * math.log(8) / self.length
+
+    def arranged(self, symbols: Tensor) -> Segment:
+        """Inputs and targets, `(B, length)` each; the symbols are the answers."""
+
+        def constant(value: int, length: int) -> Tensor:
+            return symbols.new_full((len(symbols), length), value)
+
+        inputs = (symbols, constant(_BLANK, self.blanks - 1), constant(_MARKER, self.symbols + 1))
+        targets = torch.cat((constant(_BLANK, self.blanks + self.symbols), symbols), dim=1)
+        return Segment(torch.cat(inputs, dim=1), targets, starts=True, answers=targets != _BLANK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reversal(SymbolTask):
+    """Read symbols and write them in reverse order (one of the algorithmic tasks of Dehghani et al. 2018,
+    arXiv:1807.03819). Class 0 is never a target: it may start them."""
+
+    has_source: ClassVar[bool] = True
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 9
+
+    @property
+    def length(self) -> int:
+        return self.symbols
+
+    @property
+    def chance(self) -> float:
+        """Ignorant of every symbol."""
+        return math.log(8)
+
+    def arranged(self, symbols: Tensor) -> Segment:
+        """Sources and targets, `(B, symbols)` each."""
+        return Segment(symbols, symbols.flip(1), starts=True)

@@ -2,8 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from equilibria.interop.hugging_face.configuration import EquilibriaConfig
-from equilibria.interop.hugging_face.modeling import EquilibriaForCausalLM
+from equilibria.interop.hugging_face.modeling import EquilibriaConfig, EquilibriaForCausalLM
 
 __all__ = ["EquilibriaConfig", "EquilibriaForCausalLM"]
 

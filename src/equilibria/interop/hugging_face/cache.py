@@ -1,8 +1,8 @@
 """The stock `DynamicCache` of transformers as the cache of a model.
 
 A layer of it holds two tensors of a token, keys and values, as a cell does: an equilibrium of one block has one layer,
-however often it is solved, and an explicit depth one for each block of each application. What has no heads (the states
-and inputs of a trellis cell) has one. A step lets the cache append empty slots, and the cell's evaluations write there.
+and an explicit depth one for each block of each application. What has no heads (the states and inputs of a trellis
+cell) is stored with one. A step lets the cache append empty slots, and the cell's evaluations write there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from equilibria.models.decoding import Step
 
 
 def cache_layers(model: TokenModel) -> int | None:
-    """Layers of a `DynamicCache` that a model fills; None where its past is no keys and values of tokens."""
+    """Layers of a `DynamicCache` that a model fills; None if its past is not keys and values of tokens."""
     if not isinstance(model, LanguageModel) or not model.decodes():
         return None
     return len(model.new_cache().entries) // 2
@@ -36,18 +36,18 @@ def read_on(
     limit: int | None = None,
     depth: Depth | None = None,
 ) -> Step:
-    """Read the tokens after those in a cache into it, without gradients.
+    """Reads tokens `(B, L ≥ 1)` into a cache, after those in it, without gradients.
 
     Args:
         model: in evaluation mode.
-        tokens_BL: token ids, `(B, L ≥ 1)`.
-        past: what has been read; changed in place.
-        padding_B: tokens at the left of each row that are padding, of those in the cache and these.
+        tokens_BL: token ids.
+        past: changed in place.
+        padding_B: how many tokens at the left of each row, in the cache and these, are padding.
         limit: tokens of the cache that are seen at most; None for all.
-        depth: at which they are read; None for the model's own.
+        depth: None for the model's own.
 
     Raises:
-        ValueError: the cache is of another kind or another model's, or a token is none of the vocabulary's.
+        ValueError: the cache is of another kind or another model's, or a token is outside the vocabulary.
     """
     _check(past, len(model.new_cache(depth=depth).entries) // 2)
     model.check(tokens_BL)
@@ -66,7 +66,7 @@ def read_on(
 
 @torch.no_grad()
 def _with_room(past: TransformersCache, entries: Sequence[tuple[int, ...]], length: int) -> list[Tensor]:
-    """The cache's own tensors, grown by so many slots, laid out as a model's."""
+    """The cache's own tensors, grown by `length` slots, laid out as a model's."""
     tensors: list[Tensor] = []
     for number, layer in enumerate(past.layers):
         assert isinstance(layer, DynamicLayer)
@@ -82,7 +82,7 @@ def _check(past: TransformersCache, layers: int) -> None:
     if not stock or any(type(layer) is not DynamicLayer for layer in past.layers):
         raise ValueError(
             f"this model reads into a DynamicCache that keeps every token and stays on the device, found {past!r}; "
-            f"leave past_key_values and cache_implementation out"
+            f"omit past_key_values and cache_implementation"
         )
     if len(past.layers) not in (0, layers):
-        raise ValueError(f"this model's cache has {layers} layers, found {len(past.layers)}; it is another model's")
+        raise ValueError(f"this model's cache has {layers} layers, found {len(past.layers)}: another model's cache")

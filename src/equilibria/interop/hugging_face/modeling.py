@@ -1,33 +1,87 @@
-"""A language model of equilibria as transformers knows models: loaded, saved, trained and sampled from by its tools.
+"""A language model of equilibria for transformers: loaded, saved, trained and sampled from by its tools.
 
-It holds one of our models and adds no arithmetic to it. Weights are drawn by our own constructors, and what a module of
-ours shares with another is tied by name, so that loading on the meta device and saving in shards keep it shared.
+`config.json` holds the `[model]` table of its recipe; a file of two lines beside it lets `trust_remote_code=True` find
+these classes without an import. The model wraps one of ours, whose constructors draw the weights. Shared parameters are
+tied by name, so that loading on the meta device and saving in shards keep them shared.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
+from equilibria.configuration import Recipe, RunRecipe, recipe_from, table_of
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.gradients import Phantom, Unrolled
 from equilibria.interop.hugging_face.cache import cache_layers, read_on
-from equilibria.interop.hugging_face.configuration import EquilibriaConfig
 from equilibria.interop.hugging_face.padding import LeftPadding
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, ModelRecipe
 from equilibria.models.causal import CausalModel
 from equilibria.nn import TiedEmbedding
+
+_BRIDGE = "modeling_equilibria"
+_BRIDGE_TEXT = """\
+# transformers reads this with trust_remote_code=True; the classes are those of the installed package equilibria.
+from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM  # noqa: F401
+"""
+
+
+class EquilibriaConfig(PreTrainedConfig):
+    """A language model of equilibria, as transformers describes one.
+
+    Args:
+        recipe: the `[model]` table of a recipe as plain JSON, the solver of evaluation in it
+            (`recipe["depth"]["eval_solver"]`); other keys have a recipe's defaults.
+        vocab_size: tokens.
+        max_position_embeddings: tokens that a generated token sees at most, including itself: the window of
+            `equilibria generate`. Positions are relative, so a given text may be longer. None for all tokens.
+        use_cache: whether the model, if it can, returns the keys and values of what it has read.
+        tie_word_embeddings: whether the output layer of a recipe with a tied embedding has the embedding's weight.
+        hidden_size, num_hidden_layers: features of a token, and layers of a cache; set by the model.
+    """
+
+    model_type = "equilibria"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    recipe: dict[str, Any] | None = None
+    vocab_size: int = 256
+    max_position_embeddings: int | None = None
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        classes = {"AutoConfig": "EquilibriaConfig", "AutoModelForCausalLM": "EquilibriaForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"{_BRIDGE}.{name}" for auto, name in classes.items()})
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def of(cls, model: ModelRecipe, vocabulary_size: int, window: int | None = None) -> EquilibriaConfig:
+        """The configuration of a recipe's model; `window` is `max_position_embeddings`."""
+        return cls(recipe=table_of(model), vocab_size=vocabulary_size, max_position_embeddings=window)
+
+    def whole_recipe(self) -> Recipe:
+        """A recipe of this model; raises a UserError that names a wrong key or value of the table."""
+        run = table_of(RunRecipe(name=self.model_type))
+        return recipe_from({"run": run, **({"model": self.recipe} if self.recipe else {})}, "config.json (recipe)")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        Path(save_directory, f"{_BRIDGE}.py").write_text(_BRIDGE_TEXT, encoding="utf-8")
 
 
 class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
@@ -53,13 +107,13 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         model = build_model(config.whole_recipe(), config.vocab_size)
         if not isinstance(model, CausalModel):
-            raise ValueError(f"a {type(model).__name__} does not continue a text; it is no causal language model")
+            raise ValueError(f"a {type(model).__name__} does not continue a text; it is not a causal language model")
         self.model = model
         self.depth: Depth | None = None
         self.lm_head = self._head(model.embedding)
         self._tied_weights_keys = self._shared_names()
         for parameter in self.parameters():
-            # What transformers calls initialised it leaves alone.
+            # transformers leaves these alone.
             parameter._is_hf_initialized = parameter.device.type != "meta"  # pyright: ignore[reportAttributeAccessIssue]
         layers = cache_layers(model)
         config.hidden_size, config.num_hidden_layers = model.embedding.d_model, layers or 1
@@ -86,24 +140,20 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """One text, or the next tokens of one.
-
-        In training the loss has the model's penalties added, as in our own trainer.
+        """A whole text, or the next tokens of one. In training the loss includes the model's penalties.
 
         Args:
             input_ids: token ids, `(B, L)`.
-            attention_mask: 0 at padding, at the ends of rows only; with a cache, of the tokens in it too.
+            attention_mask: 0 at padding, at the ends of rows only; with a cache, for the tokens in it too.
             past_key_values: what has been read; the new tokens are added to it, without gradients.
             labels: token ids `(B, L)`, shifted here; -100 where there is nothing to predict.
-            use_cache: return what was read for later tokens; None for as the configuration says, where neither
-                training nor gradients are on.
-            logits_to_keep: see transformers; 0 for all positions. With labels, all.
-            num_items_in_batch: labels of all batches whose losses are added up, where the loss is a sum over it.
+            use_cache: return the cache; None for the configuration's choice, in evaluation without gradients.
+            logits_to_keep: see transformers; 0 for all positions, as always with labels.
+            num_items_in_batch: labels of all batches whose losses are summed; the loss is then a sum over it.
             output_hidden_states: return the final states, alone: an equilibrium has no others.
 
         Raises:
-            ValueError: the model keeps nothing in a cache, is in training mode with one, or a mask, a token or a cache
-                is none of its own.
+            ValueError: the model has no cache or is in training mode with one, or a mask, token or cache is invalid.
         """
         past = past_key_values
         if self._caches(past, use_cache) and past is None:
@@ -137,7 +187,6 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         return use_cache
 
     def _read_on(self, tokens_BL: Tensor, past: TransformersCache, padding: LeftPadding | None) -> Tensor:
-        """The final states over a cache."""
         window = self.config.max_position_embeddings
         assert isinstance(self.model, LanguageModel)
         limit = None if window is None else window - 1
@@ -171,20 +220,17 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         return loss + (penalty if items is None else penalty * ((labels[:, 1:] != NO_TARGET).sum() / items))
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that embeds tokens."""
         assert isinstance(self.model.embedding, nn.Module)
         return self.model.embedding
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The output layer, where it is a linear one with the embedding's weight."""
         return self.lm_head
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Raises ValueError: a vocabulary of another size is another recipe's."""
-        raise ValueError("the vocabulary of this model is that of its recipe; it cannot be resized")
+        raise ValueError("this model's recipe fixes its vocabulary; it cannot be resized")
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """What the head and tied layers share: every name of a parameter but its first, and that first one."""
+        """Maps each further name of a shared parameter to its first."""
         return dict(self._tied_weights_keys)
 
     def _shared_names(self) -> dict[str, str]:
@@ -194,7 +240,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Weights that a checkpoint lacked become those of a fresh model; all others are left alone."""
+        """Gives weights that the checkpoint lacked those of a fresh model."""
         missing = {
             name: parameter
             for name, parameter in self.model.named_parameters()
@@ -212,21 +258,20 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Compute each differentiated step again in the backward pass: what `gradient_checkpointing` asks for too.
+        """Recomputes each differentiated step in the backward pass, as for `gradient_checkpointing`.
 
         Raises:
-            ValueError: there are no such steps, or an argument asks for something else.
+            ValueError: there are no such steps, or an argument is not supported.
         """
         options = {**(activation_checkpointing_kwargs or {})}
         if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
             raise ValueError(
-                f"this model computes every step again, by PyTorch's checkpoints that are not reentrant; found "
+                f"this model recomputes every step, by non-reentrant checkpoints of PyTorch; found "
                 f"{activation_checkpointing_kwargs}, every_n_layers {every_n_layers}, offload {offload}"
             )
         self._checkpoint(True)
 
     def activation_checkpointing_disable(self) -> None:
-        """Keep the differentiated steps for the backward pass."""
         self._checkpoint(False)
 
     def _checkpoint(self, on: bool) -> None:
@@ -237,7 +282,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
                 self.depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
-                    "this model's gradient has no steps to compute again; an implicit one stores a single evaluation "
-                    "whatever the depth. Leave activation checkpointing out"
+                    "this model's gradient has no steps to recompute; an implicit one stores a single evaluation at "
+                    "any depth. Turn activation checkpointing off"
                 )
         self.gradient_checkpointing = on

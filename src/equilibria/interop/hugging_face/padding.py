@@ -1,7 +1,6 @@
-"""Padding at the left of a batch: taken from an attention mask, and moved out of the way.
+"""Padding at the left of a batch: taken from an attention mask, and moved behind the text.
 
-Models are causal and know relative positions only, so a row turned round, its text first and its padding last, is the
-row alone. That is exact, costs nothing, and lets gradients through.
+Models are causal and know only relative positions, so a row rotated to put its text first is exactly the row alone.
 """
 
 from __future__ import annotations
@@ -16,40 +15,40 @@ from equilibria.data.batches import NO_TARGET
 
 @dataclass(frozen=True)
 class LeftPadding:
-    """How many tokens at the left of each row are padding, `(B,)`, of how many."""
+    """Numbers `(B,)` of padding tokens at the left of each row, and the length of the rows."""
 
     padding_B: Tensor
     length: int
 
     @classmethod
     def of(cls, mask: Tensor | None, batch: int, length: int) -> LeftPadding | None:
-        """What an attention mask says of `length` tokens, or its last columns where it has more; None for no padding.
+        """The padding in the last `length` columns of an attention mask; None for none.
 
-        Zeros at the right end are let be: nothing before them sees what stands there. So is a row of zeros only.
+        Zeros at the right end, or a whole row of them, are ignored: nothing before them sees what is there.
 
         Raises:
-            ValueError: the mask is of another shape, or has zeros amid ones.
+            ValueError: the mask has another shape, or zeros between ones.
         """
         if mask is None:
             return None
         if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] < length:
             raise ValueError(
-                f"attention_mask must be ({batch}, {length}), one number for each token that was read and is new, "
+                f"attention_mask must be ({batch}, {length}), one number for each cached and new token, "
                 f"found {tuple(mask.shape)}"
             )
         present_BL = mask[:, mask.shape[1] - length :].bool()
-        first_B = present_BL.int().argmax(dim=1)  # of the equal ones argmax takes the first
+        first_B = present_BL.int().argmax(dim=1)  # the first of equal ones
         positions_L = torch.arange(length, device=mask.device)
         end_B = first_B + present_BL.sum(dim=1)
         in_one_BL = (positions_L >= first_B.unsqueeze(1)) & (positions_L < end_B.unsqueeze(1))
         if not torch.equal(in_one_BL, present_BL):
-            raise ValueError("attention_mask has zeros amid ones; padding is understood at the ends of a row only")
+            raise ValueError("attention_mask has zeros between ones; padding must be at the ends of a row")
         return cls(first_B, length) if bool(first_B.any()) else None
 
     def targets(self, labels_BL: Tensor) -> Tensor:
-        """Labels of the last L tokens of a text, without those of padding and of the first token after it.
+        """Labels of the last L tokens, without those of padding and of the first token after it.
 
-        What would predict that one is the state of padding, which in a row turned round has seen the text.
+        The state that would predict that one is of padding, which in a rotated row has seen the text.
         """
         length = self.length - labels_BL.shape[1]
         positions_L = torch.arange(length, self.length, device=labels_BL.device)
