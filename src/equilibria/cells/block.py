@@ -16,11 +16,9 @@ from equilibria.nn.relative_attention import BoundRelativeAttention
 
 
 class Block(nn.Module):
-    """What the blocks of all cells have in common; they differ in their attention and their norms.
+    """What the blocks of all cells share; they differ in attention and norms.
 
     Attributes:
-        feed_forward: the position-wise network.
-        attention_norm, feed_forward_norm: the norms.
         pre_norm: whether a norm is that of what a sublayer reads, or that of the sum after it.
     """
 
@@ -70,7 +68,6 @@ class BlockMap(BoundMap[SomeCell]):
     blocks: tuple[BoundBlock, ...]
 
     def over(self, view: CacheView) -> Self:
-        """With other keys and values before each block."""
         rooms = zip(self.blocks, keys_values_rooms(view), strict=True)
         return replace(self, blocks=tuple(block.over(room) for block, room in rooms))
 

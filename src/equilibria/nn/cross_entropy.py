@@ -1,9 +1,7 @@
-"""The loss of a large vocabulary, taken over a few tokens at a time: all scores of all tokens never exist at once.
+"""The loss of a large vocabulary over a few tokens at a time: all scores of all tokens never exist at once.
 
-PyTorch's own chunked operator computes the gradients while it has the scores of a chunk, so nothing is recomputed.
+PyTorch's chunked operator computes the gradients while it has the scores of a chunk, so nothing is recomputed.
 """
-
-from __future__ import annotations
 
 from typing import Literal
 
@@ -26,20 +24,11 @@ def chunked_cross_entropy(
     bias_V: Tensor | None = None,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """`cross_entropy(linear(hidden, weight, bias), targets)` without the `(N, V)` scores.
+    """`cross_entropy(linear(hidden, weight, bias), targets)` in nats, without the `(N, V)` scores.
 
-    The sum is taken in float32 at least, under autocast too. It can be differentiated once, and backwards: a
-    derivative of its gradient, or one in forward mode, needs the plain formula.
-
-    Args:
-        hidden_ND: features of the positions.
-        weight_VD: a row per token.
-        targets_N: token ids; -100 where there is none.
-        bias_V: added to the scores.
-        reduction: the mean over the targets that are there (NaN without any), or their sum.
-
-    Returns:
-        A scalar in nats.
+    The mean is that over the targets that are not -100, NaN without any. The sum is taken in float32 at least, under
+    autocast too. It can be differentiated once, and backwards: a derivative of its gradient, or one in forward mode,
+    needs the plain formula.
     """
     precision = torch.promote_types(weight_VD.dtype, torch.float32)
     tokens = _SCORES.get(hidden_ND.device.type, _SCORES_ELSEWHERE) // len(weight_VD)

@@ -1,6 +1,4 @@
-"""Where tokens become features and features become tokens again: one module owns what the two ways share."""
-
-from __future__ import annotations
+"""Where tokens become features and features tokens: one module owns what both ways share."""
 
 from abc import ABC, abstractmethod
 
@@ -10,18 +8,13 @@ from torch.nn import functional as F
 from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
 from equilibria.ranges import at_least
 
-# From so many tokens on the scores of a batch outgrow everything else, and taking the loss in chunks is faster too
+# From this many tokens on the scores of a batch outgrow everything else, and a chunked loss is faster too
 # (docs/lab-notes.md).
 _LARGE = 20_000
 
 
 class TokenEmbedding(nn.Module, ABC):
-    """What a language model asks of its embedding. `N` positions, `D` features, `V` tokens.
-
-    Attributes:
-        vocabulary_size: `V`.
-        d_model: `D`.
-    """
+    """What a language model needs of its embedding. `N` positions, `D = d_model`, `V = vocabulary_size`."""
 
     vocabulary_size: int
     d_model: int
@@ -43,10 +36,6 @@ class TiedEmbedding(nn.Embedding, TokenEmbedding):
     """A row of features per token; the same matrix is the softmax's (Press and Wolf 2016, arXiv:1608.05859).
 
     Rows start normal with variance `1 / d_model`, so that scores of normalised features start near one in size.
-
-    Args:
-        vocabulary_size: number of token ids.
-        d_model: features.
     """
 
     def __init__(self, vocabulary_size: int, d_model: int) -> None:
@@ -55,18 +44,13 @@ class TiedEmbedding(nn.Embedding, TokenEmbedding):
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
 
     def reset_parameters(self) -> None:
-        """Draw the rows."""
         nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every token, `(…, D) → (…, V)`."""
         return F.linear(hidden, self.weight)
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        """The mean negative log-likelihood, in nats, over the targets that are not -100.
-
-        Of a large vocabulary it is taken in chunks, and can be differentiated once; see `chunked_cross_entropy`.
-        """
+        """For a large vocabulary it is computed in chunks, which allows one derivative; see `chunked_cross_entropy`."""
         if self.num_embeddings >= _LARGE:
             return chunked_cross_entropy(hidden_ND, self.weight, targets_N)
         return F.cross_entropy(self.logits(hidden_ND), targets_N, ignore_index=IGNORED)

@@ -13,17 +13,15 @@ _BASE = 10_000.0
 
 @dataclass(frozen=True)
 class Rotation:
-    """Unit complex numbers `(length, head_size / 2)`: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
+    """Unit complex numbers: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
 
     turn: Tensor
     """`(length, head_size / 2)`, or with a batch before it where rows differ."""
 
     @classmethod
     def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
-        """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32.
-
-        Angles are taken in float64, so that far from the start a difference of positions turns by as much as near it.
-        """
+        """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32. Angles
+        are taken in float64, so that a difference of positions turns by as much far from the start as near it."""
         if head_size % 2:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
@@ -54,15 +52,13 @@ def distance_embedding(length: int, features: int, like: Tensor) -> Tensor:
 def relative_shift(scores_BHLR: Tensor) -> Tensor:
     """Turn scores against distances into scores against the key positions, `(B, H, L, S)`, a view.
 
-    Query `i` of `L` stands at key position `S − L + i`; its score for key `j` is the one of distance `S − L + i − j`.
+    Query `i` of `L` stands at key position `S − L + i`; its score for key `j` is that of distance `S − L + i − j`.
+    Entries of later keys are arbitrary (finite) and must be masked.
 
     Args:
         scores_BHLR: `R = 1 + S`: a column of anything finite, then the distances `S − 1, …, 0`. The column comes free
-            as a row of zeros before the projected distances, and makes the shift a matter of strides (the padding
-            that Transformer-XL's code does at each evaluation).
-
-    Returns:
-        A view whose entries of later keys are arbitrary (finite) and must be masked.
+            as a row of zeros before the projected distances, and makes the shift a matter of strides (Transformer-XL's
+            code pads at each evaluation instead).
     """
     B, H, L, R = scores_BHLR.shape
     return scores_BHLR.reshape(B, H, R, L)[:, :, 1:].view(B, H, L, R - 1)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from equilibria.nn.recurrence import linear_recurrence
+from equilibria.nn.convolution import linear_recurrence
 from equilibria.paper.baselines.base import Layer, State
 from equilibria.paper.baselines.convolution import reach
 from equilibria.paper.baselines.weight_dropout import with_dropped_weights
