@@ -73,10 +73,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
                 for leaf in evaluation.outputs
             )
             product = evaluation.transposed(probe, create_graph=True)
-            total = total + sum(_widened(part).square().sum() for part in product)
+            # Squares of half precision overflow.
+            wide = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in product)
+            total = total + sum(part.square().sum() for part in wide)
     return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))
-
-
-def _widened(part: Tensor) -> Tensor:
-    """In float32 at least: squares of half precision overflow."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))

@@ -1,7 +1,5 @@
 """A transformer block: attention and a position-wise network, each with a residual and a norm."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -52,11 +50,11 @@ class BoundBlock:
         a_BLD = block.attention_norm(a_BLD)
         return block.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
 
-    def over(self, room: KeysValuesRoom) -> BoundBlock:
+    def over(self, room: KeysValuesRoom) -> Self:
         """With other keys and values before it."""
         return replace(self, attention=replace(self.attention, past=room))
 
-    def at(self, row: int, tokens_T: Tensor) -> BoundBlock:
+    def at(self, row: int, tokens_T: Tensor) -> Self:
         """Of some tokens of a row, over a cache."""
         return replace(self, attention=self.attention.at(row, tokens_T))
 

@@ -52,17 +52,6 @@ class CacheView:
         return self.tables[id(owner)]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows on their way from one cache to another: how many tokens are seen of each, the position of its next token,
-    the last tokens (as many as the longest has), and the latest states, where there are any."""
-
-    lengths_B: Tensor
-    next_B: Tensor
-    tensors: tuple[Tensor, ...]
-    latest: Tensor | None
-
-
 class Cache:
     """Per-token tensors of all cells of a model, preallocated, growing in blocks. Changed in place by the model.
 
@@ -178,35 +167,32 @@ class Cache:
         for cache, _ in parts:
             if cache.entries != first.entries or cache.limit != first.limit:
                 raise ValueError("only caches of one model with one limit go together")
-        read = [cache._rows(rows) for cache, rows in parts]
+        lengths, nexts, tensors, states = zip(*(cache._rows(rows) for cache, rows in parts), strict=True)
         gathered = cls(first.entries, first.limit)
         gathered.warm_start = first.warm_start
-        lengths_B = torch.cat([part.lengths_B for part in read])
+        lengths_B = torch.cat(lengths)
         length = int(lengths_B.max())
         gathered.tokens = gathered._end = length
         gathered._padding_B = length - lengths_B
         gathered._longest_padding = int(gathered._padding_B.max())
-        gathered._shift_B = torch.cat([part.next_B for part in read]) - length
-        gathered._tensors = tuple(
-            _at_their_ends(tensors, length) for tensors in zip(*(p.tensors for p in read), strict=True)
-        )
-        latest = [part.latest for part in read if part.latest is not None]
-        gathered._latest = torch.cat(latest) if len(latest) == len(read) else None
+        gathered._shift_B = torch.cat(nexts) - length
+        gathered._tensors = tuple(_at_their_ends(same, length) for same in zip(*tensors, strict=True))
+        latest = [state for state in states if state is not None]
+        gathered._latest = torch.cat(latest) if len(latest) == len(states) else None
         return gathered
 
-    def _rows(self, rows: Tensor) -> _Rows:
+    def _rows(self, rows: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Of some rows: how many tokens are seen of each, the position of its next one, the last tokens (as many as the
+        longest row has), and the latest states, where there are any."""
         assert self._tensors
         length, forgotten = self.length, self.tokens - self.length
         nothing_B = torch.zeros_like(rows)
         padding_B = nothing_B if self._padding_B is None else (self._padding_B[rows] - forgotten).clamp_min(0)
         shift_B = nothing_B if self._shift_B is None else self._shift_B[rows]
         seen = int((length - padding_B).max())
-        return _Rows(
-            lengths_B=length - padding_B,
-            next_B=self.tokens + shift_B,
-            tensors=tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors),
-            latest=None if self._latest is None else self._latest.index_select(0, rows),
-        )
+        tensors = tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors)
+        latest = None if self._latest is None else self._latest.index_select(0, rows)
+        return length - padding_B, self.tokens + shift_B, tensors, latest
 
     def _set_padding(self, padding_B: Tensor) -> None:
         self._longest_padding = int(padding_B.max()) if len(padding_B) else 0

@@ -190,7 +190,6 @@ class TransformerXLCell(Cell):
         return dropout_mask(inputs_BLD.new_empty(()).expand(shape), self.dropout, self.training)
 
     def typed_blocks(self) -> Iterator[TransformerXLBlock]:
-        """The blocks, in order."""
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block

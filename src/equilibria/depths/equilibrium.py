@@ -1,9 +1,8 @@
 """The depth of a deep equilibrium model: a fixed point."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -94,10 +93,10 @@ class Equilibrium(Depth):
     def warmup(self, steps: int) -> int:
         return 0 if self.schedule is None else self.schedule.warmup(steps)
 
-    def steady(self) -> Equilibrium:
+    def steady(self) -> Self:
         return replace(self, schedule=None)
 
-    def _limited(self, limit: int) -> Equilibrium:
+    def _limited(self, limit: int) -> Self:
         """With at most `limit` evaluations in training."""
         if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
             return replace(self, gradient=replace(self.gradient, steps=limit))

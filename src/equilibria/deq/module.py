@@ -92,7 +92,8 @@ class DEQ(HandlesBackwardHooks):
         with HeldCell(self.cell, inputs, keywords, self._updated.get(modes)) as held:
             solver = self.solver if self.training else self.eval_solver
             options: dict[str, Any] = {"tol": tol, "max_evaluations": max_evaluations, "iterates": iterates}
-            solution = fixed_point(held, z0, solver, self.gradient, self._reaction(), **options)
+            reaction = self.on_failure or ("ignore" if self.training and self.failures else "warn")
+            solution = fixed_point(held, z0, solver, self.gradient, reaction, **options)
         self._updated[modes] = held.updated
         if self.training and solution.status is not Status.CONVERGED:
             self.failures += 1
@@ -114,11 +115,6 @@ class DEQ(HandlesBackwardHooks):
         if self.on_failure is not None:
             parts.append(f"on_failure={self.on_failure!r}")
         return ",\n".join(parts)
-
-    def _reaction(self) -> OnFailure:
-        if self.on_failure is not None:
-            return self.on_failure
-        return "ignore" if self.training and self.failures else "warn"
 
     def _start(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> State:
         start = self.start or getattr(self.cell, "initial_state", None)

@@ -34,7 +34,6 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
         model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
         tokens: token ids `(B, L)`, `L ≥ 2`.
         cuts: first replaced positions, each from 1 to `L − 1`; by default the quarters and the last.
-        seed: of the replacements.
     """
     length = tokens.shape[1]
     if length < 2:

@@ -47,7 +47,6 @@ def gradient_error(
         parameters: tensors that require grad, by name.
         reference_solver: solves the reference; when None, tight Anderson with a long history, per prefix where `solver`
             goes by token, as mixing each token by itself stalls where tokens are chained.
-        seed: of the functional.
 
     Raises:
         ConvergenceError: the reference or its adjoint did not converge, so there is nothing to compare with.

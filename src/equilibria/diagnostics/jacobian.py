@@ -119,7 +119,6 @@ def audit_coupling(f: Map, z: State, scope: Scope = "sample", seed: int = 0) -> 
         f: the map, differentiable.
         z: a state like the solution.
         scope: what a group is.
-        seed: of the directions.
     """
     packing = Packing.of(z, scope)
     evaluation, _ = evaluate(f, z)

@@ -10,10 +10,9 @@ from equilibria.solvers import AdjointReport, Iterate, Map, Solver, State
 
 @dataclass(frozen=True, eq=False)
 class Solve:
-    """The solve that a gradient belongs to.
+    """The solve that a gradient belongs to; its solver also measures states after it.
 
     Attributes:
-        solver: its solver, which also measures states after it.
         wanted: numbers of the iterates wanted beside the solution.
         iterate: how it ended; None for a gradient that begins at the start.
         proposal: the state the solver would have evaluated next, for a gradient that begins there; None for an iterate

@@ -70,11 +70,8 @@ class _GuardedAdjoint:
         packing = Packing.of(incoming, self.scope)
         g, reached = packing.pack(incoming), self.reached.unsqueeze(-1)
         known = plain(self.reached)
-        some, every = bool(known.any()), bool(known.all())
-        v = torch.zeros_like(g)
-        if some:
-            v = self._solved(packing, torch.where(reached, g, 0.0))
-        if not every:
+        v = self._solved(packing, torch.where(reached, g, 0.0)) if bool(known.any()) else torch.zeros_like(g)
+        if not bool(known.all()):
             v = v + self._series(packing, torch.where(reached, 0.0, g))
         return tuple(leaves(packing.unpack(v)))
 

@@ -266,7 +266,18 @@ class _Trail:
         """Compare the reconstructed start of a pass with the start, and report the worst comparison."""
         start = self.carried(self.start)
         self._compare(start if self._at is None else self._reach(0), start)
-        self._judge()
+        assert self._worst is not None
+        off, residual = self._worst
+        failed = self.report.status not in (None, Status.CONVERGED)
+        within = bool((residual <= self.bound).all())
+        if not (failed and within):
+            self.report.status = Status.CONVERGED if within else Status.IRREVERSIBLE
+            self.report.residual, self.report.reconstruction = residual, off
+        if not within and self.report.on_failure is not None:
+            self.report.on_failure(
+                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the "
+                f"bound {self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
+            )
         self._at = self._value = self._worst = None
         self._taken.clear()
 
@@ -326,21 +337,6 @@ class _Trail:
         if self._worst is not None:
             off, residual = torch.maximum(off, self._worst[0]), torch.maximum(residual, self._worst[1])
         self._worst = off, residual
-
-    def _judge(self) -> None:
-        """Report the worst of a pass."""
-        assert self._worst is not None
-        off, residual = self._worst
-        failed = self.report.status not in (None, Status.CONVERGED)
-        within = bool((residual <= self.bound).all())
-        if not (failed and within):
-            self.report.status = Status.CONVERGED if within else Status.IRREVERSIBLE
-            self.report.residual, self.report.reconstruction = residual, off
-        if not within and self.report.on_failure is not None:
-            self.report.on_failure(
-                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the "
-                f"bound {self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
-            )
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.cross_entropy import IGNORED, chunked_cross_entropy
-from equilibria.nn.embedding import TokenEmbedding
+from equilibria.nn.embedding import IGNORED, TokenEmbedding, chunked_cross_entropy
 from equilibria.ranges import at_least
 
 _SHRINKAGE = 4  # published: each cluster has a fourth of the features of the one before

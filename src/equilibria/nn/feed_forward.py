@@ -60,18 +60,11 @@ class BoundFeedForward:
 
 
 def _activated(activation: Activation, a: Tensor) -> Tensor:
-    match activation:
-        case "relu":
-            return _relu(a)
-        case "gelu":
-            return F.gelu(a)
-        case "relu_squared":
-            return _relu(a).square()
-        case "swiglu":
-            gate, value = a.chunk(2, dim=-1)
-            return F.silu(gate) * value
-
-
-def _relu(a: Tensor) -> Tensor:
-    """In place without a graph; with one, `a` is a view, whose in-place gradient costs several copies."""
-    return F.relu(a, inplace=not torch.is_grad_enabled())
+    if activation == "gelu":
+        return F.gelu(a)
+    if activation == "swiglu":
+        gate, value = a.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    # In place without a graph; with one, `a` is a view, whose in-place gradient costs several copies.
+    a = F.relu(a, inplace=not torch.is_grad_enabled())
+    return a.square() if activation == "relu_squared" else a

@@ -24,13 +24,9 @@ def normalised(layer: Layer, normalisation: Normalisation) -> Layer:
             estimated by a step of power iteration each time the weight is read in training.
     """
     one_of(Normalisation, normalisation=normalisation)
-    match normalisation:
-        case "none":
-            return layer
-        case "weight":
-            return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
-        case "spectral":
-            return spectral_norm(layer)  # pyright: ignore[reportReturnType]
+    if normalisation == "weight":
+        return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
+    return spectral_norm(layer) if normalisation == "spectral" else layer  # pyright: ignore[reportReturnType]
 
 
 def feature_norm(kind: Norm, features: int) -> nn.Module:

@@ -1,9 +1,8 @@
 """Positions: rotary angles (Su et al. 2021, arXiv:2104.09864), sinusoidal distances (Dai et al. 2019,
 arXiv:1901.02860) and linear biases. All are relative, so a memory of any length needs no offset."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ class Rotation:
     """`(length, head_size / 2)`, or with a batch before it where rows differ."""
 
     @classmethod
-    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
+    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Self:
         """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32. Angles
         are taken in float64, so that a difference of positions turns by as much far from the start as near it."""
         if head_size % 2:
@@ -30,9 +29,9 @@ class Rotation:
         angle = (positions.unsqueeze(-1) * _BASE**-exponent).remainder(2 * torch.pi).to(real)
         return cls(torch.polar(torch.ones_like(angle), angle))
 
-    def at(self, row: int, tokens_T: Tensor) -> Rotation:
+    def at(self, row: int, tokens_T: Tensor) -> Self:
         """The rotation of some tokens of a row."""
-        return Rotation((self.turn if self.turn.dim() == 2 else self.turn[row])[tokens_T])
+        return type(self)((self.turn if self.turn.dim() == 2 else self.turn[row])[tokens_T])
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate `(…, length, heads, head_size)` by position."""

@@ -138,8 +138,6 @@ class Solver(AdjointSolver):
         """Solve `z = f(z)` from `z0`, without gradients.
 
         Args:
-            f: the map.
-            z0: where to start.
             propose: whether to return the iterate that would come after the last evaluation too.
             iterates: numbers of iterates to return as well; iterate `k` comes after `k` evaluations.
         """

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +46,8 @@ def differentiated() -> int | None:
 
 def mapped_last() -> list[int]:
     """The levels of `vmap` between the caller and any other transform."""
-    found: list[int] = []
-    for interpreter in reversed(transforms.get_interpreter_stack() or []):
-        if interpreter.key() != _Kind.Vmap:
-            break
-        found.insert(0, interpreter.level())
-    return found
+    stack = reversed(transforms.get_interpreter_stack() or [])
+    return [interpreter.level() for interpreter in takewhile(lambda entry: entry.key() == _Kind.Vmap, stack)][::-1]
 
 
 def plain(tensor: Tensor) -> Tensor:
