@@ -7,7 +7,7 @@ MOST_LAYERS = 1000
 """Layers of one kind that a model is built of, at most."""
 
 
-def at_least(least: float, **values: float | None) -> None:
+def at_least(least: float, /, **values: float | None) -> None:
     """Raises ValueError for a value below `least`, or one that is infinite or NaN."""
     for name, value in values.items():
         if value is not None and not least <= value < inf:
@@ -21,7 +21,7 @@ def layers(least: int = 1, **values: int) -> None:
             raise ValueError(f"{name} must be from {least} to {MOST_LAYERS}, found {value}")
 
 
-def above(bound: float, **values: float | None) -> None:
+def above(bound: float, /, **values: float | None) -> None:
     """Raises ValueError for a value of at most `bound`, or one that is infinite or NaN."""
     for name, value in values.items():
         if value is not None and not bound < value < inf:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import Memory, PostNormCell, ThreeBlockCell, transformer_xl
-from equilibria.nn import initialise_normal
+from equilibria.cells.transformer_xl import initialise_normal
 from plain_loops import average, layer_normed, linear, randomised
 
 VARIATIONAL = [(2, 1, 8), (2, 1, 12), (2, 1, 8), (2, 2, 4, 7)]

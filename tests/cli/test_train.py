@@ -33,7 +33,7 @@ FLAGS = {
     'model.cell.kind = "post_norm"': "heads inner attention_dropout norm_position affine window initial_std",
     'model.cell.kind = "three_block"': "heads inner attention_dropout blocks window initial_std",
     'model.cell.kind = "transformer_xl"': (
-        "heads inner blocks attention_dropout norm_position affine window interleaved output_norm initial_std"
+        "heads inner attention_dropout norm_position affine window initial_std blocks interleaved output_norm"
     ),
     'model.cell.kind = "trellis"': "hidden output_size dilation weight_dropout recurrent_std scan",
     'model.depth.kind = "equilibrium"': (

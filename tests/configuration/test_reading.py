@@ -275,8 +275,8 @@ def test_what_is_written_reads_back_equal(
         ("[model.cell]\ndropout = 1.0", "FILE: model.cell: dropout must be at least 0 and below 1, found 1.0"),
         (
             '[model.cell]\nkind = "contractiv"',
-            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "post_norm", "three_block", '
-            '"transformer_xl", "trellis", or "package.module:Class"; did you mean "contractive"?',
+            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "transformer_xl", "post_norm", '
+            '"three_block", "trellis", or "package.module:Class"; did you mean "contractive"?',
         ),
         ("[model.cell]\nd_model = 100", "FILE: model.cell: "),
         ('[model.cell]\nkind = "post_norm"\nblocks = 2', "FILE: model.cell.blocks: kind post_norm has no such key"),
@@ -332,11 +332,11 @@ def test_what_is_written_reads_back_equal(
         ),
         (
             "[model.depth.schedule]\nwarmup_steps = 3\nwarmup_share = 0.5",
-            "FILE: model.depth.schedule: warmup_share has no use beside warmup_steps",
+            "FILE: model.depth.schedule: warmup_share has no effect beside warmup_steps",
         ),
         (
             "[model.depth]\nresidual_penalty = 0.5\n[model.depth.schedule.residual]\nweight = 1.0",
-            "FILE: model.depth: residual_penalty has no use beside schedule.residual",
+            "FILE: model.depth: residual_penalty has no effect beside schedule.residual",
         ),
         (
             '[model]\nkind = "equilibria.paper.baselines:LSTM"\nd_model = 8',

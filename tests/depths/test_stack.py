@@ -55,7 +55,7 @@ def test_halting_takes_the_width_of_its_cell_where_it_has_none() -> None:
     ("build", "message"),
     [
         (lambda: Stack(0), "layers must be from 1 to 1000, found 0"),
-        (lambda: Stack(2, tied=True, shared_biases=True), "shared_biases has no use beside tied layers"),
+        (lambda: Stack(2, tied=True, shared_biases=True), "shared_biases has no effect on tied layers"),
         (lambda: arranged(Stack(2, shared_biases=True)), "a AveragingLayer has no such biases"),
     ],
 )

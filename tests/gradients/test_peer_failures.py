@@ -111,7 +111,7 @@ def test_8_unknown_and_impossible_options_are_errors_that_name_them():
         eq.fixed_point(without_fixed_point, torch.zeros(1, 1), tolerance=1e-3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="terms must be at least 1, found 0"):
         eq.Neumann(terms=0)
-    with pytest.raises(ValueError, match="max_evaluations of at least 2, found 1"):
+    with pytest.raises(ValueError, match="max_evaluations must be at least 2, found 1"):
         eq.GMRES(max_evaluations=1)
     with pytest.raises(TypeError, match=r"Broyden.*found Anderson"):
         eq.fixed_point(torch.cos, torch.zeros(1, 1), eq.Anderson(), eq.ReuseInverse())

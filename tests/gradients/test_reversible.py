@@ -223,7 +223,7 @@ def test_lost_digits_are_reported_and_kept_states_bring_them_back():
     solution, error = stretched(eq.Reversible(40, 0.99))
     status, residual, reconstruction = adjoint_numbers(solution)
     assert status is eq.Status.IRREVERSIBLE
-    assert "reconstruct" in status.sentence
+    assert "reconstruct" in status.value
     assert reconstruction > residual > 1e-3
     assert error >= 0.0  # an affine map's gradient does not depend on the iterates
     for keep_every in (1, 7, 10):
@@ -331,7 +331,7 @@ def test_gradient_error_and_the_layer_take_it():
     ("build", "name"),
     [
         (lambda: eq.Reversible(steps=0), "steps"),
-        (lambda: eq.Reversible(damping=1.0), "damping is above 0 and below 1"),
+        (lambda: eq.Reversible(damping=1.0), "damping must be at least 0 and below 1"),
         (lambda: eq.Reversible(damping=0.0), "damping"),
         (lambda: eq.Reversible(keep_every=0), "keep_every"),
         (lambda: eq.Reversible(bound=0.0), "bound"),

@@ -16,7 +16,7 @@ from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
-from equilibria.solvers.draft import Draft
+from equilibria.solvers.base import Draft
 from trellises import trellis
 
 TOKENS = torch.arange(12).view(2, 6) % 7

@@ -269,7 +269,7 @@ def test_what_cannot_decode_says_so():
     built.eval()
     with pytest.raises(ValueError, match="3 numbers from 0 to 15"):
         built.prefill(text(), torch.tensor([0, 16, 0]))
-    with pytest.raises(ValueError, match="cache is of 3 rows"):
+    with pytest.raises(ValueError, match="cache has batch size 3"):
         built.decode(text(2, 1), built.prefill(text()).cache)
     with pytest.raises(ValueError, match="token id 29"):
         built.decode(torch.full((3,), 29), built.prefill(text()).cache)
@@ -285,7 +285,7 @@ def test_a_cache_or_a_memory_of_another_model_or_batch_is_named():
         deeper.decode(text(3, 1), built.prefill(text()).cache)
     memory = built(text(2)).memory
     for rows in (1, 4):
-        with pytest.raises(ValueError, match=f"memory is of 2 rows, and the tokens are of {rows}"):
+        with pytest.raises(ValueError, match=f"memory has batch size 2, the tokens have {rows}"):
             built(text(rows), memory=memory)
 
 

@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from equilibria.nn import normalised
-from equilibria.nn.convolution import last, pairs
-from equilibria.nn.recurrence import linear_recurrence
+from equilibria.nn.convolution import last, linear_recurrence, pairs
 
 sizes = st.integers(1, 5)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from allocations import peak_bytes
-from equilibria.nn import cross_entropy
-from equilibria.nn.cross_entropy import chunked_cross_entropy
+from equilibria.nn import embedding
+from equilibria.nn.embedding import chunked_cross_entropy
 
 
 def drawn(positions: int, features: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,7 +37,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_plain_formula(
     targets[1::3] = -100
     inputs = [hidden, weight, bias] if biased else [hidden, weight]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cross_entropy._SCORES, "cpu", chunk)
+        patch.setitem(embedding._SCORES, "cpu", chunk)
         found = chunked_cross_entropy(hidden, weight, targets, bias if biased else None, reduction)
     scores = F.linear(hidden, weight, bias if biased else None)
     expected = F.cross_entropy(scores, targets, reduction=reduction)
@@ -65,7 +65,7 @@ def test_memory_is_that_of_the_gradients_not_of_the_scores():
     plain = peak_bytes(lambda: F.cross_entropy(F.linear(hidden, weight, bias), targets).backward())
     chunked = peak_bytes(lambda: chunked_cross_entropy(hidden, weight, targets, bias).backward())
     assert plain > 2 * scores
-    assert chunked < 2 * cross_entropy._SCORES["cpu"] * 4 + 4 * gradients
+    assert chunked < 2 * embedding._SCORES["cpu"] * 4 + 4 * gradients
     assert chunked < plain / 4
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equilibria.solvers import NewtonKrylov, Picard, Status
-from equilibria.solvers.draft import Draft
+from equilibria.solvers.base import Draft
 from problems import affine, causal_attention, rotation, slow_diagonal, without_fixed_point
 
 

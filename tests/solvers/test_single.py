@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.solvers.base import Solver
-from equilibria.solvers.single import iterate_single
+from equilibria.solvers.picard import iterate_single
 
 MAPS = {
     "contracts": lambda z, x, weight: torch.tanh(0.1 * z @ weight + x),

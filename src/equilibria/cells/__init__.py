@@ -3,10 +3,8 @@
 from equilibria.cells.base import BoundMap, Cell, Memory
 from equilibria.cells.cache import Cache, CacheView
 from equilibria.cells.contractive import ContractiveCell
-from equilibria.cells.post_norm import PostNormCell
 from equilibria.cells.stack import StackedCell
-from equilibria.cells.three_block import ThreeBlockCell
-from equilibria.cells.transformer_xl import TransformerXLCell
+from equilibria.cells.transformer_xl import PostNormCell, ThreeBlockCell, TransformerXLCell
 from equilibria.cells.trellis import TrellisCell
 
 __all__ = [

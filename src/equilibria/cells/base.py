@@ -1,12 +1,12 @@
 """What every cell offers a depth and a model.
 
-`f = cell.bind(inputs, past)` takes everything that does not depend on `z`, once per solve: weights as they are used,
-the injection, keys and values of the past, dropout masks. `f` is a map of the state alone, `f(z)`; that is what
-solvers, depths and audits see, and `f.remember(z)` is what the next segment needs of it. What a model goes on with is
-`readout` of the state, which may hold more than that.
+`f = cell.bind(inputs, past)` computes everything that does not depend on `z`, once per solve: effective weights, the
+injection, keys and values of the past, dropout masks. `f` is a map of the state alone, `f(z)`, which is what solvers,
+depths and audits see; `f.remember(z)` is what the next segment needs of it. A model continues with `readout` of the
+state, which may hold more than that.
 
-What a segment sees of the past comes in two forms. A `Memory` holds states, through which a gradient may flow and
-which are projected anew under weights that change. A `CacheView` holds what the same cell made of them, for inference.
+A segment sees the past in one of two forms. A `Memory` holds states, through which a gradient may flow and which are
+projected anew under weights that change. A `CacheView` holds what the same cell made of them, for inference.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Memory:
         return self.states[0].shape[1] if self.states else 0
 
     def check(self, rows: int) -> None:
-        """Raises ValueError where it is of another batch than one of so many rows: some cells would broadcast it."""
+        """Raises ValueError unless it has the tokens' batch size: some cells would broadcast it."""
         if self.states and len(self.states[0]) != rows:
-            raise ValueError(f"the memory is of {len(self.states[0])} rows, and the tokens are of {rows}")
+            raise ValueError(f"the memory has batch size {len(self.states[0])}, the tokens have {rows}")
 
     def flatten(self) -> list[Tensor]:
         """The tensors, for a checkpoint."""
@@ -50,33 +50,23 @@ class Memory:
         return cls(tuple(tensors))
 
     def select(self, rows: Tensor) -> Memory:
-        """The memory of these rows, in this order, each as often as it is named."""
+        """The memory of these rows, in this order; rows may repeat."""
         return Memory.gathered([(self, rows)])
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[Memory, Tensor]]) -> Memory:
-        """Rows of several memories as one; all remember equally many tokens.
-
-        Args:
-            parts: memories, and of each the rows that are wanted, `(R,)` integers.
-        """
+        """Rows, `(R,)` integers, of several memories as one; all remember equally many tokens."""
         chosen = ([state.index_select(0, rows) for state in memory.states] for memory, rows in parts)
         return cls(tuple(torch.cat(states) for states in zip(*chosen, strict=True)))
 
     @staticmethod
     def join(old: Memory | None, new: Sequence[Tensor], limit: int, detach: bool = True) -> Memory | None:
-        """The last `limit` tokens of the old memory followed by the new states; None for a limit of 0.
-
-        Args:
-            old: what was remembered before, None where that is nothing.
-            new: states of the tokens since.
-            limit: tokens that are kept.
-            detach: whether the result is cut from the graph.
-        """
+        """The last `limit` tokens of the old memory followed by the new states, cut from the graph with `detach`; None
+        for a limit of 0."""
         if limit == 0:
             return None
         before = old.states if old is not None else tuple(state[:, :0] for state in new)
-        # Cut out before it is joined, so that little is copied, and a long segment is not kept alive by a view of it.
+        # Cut before joining, so that little is copied and no view keeps a long segment alive.
         parts = (
             (past[:, max(0, past.shape[1] + state.shape[1] - limit) :], state[:, -limit:])
             for past, state in zip(before, new, strict=True)
@@ -86,11 +76,7 @@ class Memory:
 
     @staticmethod
     def split(memory: Memory | None, sizes: Sequence[int]) -> list[Memory | None]:
-        """The parts of a memory that several cells share, of so many tensors each; None for a part of none.
-
-        Raises:
-            ValueError: the memory has another number of tensors.
-        """
+        """The parts of a memory that several cells share, by the number of tensors of each; None for a part of none."""
         if memory is None:
             return [None] * len(sizes)
         if len(memory.states) != sum(sizes):
@@ -103,7 +89,7 @@ class Memory:
 
 
 Past: TypeAlias = Memory | CacheView | None
-"""What a cell may be given of the tokens before a segment."""
+"""What a cell may see of the tokens before a segment."""
 
 
 def furthest(reaches: Iterable[int | None]) -> int | None:
@@ -139,52 +125,40 @@ class BoundMap(ABC, Generic[SomeCell]):
 
     @abstractmethod
     def evaluate(self, z_BLD: Tensor) -> Tensor:
-        """What an evaluation computes."""
+        """The value of the map."""
 
     @abstractmethod
     def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
-        """The states a later segment attends to, per token of this one: `remembered` tensors `(B, L, ·)`.
-
-        Args:
-            z_BLD: the state.
-            latest: whether the latest evaluation was made at it, so that what it found may be used again.
-        """
+        """The states a later segment attends to, per token of this one: `remembered` tensors `(B, L, ·)`. `latest` says
+        that the latest evaluation was made at `z`, so that its results may be reused."""
 
     def over(self, view: CacheView) -> BoundMap[SomeCell]:
         """The same map over another part of a cache: for the next application of an explicit depth."""
         raise NotImplementedError
 
     def at(self, row: int, tokens_T: Tensor) -> BoundMap[SomeCell]:
-        """The map at some tokens of a row of a segment over a cache, whose states are `(1, T, ·)`.
-
-        Their evaluation writes to their slots, and sees those of all others as they are. In evaluation mode.
-
-        Raises:
-            ValueError: the cell evaluates all tokens together.
-        """
+        """The map at some tokens of a row of a segment over a cache, with states `(1, T, ·)`, in evaluation mode. It
+        writes to their slots, and sees those of all others as they are. Raises ValueError unless the cell is
+        separable."""
         name = type(self.cell).__name__
         raise ValueError(f"{name} evaluates all tokens of a segment together; none can leave it early")
 
     def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
-        """Have the segment's slots of the cache hold what belongs to the latest evaluation, `z ↦ value`.
-
-        Nothing is to be done by a cell whose evaluations write there themselves.
-        """
+        """Fill the segment's slots of the cache from the latest evaluation, `z ↦ value`, unless that wrote to them."""
 
 
 class Cell(nn.Module, ABC):
     """One map of states `(B, L, ·)`, causal along `L`.
 
-    A cell of one's own sets `d_model` and defines `evaluate`, and `remember` where a state is not all that a later
-    segment needs. One that computes anything besides the state, once per solve, defines `bind` instead.
+    Your own cell sets `d_model` and defines `evaluate`, and `remember` where a later segment needs more than the state.
+    One that computes anything once per solve defines `bind` instead.
 
     Attributes:
         d_model: features of the embedded inputs and of the output.
-        layers_per_application: transformer layers that one evaluation is worth: what an explicit twin's depth is
-            counted in.
+        layers_per_application: transformer layers that one evaluation is worth, by which an explicit twin is sized.
         remembered: how many tensors `remember` returns.
-        injection: whether the inputs enter every evaluation. Without, they are where a solve starts, as in an
-            ordinary stack of layers.
+        injection: whether the inputs enter every evaluation. If not, a solve starts from them, as in an ordinary stack
+            of layers.
     """
 
     d_model: int
@@ -193,12 +167,7 @@ class Cell(nn.Module, ABC):
     injection: bool = True
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> BoundMap[Any]:
-        """The map of one solve.
-
-        Args:
-            inputs_BLD: the embedded inputs of the segment.
-            past: what it sees of the tokens before it; None for nothing.
-        """
+        """The map of one solve, given the embedded inputs of a segment and what it sees of the tokens before it."""
         return _Plain(self, inputs_BLD, past)
 
     def evaluate(self, z_BLD: Tensor, inputs_BLD: Tensor, past: Past) -> Tensor:
@@ -207,42 +176,37 @@ class Cell(nn.Module, ABC):
 
     def remember(self, z_BLD: Tensor, inputs_BLD: Tensor) -> tuple[Tensor, ...]:
         """The states a later segment attends to, of a cell that does not define `bind`; the state itself."""
-        del inputs_BLD
         return (z_BLD,)
 
     def forward(self, z_BLD: Tensor, bound: BoundMap[Any]) -> Tensor:
-        """One evaluation of a bound map, which is called itself: `bound(z)`."""
+        """One evaluation of a bound map, which is what you call: `bound(z)`."""
         return bound.evaluate(z_BLD)
 
     @property
     def remembers_argument(self) -> bool:
         """Whether a later segment attends to the argument of the last application, and not to its result.
 
-        At an equilibrium they are the same. Layers attend to their own input, so of explicit layers the argument is
-        the exact choice; a cell that an input is injected into hands on its most advanced state.
+        At an equilibrium they are the same. Explicit layers attend to their own input, so there the argument is exact;
+        a cell with injection hands on its most advanced state.
         """
         return not self.injection
 
     def initial_state(self, inputs_BLD: Tensor) -> Tensor:
-        """Where a solve starts: zeros in the shape of the embedded inputs; the inputs where they are not injected."""
+        """Where a solve starts: zeros like the embedded inputs, or the inputs where they are not injected."""
         return torch.zeros_like(inputs_BLD) if self.injection else inputs_BLD
 
     def readout(self, z: Tensor) -> Tensor:
-        """What the model goes on with: `(B, L, ·) → (B, L, d_model)`. The state itself, unless a cell keeps more."""
+        """What the model continues with: `(B, L, ·) → (B, L, d_model)`; the state itself, unless a cell keeps more."""
         return z
 
     @property
     def cached(self) -> tuple[Entry, ...]:
-        """What a cache keeps of a token.
-
-        Raises:
-            ValueError: the cell cannot decode from a cache.
-        """
+        """What a cache keeps of a token; raises ValueError where the cell cannot decode from a cache."""
         raise ValueError(f"{type(self).__name__} keeps nothing in a cache; give its past as a memory")
 
     @property
     def reach(self) -> int | None:
-        """How many tokens back an evaluation looks; None for all of them."""
+        """How many tokens back an evaluation looks; None for all."""
         return None
 
     @property

@@ -1,7 +1,5 @@
 """A transformer block: attention and a position-wise network, each with a residual and a norm."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,11 +14,9 @@ from equilibria.nn.relative_attention import BoundRelativeAttention
 
 
 class Block(nn.Module):
-    """What the blocks of all cells have in common; they differ in their attention and their norms.
+    """What the blocks of all cells share; they differ in attention and norms.
 
     Attributes:
-        feed_forward: the position-wise network.
-        attention_norm, feed_forward_norm: the norms.
         pre_norm: whether a norm is that of what a sublayer reads, or that of the sum after it.
     """
 
@@ -54,11 +50,11 @@ class BoundBlock:
         a_BLD = block.attention_norm(a_BLD)
         return block.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
 
-    def over(self, room: KeysValuesRoom) -> BoundBlock:
+    def over(self, room: KeysValuesRoom) -> Self:
         """With other keys and values before it."""
         return replace(self, attention=replace(self.attention, past=room))
 
-    def at(self, row: int, tokens_T: Tensor) -> BoundBlock:
+    def at(self, row: int, tokens_T: Tensor) -> Self:
         """Of some tokens of a row, over a cache."""
         return replace(self, attention=self.attention.at(row, tokens_T))
 
@@ -70,7 +66,6 @@ class BlockMap(BoundMap[SomeCell]):
     blocks: tuple[BoundBlock, ...]
 
     def over(self, view: CacheView) -> Self:
-        """With other keys and values before each block."""
         rooms = zip(self.blocks, keys_values_rooms(view), strict=True)
         return replace(self, blocks=tuple(block.over(room) for block, room in rooms))
 

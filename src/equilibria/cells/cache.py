@@ -1,9 +1,9 @@
 """What a model keeps of the tokens it has read, so that a new token is solved alone.
 
 At a fixed point the state of a past token is final, and so are its keys and values: a cache holds those of one cell,
-however often the cell was applied, in buffers with room for what comes next. A cell is handed a view that ends with
-the segment's own slots; its evaluations write there, and the last one leaves what later tokens read. An explicit
-depth has a part for each of its applications.
+however often the cell was applied, in buffers with room for more. A cell gets a view that ends with the segment's own
+slots; its evaluations write there, and the last one leaves what later tokens read. An explicit depth has a part for
+each of its applications.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.nn.attention import Place
+from equilibria.ranges import at_least
 
 Entry = tuple[int, ...]
 """Sizes of what is kept of a token: `(features,)`, or with heads before it, `(heads, features)`."""
@@ -30,7 +31,7 @@ class CacheView:
     Attributes:
         tensors: `(B, S, features)` or `(B, heads, S, features)` each, `S` = past + segment, views of the buffers.
         place: where the segment stands.
-        tables: what `table` has made before.
+        tables: what `table` has made so far.
         capacity: tokens that the buffers hold, at least `S`.
     """
 
@@ -40,37 +41,15 @@ class CacheView:
     capacity: int
 
     def split(self, sizes: Sequence[int]) -> list[CacheView]:
-        """Parts of so many tensors each."""
+        """Split by the given numbers of tensors."""
         parts = iter(self.tensors)
         return [replace(self, tensors=tuple(islice(parts, size))) for size in sizes]
 
     def table(self, owner: nn.Module, make: Callable[[int], Tensor]) -> Tensor:
-        """What depends on weights and a number of tokens only, made once for all that the buffers hold.
-
-        Args:
-            owner: whose it is.
-            make: from a number of tokens to the table.
-        """
+        """An owner's table, which depends only on weights and a number of tokens: made once for all that fit."""
         if id(owner) not in self.tables:
             self.tables[id(owner)] = make(self.capacity)
         return self.tables[id(owner)]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows on their way from one cache to another.
-
-    Attributes:
-        lengths_B: tokens that are seen of each.
-        next_B: position of the next token of each.
-        tensors: their last tokens, as many as the longest has.
-        latest: their latest states, where there are any.
-    """
-
-    lengths_B: Tensor
-    next_B: Tensor
-    tensors: tuple[Tensor, ...]
-    latest: Tensor | None
 
 
 class Cache:
@@ -78,20 +57,16 @@ class Cache:
 
     Args:
         entries: what is kept of a token, cell after cell.
-        limit: past tokens that are kept at most, as a memory's length; None for all.
+        limit: most past tokens that are kept, as a memory's length; None for all.
 
     Attributes:
         tokens: read so far, padding among them.
         warm_start: whether the solve of a token starts from the state of the one before it, and not from where a
-            segment's does. Off: it takes more evaluations of a trained model, and agrees less with a full solve.
-
-    Raises:
-        ValueError: the limit is negative.
+            segment's does. Off: with it a trained model takes more evaluations, and agrees less with a full solve.
     """
 
     def __init__(self, entries: Sequence[Entry], limit: int | None = None) -> None:
-        if limit is not None and limit < 0:
-            raise ValueError(f"a cache's limit must be at least 0, or None for all tokens; found {limit}")
+        at_least(0, limit=limit)
         self.entries, self.limit = tuple(entries), limit
         self.tokens = 0
         self.warm_start = False
@@ -105,7 +80,7 @@ class Cache:
 
     @property
     def contents(self) -> tuple[Tensor, ...]:
-        """What is kept of all tokens so far, as many as there were room for: a view for each entry."""
+        """What is kept of the tokens so far: a view for each entry."""
         return tuple(t[..., : self._end, :] for t in self._tensors)
 
     @property
@@ -129,11 +104,7 @@ class Cache:
         return self.bytes_per_token * self.length * (self.batch or 0)
 
     def pad(self, padding_B: Tensor, tokens_BL: Tensor) -> None:
-        """Declare the first so many tokens of each row padding. Before the first token only.
-
-        Raises:
-            ValueError: not one number per row, or one that leaves no token.
-        """
+        """Declare the first tokens of each row padding, as many as `padding_B` says. Only before the first token."""
         assert not self.tokens
         batch, length = tokens_BL.shape
         if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
@@ -143,16 +114,8 @@ class Cache:
         self._set_padding(padding_B.to(tokens_BL.device))
 
     def adopt(self, tensors: Sequence[Tensor], tokens: int, padding_B: Tensor | None = None) -> None:
-        """Go on in the tensors of another cache, whose free slots are written to. Before the first token only.
-
-        Args:
-            tensors: one for each entry, `(B, slots, features)` or `(B, heads, slots, features)`.
-            tokens: how many of the slots are filled, padding among them.
-            padding_B: how many tokens at the left of each row are padding; None for none.
-
-        Raises:
-            ValueError: the tensors are not laid out as the entries say.
-        """
+        """Continue in another cache's tensors, one for each entry, of whose slots `tokens` are filled; `padding_B` says
+        how many of each row are padding. Writes to their free slots. Only before the first token."""
         assert not self.tokens
         found = [(*t.shape[1:-2], t.shape[-1]) for t in tensors]
         if found != list(self.entries):
@@ -162,19 +125,15 @@ class Cache:
             self._set_padding(padding_B)
 
     def present(self, length: int) -> Tensor | None:
-        """Which of the next tokens are no padding, `(B, length, 1)`; None where all are."""
+        """Which of the next tokens are not padding, `(B, length, 1)`; None if all."""
         present_BL = self._present(self.tokens, length)
         return None if present_BL is None else present_BL.unsqueeze(-1)
 
     def room(self, like_BLD: Tensor) -> CacheView:
-        """A view for a segment `(B, L, ·)` of this dtype and device; what is too old goes.
-
-        Raises:
-            ValueError: another batch than before.
-        """
+        """A view for a segment `(B, L, ·)` of this dtype and device; tokens beyond the limit are dropped."""
         batch, length = like_BLD.shape[:2]
         if self._tensors and batch != self.batch:
-            raise ValueError(f"the cache is of {self.batch} rows, and the tokens are of {batch}")
+            raise ValueError(f"the cache has batch size {self.batch}, the tokens have {batch}")
         past = self.length
         if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
             self._make_room(like_BLD, past)
@@ -185,75 +144,62 @@ class Cache:
         return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
 
     def start(self, initial_BLD: Tensor) -> Tensor:
-        """Where the solve of the next tokens starts, given where that of a segment would."""
+        """Where the solve of the next tokens starts; by default at `initial`."""
         if self._latest is None or not self.warm_start or initial_BLD.shape[1] != 1:
             return initial_BLD
         return self._latest
 
     def advance(self, states_BLD: Tensor) -> None:
-        """What was written for the tokens of these states is final."""
+        """Declare what was written for the tokens of these states final."""
         self._latest = states_BLD[:, -1:]
         self._end += states_BLD.shape[1]
         self.tokens += states_BLD.shape[1]
 
     def select(self, rows: Tensor) -> Cache:
-        """A cache of these rows, in this order, each as often as it is named: for beams and several samples."""
+        """A cache of these rows, in this order; rows may repeat, for beams and several samples."""
         return Cache.gathered([(self, rows)])
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[Cache, Tensor]]) -> Cache:
-        """Rows of several caches of one model as one, for texts that are decoded together from here on.
-
-        They end together: shorter rows are padded at their left. A row keeps its positions, so that what it was read
-        with stays valid.
-
-        Args:
-            parts: caches that have read something, and of each the rows that are wanted, `(R,)` integers.
-
-        Raises:
-            ValueError: the caches are of different models, or of different limits.
-        """
+        """Rows, `(R,)` integers, of several caches of one model and limit as one, to decode together from here on.
+        Shorter rows are padded at their left. A row keeps its positions, so that what it was read with stays valid."""
         first = parts[0][0]
         for cache, _ in parts:
             if cache.entries != first.entries or cache.limit != first.limit:
                 raise ValueError("only caches of one model with one limit go together")
-        read = [cache._rows(rows) for cache, rows in parts]
+        lengths, nexts, tensors, states = zip(*(cache._rows(rows) for cache, rows in parts), strict=True)
         gathered = cls(first.entries, first.limit)
         gathered.warm_start = first.warm_start
-        lengths_B = torch.cat([part.lengths_B for part in read])
+        lengths_B = torch.cat(lengths)
         length = int(lengths_B.max())
         gathered.tokens = gathered._end = length
         gathered._padding_B = length - lengths_B
         gathered._longest_padding = int(gathered._padding_B.max())
-        gathered._shift_B = torch.cat([part.next_B for part in read]) - length
-        gathered._tensors = tuple(
-            _at_their_ends(tensors, length) for tensors in zip(*(p.tensors for p in read), strict=True)
-        )
-        latest = [part.latest for part in read if part.latest is not None]
-        gathered._latest = torch.cat(latest) if len(latest) == len(read) else None
+        gathered._shift_B = torch.cat(nexts) - length
+        gathered._tensors = tuple(_at_their_ends(same, length) for same in zip(*tensors, strict=True))
+        latest = [state for state in states if state is not None]
+        gathered._latest = torch.cat(latest) if len(latest) == len(states) else None
         return gathered
 
-    def _rows(self, rows: Tensor) -> _Rows:
-        """What is still seen of some rows."""
+    def _rows(self, rows: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Of some rows: how many tokens are seen of each, the position of its next one, the last tokens (as many as the
+        longest row has), and the latest states, where there are any."""
         assert self._tensors
         length, forgotten = self.length, self.tokens - self.length
         nothing_B = torch.zeros_like(rows)
         padding_B = nothing_B if self._padding_B is None else (self._padding_B[rows] - forgotten).clamp_min(0)
         shift_B = nothing_B if self._shift_B is None else self._shift_B[rows]
         seen = int((length - padding_B).max())
-        return _Rows(
-            lengths_B=length - padding_B,
-            next_B=self.tokens + shift_B,
-            tensors=tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors),
-            latest=None if self._latest is None else self._latest.index_select(0, rows),
-        )
+        tensors = tuple(t[..., self._end - seen : self._end, :].index_select(0, rows) for t in self._tensors)
+        latest = None if self._latest is None else self._latest.index_select(0, rows)
+        return length - padding_B, self.tokens + shift_B, tensors, latest
 
     def _set_padding(self, padding_B: Tensor) -> None:
         self._longest_padding = int(padding_B.max()) if len(padding_B) else 0
         self._padding_B = padding_B if self._longest_padding else None
 
     def _make_room(self, like_BLD: Tensor, past: int) -> None:
-        """New buffers with room for the segment and a block of tokens more; the past that is still seen moves there."""
+        """New buffers with room for the segment and a block of tokens more; the visible past moves there."""
         batch, length = like_BLD.shape[:2]
         capacity = past + length + _BLOCK
         tensors = [like_BLD.new_empty(batch, *entry[:-1], capacity, entry[-1]) for entry in self.entries]
@@ -270,10 +216,8 @@ class Cache:
 
 
 def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
-    """Buffers `(B, …, length + room, features)` that hold the tokens of the parts up to `length`, zeros before them.
-
-    What is masked must be finite all the same.
-    """
+    """Buffers `(B, …, length + room, features)` that hold the tokens of the parts up to `length`, and before them
+    zeros: what is masked must be finite all the same."""
     batch, capacity = sum(len(part) for part in parts), length + _BLOCK
     buffer = parts[0].new_zeros(batch, *parts[0].shape[1:-2], capacity, parts[0].shape[-1])
     row = 0

@@ -26,8 +26,7 @@ from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import AttentionPattern, CausalAttention, KeysValuesRoom, Positions
 from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
-from equilibria.nn.normalisation import Normalisation
-from equilibria.nn.norms import Norm, feature_norm
+from equilibria.nn.normalisation import Norm, Normalisation, feature_norm
 from equilibria.ranges import above, at_least, layers, probability
 
 
@@ -44,7 +43,7 @@ class ContractiveBlock(Block):
     def bind(
         self, pattern: AttentionPattern, past: Tensor | KeysValuesRoom | None, *masks: Tensor | None
     ) -> BoundBlock:
-        """The block for one solve; `past` is what it was given at earlier positions, or has kept of them."""
+        """The block for one solve; `past` is its states at earlier positions, or the keys and values kept of them."""
         past = self.seen(past) if isinstance(past, Tensor) else past
         return BoundBlock(self, self.attention.bind(pattern, past), self.feed_forward.bind(), *masks)
 
@@ -61,14 +60,14 @@ class ContractiveCell(Cell):
         norm: the kind of all norms.
         positions: how attention knows of positions.
         query_key_norm: whether queries and keys are normed.
-        query_key_gain: how many times larger than usual queries and keys are at the start. Above 1 it helps to find
-            what is far away: at 3, a cell of 32 features learns to copy over 400 positions in 700 steps, and at 1 not.
-        key_value_heads: heads of keys and values, a divisor of `heads`; None for as many.
+        query_key_gain: factor on queries and keys at the start. Above 1 it helps to find what is far away: at 3, a cell
+            of 32 features learns to copy over 400 positions in 700 steps, at 1 it does not.
+        key_value_heads: heads of keys and values, a divisor of `heads`; `heads` when None.
         activation: of the feed-forward network.
         normalisation: of the weights of attention and feed-forward network.
-        carry: share of the carried state at the start, the same for all features. More of it is more depth: it learns
-            more and converges slower.
-        injection_norm: whether the injection is divided by its root mean square, over the features.
+        carry: share of the carried state at the start, the same for all features. More of it is more depth: the cell
+            learns more and converges slower.
+        injection_norm: whether the injection is divided by its root mean square over the features.
         injection: whether there are a carry and an input; without them the cell starts from the embedded inputs.
     """
 
@@ -102,28 +101,24 @@ class ContractiveCell(Cell):
         self.inject = nn.Linear(d_model, d_model) if injection else None
         gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
-
-        def block() -> ContractiveBlock:
+        self.blocks = nn.ModuleList()
+        for _ in range(blocks):
             attention = CausalAttention(
                 d_model, heads, key_value_heads, positions, query_key_norm, normalisation, query_key_gain
             )
-            return ContractiveBlock(attention, FeedForward(d_model, inner, activation, normalisation), d_model, norm)
-
-        self.blocks = nn.ModuleList(block() for _ in range(blocks))
+            feed_forward = FeedForward(d_model, inner, activation, normalisation)
+            self.blocks.append(ContractiveBlock(attention, feed_forward, d_model, norm))
         self.norm = feature_norm(norm, d_model)
 
     @property
     def cached(self) -> tuple[Entry, ...]:
-        """Keys and values of each block."""
         return ((self.key_value_heads, self.d_model // self.heads),) * (2 * len(self.blocks))
 
     @property
     def separable(self) -> bool:
-        """Attention lets tokens be evaluated apart."""
         return True
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> ContractiveMap:
-        """Gate the injection, read the weights, project the memory's keys and values, draw the dropout masks."""
         place, pattern, blocks = place_of(past), None, []
         for block, before in zip(self.blocks, self._before(past), strict=True):
             assert isinstance(block, ContractiveBlock)
@@ -147,27 +142,25 @@ class ContractiveCell(Cell):
 
 @dataclass(frozen=True, eq=False)
 class ContractiveMap(BlockMap[ContractiveCell]):
-    """The cell bound, with its gate and the injection it has already weighted; None without injection."""
+    """The cell bound, with its gate and the injection weighted by it; None without injection."""
 
     carry: Tensor | None
     injection: Tensor | None
 
     def evaluate(self, z_BLD: Tensor) -> Tensor:
-        """Carry, inject, block after block, norm."""
         h_BLD = self._carried(z_BLD)
         for block in self.blocks:
             h_BLD = block(h_BLD)
         return self.cell.norm(h_BLD)
 
     def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
-        """The input of each block at `z`: with it, a later segment's view of this one is exact for any depth."""
+        """The input of each block at `z`: with it, a later segment sees this one exactly at any depth."""
         states = [self._carried(z_BLD)]
         for block in self.blocks[:-1]:
             states.append(block(states[-1]))
         return tuple(states)
 
     def at(self, row: int, tokens_T: Tensor) -> ContractiveMap:
-        """The map at some tokens of a row."""
         injection = None if self.injection is None else self.injection[row : row + 1, tokens_T]
         return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), self.carry, injection)
 

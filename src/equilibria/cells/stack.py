@@ -1,8 +1,8 @@
-"""Several cells as one: each with its own part of the memory.
+"""Several cells as one, each with its own part of the memory.
 
 Applied once (`UnrolledDepth(1)`), cells without injection are an ordinary explicit network, such as a Transformer-XL;
 solved, they are one equilibrium of several layers. The same cell repeated is a network with tied weights whose layers
-still remember apart.
+have memories of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from equilibria.cells.cache import CacheView, Entry
 class StackedCell(Cell):
     """Cells applied one after another in every evaluation.
 
-    All inject the same embedded inputs, those of them that inject any. A layer remembers its own input.
+    Those that inject inputs inject the same ones. A layer remembers its own input.
 
     Args:
         cells: the layers, of one width; the same one again where weights are tied.
@@ -44,40 +44,32 @@ class StackedCell(Cell):
         return True
 
     def initial_state(self, inputs_BLD: Tensor) -> Tensor:
-        """Where the first layer starts."""
         return next(self._layers()).initial_state(inputs_BLD)
 
     def readout(self, z: Tensor) -> Tensor:
-        """The output of the last layer."""
         *_, last = self._layers()
         return last.readout(z)
 
     @property
     def cached(self) -> tuple[Entry, ...]:
-        """What each layer keeps."""
         return tuple(entry for cell in self._layers() for entry in cell.cached)
 
     @property
     def reach(self) -> int | None:
-        """That of the layer that looks back furthest."""
         return furthest(cell.reach for cell in self._layers())
 
     @property
     def separable(self) -> bool:
-        """Whether the tokens of every layer are."""
         return all(cell.separable for cell in self._layers())
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> StackedMap:
-        """Each layer, with its part of the past."""
-        parts = self._parts(past)
+        parts: Sequence[Past]
+        if isinstance(past, CacheView):
+            parts = past.split([len(cell.cached) for cell in self._layers()])
+        else:
+            parts = Memory.split(past, [cell.remembered for cell in self._layers()])
         layers = (cell.bind(inputs_BLD, part) for cell, part in zip(self._layers(), parts, strict=True))
         return StackedMap(self, tuple(layers))
-
-    def _parts(self, past: Past) -> Sequence[Past]:
-        """The layers' parts of the past."""
-        if isinstance(past, CacheView):
-            return past.split([len(cell.cached) for cell in self._layers()])
-        return Memory.split(past, [cell.remembered for cell in self._layers()])
 
     def _layers(self) -> Iterator[Cell]:
         for cell in self.cells:
@@ -87,37 +79,30 @@ class StackedCell(Cell):
 
 @dataclass(frozen=True, eq=False)
 class StackedMap(BoundMap[StackedCell]):
-    """Every layer bound, and the input of each in the latest evaluation, cut from the graph: with one they could close
-    a circle, as recomputing (checkpointing) holds on to the map."""
+    """Every layer bound, and the input of each in the latest evaluation, cut from the graph: checkpointing holds on to
+    the map, so that a graph here would close a circle."""
 
     layers: tuple[BoundMap[Any], ...]
     latest: list[Tensor] = field(default_factory=list)
 
     def evaluate(self, z_BLD: Tensor) -> Tensor:
-        """Layer after layer."""
         value, inputs = self._pass(z_BLD)
         self.latest[:] = [h.detach() for h in inputs]
         return value
 
     def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
-        """What each layer remembers of its input in the evaluation at `z`.
-
-        Of the latest evaluation this costs no other, without gradients.
-        """
+        """What each layer remembers of its input; without gradients the latest evaluation is not repeated."""
         inputs = self.latest if latest and not torch.is_grad_enabled() else self._pass(z_BLD)[1]
         return tuple(state for layer, h in zip(self.layers, inputs, strict=True) for state in layer.remember(h))
 
     def over(self, view: CacheView) -> StackedMap:
-        """Each layer over its part."""
         parts = view.split([len(layer.cell.cached) for layer in self.layers])
         return StackedMap(self.cell, tuple(layer.over(part) for layer, part in zip(self.layers, parts, strict=True)))
 
     def at(self, row: int, tokens_T: Tensor) -> StackedMap:
-        """Each layer at some tokens of a row."""
         return StackedMap(self.cell, tuple(layer.at(row, tokens_T) for layer in self.layers))
 
     def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
-        """Each layer keeps what belongs to its part of the evaluation."""
         for layer, h, value in zip(self.layers, self.latest, [*self.latest[1:], value_BLD], strict=True):
             layer.keep(h, value)
 

@@ -1,8 +1,14 @@
-"""What the published transformer cells have in common: Transformer-XL's blocks (Dai et al. 2019, arXiv:1901.02860)
-with the input injected into their queries, keys and values, at memory positions too.
+"""The published transformer cells: Transformer-XL's blocks (Dai et al. 2019, arXiv:1901.02860) with the input injected
+into their queries, keys and values, at memory positions too.
 
-All blocks of a cell read the same injection and the same memory, which is the previous segment's final state. Without
-injection a block is a layer of Transformer-XL itself, to be stacked.
+    [q, k, v] = W_qkv [memory; z] + u,     u = injection of the embedded inputs
+    scores    = ((q + r_w)·k + (q + r_r)·W_r R(distance)) / √E
+
+    post-norm:  a = LN(z + W_o attention),                        f(z; x) = LN(a + W₂ relu(W₁ a))
+    pre-norm:   a = z + W_o attention, of LN [memory; z],         f(z; x) = a + W₂ relu(W₁ LN(a))
+
+All blocks of a cell read the same injection and the same memory, the previous segment's final state. Without injection
+a block is a layer of Transformer-XL itself, to be stacked.
 
 Dropout masks are drawn once per solve. With injection they are the published ones (Bai et al. 2019), equal at all
 positions of a sample: `(B, 1, d_model)` after attention and after the feed-forward network, `(B, 1, inner)` inside it,
@@ -20,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
@@ -27,24 +34,17 @@ from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
 from equilibria.nn.dropout import dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForward
-from equilibria.nn.initialisation import initialise_normal
 from equilibria.nn.normalisation import Normalisation
 from equilibria.nn.positions import distance_embedding
 from equilibria.nn.relative_attention import RelativeAttention, Surroundings
-from equilibria.ranges import at_least, layers, one_of, probability
+from equilibria.ranges import above, at_least, layers, one_of, probability
 
 NormPosition = Literal["post", "pre"]
+_READINGS = 15  # as many steps of power iteration as PyTorch takes for a layer's first weight
 
 
 class TransformerXLBlock(Block):
-    """A block of relative attention.
-
-    Args:
-        attention: how tokens are mixed.
-        feed_forward: the position-wise network.
-        pre_norm: whether norms are those of what a sublayer reads, or those of the sums.
-        affine: whether the norms have a gain and a bias.
-    """
+    """A block of relative attention, whose norms have a gain and a bias where they are `affine`."""
 
     def __init__(self, attention: RelativeAttention, feed_forward: FeedForward, pre_norm: bool, affine: bool) -> None:
         super().__init__()
@@ -63,18 +63,21 @@ class TransformerXLCell(Cell):
         d_model: features of the state, a multiple of `heads`, even.
         heads: attention heads.
         inner: features inside each feed-forward network.
-        blocks: how many in the cell, at least one.
         dropout: probability of dropping a feature of an embedded distance, a hidden layer or a sublayer's output.
         attention_dropout: probability of dropping an attention probability.
-        norm_position: `"post"`, norms of the sums, or `"pre"`, norms of what a sublayer reads.
-        affine: whether these layer norms have a gain and a bias.
-        window: tokens that a token sees at most, itself among them; None for all.
+        norm_position: `"post"`, norms of the sums, as in 2019, or `"pre"`, norms of what a sublayer reads. The code
+            published for the latter adds the feed-forward network to its normed input; here, as in its later version,
+            to the input itself.
+        affine: whether these layer norms have a gain and a bias, as in Transformer-XL.
+        window: the most tokens that a token sees, itself among them; None for all. The published DEQs have 1000.
         injection: whether there is an input. Without one the cell starts from the embedded inputs, and attention has no
-            bias at its end.
+            bias at its end, as in Transformer-XL.
+        normalisation: of the five weights of each block; the published DEQs have `"weight"`.
+        initial_std: deviation of normal initial weights, in the published DEQs 0.01; None for PyTorch's own, which
+            their code leaves to weight-normalised layers.
+        blocks: how many in the cell, at least one.
         interleaved: whether rows of queries, keys and values are ordered by head first; see `RelativeAttention`.
         output_norm: whether attention has a layer norm before its output projection.
-        normalisation: of the five weights of each block.
-        initial_std: deviation of normal initial weights; None for PyTorch's own.
     """
 
     def __init__(
@@ -82,7 +85,6 @@ class TransformerXLCell(Cell):
         d_model: int = 128,
         heads: int = 4,
         inner: int = 512,
-        blocks: int = 1,
         dropout: float = 0.0,
         *,
         attention_dropout: float = 0.0,
@@ -90,10 +92,11 @@ class TransformerXLCell(Cell):
         affine: bool = False,
         window: int | None = None,
         injection: bool = True,
-        interleaved: bool = False,
-        output_norm: bool = False,
         normalisation: Normalisation = "none",
         initial_std: float | None = None,
+        blocks: int = 1,
+        interleaved: bool = False,
+        output_norm: bool = False,
     ) -> None:
         super().__init__()
         layers(blocks=blocks)
@@ -103,13 +106,11 @@ class TransformerXLCell(Cell):
         self.d_model, self.heads = d_model, heads
         self.dropout, self.attention_dropout, self.window = dropout, attention_dropout, window
         self.layers_per_application, self.injection, self.remembered = blocks, injection, 2 if injection else 1
-
-        def block() -> TransformerXLBlock:
+        made = []
+        for _ in range(blocks):
             attention = RelativeAttention(d_model, heads, injection, interleaved, output_norm, normalisation)
             feed_forward = FeedForward(d_model, inner, normalisation=normalisation)
-            return TransformerXLBlock(attention, feed_forward, norm_position == "pre", affine)
-
-        made = [block() for _ in range(blocks)]
+            made.append(TransformerXLBlock(attention, feed_forward, norm_position == "pre", affine))
         self.inject = nn.Linear(d_model, 3 * d_model) if injection else None
         self.blocks = nn.ModuleList(made)
         if initial_std is not None:
@@ -117,21 +118,17 @@ class TransformerXLCell(Cell):
 
     @property
     def cached(self) -> tuple[Entry, ...]:
-        """Keys and values of each block."""
         return ((self.heads, self.d_model // self.heads),) * (2 * len(self.blocks))
 
     @property
     def reach(self) -> int | None:
-        """The rest of the window."""
         return None if self.window is None else self.window - 1
 
     @property
     def separable(self) -> bool:
-        """Attention lets tokens be evaluated apart."""
         return True
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> TransformerXLMap:
-        """Inject, project the memory's keys and values and the distances, read the weights, draw the masks."""
         place = place_of(past)
         states = past.states if isinstance(past, Memory) and place.past else ()
         around = self._surroundings(inputs_BLD, place, states)
@@ -193,20 +190,90 @@ class TransformerXLCell(Cell):
         return dropout_mask(inputs_BLD.new_empty(()).expand(shape), self.dropout, self.training)
 
     def typed_blocks(self) -> Iterator[TransformerXLBlock]:
-        """The blocks, in order."""
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block
 
 
+class PostNormCell(TransformerXLCell):
+    """The published DEQ-Transformer cell, one Transformer-XL layer with input injection (Bai, Kolter and Koltun 2019,
+    arXiv:1909.01377; 2021, arXiv:2106.14342), whose layer norms have no affine parameters."""
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        heads: int = 4,
+        inner: int = 512,
+        dropout: float = 0.0,
+        *,
+        attention_dropout: float = 0.0,
+        norm_position: NormPosition = "post",
+        affine: bool = False,
+        window: int | None = None,
+        injection: bool = True,
+        normalisation: Normalisation = "none",
+        initial_std: float | None = None,
+    ) -> None:
+        super().__init__(
+            d_model,
+            heads,
+            inner,
+            dropout,
+            attention_dropout=attention_dropout,
+            norm_position=norm_position,
+            affine=affine,
+            window=window,
+            injection=injection,
+            normalisation=normalisation,
+            initial_std=initial_std,
+        )
+
+
+class ThreeBlockCell(TransformerXLCell):
+    """Three pre-norm blocks: the 2023 DEQ language model's cell (Geng and Kolter 2023, TorchDEQ, arXiv:2310.18605).
+
+    Layer norms have gain and bias, attention has one before its output projection, and queries, keys and values are
+    split by head first. There is no norm after the last block, so states grow with the number of applications: the
+    published model applies its cell twelve times from zero and has not arrived at a fixed point then.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 128,
+        heads: int = 4,
+        inner: int = 256,
+        dropout: float = 0.0,
+        *,
+        attention_dropout: float = 0.0,
+        blocks: int = 3,
+        window: int | None = None,
+        normalisation: Normalisation = "none",
+        initial_std: float | None = None,
+    ) -> None:
+        super().__init__(
+            d_model,
+            heads,
+            inner,
+            dropout,
+            attention_dropout=attention_dropout,
+            norm_position="pre",
+            affine=True,
+            window=window,
+            normalisation=normalisation,
+            initial_std=initial_std,
+            blocks=blocks,
+            interleaved=True,
+            output_norm=True,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TransformerXLMap(BlockMap[TransformerXLCell]):
-    """The cell bound, with the embedded inputs, for a memory."""
+    """The cell bound, with the embedded inputs to be remembered."""
 
     inputs_BLD: Tensor
 
     def evaluate(self, z_BLD: Tensor) -> Tensor:
-        """Block after block."""
         for block in self.blocks:
             z_BLD = block(z_BLD)
         return z_BLD
@@ -216,14 +283,50 @@ class TransformerXLMap(BlockMap[TransformerXLCell]):
         return (z_BLD, self.inputs_BLD) if self.cell.injection else (z_BLD,)
 
     def at(self, row: int, tokens_T: Tensor) -> TransformerXLMap:
-        """The map at some tokens of a row."""
         inputs_1TD = self.inputs_BLD[row : row + 1, tokens_T]
         return TransformerXLMap(self.cell, self.blocks_at(row, tokens_T), inputs_1TD)
 
 
 def share_position_biases(cells: Sequence[TransformerXLCell]) -> None:
-    """Gives all blocks the two biases of relative attention that the first has: one parameter each, as in
-    Transformer-XL's published PyTorch code (its TensorFlow code leaves the choice)."""
+    """Gives all blocks the two biases of relative attention of the first: one parameter each, as in Transformer-XL's
+    published PyTorch code (its TensorFlow code leaves the choice)."""
     first, *others = (block.attention for cell in cells for block in cell.typed_blocks())
     for attention in others:
         attention.content_bias, attention.distance_bias = first.content_bias, first.distance_bias
+
+
+@torch.no_grad()
+def initialise_normal(module: nn.Module, std: float) -> None:
+    """Draw linear weights and the biases of relative attention from N(0, std²), gains of layer norms from N(1, std²);
+    set other biases to 0. As published: `std` is 0.02 in Transformer-XL, 0.01 in the DEQ transformers. A weight
+    normalised per output is what is drawn, one of spectral norm that over its largest singular value."""
+    above(0, initial_std=std)
+    for part in module.modules():
+        match part:
+            case nn.Linear():
+                _assign(part, torch.empty_like(part.weight).normal_(0.0, std))
+                _zero(part.bias)
+            case nn.LayerNorm(elementwise_affine=True):
+                part.weight.normal_(1.0, std)
+                _zero(part.bias)
+            case RelativeAttention():
+                part.content_bias.normal_(0.0, std)
+                part.distance_bias.normal_(0.0, std)
+
+
+def _assign(layer: nn.Linear, weight: Tensor) -> None:
+    if not parametrize.is_parametrized(layer, "weight"):
+        layer.weight.copy_(weight)
+        return
+    layer.weight = weight
+    # Spectral norm holds the singular vectors of the old weight; each reading in training is a step to the new ones.
+    training = layer.training
+    layer.train()
+    for _ in range(_READINGS):
+        _ = layer.weight
+    layer.train(training)
+
+
+def _zero(bias: nn.Parameter | None) -> None:
+    if bias is not None:
+        bias.zero_()

@@ -5,12 +5,12 @@ i, o, g, f = u + W_h [h_{t−d}, h_t]
 c'_t = σ(f) c_{t−d} + σ(i) tanh(g),   h'_t = σ(o) tanh(c'_t)
 
 The state is `[h; c]`. One application is one level of a TrellisNet: `n` of them are a TrellisNet of `n` levels with
-tied weights, in which a token sees `n · d` tokens back; at equilibrium it sees them all. Before the segment stand the
-last `d` states and inputs of the memory, zeros without one.
+tied weights, in which a token sees `n · d` tokens back; at equilibrium it sees them all. The last `d` states and inputs
+of the memory precede the segment, zeros without one.
 
-With `scan`, `c_{t−d}` is that of the same evaluation and not of the one before: the gates once known, `c` follows from
-a linear recurrence, solved exactly. The equilibria are the same, and what had to travel from token to token through
-`c`, one evaluation per step, is there after one.
+With `scan`, `c_{t−d}` is that of the same evaluation and not of the one before: given the gates, `c` follows from a
+linear recurrence, solved exactly. The equilibria are the same, and what had to travel from token to token through `c`,
+one evaluation per step, takes one evaluation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from equilibria.cells.base import BoundMap, Cell, Memory, Past
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.convolution import delayed, last, pairs
+from equilibria.nn.convolution import delayed, last, linear_recurrence, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
 from equilibria.nn.normalisation import Normalisation, normalised
-from equilibria.nn.recurrence import linear_recurrence
 from equilibria.ranges import at_least, probability
 
 
@@ -40,14 +39,14 @@ class TrellisCell(Cell):
         output_size: features of the output, the last ones of `h`; as many as `d_model` when None.
         dilation: how far back the earlier tap looks.
         dropout: probability of dropping a feature of `h` before the convolution, at all tokens and evaluations of a
-            solve alike; the memory is not dropped from.
+            solve alike; not from the memory.
         weight_dropout: probability of dropping an entry of the recurrent weight, once per solve; with
             `normalisation="weight"` its rows keep their norms.
         normalisation: of both weights, per output over both taps; published with `"weight"`.
         recurrent_std: standard deviation of the recurrent weight and of the bias at the start; published with 0.01.
             The input's weight starts as PyTorch's layers do.
         scan: solve the recurrence of `c` in every evaluation. An equilibrium needs fewer evaluations; a fixed number
-            of applications is a TrellisNet no more.
+            of applications is no longer a TrellisNet.
     """
 
     remembered = 2
@@ -86,12 +85,10 @@ class TrellisCell(Cell):
 
     @property
     def cached(self) -> tuple[Entry, ...]:
-        """The state and the embedded input."""
         return (2 * (self.hidden + self.output_size),), (self.d_model,)
 
     @property
     def reach(self) -> int:
-        """The dilation."""
         return self.dilation
 
     def readout(self, z: Tensor) -> Tensor:
@@ -99,7 +96,6 @@ class TrellisCell(Cell):
         return z[..., self.hidden : self.hidden + self.output_size]
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> TrellisMap:
-        """Convolve the inputs, cut the history from the past, read the weights, draw the dropout masks."""
         if isinstance(past, CacheView):
             return self._over_a_cache(inputs_BLD, past)
         if past is None:
@@ -136,7 +132,7 @@ class TrellisMap(BoundMap[TrellisCell]):
     injection_BLG: Tensor
     """The convolved inputs, `G = 4H`: input, output, candidate and forget gates."""
     weight_GP: Tensor
-    """The recurrent weight in effect, for pairs `P = 2H`: normalised, and dropped from in training."""
+    """The recurrent weight in effect, for pairs `P = 2H`."""
     hidden_history_BdH: Tensor
     cell_history_BdH: Tensor
     dropout_B1H: Tensor | None
@@ -146,7 +142,6 @@ class TrellisMap(BoundMap[TrellisCell]):
     """Where a cache keeps the states."""
 
     def evaluate(self, z_BLD: Tensor) -> Tensor:
-        """One level."""
         h_BLH, c_BLH = z_BLD.chunk(2, dim=-1)
         seen_BLP = pairs(masked(h_BLH, self.dropout_B1H), self.hidden_history_BdH)
         # Both taps and the addition of the injection in one matrix product.
@@ -162,17 +157,15 @@ class TrellisMap(BoundMap[TrellisCell]):
         return torch.cat([torch.sigmoid(o) * torch.tanh(c_BLH), c_BLH], dim=-1)
 
     def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
-        """The equilibria, and the embedded inputs, whose convolution goes on into the next segment."""
         return z_BLD, self.inputs_BLD
 
     def over(self, view: CacheView) -> TrellisMap:
-        """After other states."""
         past, states = view.place.past, view.tensors[0]
         hidden_history, cell_history = last(states[:, :past], self.cell.dilation).chunk(2, dim=-1)
         return replace(self, hidden_history_BdH=hidden_history, cell_history_BdH=cell_history, room=states[:, past:])
 
     def keep(self, z_BLD: Tensor, value_BLD: Tensor) -> None:
-        """The states themselves; with `scan` the `c` that the evaluation went on with, which is its own."""
+        """The states themselves; with `scan`, `c` is that of the evaluation."""
         if self.room is not None:
             h_BLH, c_BLH = self.room.chunk(2, dim=-1)
             h_BLH.copy_(z_BLD.chunk(2, dim=-1)[0])

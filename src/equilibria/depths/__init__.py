@@ -5,6 +5,7 @@ from equilibria.depths.base import Depth, Reached
 from equilibria.depths.chunks import ChunkedSolution, joined
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.exits import Exit, ExitAfter, ExitOnChange, ExitOnResidual
+from equilibria.depths.explicit import Stack, UnrolledDepth
 from equilibria.depths.schedule import (
     DepthSchedule,
     GrowingLimits,
@@ -13,8 +14,6 @@ from equilibria.depths.schedule import (
     RandomLimits,
     ResidualPenalty,
 )
-from equilibria.depths.stack import Stack
-from equilibria.depths.unrolled import UnrolledDepth
 
 __all__ = [
     "Adaptive",

@@ -1,17 +1,15 @@
 """A depth for inference in which tokens that are done stop costing.
 
-Plain iteration on the tokens that are still active: those that have left are no queries any more, while their keys and
-values stay. All tokens are evaluated together at first, then the active ones in tiles: of one row each, from left to
-right, always of the same size. So the arithmetic of a token depends on nothing but its own row up to itself, and what
-is causal and independent of the batch stays so to the last bit, among segments of one length and among all that are
-longer than a tile. A segment of a tile at most is never taken apart; it agrees with longer ones within the tolerance.
-An evaluation of tiles is that of the whole segment, since a causal token needs the keys of earlier tiles only.
+Plain iteration on the tokens that are still active: those that have left are no longer queries, while their keys and
+values stay. All tokens are evaluated together at first, then the active ones in tiles of one row each, from left to
+right, always of the same size. So the arithmetic of a token depends only on its own row up to itself, and what is
+causal and independent of the batch stays so to the last bit, among segments of one length and among all that are longer
+than a tile. A segment of at most a tile is never split; it agrees with longer ones within the tolerance. An evaluation
+by tiles is that of the whole segment, since a causal token needs only the keys of earlier tiles.
 
-What leaves early sees its predecessors move on. So tokens leave with a margin, and at the end all are evaluated
-together once more: that is the residual of what is returned, and what it finds above the tolerance comes back.
+Tokens that leave early see their predecessors move on. So they leave with a margin, and at the end all are evaluated
+together once more: that gives the residual of what is returned, and tokens above the tolerance come back.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from torch.nn import functional as F
 
 from equilibria.depths.base import Depth, Reached
 from equilibria.depths.exits import Evaluated, Exit, ExitOnResidual
+from equilibria.ranges import at_least, share
 from equilibria.solvers import Solution, Status
 from equilibria.solvers.residual import relative_residual
 from equilibria.solvers.solution import worst
@@ -55,12 +54,12 @@ class Adaptive(Depth):
 
     Args:
         exit: when a token leaves.
-        max_evaluations: of a token, at most; the last evaluation of all, where there is one, is not counted.
+        max_evaluations: most evaluations of a token, not counting the last one of all.
         together: evaluations that all tokens have together before some are evaluated apart.
-        tile: tokens that are evaluated together then. A segment of no more tokens is never taken apart.
+        tile: tokens that are evaluated together then. A segment of no more tokens is never split.
         margin: share of the rule's threshold at which a token leaves before others, `0 < margin ≤ 1`.
-        confirm: whether all tokens are evaluated once more at the end. Without, a residual is that at which its token
-            left; that of what is returned may be higher, by less than the margin as a rule.
+        confirm: whether all tokens are evaluated once more at the end. If not, a residual is that at which its token
+            left; that of what is returned may be higher, usually by less than the margin.
     """
 
     in_recipes = False  # it cannot be trained
@@ -74,18 +73,11 @@ class Adaptive(Depth):
     solves = True
 
     def __post_init__(self) -> None:
-        for name in ("max_evaluations", "together", "tile"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if not 0 < self.margin <= 1:
-            raise ValueError(f"margin must be above 0 and at most 1, found {self.margin}")
+        at_least(1, max_evaluations=self.max_evaluations, together=self.together, tile=self.tile)
+        share(margin=self.margin)
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
-        """Iterate from `z0`.
-
-        Raises:
-            ValueError: in training, or of a map whose tokens cannot be evaluated apart.
-        """
+        """Iterate from `z0`; raises ValueError in training, or for a map whose tokens cannot be evaluated apart."""
         if training or not isinstance(f, TokenMap):
             raise ValueError("Adaptive is a depth for inference over a cache; train with Equilibrium")
         run = _Run(self, f, z0)
@@ -96,7 +88,7 @@ class Adaptive(Depth):
 
 
 class _Run:
-    """The tokens of one segment on their way. What is decided of a token depends on its row up to itself only."""
+    """The tokens of one segment on their way. What is decided of a token depends only on its row up to itself."""
 
     def __init__(self, depth: Adaptive, f: TokenMap, z0: Tensor) -> None:
         self.depth, self.f, self.z = depth, f, z0
@@ -129,17 +121,17 @@ class _Run:
                 self.z = torch.where(active.unsqueeze(-1), self.value, self.z)
 
     def solution(self) -> Solution:
-        """The outcome, per token."""
-        status = Status.CONVERGED
-        if not bool((self.residual <= self.depth.exit.tol).all()):
+        tol = self.depth.exit.tol
+        converged, status = self.residual <= tol, Status.CONVERGED
+        if not bool(converged.all()):
             finite = bool(torch.isfinite(self.residual).all())
             status = Status.MAX_EVALUATIONS if finite else Status.NON_FINITE
         return Solution(
             value=self.z,
             status=status,
             residual=self.residual,
-            converged=self.residual <= self.depth.exit.tol,
-            tolerance=self.depth.exit.tol,
+            converged=converged,
+            tolerance=tol,
             evaluations=len(self.trace),
             trace=self.trace,
             group_evaluations=self.evaluated,
@@ -154,7 +146,7 @@ class _Run:
         self.value = self.f(self.z)
         self.residual, self.done = self._judged(self.z, self.value, self.spent, margin)
         self.evaluated += 1
-        self._trace()
+        self.trace.append(worst(self.residual))
 
     def _evaluate_tiles(self, active: Tensor) -> None:
         for row, tokens_T, count in self._tiles(active):
@@ -168,10 +160,10 @@ class _Run:
             self.residual[row, here] = residual_1T[0, :count]
             self.done[row, here] = done_1T[0, :count]
         self.evaluated += active
-        self._trace()
+        self.trace.append(worst(self.residual))
 
     def _tiles(self, active: Tensor) -> Iterator[tuple[int, Tensor, int]]:
-        """Rows and tokens, left to right; the last tile of a row is filled up with its last token."""
+        """Rows and tokens, left to right; the last tile of a row is padded with its last token."""
         counts = active.sum(dim=1).tolist()
         for row, tokens_N in enumerate(active.nonzero()[:, 1].split(counts)):
             for tokens_T in tokens_N.split(self.depth.tile):
@@ -180,12 +172,8 @@ class _Run:
                     yield row, F.pad(tokens_T, (0, self.depth.tile - count), value=int(tokens_T[-1])), count
 
     def _judged(self, z: Tensor, value: Tensor, spent: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """Residuals, and whether the tokens are done."""
         residual = relative_residual(value, z)
         before = now = None
         if self.depth.exit.reads_predictions:
             before, now = self.f.predictions(z), self.f.predictions(value)
         return residual, self.depth.exit.done(Evaluated(spent, residual, before, now), margin)
-
-    def _trace(self) -> None:
-        self.trace.append(worst(self.residual))

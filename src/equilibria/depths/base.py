@@ -1,4 +1,4 @@
-"""The one thing a depth does: take a map and a start to a final state."""
+"""What every depth does: take a map and a start to a final state."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Reached:
     Attributes:
         state: the final state `(B, L, ·)`.
         solution: the solve and its statistics, None for explicit depths.
-        penalty: what the depth asks to be added to the loss in training, None where that is nothing.
+        penalty: what to add to the loss in training, None for nothing.
         states: in training, states on the way, where the depth was asked for them; each differentiable as `state` is.
-        argument: what the last application was made at, where `state` is its result; None where `state` is none's:
-            a solution, or a mean of states.
+        argument: the argument of the last application, where `state` is its result; None where it is not, as for a
+            solution or a mean of states.
     """
 
     state: Tensor
@@ -36,15 +36,14 @@ class Depth(ABC):
     """How often a map is applied. What changes over training is known from a step's number alone.
 
     Attributes:
-        solves: whether it goes on until nothing changes, so that it arrives at the same state from anywhere.
+        solves: whether it solves for a fixed point, so that it arrives at the same state from anywhere.
     """
 
     solves: bool = False
 
     @property
     def cache_parts(self) -> int | None:
-        """How many parts a cache has, as each application of an explicit depth has its own; None where there is none,
-        and a text cannot be decoded."""
+        """How many parts a cache has: one per application of an explicit depth; None where texts cannot be decoded."""
         return 1 if self.solves else None
 
     @abstractmethod
@@ -52,19 +51,11 @@ class Depth(ABC):
         """Apply `f` from `z0`."""
 
     def at(self, step: int, steps: int, seed: int) -> Depth:
-        """The depth of a training step; itself, where nothing changes over training.
-
-        Args:
-            step: its number, from 0.
-            steps: how many there will be.
-            seed: of all that is drawn.
-        """
-        del step, steps, seed
+        """The depth of training step `step`, from 0, of `steps`, with the seed of all that is drawn."""
         return self
 
     def warmup(self, steps: int) -> int:
-        """How many of so many training steps, the first ones, are at another depth than this."""
-        del steps
+        """How many of the first training steps are at another depth than this."""
         return 0
 
     def steady(self) -> Depth:
@@ -72,15 +63,5 @@ class Depth(ABC):
         return self
 
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
-        """The cell that a model applies at this depth.
-
-        Args:
-            make: a new cell; its argument says whether the input is injected.
-        """
+        """The cell that a model applies at this depth, of cells that `make` makes, with or without injection."""
         return make(True)
-
-
-def check_states_every(states_every: int | None) -> None:
-    """Raises ValueError for an impossible interval."""
-    if states_every is not None and states_every < 1:
-        raise ValueError(f"states_every must be at least 1, or None for none, found {states_every}")

@@ -1,7 +1,5 @@
 """A segment that was solved chunk after chunk, reported as one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -21,9 +19,9 @@ class ChunkedSolution(Solution):
     """The solves of the chunks of one segment, side by side along the length.
 
     `status` is the worst of theirs. Figures per group are per token here, `(B, L)`; a token of a chunk that was solved
-    as one group has that group's. `evaluations` and `trace` are those of a solve of all chunks at once: as many as the
-    chunk that needed most, and the worst residual of any, a chunk that is done staying as it ended. What is only in
-    `chunks`: `adjoint`, `group_trace` and `iterates`.
+    as one group has that group's. `evaluations` and `trace` are as if all chunks were solved at once: the most of any
+    chunk, and the worst residual of any, where a finished chunk stays as it ended. Only `chunks` have `adjoint`,
+    `group_trace` and `iterates`.
 
     Attributes:
         chunks: the solutions, from left to right.
@@ -45,7 +43,7 @@ def joined(parts: Sequence[Reached]) -> Reached:
         for part, length in zip(parts, lengths, strict=True)
         if part.penalty is not None
     ]
-    # A chunk that arrived with fewer states than another had come to its end by then.
+    # A chunk with fewer states than another had ended by then.
     count = max(len(part.states) for part in parts)
     filled = [[*part.states, *[part.state] * (count - len(part.states))] for part in parts]
     return Reached(

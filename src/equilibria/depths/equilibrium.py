@@ -1,20 +1,20 @@
-"""The depth of a deep equilibrium model: until nothing changes."""
-
-from __future__ import annotations
+"""The depth of a deep equilibrium model: a fixed point."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from equilibria.depths.base import Depth, Reached, check_states_every
+from equilibria.depths.base import Depth, Reached
+from equilibria.depths.explicit import UnrolledDepth
 from equilibria.depths.schedule import DepthSchedule
-from equilibria.depths.unrolled import UnrolledDepth
 from equilibria.deq import fixed_point
 from equilibria.gradients import Gradient, Implicit, Phantom, ReuseInverse, Reversible, Unrolled
 from equilibria.penalties import jacobian_penalty, residual_penalty
+from equilibria.ranges import at_least
 from equilibria.solvers import Broyden, Picard, Solution, Solver
 
 RESIDUAL_PENALTY = 2.5
@@ -30,16 +30,16 @@ class Equilibrium(Depth):
     Args:
         solver: how to solve in training.
         gradient: how to differentiate in training.
-        eval_solver: how to solve in evaluation. What it finds is returned with gradients on or off; they are the
-            implicit ones there, as those that go on from a solution return another.
+        eval_solver: how to solve in evaluation. Its value is returned with gradients on or off; they are the implicit
+            ones there, as those that go on from a solution return another.
         residual_penalty: weight, in the training loss, of the mean residual at the tracked evaluation. It keeps the
-            map converging where learning alone would let it go.
-        penalty_above: only what a residual has beyond this is penalised. The implicit gradient needs it: there the
-            penalty sees one evaluation and, without a limit, contracts the map to nothing.
+            map converging where learning alone would not.
+        penalty_above: only a residual beyond this is penalised. The implicit gradient needs it: there the penalty sees
+            one evaluation and, without a limit, contracts the map to nothing.
         jacobian_penalty: weight, in the training loss, of `‖J‖²_F` per element of the state, estimated at the solution
             (Bai, Koltun and Kolter 2021, arXiv:2106.14342). It costs an evaluation and two passes back through it.
-        states_every: in training, return what the solver had after every so many evaluations too, as far as it got,
-            for auxiliary losses; each costs what the gradient costs. None for no states.
+        states_every: in training, return the state after every so many evaluations too, as far as the solver got, for
+            auxiliary losses; each costs as much as the gradient. None for no states.
         schedule: what changes over training; nothing when None.
     """
 
@@ -54,20 +54,18 @@ class Equilibrium(Depth):
     solves = True
 
     def __post_init__(self) -> None:
-        for name in ("residual_penalty", "penalty_above", "jacobian_penalty"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
-        check_states_every(self.states_every)
+        at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
+        at_least(0, jacobian_penalty=self.jacobian_penalty)
+        at_least(1, states_every=self.states_every)
         if isinstance(self.gradient, ReuseInverse) and not isinstance(self.solver, Broyden):
             name = type(self.solver).__name__
             raise ValueError(f"the gradient ReuseInverse uses the pairs of a Broyden solver; found a {name}")
         if self.schedule is not None:
             for name, usual in (("residual", RESIDUAL_PENALTY), ("jacobian", 0.0)):
                 if getattr(self.schedule, name) is not None and getattr(self, f"{name}_penalty") != usual:
-                    raise ValueError(f"{name}_penalty has no use beside schedule.{name}; leave one of them out")
+                    raise ValueError(f"{name}_penalty has no effect beside schedule.{name}; drop one of them")
 
     def at(self, step: int, steps: int, seed: int) -> Depth:
-        """As the schedule says: unrolled in the warm-up, and this equilibrium after it."""
         schedule = self.schedule
         if schedule is None:
             return self
@@ -84,7 +82,6 @@ class Equilibrium(Depth):
         return depth
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
-        """Solve `z = f(z)` from `z0`."""
         solver = self.solver if training else self.eval_solver
         learning = training and torch.is_grad_enabled()
         iterates = self._iterates() if learning else range(0)
@@ -94,21 +91,18 @@ class Equilibrium(Depth):
         return Reached(solution.value, solution, self._penalty(f, solution) if learning else None, states)
 
     def warmup(self, steps: int) -> int:
-        """As the schedule says."""
         return 0 if self.schedule is None else self.schedule.warmup(steps)
 
-    def steady(self) -> Equilibrium:
-        """Without the schedule."""
+    def steady(self) -> Self:
         return replace(self, schedule=None)
 
-    def _limited(self, limit: int) -> Equilibrium:
-        """With so many evaluations in training."""
+    def _limited(self, limit: int) -> Self:
+        """With at most `limit` evaluations in training."""
         if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
             return replace(self, gradient=replace(self.gradient, steps=limit))
         return replace(self, solver=replace(self.solver, max_evaluations=limit))
 
     def _iterates(self) -> range:
-        """Numbers of the iterates that are wanted on the way."""
         if self.states_every is None:
             return range(0)
         if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
@@ -119,12 +113,11 @@ class Equilibrium(Depth):
         return range(self.states_every, most, self.states_every)
 
     def _penalty(self, f: Callable[[Tensor], Tensor], solution: Solution) -> Tensor | None:
-        """The weighted penalties; None where there is none."""
         penalties = []
         if self.residual_penalty and solution.tracked is not None:
             penalties.append(self.residual_penalty * residual_penalty(solution, self.penalty_above))
         if self.jacobian_penalty:
-            # Fused attention has no second derivative; the backend is chosen here, so that solves keep the fast one.
+            # Fused attention has no second derivative; only here, so that solves keep the fast backend.
             with sdpa_kernel(SDPBackend.MATH):
                 penalties.append(self.jacobian_penalty * jacobian_penalty(f, solution.value))
         return torch.stack(penalties).sum() if penalties else None

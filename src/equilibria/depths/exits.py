@@ -1,15 +1,16 @@
-"""When a token has been computed for long enough: frozen rules that look at one token's evaluations at a time.
+"""When a token has been computed for long enough: frozen rules.
 
-Each looks only at what a token's own state does, so that a causal map stays causal and rows of a batch stay apart.
+Each looks only at a token's own state, so that a causal map stays causal and rows of a batch stay apart.
 """
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from equilibria.ranges import above, at_least
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Evaluated:
     Attributes:
         spent: evaluations that each has had, `(…)`.
         residual: of their states, `(…)`.
-        before, now: log-probabilities predicted from the state and from its value, `(…, V)`; None where the rule does
-            not read them.
+        before, now: log-probabilities predicted from the state and from its value, `(…, V)`; None unless the rule
+            reads them.
     """
 
     spent: Tensor
@@ -29,68 +30,56 @@ class Evaluated:
     now: Tensor | None
 
 
-class Exit(Protocol):
-    """A rule. `tol` is the residual that counts as converged in what is reported.
+class Exit(ABC):
+    """A rule.
 
     Attributes:
+        tol: residual that counts as converged in what is reported.
         reads_predictions: whether the rule needs the predicted distributions, which cost two softmaxes per evaluation.
-        together: evaluations after which the first token can be done.
     """
 
-    @property
-    def tol(self) -> float: ...
+    tol: float
+    reads_predictions: ClassVar[bool] = False
 
     @property
-    def reads_predictions(self) -> bool: ...
+    def together(self) -> int:
+        """Evaluations after which the first token can be done."""
+        return 1
 
-    @property
-    def together(self) -> int: ...
-
+    @abstractmethod
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
-        """Which tokens leave with the state that was evaluated, booleans `(…)`.
-
-        Args:
-            tokens: what is known of them.
-            margin: share of its threshold that the rule shall ask for.
-        """
-        ...
+        """Which tokens leave with the state that was evaluated, booleans `(…)`, at `margin` times the threshold."""
 
 
 @dataclass(frozen=True)
-class ExitOnResidual:
+class ExitOnResidual(Exit):
     """Leave at a residual of at most `tol`, as a solver freezes what has converged."""
 
     tol: float = 5e-3
-    reads_predictions = False
-    together = 1
 
     def __post_init__(self) -> None:
-        _check_positive("tol", self.tol)
+        above(0, tol=self.tol)
 
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
-        """By residual."""
         return tokens.residual <= margin * self.tol
 
 
 @dataclass(frozen=True)
-class ExitOnChange:
+class ExitOnChange(Exit):
     """Leave when one more evaluation changes the predicted distribution by at most `divergence` nats.
 
     Args:
         divergence: Kullback-Leibler divergence of the prediction before from the one after the evaluation.
-        tol: residual that counts as converged in what is reported.
     """
 
     divergence: float = 1e-3
     tol: float = 5e-3
     reads_predictions = True
-    together = 1
 
     def __post_init__(self) -> None:
-        _check_positive("divergence", self.divergence)
+        above(0, divergence=self.divergence)
 
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
-        """By change of the prediction."""
         assert tokens.before is not None
         assert tokens.now is not None
         divergence = F.kl_div(tokens.before, tokens.now, reduction="none", log_target=True).sum(-1)
@@ -98,32 +87,22 @@ class ExitOnChange:
 
 
 @dataclass(frozen=True)
-class ExitAfter:
-    """Leave after so many evaluations, whatever they have led to.
+class ExitAfter(Exit):
+    """Leave after a number of evaluations, whatever they have led to.
 
     Args:
         evaluations: at least 1.
-        tol: residual that counts as converged in what is reported.
     """
 
     evaluations: int
     tol: float = 5e-3
-    reads_predictions = False
 
     def __post_init__(self) -> None:
-        if self.evaluations < 1:
-            raise ValueError(f"evaluations must be at least 1, found {self.evaluations}")
+        at_least(1, evaluations=self.evaluations)
 
     @property
     def together(self) -> int:
-        """All of them."""
         return self.evaluations
 
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
-        """All at once."""
         return tokens.spent >= self.evaluations
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, found {value}")

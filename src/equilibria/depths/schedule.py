@@ -1,14 +1,14 @@
-"""How a depth changes over training: frozen objects that know all of every step from the step's number alone.
+"""How a depth changes over training: frozen objects that know every step from its number alone.
 
-Nothing is carried from step to step and nothing is drawn from the generators of training, so a run that was
-interrupted goes on with the depths it would have had.
+Nothing is carried from step to step or drawn from the generators of training, so a resumed run has the depths it would
+have had.
 """
-
-from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+from equilibria.ranges import at_least, share
 
 
 class Limits(ABC):
@@ -21,7 +21,7 @@ class Limits(ABC):
 
 @dataclass(frozen=True)
 class RandomLimits(Limits):
-    """A limit drawn for each step, evenly from `least` to `most`: the model learns to do with any of them.
+    """A limit drawn for each step, uniformly from `least` to `most`: the model learns to work with any.
 
     Args:
         least: smallest limit, at least 1.
@@ -36,13 +36,12 @@ class RandomLimits(Limits):
             raise ValueError(f"limits need 1 <= least <= most, found least {self.least} and most {self.most}")
 
     def at(self, step: int, steps: int, seed: int) -> int:
-        """Drawn from the seed and the step."""
         return random.Random(f"limit {seed} {step}").randint(self.least, self.most)
 
 
 @dataclass(frozen=True)
 class GrowingLimits(Limits):
-    """A limit that goes from `first` to `last`, the same amount in every step.
+    """A limit that goes linearly from `first` to `last`.
 
     Args:
         first: limit of the first step, at least 1.
@@ -53,11 +52,9 @@ class GrowingLimits(Limits):
     last: int
 
     def __post_init__(self) -> None:
-        if min(self.first, self.last) < 1:
-            raise ValueError(f"limits are at least 1, found first {self.first} and last {self.last}")
+        at_least(1, first=self.first, last=self.last)
 
     def at(self, step: int, steps: int, seed: int) -> int:
-        """The nearest whole number."""
         return round(self.first + (self.last - self.first) * _progress(step, steps))
 
 
@@ -68,7 +65,7 @@ class JacobianPenalty:
 
     Args:
         weight: in the first step.
-        last_weight: in the last step, straight from the first; `weight` throughout when None.
+        last_weight: in the last step, linearly from the first; `weight` throughout when None.
         probability: share of the steps that are penalised, `0 < probability ≤ 1`; the weight is not scaled up for it.
     """
 
@@ -77,9 +74,8 @@ class JacobianPenalty:
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weight, self.last_weight)
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"probability must be above 0 and at most 1, found {self.probability}")
+        at_least(0, weight=self.weight, last_weight=self.last_weight)
+        share(probability=self.probability)
 
     def at(self, step: int, steps: int, seed: int) -> float:
         """The weight in this step, 0 where it is not penalised."""
@@ -90,19 +86,19 @@ class JacobianPenalty:
 
 @dataclass(frozen=True)
 class ResidualPenalty:
-    """A residual penalty whose weight changes over training. Falling, it first makes the map converge and then gives
-    way to the loss, below which the penalty of a small residual would otherwise not let it come.
+    """A residual penalty whose weight changes over training. Falling, it first makes the map converge and then lets the
+    loss fall further than the penalty of small residuals would.
 
     Args:
         weight: in the first step.
-        last_weight: in the last step, straight from the first; `weight` throughout when None.
+        last_weight: in the last step, linearly from the first; `weight` throughout when None.
     """
 
     weight: float
     last_weight: float | None = None
 
     def __post_init__(self) -> None:
-        _check_weights(self.weight, self.last_weight)
+        at_least(0, weight=self.weight, last_weight=self.last_weight)
 
     def at(self, step: int, steps: int) -> float:
         """The weight in this step."""
@@ -113,12 +109,11 @@ class ResidualPenalty:
 class DepthSchedule:
     """How an equilibrium changes over training: a shallow unrolled network at first, then what varies of it.
 
-    Evaluation is at the depth of the step before it: unrolled during the warm-up, then by the equilibrium's own
+    Evaluation is at the depth of the step before it: unrolled during the warm-up, then by the equilibrium's
     `eval_solver`, which nothing here changes.
 
     Args:
-        warmup_steps: steps at first in which the cell is applied a fixed number of times instead; the papers'
-            pre-training.
+        warmup_steps: first steps, in which the cell is applied a fixed number of times; the papers' pre-training.
         warmup_share: the same as a share of all steps, which leaves at least one unless it is 1.
         warmup_applications: that number.
         limits: of evaluations after the warm-up: of the training solver, or of the `steps` of an `Unrolled` or
@@ -135,26 +130,18 @@ class DepthSchedule:
     residual: ResidualPenalty | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, found {self.warmup_steps}")
-        if self.warmup_share is not None and not 0 < self.warmup_share <= 1:
-            raise ValueError(f"warmup_share must be above 0 and at most 1, found {self.warmup_share}")
+        at_least(0, warmup_steps=self.warmup_steps)
+        share(warmup_share=self.warmup_share)
+        at_least(1, warmup_applications=self.warmup_applications)
         if self.warmup_share is not None and self.warmup_steps:
-            raise ValueError("warmup_share has no use beside warmup_steps; leave one of them out")
-        if self.warmup_applications < 1:
-            raise ValueError(f"warmup_applications must be at least 1, found {self.warmup_applications}")
+            raise ValueError("warmup_share has no effect beside warmup_steps; drop one of them")
 
     def warmup(self, steps: int) -> int:
-        """How many of so many steps are the warm-up."""
+        """How many of the steps are the warm-up."""
         if self.warmup_share is None:
             return self.warmup_steps
-        share = round(self.warmup_share * steps)
-        return share if self.warmup_share == 1 else min(share, steps - 1)
-
-
-def _check_weights(weight: float, last_weight: float | None) -> None:
-    if not (weight >= 0 and (last_weight is None or last_weight >= 0)):
-        raise ValueError(f"weights are at least 0, found weight {weight} and last_weight {last_weight}")
+        count = round(self.warmup_share * steps)
+        return count if self.warmup_share == 1 else min(count, steps - 1)
 
 
 def _straight(weight: float, last_weight: float | None, step: int, steps: int) -> float:

@@ -1,13 +1,11 @@
-"""What becomes of a solve that did not converge, and where its warning points."""
-
-from __future__ import annotations
+"""What happens when a solve did not converge, and where its warning points."""
 
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -25,14 +23,8 @@ _UNSTEADY = (
 _MACHINERY = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
-def check_reaction(on_failure: object) -> None:
-    """Raises ValueError for what is no reaction to a failure."""
-    if on_failure not in get_args(OnFailure):
-        raise ValueError(f"on_failure must be one of {get_args(OnFailure)}, found {on_failure!r}")
-
-
 def react(on_failure: OnFailure, solution: Solution, held: HeldMap | None) -> None:
-    """Raise or warn of a solve that did not converge; have the adjoint's failures heard in the same way."""
+    """Raise or warn where a solve did not converge; the same will be done for the adjoint."""
     solution.adjoint.on_failure = _ADJOINT_FAILURES[on_failure]
     if solution.status is Status.CONVERGED or on_failure == "ignore":
         return
@@ -55,14 +47,14 @@ _ADJOINT_FAILURES: dict[OnFailure, Callable[[str], None] | None] = {"raise": _ra
 
 
 def _unsteadiness(held: HeldMap | None, solution: Solution) -> str:
-    """The sentence about a map that does not stand still, where that may be why a solve failed; else nothing."""
+    """The sentence about a map that does not stand still, where that may be why a solve failed."""
     if held is None or solution.status is Status.NON_FINITE or forward_mode.active() or mapped.active():
         return ""
     return "" if held.steady(solution.value, solution.tolerance / 10) else _UNSTEADY
 
 
 def _users_level() -> int:
-    """The stack level, for a warning of the caller's, of the nearest line outside this package and PyTorch."""
+    """The stack level, as seen by the caller, of the nearest line outside this package and PyTorch."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
         level, frame = level + 1, frame.f_back

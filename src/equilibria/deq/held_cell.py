@@ -1,11 +1,9 @@
-"""A module, held still for the time of one solve: parametrized weights computed once, buffers updated once."""
+"""A module, held still during one solve: parametrized weights computed once, buffers updated once."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import Lock, RLock
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -19,19 +17,18 @@ class HeldCell:
 
     Parametrized weights (weight, spectral or orthogonal norm) are computed on entering, with a graph where gradients
     are on. Buffers that the cell updates (vectors of power iterations, statistics of batch norms) are put back before
-    each evaluation, so that the last one alone, at the solution, is what they remember.
+    each evaluation, so that they remember only the last one, at the solution.
 
-    A context manager around the solve. Evaluations after it, as a checkpointed backward pass makes them, see the
-    weights and buffers of the solve, and leave the buffers as they are.
+    A context manager around the solve. Evaluations after it, as in a checkpointed backward pass, see the weights and
+    buffers of the solve, and leave the buffers as they are.
 
     Args:
         cell: the module.
         inputs, keywords: its further arguments.
-        updated: names of its modules that are known to update their buffers; None for unknown: all are then copied to
-            find out.
+        updated: names of its modules known to update their buffers; with None all are copied to find out.
 
     Attributes:
-        updated: names of the modules that were found to update their buffers, and of those known before.
+        updated: names of the modules found to update their buffers, and of those known before.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class HeldCell:
         self._buffers: list[_Buffers] = []
         self._entered = False
 
-    def __enter__(self) -> HeldCell:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             if self._parametrized:
                 stack.enter_context(_alone(self._cell))
@@ -81,7 +78,7 @@ class HeldCell:
                 buffers.look()
 
     def _compute(self, module: nn.Module) -> list[tuple[int, str]]:
-        """Fill the cache of parametrizations, which holds what was computed first. Returns what is new in it."""
+        """Fill the cache of parametrizations, which holds what was computed first; returns what is new in it."""
         lists = module.parametrizations
         assert isinstance(lists, nn.ModuleDict)
         if any(type(parameter) is not nn.Parameter for parameter in lists.parameters()):
@@ -108,8 +105,7 @@ class HeldCell:
             finally:
                 for buffers, values in zip(self._buffers, now, strict=True):
                     buffers.put(values)
-                for key in self._weights.keys() - before.keys():
-                    parametrize._cache.pop(key, None)
+                _forget(self._weights.keys() - before.keys())
                 parametrize._cache.update(before)
 
 
@@ -119,30 +115,23 @@ _making = Lock()
 
 @contextmanager
 def _alone(cell: nn.Module) -> Iterator[None]:
-    """No other thread solves with this cell meanwhile: PyTorch's cache of parametrized weights is one for all threads,
-    and a weight that a thread without gradients put there has no graph."""
+    """Locks the cell: threads share PyTorch's cache of parametrized weights, where one without gradients would put
+    weights without a graph."""
     with _making:
         lock = _locks.setdefault(cell, RLock())
     with lock:
         yield
 
 
-def _forget(keys: list[tuple[int, str]]) -> None:
-    """Other solves may keep the cache alive: their next one must not find the weights of this."""
+def _forget(keys: Iterable[tuple[int, str]]) -> None:
+    """Other solves may keep the cache alive, and must not find the weights of this one."""
     for key in keys:
         parametrize._cache.pop(key, None)
 
 
 class _Buffers:
-    """The buffers of one module, and what they held before the solve.
-
-    They are taken together: batch norm updates its statistics without counting a version, but counts its batches.
-
-    Args:
-        module: whose own buffers.
-        path: its name in the cell.
-        copied: whether their values are kept now, because an evaluation may update them.
-    """
+    """The buffers of one module, and what they held before the solve; `copied` where an evaluation may update them.
+    They are taken together: batch norm updates its statistics without counting a version, but counts its batches."""
 
     def __init__(self, module: nn.Module, path: str, copied: bool) -> None:
         self.path, self.updated = path, False
@@ -168,7 +157,7 @@ class _Buffers:
         if not self.updated:
             self._before = None  # most are constants, whose copies need not be kept
         elif self._before is None:
-            # Nobody knew. Keep this update and undo those that follow.
+            # This was not known: keep this update and undo those that follow.
             self._tensors, self._before, self._late = found, self.values(), True
 
     def restore(self) -> None:
@@ -177,7 +166,7 @@ class _Buffers:
             self.put(self._before)
 
     def put(self, values: dict[str, Tensor]) -> None:
-        """Fill them without counting a version: what autograd saved of them is as it was when it is read again."""
+        """Fill them without counting a version: what autograd saved of them will be the same when it is read."""
         for name, tensor in self._tensors.items():
             self._module._buffers[name] = tensor
             if name in values:

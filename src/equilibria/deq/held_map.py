@@ -1,11 +1,9 @@
-"""The user's map, held still for the time of one solve.
+"""The user's map, held still during one solve.
 
-A solver takes for granted that a map leaves its argument alone, returns memory of its own, and gives the same value for
-the same state. Real maps do otherwise: they update in place, fill a buffer that they return each time,
-draw dropout masks, keep what their first call computed. `HeldMap` stands between such a map and the solver.
+A solver expects a map to leave its argument alone, to return memory of its own, and to give the same value for the same
+state. Real maps update in place, return the same buffer each time, draw dropout masks, cache what their first call
+computed. `HeldMap` stands between such a map and the solver.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,38 +19,38 @@ from torch.autograd.graph import saved_tensors_hooks
 from equilibria.solvers import Map, State
 from equilibria.solvers.state import detach, leaves, leaves_as, rebuild
 
-# Evaluations that are given copies, and whose values are copied: what a map does, it mostly does in the first two.
+# Evaluations that are given copies, and whose values are copied: maps mostly show their habits in the first two.
 INSPECTED = 2
 
 
 class HeldMap:
-    """A map as a solver wants it, made of one that need not be: for one solve, and for recomputation in its backward.
+    """A map as a solver wants it, for one solve and for recomputation in its backward pass.
 
-    - Its argument is its own: a map that writes to it is given a copy, from the first evaluation on.
-    - Its values stay: where a map returns a buffer that it uses again, copies are returned.
-    - It draws its random numbers once: every evaluation starts from the generator state of the first, and together
-      they leave the generators as one does. So dropout has one mask per solve.
-    - It fills its caches with a graph: the first evaluation runs with gradients on where `with_graph` asks for it, even
-      inside `no_grad`. Otherwise the weights that `torch.nn.utils.parametrize.cached` keeps, or autocast's casts,
-      would be without one, and the gradient would not reach what they were computed from.
+    - A map that writes to its argument is given a copy, from the first evaluation on.
+    - Where a map returns a buffer that it uses again, copies are returned.
+    - Random numbers are drawn once: every evaluation starts from the generator state of the first, and together they
+      leave the generators as one does. So dropout has one mask per solve.
+    - Caches have a graph: the first evaluation runs with gradients on where `with_graph` asks for it, even inside
+      `no_grad`. Otherwise the weights that `torch.nn.utils.parametrize.cached` keeps, or autocast's casts, would have
+      none, and the gradient would not reach what they were computed from.
 
-    The first two evaluations are looked at thoroughly. Later ones cost about a microsecond.
+    The first two evaluations are inspected thoroughly. Later ones cost about a microsecond more.
 
     Args:
         f: the map.
         with_graph: whether the tracked evaluation of this solve will need a graph of what `f` caches.
 
     Raises:
-        RuntimeError: from an evaluation, where the map does late what it did not do in the first two, so that earlier
-            values are lost.
-        ValueError: from an evaluation, where the map returned another structure, or complex values for a real state.
+        RuntimeError: from an evaluation that wrote to its argument or reused memory as the first two did not, so that
+            earlier values are lost.
+        ValueError: from an evaluation that returned another structure, or complex values for a real state.
     """
 
     def __init__(self, f: Map, with_graph: bool) -> None:
         self._f, self._with_graph = f, with_graph
         self._calls = 0
         self._writes = self._reuses = False
-        self._kept: list[Tensor] = []  # alive, so that nobody else is given their memory
+        self._kept: list[Tensor] = []  # alive, so that their memory is not handed out again
         self._addresses: set[int] = set()
         self._random: list[tuple[torch.Generator, Tensor]] = []
 
@@ -82,22 +80,26 @@ class HeldMap:
         return value
 
     def close(self) -> None:
-        """The solve is over: let go of its first values. Recomputation in the backward pass goes on working."""
+        """Release the first values, after the solve; recomputation in the backward pass still works."""
         self._kept.clear()
         self._addresses.clear()
 
     def steady(self, z: State, tolerance: float) -> bool:
-        """Whether two evaluations at `z` agree, to `tolerance` or rounding, relative to their size."""
+        """Whether two evaluations at `z` agree to `tolerance`, or rounding, relative to their size."""
         with torch.no_grad():
             first = [leaf.clone() for leaf in leaves_as(z, self(detach(z)))]
             second = list(leaves_as(z, self(detach(z))))
+        # A hundred roundings: sums may be taken in another order.
         return not any(
-            bool(torch.linalg.vector_norm(a - b) > max(tolerance, _rounding(a)) * torch.linalg.vector_norm(a))
+            bool(
+                torch.linalg.vector_norm(a - b)
+                > max(tolerance, 100.0 * torch.finfo(a.dtype).eps) * torch.linalg.vector_norm(a)
+            )
             for a, b in zip(first, second, strict=True)
         )
 
     def _inspect(self, z: State) -> State:
-        """One of the first evaluations: from a copy, of which it is known afterwards whether it was written to."""
+        """One of the first evaluations: on a copy, so that a write to it shows."""
         if self._calls == 1 and self._with_graph and not torch.is_grad_enabled() and peek_interpreter_stack() is None:
             given, value = self._tracked(z)
         else:
@@ -131,7 +133,7 @@ class HeldMap:
         return given, rebuild(z, (leaf.detach() for leaf in leaves_as(z, value)))
 
     def _found_reuse(self, value: State, parts: Sequence[Tensor], arguments: Sequence[Tensor]) -> State:
-        """The value of a map that returned memory it had returned before, or its argument as it was."""
+        """The value of a map that returned memory it had returned before, or its argument."""
         own = {_storage(leaf) for leaf in arguments}
         if all(_storage(leaf) not in self._addresses or _storage(leaf) in own for leaf in parts):
             return value
@@ -188,19 +190,12 @@ def _parts(state: State) -> tuple[Tensor, ...]:
 
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:
-    """How often each was written to; 0 where nobody counts, as of inference tensors."""
-    return [_version(tensor) for tensor in tensors]
-
-
-def _version(leaf: Tensor) -> int:
-    try:
-        return leaf._version
-    except RuntimeError:
-        return 0
+    """How often each was written to; 0 for inference tensors, which do not count."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _storage(leaf: Tensor) -> int:
-    """Where the storage of a tensor begins; 0 where it has none of its own, as subclasses and transformed tensors."""
+    """Where the storage of a tensor begins; 0 for subclasses and transformed tensors, which have none of their own."""
     if type(leaf) is not Tensor and type(leaf) is not nn.Parameter:
         return 0
     try:
@@ -209,13 +204,8 @@ def _storage(leaf: Tensor) -> int:
         return 0
 
 
-def _rounding(values: Tensor) -> float:
-    """What sums in another order may change, generously."""
-    return 100.0 * torch.finfo(values.dtype).eps
-
-
 def _generators(device: torch.device) -> list[torch.Generator]:
-    """The default generators a map on `device` draws from; that of a GPU cannot be asked while a graph is recorded."""
+    """The default generators a map on `device` draws from; not that of a GPU while a graph is recorded."""
     found = [torch.default_generator]
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         index = device.index if device.index is not None else torch.cuda.current_device()
@@ -224,7 +214,7 @@ def _generators(device: torch.device) -> list[torch.Generator]:
 
 
 def _unseen() -> AbstractContextManager[object]:
-    """Hides what is saved for a graph that is thrown away from hooks that count, offload or recompute it."""
+    """Hides what a discarded graph saves from hooks that count, offload or recompute it."""
     if _top_saved_tensors_default_hooks(False) is None:
         return nullcontext()
     return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

@@ -1,17 +1,14 @@
 """`DEQ`: a fixed point as a module."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equilibria.deq.arguments import checked_gradient, checked_solver, found
-from equilibria.deq.failures import OnFailure, check_reaction, warn
+from equilibria.deq.failures import OnFailure, warn
 from equilibria.deq.held_cell import HeldCell
-from equilibria.deq.solving import fixed_point
+from equilibria.deq.solving import checked_gradient, checked_solver, fixed_point, found
 from equilibria.deq.surroundings import (
     HandlesBackwardHooks,
     check_checkpoint,
@@ -20,6 +17,7 @@ from equilibria.deq.surroundings import (
     with_backward_hooks,
 )
 from equilibria.gradients import Gradient, Guarded
+from equilibria.ranges import one_of
 from equilibria.solvers import Solution, Solver, State, Status
 
 
@@ -35,8 +33,8 @@ class DEQ(HandlesBackwardHooks):
         gradient: how to differentiate; `Guarded()` when None, which is `Implicit` where solves succeed, and bounded
             where they do not.
         eval_solver: how to solve in evaluation mode; `solver` when None.
-        on_failure: as for `fixed_point`. None is for training without a thought: in training mode a solve that fell
-            short warns the first time and is counted in `failures`, in evaluation mode it warns each time.
+        on_failure: as for `fixed_point`. With None, a failed solve in training mode warns the first time and is counted
+            in `failures`; in evaluation mode it warns each time.
         start: `start(*inputs, **keywords)` is where to start when `z0` is None. Without it that is
             `cell.initial_state(*inputs, **keywords)` if the cell has one, and else zeros like the first tensor among
             the inputs.
@@ -44,9 +42,6 @@ class DEQ(HandlesBackwardHooks):
     Attributes:
         failures: solves in training mode that did not converge, forward or adjoint, since the layer was made; not in
             `state_dict`.
-
-    Raises:
-        TypeError, ValueError: an argument is impossible; the message names it.
     """
 
     def __init__(
@@ -59,8 +54,7 @@ class DEQ(HandlesBackwardHooks):
         start: Callable[..., State] | None = None,
     ) -> None:
         super().__init__()
-        if on_failure is not None:
-            check_reaction(on_failure)
+        one_of(OnFailure, on_failure=on_failure)
         if not isinstance(cell, nn.Module):
             raise TypeError(f"cell must be a torch.nn.Module (fixed_point takes any function); {found(cell)}")
         self.cell = cell
@@ -86,11 +80,9 @@ class DEQ(HandlesBackwardHooks):
         """The `Solution` from `z0`; gradients reach the cell's parameters and every input.
 
         Args:
-            z0: where to start; None, or left out where all inputs have names, to start as the layer's `start` says.
+            z0: where to start; by default as the layer's `start` says.
             inputs, keywords: further arguments of the cell; the names of the arguments here are not passed on.
-            tol: of this call, in place of the solver's.
-            max_evaluations: of this call, in place of the solver's.
-            iterates: as for `fixed_point`.
+            tol, max_evaluations, iterates: as for `fixed_point`.
         """
         check_checkpoint()
         check_sharding(self.cell)
@@ -98,16 +90,10 @@ class DEQ(HandlesBackwardHooks):
             z0 = self._start(inputs, keywords)
         modes = tuple(module.training for module in self.cell.modules())  # a batch norm updates in one only
         with HeldCell(self.cell, inputs, keywords, self._updated.get(modes)) as held:
-            solution = fixed_point(
-                held,
-                z0,
-                self.solver if self.training else self.eval_solver,
-                self.gradient,
-                self._reaction(),
-                tol=tol,
-                max_evaluations=max_evaluations,
-                iterates=iterates,
-            )
+            solver = self.solver if self.training else self.eval_solver
+            options: dict[str, Any] = {"tol": tol, "max_evaluations": max_evaluations, "iterates": iterates}
+            reaction = self.on_failure or ("ignore" if self.training and self.failures else "warn")
+            solution = fixed_point(held, z0, solver, self.gradient, reaction, **options)
         self._updated[modes] = held.updated
         if self.training and solution.status is not Status.CONVERGED:
             self.failures += 1
@@ -116,13 +102,13 @@ class DEQ(HandlesBackwardHooks):
         return solution
 
     def _adjoint_failed(self, message: str) -> None:
-        """As for a solve that fell short: warn the first time, and count."""
+        """As for a failed solve: warn the first time, and count."""
         if not self.failures:
             warn(message)
         self.failures += 1
 
     def extra_repr(self) -> str:
-        """The solver, the gradient, and what else is not the default."""
+        """The solver, the gradient, and other non-default options."""
         parts = [f"solver={self.solver!r}", f"gradient={self.gradient!r}"]
         if self.eval_solver is not self.solver:
             parts.append(f"eval_solver={self.eval_solver!r}")
@@ -130,14 +116,7 @@ class DEQ(HandlesBackwardHooks):
             parts.append(f"on_failure={self.on_failure!r}")
         return ",\n".join(parts)
 
-    def _reaction(self) -> OnFailure:
-        """What a failed solve does now."""
-        if self.on_failure is not None:
-            return self.on_failure
-        return "ignore" if self.training and self.failures else "warn"
-
     def _start(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> State:
-        """Where to start when nothing is given."""
         start = self.start or getattr(self.cell, "initial_state", None)
         if start is not None:
             return start(*inputs, **keywords)

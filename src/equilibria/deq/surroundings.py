@@ -1,6 +1,4 @@
-"""What PyTorch wraps around a module, and where a solve must stay right: compilers, backward hooks, checkpoints."""
-
-from __future__ import annotations
+"""What PyTorch wraps around a solve: compilers, backward hooks, checkpoints, sharding."""
 
 import functools
 import sys
@@ -22,10 +20,8 @@ R = TypeVar("R")
 
 
 def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, left out by `torch.compile` of what calls it: how often a solve evaluates depends on its data.
-
-    What it calls may be compiled itself. Programs of `torch.export` are traced through it.
-    """
+    """Keeps `torch.compile` of a caller out of a function, since how often a solve evaluates depends on its data. What
+    the function calls may be compiled itself; `torch.export` traces through it."""
     disabled: Callable[P, R] = _disable_dynamo(function)
 
     @functools.wraps(function)
@@ -38,10 +34,8 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solution]:
-    """The forward pass of a module, whose full backward hooks see the gradient of the solution's value.
-
-    PyTorch looks for tensors in what a module returns, and not inside it.
-    """
+    """The forward pass of a module, whose full backward hooks see the gradient of the solution's value: PyTorch looks
+    for tensors in what a module returns, and not inside it."""
 
     @functools.wraps(forward)
     def hooked(self: nn.Module, *args: Any, **kwargs: Any) -> Solution:
@@ -59,7 +53,7 @@ def with_backward_hooks(forward: Callable[..., Solution]) -> Callable[..., Solut
 
 
 class HandlesBackwardHooks(nn.Module):
-    """A module whose forward pass is `with_backward_hooks`, so that calling it must not look for tensors again."""
+    """A module whose forward pass is `with_backward_hooks`: calling it must not look for tensors again."""
 
     def _get_backward_hooks(self) -> tuple[list[Any], list[Any]]:
         return [], super()._get_backward_hooks()[1]
@@ -69,10 +63,8 @@ class HandlesBackwardHooks(nn.Module):
 
 
 def check_checkpoint() -> None:
-    """Raises RuntimeError where the caller's result goes straight to a reentrant checkpoint.
-
-    That runs without gradients and gives a graph to tensors alone, so a `Solution` would come out without one.
-    """
+    """Raises RuntimeError where the caller's result goes straight to a reentrant checkpoint, which runs without
+    gradients and gives a graph only to tensors, not to a `Solution`."""
     if torch.is_grad_enabled():
         return
     frame = sys._getframe(1)
@@ -90,15 +82,13 @@ _MODULES = ("torch/nn/modules/", "equilibria/deq/")
 
 
 def _of_package(code: CodeType) -> bool:
-    """Whether a frame passes on what it was called for: a module's call, or a container's."""
+    """Whether a frame only passes on what it calls: a module's call, or a container's."""
     return any(part in code.co_filename for part in _MODULES)
 
 
 def check_sharding(cell: nn.Module) -> None:
-    """Raises RuntimeError where a cell, or a part of it, gathers its weights at every evaluation.
-
-    Processes evaluate a different number of times, so that some would wait for others forever.
-    """
+    """Raises RuntimeError where a cell gathers its weights at every evaluation: processes evaluate different numbers of
+    times, so that some would wait for others forever."""
     loaded = sys.modules.get("torch.distributed.fsdp")
     kind = getattr(loaded, "FSDPModule", None)
     if kind is not None and any(isinstance(module, kind) for module in cell.modules()):

@@ -1,9 +1,8 @@
 """Measurements that tell whether an equilibrium model keeps its promises."""
 
 from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_causality
-from equilibria.diagnostics.coupling import Coupling, audit_coupling
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
-from equilibria.diagnostics.jacobian import spectral_radius
+from equilibria.diagnostics.jacobian import Coupling, audit_coupling, spectral_radius
 from equilibria.diagnostics.path_independence import PathIndependence, path_independence
 
 __all__ = [

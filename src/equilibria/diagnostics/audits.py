@@ -1,22 +1,11 @@
-"""Does a language model's output depend on what it must not see? Later tokens, or its neighbours in the batch."""
+"""Does a language model's output depend on what it must not see: later tokens, or other rows of the batch?"""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-from equilibria.diagnostics.evaluation_mode import evaluating
-
-
-class HasLogits(Protocol):
-    """What a language model returns."""
-
-    @property
-    def logits(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -45,13 +34,6 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
         model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
         tokens: token ids `(B, L)`, `L ≥ 2`.
         cuts: first replaced positions, each from 1 to `L − 1`; by default the quarters and the last.
-        seed: of the replacements.
-
-    Returns:
-        The largest change; exactly 0.0 for a causal model.
-
-    Raises:
-        ValueError: there are too few tokens, no cuts, or one outside its range.
     """
     length = tokens.shape[1]
     if length < 2:
@@ -75,12 +57,9 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
 
 @torch.no_grad()
 def audit_batch_invariance(model: nn.Module, tokens: Tensor, seed: int = 0) -> Audit:
-    """Replace every other row of the batch and compare the logits of the row that stayed, for each row.
+    """Replace every other row of the batch and compare the logits of the row that stayed, for each of at least 2 rows.
 
-    Args:
-        model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
-        tokens: token ids `(B, L)`, `B ≥ 2`.
-        seed: of the replacements.
+    Arguments are those of `audit_causality`.
     """
     if tokens.shape[0] < 2:
         raise ValueError(f"batch invariance needs at least 2 rows, found {tokens.shape[0]}")
@@ -105,3 +84,15 @@ def _largest(a: Tensor, b: Tensor) -> float:
     """The largest absolute difference; infinite where one side is not a number and the other is."""
     difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
     return float(torch.nan_to_num(difference, nan=torch.inf).max())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within a block; afterwards every module is in its own mode again, frozen ones too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,7 +1,5 @@
 """How far a gradient is from the gradient of the exact solution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,12 +43,10 @@ def gradient_error(
     Args:
         f: the map; it closes over `parameters`.
         z0: where both solves start.
-        solver: the solver to be judged.
-        gradient: the gradient to be judged.
+        solver, gradient: what to judge.
         parameters: tensors that require grad, by name.
-        reference_solver: how the reference is solved; tight Anderson with long history when None, per prefix where
-            `solver` goes by token, as mixing each token by itself stalls where tokens are chained.
-        seed: of the functional.
+        reference_solver: solves the reference; when None, tight Anderson with a long history, per prefix where `solver`
+            goes by token, as mixing each token by itself stalls where tokens are chained.
 
     Raises:
         ConvergenceError: the reference or its adjoint did not converge, so there is nothing to compare with.

@@ -1,6 +1,4 @@
-"""The radius of the spectrum of a map's Jacobian at a state."""
-
-from __future__ import annotations
+"""What a map's Jacobian tells: its spectral radius, and which groups of a state depend on each other."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,10 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.adjoint import TrackedEvaluation, evaluate
-from equilibria.solvers import Map, State
+from equilibria.ranges import at_least
+from equilibria.solvers import Map, Scope, State
+from equilibria.solvers.residual import norm
+from equilibria.solvers.state import Packing, leaves, rebuild
 
 
 def spectral_radius(
@@ -20,23 +21,18 @@ def spectral_radius(
 
     Unlike power iteration it is right for complex leading pairs. Below 1, plain iteration converges from nearby.
 
-    Where a map hands things on from token to token, as recurrent cells do, a Krylov space smaller than the state does
-    not see that the chain ends: what is found is nearer to the rate of the first so many evaluations, and larger.
+    Where a map passes things on from token to token, as recurrent cells do, a Krylov space smaller than the state does
+    not see that the chain ends: the result is nearer to the rate of the first `iterations` evaluations, and larger.
     The Jacobian of a causal map is block triangular, so its eigenvalues are those of single tokens, and with `tokens`
     they are found exactly.
 
     Args:
-        f: the map.
-        z: the state.
-        iterations: size of the Krylov space; exact when it reaches the number of elements, but for rounding, which a
+        iterations: size of the Krylov space; exact when it reaches the number of elements, except for rounding, which a
             long chain amplifies.
-        seed: of the starting vector.
-        tokens: for causal maps: positions along the second dimension. The largest modulus of an eigenvalue of the
-            blocks by which each of these tokens acts on itself, for which the Krylov space only needs the number of
-            elements of a token. It takes as many backward passes for each.
+        tokens: for causal maps, positions along the second dimension: only the blocks by which each of these tokens
+            acts on itself are considered, each in a Krylov space of its own.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, found {iterations}")
+    at_least(1, iterations=iterations)
     if tokens is not None and not len(tokens):
         raise ValueError("tokens must name at least 1 position, or be None for the whole state; found none")
     evaluation, _ = evaluate(f, z)
@@ -51,10 +47,8 @@ def spectral_radius(
 
 @dataclass(frozen=True)
 class _TransposedBlock:
-    """The transposed Jacobian, or that of a part of the state with itself; the same spectrum as the plain one.
-
-    Transposed, a product needs one backward pass.
-    """
+    """The transposed Jacobian, or that of a part of the state with itself, at one backward pass a product. It has the
+    same spectrum as the Jacobian."""
 
     evaluation: TrackedEvaluation
     part: tuple[Any, ...]
@@ -73,7 +67,7 @@ class _TransposedBlock:
 
 
 def _largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> float:
-    """The largest modulus of an eigenvalue of a linear map, as its Krylov space from `start` shows it."""
+    """The largest modulus of an eigenvalue of a linear map on its Krylov space from `start`."""
     basis = [start / torch.linalg.vector_norm(start)]
     hessenberg = torch.zeros(iterations + 1, iterations, dtype=torch.float64)
     used = 0
@@ -92,3 +86,57 @@ def _largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, iter
             break
         basis.append(w / length)
     return float(torch.linalg.eigvals(hessenberg[:used, :used]).abs().max())
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What `audit_coupling` found.
+
+    Attributes:
+        coupled: groups that other groups depend on, `(*groups,)`.
+        strength: the largest norm of the derivative of some groups by others, over that of some groups by themselves,
+            along random directions; exactly 0 where nothing is coupled.
+    """
+
+    coupled: Tensor
+    strength: float
+
+    def __bool__(self) -> bool:
+        return bool(self.coupled.any())
+
+
+def audit_coupling(f: Map, z: State, scope: Scope = "sample", seed: int = 0) -> Coupling:
+    """Find out whether the groups of a map depend on each other at `z`.
+
+    Every pair of groups differs in some binary digit of their numbers. For each digit, random directions of those that
+    have it are sent back through one evaluation: what arrives at the others came by a coupling. That is two
+    vector-Jacobian products for every doubling of the number of groups, on one stored evaluation.
+
+    A causal map does couple tokens; scopes `"token"` and `"prefix"` are made for that. Where this finds coupled samples
+    (batch norm in training, graph layers whose rows are nodes, attention over a batch), solve with `scope="all"`.
+
+    Args:
+        f: the map, differentiable.
+        z: a state like the solution.
+        scope: what a group is.
+    """
+    packing = Packing.of(z, scope)
+    evaluation, _ = evaluate(f, z)
+    packed = packing.pack(z)
+    groups, count = packed.shape[:-1], packed[..., 0].numel()
+    numbers = torch.arange(count, device=packed.device).reshape(groups)
+    coupled = torch.zeros(groups, dtype=torch.bool, device=packed.device)
+    generator = torch.Generator().manual_seed(seed)
+    across = within = 0.0
+    for digit in range(max(count - 1, 0).bit_length()):
+        for chosen in ((numbers >> digit & 1).bool(), ~(numbers >> digit & 1).bool()):
+            direction = torch.randn(packed.shape, generator=generator, dtype=torch.float64).to(packed)
+            sent = packing.unpack(torch.where(chosen.unsqueeze(-1), direction, 0.0))
+            product = evaluation.transposed(tuple(leaves(sent)))
+            arrived = norm(packing.pack(rebuild(z, iter(product)))).double()
+            reached = ~chosen & (arrived > 0)
+            coupled |= reached
+            if bool(reached.any()):
+                across = max(across, float(torch.linalg.vector_norm(arrived[~chosen])))
+            within = max(within, float(torch.linalg.vector_norm(arrived[chosen])))
+    return Coupling(coupled, across / within if within > 0 else across)

@@ -1,12 +1,11 @@
 """Does the solution depend on where the solve starts? (Anil et al. 2022, arXiv:2211.09961)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from equilibria.ranges import at_least
 from equilibria.solvers import Map, Solver, State
 from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing, leaves, rebuild
@@ -19,7 +18,7 @@ class PathIndependence:
     Attributes:
         distance: the largest distance between two of the solutions, over the largest of their norms; float32,
             `(*groups,)`. Of the order of the tolerance where the start does not matter.
-        converged: whether the solves of that group all converged; without that a distance says little.
+        converged: whether the solves of that group all converged; if not, a distance says little.
     """
 
     distance: Tensor
@@ -33,15 +32,12 @@ def path_independence(
     """Solve `z = f(z)` from `z0` and from random states, and compare the solutions group by group.
 
     Args:
-        f: the map.
-        z0: the start the model uses; it also says what states look like.
-        solver: how to solve; a tolerance well below the distances of interest is wanted.
-        starts: in all, `z0` included, at least 2.
-        scale: standard deviation of the normal distribution that the other starts are drawn from.
-        seed: of the starts.
+        f, z0: the map, and the start that the model uses.
+        solver: how to solve, to a tolerance well below the distances of interest.
+        starts: how many in all, `z0` included, at least 2.
+        scale: standard deviation of the normal distribution of the other starts.
     """
-    if starts < 2:
-        raise ValueError(f"starts must be at least 2, found {starts}")
+    at_least(2, starts=starts)
     generator = torch.Generator().manual_seed(seed)
 
     def random() -> State:

@@ -1,11 +1,9 @@
 """A state given the graph of one evaluation, and the adjoint equation `v = Jᵀ v + g` on that graph.
 
 The map is applied once more at a detached state with gradients on. One autograd function between that evaluation and
-the loss turns the incoming gradient `g` into another, `v`, by a *pullback*; autograd does the rest. Ways of
-differentiating a solution differ in their pullback only. No parameter has to be listed and no hook is set.
+the loss turns the incoming gradient `g` into another, `v`, by a *pullback*; autograd does the rest. These gradients
+differ only in their pullback. No parameter has to be listed and no hook is set.
 """
-
-from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from equilibria.gradients.history import LONG, above, asks, behind, heights, kep
 from equilibria.solvers import AdjointReport, AdjointSolver, Iterate, Map, State, Status, mapped
 from equilibria.solvers.state import Packing, fitting, leaves, leaves_as, rebuild
 
-# Of a product with a Jacobian.
+# In a product with a Jacobian.
 _ROUNDINGS = 4.0
 
 Tensors = tuple[Tensor, ...]
@@ -34,7 +32,7 @@ class TrackedEvaluation:
     """One application of a map with gradients on: the graph that runs from `inputs` to `outputs`.
 
     Attributes:
-        height: at least the length of the longest path behind the outputs, None where nobody counted.
+        height: at least the length of the longest path behind the outputs, None where not counted.
     """
 
     inputs: Tensors
@@ -64,16 +62,8 @@ class TrackedEvaluation:
 
 
 def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[TrackedEvaluation, tuple[State, State]]:
-    """Apply `f` at the detached `state` with gradients on.
-
-    Args:
-        f: the map.
-        state: where.
-        anchored: whether products with the Jacobian are wanted, that is whether the state itself is tracked.
-
-    Returns:
-        The graph, and `(state, f(state))` in their structure.
-    """
+    """Apply `f` at the detached `state` with gradients on: the graph, and `(state, f(state))` in their structure.
+    `anchored` says whether products with the Jacobian are wanted, that is whether the state itself is tracked."""
     evaluation, tracked = _evaluate(f, state, anchored)
     if not anchored:
         return evaluation, tracked
@@ -86,8 +76,9 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[TrackedEvalua
 
 
 def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[TrackedEvaluation, tuple[State, State]]:
-    """The same, at a state that hangs above a history of so many nodes."""
-    here = rebuild(state, (_leaf(leaf.detach(), anchored) for leaf in leaves(state)))
+    """The same, at a state that hangs above a history of that many nodes."""
+    asking = mapped.asking if mapped.active() else Tensor.requires_grad_
+    here = rebuild(state, (asking(leaf.detach()) if anchored else leaf.detach() for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
     with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
@@ -95,14 +86,8 @@ def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[T
     return TrackedEvaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 
 
-def _leaf(tensor: Tensor, anchored: bool) -> Tensor:
-    if anchored and mapped.active():
-        return mapped.asking(tensor)
-    return tensor.requires_grad_() if anchored else tensor
-
-
 def _attainable(inputs: Tensors) -> float:
-    """A few roundings of a product, in the coarsest arithmetic that has a part in it."""
+    """A few roundings of a product, in the coarsest arithmetic involved."""
     device = inputs[0].device.type
     dtypes = {leaf.dtype for leaf in inputs}
     if torch.is_autocast_enabled(device):
@@ -113,11 +98,8 @@ def _attainable(inputs: Tensors) -> float:
 def attach(evaluation: TrackedEvaluation, pullback: Pullback, inner: bool = False) -> Tensors:
     """The evaluation's inputs, as tensors whose gradient passes through `pullback` to the evaluation's outputs.
 
-    Args:
-        evaluation: the graph to attach to.
-        pullback: what happens to the gradient.
-        inner: whether this is part of a construction that is right to second order as a whole. Otherwise a second
-            derivative is an error, since it would lack how the point of evaluation moves.
+    `inner` says that this is part of a construction that is right to second order as a whole. Otherwise a second
+    derivative is an error, since it would lack how the point of evaluation moves.
     """
     if not evaluation.tracked:
         return tuple(leaf.detach() for leaf in evaluation.inputs)
@@ -135,13 +117,10 @@ class PullbackGradient(Gradient):
 
     @abstractmethod
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
-        """From the gradient of a state to that of the evaluation at it.
-
-        It lives as long as the graph: let it hold no more of the solve than it needs.
-        """
+        """From the gradient of a state to that of the evaluation at it. It lives as long as the graph, so it should
+        hold no more of the solve than it needs."""
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Attach the graph of one evaluation at the state."""
         evaluation, tracked = evaluate(f, state, self.needs_products)
         attached = attach(evaluation, self.pullback(evaluation, solve))
         return Attached(rebuild(state, iter(attached)), tracked)
@@ -154,23 +133,18 @@ def solve_adjoint(
     report: AdjointReport,
     start: Tensor | None = None,
 ) -> tuple[Tensors, Iterate]:
-    """Solve `v = Jᵀ v + g` to a residual that is relative, so that no scale of a loss matters.
-
-    The tolerance is no less than the arithmetic of the evaluation allows.
+    """Solve `v = Jᵀ v + g` to a relative residual, so that the scale of a loss does not matter.
 
     Args:
-        evaluation: the graph that `J` belongs to.
+        evaluation: the graph that `J` belongs to; its arithmetic bounds the tolerance from below.
         incoming: `g`.
         solver: how to solve.
-        report: where to note how it ended.
-        start: of the solve, packed by sample; `g` itself when None.
+        report: where to note how it ended; raises ConvergenceError on failure if it is to.
+        start: of the solve, packed by sample; `g` when None.
 
     Returns:
-        `v`, and how the solve ended, which is for the groups of the solver's scope; the whole state is one group where
-        its tensors share no first dimension.
-
-    Raises:
-        ConvergenceError: it was not solved, where the report is to raise it.
+        `v`, and how the solve ended for the groups of the solver's scope; the whole state is one group where its
+        tensors share no first dimension.
     """
     packing = Packing.of(incoming, fitting(incoming, "sample"))
     g = packing.pack(incoming)
@@ -192,19 +166,11 @@ def solve_adjoint(
 
 
 def _at_fault(iterate: Iterate, g: Tensor) -> bool:
-    """Whether a failure is the solve's own: where a loss is no number, it is not, but other samples still count."""
+    """Whether a failure is the solve's own; it is not where the loss is NaN or infinite."""
     finite = torch.isfinite(g).all(dim=-1)
     if finite.shape != iterate.residual.shape:  # groups of another scope
         return bool(finite.all())
     return bool((finite & ~(iterate.residual <= iterate.tolerance)).any())
-
-
-def sizes_of(incoming: Tensors) -> tuple[Packing, Tensor, Tensor]:
-    """The packing of a gradient by sample, the gradient packed, and its norms `(B, 1)`, with 1 for those that are 0."""
-    packing = Packing.of(incoming, fitting(incoming, "sample"))
-    g = packing.pack(incoming)
-    norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-    return packing, g, torch.where(norm > 0, norm, 1.0)
 
 
 class _Attach(torch.autograd.Function):
@@ -220,7 +186,7 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Any) -> tuple[Tensors, tuple[int | None, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Below the transform that takes the gradient, a mapped value alone is wanted, not its graph."""
+        """Below the transform that takes the gradient, only the mapped value is wanted, not its graph."""
         evaluation, _, inner, *tensors = operands
         return _Attach.apply(evaluation, _refuse, inner, *tensors), in_dims[3 + len(tensors) // 2 :]
 
@@ -228,7 +194,7 @@ class _Attach(torch.autograd.Function):
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         outputs: Tensors = ctx.evaluation.outputs
         if ctx.inner and not any(bool(part.any()) for part in incoming):
-            # To first order nothing arrives here, see `Implicit`: spare the solve and the pass through the map.
+            # To first order nothing arrives here, see `Implicit`: skip the solve and the pass through the map.
             return (None,) * (3 + 2 * len(outputs))
         mapped.check_legacy(incoming)
         with torch.no_grad():
@@ -246,7 +212,7 @@ def _refuse(incoming: Tensors) -> Tensors:
 
 
 class _Once(torch.autograd.Function):
-    """The first `count` tensors; whoever differentiates them gets an error instead of a part of the derivative."""
+    """The first `count` tensors; differentiating them is an error, as the derivative would be incomplete."""
 
     @staticmethod
     def forward(count: int, *tensors: Tensor) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,6 +1,4 @@
-"""What every way of differentiating a solution has in common: it is given a solve and returns states with a graph."""
-
-from __future__ import annotations
+"""What all gradients share: each is given a solve and returns states with a graph."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -12,10 +10,9 @@ from equilibria.solvers import AdjointReport, Iterate, Map, Solver, State
 
 @dataclass(frozen=True, eq=False)
 class Solve:
-    """The solve that a gradient belongs to.
+    """The solve that a gradient belongs to; its solver also measures states after it.
 
     Attributes:
-        solver: its solver, which also measures what moves on from there.
         wanted: numbers of the iterates wanted beside the solution.
         iterate: how it ended; None for a gradient that begins at the start.
         proposal: the state the solver would have evaluated next, for a gradient that begins there; None for an iterate
@@ -37,9 +34,8 @@ class Attached:
     Attributes:
         value: the state.
         tracked: the last evaluation that carries a graph, as `(z, f(z))`; None for none.
-        steps: evaluations from where the gradient began to `value`, whose residual is measured again unless there are
-            none.
-        first: of these evaluations, `(z, f(z))`.
+        steps: evaluations from where the gradient began to `value`; unless 0, the residual is measured again.
+        first: the first of these evaluations, `(z, f(z))`.
         f_value: `f(value)` where it is known, for the residual.
         iterates: the wanted ones on the way, of a gradient that begins at the start.
     """
@@ -58,7 +54,7 @@ class Gradient(ABC):
     `fixed_point` solves, then calls `attach` for the solution and for every wanted iterate of the solve.
 
     Attributes:
-        begins_at: the `"solution"`; the `"proposal"`, which the solver then makes after its last evaluation; or the
+        begins_at: the `"solution"`; the `"proposal"`, which the solver makes after its last evaluation; or the
             `"start"`, for a gradient that iterates by itself: nothing is solved before.
         in_recipes: whether a recipe may name it.
         in_transforms: whether it works inside transforms of `torch.func`.
@@ -70,13 +66,8 @@ class Gradient(ABC):
 
     @abstractmethod
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Give a state its graph.
-
-        Args:
-            f: the map.
-            state: the solution or an iterate, without a graph; `z0` for a gradient that begins at the start.
-            solve: the solve that `state` is from.
-        """
+        """Give a state its graph: the solution or an iterate of `solve`, or `z0` for a gradient that begins at the
+        start."""
 
 
 @dataclass(frozen=True)
@@ -86,5 +77,4 @@ class NoGradient(Gradient):
     in_recipes: ClassVar[bool] = False
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """The state without a graph."""
         return Attached(state)

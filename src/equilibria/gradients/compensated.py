@@ -4,8 +4,6 @@ A damped step `x ↦ c x + w` with `c < 1` pushes `log2(1/c)` bits of `x` out of
 bring them back. With the bits of `low` below it, it takes many steps until digits of `high` are lost.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

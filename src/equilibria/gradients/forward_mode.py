@@ -4,11 +4,9 @@ Where `z = f(z, θ)` and `θ` moves with `θ'`, the solution moves with `z' = J 
 one forward-mode evaluation of `f` at the solution with tangent `z'` returns, and it is affine in `z'`.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -39,12 +37,8 @@ class Tangent(Gradient):
     solver: AdjointSolver
 
     @classmethod
-    def of(cls, gradient: Gradient) -> Tangent:
-        """The forward-mode counterpart of a gradient.
-
-        Raises:
-            NotImplementedError: it is neither `Implicit` nor `Guarded`: the others are defined by their backward pass.
-        """
+    def of(cls, gradient: Gradient) -> Self:
+        """The counterpart of `Implicit` or `Guarded`; raises NotImplementedError for others, which have none."""
         if not isinstance(gradient, Implicit | Guarded) or (isinstance(gradient, Implicit) and gradient.higher_order):
             raise NotImplementedError(
                 f"forward-mode derivatives of a fixed point need gradient=Implicit(), found {gradient!r}"
@@ -52,7 +46,6 @@ class Tangent(Gradient):
         return cls(gradient.solver)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Solve for the tangent."""
 
         def tangent_map(tangent: State) -> State:
             with forward_ad._set_fwd_grad_enabled(True):
@@ -70,7 +63,7 @@ class Tangent(Gradient):
 
 
 def suspended() -> AbstractContextManager[object]:
-    """Within it, nothing carries a tangent."""
+    """A context in which nothing carries a tangent."""
     return forward_ad._set_fwd_grad_enabled(False)
 
 
@@ -81,7 +74,6 @@ def _tangent(leaf: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lifted(f: Map, z0: State) -> State:
-    """`z0` in the wrapping that functional transforms give to what `f` closes over, without tangent; it takes one
-    evaluation."""
+    """`z0` as functional transforms wrap what `f` closes over, without tangent, by one evaluation."""
     with suspended():
         return rebuild(z0, (z + torch.zeros_like(v) for z, v in zip(leaves(z0), leaves_as(z0, f(z0)), strict=True)))

@@ -1,22 +1,25 @@
-"""The implicit gradient of the samples that it is right for, a truncated one of the others.
+"""The implicit gradient where a solve converged, a truncated one where it did not: per group, or per batch.
 
-An adjoint of a state that is no solution means nothing, and near a singular Jacobian it is large: one such sample of a
-batch outweighs all others, and one such step stays in the moments of Adam for long. The first terms of the adjoint's
-Neumann series (Geng et al. 2021, arXiv:2111.05177) are a gradient wherever they are taken, and bounded: of `n` terms,
-`1 + ‖J‖ + … + ‖J‖ⁿ⁻¹` times what comes in.
+The adjoint of a state that is no solution means nothing, and near a singular Jacobian it is large: one such sample
+outweighs the rest of a batch, and one such step stays in the moments of Adam for long. The first terms of the adjoint's
+Neumann series (Geng et al. 2021, arXiv:2111.05177) are a gradient anywhere, and bounded: of `n` terms,
+`1 + ‖J‖ + … + ‖J‖ⁿ⁻¹` times what comes in. So is the phantom gradient, that of a truncated computation wherever it
+starts; training with either brings convergence back.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from equilibria.gradients.adjoint import Pullback, PullbackGradient, Tensors, TrackedEvaluation, solve_adjoint
-from equilibria.gradients.base import Solve
+from equilibria.gradients.base import Attached, Gradient, Solve
+from equilibria.gradients.implicit import Implicit
 from equilibria.gradients.neumann import Neumann
-from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Scope, Status, mapped
+from equilibria.gradients.unrolled import Phantom
+from equilibria.ranges import share
+from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, Picard, Scope, State, Status, mapped
 from equilibria.solvers.mapped import plain
 from equilibria.solvers.state import Packing, leaves
 
@@ -30,38 +33,31 @@ _ADVICE = (
 class Guarded(PullbackGradient):
     """Take `Implicit` where solves succeed, and `Neumann` where one falls short, forward or backward.
 
-    Where a group (a sample, a token) reached the tolerance, its gradient is that of the exact solution. Where it did
-    not, it is that of a few evaluations at the state returned, which also teaches a map to converge again. Either is
-    decided for each group by itself: as long as the map does not mix them, no group's gradient depends on another's
-    failure. Of a map that does mix them, what comes in is split: the part of the groups that converged meets the
-    adjoint equation, the other the series, and both spread over all groups.
+    Where a group (a sample, a token) reached the tolerance, its gradient is that of the exact solution; elsewhere that
+    of a few evaluations at the state returned. Each group is judged by itself: unless the map mixes groups, no group's
+    gradient depends on another's failure. If it does, the incoming gradient is split: the part of the groups that
+    converged goes through the adjoint equation, the rest through the series, and both spread over all groups.
 
-    It keeps one evaluation, whatever the solve cost, and costs what `Implicit` does, plus `otherwise.terms − 1`
-    products where something fell short. The value is that of the solve.
+    It keeps one evaluation, and costs what `Implicit` does, plus `otherwise.terms − 1` products where something fell
+    short. The value is that of the solve.
 
     Args:
         solver: solves the adjoint equation, relative to the size of the incoming gradient; any solver or `GMRES`.
             How it ended is in `solution.adjoint` after `backward`, also where the series took its place.
-        otherwise: the series that takes its place.
+        otherwise: that series.
     """
 
     solver: AdjointSolver = field(default_factory=lambda: GMRES(tol=1e-3, max_evaluations=60))
     otherwise: Neumann = field(default_factory=Neumann)
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
-        """The adjoint equation where the solve reached the tolerance, the series elsewhere."""
         assert solve.iterate is not None
         return _GuardedAdjoint(self, evaluation, solve.solver.scope, solve.iterate.converged, solve.report).pull
 
 
 @dataclass(eq=False)
 class _GuardedAdjoint:
-    """The pullback of one evaluation.
-
-    Attributes:
-        scope: of the forward solve: its groups are told apart.
-        reached: which of them are at a solution, `(*groups,)`.
-    """
+    """The pullback of one evaluation; `reached`, `(*groups,)`, are the groups of `scope` that are at a solution."""
 
     gradient: Guarded
     evaluation: TrackedEvaluation
@@ -74,17 +70,14 @@ class _GuardedAdjoint:
         packing = Packing.of(incoming, self.scope)
         g, reached = packing.pack(incoming), self.reached.unsqueeze(-1)
         known = plain(self.reached)
-        some, every = bool(known.any()), bool(known.all())
-        v = torch.zeros_like(g)
-        if some:
-            v = self._solved(packing, torch.where(reached, g, 0.0))
-        if not every:
+        v = self._solved(packing, torch.where(reached, g, 0.0)) if bool(known.any()) else torch.zeros_like(g)
+        if not bool(known.all()):
             v = v + self._series(packing, torch.where(reached, 0.0, g))
         return tuple(leaves(packing.unpack(v)))
 
     def _solved(self, packing: Packing, g: Tensor) -> Tensor:
         """The adjoint of `g`, with the series in the groups where its equation was not solved."""
-        # Of its own, since the report of the solution keeps the first failure of all backward passes.
+        # A report of its own: that of the solution keeps the first failure of all backward passes.
         report = replace(self.report, status=None, residual=None, evaluations=0, advice=_ADVICE)
         incoming = tuple(leaves(packing.unpack(g)))
         solved, iterate = solve_adjoint(self.evaluation, incoming, self.gradient.solver, report)
@@ -94,7 +87,7 @@ class _GuardedAdjoint:
             self.report.status, self.report.residual = report.status, report.residual
         if iterate.status is Status.CONVERGED:
             return v
-        # Its groups may be others than those of the forward solve: samples for tokens, or the whole state.
+        # Its groups may differ from those of the forward solve: samples for tokens, or the whole state.
         right = iterate.converged.reshape(len(iterate.converged), -1).all(-1)
         if len(right) != len(v) or mapped.active():
             right = right.all()
@@ -102,3 +95,37 @@ class _GuardedAdjoint:
 
     def _series(self, packing: Packing, g: Tensor) -> Tensor:
         return packing.pack(self.gradient.otherwise.sum(self.evaluation, tuple(leaves(packing.unpack(g))), self.report))
+
+
+@dataclass(frozen=True)
+class Switching(Gradient):
+    """Take one gradient where enough of a batch converged, and another where it did not.
+
+    A batch decides as a whole, and in distributed training each process for its own rows: in training, phantom steps
+    may have moved the value of a row because of its neighbours. Evaluation takes no gradient: rows stay apart.
+
+    Either way the solution's tracked evaluation, which a residual penalty reads, is the one at the end of the solve.
+
+    Args:
+        converged: the implicit gradient. Its default solves the adjoint equation to a relative residual of 5 % by
+            plain iteration: digits below the noise of a batch are not worth their time.
+        otherwise: the phantom gradient. Its default keeps only states, so that a step needs little more memory than
+            one evaluation.
+        share: of the groups of a solve (samples, or tokens) that must have reached the tolerance, `0 < share ≤ 1`.
+    """
+
+    converged: Implicit = field(default_factory=lambda: Implicit(Picard(tol=5e-2, max_evaluations=10, scope="sample")))
+    otherwise: Phantom = field(default_factory=lambda: Phantom(steps=5, checkpoint=True))
+    share: float = 0.99
+    begins_at: ClassVar = "proposal"
+
+    def __post_init__(self) -> None:
+        share(share=self.share)
+
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        assert solve.iterate is not None
+        done = plain(solve.iterate.converged)
+        if done.sum() >= self.share * done.numel():
+            return self.converged.attach(f, state, solve)
+        attached = self.otherwise.attach(f, state, solve)
+        return replace(attached, tracked=attached.first)

@@ -1,12 +1,10 @@
-"""What an evaluation's graph hangs on, and how products with its Jacobian are kept from walking all of it.
+"""What an evaluation's graph hangs on, and how products with its Jacobian avoid walking all of it.
 
 Before a backward pass autograd counts the nodes behind the outputs, those of earlier solves too: a thousand solves in
-one graph would be walked through a thousand times. It leaves out nodes whose topological number is below that of every
-input asked for. That number is the length of the longest path behind a node, so an input that hangs on a chain of idle
-nodes, longer than the history, cuts the history off. Nothing else changes: the chain is only counted.
+one graph would be walked a thousand times. It skips nodes whose topological number, the length of the longest path
+behind a node, is below that of every input asked for. So an input that hangs on a chain of idle nodes, longer than the
+history, cuts the history off. Nothing else changes: the chain is only counted.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -15,15 +13,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-# There is no public way to ask for the hooks around.
+# There is no public way to ask for the surrounding hooks.
 from torch._C._autograd import _top_saved_tensors_default_hooks
 
-# Nodes of history that are cheaper to count at every product than to evaluate the map once more for.
+# Up to this many nodes of history, counting them at every product is cheaper than another evaluation of the map.
 LONG = 500
 
 
 def behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node and leaf of the graph behind the outputs, but for the inputs and what is only behind those."""
+    """Every node and leaf of the graph behind the outputs, except the inputs and what is only behind those."""
     waiting: list[Any] = [leaf.grad_fn or leaf for leaf in outputs if leaf.requires_grad]
     own = {id(node): node for leaf in inputs for node in (leaf, leaf.grad_fn)}
     seen = set(waiting)
@@ -45,7 +43,7 @@ def _leaf(node: Any) -> Tensor | None:
 
 
 def solved(node: Any) -> int | None:
-    """At least the length of the longest path behind a node that attaches a solution, None for any other."""
+    """At least the length of the longest path behind a node that attaches a solution, None for other nodes."""
     return getattr(getattr(node, "evaluation", None), "height", None)
 
 
@@ -79,7 +77,7 @@ _chain = [torch.zeros((), requires_grad=True)]
 
 
 def above(tensor: Tensor, length: int) -> Tensor:
-    """The tensor with more than `length` nodes behind it, idle and made once for all."""
+    """The tensor with more than `length` idle nodes behind it, which are made once."""
     with torch.enable_grad():
         while len(_chain) <= length:
             _chain.append(_chain[-1].neg())
@@ -87,10 +85,8 @@ def above(tensor: Tensor, length: int) -> Tensor:
 
 
 def kept_as_it_is() -> AbstractContextManager[object]:
-    """Within it, an activation checkpoint around leaves alone what a graph keeps.
-
-    It would compute the whole solve again for every product with the Jacobian, to spare one evaluation.
-    """
+    """A context in which a surrounding activation checkpoint does not touch what a graph keeps. It would compute the
+    whole solve again for every product with the Jacobian, to save one evaluation."""
     around = _top_saved_tensors_default_hooks(False)
     # In the forward pass and in its recomputation, which count what is kept and must count the same.
     if around is None or not around[0].__qualname__.startswith(("_checkpoint_hook", "_recomputation_hook")):

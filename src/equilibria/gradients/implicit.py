@@ -4,13 +4,11 @@ The incoming gradient `g` is turned into the solution of `v = Jᵀ v + g`, by ve
 one evaluation. So one evaluation is stored, whatever the solve cost.
 
 Second derivatives need to know how the solution itself moves, and `v` as a differentiable function. Both come from
-the same construction used twice. The map is evaluated at a solution that is already attached; the gradient that
+using the same construction twice. The map is evaluated at a solution that is already attached; the gradient that
 autograd sends through that argument is cancelled, as the implicit one contains it, so that to first order nothing
 changes; to second order the dependence on the solution arrives there and takes the inner implicit gradient. And `v`
 is a solution too: of an affine map whose Jacobian is `Jᵀ`, attached to one evaluation of it.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,20 +23,19 @@ from equilibria.gradients.adjoint import (
     TrackedEvaluation,
     attach,
     evaluate,
-    sizes_of,
     solve_adjoint,
 )
 from equilibria.gradients.base import Attached, Solve
 from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, State
-from equilibria.solvers.state import leaves_as, rebuild
+from equilibria.solvers.state import Packing, fitting, leaves_as, rebuild
 
 
 @dataclass(eq=False)
 class AdjointMemory:
     """The last adjoint solution, per sample and in units of the incoming gradient: where the next solve may start.
 
-    It helps where consecutive steps solve for the same samples, as in full-batch training or the fitting of one
-    input; there the adjoint changes little. Shapes that differ from the last ones start afresh.
+    It helps where consecutive steps solve for the same samples, as in full-batch training or the fitting of one input.
+    A change of shape starts afresh.
 
     Attributes:
         last: packed `(B, features)`, None before the first backward pass.
@@ -47,7 +44,7 @@ class AdjointMemory:
     last: Tensor | None = None
 
     def start(self, like: Tensor) -> Tensor | None:
-        """The last adjoint where it is one for states like `like`."""
+        """The last adjoint where it fits a state like `like`."""
         last = self.last
         fits = last is not None and (last.shape, last.dtype, last.device) == (like.shape, like.dtype, like.device)
         return last if fits else None
@@ -60,7 +57,7 @@ class Implicit(PullbackGradient):
     Args:
         solver: solves the adjoint equation, relative to the size of the incoming gradient; any solver or `GMRES`.
             How it ended is in `solution.adjoint` after `backward`.
-        higher_order: support second derivatives, at the price of a second stored evaluation and one more
+        higher_order: support second derivatives, at the cost of a second stored evaluation and one more
             vector-Jacobian product. Without it they are an error.
         memory: start each adjoint solve from the one before, which is kept in this object.
     """
@@ -70,11 +67,9 @@ class Implicit(PullbackGradient):
     memory: AdjointMemory | None = None
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
-        """The solution of the adjoint equation."""
         return _Adjoint(self, evaluation, solve.report).pull
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Attach one evaluation; a second one with `higher_order`."""
         if not self.higher_order:
             return super().attach(f, state, solve)
         evaluation, tracked = evaluate(f, state)
@@ -101,18 +96,19 @@ class _Adjoint:
         solver, report = self.gradient.solver, self.report
         if memory is None:
             return solve_adjoint(self.evaluation, incoming, solver, report)[0]
-        packing, g, norm = sizes_of(incoming)
+        packing = Packing.of(incoming, fitting(incoming, "sample"))
+        g = packing.pack(incoming)
+        norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+        norm = torch.where(norm > 0, norm, 1.0)
         last = memory.start(g)
         v, _ = solve_adjoint(self.evaluation, incoming, solver, report, None if last is None else last * norm)
-        # Zero is a start as good as any where a loss was not finite.
+        # Where a loss was not finite, zero is as good a start as any.
         memory.last = torch.nan_to_num(packing.pack(v) / norm, 0.0, 0.0, 0.0)
         return v
 
     def pull_differentiably(self, incoming: Tensors) -> Tensors:
-        """`v` as a function of `g` and of everything the evaluation depends on: attached to one evaluation of its map.
-
-        That map is `v ↦ Jᵀ v + g`; the transposed of its Jacobian is `J`, so this is an adjoint solve in turn.
-        """
+        """`v` as a function of `g` and of everything the evaluation depends on: attached to one evaluation of its map,
+        `v ↦ Jᵀ v + g`. The transpose of its Jacobian is `J`, so this is an adjoint solve in turn."""
         with torch.no_grad():
             solution = self.pull(incoming)
 
@@ -126,10 +122,8 @@ class _Adjoint:
 
 
 class _AttachTwice(torch.autograd.Function):
-    """Forward: the solution, given `f(solution)` and the attached solution `f` was applied to.
-
-    Backward: the adjoint `v` for the former, and for the latter `−Jᵀ v`, which cancels what arrives there through `f`.
-    """
+    """Forward: the solution, given `f(solution)` and the attached solution `f` was applied to. Backward: the adjoint
+    `v` for the former, and for the latter `−Jᵀ v`, which cancels what arrives there through `f`."""
 
     @staticmethod
     def forward(ctx: Any, adjoint: _Adjoint, *tensors: Tensor) -> Tensors:

@@ -1,7 +1,5 @@
 """The forward solve's inverse Jacobian, reused in the backward pass (SHINE: Ramzi et al. 2021, arXiv:2106.00553)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,25 +14,21 @@ from equilibria.solvers.state import Packing, fitting, leaves
 
 @dataclass(frozen=True)
 class ReuseInverse(PullbackGradient):
-    """Take for `v` the product of `g` with the transposed inverse that Broyden's method built on its way.
+    """Take for `v` the product of `g` with the transposed inverse that Broyden's method built during the solve.
 
     Costs no product with the Jacobian. It knows the directions the solve moved in and treats all others as the
-    Jacobian-free gradient does. Where the product is not finite, that gradient takes its place.
+    Jacobian-free gradient does, which takes its place where the product is not finite.
 
     Args:
-        refine: solves the adjoint equation from there on, with a budget of a few evaluations; None for none. How it
-            ended is in `solution.adjoint`.
+        refine: solves the adjoint equation from there, with a budget of a few evaluations; None does not. How it ended
+            is in `solution.adjoint`.
     """
 
     refine: AdjointSolver | None = None
     in_transforms: ClassVar[bool] = False
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
-        """The product with the inverse, refined.
-
-        Raises:
-            TypeError: the solver was not Broyden.
-        """
+        """The product with the inverse, refined; raises TypeError where the solver was not Broyden."""
         solver, iterate, report = solve.solver, solve.iterate, solve.report
         if not isinstance(solver, Broyden):
             raise TypeError(
@@ -47,7 +41,7 @@ class ReuseInverse(PullbackGradient):
         def pull(incoming: Tensors) -> Tensors:
             packing = Packing.of(incoming, solver.scope)
             g = packing.pack(incoming)
-            # The memory is in the units of its solve, whose transposed are the inverse ones.
+            # The memory is in the units of its solve, whose transpose are the inverse ones.
             units = gauge.packing if gauge is not None else packing
             v = units.scaled(solver.transposed_inverse(memory, units.plain(g), Groups(solver.scope)))
             v = torch.where(torch.isfinite(v), v, g)

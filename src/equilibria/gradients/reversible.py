@@ -6,11 +6,9 @@ evaluations this is `x[k+1] = (1 − β) x[k−1] + β f(x[k])` from `x[−1] = 
 the last two states give all earlier ones: `x[k−1] = (x[k+1] − β f(x[k])) / (1 − β)`.
 
 Autograd builds the graph of all evaluations, so gradients reach whatever the map closes over, leaf or not. What that
-graph would save is dropped, as by PyTorch's checkpoints, which make an evaluation again when the backward pass comes
-to it; here its argument is not stored either, but reconstructed from the evaluation after it.
+graph would save is dropped, as by PyTorch's checkpoints, which repeat an evaluation when the backward pass comes to it;
+here its argument is not stored either, but reconstructed from the evaluation after it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,6 +23,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from equilibria.gradients.adjoint import Tensors
 from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.compensated import Pair, carrier, scale_and_add, subtract_and_divide
+from equilibria.ranges import above, at_least, probability
 from equilibria.solvers import AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.solution import worst
@@ -39,26 +38,26 @@ class Reversible(Gradient):
     """Solve by a reversible iteration, and take the exact gradient of what it computed, converged or not.
 
     Of the solver `tol`, `criterion` and `scope` are used and, where `steps` is None, `max_evaluations` and
-    `check_every`. A backward pass makes every evaluation again, once, and stores one at a time; for each step remain a
-    few kilobytes of graph. States are carried in twice the digits of float64, since an evaluation forgets
+    `check_every`. A backward pass repeats every evaluation once and stores one at a time; each step leaves a few
+    kilobytes of graph. States are carried in twice the digits of float64, since an evaluation forgets
     `log2(1 / (1 − damping)) / 2` bits of them: 65 evaluations of float32 states, or 45 of float64 ones, come back to
-    the last digit at a damping of 0.8, and 150 or 100 at 0.5. For more than that there is `keep_every`. The backward
-    pass measures how far the reconstructed start is from `z0` (`solution.adjoint.reconstruction`) and, by the share of
-    the gradient that still arrives there, what that does to the gradient (`solution.adjoint.residual`).
+    the last digit at a damping of 0.8, and 150 or 100 at 0.5. For more, set `keep_every`. The backward pass measures
+    how far the reconstructed start is from `z0` (`solution.adjoint.reconstruction`) and, by the share of the gradient
+    that still arrives there, what that does to the gradient (`solution.adjoint.residual`).
 
     The iteration converges where the eigenvalues of the map's Jacobian are within the ellipse with half-axes 1 (real)
     and `(2 − damping) / damping` (imaginary); like plain iteration, not beyond −1.
 
     In the backward pass whatever the map reads must still be the same (after `torch.func.functional_call` it is not);
-    what it draws at random is drawn again. A second derivative keeps every evaluation.
+    random numbers are drawn again. A second derivative keeps every evaluation.
 
     Args:
-        steps: evaluations, exactly so many; two are a step of the paper. None takes the solver's `max_evaluations` and
-            stops before that once all groups are within its tolerance, so that groups see how long others take. The
-            gradient knows no more than the steps taken: from a start near the solution, fix their number.
+        steps: the exact number of evaluations; two are a step of the paper. None takes the solver's `max_evaluations`
+            and stops before that once all groups are within its tolerance, so that groups see how long others take. The
+            gradient knows only the steps taken: from a start near the solution, fix their number.
         damping: `β`, `0 < β < 1`; larger converges sooner and forgets more.
-        keep_every: keep the pair of states, in the digits it is carried in, after every so many evaluations too, and go
-            back from there: errors grow no further than that. None keeps the last alone, whatever the number of steps.
+        keep_every: also keep the pair of states after every so many evaluations, and go back from there: errors grow no
+            further than that. None keeps only the last, whatever the number of steps.
         bound: of `solution.adjoint.residual`, beyond which `solution.adjoint.status` is `IRREVERSIBLE`.
     """
 
@@ -70,17 +69,11 @@ class Reversible(Gradient):
     in_transforms: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, or None, found {self.steps}")
-        if not 0 < self.damping < 1:
-            raise ValueError(f"a reversible damping is above 0 and below 1, found {self.damping}")
-        if self.keep_every is not None and self.keep_every < 1:
-            raise ValueError(f"keep_every must be at least 1, or None, found {self.keep_every}")
-        if not self.bound > 0:
-            raise ValueError(f"bound must be above 0, found {self.bound}")
+        at_least(1, steps=self.steps, keep_every=self.keep_every)
+        above(0, damping=self.damping, bound=self.bound)
+        probability(damping=self.damping)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Iterate with gradients; the wanted iterates are those on the way."""
         if any(leaf.is_complex() for leaf in leaves(state)):
             return _as_complex(state, self.attach(lambda z: _as_real(f(_like(state, z))), _as_real(state), solve))
         solver = solve.solver
@@ -125,7 +118,7 @@ def _like(z0: State, state: State) -> State:
 
 
 def _as_complex(z0: State, attached: Attached) -> Attached:
-    """What belongs to the map of pairs as that of the map of complex numbers."""
+    """A state attached to the map of pairs as one attached to the map of complex numbers."""
 
     def both(evaluation: tuple[State, State] | None) -> tuple[State, State] | None:
         return None if evaluation is None else (_like(z0, evaluation[0]), _like(z0, evaluation[1]))
@@ -142,17 +135,15 @@ def _as_complex(z0: State, attached: Attached) -> Attached:
 
 @torch.no_grad()
 def _within(solver: Solver, gauge: Gauge, number: int, z: State, value: State) -> bool:
-    """Whether every group is known to be within the tolerance, after the first evaluation; the host waits for the
-    device to see it."""
+    """Whether every group is within the tolerance after the first evaluation; the host waits for the device."""
     here, f_here = gauge.packing.pack(detach(z)), gauge.packing.pack(detach(value))
     if number == 0:
         here, f_here = gauge.begin(here, f_here)
-    norms, differences = gauge.norms(f_here), gauge.norms(f_here - here)
-    gauge.note(gauge.total(differences))
+    residual, size, difference = gauge.measure(f_here, f_here - here)
+    gauge.note(difference)
     if number == 0 or (number + 1) % solver.check_every:
         return False
-    small = gauge.residual(norms, differences) <= solver.tol
-    return bool((small & ~gauge.grown(gauge.total(norms), gauge.total(differences))).all())
+    return bool(((residual <= solver.tol) & ~gauge.grown(size, difference)).all())
 
 
 @dataclass(frozen=True)
@@ -175,10 +166,8 @@ class _Arriving:
 
 @dataclass(eq=False)
 class _Trail:
-    """The iteration forwards, the pairs it kept, and the way back from there.
-
-    The backward pass asks for the iterates in descending order. What it asks for after that begins another pass.
-    """
+    """The iteration forwards, the pairs it kept, and the way back from there. The backward pass asks for the iterates
+    in descending order; what it asks for after that begins another pass."""
 
     f: Map
     start: State
@@ -198,7 +187,7 @@ class _Trail:
         self._token, self._carrier = like.new_empty(0), carrier(like)
         # In the carrier's arithmetic, so that errors and gradients of any size have a norm.
         self._packing = Packing.of(rebuild(self.start, (high for high, _ in self.carried(self.start))), self.scope)
-        # What multiplies is a number of the carrier's dtype.
+        # Rounded to the carrier's dtype.
         self._rest = float(torch.tensor(1.0 - self.damping, dtype=self._carrier))
         self._autocast = {
             kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
@@ -249,7 +238,7 @@ class _Trail:
         return [self._rest * part for part in incoming], [self.damping * part for part in incoming]
 
     def keep(self, number: int, here: Pairs, before: Pairs) -> None:
-        """Keep a pair to go back from, where there is a graph that may do so."""
+        """Keep a pair to go back from, where there is a graph that may need it."""
         if any(high.requires_grad for high, _ in here):
             token = torch.empty(0, requires_grad=True)
             with torch.enable_grad():
@@ -257,7 +246,7 @@ class _Trail:
 
     @torch.no_grad()
     def back_at(self, number: int, tracked: tuple[bool, ...]) -> State:
-        """Iterate `number` again: reconstructed, but for the start."""
+        """Iterate `number` again: reconstructed, except for the start."""
         state = self.state(self._reach(number)) if number else self.start
         again = zip(leaves(state), tracked, strict=True)
         return rebuild(state, (leaf.detach().requires_grad_(wanted) for leaf, wanted in again))
@@ -274,10 +263,21 @@ class _Trail:
         return at.here if at.number == number else at.before
 
     def _finish(self) -> None:
-        """Compare with the start what a pass has reconstructed on its way there, and report the worst comparison."""
+        """Compare the reconstructed start of a pass with the start, and report the worst comparison."""
         start = self.carried(self.start)
         self._compare(start if self._at is None else self._reach(0), start)
-        self._judge()
+        assert self._worst is not None
+        off, residual = self._worst
+        failed = self.report.status not in (None, Status.CONVERGED)
+        within = bool((residual <= self.bound).all())
+        if not (failed and within):
+            self.report.status = Status.CONVERGED if within else Status.IRREVERSIBLE
+            self.report.residual, self.report.reconstruction = residual, off
+        if not within and self.report.on_failure is not None:
+            self.report.on_failure(
+                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the "
+                f"bound {self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
+            )
         self._at = self._value = self._worst = None
         self._taken.clear()
 
@@ -287,7 +287,7 @@ class _Trail:
         self._value = (number, detach(value)) if self._at is not None else None
 
     def _taken_up(self, number: int) -> _Position:
-        """A position that was kept; of what autograd saves, one may ask once in a pass."""
+        """A position that was kept; autograd gives what it saved once in a pass."""
         if number in self._taken:
             return self._taken[number]
         node = self._kept[number].grad_fn
@@ -301,7 +301,7 @@ class _Trail:
         """The position one iterate back, by the map's value at the one before the last."""
         number, value = self._value or (None, None)
         self._value = None
-        if number != at.number - 1:  # nothing asked for that evaluation, as for a loss on an iterate alone
+        if number != at.number - 1:  # that evaluation was not asked for, as for a loss on an iterate alone
             value = self._evaluate_again(at.before)
         values = [v.to(self._carrier) for v in leaves_as(self.start, value)]
         found = _Position(at.number - 1, at.before, self.step_back(at.here, values))
@@ -312,11 +312,11 @@ class _Trail:
         return kept
 
     def _evaluate_again(self, pairs: Pairs) -> State:
-        """`f`, with gradients and automatic precision as in the forward pass: the same kernels, so the same digits."""
+        """`f`, with gradients and autocast as in the forward pass: the same kernels, so the same digits."""
         self.report.evaluations += 1
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            # Nothing is differentiated here; and the hooks of the evaluation that is being made again must not see it.
+            # Nothing is differentiated here, and the hooks of the evaluation being repeated must not see it.
             stack.enter_context(saved_tensors_hooks(lambda _: None, lambda dropped: dropped))
             for kind, (enabled, dtype) in self._autocast.items():
                 stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
@@ -324,7 +324,7 @@ class _Trail:
             return detach(self.f(rebuild(z, (leaf.detach().requires_grad_() for leaf in leaves(z)))))
 
     def _compare(self, found: Pairs, kept: Pairs) -> None:
-        """Take how far a reconstructed state is off and how much of the gradient that touches."""
+        """Note how far a reconstructed state is off and how much of the gradient that affects."""
         misses = ((a - b) + (low - rest) for (a, low), (b, rest) in zip(found, kept, strict=True))
         end = self._taken_up(max(self._kept)).here
         miss, size, scale = (
@@ -337,21 +337,6 @@ class _Trail:
         if self._worst is not None:
             off, residual = torch.maximum(off, self._worst[0]), torch.maximum(residual, self._worst[1])
         self._worst = off, residual
-
-    def _judge(self) -> None:
-        """Report the worst of a pass."""
-        assert self._worst is not None
-        off, residual = self._worst
-        failed = self.report.status not in (None, Status.CONVERGED)
-        within = bool((residual <= self.bound).all())
-        if not (failed and within):
-            self.report.status = Status.CONVERGED if within else Status.IRREVERSIBLE
-            self.report.residual, self.report.reconstruction = residual, off
-        if not within and self.report.on_failure is not None:
-            self.report.on_failure(
-                f"iterates were not reconstructed, so this gradient may be off by {worst(residual):.1e}, beyond the "
-                f"bound {self.bound:.1e}; give Reversible(keep_every=...), fewer steps or less damping"
-            )
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

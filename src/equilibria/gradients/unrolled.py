@@ -1,6 +1,5 @@
-"""The unrolled gradient: ordinary backpropagation through plain iteration. The oracle for every other gradient."""
-
-from __future__ import annotations
+"""Backpropagation through plain iteration: all of it (`Unrolled`, the oracle for every other gradient), or a few damped
+evaluations after the solve (`Phantom`: Geng et al. 2021, arXiv:2111.05177)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
 from equilibria.gradients.base import Attached, Gradient, Solve
+from equilibria.ranges import at_least, share
 from equilibria.solvers import Map, State
 from equilibria.solvers.state import leaves, leaves_as, rebuild
 
@@ -29,19 +29,41 @@ class Unrolled(Gradient):
     begins_at: ClassVar = "start"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, found {self.steps}")
+        at_least(1, steps=self.steps)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        """Iterate with gradients; the wanted iterates are those on the way."""
         return unroll(f, state, self.steps, 1.0, self.checkpoint, solve.wanted)
 
 
-def unroll(f: Map, z: State, steps: int, damping: float, checkpoint: bool, wanted: Collection[int] = ()) -> Attached:
-    """`steps ≥ 1` damped evaluations from `z`, with gradients on; each recomputed in the backward pass on request.
+@dataclass(frozen=True)
+class Phantom(Gradient):
+    """Unroll `z ← (1 − λ) z + λ f(z)` from the solve's last proposal, with gradients.
 
-    Returns the last iterate, its tracked evaluation the last one, with the iterates whose number is in `wanted`.
+    Approximates the implicit gradient near a solution, and stays a true gradient of a truncated computation far from
+    one. The value is that of the last evaluation; its residual is measured by one evaluation more.
+
+    Args:
+        steps: tracked evaluations, at least 1.
+        damping: `λ`, `0 < λ ≤ 1`.
+        checkpoint: as of `Unrolled`.
     """
+
+    steps: int = 5
+    damping: float = 1.0
+    checkpoint: bool = False
+    begins_at: ClassVar = "proposal"
+
+    def __post_init__(self) -> None:
+        share(damping=self.damping)
+        at_least(1, steps=self.steps)
+
+    def attach(self, f: Map, state: State, solve: Solve) -> Attached:
+        start = state if solve.proposal is None else solve.proposal
+        return unroll(f, start, self.steps, self.damping, self.checkpoint)
+
+
+def unroll(f: Map, z: State, steps: int, damping: float, checkpoint: bool, wanted: Collection[int] = ()) -> Attached:
+    """`steps ≥ 1` damped evaluations from `z` with gradients on; keeps the iterates whose numbers are `wanted`."""
     first = last = None
     iterates: dict[int, State] = {}
     with torch.enable_grad():

@@ -15,7 +15,7 @@ from equilibria.data.batches import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.depths import Depth
-from equilibria.diagnostics.evaluation_mode import evaluating
+from equilibria.diagnostics.audits import evaluating
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, Output, TokenModel
 from equilibria.solvers import Solution, Status

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
-from equilibria.diagnostics.evaluation_mode import evaluating
+from equilibria.diagnostics.audits import evaluating
 from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, Drawn, FreshContinuation, Step
 from equilibria.models.sampling import Drawer, Sampling
 from equilibria.nn import TokenEmbedding

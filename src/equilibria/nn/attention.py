@@ -1,9 +1,9 @@
 """Causal attention whose keys and values of past segments are given, not recomputed.
 
-Whatever does not depend on the states is bound once per solve: weights, positions, what is visible, keys and values of
-the past. Those are projected from a memory's states, or kept in a buffer with room for the segment's
-own, which every evaluation writes there. Shapes: B batch, L length of the segment, M of the past, S = M + L, H heads,
-K heads of keys and values, E head size.
+Whatever does not depend on the states is bound once per solve: weights, positions, the mask, keys and values of the
+past. Those are projected from a memory's states, or kept in a buffer with room for the segment's own, which every
+evaluation writes. Shapes: B batch, L length of the segment, M of the past, S = M + L, H heads, K heads of keys and
+values, E head size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class KeysValues:
 class KeysValuesRoom(KeysValues):
     """Keys and values of past and segment in one buffer, `(B, K, S, E)`: the segment's are written to its end.
 
-    After an evaluation the buffer holds those of the states that it was made at; nothing of the past is copied.
+    After an evaluation the buffer holds those of its states; nothing of the past is copied.
     """
 
     def at(self, row: int, slots_T: Tensor) -> KeysValuesSlots:
@@ -46,7 +46,7 @@ class KeysValuesRoom(KeysValues):
         return KeysValuesSlots(self.keys[row : row + 1], self.values[row : row + 1], slots_T)
 
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of past and segment, `(B, K, S, E)`; without a graph."""
+        """The buffer, with the segment's keys and values written to it, without a graph."""
         length = keys.shape[2]
         self.keys[:, :, -length:] = keys
         self.values[:, :, -length:] = values
@@ -60,8 +60,8 @@ class KeysValuesSlots(KeysValues):
     slots_T: Tensor
 
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of past and segment, `(1, K, S, E)`, those of the tokens renewed."""
-        # Autocast may have lowered them, and `index_copy_` takes the buffer's precision alone.
+        """The buffer, with the keys and values of the tokens renewed."""
+        # Autocast may have lowered them, and `index_copy_` takes only the buffer's precision.
         self.keys.index_copy_(2, self.slots_T, keys.to(self.keys.dtype))
         self.values.index_copy_(2, self.slots_T, values.to(self.values.dtype))
         return self.keys, self.values
@@ -74,7 +74,7 @@ class Place:
     Attributes:
         past: tokens before it that it may see, M.
         first: position of the first of these; only differences of positions matter.
-        present_BS: False at padding, which nobody sees but itself; None where there is none.
+        present_BS: False at padding, which only sees itself; None without padding.
         shift_B: added to the positions of each row, integers; None for zeros.
     """
 
@@ -84,25 +84,19 @@ class Place:
     shift_B: Tensor | None = None
 
     def positions(self, start: int, length: int, device: torch.device) -> Tensor:
-        """Positions of tokens, the first of them `start` after the first that is seen: `(length,)` or `(B, length)`."""
+        """Positions of `length` tokens from `start` after the first that is seen: `(length,)` or `(B, length)`."""
         positions = torch.arange(self.first + start, self.first + start + length, device=device)
         return positions if self.shift_B is None else positions + self.shift_B.unsqueeze(-1)
 
     def mask(self, length: int, device: torch.device, window: int | None = None) -> Tensor | None:
-        """What a query may see, `(L, S)` or `(B, 1, L, S)`; None for everything.
-
-        Args:
-            length: tokens of the segment, L.
-            device: of the mask.
-            window: keys that a query sees at most, its own among them; None for all.
-        """
+        """What a query may see, `(L, S)` or `(B, 1, L, S)`, at most `window` keys including its own; None for all."""
         seen = self.past + length
         if length == 1 and self.present_BS is None and (window is None or window >= seen):
             return None
         mask_LS = causal_mask(length, self.past, device, window)
         if self.present_BS is None:
             return mask_LS
-        # Padding sees itself, so that no softmax is over nothing.
+        # Padding sees itself, so that no softmax is empty.
         itself_LS = torch.eye(seen, dtype=torch.bool, device=device)[self.past :]
         return (mask_LS & self.present_BS.unsqueeze(1) | itself_LS).unsqueeze(1)
 
@@ -114,8 +108,8 @@ class AttentionPattern:
     Attributes:
         place: where the segment stands.
         rotation: of the segment's positions, None unless positions are rotary.
-        mask: `(…, L, S)` booleans, True where attention is allowed, or biases; None for none.
-        causal: whether a query sees its own and earlier keys only; what a mask says already.
+        mask: `(…, L, S)`, True where attention is allowed, or biases; None for none.
+        causal: whether a query sees only its own and earlier keys, where no mask says so.
     """
 
     place: Place
@@ -130,14 +124,13 @@ class CausalAttention(nn.Module):
     Args:
         d_model: features in and out.
         heads: heads; each has `d_model / heads` features, an even number for rotary positions.
-        key_value_heads: heads of keys and values, a divisor of `heads`: each serves as many heads of queries (Ainslie
-            et al. 2023, arXiv:2305.13245). None for as many as `heads`.
+        key_value_heads: heads of keys and values, a divisor of `heads`, shared by equally many heads of queries
+            (Ainslie et al. 2023, arXiv:2305.13245); `heads` when None.
         positions: `"rotary"` angles, `"linear"` biases against distance, or `"none"`.
         query_key_norm: divide each query and key by its root mean square before positions are applied, with a learned
             gain per feature (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
-        query_key_gain: how many times larger than usual queries and keys are at the start, as the rows of their weight
-            or, where they are normed, as the learned gain: their scores grow with its square, so that a head can tell
-            tokens apart from the first step on. 1 changes nothing.
+        query_key_gain: factor on queries and keys at the start, as the rows of their weight or, where they are normed,
+            as the learned gain: scores grow with its square, so that a head can tell tokens apart from the first step.
         normalisation: of both weights.
     """
 
@@ -186,13 +179,8 @@ class CausalAttention(nn.Module):
         return AttentionPattern(place, rotation, mask, causal=plain)
 
     def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> BoundAttention:
-        """Attention for one solve.
-
-        Args:
-            pattern: of the segment.
-            past: keys and values before it, or `(B, M, d_model)`, the states that they are projected from, as the
-                bound attention would be given them.
-        """
+        """Attention for one solve. The past is keys and values before the segment, or `(B, M, d_model)`, the states to
+        project them from, in the form that the bound attention is given states."""
         weight, gain_HE = self.queries_keys_values.weight, None
         if self.query_gain is not None and self.key_gain is not None:
             gains = (self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1))
@@ -215,8 +203,7 @@ class CausalAttention(nn.Module):
 
 @dataclass(frozen=True)
 class BoundAttention:
-    """Attention with all that it needs besides the states: its weights, the gain of normed queries and keys, pattern
-    and past."""
+    """Attention with all that it needs besides the states."""
 
     attention: CausalAttention
     queries_keys_values: Tensor
@@ -240,14 +227,10 @@ class BoundAttention:
         return F.linear(mixed.transpose(1, 2).flatten(-2), self.output)
 
     def at(self, row: int, tokens_T: Tensor) -> BoundAttention:
-        """Of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
-
-        Raises:
-            ValueError: there is no buffer.
-        """
+        """For some tokens of a row, in order, over a cache: they see what they see in the segment."""
         pattern, past = self.pattern, self.past
         if not isinstance(past, KeysValuesRoom):
-            raise ValueError("tokens are evaluated apart over a cache only")
+            raise ValueError("tokens are evaluated apart only over a cache")
         slots_T = pattern.place.past + tokens_T
         if pattern.mask is None:
             mask = torch.arange(past.keys.shape[2], device=slots_T.device) <= slots_T.unsqueeze(1)
@@ -266,13 +249,6 @@ def _placed(x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> T
 
 
 def causal_mask(length: int, past: int, device: torch.device, window: int | None = None) -> Tensor:
-    """`(L, S)` booleans, True where a query may see a key.
-
-    Args:
-        length: tokens of the segment, L.
-        past: tokens of the memory before it.
-        device: of the mask.
-        window: keys that a query sees at most, its own among them; None for all.
-    """
+    """`(L, S)` booleans, True where a query of the segment may see a key: at most `window`, its own among them."""
     allowed = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(diagonal=past)
     return allowed if window is None else allowed.triu(diagonal=past - window + 1)

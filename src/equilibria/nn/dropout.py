@@ -1,10 +1,9 @@
-"""Dropout whose mask is drawn once and used for as long as its owner keeps it (Gal and Ghahramani 2016,
-arXiv:1512.05287). A solve needs one fixed map, so masks live in the context of a solve."""
-
-from __future__ import annotations
+"""Dropout with a mask drawn once (Gal and Ghahramani 2016, arXiv:1512.05287): a solve needs one fixed map."""
 
 import torch
 from torch import Tensor
+
+from equilibria import ranges
 
 
 def add_masked(x: Tensor, update: Tensor, mask: Tensor | None) -> Tensor:
@@ -13,13 +12,8 @@ def add_masked(x: Tensor, update: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def dropout_mask(like: Tensor, probability: float, training: bool) -> Tensor | None:
-    """A mask of zeros and `1 / (1 − p)` in the shape of `like`; None where nothing would be dropped.
-
-    Raises:
-        ValueError: the probability is not at least 0 and below 1.
-    """
-    if not 0.0 <= probability < 1.0:
-        raise ValueError(f"a dropout probability must be at least 0 and below 1, found {probability}")
+    """A mask of zeros and `1 / (1 − p)` in the shape of `like`; None where nothing would be dropped."""
+    ranges.probability(dropout=probability)
     if not training or probability == 0.0:
         return None
     keep = 1.0 - probability
@@ -32,14 +26,10 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def drop_connect(weight: Tensor, probability: float, training: bool, keep_norms: bool = False) -> Tensor:
-    """A weight with entries dropped (Wan et al. 2013, ICML), or itself where none would be: call it once per solve.
+    """A weight `(outputs, inputs)` with entries dropped (Wan et al. 2013, ICML); call it once per solve.
 
-    Args:
-        weight: `(outputs, inputs)`.
-        probability: of dropping an entry.
-        training: nothing is dropped otherwise.
-        keep_norms: rescale each row to its norm instead of by `1 / (1 − p)`. For a weight-normalised layer that is
-            dropping from the direction and not from the gain, as the published TrellisNets do.
+    `keep_norms` rescales each row to its norm instead of by `1 / (1 − p)`. For a weight-normalised layer that drops
+    from the direction and not from the gain, as the published TrellisNets do.
     """
     mask = dropout_mask(weight, probability, training)
     if mask is None:
@@ -54,16 +44,7 @@ def drop_connect(weight: Tensor, probability: float, training: bool, keep_norms:
 def embedding_row_dropout(
     embedded_BLD: Tensor, tokens_BL: Tensor, vocabulary_size: int, probability: float, training: bool
 ) -> Tensor:
-    """Drop whole words: every occurrence in the batch of the same token is dropped, or none (Gal and Ghahramani 2016).
-
-    The same as looking tokens up in an embedding with dropped rows, without a copy of the embedding.
-
-    Args:
-        embedded_BLD: the embedded tokens.
-        tokens_BL: their ids.
-        vocabulary_size: number of token ids.
-        probability: of dropping a word.
-        training: nothing is dropped otherwise.
-    """
+    """Embedded tokens with whole words dropped, all occurrences of a token in the batch or none: as if looked up in an
+    embedding with dropped rows, without a copy of it."""
     mask_V = dropout_mask(embedded_BLD.new_empty(vocabulary_size), probability, training)
     return embedded_BLD if mask_V is None else embedded_BLD * mask_V[tokens_BL].unsqueeze(-1)

@@ -23,8 +23,8 @@ class FeedForward(nn.Module):
         d_model: features in and out.
         inner: features of the hidden layer.
         activation: `φ`. `"relu_squared"` is `relu(a)²` (So et al. 2021, arXiv:2109.08668); with `"swiglu"` the first
-            layer has twice the features and `φ([a, b]) = silu(a) ⊙ b` (Shazeer 2020, arXiv:2002.05202), so that at
-            equal `inner` there are half as many weights again.
+            layer has twice the features and `φ([a, b]) = silu(a) ⊙ b` (Shazeer 2020, arXiv:2002.05202), which makes for
+            half as many weights again at equal `inner`.
         normalisation: of both weights.
     """
 
@@ -46,7 +46,7 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True)
 class BoundFeedForward:
-    """The network with its weights as they are used, and a dropout mask of the hidden layer, or None."""
+    """The network with its weights as used, and a dropout mask of the hidden layer, or None."""
 
     network: FeedForward
     expand: Tensor
@@ -60,18 +60,11 @@ class BoundFeedForward:
 
 
 def _activated(activation: Activation, a: Tensor) -> Tensor:
-    match activation:
-        case "relu":
-            return _relu(a)
-        case "gelu":
-            return F.gelu(a)
-        case "relu_squared":
-            return _relu(a).square()
-        case "swiglu":
-            gate, value = a.chunk(2, dim=-1)
-            return F.silu(gate) * value
-
-
-def _relu(a: Tensor) -> Tensor:
-    """In place without a graph; with one, `a` is a view, and its in-place gradient costs several copies."""
-    return F.relu(a, inplace=not torch.is_grad_enabled())
+    if activation == "gelu":
+        return F.gelu(a)
+    if activation == "swiglu":
+        gate, value = a.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    # In place without a graph; with one, `a` is a view, whose in-place gradient costs several copies.
+    a = F.relu(a, inplace=not torch.is_grad_enabled())
+    return a.square() if activation == "relu_squared" else a

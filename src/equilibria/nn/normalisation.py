@@ -1,14 +1,15 @@
-"""Normalised weights, by PyTorch's parametrizations: `layer.weight` is then computed from what is trained each time it
-is read, so nothing can go stale; a cell reads it once per solve."""
+"""Norms over features, and normalised weights by PyTorch's parametrizations: `layer.weight` is then computed from what
+is trained each time it is read, so nothing can go stale; a cell reads it once per solve."""
 
-from __future__ import annotations
-
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+from equilibria.ranges import one_of
+
 Normalisation = Literal["none", "weight", "spectral"]
+Norm = Literal["layer", "rms"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -22,11 +23,14 @@ def normalised(layer: Layer, normalisation: Normalisation) -> Layer:
             `"spectral"`, divided by its largest singular value (Miyato et al. 2018, arXiv:1802.05957), which is
             estimated by a step of power iteration each time the weight is read in training.
     """
-    match normalisation:
-        case "none":
-            return layer
-        case "weight":
-            return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
-        case "spectral":
-            return spectral_norm(layer)  # pyright: ignore[reportReturnType]
-    raise ValueError(f"normalisation must be one of {get_args(Normalisation)}, found {normalisation!r}")
+    one_of(Normalisation, normalisation=normalisation)
+    if normalisation == "weight":
+        return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
+    return spectral_norm(layer) if normalisation == "spectral" else layer  # pyright: ignore[reportReturnType]
+
+
+def feature_norm(kind: Norm, features: int) -> nn.Module:
+    """A norm of the last dimension, with a gain per feature: `"layer"`, with a bias too (Ba et al. 2016,
+    arXiv:1607.06450), or `"rms"`, which neither centres nor shifts (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    one_of(Norm, norm=kind)
+    return nn.LayerNorm(features) if kind == "layer" else nn.RMSNorm(features)

@@ -1,9 +1,8 @@
 """Positions: rotary angles (Su et al. 2021, arXiv:2104.09864), sinusoidal distances (Dai et al. 2019,
 arXiv:1901.02860) and linear biases. All are relative, so a memory of any length needs no offset."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,17 +12,15 @@ _BASE = 10_000.0
 
 @dataclass(frozen=True)
 class Rotation:
-    """Unit complex numbers `(length, head_size / 2)`: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
+    """Unit complex numbers: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
 
     turn: Tensor
     """`(length, head_size / 2)`, or with a batch before it where rows differ."""
 
     @classmethod
-    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Rotation:
-        """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32.
-
-        Angles are taken in float64, so that far from the start a difference of positions turns by as much as near it.
-        """
+    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Self:
+        """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32. Angles
+        are taken in float64, so that a difference of positions turns by as much far from the start as near it."""
         if head_size % 2:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
@@ -32,9 +29,9 @@ class Rotation:
         angle = (positions.unsqueeze(-1) * _BASE**-exponent).remainder(2 * torch.pi).to(real)
         return cls(torch.polar(torch.ones_like(angle), angle))
 
-    def at(self, row: int, tokens_T: Tensor) -> Rotation:
+    def at(self, row: int, tokens_T: Tensor) -> Self:
         """The rotation of some tokens of a row."""
-        return Rotation((self.turn if self.turn.dim() == 2 else self.turn[row])[tokens_T])
+        return type(self)((self.turn if self.turn.dim() == 2 else self.turn[row])[tokens_T])
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate `(…, length, heads, head_size)` by position."""
@@ -54,15 +51,13 @@ def distance_embedding(length: int, features: int, like: Tensor) -> Tensor:
 def relative_shift(scores_BHLR: Tensor) -> Tensor:
     """Turn scores against distances into scores against the key positions, `(B, H, L, S)`, a view.
 
-    Query `i` of `L` stands at key position `S − L + i`; its score for key `j` is the one of distance `S − L + i − j`.
+    Query `i` of `L` stands at key position `S − L + i`; its score for key `j` is that of distance `S − L + i − j`.
+    Entries of later keys are arbitrary (finite) and must be masked.
 
     Args:
         scores_BHLR: `R = 1 + S`: a column of anything finite, then the distances `S − 1, …, 0`. The column comes free
-            as a row of zeros before the projected distances, and makes the shift a matter of strides (the padding
-            that Transformer-XL's code does at each evaluation).
-
-    Returns:
-        A view whose entries of later keys are arbitrary (finite) and must be masked.
+            as a row of zeros before the projected distances, and makes the shift a matter of strides (Transformer-XL's
+            code pads at each evaluation instead).
     """
     B, H, L, R = scores_BHLR.shape
     return scores_BHLR.reshape(B, H, R, L)[:, :, 1:].view(B, H, L, R - 1)

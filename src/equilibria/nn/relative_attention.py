@@ -1,5 +1,4 @@
-"""Transformer-XL's attention (Dai et al. 2019, arXiv:1901.02860), with what does not depend on the states kept out
-of the evaluations.
+"""Transformer-XL's attention (Dai et al. 2019, arXiv:1901.02860); what does not depend on the states is bound once.
 
     scores = ((q + r_w)·k + (q + r_r)·W_r R(distance)) / √E,     [q, k, v] = W_qkv [memory; x] + injection
 
@@ -47,8 +46,8 @@ class RelativeAttention(nn.Module):
         d_model: features in and out, a multiple of `heads`, even.
         heads: attention heads.
         bias: whether the output projection has one.
-        interleaved: rows of `W_qkv` (and of the injection) are ordered by head, then query, key and value; by query,
-            key and value, then head, otherwise.
+        interleaved: whether rows of `W_qkv` (and of the injection) are ordered by head, then query, key and value, and
+            not by query, key and value, then head.
         output_norm: a layer norm before the output projection.
         normalisation: of the three weights.
     """
@@ -97,8 +96,7 @@ class RelativeAttention(nn.Module):
         Args:
             around: what all blocks share.
             distances_HRE: from the end of a `distance_table`: a row of anything, then the distances `S − 1, …, 0`.
-            past: keys and values before the segment, or `(B, M, d_model)`, the states that they are projected from, as
-                the bound attention would be given them.
+            past: as of `CausalAttention`.
             dropout_BHLS: mask of the attention probabilities.
         """
         weight = self.queries_keys_values.weight
@@ -137,16 +135,11 @@ class BoundRelativeAttention:
     """One block's attention during one solve.
 
     Attributes:
-        attention: the module.
-        length: tokens of the segment, L.
-        queries_keys_values, output: the weights as they are used.
-        addend_NC: what is added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
+        queries_keys_values, output: the weights as used.
+        addend_NC: added to queries, keys and values: the injection and `r_w`, `(B · L or 1, 3 · d_model)`.
         bias_change_HLE: `r_r − r_w`, `(H, 1, E)`.
         distances_HRE: a row of anything finite, then the projected distances over `√E`.
-        visible: True where a query may see a key; None where it may see all.
-        past: keys and values before the segment.
-        dropout_BHLS: mask of the attention probabilities, or None.
-        columns_TS: of tokens that do not stand side by side: where each key's distance is in `distances_HRE`.
+        columns_TS: for tokens that do not stand side by side, where each key's distance is in `distances_HRE`.
     """
 
     attention: RelativeAttention
@@ -180,14 +173,10 @@ class BoundRelativeAttention:
         return F.linear(mixed, self.output, self.attention.output.bias)
 
     def at(self, row: int, tokens_T: Tensor) -> BoundRelativeAttention:
-        """Of some tokens of a row, in their order, over a buffer: they see what they see in the segment.
-
-        Raises:
-            ValueError: there is no buffer.
-        """
+        """For some tokens of a row, in order, over a cache: they see what they see in the segment."""
         past, visible, addend_NC = self.past, self.visible, self.addend_NC
         if not isinstance(past, KeysValuesRoom):
-            raise ValueError("tokens are evaluated apart over a cache only")
+            raise ValueError("tokens are evaluated apart only over a cache")
         seen = past.keys.shape[2]
         slots_T = seen - self.length + tokens_T
         keys_S = torch.arange(seen, device=slots_T.device)
@@ -205,8 +194,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias_BHLS: Tensor, dropout_BHLS: Te
     """`softmax(q·k / √E + bias)`, masked, times the values: `(B, H, L, E)`."""
     if dropout_BHLS is None and not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHLS)
-    # With gradients: the fused CPU kernel takes no bias that requires them, and what PyTorch does instead is slower
-    # than this. Besides, this can be differentiated twice, and a mask of one's own applied.
+    # With gradients: the fused CPU kernel takes no bias that requires them, and PyTorch's fallback is slower than this.
+    # Besides, this can be differentiated twice, and takes our own mask.
     scale, groups = q.shape[-1] ** -0.5, q.shape[:2]
     scores = torch.baddbmm(bias_BHLS.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
     return masked(scores.unflatten(0, groups).softmax(-1), dropout_BHLS) @ v

@@ -1,9 +1,8 @@
 """Root finding on tensors: methods, the one solve loop, and what a solve returns. Imports torch only."""
 
 from equilibria.solvers.anderson import Anderson
-from equilibria.solvers.base import AdjointSolver, Solver
+from equilibria.solvers.base import AdjointSolver, Draft, Solver
 from equilibria.solvers.broyden import Broyden
-from equilibria.solvers.draft import Draft
 from equilibria.solvers.krylov import GMRES
 from equilibria.solvers.newton_krylov import NewtonKrylov
 from equilibria.solvers.picard import Picard

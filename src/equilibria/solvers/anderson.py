@@ -6,16 +6,14 @@ residual and its differences stand side by side in one tensor, so that all inner
 product.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from equilibria.ranges import at_least, share
 from equilibria.solvers.base import Solver
-from equilibria.solvers.picard import check_damping
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
@@ -36,7 +34,7 @@ class _History:
         self.steps = 0
 
     def push(self, point: Point) -> int:
-        """Take in the latest point; its difference replaces the oldest. Returns how many there are."""
+        """Adds the latest difference in place of the oldest; returns how many there are."""
         latest = self.residuals.select(-2, self.limit)
         if self.value is not None:
             slot = self.steps % self.limit
@@ -73,18 +71,14 @@ class Anderson(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_damping(self.damping)
-        if self.history < 1:
-            raise ValueError(f"history must be at least 1, found {self.history}")
-        if self.ridge < 0:
-            raise ValueError(f"ridge must be at least 0, found {self.ridge}")
+        share(damping=self.damping)
+        at_least(1, history=self.history)
+        at_least(0, ridge=self.ridge)
 
     def init(self, z: Tensor, groups: Groups) -> _History:
-        """An empty history."""
         return _History(z, min(self.history, self.max_evaluations))
 
     def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
-        """The accelerated iterate; plain (damped) iteration while the history is empty."""
         filled = memory.push(point)
         gamma: Sequence[Tensor] = ()
         if filled:
@@ -110,16 +104,13 @@ def combine(start: Tensor, weights: Sequence[Tensor], differences: Sequence[Tens
 
 
 def solve_gram(gram: Tensor, target: Tensor, ridge: float) -> Tensor:
-    """Minimise `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group. A direction of no length gets weight zero.
+    """The `γ`, `(*groups, n)`, that minimises `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group; 0 for a `dᵢ` of 0.
 
     Args:
-        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, float64, so that the noise of float32 products does not
-            grow; it is changed.
-        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, float64.
-        ridge: no less than the rounding of float32 products is taken.
-
-    Returns:
-        `γ`, `(*groups, n)`.
+        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, in float64, so that rounding of float32 does not grow; it is
+            changed.
+        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, in float64.
+        ridge: at least the rounding of float32 products is used.
     """
     gram.diagonal(dim1=-2, dim2=-1).mul_(1.0 + max(ridge, _ROUNDING)).add_(_TINY)
     return torch.linalg.solve_ex(gram, target)[0]

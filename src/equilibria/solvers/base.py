@@ -11,31 +11,66 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from equilibria.solvers.draft import Draft
+from equilibria.ranges import above, at_least, one_of
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import Progress
 from equilibria.solvers.residual import Criterion, Groups
 from equilibria.solvers.solution import Iterate, Status
-from equilibria.solvers.state import Packing, Scope, State
+from equilibria.solvers.state import Packing, Scope, State, leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """Solve in low precision (`torch.autocast`) first, and start from there. It does not lower states of float64.
+
+    Worth it where matrix products are several times faster in low precision; the evaluations that count, and every
+    residual returned, stay in full precision. Every group is drafted to its own tolerance and with a budget of its own,
+    so that scopes stay as causal and as independent of the batch as without a draft.
+
+    Args:
+        dtype: `torch.bfloat16` or `torch.float16`.
+        tol: relative residual at which a group's draft is done; the rounding of `dtype` has to allow it.
+        max_evaluations: of the draft, on top of the solver's own.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    tol: float = 5e-3
+    max_evaluations: int = 40
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, found {self.dtype}")
+        above(0, tol=self.tol)
+        at_least(1, max_evaluations=self.max_evaluations)
+
+    def lowered(self, f: Map) -> Map:
+        """`f` under autocast."""
+
+        def low(z: State) -> State:
+            device = next(leaves(z)).device.type
+            with torch.autocast(device, self.dtype):
+                return f(z)
+
+        return low
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdjointSolver(ABC):
-    """What solves at least affine equations, as adjoints are: every `Solver`, and `GMRES`.
+    """Solves affine equations, as adjoints are, or any: every `Solver`, and `GMRES`.
 
     Args:
         tol: residual at which a group has converged.
-        max_evaluations: applications of the map at most.
+        max_evaluations: most applications of the map.
         scope: what a group is: `"sample"`, `"token"`, `"prefix"` or `"all"`. Tokens and prefixes are causal for causal
             maps; `"all"` takes the whole state as one, for maps that couple samples (batch norm, the nodes of a graph).
-        criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖`, of the worst leaf of a state of several; or
-            `"absolute"`, `‖f(z) − z‖`, which a solution of zero is reached sooner by.
+        criterion: what a residual is: `"relative"`, `‖f(z) − z‖ / ‖f(z)‖` of the worst leaf of the state, or
+            `"absolute"`, `‖f(z) − z‖`, which suits a solution of zero.
     """
 
     tol: float = 1e-3
@@ -44,39 +79,33 @@ class AdjointSolver(ABC):
     criterion: Criterion = "relative"
 
     def __post_init__(self) -> None:
-        if not self.tol >= 0:
-            raise ValueError(f"tol must be at least 0, found {self.tol}")
-        if self.max_evaluations < 1:
-            raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}")
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"scope must be one of {get_args(Scope)}, found {self.scope!r}")
-        if self.criterion not in get_args(Criterion):
-            raise ValueError(f"criterion must be one of {get_args(Criterion)}, found {self.criterion!r}")
+        at_least(0, tol=self.tol)
+        at_least(1, max_evaluations=self.max_evaluations)
+        one_of(Scope, scope=self.scope)
+        one_of(Criterion, criterion=self.criterion)
 
     @abstractmethod
     def solve(self, f: Map, z0: State) -> Iterate:
         """Solve `z = f(z)` from `z0`, without gradients."""
 
     def scoped(self, scope: Scope) -> Self:
-        """The same for other groups."""
+        """This solver with groups of another scope."""
         return replace(self, scope=scope)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(AdjointSolver):
-    """What every method shares.
+    """Solves `z = f(z)`.
 
-    `max_evaluations` are those that the value is made of. Where they do not reach the tolerance, one more measures what
-    is returned, and another one where the best iterates of the groups had to be put together. `Solution.evaluations`
-    counts them all.
+    A solve that does not converge within `max_evaluations` takes one more, to measure what is returned, and another
+    where the best iterates of the groups come from different evaluations. `Solution.evaluations` counts them all.
 
     Args:
-        draft: start from a solve in low precision; None starts from `z0` in full.
+        draft: start from a solve in low precision; None starts from `z0`.
         fallback: solves again where groups have not converged: those from `z0`, the others from their solutions. None
             leaves them as they are.
-        check_every: the solve looks whether it is done, which makes the host wait for the device, at most once in so
-            many evaluations.
-        trace_groups: whether the residual of every group after each evaluation is returned too.
+        check_every: evaluations between checks for convergence, each of which makes the host wait for the device.
+        trace_groups: whether to return the residual of every group after each evaluation too.
     """
 
     draft: Draft | None = None
@@ -86,8 +115,7 @@ class Solver(AdjointSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.check_every < 1:
-            raise ValueError(f"check_every must be at least 1, found {self.check_every}")
+        at_least(1, check_every=self.check_every)
         if self.fallback is not None and self.fallback.scope != self.scope:
             raise ValueError(f"a fallback solves the same groups; found scopes {self.scope!r}, {self.fallback.scope!r}")
 
@@ -97,41 +125,30 @@ class Solver(AdjointSolver):
 
     @abstractmethod
     def step(self, memory: Any, point: Point, groups: Groups) -> tuple[Tensor, Any]:
-        """The next iterate, `(*groups, features)` and finite, and memory, from the latest measured point.
-
-        It must neither change the point's tensors nor make the host wait for the device.
-        """
+        """The next iterate, `(*groups, features)` and finite, and memory, from the latest measured point. It must not
+        change the point's tensors or make the host wait for the device."""
 
     def scoped(self, scope: Scope) -> Self:
-        """The same for other groups."""
         fallback = None if self.fallback is None else self.fallback.scoped(scope)
         return replace(self, scope=scope, fallback=fallback)
 
     @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State, propose: bool = False, iterates: Collection[int] = ()) -> Iterate:
-        """Run the loop on `f` from `z0`, without gradients.
+        """Solve `z = f(z)` from `z0`, without gradients.
 
         Args:
-            f: the map.
-            z0: where to start.
-            propose: whether the iterate that would come after the last evaluation is wanted too.
-            iterates: numbers of iterates to return as well; iterate `k` is what there was after `k` evaluations.
+            propose: whether to return the iterate that would come after the last evaluation too.
+            iterates: numbers of iterates to return as well; iterate `k` comes after `k` evaluations.
         """
         first = self._drafted(f, z0, propose, iterates)
         if self.fallback is None or first.status is Status.CONVERGED:
             return first
-        return self._solve_again(self.fallback, f, z0, propose, first.left_of(iterates), first)
-
-    def _solve_again(
-        self, fallback: Solver, f: Map, z0: State, propose: bool, iterates: Collection[int], first: Iterate
-    ) -> Iterate:
-        """The outcome of the fallback. Where a group starts depends on what is known of that group alone, so that it
-        neither looks ahead nor at other samples."""
+        # Where a group starts depends on that group alone: it neither looks ahead nor at other samples.
         packing = Packing.of(z0, self.scope)
         start = torch.where(first.converged.unsqueeze(-1), first.value, packing.pack(z0))
         same = {"tol": self.tol, "criterion": self.criterion, "trace_groups": self.trace_groups}
-        second = replace(fallback, **same).solve(f, packing.unpack(start), propose, iterates)
+        second = replace(self.fallback, **same).solve(f, packing.unpack(start), propose, first.left_of(iterates))
         again = first.converged & second.converged & (second.group_evaluations <= 1)
         both = second.after(first)
         counts = torch.where(again, first.group_evaluations, both.group_evaluations)

@@ -9,18 +9,17 @@ token sees a later one.
 Steps and differences alternate in one tensor, so that all inner products of a step are one matrix product.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from equilibria.ranges import at_least
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
-# Slots at first: most solves need no more, and take no memory for those that history allows beyond.
+# Slots at first: most solves need no more.
 _SLOTS = 16
 # Two pairs a feature end the method on an affine map (Gay 1979); on others, many more of few features are of places
 # that the iterates have long left.
@@ -30,13 +29,8 @@ _SUFFICIENT = 1e-4
 
 
 class _Pairs:
-    """The last pairs in a ring of `limit` slots, the matrix `K` in the order of the slots, and the latest point.
-
-    The slots are made as they are needed: `_SLOTS` at first, then twice as many each time they are full.
-
-    `K` is scaled to unit steps, and its row and column are those of the identity where a step has no length (a frozen
-    group), so that such a pair does nothing.
-    """
+    """The last pairs in a ring of up to `limit` slots, the matrix `K` in the order of the slots, and the latest point.
+    `K` is scaled to unit steps; where a step has no length (a frozen group), its row and column are the identity's."""
 
     def __init__(self, z: Tensor, limit: int) -> None:
         self.limit = limit
@@ -48,6 +42,7 @@ class _Pairs:
         self.scale = z.new_zeros(*groups, slots)
         self.pairs = 0
         self.point: Point | None = None
+        self.search: _LineSearch | None = None
 
     @property
     def filled(self) -> int:
@@ -63,7 +58,7 @@ class _Pairs:
         return self.rows[..., 1 : 2 * self.filled : 2, :]
 
     def push(self, point: Point, groups: Groups) -> Tensor | None:
-        """Take in the latest point; its pair replaces the oldest. Returns `Sᵀ g(z)`, scaled, `(*groups, filled)`."""
+        """Adds the latest pair in place of the oldest; returns `Sᵀ g(z)`, scaled, `(*groups, filled)`."""
         before, self.point = self.point, point
         step, change, residual = self.latest.unbind(-2)
         if before is None:
@@ -97,17 +92,14 @@ class _Pairs:
         return products[..., 2, :, 0]
 
     def _grow(self) -> None:
-        """Twice as many slots, `limit` at most; all that there are hold pairs, in the order of their ages."""
+        """Double the slots, up to `limit`; all that there are hold pairs, in the order of their ages."""
         more = min(self.limit, 2 * self.filled) - self.filled
         self.rows = torch.cat([self.rows, torch.empty_like(self.rows[..., : 2 * more, :])], dim=-2)
         self.matrix = torch.nn.functional.pad(self.matrix, (0, more, 0, more))
         self.scale = torch.nn.functional.pad(self.scale, (0, more))
 
     def weights(self, target: Tensor, transposed: bool = False) -> Tensor:
-        """`K⁻¹ target`, on request `K⁻ᵀ target`, `(*groups, filled)`.
-
-        Zero (plain iteration) where `K` is singular to working precision.
-        """
+        """`K⁻¹ target` or `K⁻ᵀ target`, `(*groups, filled)`; zero (plain iteration) where `K` is singular."""
         matrix = self.matrix[..., : self.filled, : self.filled]
         if transposed:
             matrix = matrix.mT
@@ -119,18 +111,12 @@ class _Pairs:
 
 @dataclass
 class _LineSearch:
-    """Where each group's search began, along what, how far it is, and how often it was halved."""
+    """Per group: where the search began, along what, the squared residual there, and the share of the step taken."""
 
     z: Tensor
     direction: Tensor
     merit: Tensor
     length: Tensor
-
-
-@dataclass
-class _Memory:
-    pairs: _Pairs
-    search: _LineSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,34 +136,29 @@ class Broyden(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.history < 1:
-            raise ValueError(f"history must be at least 1, found {self.history}")
-        if self.halvings < 0:
-            raise ValueError(f"halvings must be at least 0, found {self.halvings}")
+        at_least(1, history=self.history)
+        at_least(0, halvings=self.halvings)
 
-    def init(self, z: Tensor, groups: Groups) -> _Memory:
-        """No pairs: the first step is plain iteration."""
+    def init(self, z: Tensor, groups: Groups) -> _Pairs:
         useful = max(1, _PAIRS_PER_FEATURE * z.shape[-1])
-        return _Memory(_Pairs(z, min(self.history, self.max_evaluations, useful)))
+        return _Pairs(z, min(self.history, self.max_evaluations, useful))
 
-    def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
-        """A quasi-Newton step with the latest pairs, or for a group whose last step was too long, half of that."""
-        target = memory.pairs.push(point, groups)
+    def step(self, memory: _Pairs, point: Point, groups: Groups) -> tuple[Tensor, _Pairs]:
+        target = memory.push(point, groups)
         proposal = point.value
         if target is not None:
-            gamma = memory.pairs.weights(target)
-            proposal = point.value - (gamma.unsqueeze(-2) @ memory.pairs.value_differences).squeeze(-2)
+            gamma = memory.weights(target)
+            proposal = point.value - (gamma.unsqueeze(-2) @ memory.value_differences).squeeze(-2)
         if self.halvings:
             proposal, memory.search = self._search(memory.search, point, proposal, groups)
         return proposal, memory
 
-    def transposed_inverse(self, memory: _Memory, g: Tensor, groups: Groups) -> Tensor:
+    def transposed_inverse(self, pairs: _Pairs, g: Tensor, groups: Groups) -> Tensor:
         """`g − S K⁻ᵀ ΔFᵀ g`: what the pairs take for the solution of `v = Jᵀ v + g` (SHINE, arXiv:2106.00553).
 
-        It is the exact transposed of the linear map that `step` applies to a residual; in scope `"prefix"`, where a
-        token's coefficients come from its predecessors, the transposed collects from its successors.
+        It is the exact transpose of the linear map that `step` applies to a residual; in scope `"prefix"`, where a
+        token's coefficients come from its predecessors, the transpose collects from its successors.
         """
-        pairs = memory.pairs
         if not pairs.filled:
             return g.clone()
         target = (pairs.value_differences @ g.unsqueeze(-1)).squeeze(-1)
@@ -189,10 +170,8 @@ class Broyden(Solver):
     def _search(
         self, search: _LineSearch | None, point: Point, proposal: Tensor, groups: Groups
     ) -> tuple[Tensor, _LineSearch]:
-        """Per group: start along the new step where the latest point is good enough, else go back half way.
-
-        The points that are turned down are measured iterates like any others: their pairs serve the next step.
-        """
+        """Per group: start along the new step where the latest point is good enough, else go back half way. The pairs
+        of rejected points serve the next step too."""
         merit = groups.dot(point.difference, point.difference)
         direction = proposal - point.z
         if search is None:

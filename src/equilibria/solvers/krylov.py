@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from equilibria.ranges import at_least, one_of
 from equilibria.solvers.base import AdjointSolver
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
@@ -20,9 +21,9 @@ from equilibria.solvers.residual import NOTHING, Gauge, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like, worst
 from equilibria.solvers.state import Packing, State
 
-# A measured residual contradicts the estimate of its cycle beyond so much of it and so many roundings of the value.
+# A measured residual contradicts its cycle's estimate beyond this multiple of it and this many roundings of the value.
 _TRUSTED, _ROUNDINGS = 2.0, 100.0
-# A product with a vector of unit length that leaves less than this outside of the Krylov space leaves rounding.
+# What of a product with a unit vector lies outside the Krylov space is rounding below this.
 _BREAKDOWN = 1e-8
 
 
@@ -30,8 +31,8 @@ _BREAKDOWN = 1e-8
 class GMRES(AdjointSolver):
     """Solve `z = T(z)` for an affine `T`. On a map that is not affine the result is meaningless.
 
-    Samples are solved each by itself, which is right where `T` does not mix them. A cycle's residual is measured at
-    its end; where it is not what the cycle took it for, samples are coupled, and all of them are solved as one.
+    Each sample is solved by itself, which is right where `T` does not mix them. Where the residual measured after a
+    cycle is not what the cycle estimated, samples are coupled, and all are solved as one from there on.
 
     Args:
         restart: basis vectors kept before a restart; bounds the memory.
@@ -43,17 +44,13 @@ class GMRES(AdjointSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_evaluations < 2:
-            raise ValueError(f"GMRES needs max_evaluations of at least 2, found {self.max_evaluations}")
-        if self.restart < 1:
-            raise ValueError(f"restart must be at least 1, found {self.restart}")
-        if self.scope not in ("sample", "all"):
-            raise ValueError(f'scope must be "sample" or "all", found {self.scope!r}')
+        at_least(2, max_evaluations=self.max_evaluations)
+        at_least(1, restart=self.restart)
+        one_of(Literal["sample", "all"], scope=self.scope)
 
     @on_plain_tensors
     @torch.no_grad()
     def solve(self, f: Map, z0: State) -> Iterate:
-        """Run restarted GMRES from `z0`; one evaluation per basis vector and one per measurement."""
         run = _Run(self, f, z0)
         while run.charged + 2 <= self.max_evaluations and bool(run.active.any()):
             run.cycle()
@@ -62,7 +59,7 @@ class GMRES(AdjointSolver):
         return run.iterate()
 
     def _solve_as_one(self, f: Map, run: _Run) -> Iterate:
-        """Go on with one group; its residual is then that of every sample."""
+        """Continue with one group; its residual is then that of every sample."""
         left = self.max_evaluations - run.charged
         first = run.iterate()
         if left < 2:
@@ -89,7 +86,7 @@ class _Run:
         self.gauge = Gauge(Packing.of(z0, options.scope), options.criterion, options.tol)
         z = self.gauge.packing.pack(z0)
         self.z, self.f_z = self.gauge.begin(z, self.apply(z))
-        self.residual = self._measure(self.f_z, self.z)
+        self.residual, *_ = self.gauge.measure(self.f_z, self.f_z - self.z)
         self.trace = [worst(self.residual)]
         self.active = self.residual > options.tol
         self.converged_at = no_groups_like(z) + 1
@@ -102,13 +99,13 @@ class _Run:
         return packing.pack(self.f(packing.unpack(z)))
 
     def cycle(self) -> None:
-        """One Arnoldi cycle, and what it led to, measured."""
+        """One Arnoldi cycle and a measurement of its result."""
         size = min(self.options.restart, self.options.max_evaluations - self.charged - 1)
         self.charged += size + 1
         correction, estimate = self._correction(size)
         candidate = torch.where(self.active.unsqueeze(-1), self.z + correction, self.z)
         f_candidate = self.apply(candidate)
-        measured = self._measure(f_candidate, candidate)
+        measured, *_ = self.gauge.measure(f_candidate, f_candidate - candidate)
         self.trace.append(worst(measured))
         if self._contradicts(estimate, f_candidate, candidate, measured):
             self.coupled = True
@@ -123,11 +120,10 @@ class _Run:
         self.active = better & (self.residual > self.options.tol)
 
     def iterate(self) -> Iterate:
-        """The outcome."""
-        packing = self.gauge.packing
+        value = self.gauge.packing.plain(self.z)
         return Iterate(
-            value=packing.plain(self.z),
-            proposal=packing.plain(self.z),
+            value=value,
+            proposal=value,
             residual=self.residual,
             converged=self.residual <= self.options.tol,
             tolerance=self.options.tol,
@@ -138,8 +134,7 @@ class _Run:
         )
 
     def _correction(self, size: int) -> tuple[Tensor, Tensor]:
-        """The correction of a cycle on `I − A` with `A x = T(z + x) − T(z)`, wanted where active, and the norms of the
-        residuals that it is to leave."""
+        """The correction by a cycle on `I − A`, `A x = T(z + x) − T(z)`, and estimated norms of the residuals left."""
         rhs, f_z, options = self.f_z - self.z, self.f_z, self.options
         # Differences at the scale of the residual keep rounding errors of an affine map small. Where a sample has none,
         # only others can move it, at their scale.
@@ -151,17 +146,19 @@ class _Run:
         def operator(v: Tensor) -> Tensor:
             return v - (self.apply(self.z + v * scale) - f_z) / scale
 
+        sizes = norm(f_z) if options.criterion == "relative" else torch.ones_like(lengths)
+
         def report(estimate: Tensor) -> None:
             estimates[0] = estimate
-            self.trace.append(worst(self._residual_of(estimate, f_z)))
+            self.trace.append(worst((estimate / sizes.clamp(min=NOTHING)).float()))
 
         # A little less than the tolerance leaves room for the estimate's own rounding.
-        enough = 0.9 * options.tol * (norm(f_z) if options.criterion == "relative" else torch.ones_like(norm(f_z)))
+        enough = 0.9 * options.tol * sizes
         enough = torch.where(self.active, enough, torch.inf)
         return gmres_cycle(operator, rhs, size, enough, lambda: True, report), estimates[0]
 
     def _contradicts(self, estimate: Tensor, f_z: Tensor, z: Tensor, measured: Tensor) -> bool:
-        """Whether a sample's residual is not what its own Krylov space says: then others have a part in it."""
+        """Whether a sample's residual is not what its own Krylov space says: then others contribute to it."""
         if z.shape[0] < 2:
             return False
         slack = _ROUNDINGS * torch.finfo(z.dtype).eps * norm(f_z)
@@ -169,15 +166,6 @@ class _Run:
         # Samples that had no finite residual before are another matter.
         judged = (measured > self.options.tol) & torch.isfinite(self.residual)
         return bool((judged & ~expected).any())
-
-    def _measure(self, f_z: Tensor, z: Tensor) -> Tensor:
-        return self.gauge.residual(self.gauge.norms(f_z), self.gauge.norms(f_z - z))
-
-    def _residual_of(self, difference: Tensor, f_z: Tensor) -> Tensor:
-        """An estimate, of all leaves together."""
-        if self.options.criterion == "relative":
-            difference = difference / norm(f_z).clamp(min=NOTHING)
-        return difference.float()
 
     def _status(self) -> Status:
         if bool((self.residual <= self.options.tol).all()):
@@ -203,9 +191,9 @@ def gmres_cycle(
     Args:
         operator: a linear map on `(*groups, features)` that couples no groups.
         rhs: `(*groups, features)`.
-        size: dimensions of the space at most, each one application of the operator; at least 1.
+        size: most dimensions of the space, each one application of the operator; at least 1.
         enough: the residual norm at which a group is done, `(*groups,)`.
-        may_look: whether to synchronise with the device after the latest application, to see if all are done.
+        may_look: whether to synchronise with the device after an application, to see whether all are done.
         report: called with the estimated residual norms after each application.
     """
     length = norm(rhs)

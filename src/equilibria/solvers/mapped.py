@@ -1,7 +1,7 @@
-"""Solves inside `torch.func` transforms: on plain tensors, with the dimensions that `vmap` maps over made batch.
+"""Solves inside `torch.func` transforms: on plain tensors, with the dimensions that `vmap` maps over in the batch.
 
-A transform wraps tensors, one level for each. A solver looks at its residuals, which a mapped tensor does not allow,
-and needs no graph: its iterates are taken out of every wrapping, and the map alone sees them in it.
+A transform wraps tensors, one level each. A solver reads its residuals, which a mapped tensor does not allow, and needs
+no graph: its iterates are unwrapped, and only the map sees them wrapped.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from equilibria.solvers.solution import Iterate
 
 _Kind = transforms.TransformType
+_PER_GROUP = ("value", "proposal", "residual", "group_evaluations", "converged", "astray")
 
 
 def active() -> bool:
@@ -37,19 +39,15 @@ def _levels(*kinds: Any) -> list[int]:
 
 
 def differentiated() -> int | None:
-    """The level of the innermost reverse-mode transform around the caller, None where there is none."""
+    """The level of the innermost reverse-mode transform around the caller, if any."""
     levels = _levels(_Kind.Grad)
     return levels[-1] if levels else None
 
 
 def mapped_last() -> list[int]:
     """The levels of `vmap` between the caller and any other transform."""
-    found: list[int] = []
-    for interpreter in reversed(transforms.get_interpreter_stack() or []):
-        if interpreter.key() != _Kind.Vmap:
-            break
-        found.insert(0, interpreter.level())
-    return found
+    stack = reversed(transforms.get_interpreter_stack() or [])
+    return [interpreter.level() for interpreter in takewhile(lambda entry: entry.key() == _Kind.Vmap, stack)][::-1]
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ def asking(tensor: Tensor) -> Tensor:
 
 
 def _taken_out(tensor: Tensor, found: dict[int, int], lowest: int, highest: int) -> Tensor:
-    """The tensor out of its wrappings of levels `lowest` to `highest`; sizes of mapped dimensions go into `found`."""
+    """The tensor without its wrappings of levels `lowest` to `highest`; sizes of mapped dimensions go into `found`."""
     while lowest <= (level := transforms.maybe_get_level(tensor)) <= highest:
         if transforms.is_batchedtensor(tensor):
             dimension = transforms.maybe_get_bdim(tensor)
@@ -84,7 +82,7 @@ def _taken_out(tensor: Tensor, found: dict[int, int], lowest: int, highest: int)
 
 @contextmanager
 def _below(level: int) -> Iterator[None]:
-    """Outside the transforms from a level on, which would wrap whatever is computed."""
+    """Leaves the transforms from a level on, which would wrap whatever is computed."""
     popped = []
     try:
         while (transforms.maybe_current_level() or 0) >= level:
@@ -105,20 +103,15 @@ class Mapping:
 
     @classmethod
     def of(cls, f: Callable[[Any], Any], z0: State, lowest: int, highest: int) -> Mapping:
-        """Of a state and of what a map makes of it, which is found by applying it once."""
+        """For a state and the value of a map there, which is evaluated once."""
         found: dict[int, int] = {}
         with torch.no_grad():
             for leaf in (*leaves(z0), *leaves_as(z0, f(z0))):
                 _taken_out(leaf, found, lowest, highest)
         return cls(dict(sorted(found.items())), lowest, highest)
 
-    @property
-    def count(self) -> int:
-        """The product of the sizes."""
-        return prod(self.sizes.values())
-
     def flat(self, tensor: Tensor) -> Tensor:
-        """`(B, ...)`, mapped, as `(count · B, ...)`."""
+        """`(B, ...)`, mapped, as `(count · B, ...)`, `count` the product of the sizes."""
         found: dict[int, int] = {}
         tensor = _taken_out(tensor, found, self.lowest, self.highest)
         if not self.sizes:
@@ -131,16 +124,17 @@ class Mapping:
             return tensor.flatten(0, len(self.sizes))
 
     def mapped(self, tensor: Tensor) -> Tensor:
-        """`(count · B, ...)` as `(B, ...)`, mapped; what has no such first dimension stays as it is."""
-        if not self.sizes or not tensor.dim() or tensor.shape[0] % self.count:
+        """The inverse of `flat`; what has no such first dimension stays as it is."""
+        count = prod(self.sizes.values())
+        if not self.sizes or not tensor.dim() or tensor.shape[0] % count:
             return tensor
         if transforms.maybe_get_level(tensor) >= min(self.sizes):
             raise NotImplementedError(
-                "NewtonKrylov differentiates the map in forward mode, which does not go with torch.func.vmap around "
-                "the solve; take Anderson, Broyden or Picard"
+                "NewtonKrylov differentiates the map in forward mode, which does not support torch.func.vmap "
+                "around the solve; take Anderson, Broyden or Picard"
             )
         with _below(self.lowest):
-            tensor = tensor.reshape(*self.sizes.values(), tensor.shape[0] // self.count, *tensor.shape[1:])
+            tensor = tensor.reshape(*self.sizes.values(), tensor.shape[0] // count, *tensor.shape[1:])
         for level in self.sizes:
             tensor = transforms._add_batch_dim(tensor, 0, level)
         return tensor
@@ -148,24 +142,27 @@ class Mapping:
     def flat_state(self, state: State) -> State:
         return rebuild(state, (self.flat(leaf) for leaf in leaves(state)))
 
+    def mapped_state(self, state: State) -> State:
+        return rebuild(state, (self.mapped(leaf) for leaf in leaves(state)))
+
+    def mapped_trace(self, trace: Tensor | None) -> Tensor | None:
+        """A trace `(evaluations, groups)`, mapped over the groups."""
+        return None if trace is None else self.mapped(trace.movedim(0, -1)).movedim(-1, 0)
+
     def flat_map(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The map on flat states."""
-
-        def flat(z: State) -> State:
-            return self.flat_state(f(rebuild(z, (self.mapped(leaf) for leaf in leaves(z)))))
-
-        return flat
+        return lambda z: self.flat_state(f(self.mapped_state(z)))
 
 
 @dataclass(frozen=True)
 class InTransforms:
-    """A map that is applied within the transforms that its solver was taken out of."""
+    """A map that is applied within the transforms around its solver."""
 
     f: Callable[[Any], Any]
     stack: list[Any]
 
     def within(self) -> AbstractContextManager[object]:
-        """The transforms, for as long as it is entered."""
+        """A context within the transforms."""
         return nullcontext() if active() else temporarily_restore_interpreter_stack(self.stack)
 
     def __call__(self, z: State) -> State:
@@ -174,7 +171,7 @@ class InTransforms:
 
 
 def on_plain_tensors(solve: Callable[..., Iterate]) -> Callable[..., Iterate]:
-    """A solver's `solve`, given plain tensors inside transforms too; one more evaluation finds out what is mapped."""
+    """Gives a solver's `solve` plain tensors inside transforms too; one more evaluation finds out what is mapped."""
 
     @functools.wraps(solve)
     def solved(self: Any, f: Callable[[Any], Any], z0: State, *args: Any, **options: Any) -> Iterate:
@@ -184,36 +181,28 @@ def on_plain_tensors(solve: Callable[..., Iterate]) -> Callable[..., Iterate]:
         some = bool(_levels(_Kind.Vmap))
         mapping = Mapping.of(f, z0, 1, highest) if some else Mapping({}, 1, highest)
         if mapping.sizes and self.scope == "all":
-            raise NotImplementedError('scope="all" does not go with torch.func.grad inside vmap; take scope="sample"')
+            raise NotImplementedError('scope="all" does not support torch.func.grad inside vmap; take scope="sample"')
         start = mapping.flat_state(z0)
         with temporarily_clear_interpreter_stack() as stack:
             iterate = solve(self, InTransforms(mapping.flat_map(f), stack), start, *args, **options)
-        return _mapped_iterate(iterate, mapping, int(some))
+        tensors = {name: getattr(iterate, name) for name in _PER_GROUP}
+        return replace(
+            iterate,
+            **{name: None if part is None else mapping.mapped(part) for name, part in tensors.items()},
+            evaluations=iterate.evaluations + some,
+            trace=[*iterate.trace[:some], *iterate.trace],
+            iterates={number: mapping.mapped_state(z) for number, z in iterate.iterates.items()},
+            gauge=None if mapping.sizes else iterate.gauge,
+            group_trace=mapping.mapped_trace(iterate.group_trace),
+        )
 
     return solved
 
 
-def _mapped_iterate(iterate: Iterate, mapping: Mapping, more: int) -> Iterate:
-    tensors = {name: getattr(iterate, name) for name in _PER_GROUP}
-    trace = iterate.group_trace
-    return replace(
-        iterate,
-        **{name: None if part is None else mapping.mapped(part) for name, part in tensors.items()},
-        evaluations=iterate.evaluations + more,
-        trace=[*iterate.trace[:1] * more, *iterate.trace],
-        iterates={n: rebuild(z, (mapping.mapped(leaf) for leaf in leaves(z))) for n, z in iterate.iterates.items()},
-        gauge=None if mapping.sizes else iterate.gauge,
-        group_trace=None if trace is None else mapping.mapped(trace.movedim(0, -1)).movedim(-1, 0),
-    )
-
-
-_PER_GROUP = ("value", "proposal", "residual", "group_evaluations", "converged", "astray")
-
-
 def check_legacy(tensors: tuple[Tensor, ...]) -> None:
-    """Raises NotImplementedError for the mapping of `torch.autograd`, which is older than `torch.func`."""
+    """Raises NotImplementedError for the mapping of `torch.autograd`, which predates `torch.func`."""
     if any(transforms.is_legacy_batchedtensor(tensor) for tensor in tensors):
         raise NotImplementedError(
-            "a solve does not go with is_grads_batched=True and jacobian(..., vectorize=True); take torch.func.jacrev, "
+            "a solve does not support is_grads_batched=True or jacobian(..., vectorize=True); take torch.func.jacrev, "
             "or leave them False"
         )

@@ -1,14 +1,13 @@
 """Inexact Newton with GMRES on Jacobian-vector products (Dembo, Eisenstat and Steihaug 1982; Knoll and Keyes 2004)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from equilibria.ranges import at_least, one_of
 from equilibria.solvers.base import Solver
 from equilibria.solvers.krylov import gmres_cycle
 from equilibria.solvers.point import Point
@@ -18,14 +17,13 @@ from equilibria.solvers.state import State
 Products = Literal["exact", "differences"]
 Preconditioner = Callable[[State, State], State]
 
-# Eisenstat and Walker 1996, choice 2: solve as exactly as the last step's progress has earned.
+# Eisenstat and Walker 1996, choice 2: solve as exactly as the progress of the last step merits.
 _EARNED, _LEAST = 0.9, 1e-4
 
 
 @dataclass
 class _Memory:
-    """What a step knows of those before it: the kind of products that the map has, once it is known, and the residual
-    of the last one."""
+    """What a step knows of those before it: the kind of products the map has, once known, and the last residual."""
 
     products: Products | None
     residual: Tensor | None = None
@@ -35,17 +33,17 @@ class _Memory:
 class NewtonKrylov(Solver):
     """Newton's method for `f(z) − z = 0`, each step solved by GMRES. Quadratic near a solution; no line search.
 
-    An evaluation of the map and a Jacobian-vector product count alike. A step is charged `min(inner, features) + 1`
-    evaluations of the budget, used or not, with the features of one group: how many are used depends on the whole
-    batch, and how many steps a sample gets must not.
+    A Jacobian-vector product counts as an evaluation. A step is charged `min(inner, features) + 1` evaluations of the
+    budget, used or not, with the features of one group: how many are used depends on the whole batch, and how many
+    steps a sample gets must not.
 
     Args:
-        inner: Jacobian-vector products of a step at most; never more than a group has features.
-        forcing: residual of the linear equation relative to that of the map, at most; it tightens as steps succeed.
+        inner: most Jacobian-vector products of a step; never more than a group has features.
+        forcing: largest residual of the linear equation relative to that of the map; it tightens as steps succeed.
         products: `"exact"`, by forward-mode differentiation, or `"differences"`, by one more application of the map
             each, for maps without a forward derivative (fused attention, custom autograd functions). None takes exact
-            ones where the map has them, and those alone with a draft, whose low precision makes differences noise.
-        preconditioner: `(z, v) → w`, linear in `v`, sample by sample, in the structure of `z0`; an approximation of
+            ones where the map has them; with a draft, whose low precision makes differences noise, always.
+        preconditioner: `(z, v) → w`, linear in `v`, sample by sample, in the structure of `z0`; approximates
             `(I − J(z))⁻¹ v`.
 
     Raises:
@@ -65,23 +63,19 @@ class NewtonKrylov(Solver):
                 f'NewtonKrylov solves sample by sample: scope must be "sample" or "all", found {self.scope!r}; '
                 "take Broyden or Anderson for a causal solve"
             )
-        if self.inner < 1:
-            raise ValueError(f"inner must be at least 1, found {self.inner}")
+        at_least(1, inner=self.inner)
+        one_of(Products, products=self.products)
         if self.draft is not None and self.products == "differences":
-            raise ValueError('differences of low-precision values are noise: leave out draft, or take products="exact"')
+            raise ValueError('differences of low-precision values are noise: drop draft, or take products="exact"')
         if self.draft is not None and self.products is None:
             object.__setattr__(self, "products", "exact")
         if not 0 < self.forcing < 1:
             raise ValueError(f"forcing must be between 0 and 1, found {self.forcing}")
-        if self.products not in (None, *get_args(Products)):
-            raise ValueError(f"products must be one of {get_args(Products)} or None, found {self.products!r}")
 
     def init(self, z: Tensor, groups: Groups) -> _Memory:
-        """Nothing is known of the first residual."""
         return _Memory(self.products)
 
     def step(self, memory: _Memory, point: Point, groups: Groups) -> tuple[Tensor, _Memory]:
-        """A Newton step; plain iteration where the budget has nothing left for a product. Remembers the residual."""
         residual = norm(point.difference)
         # A Krylov space of a group has no more dimensions than the group has features.
         size = point.map.reserve(min(self.inner, point.z.shape[-1]))

@@ -1,7 +1,5 @@
 """What a method is given at each step: the latest measured iterate, and the map with a count of its applications."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,12 +14,12 @@ from equilibria.solvers.mapped import InTransforms, plain
 from equilibria.solvers.state import Packing
 
 Map = Callable[[Any], Any]
-"""A map from states to states of the same structure; its author knows the structure, the solver need not."""
+"""A map from states to states of the same structure; the solver need not know it."""
 
 
 @cache
 def _load_forward_rules() -> None:
-    """Torch loads its forward-mode rules at their first use, and warns of a deprecation of its own in doing so."""
+    """Torch loads its forward-mode rules at their first use, which triggers a deprecation warning of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.func.jvp(torch.neg, (torch.zeros(()),), (torch.zeros(()),))
@@ -30,9 +28,8 @@ def _load_forward_rules() -> None:
 class CountedMap:
     """The map on packed iterates `(*groups, features)`, and the budget of its applications.
 
-    What a step may spend beyond the one evaluation that measures each iterate it asks for with `reserve`. That is
-    charged in full even where it is not used: how much is used may depend on other samples of the batch, and how far
-    the budget reaches must not.
+    Beyond the one evaluation that measures each iterate, a step asks for more with `reserve`. They are charged in full,
+    used or not: how many are used may depend on other samples of the batch, and how far the budget reaches must not.
 
     Attributes:
         calls: applications made; a Jacobian-vector product is one.
@@ -47,7 +44,7 @@ class CountedMap:
         self.packed_by(packing)
 
     def packed_by(self, packing: Packing) -> None:
-        """From now on, packed tensors are those of `packing`."""
+        """Use `packing` from now on."""
         self.pack, self.unpack = packing.pack, packing.unpack
 
     def measure(self, z: Tensor) -> Tensor:
@@ -61,26 +58,22 @@ class CountedMap:
         return self._apply(z)
 
     def derivative(self, z: Tensor, direction: Tensor) -> Tensor:
-        """The Jacobian-vector product `f'(z) · direction` by forward-mode differentiation: reserve it first.
-
-        Raises:
-            RuntimeError: the map has no forward-mode derivative.
-        """
+        """`f'(z) · direction` by forward-mode differentiation, which may raise RuntimeError: reserve it first."""
         _load_forward_rules()
-        # Forward mode writes tangents of its argument's layout: a start expanded over the batch has not the room.
+        # Forward mode writes tangents in its argument's layout: an expanded start has no room for them.
         with self._f.within() if isinstance(self._f, InTransforms) else nullcontext():
             product = plain(torch.func.jvp(self._apply, (z.contiguous(),), (direction.contiguous(),))[1])
         self.calls += 1
         return product
 
     def reserve(self, wanted: int) -> int:
-        """How many applications a step may make, at most `wanted`; one is left to measure what it proposes."""
+        """How many of the `wanted` applications a step may make; one is left to measure what it proposes."""
         granted = max(0, min(wanted, self._limit - self.charged - 1))
         self.charged += granted
         return granted
 
     def may_look(self) -> bool:
-        """Whether it is time to synchronise with the device: once in `check_every` applications at most."""
+        """Whether to synchronise with the device now: at most once in `check_every` applications."""
         due = self.calls - self._looked_at >= self._check_every
         if due:
             self._looked_at = self.calls
@@ -124,10 +117,6 @@ class Point:
     map: CountedMap
 
     def broken_pair(self, before: Tensor | None) -> Tensor | None:
-        """Where the difference to an earlier point says nothing of the map: `(*groups, 1)`; None for nowhere.
-
-        Args:
-            before: the earlier point's `finite`.
-        """
+        """Where the difference to a point with `finite = before` says nothing of the map: `(*groups, 1)`, or None."""
         known = [finite for finite in (before, self.finite) if finite is not None]
         return (~(known[0] & known[-1])).unsqueeze(-1) if known else None

@@ -56,12 +56,14 @@ class Progress:
         return self.gauge.packing
 
     def measure(self) -> Point:
-        """Apply the map to the current iterate and record what comes of it."""
+        """Apply the map to the current iterate and record the result."""
         f_z = self.apply.measure(self.z)
         self._record()
         steps = len(self.counts)
         if steps == 1:
-            f_z = self._begin(f_z)
+            self.z, f_z = self.gauge.begin(self.z, f_z, look=self.apply.watched)
+            self.best = self.z
+            self.apply.packed_by(self.packing)
         difference = torch.sub(f_z, self.z, out=self.difference)
         before = self.value_norm, self.difference_norm
         self._weigh(f_z, difference)
@@ -73,7 +75,7 @@ class Progress:
             finite = self.residual < torch.inf
             self.broken = self.broken | ~finite
             self.overflowed = self.overflowed | (~finite & self.gauge.astray(*before))
-            # A method's own overflow shows here as well: back to the best iterate.
+            # A method's own overflow shows here too: back to the best iterate.
             here = torch.where(torch.isfinite(norm(self.z)).unsqueeze(-1), self.z, self.best)
             f_z = torch.where(finite.unsqueeze(-1), f_z, here)
             difference.masked_fill_(~finite.unsqueeze(-1), 0.0)
@@ -92,7 +94,7 @@ class Progress:
         return Point(self.z, f_z, difference, finite, self.apply)
 
     def advance(self, proposal: Tensor) -> None:
-        """Take the method's proposal for the groups that have not converged and that the map was finite for."""
+        """Take the method's proposal for the groups that have not converged and where the map was finite."""
         if self.some_broken:
             proposal = torch.where((self.residual < torch.inf).unsqueeze(-1), proposal, self.best)
         if self.some_settled:
@@ -109,11 +111,8 @@ class Progress:
             self.z = torch.where(worse.unsqueeze(-1), self.best, self.z)
 
     def settle(self) -> None:
-        """Choose the returned iterate: the best of each sample; of tokens the last, unless it is broken.
-
-        A residual is that of what is returned. Whether a map couples the groups is not known, so where they come from
-        different evaluations, they are measured once more.
-        """
+        """Choose the returned iterate: the best of each sample; of tokens the last, unless it is broken. The map may
+        couple groups, so where they come from different evaluations, they are measured once more."""
         if self.done:
             return
         better = self.active & (self.best_residual < self.residual)
@@ -128,11 +127,10 @@ class Progress:
             proposal, known = self.proposal, self.residual
             self.measure()
             self.proposal = proposal
-            # A map that breaks where it was finite before: what is known of that state is what it was then.
+            # Where a map breaks that was finite before, the residual of that state is what it was then.
             self.residual = torch.where(better & ~(self.residual < torch.inf), known, self.residual)
 
     def iterate(self) -> Iterate:
-        """The outcome."""
         evaluations = self.apply.calls
         trace = torch.stack(self.trace)
         # Evaluations made inside a step leave the residual as it was.
@@ -140,7 +138,7 @@ class Progress:
         trace = trace.repeat_interleave(repeats, dim=0, output_size=evaluations)
         worst = trace.flatten(1).amax(dim=1) if trace.dim() > 1 and trace[0].numel() else trace.reshape(evaluations, -1)
         settled_at = torch.tensor([*self.counts, evaluations], dtype=torch.int32, device=trace.device)
-        # What has a small residual and is not done has it by growth.
+        # A small residual that does not count as converged is due to growth.
         small = self.residual <= self.solver.tol
         astray = small | self.overflowed | self.gauge.astray(self.value_norm, self.difference_norm)
         astray = self.active & astray
@@ -160,22 +158,12 @@ class Progress:
             gauge=self.gauge,
         )
 
-    def _begin(self, f_z: Tensor) -> Tensor:
-        """The first value, in the units that it asks for."""
-        self.z, f_z = self.gauge.begin(self.z, f_z, look=self.apply.watched)
-        self.best = self.z
-        self.apply.packed_by(self.packing)
-        return f_z
-
     def _weigh(self, f_z: Tensor, difference: Tensor) -> None:
         """Norms and residuals of the current iterate, and which groups are not done by them."""
-        value, difference_norms = self.gauge.norms(f_z), self.gauge.norms(difference)
         # What is returned, and so measured, is the iterate in the state's own precision.
         seen = self.packing.rounded(self.z)
-        if seen is not self.z:
-            difference_norms = self.gauge.norms(f_z - seen)
-        self.residual = self.gauge.residual(value, difference_norms)
-        self.value_norm, self.difference_norm = self.gauge.total(value), self.gauge.total(difference_norms)
+        difference = difference if seen is self.z else f_z - seen
+        self.residual, self.value_norm, self.difference_norm = self.gauge.measure(f_z, difference)
         self.active = self.residual > self.solver.tol
 
     def _look(self, worse: Tensor) -> bool:
@@ -190,12 +178,12 @@ class Progress:
             low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
         self.some_settled, self.some_broken = low <= self.solver.tol, high == torch.inf
         if self.some_settled:
-            # Whatever the others do: a small residual that a group has by growth alone is not its end.
+            # A residual that is small by growth alone does not end a group.
             self.active = self.active | self.gauge.grown(self.value_norm, self.difference_norm)
         if looking:
             self.done = high <= self.solver.tol and not bool(self.active.any())
             if self.some_broken and len(self.counts) > 1:
-                # A map that had no finite value of a start, twice, has none of it at all.
+                # A map that was not finite twice at its start never will be.
                 hopeless = torch.isinf(self.best_residual) & torch.isinf(self.residual)
                 self.done = bool((hopeless | ~self.active).all())
         return bool(some_worse)

@@ -1,7 +1,5 @@
 """Norms, residuals and inner products per group, in float32 at least."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Literal
 
@@ -12,12 +10,12 @@ from equilibria.solvers.state import Packing, Scope
 
 # Keeps a residual defined, and finite, where the value is zero: far below any norm that is not.
 NOTHING = 1e-30
-# Norms between which squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
+# Between these norms squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
 _COMFORTABLE = 2.0**-20, 2.0**30
-# Growth alone makes a relative residual small. Beyond where a solve began, the difference has to fall to this, too.
+# Growth alone makes a relative residual small, so the difference itself has to fall to this share too.
 _FELL = 0.1
-# A group has gone astray when its value is this many times larger than where it began, and not nearer to its iterate
-# than it ever was; a hundredth less is rounding.
+# A group is astray when its value is this many times larger than at the start, and no nearer to its iterate than it
+# ever was; a hundredth less is rounding.
 _GROWTH, _NEARER = 10.0, 0.99
 
 Criterion = Literal["relative", "absolute"]
@@ -40,12 +38,11 @@ def _finite_or_infinite(residual: Tensor) -> Tensor:
 class Gauge:
     """How near each group of one solve is to a solution.
 
-    A relative residual is that of the leaf of the state that is worst off, so that a small leaf counts as much as a
-    large one. It is relative to the value alone, whatever the units are; only what is below the rounding of where the
-    leaf began counts as zero.
+    A relative residual is that of the worst leaf of the state, so that a small leaf counts as much as a large one. It
+    is relative to the value alone, whatever the units; only a value below the rounding of the leaf's start is zero.
 
     Attributes:
-        packing: how states become packed; in units that keep squares within range, where the first values ask for it.
+        packing: how states are packed; in units that keep squares within range, where the first values need them.
         scale: the larger norm of the start and of its value, `(*groups,)`; zeros before `begin`.
         peak: the largest norm of `f(z) − z` so far, `(*groups,)`.
     """
@@ -56,14 +53,12 @@ class Gauge:
         self.scale = self.peak = torch.zeros(())
 
     def begin(self, z: Tensor, f_z: Tensor, look: bool = True) -> tuple[Tensor, Tensor]:
-        """Choose the units by the start and its value. Returns both in them.
-
-        Args:
-            z, f_z: the start and its value, packed in units of one, `(*groups, features)`.
-            look: whether the host may wait for the device, to see whether there is need of other units.
-        """
+        """Choose the units by the start and its value, `(*groups, features)` in units of one; returns both in them.
+        `look` says whether the host may wait for the device, to see whether other units are needed."""
         norms = self._largest_norms(z, f_z)
-        if not (look and self._comfortable(norms)):
+        low, high = _COMFORTABLE
+        one_leaf = len(self.packing.sizes) == 1
+        if not (look and one_leaf and bool(((norms >= low) & (norms <= high)).all())):
             units = self._units(z, f_z, look)
             if units is not None:
                 self.packing = replace(self.packing, units=units)
@@ -74,15 +69,11 @@ class Gauge:
         return z, f_z
 
     def _largest_norms(self, z: Tensor, f_z: Tensor) -> Tensor:
-        """Of where a solve begins, per leaf; what is not finite has none."""
+        """Per leaf; 0 where not finite."""
         return torch.nan_to_num(torch.maximum(self.norms(z), self.norms(f_z)), 0.0, 0.0)
 
-    def _comfortable(self, norms: Tensor) -> bool:
-        low, high = _COMFORTABLE
-        return len(self.packing.sizes) == 1 and bool(((norms >= low) & (norms <= high)).all())
-
     def _units(self, z: Tensor, f_z: Tensor, look: bool) -> Tensor | None:
-        """Powers of two near the largest elements, `(*groups, leaves)`; None where there is no need of any."""
+        """Powers of two near the largest elements, `(*groups, leaves)`; None where none are needed."""
         low, high = _COMFORTABLE
         # Elements, as the squares of a norm may overflow.
         sizes = torch.maximum(*(self._largest_elements(x) for x in (z, f_z)))
@@ -95,7 +86,7 @@ class Gauge:
         return None if look and bool(fine.all()) else torch.where(fine, 1.0, units)
 
     def _largest_elements(self, x: Tensor) -> Tensor:
-        """Of each leaf, `(*groups, leaves)`; 0 where that is not finite."""
+        """Of each leaf, `(*groups, leaves)`; 0 where not finite."""
         parts = x.split(self.packing.sizes, dim=-1)
         largest = [part.abs().amax(-1) if part.shape[-1] else part.new_zeros(part.shape[:-1]) for part in parts]
         return torch.nan_to_num(torch.stack(largest, dim=-1), 0.0, 0.0, 0.0)
@@ -120,20 +111,20 @@ class Gauge:
         ratio = difference / torch.clamp(value, min=self._floor)
         return _finite_or_infinite(ratio if len(self.packing.sizes) == 1 else ratio.amax(dim=-1))
 
+    def measure(self, value: Tensor, difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The residuals from `f(z)` and `f(z) − z`, and the norms of these, `(*groups,)` each."""
+        values, differences = self.norms(value), self.norms(difference)
+        return self.residual(values, differences), self.total(values), self.total(differences)
+
     def note(self, difference: Tensor, finite: Tensor | None = None) -> None:
-        """Take in the norm of `f(z) − z`, `(*groups,)`, where it is finite; None for everywhere."""
+        """Take in the norm of `f(z) − z`, `(*groups,)`, where it is finite; None means everywhere."""
         if finite is not None:
             difference = torch.where(finite, difference, 0.0)
         self.peak = torch.maximum(self.peak, difference) if self.peak.dim() == difference.dim() else difference
 
     def grown(self, value: Tensor, difference: Tensor) -> Tensor:
-        """Which groups have a small relative residual, if they do, by growth alone, `(*groups,)`.
-
-        The difference of `z + 1` is always 1; relative to the value it falls without end.
-
-        Args:
-            value, difference: norms of `f(z)` and `f(z) − z`, `(*groups,)`.
-        """
+        """Which groups would owe a small relative residual to growth alone, from the norms of `f(z)` and `f(z) − z`:
+        the difference of `z + 1` is always 1, and relative to the value it falls without end."""
         if self.criterion == "absolute":
             return torch.zeros_like(difference, dtype=torch.bool)
         # A value that has grown may have lost the difference in its rounding; a norm that overflowed says nothing.
@@ -142,7 +133,7 @@ class Gauge:
         return (difference + rounding > wanted) | ~(value < torch.inf)
 
     def astray(self, value: Tensor, difference: Tensor) -> Tensor:
-        """Which groups grew without bound and came no nearer to a solution, `(*groups,)`, from their norms."""
+        """Which groups grew without bound and came no nearer to a solution, from the same norms."""
         return (value > _GROWTH * self.scale) & (difference >= _NEARER * self.peak) & (difference > 0)
 
 
@@ -158,15 +149,7 @@ class Groups:
         return product.cumsum(dim=1) if self.scope == "prefix" else product
 
     def products(self, left: Tensor, right: Tensor) -> Tensor:
-        """All inner products of two sets of rows per group, in one pass over memory.
-
-        Args:
-            left: `(*groups, m, features)`.
-            right: `(*groups, n, features)`, the larger set.
-
-        Returns:
-            `(*groups, m, n)`.
-        """
+        """All inner products per group: `(*groups, m, features) × (*groups, n, features) → (*groups, m, n)`."""
         products = left @ right.mT
         return products.cumsum(dim=1) if self.scope == "prefix" else products
 

@@ -30,23 +30,18 @@ class Status(enum.Enum):
         'this tol, or it mixes samples, which scope="all" solves as one (audit_coupling finds out)'
     )
     DIVERGED = "the iterates grow without bound; the map may have no fixed point, or needs damping below 1"
-    NON_FINITE = "the map returned NaN or infinity; of a solve the last finite iterate with the least residual is kept"
+    NON_FINITE = "the map returned NaN or infinity; the solve kept the last finite iterate with the least residual"
     IRREVERSIBLE = (
         "the backward pass could not reconstruct the iterates of a reversible solve; take fewer steps or less damping, "
         "and see that the map computes the same twice"
     )
-
-    @property
-    def sentence(self) -> str:
-        """The explanation, for messages."""
-        return self.value
 
     def __str__(self) -> str:
         return self.name
 
 
 class ConvergenceError(RuntimeError):
-    """A solve did not converge and the caller asked for `on_failure="raise"`.
+    """A solve did not converge and `on_failure` is `"raise"`.
 
     Attributes:
         solution: of a forward solve; None where the adjoint equation of a backward pass was not solved.
@@ -57,7 +52,7 @@ class ConvergenceError(RuntimeError):
         self.solution = solution
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Across processes go values: a graph stays where it is, and shared memory does not outlive a worker.
+        # Only values cross processes: a graph cannot, and shared memory does not outlive a worker.
         kept = None if self.solution is None else pickle.dumps(self.solution.detached())
         return _unpickled_error, (str(self), kept)
 
@@ -67,7 +62,7 @@ def _unpickled_error(message: str, solution: bytes | None) -> ConvergenceError:
 
 
 class ConvergenceWarning(UserWarning):
-    """A solve did not converge and the caller asked for `on_failure="warn"`."""
+    """A solve did not converge and `on_failure` is `"warn"`."""
 
 
 @dataclass(kw_only=True)
@@ -77,18 +72,17 @@ class Outcome:
     Attributes:
         value: what is returned.
         status: how the solve ended.
-        residual: `‖f(value) − value‖ / ‖f(value)‖`, of a state of several leaves that of the worst, or without the
-            denominator by criterion `"absolute"`; float32, one number per group.
+        residual: `‖f(value) − value‖ / ‖f(value)‖` of the worst leaf, or without the denominator by criterion
+            `"absolute"`; float32, one number per group.
         converged: boolean, one per group: within the tolerance, and not because the value grew. All are true where
-            `status` is `CONVERGED`, and not all elsewhere.
+            `status` is `CONVERGED`, and only there.
         tolerance: the tolerance that was asked for.
         evaluations: how often the map was applied.
         trace: residual of the worst group after each evaluation.
         group_evaluations: evaluations after which each group had converged, the total where it had not.
-        group_trace: residual of every group after each evaluation of the solve, `(evaluations, *groups)`, where
-            `Solver.trace_groups` asked for it.
-        iterates: those that were asked for and that were reached, as states like `z0`, by the number of evaluations
-            before them.
+        group_trace: residual of every group after each evaluation, `(evaluations, *groups)`, with
+            `Solver.trace_groups`.
+        iterates: those asked for and reached, as states like `z0`, by the number of evaluations before them.
     """
 
     value: Any
@@ -110,10 +104,9 @@ class Iterate(Outcome):
     Attributes:
         proposal: the iterate the method would have evaluated next, where it was asked for; otherwise, and where a
             group converged, the last one evaluated.
-        astray: which groups grew without coming nearer to a solution, whatever their residual, `(*groups,)`; None where
-            that cannot be.
-        gauge: by which it was measured; None where that is of no further use.
-        memory: what the method remembers at the end, for those who know the method; in the units of the gauge.
+        astray: which groups grew without coming nearer to a solution, `(*groups,)`; None where that cannot be.
+        gauge: what measured it; None where that is of no further use.
+        memory: the method's memory at the end, in the units of the gauge.
     """
 
     proposal: Tensor
@@ -122,11 +115,11 @@ class Iterate(Outcome):
     memory: Any = None
 
     def left_of(self, iterates: Collection[int]) -> list[int]:
-        """The numbers of those that a solve from here on may reach, counted from here."""
+        """The numbers of those that a solve from here may reach, counted from here."""
         return [number - self.evaluations for number in iterates if number >= self.evaluations]
 
     def after(self, draft: Iterate) -> Iterate:
-        """This outcome, with what a draft before it has cost."""
+        """This outcome, with the cost of a draft before it."""
         traces = [trace for trace in (draft.group_trace, self.group_trace) if trace is not None]
         return replace(
             self,
@@ -153,10 +146,10 @@ class AdjointReport:
         residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
             `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
-        on_failure: called with a message when it fails, in the backward pass; None: only `status` tells.
+        on_failure: called with a message when it fails in the backward pass; with None only `status` tells.
         advice: what such a failure means, and what to do.
-        reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where it is larger,
-            relative to the larger of it and the solution, per group; None of other gradients.
+        reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where that is larger,
+            relative to the larger of that state and the solution, per group; None for other gradients.
     """
 
     status: Status | None = None
@@ -167,7 +160,7 @@ class AdjointReport:
     advice: str = field(default=_ADVICE, repr=False)
 
     def record(self, iterate: Iterate, heard: bool = True) -> None:
-        """Take in how a solve ended; let a failure be heard, unless it is known to be none of the solve's."""
+        """Take in how a solve ended, and report a failure where `heard`."""
         failed = self.status not in (None, Status.CONVERGED)
         self.evaluations += iterate.evaluations
         if failed and iterate.status is Status.CONVERGED:
@@ -198,7 +191,7 @@ class Solution(Outcome):
     adjoint: AdjointReport = field(default_factory=AdjointReport)
 
     def detached(self) -> Solution:
-        """The same figures and value, without a graph and without what takes one."""
+        """The same value and figures, without a graph or what needs one."""
         return replace(
             self,
             value=detach(self.value),
@@ -213,7 +206,7 @@ class Solution(Outcome):
         left, groups = int((~converged).sum()), converged.numel()
         return (
             f"{self.status.name} after {self.evaluations} evaluations: {left} of {groups} groups unconverged, worst "
-            f"residual {worst(self.residual):.2e} against tol {self.tolerance:.2e}; {self.status.sentence}"
+            f"residual {worst(self.residual):.2e} against tol {self.tolerance:.2e}; {self.status.value}"
         )
 
 
@@ -230,7 +223,7 @@ def no_groups_like(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Rest:
-    """What of a solution is no tensor, the adjoint's report among it: the very one that a backward pass fills."""
+    """The fields of a solution without tensors, among them the adjoint's report that a backward pass fills."""
 
     kind: type[Solution]
     names: tuple[str, ...]
@@ -252,7 +245,7 @@ def _unflatten(tensors: Iterable[Any], rest: _Rest) -> Solution:
 
 
 def register(kind: type[Solution]) -> None:
-    """Makes the tensors of a kind of solution known to what takes results apart, such as DDP's static graphs."""
+    """Makes the tensors of a kind of solution known to code that takes results apart, such as DDP's static graphs."""
     _pytree.register_pytree_node(kind, _flatten, _unflatten)
 
 

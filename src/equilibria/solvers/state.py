@@ -3,20 +3,17 @@
 Packing a single floating tensor whose features are already last is a view, so the common case copies nothing.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 State: TypeAlias = Any
-"""A tensor or a nested tuple, list, dict or dataclass of tensors; subclasses keep their type. As a recursive type it
-would reject `dict[str, Tensor]`."""
+"""A tensor or a nested tuple, list, dict or dataclass of tensors; a recursive type would reject `dict[str, Tensor]`."""
 Scope = Literal["sample", "token", "prefix", "all"]
 _GROUP_DIMENSIONS: dict[Scope, int] = {"all": 0, "sample": 1, "token": 2, "prefix": 2}
 
@@ -49,11 +46,8 @@ def _names(record: Any) -> list[str]:
 
 
 def leaves_as(like: State, state: State) -> Iterator[Tensor]:
-    """The tensors of a state in the order of `leaves(like)`, whatever the order of its keys.
-
-    Raises:
-        ValueError: it is not of the structure of `like`.
-    """
+    """The tensors of a state in the order of `leaves(like)`; raises ValueError for another structure than that of
+    `like`."""
     if isinstance(like, Tensor) and isinstance(state, Tensor):
         yield state
     elif isinstance(like, dict) and isinstance(state, dict) and like.keys() == state.keys():
@@ -82,8 +76,6 @@ def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
     """A state of the structure and types of `like` from tensors in the order of `leaves`."""
     if isinstance(like, Tensor):
         return next(tensors)
-    if type(like) is dict:
-        return {key: rebuild(part, tensors) for key, part in like.items()}
     if isinstance(like, dict):
         filled = copy.copy(like)
         for key, part in like.items():
@@ -121,8 +113,7 @@ class Packing:
 
     Attributes:
         like: a state of the structure, shapes and dtypes.
-        group_dimensions: leading dimensions that number the groups; 0 where the whole state is one group, which is
-            packed to `(1, features)`.
+        group_dimensions: leading dimensions that number the groups; 0 where the whole state is one, `(1, features)`.
         units: what one packed unit of each leaf stands for, powers of two, `(*groups, leaves)`; None for one.
     """
 
@@ -131,8 +122,8 @@ class Packing:
     units: Tensor | None = None
 
     @classmethod
-    def of(cls, state: State, scope: Scope) -> Packing:
-        """The packing of `state` for groups of `scope`; raises ValueError where the shapes do not allow it."""
+    def of(cls, state: State, scope: Scope) -> Self:
+        """The packing of `state` for groups of `scope`; raises ValueError where its tensors do not allow it."""
         dimensions = _GROUP_DIMENSIONS[scope]
         tensors = list(leaves(state))
         if not tensors:
@@ -159,7 +150,7 @@ class Packing:
         return widest
 
     def pack(self, state: State) -> Tensor:
-        """`(*groups, features)`; raises ValueError where the map's result does not look like its argument."""
+        """`(*groups, features)`; raises ValueError for a state that is not shaped like `like`."""
         like, found = list(leaves(self.like)), list(leaves_as(self.like, state))
         if [leaf.shape for leaf in like] != [leaf.shape for leaf in found]:
             raise ValueError(
@@ -187,11 +178,11 @@ class Packing:
         return [self._features(leaf) for leaf in leaves(self.like)]
 
     def scaled(self, packed: Tensor) -> Tensor:
-        """What is packed in units of one, in those of this packing."""
+        """From units of one to those of this packing."""
         return packed if self.units is None else packed / self._wide(self.units)
 
     def plain(self, packed: Tensor) -> Tensor:
-        """What is packed in units of this packing, in those of one."""
+        """From units of this packing to those of one."""
         return packed if self.units is None else packed * self._wide(self.units)
 
     def _wide(self, units: Tensor) -> Tensor:
@@ -200,11 +191,11 @@ class Packing:
         return units.repeat_interleave(torch.tensor(self.sizes, device=units.device), dim=-1)
 
     def _features(self, leaf: Tensor) -> int:
-        """Of a group; `Size.numel` would make a constant of a length that a traced program leaves open."""
+        """Of a group; `Size.numel` would make a dynamic length of a traced program a constant."""
         return prod(leaf.shape[self.group_dimensions :]) * (2 if leaf.is_complex() else 1)
 
     def rounded(self, packed: Tensor) -> Tensor:
-        """What of an iterate the map sees, in the dtypes of the original; the iterate itself where that is all."""
+        """An iterate as the map sees it, rounded to the dtypes of the original; itself where nothing is rounded."""
         exact = all(leaf.dtype.to_real() == packed.dtype for leaf in leaves(self.like))
         return packed if exact else self.pack(self.unpack(packed))
 
@@ -212,14 +203,10 @@ class Packing:
         """The state, in the dtypes of the original."""
         like, packed = list(leaves(self.like)), self.plain(packed)
         parts = packed.split(self.sizes, dim=-1) if len(like) > 1 else (packed,)
-        return rebuild(
-            self.like,
-            (_shaped(part, leaf) for part, leaf in zip(parts, like, strict=True)),
-        )
+        return rebuild(self.like, (_shaped(part, leaf) for part, leaf in zip(parts, like, strict=True)))
 
 
 def _shaped(part: Tensor, like: Tensor) -> Tensor:
-    """Features of a packed state as the tensor that they are."""
     if like.is_complex():
         return torch.view_as_complex(part.reshape(*like.shape, 2).to(like.dtype.to_real()).contiguous())
     return part.reshape(like.shape).to(like.dtype)

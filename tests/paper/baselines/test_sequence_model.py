@@ -264,5 +264,5 @@ def test_a_memory_of_another_batch_is_named(family: str) -> None:
     model = SequenceModel(TiedEmbedding(VOCABULARY, WIDTH), FAMILIES[family]()).eval()
     tokens = torch.arange(8).view(2, 4)
     memory = model(tokens[:1]).memory
-    with pytest.raises(ValueError, match="memory is of 1 rows, and the tokens are of 2"):
+    with pytest.raises(ValueError, match="memory has batch size 1, the tokens have 2"):
         model(tokens, memory=memory)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilibria.nn.recurrence import linear_recurrence
+from equilibria.nn.convolution import linear_recurrence
 from equilibria.paper.baselines.base import Layer, State
 from equilibria.paper.baselines.recurrent import with_dropped_weights
 from equilibria.ranges import at_least

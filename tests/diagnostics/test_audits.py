@@ -8,7 +8,7 @@ from torch import nn
 
 import equilibria as eq
 from distributed_cases import IMPLICIT, language_model
-from equilibria.diagnostics.evaluation_mode import evaluating
+from equilibria.diagnostics.audits import evaluating
 
 
 def frozen_in_part() -> tuple[nn.Module, nn.Module]:
