@@ -60,7 +60,7 @@ def test_a_kind_is_found_named_and_explained(found: Family, name: str, cls: type
     assert found.name(cls) == name
     assert found.find(f"{cls.__module__}:{cls.__name__}") is cls
     texts = explained(cls)
-    for option in options(cls, found.supplied).values():
+    for option in options(cls).values():
         assert texts.get(option.name), f"{cls.__name__} does not explain {option.name}"
 
 
@@ -70,7 +70,7 @@ def test_sections_are_explained(cls: type) -> None:
 
 
 def test_options_are_the_arguments_of_the_constructor() -> None:
-    found = options(PostNormCell, frozenset({"injection"}))
+    found = options(PostNormCell)
     assert "injection" not in found
     assert (found["d_model"].default, found["window"].default) == (128, None)
     assert options(LSTM)["d_model"].default is REQUIRED

@@ -460,7 +460,7 @@ NUMBERS = [
     for found in [family_of(base)]
     if found is not None
     for name, cls in found.kinds().items()
-    for option, entry in options(cls, found.supplied).items()
+    for option, entry in options(cls).items()
     if {int, float} & set(alternatives(entry.annotation))
 ]
 PLACES = {

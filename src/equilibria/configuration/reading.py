@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equilibria.configuration.kinds import REQUIRED
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, defaults, made, table_of
+from equilibria.configuration.tables import ITSELF, Keys, Maker, Problems, Table, Written, table_of
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
@@ -34,51 +35,49 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
     content = read_toml(path)
     if run is not None:
         content["run"] = table_of(run)
-    return _recipe(content, str(path), _parsed(flags))
+    return _recipe(content, str(path), flags)
 
 
 def recipe_from(content: Table, source: str) -> Recipe:
     """The recipe in nested tables.
 
     Args:
-        content: its sections, as `table_of` gives them; what is not there is as by default.
+        content: its sections, as `table_of` gives them; what is missing takes its default.
         source: where they are from, for messages.
 
     Raises:
         UserError: as `read_recipe`.
     """
-    return _recipe(content, source, {})
+    return _recipe(content, source, ())
 
 
 def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
-    """A recipe with what flags say in its place.
+    """A recipe, changed by flags.
 
     Raises:
         UserError: as `read_recipe`.
     """
-    return _recipe(table_of(recipe), "recipe", _parsed(flags))
+    return _recipe(table_of(recipe), "recipe", flags)
 
 
-def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe:
-    for key in flags["--unset"].all if "--unset" in flags else ():
-        _take_out(content, key, source)
-    given = {key: value for key, value in flags.items() if key != "--unset"}
-    table = Layers("common").over(Recipe, defaults(Recipe), content)
-    layers = Layers("shared")
-    table = layers.over(Recipe, table, _nested(given))
+def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
+    flags = _parsed(arguments)
+    for key in flags.pop("--unset", Written(())).all:
+        _unset(content, key, source)
+    maker = Maker()
     try:
-        recipe = made(Recipe, table)
+        recipe = maker.make(Recipe, REQUIRED, [content, _nested(flags)])
         recipe.model.check()
         recipe_text(recipe).encode()
     except UnicodeEncodeError as problem:
         odd = problem.object[problem.start - 20 : problem.end + 20]
         raise UserError(f"{source}: {odd!a} has characters that the locale lacks; set PYTHONUTF8=1") from problem
     except Problems as problems:
-        raise UserError(*(_line(keys, text, source, given) for keys, text in problems.found)) from problems
+        raise UserError(*(_line(keys, text, source, flags) for keys, text in problems.found)) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
-    keys = ", ".join(".".join(key) for key in layers.dropped if _table_with(content, key) is not None)
-    if keys:
+    if maker.dropped:
+        keys = ", ".join(map(".".join, maker.dropped))
         warnings.warn(f"ignoring {keys} of {source}: the kind that a flag chose has no such key", stacklevel=2)
     return recipe
 
@@ -116,37 +115,26 @@ def _parsed(flags: Sequence[str]) -> dict[str, Written]:
     return {key: Written(given) for key, given in found.items()}
 
 
-def _nested(flat: Mapping[str, Any]) -> Table:
-    """Dotted keys as nested tables; the value of a section is its kind."""
+def _nested(flags: Mapping[str, Written]) -> Table:
+    """Dotted keys as nested tables, each value below `ITSELF`: a section's kind may stand beside its options."""
     table: Table = {}
-    for key, value in sorted(flat.items()):
-        *sections, name = key.split(".")
+    for key, value in flags.items():
         inner = table
-        for section in sections:
-            below = inner.get(section)
-            if not isinstance(below, dict):
-                below = {} if below is None else {ITSELF: below}
-                inner[section] = below
-            inner = below
-        inner[name] = value
+        for section in key.split("."):
+            inner = inner.setdefault(section, {})
+        inner[ITSELF] = value
     return table
 
 
-def _take_out(content: Table, key: str, source: str) -> None:
+def _unset(content: Table, key: str, source: str) -> None:
     """Removes a key, or a section, from a file's content."""
-    keys = tuple(key.split("."))
-    table = _table_with(content, keys)
-    if table is None:
-        raise UserError(f"--unset {key}: {source} does not set it")
-    del table[keys[-1]]
-
-
-def _table_with(content: Table, keys: Keys) -> Table | None:
-    """The innermost section of a file's content that a key stands in; None where it is not set."""
+    *sections, name = key.split(".")
     inner: Any = content
-    for section in keys[:-1]:
+    for section in sections:
         inner = inner.get(section) if isinstance(inner, dict) else None
-    return inner if isinstance(inner, dict) and keys[-1] in inner else None
+    if not isinstance(inner, dict) or name not in inner:
+        raise UserError(f"--unset {key}: {source} does not set it")
+    del inner[name]
 
 
 def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:
