@@ -1,4 +1,4 @@
-"""From a recipe to its data and its model; what a class says of its arguments becomes a `UserError`."""
+"""From a recipe to its data and its model."""
 
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Task, opened
@@ -10,10 +10,6 @@ from equilibria.models import TokenModel
 def open_data(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
     """What the recipe's model learns: its text, encoded, or its task.
 
-    Args:
-        recipe: what text, and which tokens.
-        progress: told of each thing that takes a while.
-
     Raises:
         UserError: a file is missing, or there is no text in it.
     """
@@ -22,10 +18,6 @@ def open_data(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
     """The recipe's model, freshly initialised.
-
-    Args:
-        recipe: the recipe.
-        vocabulary_size: tokens in the vocabulary.
 
     Raises:
         UserError: numbers that do not go together.

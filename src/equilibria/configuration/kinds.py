@@ -59,9 +59,21 @@ class Family:
     supplied: tuple[str, ...] = ()
     inherited: tuple[str, ...] = ()
 
+    @cache  # noqa: B019 (families live as long as the program)
     def kinds(self) -> dict[str, type]:
         """The classes that have short names, in their order."""
-        return _kinds(self)
+        found = {}
+        for home in dict.fromkeys(base.__module__.rpartition(".")[0] for base in self.bases):
+            if home.partition(".")[0] != __name__.partition(".")[0]:
+                continue
+            package = import_module(home)
+            inner = pkgutil.iter_modules(package.__path__, f"{home}.")
+            for module in (package, *(import_module(entry.name) for entry in inner if not entry.ispkg)):
+                for cls in vars(module).values():
+                    own = isinstance(cls, type) and cls.__module__ == module.__name__ and issubclass(cls, self.bases)
+                    if own and not cls.__name__.startswith("_") and self._complete(cls):
+                        found[self._short(cls)] = cls
+        return found
 
     def find(self, kind: str) -> type:
         """The class of a kind.
@@ -81,8 +93,20 @@ class Family:
 
     def name(self, cls: type) -> str:
         """The kind of a class."""
-        short = _short(cls.__name__, self.ending)
+        short = self._short(cls)
         return short if self.kinds().get(short) is cls else f"{cls.__module__}:{cls.__qualname__}"
+
+    def _short(self, cls: type) -> str:
+        """`PostNormCell` as `post_norm`; what is all capitals, or ends in one, stays together: `AdamW` is `adamw`."""
+        name = cls.__name__.removesuffix(self.ending) or cls.__name__
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])", "_", name).lower()
+
+    def _complete(self, cls: type) -> bool:
+        """Whether a recipe can set all that a class needs."""
+        if inspect.isabstract(cls) or cls in self.bases or not getattr(cls, "in_recipes", True):
+            return False
+        required = {name for name, entry in inspect.signature(cls).parameters.items() if entry.default is REQUIRED}
+        return required <= {*options(cls), *self.supplied}
 
 
 FAMILIES = (
@@ -100,36 +124,6 @@ FAMILIES = (
     Family("averaging", (Averaging,)),
 )
 """Which classes may stand where; where a class belongs to several families, the first counts."""
-
-
-@cache
-def _kinds(family: Family) -> dict[str, type]:
-    found = {}
-    for home in dict.fromkeys(base.__module__.rpartition(".")[0] for base in family.bases):
-        if home.partition(".")[0] != __name__.partition(".")[0]:
-            continue
-        package = import_module(home)
-        inner = pkgutil.iter_modules(package.__path__, f"{home}.")
-        for module in (package, *(import_module(entry.name) for entry in inner if not entry.ispkg)):
-            for cls in vars(module).values():
-                own = isinstance(cls, type) and cls.__module__ == module.__name__ and issubclass(cls, family.bases)
-                if own and not cls.__name__.startswith("_") and _complete(cls, family):
-                    found[_short(cls.__name__, family.ending)] = cls
-    return found
-
-
-def _complete(cls: type, family: Family) -> bool:
-    """Whether a recipe can set all that a class needs."""
-    if inspect.isabstract(cls) or cls in family.bases or not getattr(cls, "in_recipes", True):
-        return False
-    required = {name for name, entry in inspect.signature(cls).parameters.items() if entry.default is REQUIRED}
-    return required <= {*options(cls), *family.supplied}
-
-
-def _short(name: str, ending: str) -> str:
-    """`PostNormCell` as `post_norm`; what is all capitals, or ends in one, stays together: `AdamW` is `adamw`."""
-    name = name.removesuffix(ending) or name
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])", "_", name).lower()
 
 
 def _imported(path: str) -> object:
@@ -191,7 +185,7 @@ def optional(annotation: Any) -> bool:
 
 
 def is_sequence(annotation: Any) -> bool:
-    """Whether it is a tuple, or any sequence, of values of one type."""
+    """Whether it is a tuple or sequence of values of one type."""
     return get_origin(annotation) in (tuple, Sequence) and bool(get_args(annotation))
 
 

@@ -28,8 +28,7 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
         run: where the run is, whatever the file says.
 
     Raises:
-        UserError: names the file or flag and the key of everything that is wrong, what was expected and the nearest
-            right key; a line for each.
+        UserError: a line for everything that is wrong, with file or flag, key, what was expected and the nearest key.
     """
     check_toml(path)
     content = read_toml(path)
@@ -39,11 +38,7 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
 
 
 def recipe_from(content: Table, source: str) -> Recipe:
-    """The recipe in nested tables.
-
-    Args:
-        content: its sections, as `table_of` gives them; what is missing takes its default.
-        source: where they are from, for messages.
+    """The recipe in tables as `table_of` gives them, where anything may be missing; `source` names them in messages.
 
     Raises:
         UserError: as `read_recipe`.
@@ -62,7 +57,7 @@ def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
 
 def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
     flags = _parsed(arguments)
-    for key in flags.pop("--unset", Written(())).all:
+    for key in flags.pop("unset", Written()).all:
         _unset(content, key, source)
     maker = Maker()
     try:
@@ -96,18 +91,14 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
 
 
 def _parsed(flags: Sequence[str]) -> dict[str, Written]:
-    """Flags as dotted keys with what was written behind them.
-
-    Raises:
-        UserError: an argument belongs to no flag.
-    """
+    """Flags as dotted keys with what was written behind them."""
     found: dict[str, list[list[str]]] = {}
-    values: list[str] | None = None
+    values = None
     for argument in flags:
         if argument.startswith("--"):
             key, equals, value = argument.partition("=")
             values = [value] if equals else []
-            found.setdefault(key if key == "--unset" else key.removeprefix("--"), []).append(values)
+            found.setdefault(key.removeprefix("--"), []).append(values)
         elif values is None:
             raise UserError(f"{argument}: unexpected argument; see --help")
         else:
@@ -140,10 +131,7 @@ def _unset(content: Table, key: str, source: str) -> None:
 def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:
     """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe.
 
-    Args:
-        recipe: the recipe.
-        path: the file, which is replaced.
-        sealed: below a line with the digest of the rest, so that a change is noticed.
+    `sealed` adds a first line with the digest of the rest, so that a change is noticed.
     """
     text = recipe_text(recipe)
     write_durably(path, sealed_toml(text) if sealed else text)

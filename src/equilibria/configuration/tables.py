@@ -8,7 +8,7 @@ nothing else. Dataclasses become objects at once. For other classes, whose objec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -74,7 +74,6 @@ class Problems(ValueError):
         self.found = found
 
 
-@dataclass
 class Maker:
     """Makes objects of layers of tables, each of which has the last word over those before it.
 
@@ -85,81 +84,53 @@ class Maker:
         dropped: keys of earlier layers that the new kind does not have.
     """
 
-    dropped: list[Keys] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.dropped: list[Keys] = []
 
     def make(
-        self,
-        annotation: Any,
-        default: Any,
-        layers: Sequence[Any],
-        keys: Keys = (),
-        inherited: Mapping[str, Any] | None = None,
+        self, annotation: Any, default: Any, layers: Sequence[Any], keys: Keys = (), outer: Table | None = None
     ) -> Any:
-        """The value of an option.
-
-        Args:
-            annotation: its type.
-            default: its default, `REQUIRED` without one.
-            layers: what was given for it.
-            keys: where it is.
-            inherited: defaults that it takes over from the section around it.
+        """The value of an option, of which it has the type, the default, what each layer says and the keys; `outer`
+        holds options of the section around it that it takes over.
 
         Raises:
             Problems: everything that is wrong with it.
         """
-        section = section_of(annotation)
-        layers = [_alone(layer) for layer in layers]
+        section, layers = section_of(annotation), [_alone(layer) for layer in layers]
         if optional(annotation):
             nothing = [number for number, layer in enumerate(layers, start=1) if _is_nothing(layer)]
             default, layers = (None, layers[nothing[-1] :]) if nothing else (default, layers)
             if default is None and not layers:
                 return None
         try:
-            if section is not None:
-                return self._section(section, default, [_expanded(layer, section) for layer in layers], keys, inherited)
-            return _plain(layers[-1], annotation) if layers else default
+            if section is None:
+                return _plain(layers[-1], annotation) if layers else default
+            return self._section(section, default, [_expanded(layer, section) for layer in layers], keys, outer or {})
         except Problems:
             raise
         except (ValueError, TypeError) as problem:
             raise Problems([(keys, str(problem))]) from problem
 
     def _section(
-        self,
-        section: Family | type,
-        default: Any,
-        layers: Sequence[Mapping[str, Any]],
-        keys: Keys,
-        inherited: Mapping[str, Any] | None,
+        self, section: Family | type, default: Any, layers: Sequence[Mapping[str, Any]], keys: Keys, outer: Table
     ) -> Any:
-        cls, family = (None, section) if isinstance(section, Family) else (section, family_of(section))
-        values: dict[str, Any] = {}
+        family: Any = section if isinstance(section, Family) else family_of(section)
+        cls: Any = None if section is family else section
+        tag, values, given = family and family.tag, {}, {}
         if default is not REQUIRED and default is not None:
-            cls, values = (
-                (default.func, default.keywords) if isinstance(default, partial) else (type(default), vars(default))
-            )
-        given: dict[str, list[Any]] = {}
+            cls = default.func if isinstance(default, partial) else type(default)
+            values = default.keywords if isinstance(default, partial) else vars(default)
         for layer in layers:
-            if isinstance(section, Family) and section.tag in layer:
-                kind = self._kind(section, layer[section.tag], keys)
-                if kind is not cls:
-                    values = _common(section, cls, values)
-                    self.dropped += [(*keys, name) for name in sorted(given) if name not in options(kind)]
-                    given = {name: parts for name, parts in given.items() if name in options(kind)}
-                    cls = kind
-            for name, value in layer.items():
-                if family is None or name != family.tag:
-                    given.setdefault(name, []).append(value)
+            kind = _kind(family, layer[tag], keys) if family is section and tag in layer else cls
+            if kind is not cls:
+                values = _common(family, cls, values)
+                self.dropped += [(*keys, name) for name in sorted(given) if name not in options(kind)]
+                cls, given = kind, {name: parts for name, parts in given.items() if name in options(kind)}
+            for name in layer.keys() - {tag}:
+                given.setdefault(name, []).append(layer[name])
         if cls is None:
-            assert family is not None
-            raise Problems([((*keys, family.tag), f"is missing: which {family.noun}?")])
-        return self._object(cls, {**values, **(inherited or {})} if layers else values, given, keys)
-
-    @staticmethod
-    def _kind(family: Family, kind: Any, keys: Keys) -> type:
-        try:
-            return family.find(str(_last(_alone(kind))))
-        except ValueError as problem:
-            raise Problems([((*keys, family.tag), f"= {problem}")]) from problem
+            raise Problems([((*keys, tag), f"is missing: which {family.noun}?")])
+        return self._object(cls, {**values, **outer} if layers else values, given, keys)
 
     def _object(self, cls: Any, values: Mapping[str, Any], given: Mapping[str, Sequence[Any]], keys: Keys) -> Any:
         """An object, or what makes it later."""
@@ -169,19 +140,27 @@ class Maker:
             ((*keys, name), f"{of}no such key; {_instead(name, known, keys)}") for name in sorted(given.keys() - known)
         ]
         for name, option in known.items():
-            default, layers, inherited = values.get(name, option.default), given.get(name, ()), {}
+            default, layers, outer = values.get(name, option.default), given.get(name, ()), {}
             if default is REQUIRED and not layers:
                 problems.append(((*keys, name), "is missing"))
                 continue
             if family is not None and section_of(option.annotation) is family:
-                inherited = {key: arguments[key] for key in family.inherited if key in arguments}
+                outer = {key: arguments[key] for key in family.inherited if key in arguments}
             try:
-                arguments[name] = self.make(option.annotation, default, layers, (*keys, name), inherited)
+                arguments[name] = self.make(option.annotation, default, layers, (*keys, name), outer)
             except Problems as inner:
                 problems += inner.found
         if problems:
             raise Problems(problems)
-        return cls(**arguments) if is_dataclass(cls) else partial(cls, **arguments)
+        made = partial(cls, **arguments)
+        return made() if is_dataclass(cls) else made
+
+
+def _kind(family: Family, kind: Any, keys: Keys) -> type:
+    try:
+        return family.find(str(_last(_alone(kind))))
+    except ValueError as problem:
+        raise Problems([((*keys, family.tag), f"= {problem}")]) from problem
 
 
 def _common(family: Family, cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,32 +193,22 @@ def _instead(name: str, known: Mapping[str, Any], keys: Keys) -> str:
 # ---------------------------------------------------------------- plain values
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(tuple[list[str], ...]):
     """What stands behind a flag, each time it was given; to be read as whatever its key holds."""
-
-    given: Sequence[Sequence[str]]
 
     @property
     def all(self) -> list[str]:
         """Every value, for a list."""
-        return [value for values in self.given for value in values]
-
-    @property
-    def last(self) -> str:
-        """The value that has the last word; a flag without one is true.
-
-        Raises:
-            ValueError: there are several behind one flag.
-        """
-        values = self.given[-1]
-        if len(values) > 1:
-            raise ValueError(f"= {' '.join(values)}: expected one value")
-        return values[0] if values else "true"
+        return [value for values in self for value in values]
 
 
 def _last(value: Any) -> Any:
-    return value.last if isinstance(value, Written) else value
+    """The value that has the last word; a flag without one is true."""
+    if not isinstance(value, Written):
+        return value
+    if len(value[-1]) > 1:
+        raise ValueError(f"= {' '.join(value[-1])}: expected one value")
+    return value[-1][0] if value[-1] else "true"
 
 
 def _alone(value: Any) -> Any:
@@ -252,11 +221,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _plain(value: Any, annotation: Any) -> Any:
-    """A number, a text, a path, a choice or a list of those.
-
-    Raises:
-        ValueError: it is none that the type allows.
-    """
+    """A number, a text, a path, a choice or a list of those."""
     problems = []
     for member in filter(says, alternatives(annotation)):
         try:
