@@ -81,15 +81,11 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
 def load_trained(model: TokenModel, path: Path, checkpoint: str = "best") -> Path:
     """Reads the weights of a run into a model, even while its training saves checkpoints and removes others.
 
-    Args:
-        model: it is unchanged where this fails.
-        path, checkpoint: as for `load_run`.
-
     Returns:
         The folder of the checkpoint, or the file.
 
     Raises:
-        UserError: there is no such run or no such checkpoint in it, or its weights are damaged or of another shape.
+        UserError: as `load_run`; the model is unchanged.
     """
     tensors, file, source = _trained(path, checkpoint)
     fill(distinct_state(model), tensors, file)
@@ -115,7 +111,6 @@ def _trained(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Path, Path
 
 
 def _is_file(path: Path) -> bool:
-    """Whether that is a file of weights, and no run."""
     return path.suffix == ".safetensors" and not path.is_dir()
 
 
@@ -137,15 +132,10 @@ def _check(run: RunFolder, folder: Path, file: str) -> None:
 def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
     """What a run was trained on.
 
-    Args:
-        run: the run.
-        progress: told of each thing that takes a while.
-
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
-    recipe = run.recipe
-    data = recipe.data
+    recipe, data = run.recipe, run.recipe.data
     for place in (getattr(data, "path", None), *getattr(data, "files", ())):
         if place is not None and not place.is_absolute() and not place.exists():
             raise UserError(

@@ -84,7 +84,7 @@ def save_checkpoint(
     Args:
         folder: the run.
         step: optimizer steps finished; names the checkpoint.
-        weights: to evaluate, by name, gathered; those of rank 0 are saved.
+        weights: to evaluate, gathered; those of rank 0 are saved.
         checkpoint: what to resume from.
         best: whether this is the best one so far.
         kept: how many of the last ones to keep, beside the best.
@@ -173,7 +173,7 @@ def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALO
         UserError: a file is missing or damaged.
     """
     try:
-        scalars = _read_scalars(path)
+        scalars = read_json(path / SCALARS_FILE, dict)
         trainer = _read_trainer(path / TRAINER_FOLDER, layout or _whole, world)
     except UserError:
         raise
@@ -201,7 +201,6 @@ def _by_main(world: World, action: Callable[[], T]) -> T:
 
 
 def _begin(path: Path) -> Path:
-    """The folder that becomes the checkpoint `path`, ready for the processes to write to."""
     partial = unnamed_folder(path)
     (partial / TRAINER_FOLDER).mkdir()
     return partial
@@ -210,7 +209,6 @@ def _begin(path: Path) -> Path:
 def _complete(
     folder: RunFolder, partial: Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint, index: CheckpointIndex
 ) -> None:
-    """Adds what rank 0 alone writes, gives the folder its name and updates the index."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / MODEL_FILE)
     (partial / SCALARS_FILE).write_text(json.dumps(checkpoint.scalars, indent=1), encoding="utf-8")
@@ -247,10 +245,6 @@ def _read_trainer(folder: Path, layout: Layout, world: World) -> dict[str, Tenso
     return tensors
 
 
-def _read_scalars(path: Path) -> dict[str, object]:
-    return read_json(path / SCALARS_FILE, dict)
-
-
 def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
@@ -264,7 +258,6 @@ def _known(folder: RunFolder) -> CheckpointIndex | None:
 
 
 def _own(folder: RunFolder, previous: CheckpointIndex | None, name: str) -> tuple[str, ...]:
-    """The checkpoints that the run has written, and the one it is about to write."""
     earlier = () if previous is None else previous.own
     return (*(own for own in earlier if own != name and (folder.checkpoints / own).is_dir()), name)
 

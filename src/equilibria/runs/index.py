@@ -45,11 +45,7 @@ def latest_first(checkpoints: Path) -> list[Path]:
 
 
 def read_index(file: Path) -> CheckpointIndex:
-    """What an index says.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """What an index says; a UserError where the file is missing or damaged."""
     match read_sealed_json(file):
         case {"last": str(last), "best": str() | None as best, "own": [*own]} if all(
             isinstance(name, str) and _NAME.fullmatch(name) for name in (last, last if best is None else best, *own)

@@ -265,7 +265,7 @@ class Trainer:
         sizes = training.batch_size, training.segment_length
         with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
-            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world, depth=self.loop.depth)
+            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth)
         self._validation = result
         self.loop.validated(result.loss)
         figures = {
