@@ -3,10 +3,11 @@
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -34,7 +35,8 @@ from equilibria.training.preparation import (
     record_recipe,
     repaired,
 )
-from equilibria.training.statistics import StepSummary
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Trainer:
             UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer finite; earlier
                 checkpoints stay.
         """
-        resume = resume or self._restarted()
+        resume = resume or self._world.broadcast(made_before(self.folder))
         with claimed(self.folder, resume) if self._world.main else nullcontext():
             return self._run(resume)
 
@@ -171,12 +173,7 @@ class Trainer:
             main=self._world.main,
         )
 
-    def _restarted(self) -> bool:
-        """Whether torchrun has restarted this run."""
-        return self._world.broadcast(made_before(self.folder))
-
-    def _writer(self, first: int) -> MetricsWriter | NoMetrics:
-        """Where metrics go: the folder's file and the trackers on rank 0, nowhere on the others."""
+    def _writer(self, first: int) -> MetricsWriter:
         if not self._world.main:
             return NoMetrics()
         board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
@@ -185,7 +182,7 @@ class Trainer:
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
         training = self.recipe.training
         while self.loop.done < training.steps and not self._interrupted(interruption):
-            self._timed_step()
+            self._timed(self.loop.step)
             self._check_skipped(shown)
             step, last = self.loop.done, self.loop.done == training.steps
             shown.advance(step)
@@ -211,27 +208,21 @@ class Trainer:
             return
         said = f"loss or gradient of step {self.loop.done} is infinite or NaN"
         if skipped > limit:
-            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
             raise UserError(
                 f"{said}; {skipped} steps in a row were skipped (training.skipped_steps = {limit}); "
-                f"lower training.learning_rate or training.clip; {kept}"
+                f"lower training.learning_rate or training.clip; {self._kept}"
             )
         self._event(f"{said}; skipped steps so far: {self.loop.skipped}", shown)
 
-    def _timed_step(self) -> None:
+    def _timed(self, work: Callable[[], T]) -> T:
+        """What some work returns; its time counts as training time."""
         start = time.perf_counter()
-        self.loop.step()
+        result = work()
         self._seconds += time.perf_counter() - start
-
-    def _summary(self) -> StepSummary | None:
-        """Figures since the last line. Waits for the device, which counts as training time."""
-        start = time.perf_counter()
-        summary = self.loop.statistics.summary()
-        self._seconds += time.perf_counter() - start
-        return summary
+        return result
 
     def _log(self, shown: Display) -> None:
-        summary = self._summary()
+        summary = self._timed(self.loop.statistics.summary)  # waits for the device
         if summary is None:
             return
         taken = self._seconds - self._seconds_logged
@@ -268,11 +259,7 @@ class Trainer:
             result = evaluate(evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth)
         self._validation = result
         self.loop.validated(result.loss)
-        figures = {
-            **validation_figures(result),
-            "seconds": self._seconds,
-            "evaluation_seconds": result.seconds,
-        }
+        figures = {**validation_figures(result), "seconds": self._seconds, "evaluation_seconds": result.seconds}
         self._metrics.write("valid", self.loop.done, figures)
         shown.valid(self.loop.done, figures)
         if self._best_step is not None and self._best_step <= self._warmup < self.loop.done:
@@ -286,8 +273,7 @@ class Trainer:
         if self._saved == self.loop.done:
             return
         if not self.loop.finite:
-            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
-            raise UserError(f"weights are infinite or NaN at step {self.loop.done} and are not saved; {kept}")
+            raise UserError(f"weights are infinite or NaN at step {self.loop.done} and are not saved; {self._kept}")
         checkpoint = self.loop.checkpoint()
         scalars = {
             **checkpoint.scalars,
@@ -304,6 +290,10 @@ class Trainer:
         self._metrics.flush()
         save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
+
+    @property
+    def _kept(self) -> str:
+        return f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
 
     def _resume(self) -> list[str]:
         """Resumes from the last sound checkpoint, or starts over if there is none; returns messages."""
