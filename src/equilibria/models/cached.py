@@ -72,10 +72,8 @@ class CachedMap:
         return self._logits(self.cell.readout(z_BLD)).log_softmax(-1)
 
     def settle(self, reached: Reached) -> None:
-        """Have the cache hold what belongs to where the depth arrived: of its one application, or of the solution.
-
-        That is what the last evaluation left, for solvers that return what they measured last.
-        """
+        """Have the cache hold what belongs to where the depth arrived; solvers that return what they measured last have
+        left that there."""
         if self._several:
             return
         final = reached.state if reached.argument is None else reached.argument

@@ -26,6 +26,7 @@ from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
+from equilibria.ranges import at_least
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
 _SHARE = 0.5
@@ -78,11 +79,8 @@ class LanguageModel(CausalModel):
                 f"chunks must have at least 1 token and see each other through a memory; "
                 f"found chunk_length {chunk_length} and memory_length {memory_length}"
             )
-        if not auxiliary_weight >= 0:
-            raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
-        self.prelude = prelude
-        self.cell = cell
-        self.coda = coda
+        at_least(0, auxiliary_weight=auxiliary_weight)
+        self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
@@ -128,7 +126,6 @@ class LanguageModel(CausalModel):
         *,
         depth: Depth | None = None,
     ) -> Step:
-        """Read a prompt into a new cache; see `TokenModel.prefill`."""
         depth = self.depth if depth is None else depth
         self._check_decoding(tokens_BL, depth)
         cache = self.new_cache(limit, depth=depth)
@@ -157,14 +154,8 @@ class LanguageModel(CausalModel):
         return Step(reached.state, self.embedding, cache, reached.solution)
 
     def new_cache(self, limit: int | None = None, *, depth: Depth | None = None) -> Cache:
-        """An empty cache of this model.
-
-        Args:
-            limit: past tokens that are kept at most; None for as many as the cells look back.
-            depth: at which it will be read and written; the model's own when None.
-
-        Raises:
-            ValueError: the model keeps nothing in a cache.
+        """An empty cache of this model, of at most `limit` past tokens, to be read and written at a depth; by default
+        all that the cells look back to, at the model's own. A ValueError if the model keeps nothing in a cache.
         """
         depth = self.depth if depth is None else depth
         cells = self._cached_cells(depth)
@@ -182,11 +173,7 @@ class LanguageModel(CausalModel):
 
     @torch.no_grad()
     def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
-        """The next tokens, chunk after chunk.
-
-        Raises:
-            ValueError: the cache is another model's.
-        """
+        """The next tokens, chunk after chunk; a ValueError for the cache of another model."""
         if cache.entries != self._entries(depth):
             found, kept = list(cache.entries), list(self._entries(depth))
             raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
