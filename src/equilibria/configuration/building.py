@@ -8,20 +8,12 @@ from equilibria.models import TokenModel
 
 
 def open_data(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
-    """What the recipe's model learns: its text, encoded, or its task.
-
-    Raises:
-        UserError: a file is missing, or there is no text in it.
-    """
+    """What the recipe's model learns: its text, encoded, or its task; a UserError where its files do not allow it."""
     return opened(recipe.data, progress)
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
-    """The recipe's model, freshly initialised.
-
-    Raises:
-        UserError: numbers that do not go together.
-    """
+    """The recipe's model, freshly initialised; a UserError for numbers that do not go together."""
     try:
         return recipe.model.build(vocabulary_size)
     except ValueError as problem:

@@ -76,11 +76,7 @@ class Family:
         return found
 
     def find(self, kind: str) -> type:
-        """The class of a kind.
-
-        Raises:
-            ValueError: there is none, or it is of another family.
-        """
+        """The class of a kind; a ValueError where there is none, or it is of another family."""
         if ":" in kind:
             found = _imported(kind)
             if not isinstance(found, type) or not issubclass(found, self.bases):
@@ -123,7 +119,7 @@ FAMILIES = (
     Family("schedule", (Schedule,)),
     Family("averaging", (Averaging,)),
 )
-"""Which classes may stand where; where a class belongs to several families, the first counts."""
+"""Which classes may stand where."""
 
 
 def _imported(path: str) -> object:
@@ -190,10 +186,8 @@ def is_sequence(annotation: Any) -> bool:
 
 
 def section_of(annotation: Any) -> Family | type | None:
-    """The family, or the one dataclass, of a section with this type; None for a plain value.
-
-    A dataclass that is not frozen holds what changes as a program runs, and is no section.
-    """
+    """The family, or the one dataclass, of a section with this type; None for a plain value, and for a dataclass that
+    is not frozen: it holds what changes as a program runs."""
     members = [get_args(member)[0] if get_origin(member) is partial else member for member in alternatives(annotation)]
     classes = {origin for member in members if isinstance(origin := get_origin(member) or member, type)}
     family = next((family for family in FAMILIES if classes == set(family.bases)), None)
@@ -202,7 +196,7 @@ def section_of(annotation: Any) -> Family | type | None:
 
 
 def family_of(cls: type) -> Family | None:
-    """The family of a class."""
+    """The first family that a class belongs to."""
     return next((family for family in FAMILIES if issubclass(cls, family.bases)), None)
 
 

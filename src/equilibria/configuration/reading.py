@@ -38,20 +38,13 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
 
 
 def recipe_from(content: Table, source: str) -> Recipe:
-    """The recipe in tables as `table_of` gives them, where anything may be missing; `source` names them in messages.
-
-    Raises:
-        UserError: as `read_recipe`.
-    """
+    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
+    the `source`."""
     return _recipe(content, source, ())
 
 
 def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
-    """A recipe, changed by flags.
-
-    Raises:
-        UserError: as `read_recipe`.
-    """
+    """A recipe, changed by flags; raises what `read_recipe` does."""
     return _recipe(table_of(recipe), "recipe", flags)
 
 
@@ -91,7 +84,6 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
 
 
 def _parsed(flags: Sequence[str]) -> dict[str, Written]:
-    """Flags as dotted keys with what was written behind them."""
     found: dict[str, list[list[str]]] = {}
     values = None
     for argument in flags:
@@ -118,7 +110,6 @@ def _nested(flags: Mapping[str, Written]) -> Table:
 
 
 def _unset(content: Table, key: str, source: str) -> None:
-    """Removes a key, or a section, from a file's content."""
     *sections, name = key.split(".")
     inner: Any = content
     for section in sections:

@@ -15,37 +15,19 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from equilibria.configuration.kinds import (
-    REQUIRED,
-    Family,
-    alternatives,
-    family_of,
-    is_sequence,
-    listed,
-    optional,
-    options,
-    says,
-    section_of,
-)
+from equilibria.configuration import kinds
+from equilibria.configuration.kinds import REQUIRED, Family, family_of, listed, options, section_of
 from equilibria.errors import nearest
 
 Table = dict[str, Any]
 Keys = tuple[str, ...]
 
-NOTHING = "none"
-"""How a table says None where that is not the default."""
-
-ITSELF = ""
-"""The key of a section's kind among flags, which may set options of it besides."""
+NOTHING = "none"  # how a table says None where that is not the default
+ITSELF = ""  # the key of a section's kind among flags, which may set options of it besides
 
 
 def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
-    """A section as a table with every option, defaults included; a plain value as TOML has it.
-
-    Args:
-        value: of a recipe.
-        path: how paths are written.
-    """
+    """A section as a table with every option, defaults included; a plain value as TOML has it, paths as `path` says."""
     if isinstance(value, partial):
         return _table(value.func, value.keywords, path)
     if is_dataclass(value) and not isinstance(value, type):
@@ -90,14 +72,11 @@ class Maker:
     def make(
         self, annotation: Any, default: Any, layers: Sequence[Any], keys: Keys = (), outer: Table | None = None
     ) -> Any:
-        """The value of an option, of which it has the type, the default, what each layer says and the keys; `outer`
-        holds options of the section around it that it takes over.
-
-        Raises:
-            Problems: everything that is wrong with it.
+        """The value of an option of some type, given its default, what each layer says, its keys, and the options that
+        it takes over from the section around it. Problems are everything that is wrong with it.
         """
         section, layers = section_of(annotation), [_alone(layer) for layer in layers]
-        if optional(annotation):
+        if kinds.optional(annotation):
             nothing = [number for number, layer in enumerate(layers, start=1) if _is_nothing(layer)]
             default, layers = (None, layers[nothing[-1] :]) if nothing else (default, layers)
             if default is None and not layers:
@@ -190,9 +169,6 @@ def _instead(name: str, known: Mapping[str, Any], keys: Keys) -> str:
     return f"the nearest is {'.'.join((*keys, close))}" if close else f"it takes {', '.join(known) or 'none'}"
 
 
-# ---------------------------------------------------------------- plain values
-
-
 class Written(tuple[list[str], ...]):
     """What stands behind a flag, each time it was given; to be read as whatever its key holds."""
 
@@ -223,9 +199,9 @@ def _is_nothing(value: Any) -> bool:
 def _plain(value: Any, annotation: Any) -> Any:
     """A number, a text, a path, a choice or a list of those."""
     problems = []
-    for member in filter(says, alternatives(annotation)):
+    for member in filter(kinds.says, kinds.alternatives(annotation)):
         try:
-            return _sequence(value, get_args(member)[0]) if is_sequence(member) else _single(value, member)
+            return _sequence(value, get_args(member)[0]) if kinds.is_sequence(member) else _single(value, member)
         except ValueError as problem:
             problems.append(problem)
     raise problems[0]
@@ -248,9 +224,9 @@ def _single(given: Any, expected: Any) -> Any:
         if isinstance(value, str | int | float) and value in choices:
             return choices[value]
         raise ValueError(f"= {_shown(value)}: expected {listed(str(value), [*map(str, get_args(expected))])}")
-    words, kinds, read = _PLAIN[expected]
+    words, types, read = _PLAIN[expected]
     try:
-        if written or type(value) in kinds:
+        if written or type(value) in types:
             return read(value)
     except (ValueError, KeyError, OverflowError):
         pass
