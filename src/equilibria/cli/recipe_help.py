@@ -82,7 +82,7 @@ def _of_family(family: Family, key: str, option: Parameter, seen: dict[object, s
 def _flags(cls: type, known: frozenset[str]) -> list[tuple[str, str]]:
     texts = explained(cls)
     return [
-        (f"{name} {_takes(option.annotation)}", f"{_line(texts.get(name, ''))} {_default(option)}".strip())
+        (f"{name} {_takes(option.annotation)}", f"{' '.join(texts.get(name, '').split())} {_default(option)}".strip())
         for name, option in options(cls).items()
         if name not in known and not isinstance(section_of(option.annotation), type)
     ]
@@ -105,9 +105,5 @@ def _default(option: Parameter) -> str:
 
 
 def _first(cls: type) -> str:
-    """The first sentence of a docstring, in one line."""
-    return _line((cls.__doc__ or "").partition("\n\n")[0])
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    """The first paragraph of a docstring, in one line."""
+    return " ".join((cls.__doc__ or "").partition("\n\n")[0].split())

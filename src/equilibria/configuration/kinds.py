@@ -98,7 +98,6 @@ class Family:
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])", "_", name).lower()
 
     def _complete(self, cls: type) -> bool:
-        """Whether a recipe can set all that a class needs."""
         if inspect.isabstract(cls) or cls in self.bases or not getattr(cls, "in_recipes", True):
             return False
         required = {name for name, entry in inspect.signature(cls).parameters.items() if entry.default is REQUIRED}

@@ -206,8 +206,6 @@ def _check_memory_length(model: TokenModel, memory_length: int | None) -> None:
 
 @dataclass
 class _Tally:
-    """Running sums of an evaluation."""
-
     nats: float = 0.0
     tokens: int = 0
     hits: int = 0

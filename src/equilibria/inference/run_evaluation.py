@@ -101,13 +101,9 @@ def evaluate_run(
     data: Source | Task | None = None,
     progress: Progress = UNWATCHED,
 ) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on, or on another text; writes nothing.
+    """Evaluates a run's model on what it was trained on, or on other `data`, encoded with the run's own tokenizer.
 
-    Args:
-        run: the run, or its folder.
-        passes: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
-        data: another text or task than the run's; it is encoded with the run's own tokenizer.
-        progress: receives what takes a while.
+    Writes nothing. Tasks, whose sequences are whole, ignore the segment length.
 
     Raises:
         UserError: there is no such run, text or split, or the model has no solver to limit.
@@ -135,7 +131,7 @@ def evaluate_run(
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json in one go, or warns: figures that took hours are worth having without it."""
+    """Writes a run's evaluation.json, or warns: figures that took hours are worth having without it."""
     save_beside(folder, folder.evaluation, json.dumps(result.to_json()) + "\n")
 
 

@@ -213,19 +213,16 @@ class TokenModel(nn.Module, ABC):
         return FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
 
     def _check_decoding(self, tokens_BL: Tensor, depth: Depth | None) -> None:
-        """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""
         if not self.decodes(depth):
             raise ValueError(self._no_cache)
         self._check_mode()
         _check_shape(tokens_BL)
 
     def _check_mode(self) -> None:
-        """Raises ValueError in training mode, in which features would be dropped."""
         if self.training:
             raise ValueError("a cache is for evaluation mode; call model.eval() first")
 
     def _check_depthless(self, depth: Depth | None) -> None:
-        """Raises ValueError for a depth, in a model that has none to choose."""
         if depth is not None:
             raise ValueError(f"a {type(self).__name__} has no depth to choose; leave depth out")
 

@@ -107,6 +107,5 @@ class CausalModel(TokenModel):
         """What the layers make of embedded tokens; the arguments are those of `forward`."""
 
     def _length(self, memory_length: int | None) -> int:
-        """How much a segment hands to the next in this call."""
         at_least(0, memory_length=memory_length)
         return self.memory_length if memory_length is None else memory_length

@@ -254,7 +254,6 @@ class Decoder:
             self._groups = []  # and nothing keeps their cache
 
     def _together(self) -> tuple[Continuation, list[Drawer]]:
-        """All texts that go on, as the rows of one continuation."""
         chosen, drawers = [], []
         for group in self._groups:
             going = [(row, drawer) for row, drawer in zip(group.rows, group.drawers, strict=True) if drawer is not None]

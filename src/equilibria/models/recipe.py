@@ -174,7 +174,6 @@ class LanguageModelRecipe(ModelRecipe):
         return depth, cell, prelude, coda
 
     def _output(self, cell: Cell) -> int:
-        """Features that the softmax reads."""
         d_output = getattr(cell, "output_size", cell.d_model)
         if d_output != cell.d_model and "d_output" not in signature(self.embedding.func).parameters:
             name = getattr(self.embedding.func, "__name__", self.embedding.func)

@@ -173,7 +173,6 @@ def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 
 
 def _drawn(sampling: Sampling, drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
-    """The tokens of rows with one sampling."""
     read_BV = _counts([drawer._read_V for drawer in drawers], logits_BV)
     written_BV = _counts([drawer._written_V for drawer in drawers], logits_BV)
     shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)

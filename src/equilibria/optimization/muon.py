@@ -102,7 +102,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def _factor(gram_KK: Tensor) -> Tensor:
-    """What an iteration multiplies by."""
     factor_KK = torch.addmm(gram_KK, gram_KK, gram_KK, beta=CUBIC, alpha=QUINTIC)
     factor_KK.diagonal().add_(LINEAR)
     return factor_KK

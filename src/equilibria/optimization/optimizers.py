@@ -341,12 +341,10 @@ class ScheduledOptimizers:
         self._set(done)
 
     def _named(self, optimizer: optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-        """An optimizer's parameters in the order in which it counts them."""
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         return [(names[id(parameter)], parameter) for parameter in ordered]
 
 
 def _remembers(optimizer: optim.Optimizer) -> bool:
-    """Whether an optimizer keeps anything."""
     return not isinstance(optimizer, optim.SGD) or bool(optimizer.defaults["momentum"])

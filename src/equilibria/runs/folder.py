@@ -10,8 +10,6 @@ from equilibria.runs.index import CheckpointIndex, latest_first, read_index, reb
 
 
 class _Entry:
-    """A path inside a run folder."""
-
     def __init__(self, name: str) -> None:
         self._name = name
 

@@ -144,7 +144,6 @@ def _is_free(folder: RunFolder) -> bool:
 
 
 def _acquired(path: Path, patience: float) -> BaseFileLock:
-    """Acquires a lock; a Timeout where somebody else holds it, an OSError where the file cannot be made."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=patience)

@@ -277,7 +277,6 @@ def _compile_cell(model: LanguageModel) -> None:
 
 
 def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:
-    """Numbers of the rows that a process takes: its share of each micro-batch."""
     own = range(recipe.batch_size)[own_rows(recipe.batch_size, world)]
     return [slot * recipe.batch_size + row for slot in range(recipe.accumulation) for row in own]
 

@@ -114,7 +114,6 @@ def _is_taken(folder: RunFolder) -> bool:
 
 
 def _is_own(folder: RunFolder) -> bool:
-    """Whether an earlier start by the same torchrun made the folder."""
     return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
@@ -149,5 +148,4 @@ def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def _fixed(recipe: Mapping[str, object]) -> dict[str, object]:
-    """The settings that may not change when a run is resumed."""
     return {key: value for key, value in recipe.items() if key.startswith("model.") or key in _FIXED}

@@ -23,18 +23,11 @@ from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
+from equilibria.training import preparation
 from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.preparation import (
-    check_resumable,
-    check_unchanged,
-    claimed,
-    furnish_run,
-    made_before,
-    record_recipe,
-    repaired,
-)
+from equilibria.training.preparation import check_resumable, claimed, furnish_run
 
 T = TypeVar("T")
 
@@ -128,17 +121,15 @@ class Trainer:
         """Trains to the end of the recipe or until a signal, and saves the last state if there was a step.
 
         Nobody else can write the run meanwhile. `resume` continues a killed run from its last checkpoint; on the CPU it
-        ends with the weights of a run that was never killed, bit for bit.
-
-        Args:
-            resume: continue the run in the folder; otherwise the folder must not exist or be empty.
+        ends with the weights of a run that was never killed, bit for bit. Otherwise the folder must not exist or be
+        empty.
 
         Raises:
             RunInUse: another process writes the run.
             UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer finite; earlier
                 checkpoints stay.
         """
-        resume = resume or self._world.broadcast(made_before(self.folder))
+        resume = resume or self._world.broadcast(preparation.made_before(self.folder))
         with claimed(self.folder, resume) if self._world.main else nullcontext():
             return self._run(resume)
 
@@ -251,7 +242,6 @@ class Trainer:
         self._seconds_logged = self._seconds
 
     def _evaluate(self, shown: Display) -> bool:
-        """Evaluates on validation text; returns whether this is the best loss so far."""
         training, valid = self.recipe.training, self.task.split("valid")
         sizes = training.batch_size, training.segment_length
         with self.loop.gathered():
@@ -296,7 +286,6 @@ class Trainer:
         return f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
 
     def _resume(self) -> list[str]:
-        """Resumes from the last sound checkpoint, or starts over if there is none; returns messages."""
         path, messages = self._world.broadcast(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
@@ -314,10 +303,10 @@ class Trainer:
                 f"resume with the same data, or start a new run"
             )
         earlier = scalars.get("recipe")  # config.toml may have been edited since
-        check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
+        preparation.check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
         self.loop.restore(checkpoint, path)
         if self._world.main:
-            messages += repaired(self.folder, self.task.tokenizer)
+            messages += preparation.repaired(self.folder, self.task.tokenizer)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
         index = self._world.broadcast(self.folder.index() if self._world.main else None)
@@ -334,7 +323,7 @@ class Trainer:
         if done == self.recipe.training.steps:
             unused = f"; {changed} changes nothing" if changed else ""
             return [f"step {done} is the last of this recipe; raise training.steps to continue{unused}"]
-        record_recipe(self.folder, self.recipe)
+        preparation.record_recipe(self.folder, self.recipe)
         messages = [f"resuming from step {done}{f' with {changed}' if changed else ''}"]
         before, after = (recipe.training.rate_at(done) for recipe in (earlier, self.recipe))
         if not math.isclose(before, after):
@@ -343,7 +332,6 @@ class Trainer:
         return messages
 
     def _found(self) -> tuple[Path | None, list[str]]:
-        """The checkpoint to resume from, and messages about damaged later ones."""
         check_resumable(self.folder, self.recipe)
         if not self.folder.saved:
             furnish_run(self.folder, self.recipe, self.task.tokenizer)
