@@ -12,7 +12,7 @@ from equilibria.cells import Cell, ContractiveCell, PostNormCell
 from equilibria.configuration.kinds import REQUIRED, Family, explained, family_of, options
 from equilibria.data import CopyMemory, Source, Task
 from equilibria.depths import Depth, Limits, Stack
-from equilibria.gradients import Gradient, Guarded
+from equilibria.gradients import Gradient, Guarded, Implicit
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.nn import TokenEmbedding
 from equilibria.optimization import AdamW, Averaging, Optimizer, Schedule, WarmupStableDecay
@@ -79,6 +79,7 @@ def test_options_are_the_arguments_of_the_constructor() -> None:
 
 def test_what_toml_cannot_say_is_no_option() -> None:
     assert "preconditioner" not in options(NewtonKrylov)
+    assert list(options(Implicit)) == ["solver", "higher_order"]  # its memory changes as a program runs
     assert {"inner", "forcing", "products", "draft", "fallback"} <= options(NewtonKrylov).keys()
 
 

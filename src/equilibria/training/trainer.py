@@ -12,12 +12,15 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.building import build_model, open_data
 from equilibria.configuration.comparing import changes, settings
-from equilibria.configuration.recipe import Recipe
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tasks.base import Task
-from equilibria.distributed import ALONE, World, launch, seed_process
+from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
+from equilibria.inference.loading import load_trained
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
@@ -28,6 +31,7 @@ from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.preparation import check_resumable, claimed, furnish_run
+from equilibria.training.randomness import seed_everything
 
 T = TypeVar("T")
 
@@ -371,3 +375,41 @@ def _finite(value: float) -> float | None:
 def _number(scalars: Mapping[str, object], name: str, default: float) -> float:
     value = scalars.get(name)
     return float(value) if isinstance(value, int | float) else default
+
+
+def train(
+    recipe: Recipe | Path | str,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    progress: Progress = UNWATCHED,
+    trackers: Sequence[Tracker] = (),
+) -> TrainingResult:
+    """Prepares the text or the task, builds the model and trains it, with the processes that torchrun has started.
+
+    Args:
+        recipe: the whole recipe, or its file.
+        resume: continue the run in the recipe's folder from its last checkpoint.
+        console: where to show how training goes; nowhere when None.
+        progress: receives the stages of preparing a text.
+        trackers: receive each record of the metrics.
+
+    Raises:
+        RunInUse: another process writes the run.
+        UserError: the text, the run folder or a checkpoint does not allow it.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    folder = RunFolder(recipe.run.folder)
+    device = training_device(recipe.training.device)
+    with joined(device) as world:
+        if world.main:  # before what takes long
+            preparation.check_startable(folder, resume or preparation.made_before(folder))
+        with world.main_first():
+            task = open_data(recipe, progress if world.main else UNWATCHED)
+        seed_everything(recipe.training.seed)
+        model = build_model(recipe, task.tokenizer.vocabulary_size)
+        if recipe.training.initial_weights is not None and not (resume and folder.saved):
+            load_trained(model, recipe.training.initial_weights)
+        model.to(device)
+        shown = Console(quiet=True) if console is None else console
+        return Trainer(model, recipe, task, folder.path, shown, world, trackers).run(resume)
