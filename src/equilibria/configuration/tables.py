@@ -63,7 +63,7 @@ class Maker:
     family have; of an earlier layer, what both have.
 
     Attributes:
-        dropped: keys of earlier layers that the new kind does not have.
+        dropped: keys of earlier layers that the new kind does not have, where they set other values than the defaults.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,9 @@ class Maker:
             kind = _kind(family, layer[tag], keys) if family is section and tag in layer else cls
             if kind is not cls:
                 values = _common(family, cls, values)
-                self.dropped += [(*keys, name) for name in sorted(given) if name not in options(kind)]
+                usual = {name: [table_of(option.default)] for name, option in options(cls).items()} if cls else {}
+                chosen = sorted(name for name, parts in given.items() if parts != usual.get(name))
+                self.dropped += [(*keys, name) for name in chosen if name not in options(kind)]
                 cls, given = kind, {name: parts for name, parts in given.items() if name in options(kind)}
             for name in layer.keys() - {tag}:
                 given.setdefault(name, []).append(layer[name])

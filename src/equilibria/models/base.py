@@ -83,7 +83,7 @@ class TokenModel(nn.Module, ABC):
         """
 
     def decodes(self, depth: Depth | None = None) -> bool:
-        """Whether the model can go on from a cache; `generate` solves everything afresh for each token otherwise."""
+        """Whether the model can continue from a cache; otherwise `generate` solves everything afresh for each token."""
         del depth
         return False
 
@@ -196,7 +196,7 @@ class TokenModel(nn.Module, ABC):
     def begin(
         self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
     ) -> Continuation:
-        """Read prompts, to go on from there; in evaluation mode. The arguments are those of `generate`.
+        """Read prompts, to continue them; in evaluation mode. The arguments are those of `generate`.
 
         Raises:
             ValueError: there is no token to start from, no window, or padding that the model cannot tell from text.

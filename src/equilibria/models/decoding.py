@@ -1,6 +1,6 @@
 """Texts that are written together, token after token: each may join and leave at any time.
 
-A prompt is read alone, once for all texts that go on from it; then all texts are decoded in one batch. What a text gets
+A prompt is read alone, once for all texts that continue it; then all texts are decoded in one batch. What a text gets
 depends on nothing beside it. A model that keeps nothing in a cache reads everything afresh for each token.
 Shapes: B rows, L tokens, V vocabulary.
 """

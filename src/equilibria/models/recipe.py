@@ -39,7 +39,7 @@ class ModelRecipe(ABC):
     regularisation: Regularisation = field(default_factory=Regularisation)
 
     reads_source = False
-    """Whether the model reads a source and writes a target, in place of reading on from segment to segment."""
+    """Whether the model reads a source and writes a target, instead of reading from segment to segment."""
 
     def __post_init__(self) -> None:
         at_least(0, memory_length=self.memory_length)

@@ -202,7 +202,7 @@ class Muon(AdamW):
 
 
 def _muon(groups: list[Group], momentum: float) -> optim.Optimizer:
-    """For where the parameters are: both keep the same, so that a run goes on with one where it stopped with the other.
+    """For where the parameters are: both keep the same, so that a run can resume with one after the other.
 
     An accelerator's matrix units take bfloat16 several times faster than float32.
     """

@@ -12,7 +12,7 @@ from equilibria.ranges import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """Rises linearly to 1, and goes on from there.
+    """Rises linearly to 1; subclasses say what follows.
 
     Args:
         warmup_steps: steps over which the rate rises from 0 to its peak.

@@ -22,7 +22,7 @@ class CheckpointIndex:
     """Which checkpoints a run holds, by their folders.
 
     Attributes:
-        last: what training goes on from.
+        last: what training resumes from.
         best: by validation loss; None before the first evaluation.
         own: those that the run has written itself and may remove, removed or not; others are none of its business.
     """

@@ -1,4 +1,4 @@
-"""The average of the weights in a run: evaluated and kept instead of the weights that training goes on from."""
+"""The average of the weights in a run: evaluated and kept instead of the weights in training."""
 
 from collections.abc import Mapping
 from pathlib import Path
