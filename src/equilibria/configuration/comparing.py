@@ -7,8 +7,7 @@ from pathlib import Path
 from equilibria.configuration.recipe import Recipe
 from equilibria.configuration.tables import table_of
 
-Settings = Mapping[str, object]
-"""Values by dotted keys, in JSON's types."""
+Settings = Mapping[str, object]  # values by dotted keys, in JSON's types
 
 
 def settings(recipe: Recipe) -> dict[str, object]:

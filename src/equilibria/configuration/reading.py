@@ -22,7 +22,6 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
     """The recipe in a TOML file.
 
     Args:
-        path: the file.
         flags: what has the last word, as on the command line: `["--training.steps", "10"]`; `--unset KEY` takes a key
             out of the file.
         run: where the run is, whatever the file says.

@@ -1,7 +1,6 @@
 """A whole recipe: its sections, made of the very objects that they configure.
 
-A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`, an argument of
-the solver. `families` says which classes may stand where.
+A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`.
 """
 
 from __future__ import annotations

@@ -103,9 +103,8 @@ class Maker:
             kind = _kind(family, layer[tag], keys) if family is section and tag in layer else cls
             if kind is not cls:
                 values = _common(family, cls, values)
-                usual = {name: [table_of(option.default)] for name, option in options(cls).items()} if cls else {}
-                chosen = sorted(name for name, parts in given.items() if parts != usual.get(name))
-                self.dropped += [(*keys, name) for name in chosen if name not in options(kind)]
+                gone = sorted(given.keys() - options(kind))
+                self.dropped += [(*keys, name) for name in gone if _differs(options(cls).get(name), given[name])]
                 cls, given = kind, {name: parts for name, parts in given.items() if name in options(kind)}
             for name in layer.keys() - {tag}:
                 given.setdefault(name, []).append(layer[name])
@@ -144,6 +143,16 @@ def _kind(family: Family, kind: Any, keys: Keys) -> type:
         raise Problems([((*keys, family.tag), f"= {problem}")]) from problem
 
 
+def _differs(option: Any, layers: Sequence[Any]) -> bool:
+    """Whether layers set an option to another value than its default."""
+    try:
+        return option is None or table_of(Maker().make(option.annotation, option.default, layers)) != table_of(
+            option.default
+        )
+    except Problems:
+        return True
+
+
 def _common(family: Family, cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """What was chosen for a default, other than its kind has by itself, of options that all of the family have."""
     own = options(cls) if values else {}
@@ -176,7 +185,6 @@ class Written(tuple[list[str], ...]):
 
     @property
     def all(self) -> list[str]:
-        """Every value, for a list."""
         return [value for values in self for value in values]
 
 
