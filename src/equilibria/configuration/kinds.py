@@ -35,8 +35,7 @@ from equilibria.nn import TokenEmbedding
 from equilibria.optimization import Averaging, Optimizer, Schedule
 from equilibria.solvers import AdjointSolver, Solver
 
-REQUIRED: Any = Parameter.empty
-"""The default of an option that has none."""
+REQUIRED: Any = Parameter.empty  # the default of an option that has none
 
 
 @dataclass(frozen=True)
