@@ -23,7 +23,7 @@ def differences(before: Settings, now: Settings) -> Iterator[tuple[str, str, str
 
 
 def run_difference(before: Recipe, now: Recipe) -> str:
-    """The first difference as `training.steps = 6, not 9`, or ""; ignores the run's folder and how paths are written."""
+    """The first, as `training.steps = 6, not 9`, or ""; ignores the run's folder and how paths are written."""
     return next((f"{key} = {was}, not {value}" for key, was, value in _trained_differently(before, now)), "")
 
 
