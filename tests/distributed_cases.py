@@ -96,7 +96,7 @@ def agreement(folder: Path) -> dict[str, Tensor]:
                 segments = [TrainingStream(TOKENS[:200], 3, 16).at(index) for index in range(3)]
                 if isinstance(model, LanguageModel):
                     with loop.gathered():
-                        result = evaluate_segments(loop.evaluated, segments, team=world)
+                        result = evaluate_segments(loop.evaluated, segments, world=world)
                     found[f"{key}/evaluation"] = torch.tensor([result.loss, result.tokens, result.residual.p95 or 0.0])
     return found
 

@@ -22,7 +22,7 @@ from equilibria.data.tokenizers import load_tokenizer, word_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.manifest import check_manifest
 from equilibria.files.seal import sealed_json
-from equilibria.inference.exported import load_exported
+from equilibria.inference.loading import load_exported
 from equilibria.interop.gpt2 import import_gpt2, import_tokenizer
 from equilibria.interop.published import PublishedOptions, import_torchdeq_lm
 from equilibria.interop.state_dict import read_state_dict

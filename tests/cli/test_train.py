@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from equilibria.cli.app import main
-from equilibria.configuration.help import sections
+from equilibria.cli.recipe_help import sections
 from equilibria.inference import load
 from equilibria.models import LanguageModel
 

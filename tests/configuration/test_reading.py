@@ -187,6 +187,13 @@ def test_a_section_that_may_be_left_out_is_there_by_true(recipe: Path) -> None:
     assert depth_of(found).eval_solver.draft == Draft(max_evaluations=6)
 
 
+def test_a_fallback_takes_over_scope_and_tolerance(recipe: Path) -> None:
+    found = read_recipe(recipe, ["--model.depth.solver.fallback", "anderson", "--model.depth.solver.tol", "0.5"])
+    assert depth_of(found).solver.fallback == Anderson(tol=0.5, scope="prefix")
+    own = read_recipe(recipe, ["--model.depth.solver.fallback", "picard", "--model.depth.solver.fallback.tol", "0.25"])
+    assert depth_of(own).solver.fallback == Picard(tol=0.25, scope="prefix")
+
+
 def test_somebody_elses_optimizer(recipe: Path) -> None:
     flags = ["--training.optimizer", "torch.optim:Adagrad", "--training.optimizer.lr_decay", "0.5"]
     found = read_recipe(recipe, flags)
@@ -460,7 +467,7 @@ NUMBERS = [
     for found in [family_of(base)]
     if found is not None
     for name, cls in found.kinds().items()
-    for option, entry in options(cls, found.supplied).items()
+    for option, entry in options(cls).items()
     if {int, float} & set(alternatives(entry.annotation))
 ]
 PLACES = {

@@ -68,7 +68,7 @@ def test_tokens_leave_by_relative_residuals_alone() -> None:
 @pytest.mark.parametrize(
     ("effort", "message"),
     [
-        ({"tolerance": 0.0}, "tolerance must be above 0, found 0.0"),
+        ({"tolerance": 0.0}, "tolerance must be above 0 and finite, found 0.0"),
         ({"tolerance": float("nan")}, "tolerance must be above 0"),
         ({"max_evaluations": 0}, "max_evaluations must be at least 1, found 0"),
     ],

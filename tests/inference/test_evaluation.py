@@ -15,7 +15,7 @@ from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
-from equilibria.inference.evaluation import Spread, evaluate, evaluate_segments, perplexity
+from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate, evaluate_segments, perplexity
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
@@ -54,6 +54,7 @@ def test_loss_is_the_mean_over_tokens_of_a_direct_computation() -> None:
     assert found.loss == pytest.approx(expected, rel=1e-5)
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
     nats = expected * 40  # words and bytes in the proportion of the tokens that were predicted, 40 of 41
+    assert isinstance(found, TextEvaluation)
     assert found.word_perplexity == pytest.approx(math.exp(nats / (20 * 40 / 41)), rel=1e-4)
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / (164 * 40 / 41), rel=1e-4)
 
@@ -125,6 +126,7 @@ def test_max_tokens_reads_the_beginning() -> None:
     found = evaluate(MODEL, split, 1, 8, max_tokens=21)
     beginning = evaluate(MODEL, replace(split, tokens=split.tokens[:21]), 1, 8)
     assert (found.tokens, found.loss) == (20, beginning.loss)
+    assert isinstance(found, TextEvaluation)
     assert found.bytes == round(240 * 20 / 60)
 
 

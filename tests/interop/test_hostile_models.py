@@ -15,7 +15,7 @@ from equilibria.cli.app import main
 from equilibria.configuration import recipe_from
 from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
-from equilibria.inference.exported import load_exported
+from equilibria.inference.loading import load_exported
 from equilibria.interop.gpt2 import import_gpt2
 from equilibria.interop.published import PublishedOptions, import_torchdeq_lm
 from equilibria.interop.state_dict import StateDict, read_state_dict

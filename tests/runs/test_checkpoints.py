@@ -12,7 +12,7 @@ from equilibria.runs import checkpoints as module
 from equilibria.runs.checkpoints import Checkpoint, read_checkpoint, save_checkpoint, sound_checkpoint
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import CheckpointIndex, read_index
-from equilibria.runs.weights import fill
+from equilibria.runs.weights import fill, read_tensors
 
 
 def content(value: float) -> Checkpoint:
@@ -305,3 +305,13 @@ def test_one_precision_becomes_another(dtype: torch.dtype) -> None:
     target = {"a": torch.zeros(2)}
     fill(target, {"a": torch.ones(2, dtype=dtype)}, Path("model.safetensors"))
     assert torch.equal(target["a"], torch.ones(2))
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(path: Path) -> None:
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr("equilibria.runs.weights.load_file", replaced)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="unable to open file"):
+        read_tensors(tmp_path / "model.safetensors")

@@ -88,7 +88,7 @@ def _explain_settings(given: Sequence[str]) -> None:
     """Adds to the help of a command that takes a recipe its settings, or those below a key."""
     command, *keys = [word for word in given if word not in app.help_flags] or [""]
     if command in _WITH_RECIPE and len(keys) + 1 < len(given):
-        from equilibria.configuration.help import print_settings  # reads the source of every class it explains
+        from equilibria.cli.recipe_help import print_settings  # reads the source of every class it explains
 
         print_settings(Console(), below=keys[0] if keys else "")
 

@@ -1,6 +1,5 @@
 """Recipes: the objects that a run is made of, read from TOML and the command line."""
 
-from equilibria.configuration import families as _families  # noqa: F401  (which classes may stand where)
 from equilibria.configuration.reading import changed, read_recipe, recipe_from, write_recipe
 from equilibria.configuration.recipe import DistributedRecipe, Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.tables import table_of

@@ -1,4 +1,4 @@
-"""From a recipe to its data and its model; what a class says of its arguments becomes a `UserError`."""
+"""From a recipe to its data and its model."""
 
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Task, opened
@@ -8,28 +8,12 @@ from equilibria.models import TokenModel
 
 
 def open_data(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
-    """What the recipe's model learns: its text, encoded, or its task.
-
-    Args:
-        recipe: what text, and which tokens.
-        progress: told of each thing that takes a while.
-
-    Raises:
-        UserError: a file is missing, or there is no text in it.
-    """
+    """What the recipe's model learns: its text, encoded, or its task; a UserError where its files do not allow it."""
     return opened(recipe.data, progress)
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
-    """The recipe's model, freshly initialised.
-
-    Args:
-        recipe: the recipe.
-        vocabulary_size: tokens in the vocabulary.
-
-    Raises:
-        UserError: numbers that do not go together.
-    """
+    """The recipe's model, freshly initialised; a UserError for numbers that do not go together."""
     try:
         return recipe.model.build(vocabulary_size)
     except ValueError as problem:

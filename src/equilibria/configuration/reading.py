@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equilibria.configuration.kinds import REQUIRED
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.tables import ITSELF, Keys, Layers, Problems, Table, Written, defaults, made, table_of
+from equilibria.configuration.tables import ITSELF, Keys, Maker, Problems, Table, Written, table_of
 from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
@@ -21,64 +22,49 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
     """The recipe in a TOML file.
 
     Args:
-        path: the file.
         flags: what has the last word, as on the command line: `["--training.steps", "10"]`; `--unset KEY` takes a key
             out of the file.
         run: where the run is, whatever the file says.
 
     Raises:
-        UserError: names the file or flag and the key of everything that is wrong, what was expected and the nearest
-            right key; a line for each.
+        UserError: a line for everything that is wrong, with file or flag, key, what was expected and the nearest key.
     """
     check_toml(path)
     content = read_toml(path)
     if run is not None:
         content["run"] = table_of(run)
-    return _recipe(content, str(path), _parsed(flags))
+    return _recipe(content, str(path), flags)
 
 
 def recipe_from(content: Table, source: str) -> Recipe:
-    """The recipe in nested tables.
-
-    Args:
-        content: its sections, as `table_of` gives them; what is not there is as by default.
-        source: where they are from, for messages.
-
-    Raises:
-        UserError: as `read_recipe`.
-    """
-    return _recipe(content, source, {})
+    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
+    the `source`."""
+    return _recipe(content, source, ())
 
 
 def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
-    """A recipe with what flags say in its place.
-
-    Raises:
-        UserError: as `read_recipe`.
-    """
-    return _recipe(table_of(recipe), "recipe", _parsed(flags))
+    """A recipe, changed by flags; raises what `read_recipe` does."""
+    return _recipe(table_of(recipe), "recipe", flags)
 
 
-def _recipe(content: Table, source: str, flags: Mapping[str, Written]) -> Recipe:
-    for key in flags["--unset"].all if "--unset" in flags else ():
-        _take_out(content, key, source)
-    given = {key: value for key, value in flags.items() if key != "--unset"}
-    table = Layers("common").over(Recipe, defaults(Recipe), content)
-    layers = Layers("shared")
-    table = layers.over(Recipe, table, _nested(given))
+def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
+    flags = _parsed(arguments)
+    for key in flags.pop("unset", Written()).all:
+        _unset(content, key, source)
+    maker = Maker()
     try:
-        recipe = made(Recipe, table)
+        recipe = maker.make(Recipe, REQUIRED, [content, _nested(flags)])
         recipe.model.check()
         recipe_text(recipe).encode()
     except UnicodeEncodeError as problem:
         odd = problem.object[problem.start - 20 : problem.end + 20]
         raise UserError(f"{source}: {odd!a} has characters that the locale lacks; set PYTHONUTF8=1") from problem
     except Problems as problems:
-        raise UserError(*(_line(keys, text, source, given) for keys, text in problems.found)) from problems
+        raise UserError(*(_line(keys, text, source, flags) for keys, text in problems.found)) from problems
     except ValueError as problem:
         raise UserError(f"{source}: {problem}") from problem
-    keys = ", ".join(".".join(key) for key in layers.dropped if _table_with(content, key) is not None)
-    if keys:
+    if maker.dropped:
+        keys = ", ".join(map(".".join, maker.dropped))
         warnings.warn(f"ignoring {keys} of {source}: the kind that a flag chose has no such key", stacklevel=2)
     return recipe
 
@@ -97,18 +83,13 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
 
 
 def _parsed(flags: Sequence[str]) -> dict[str, Written]:
-    """Flags as dotted keys with what was written behind them.
-
-    Raises:
-        UserError: an argument belongs to no flag.
-    """
     found: dict[str, list[list[str]]] = {}
-    values: list[str] | None = None
+    values = None
     for argument in flags:
         if argument.startswith("--"):
             key, equals, value = argument.partition("=")
             values = [value] if equals else []
-            found.setdefault(key if key == "--unset" else key.removeprefix("--"), []).append(values)
+            found.setdefault(key.removeprefix("--"), []).append(values)
         elif values is None:
             raise UserError(f"{argument}: unexpected argument; see --help")
         else:
@@ -116,46 +97,31 @@ def _parsed(flags: Sequence[str]) -> dict[str, Written]:
     return {key: Written(given) for key, given in found.items()}
 
 
-def _nested(flat: Mapping[str, Any]) -> Table:
-    """Dotted keys as nested tables; the value of a section is its kind."""
+def _nested(flags: Mapping[str, Written]) -> Table:
+    """Dotted keys as nested tables, each value below `ITSELF`: a section's kind may stand beside its options."""
     table: Table = {}
-    for key, value in sorted(flat.items()):
-        *sections, name = key.split(".")
+    for key, value in flags.items():
         inner = table
-        for section in sections:
-            below = inner.get(section)
-            if not isinstance(below, dict):
-                below = {} if below is None else {ITSELF: below}
-                inner[section] = below
-            inner = below
-        inner[name] = value
+        for section in key.split("."):
+            inner = inner.setdefault(section, {})
+        inner[ITSELF] = value
     return table
 
 
-def _take_out(content: Table, key: str, source: str) -> None:
-    """Removes a key, or a section, from a file's content."""
-    keys = tuple(key.split("."))
-    table = _table_with(content, keys)
-    if table is None:
-        raise UserError(f"--unset {key}: {source} does not set it")
-    del table[keys[-1]]
-
-
-def _table_with(content: Table, keys: Keys) -> Table | None:
-    """The innermost section of a file's content that a key stands in; None where it is not set."""
+def _unset(content: Table, key: str, source: str) -> None:
+    *sections, name = key.split(".")
     inner: Any = content
-    for section in keys[:-1]:
+    for section in sections:
         inner = inner.get(section) if isinstance(inner, dict) else None
-    return inner if isinstance(inner, dict) and keys[-1] in inner else None
+    if not isinstance(inner, dict) or name not in inner:
+        raise UserError(f"--unset {key}: {source} does not set it")
+    del inner[name]
 
 
 def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:
     """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe.
 
-    Args:
-        recipe: the recipe.
-        path: the file, which is replaced.
-        sealed: below a line with the digest of the rest, so that a change is noticed.
+    `sealed` adds a first line with the digest of the rest, so that a change is noticed.
     """
     text = recipe_text(recipe)
     write_durably(path, sealed_toml(text) if sealed else text)

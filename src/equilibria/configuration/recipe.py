@@ -1,7 +1,6 @@
 """A whole recipe: its sections, made of the very objects that they configure.
 
-A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`, an argument of
-the solver. `families` says which classes may stand where.
+A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--model.depth.solver.tol`.
 """
 
 from __future__ import annotations
@@ -63,22 +62,18 @@ class TrainingRecipe:
         schedule: how the learning rate rises and falls.
         averaging: evaluate and keep an average of the weights over the steps; none for the weights themselves.
         clip: largest norm of the whole gradient.
-        precision: of matrix products in training; weights, states, residuals and everything solvers compute stay in
-            float32.
+        precision: of matrix products in training; weights, states, residuals and solvers stay in float32.
         compile: compile the cell with torch.compile, for which PyTorch needs a C++ compiler.
-        skipped_steps: steps in a row that may be skipped because loss or gradient is infinite or NaN, before the run
-            ends.
+        skipped_steps: steps in a row with an infinite or NaN loss or gradient that are skipped before the run ends.
         evaluate_every: interval between evaluations on validation text.
         evaluate_tokens: validation tokens in these evaluations, at most; none for all.
         checkpoint_every: interval between checkpoints.
         checkpoints_kept: how many of the last checkpoints are kept, and the best one beside them.
         log_every: interval between lines of metrics.
-        tensorboard: also write the metrics for TensorBoard, into the run's folder tensorboard; it needs the package
-            tensorboard.
+        tensorboard: also write the metrics for TensorBoard (needs its package) into the run's folder tensorboard.
         seed: of weights and dropout.
-        device: where the model is trained; auto takes CUDA where there is a device for every process, else the CPU.
-        initial_weights: a run or import whose best weights training starts from, or a .safetensors file; none to draw
-            them.
+        device: where to train; auto takes CUDA if there is a device for every process, else the CPU.
+        initial_weights: a run, an import or a .safetensors file to start from; none for random weights.
         threads: CPU threads; none for what PyTorch chooses.
     """
 
@@ -119,9 +114,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedRecipe:
-    """Several processes, started by torchrun; without a meaning for one.
-
-    How many there are is not part of a recipe: they share its batches, so that the run is the same for any number.
+    """Several processes, started by torchrun. They share a recipe's batches, so a run is the same for any number.
 
     Args:
         strategy: each process holds the whole model, or its share of the weights and of the optimizer's state.
@@ -132,15 +125,7 @@ class DistributedRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run.
-
-    Args:
-        run: where the results go.
-        data: the text, or the task that stands in its place.
-        model: the model.
-        training: how it is trained.
-        distributed: how several processes share the work.
-    """
+    """A whole run."""
 
     run: RunRecipe
     data: Source | Task = field(default_factory=EmbeddedText)

@@ -22,11 +22,7 @@ _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def write_durably(path: Path, content: str | bytes | memoryview) -> None:
-    """Replaces a file, or makes it with the folders it is in.
-
-    Args:
-        path: of the file; a symbolic link there is replaced, not followed.
-        content: text is written as UTF-8.
+    """Replaces a file, or makes it with the folders it is in; text is written as UTF-8, a symbolic link replaced.
 
     Raises:
         OSError: it cannot be written; what was there before stays.
@@ -36,23 +32,14 @@ def write_durably(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Replaces a text file, or makes it with the folders it is in.
-
-    Raises:
-        UserError: it cannot be written; what was there before stays.
-    """
+    """Does the same; a UserError says that it cannot be written."""
     with reported(path, "choose another folder"):
         write_durably(path, text)
 
 
 @contextmanager
 def reported(path: Path, otherwise: str = "") -> Iterator[None]:
-    """Turns an OSError raised inside into the `UserError` that says why `path` cannot be written.
-
-    Args:
-        path: the file or folder that is written inside.
-        otherwise: another way out than mending that, as in "choose another --out".
-    """
+    """Turns an OSError raised inside into the `UserError` that says why `path` cannot be written, as `unwritable`."""
     try:
         yield
     except OSError as problem:
@@ -82,10 +69,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which gets the name `path` at the end; not after an exception.
-
-    Args:
-        path: where nothing is, or an empty folder.
+    """An empty folder to fill, which at the end becomes `path`, where nothing or an empty folder is; not after an
+    exception.
 
     Raises:
         OSError: it cannot be written, or something is there by then.

@@ -23,16 +23,11 @@ _KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or fal
 
 
 def read_json(path: Path, kind: type[Content], mend: str | None = "restore it") -> Content:
-    """What a JSON file holds.
-
-    Args:
-        path: the file.
-        kind: the type of the outermost value, such as `dict`.
-        mend: how to put right what is wrong, for messages; None where the caller says it.
+    """What a JSON file holds: a value of type `kind`, such as `dict`.
 
     Raises:
-        UserError: the file is missing, too large, of another encoding, no JSON, nested too deeply, or holds another
-            type of value.
+        UserError: the file is missing, too large, in another encoding, not JSON, nested too deeply, or holds another
+            type of value; `mend` says what to do about it.
     """
     advice = f"; {mend}" if mend else ""
     try:
@@ -48,10 +43,10 @@ def read_json(path: Path, kind: type[Content], mend: str | None = "restore it") 
 
 
 def parse_json(content: bytes, kind: type[Content]) -> Content:
-    """The JSON value that some bytes are.
+    """The JSON value in some bytes.
 
     Raises:
-        ValueError: they are none, or one nested too deeply or of another type than `kind`.
+        ValueError: they are not JSON, nested too deeply or of another type than `kind`.
     """
     try:
         value = json.loads(content.decode("utf-8-sig"))
@@ -68,7 +63,7 @@ def read_toml(path: Path) -> dict[str, object]:
     """The tables of a TOML file.
 
     Raises:
-        UserError: the file is missing, too large, of another encoding, no TOML, or nested too deeply.
+        UserError: the file is missing, too large, in another encoding, not TOML, or nested too deeply.
     """
     try:
         content = tomllib.loads(_read(path, LARGEST_TOML, pipes=True).decode("utf-8-sig"))
@@ -88,12 +83,7 @@ def is_file_name(name: object) -> TypeGuard[str]:
 
 
 def _read(path: Path, most: int, pipes: bool = False) -> bytes:
-    """A file's bytes. What is no file, such as a pipe, has no end that could be waited for.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it has more than `most` bytes, or is none, or its name cannot be one.
-    """
+    """A file's bytes; ValueError for more than `most`. A pipe has no end to wait for."""
     with open(path, "rb", opener=None if pipes else _at_once) as file:
         if not pipes and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no file")

@@ -15,15 +15,12 @@ MANIFEST = "manifest.json"
 def write_manifest(
     folder: Path, only: Sequence[str] | None = None, more: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """Writes the size and SHA-256 of files of a folder into its manifest.
+    """Writes the size and SHA-256 of files of a folder into its manifest; returns its content.
 
     Args:
         folder: where they are.
-        only: their names; all files, those in folders below among them, when None.
-        more: what else the manifest says.
-
-    Returns:
-        What is in it.
+        only: their names; all files, also those in folders below, when None.
+        more: further entries.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [path.relative_to(folder).as_posix() for path in files] if only is None else only
@@ -34,7 +31,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the manifest of a folder says: `files`, and whatever else it was given.
+    """The manifest of a folder: `files`, and further entries.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -49,14 +46,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_manifest(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
-    """Checks that files are what they were when the manifest was written.
-
-    Args:
-        folder: with a manifest.
-        only: names of the files to check; all that the manifest knows when None.
-
-    Returns:
-        What the manifest says.
+    """Checks that files, all or `only` some, are what they were when the manifest was written; returns its content.
 
     Raises:
         UserError: one is missing, cut short or changed, or there is no manifest that can be read.

@@ -23,11 +23,7 @@ def sealed_json(content: Mapping[str, object]) -> str:
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
-    """The object in a file that has what `sealed_json` gave.
-
-    Raises:
-        UserError: the file is missing, or is not what was written.
-    """
+    """The object in a file that `sealed_json` wrote; a UserError where that is missing or was changed."""
     content = read_json(path, dict, mend=None)
     if content.pop(_SEAL, None) != _digest(content):
         raise UserError(f"{path} is damaged (its SHA-256 differs)")
@@ -40,11 +36,7 @@ def sealed_toml(text: str) -> str:
 
 
 def check_toml(path: Path) -> None:
-    """Checks a TOML file that may have such a first line.
-
-    Raises:
-        UserError: it has, and what follows is something else.
-    """
+    """Raises a UserError for a TOML file with such a first line that something else follows."""
     try:
         first, newline, rest = path.read_bytes().partition(b"\n")
     except OSError:

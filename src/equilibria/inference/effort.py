@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from equilibria.depths import Adaptive, Depth, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.ranges import above, at_least, one_of
 from equilibria.solvers import Solver
 
 Leaving = Literal["converged", "unchanged", "budget"]
@@ -22,8 +23,8 @@ class Effort:
     Attributes:
         tolerance: residual at which a token has converged; None for the solver's. With `leave="unchanged"` it is the
             divergence, in nats, that counts as no change; None for 1e-3.
-        max_evaluations: of a token; None for the solver's. A limit leaves out a solver's draft and its fallback, which
-            have limits of their own.
+        max_evaluations: of a token; None for the solver's. A limit drops a solver's draft and fallback, which have
+            limits of their own.
         leave: when tokens leave and cost no more: once they have converged, once their prediction does not change, or
             all at once after `max_evaluations`. None solves them together, by the solver's own method.
 
@@ -36,12 +37,9 @@ class Effort:
     leave: Leaving | None = None
 
     def __post_init__(self) -> None:
-        if self.leave is not None and self.leave not in get_args(Leaving):
-            raise ValueError(f"leave must be one of {get_args(Leaving)}, found {self.leave!r}")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ValueError(f"tolerance must be above 0, found {self.tolerance}")
-        if self.max_evaluations is not None and self.max_evaluations < 1:
-            raise ValueError(f"max_evaluations must be at least 1, found {self.max_evaluations}")
+        one_of(Leaving, leave=self.leave)
+        above(0, tolerance=self.tolerance)
+        at_least(1, max_evaluations=self.max_evaluations)
 
 
 def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
@@ -63,12 +61,16 @@ def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
     if effort.leave is None:
         return replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
-    most = solver.max_evaluations
-    return Adaptive(_exit(effort, most, solver.tol), max_evaluations=most)
+    most, tol = solver.max_evaluations, effort.tolerance or solver.tol
+    exits: dict[Leaving, Exit] = {
+        "converged": ExitOnResidual(tol),
+        "unchanged": ExitOnChange(effort.tolerance or _DIVERGENCE, solver.tol),
+        "budget": ExitAfter(most, tol),
+    }
+    return Adaptive(exits[effort.leave], max_evaluations=most)
 
 
 def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None:
-    """Raises a UserError where tokens cannot leave on their own, or not for that reason."""
     if not model.cell.separable:
         raise UserError(
             f"--leave {leave}: a {type(model.cell).__name__} evaluates all tokens of a segment together; leave it out"
@@ -83,13 +85,3 @@ def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None
             "--leave unchanged: this model has layers after its equilibrium, so that a token's state does not say what "
             "is predicted; take --leave converged"
         )
-
-
-def _exit(effort: Effort, most: int, tol: float) -> Exit:
-    match effort.leave:
-        case "unchanged":
-            return ExitOnChange(effort.tolerance or _DIVERGENCE, tol)
-        case "budget":
-            return ExitAfter(most, effort.tolerance or tol)
-        case _:
-            return ExitOnResidual(effort.tolerance or tol)

@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from equilibria.data.prepared import EncodedSplit
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.depths import Depth
 from equilibria.diagnostics.audits import evaluating
+from equilibria.distributed import ALONE, World
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, Output, TokenModel
 from equilibria.solvers import Solution, Status
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, object]:
         """The figures as nested dictionaries that the json module writes; what is not finite becomes None."""
-        figures = asdict(self)
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in figures.items()
+            for name, value in asdict(self).items()
         }
 
 
@@ -102,38 +99,6 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-class Team(Protocol):
-    """Processes that evaluate together, each its share of the rows."""
-
-    @property
-    def rank(self) -> int:
-        """Of this process."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    def gather(self, value: T) -> list[T]:
-        """What all of them give."""
-        ...
-
-
-@overload
-def evaluate(
-    model: TokenModel,
-    split: EncodedSplit,
-    batch_size: int,
-    segment_length: int,
-    memory_length: int | None = None,
-    max_tokens: int | None = None,
-    team: Team | None = None,
-    depth: Depth | None = None,
-) -> TextEvaluation: ...
-
-
-@overload
 def evaluate(
     model: TokenModel,
     split: EvaluationSet,
@@ -141,24 +106,12 @@ def evaluate(
     segment_length: int,
     memory_length: int | None = None,
     max_tokens: int | None = None,
-    team: Team | None = None,
-    depth: Depth | None = None,
-) -> Evaluation: ...
-
-
-def evaluate(
-    model: TokenModel,
-    split: EvaluationSet,
-    batch_size: int,
-    segment_length: int,
-    memory_length: int | None = None,
-    max_tokens: int | None = None,
-    team: Team | None = None,
+    world: World = ALONE,
     depth: Depth | None = None,
 ) -> Evaluation:
     """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
-    The model is left in the mode it was found in, and no random number is drawn.
+    The model's mode is restored, and no random number is drawn.
 
     Args:
         model: on any device.
@@ -167,23 +120,25 @@ def evaluate(
         segment_length: tokens per row and solve; without a meaning where sequences are whole.
         memory_length: equilibria handed from one segment to the next; None keeps the model's own.
         max_tokens: read only so many tokens, from the start; None reads all.
-        team: processes that all call this with the same model, and all get the result; None for this one alone.
+        world: processes that all call this with the same model, and all get the result.
         depth: at which it reads; None for the model's own.
+
+    Returns:
+        A `TextEvaluation` for a text.
 
     Raises:
         UserError: a size is not positive, or there is no token to predict.
     """
     segments = split.segments(batch_size, segment_length, max_tokens)
-    result = evaluate_segments(model, segments, memory_length, team, depth)
+    result = evaluate_segments(model, segments, memory_length, world, depth)
     return _of_text(result, split) if isinstance(split, EncodedSplit) else result
 
 
 def _of_text(result: Evaluation, split: EncodedSplit) -> TextEvaluation:
-    """With the figures that only a text has."""
     nats, share = result.loss * result.tokens, result.tokens / len(split.tokens)
     words, size = split.words * share, split.bytes * share
     return TextEvaluation(
-        **{field.name: getattr(result, field.name) for field in fields(result)},
+        **{entry.name: getattr(result, entry.name) for entry in fields(result)},
         word_perplexity=perplexity(nats / words),
         bits_per_byte=nats / math.log(2) / size,
         words=round(words),
@@ -195,19 +150,11 @@ def evaluate_segments(
     model: TokenModel,
     segments: Iterable[Segment],
     memory_length: int | None = None,
-    team: Team | None = None,
+    world: World = ALONE,
     depth: Depth | None = None,
 ) -> Evaluation:
-    """Predicts the targets of segments in their order, and measures loss and convergence.
-
-    The model is left in the mode it was found in, and no random number is drawn.
-
-    Args:
-        model: on any device.
-        segments: read once; memory flows from one to the next unless that one starts anew.
-        memory_length: equilibria handed from one segment to the next; None keeps the model's own.
-        team: processes that all call this with the same model, and all get the result; None for this one alone.
-        depth: at which it reads; None for the model's own.
+    """Does the same with segments that are read once, in their order; memory flows from one to the next unless that one
+    starts anew.
 
     Raises:
         UserError: the memory length is negative, or there is no token to predict.
@@ -217,9 +164,8 @@ def evaluate_segments(
     _check_memory_length(model, memory_length)
     read = partial(model, depth=depth, memory_length=memory_length)
     with evaluating(model), torch.no_grad():
-        _read(read, next(model.parameters()).device, segments if team is None else _own(segments, team), tally)
-    if team is not None:
-        tally = sum(team.gather(tally), _Tally())
+        _read(read, next(model.parameters()).device, _own(segments, world), tally)
+    tally = sum(world.gather(tally), _Tally())
     if not tally.tokens:
         raise UserError("the segments have no token to predict; give at least one with a target")
     return tally.evaluation(time.perf_counter() - start)
@@ -238,10 +184,10 @@ def _read(read: Callable[..., Output], device: torch.device, segments: Iterable[
             tally.answers += int(segment.answers.sum())
 
 
-def _own(segments: Iterable[Segment], team: Team) -> Iterator[Segment]:
+def _own(segments: Iterable[Segment], world: World) -> Iterator[Segment]:
     """A process's rows of segments; nothing of those that have none for it."""
     for segment in segments:
-        rows = np.array_split(np.arange(len(segment.inputs)), team.size)[team.rank]
+        rows = np.array_split(np.arange(len(segment.inputs)), world.size)[world.rank]
         if rows.size:
             own = slice(int(rows[0]), int(rows[-1]) + 1)
             answers = None if segment.answers is None else segment.answers[own]
@@ -258,19 +204,17 @@ def _check_memory_length(model: TokenModel, memory_length: int | None) -> None:
         )
 
 
+@dataclass
 class _Tally:
-    """Running sums of an evaluation."""
-
-    def __init__(self) -> None:
-        self.nats = 0.0
-        self.tokens = 0
-        self.hits = 0
-        self.answers = 0
-        self.residuals: list[np.ndarray] = []
-        self.group_evaluations: list[np.ndarray] = []
-        self.evaluations = 0
-        self.solves = 0
-        self.unconverged = 0
+    nats: float = 0.0
+    tokens: int = 0
+    hits: int = 0
+    answers: int = 0
+    residuals: list[np.ndarray] = field(default_factory=list)
+    group_evaluations: list[np.ndarray] = field(default_factory=list)
+    evaluations: int = 0
+    solves: int = 0
+    unconverged: int = 0
 
     def add(self, loss: Tensor | None, solution: Solution | None, predicted: Tensor) -> None:
         """Counts one segment; `predicted` (B, L) on the CPU marks the tokens that are targets."""
@@ -287,14 +231,9 @@ class _Tally:
         self.group_evaluations.append(_per_token(solution.group_evaluations, predicted))
 
     def __add__(self, other: "_Tally") -> "_Tally":
-        """The sums of both."""
-        both = _Tally()
-        for name, value in vars(self).items():
-            setattr(both, name, value + getattr(other, name))
-        return both
+        return _Tally(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def evaluation(self, seconds: float) -> Evaluation:
-        """The figures of everything counted."""
         loss = self.nats / self.tokens
         return Evaluation(
             loss=loss,

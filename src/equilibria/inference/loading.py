@@ -1,4 +1,4 @@
-"""From a run folder back to a model that evaluates and writes text."""
+"""From a run folder, or one in the layout of Hugging Face (read without its libraries), back to a model."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,21 +6,23 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from equilibria.configuration import Recipe, read_recipe, recipe_from
 from equilibria.configuration.building import build_model, open_data
-from equilibria.configuration.reading import read_recipe
-from equilibria.configuration.recipe import Recipe
 from equilibria.data import Source, Task, TokenizerSpec
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
+from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest
-from equilibria.inference.exported import is_exported, load_exported
 from equilibria.models import TokenModel
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import MODEL_FILE, latest_first, step_of
-from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors
+from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors, shards, united
 
 _ATTEMPTS = 100
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_KIND = "equilibria"
+_PREFIX = "model."
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,11 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
 def load_trained(model: TokenModel, path: Path, checkpoint: str = "best") -> Path:
     """Reads the weights of a run into a model, even while its training saves checkpoints and removes others.
 
-    Args:
-        model: it is unchanged where this fails.
-        path, checkpoint: as for `load_run`.
-
     Returns:
         The folder of the checkpoint, or the file.
 
     Raises:
-        UserError: there is no such run or no such checkpoint in it, or its weights are damaged or of another shape.
+        UserError: as `load_run`; the model is unchanged.
     """
     tensors, file, source = _trained(path, checkpoint)
     fill(distinct_state(model), tensors, file)
@@ -115,7 +113,6 @@ def _trained(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Path, Path
 
 
 def _is_file(path: Path) -> bool:
-    """Whether that is a file of weights, and no run."""
     return path.suffix == ".safetensors" and not path.is_dir()
 
 
@@ -137,15 +134,10 @@ def _check(run: RunFolder, folder: Path, file: str) -> None:
 def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
     """What a run was trained on.
 
-    Args:
-        run: the run.
-        progress: told of each thing that takes a while.
-
     Raises:
         UserError: it cannot be read, or no longer gives the tokenizer that the model was trained with.
     """
-    recipe = run.recipe
-    data = recipe.data
+    recipe, data = run.recipe, run.recipe.data
     for place in (getattr(data, "path", None), *getattr(data, "files", ())):
         if place is not None and not place.is_absolute() and not place.exists():
             raise UserError(
@@ -170,3 +162,36 @@ def load(path: Path | str) -> TokenModel:
     """The best model of a run (see `load_run`), or that of a folder for Hugging Face; in evaluation mode."""
     path = Path(path)
     return load_exported(path) if is_exported(path) else load_run(path).model
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder has a model in that layout."""
+    return (folder / CONFIG).is_file()
+
+
+def load_exported(folder: Path) -> TokenModel:
+    """The model of a folder that `equilibria export RUN DIR --to hf` or `save_pretrained` wrote, in evaluation mode.
+
+    Raises:
+        UserError: it is another kind of model, or something is missing or damaged.
+    """
+    config = read_json(folder / CONFIG, dict, "export the model again")
+    if config.get("model_type") != _KIND:
+        raise UserError(f"{folder / CONFIG} is of a {config.get('model_type')} model; expected {_KIND}")
+    if config.get("tie_word_embeddings") is False:
+        raise UserError(f"{folder} has an output layer of its own (tie_word_embeddings); load it with transformers")
+    size, table = config.get("vocab_size"), config.get("recipe")
+    if type(size) is not int or size < 1 or not isinstance(table, dict | None):
+        raise UserError(f"{folder / CONFIG} is damaged: it needs a number vocab_size and a table recipe")
+    content: dict[str, object] = {"run": {"name": _KIND}}
+    if table:
+        content["model"] = table
+    recipe = recipe_from(content, f"{folder / CONFIG} (recipe)")
+    return build_filled(lambda: build_model(recipe, size), _tensors(folder), folder).eval()
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """The model's own tensors, under its own names; an output layer tied to the embedding is not among them."""
+    files = [folder / name for name in (shards(folder / INDEX) if (folder / INDEX).exists() else [WEIGHTS])]
+    tensors = united((file, read_tensors(file)) for file in files)
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}

@@ -1,18 +1,52 @@
-"""Evaluating a run: its model, as its recipe or the caller says, on its own text or another one."""
+"""Evaluating a run: its model, as its recipe or the caller says, on its own text or task, or on another one."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from equilibria.configuration import table_of
 from equilibria.data import Source, Split, Task
+from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.data.sources.files import FilesText
+from equilibria.data.tasks.base import EvaluationSet
+from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, evaluate
-from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.subject import Subject, subject
+from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
+
+_BLOCK = 1 << 24  # tokens that are counted at once
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to evaluate a run's model on.
+
+    Attributes:
+        name: for messages.
+        part: which split of it, or `"all"`.
+        own: whether the run was trained on it.
+        content: to be read.
+        text: where it is from and what is in it, as the json module writes it: `source` and its keys, `digest`, `own`.
+        yardsticks: what its figures are measured by; none for another text, whose training text the run has not seen.
+        unknown: its tokens that stand for unknown words; None where the tokenizer has no such token.
+    """
+
+    name: str
+    part: str
+    own: bool
+    content: EvaluationSet
+    text: Mapping[str, object]
+    yardsticks: Mapping[str, float]
+    unknown: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +86,6 @@ class RunEvaluation:
 
     @property
     def yardsticks(self) -> Mapping[str, float]:
-        """Those of the subject."""
         return self.subject.yardsticks
 
     def to_json(self) -> dict[str, object]:
@@ -68,13 +101,9 @@ def evaluate_run(
     data: Source | Task | None = None,
     progress: Progress = UNWATCHED,
 ) -> RunEvaluation:
-    """Evaluates a run's model on what it was trained on, or on another text; writes nothing.
+    """Evaluates a run's model on what it was trained on, or on other `data`, encoded with the run's own tokenizer.
 
-    Args:
-        run: the run, or its folder.
-        passes: how its text is read; of a task, whose sequences are whole, the segment length has no part in it.
-        data: another text or task than the run's; it is encoded with the run's own tokenizer.
-        progress: receives what takes a while.
+    Writes nothing. Tasks, whose sequences are whole, ignore the segment length.
 
     Raises:
         UserError: there is no such run, text or split, or the model has no solver to limit.
@@ -86,7 +115,7 @@ def evaluate_run(
     segment_length = passes.segment_length or training.segment_length
     memory_length = model.memory_length if passes.memory_length is None else passes.memory_length
     batch_size = passes.batch_size or training.batch_size
-    with subject(loaded, passes.split, data, progress) as found:
+    with _subject(loaded, passes.split, data, progress) as found:
         return RunEvaluation(
             settings={
                 "checkpoint": loaded.checkpoint.name,
@@ -102,5 +131,67 @@ def evaluate_run(
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
-    """Writes a run's evaluation.json in one go, or warns: figures that took hours are worth having without it."""
+    """Writes a run's evaluation.json, or warns: figures that took hours are worth having without it."""
     save_beside(folder, folder.evaluation, json.dumps(result.to_json()) + "\n")
+
+
+@contextmanager
+def _subject(run: LoadedRun, split: Split | None, other: Source | Task | None, progress: Progress) -> Iterator[Subject]:
+    """What a run is evaluated on, while the context lasts. Another text is encoded with the run's tokenizer into a
+    temporary file; the run and its cache stay as they are."""
+    data = run.recipe.data if other is None else other
+    own = data == run.recipe.data
+    if own or isinstance(data, Task):
+        task = load_task(replace(run, recipe=replace(run.recipe, data=data)), progress)
+        part = split or "valid"
+        content = task.split(part)
+        yield Subject(
+            name=task.name,
+            part=part,
+            own=own,
+            content=content,
+            text=_text(data, task.fingerprint, own),
+            yardsticks=task.yardsticks(part),
+            unknown=_unknown(content, run.tokenizer),
+        )
+        return
+    with TemporaryDirectory(prefix="equilibria-") as temporary:
+        yield _encoded(run, data, split, Path(temporary, "tokens.bin"), progress)
+
+
+def _encoded(run: LoadedRun, source: Source, split: Split | None, path: Path, progress: Progress) -> Subject:
+    if split is None and isinstance(source, FilesText):
+        part, pieces, size = "all", source.whole(), source.whole_size()
+    else:
+        part = split or "valid"
+        pieces, size = source.pieces(part, run.tokenizer.is_bytes), source.size(part)
+    digest = hashlib.blake2b(digest_size=16)
+
+    def digested(read: Iterable[str]) -> Iterator[str]:
+        for piece in read:
+            digest.update(utf_8(piece))
+            yield piece
+
+    with progress.bar(f"encoding {source.name}", size) as advance:
+        content = encode_text(digested(told(pieces, advance)), run.tokenizer, path)
+    return Subject(
+        name=source.name,
+        part=part,
+        own=False,
+        content=content,
+        text=_text(source, digest.hexdigest(), own=False),
+        yardsticks={},
+        unknown=_unknown(content, run.tokenizer),
+    )
+
+
+def _text(data: Source | Task, digest: str, own: bool) -> dict[str, object]:
+    given = {name: value for name, value in table_of(data).items() if name not in ("tokenizer", "cache")}
+    return {**given, "digest": digest, "own": own}
+
+
+def _unknown(content: EvaluationSet, tokenizer: Tokenizer) -> int | None:
+    if not isinstance(content, EncodedSplit) or tokenizer.unknown is None:
+        return None
+    blocks = (content.tokens[start : start + _BLOCK] for start in range(0, len(content.tokens), _BLOCK))
+    return sum(int(np.count_nonzero(block == tokenizer.unknown)) for block in blocks)

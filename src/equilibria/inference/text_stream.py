@@ -28,7 +28,7 @@ class TextStream:
 
     Args:
         tokenizer: whose tokens these are.
-        prompt: tokens that the text goes on from; they are no part of it.
+        prompt: tokens before the text, not part of it.
         stop: strings at which the text stops.
 
     Attributes:

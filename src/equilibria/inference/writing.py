@@ -13,6 +13,7 @@ from equilibria.depths import Depth
 from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, Drawn, TokenModel
 from equilibria.models.sampling import Drawer, Sampling
+from equilibria.ranges import at_least
 
 FinishReason = Literal["length", "stop", "end"]
 """Why a text ended: the token limit, a stop string, or the token that ends a passage."""
@@ -48,13 +49,8 @@ class Order:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError("a prompt must have at least 1 token")
-        for name, value, least in (
-            ("max_new_tokens", self.max_new_tokens, 1),
-            ("copies", self.copies, 1),
-            ("top", self.top or 0, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, found {value}")
+        at_least(1, max_new_tokens=self.max_new_tokens, copies=self.copies)
+        at_least(0, top=self.top)
         check_stops(self.stop)
 
 
@@ -95,13 +91,7 @@ class Piece:
 
 
 class Text:
-    """One text that is being written.
-
-    Attributes:
-        order: what it is part of.
-        copy: which of its copies.
-        tokens: written so far.
-    """
+    """One text that is being written: which copy of an order, and its tokens so far."""
 
     def __init__(self, order: Order, copy: int, tokenizer: Tokenizer, vocabulary_size: int) -> None:
         self.order, self.copy = order, copy
@@ -133,14 +123,7 @@ Written = list[tuple[Text, Piece]]
 
 
 class Writer:
-    """Writes texts together.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
-        window: tokens that each prediction sees at most.
-        depth: the model's own when None.
-    """
+    """Writes texts together; the model, in evaluation mode, window and depth are those of a `Decoder`."""
 
     def __init__(self, model: TokenModel, tokenizer: Tokenizer, window: int, depth: Depth | None = None) -> None:
         self._model, self._tokenizer, self._depth = model, tokenizer, depth

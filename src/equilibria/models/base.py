@@ -17,6 +17,7 @@ from equilibria.diagnostics.audits import evaluating
 from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, Drawn, FreshContinuation, Step
 from equilibria.models.sampling import Drawer, Sampling
 from equilibria.nn import TokenEmbedding
+from equilibria.ranges import at_least
 from equilibria.solvers import Solution
 
 
@@ -82,7 +83,7 @@ class TokenModel(nn.Module, ABC):
         """
 
     def decodes(self, depth: Depth | None = None) -> bool:
-        """Whether the model can go on from a cache; `generate` solves everything afresh for each token otherwise."""
+        """Whether the model can continue from a cache; otherwise `generate` solves everything afresh for each token."""
         del depth
         return False
 
@@ -99,10 +100,8 @@ class TokenModel(nn.Module, ABC):
 
         Args:
             tokens_BL: token ids, `(B, L ≥ 1)`.
-            padding_B: how many tokens at the left of each row are padding, fewer than `L`: whatever they are, nothing
-                depends on them.
-            limit: earlier tokens that a token sees at most; with chunks, those before its chunk, as a memory's length.
-                None for all.
+            padding_B: how many tokens at the left of each row are padding, fewer than `L`; nothing depends on them.
+            limit: earlier tokens that a token sees at most; with chunks, those before its chunk. None for all.
             chunk_length: tokens that are solved together; None for all.
             depth: of this call.
 
@@ -114,7 +113,7 @@ class TokenModel(nn.Module, ABC):
     def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step:
         """Read further tokens, `(B, L)`, or one of each row `(B,)`; only they are solved.
 
-        The cache is used up: go on with that of the step.
+        Consumes the cache; continue with `step.cache`.
 
         Raises:
             ValueError: the model cannot decode, is in training mode, or the cache or a token is none of its own.
@@ -146,22 +145,20 @@ class TokenModel(nn.Module, ABC):
         Args:
             max_new_tokens: tokens to add.
             temperature: 0 takes the most likely token.
-            top_k: draw from so many tokens at most.
-            top_p: draw from the smallest set with this probability.
-            seed: makes the draw repeatable; that of the first row, the next one's is one higher, and so on.
-            window: tokens that each prediction sees at most, the latest included. Of a longer prompt the last so many
-                are read. What leaves the window later has had its part in the states of those that stay, as in a text
-                that is evaluated with a memory; a model without a cache reads the window afresh for each token.
+            top_k, top_p: draw from that many tokens at most, and from the smallest set with that probability.
+            seed: makes the draw repeatable; that of the first row, each next row's is one higher.
+            window: tokens that each prediction sees at most, the latest included; of a longer prompt only that many are
+                read. States depend on tokens that have left the window, as in evaluation with a memory; a model
+                without a cache reads the window afresh for each token.
             on_token: called with each new token `(B,)`, for streaming.
             padding_B: tokens at the left of each row that are padding.
-            sampling: how to draw, with all that there is; in place of temperature, top_k and top_p.
+            sampling: all settings of the draw, in place of temperature, top_k and top_p.
             depth: of this call.
 
         Raises:
-            ValueError: there is no token to start from, no window, or fewer than no tokens to add.
+            ValueError: there is no token to start from, no window, or a negative number of tokens to add.
         """
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens must be at least 0, found {max_new_tokens}")
+        at_least(0, max_new_tokens=max_new_tokens)
         sampling = sampling or Sampling(temperature, top_k, top_p)
         written = [tokens_BL]
         with evaluating(self):
@@ -199,15 +196,13 @@ class TokenModel(nn.Module, ABC):
     def begin(
         self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
     ) -> Continuation:
-        """Read prompts, to go on from there; in evaluation mode. The arguments are those of `generate`.
+        """Read prompts, to continue them; in evaluation mode. The arguments are those of `generate`.
 
         Raises:
             ValueError: there is no token to start from, no window, or padding that the model cannot tell from text.
         """
-        if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
-            raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
-        if window < 1:
-            raise ValueError(f"window must be at least 1, found {window}")
+        _check_shape(tokens_BL)
+        at_least(1, window=window)
         if self.decodes(depth):
             cut = max(0, tokens_BL.shape[1] - window)
             padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
@@ -218,20 +213,16 @@ class TokenModel(nn.Module, ABC):
         return FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
 
     def _check_decoding(self, tokens_BL: Tensor, depth: Depth | None) -> None:
-        """Raises ValueError where the model cannot decode, would drop features, or the tokens are none of its own."""
         if not self.decodes(depth):
             raise ValueError(self._no_cache)
         self._check_mode()
-        if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
-            raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")
+        _check_shape(tokens_BL)
 
     def _check_mode(self) -> None:
-        """Raises ValueError in training mode, in which features would be dropped."""
         if self.training:
             raise ValueError("a cache is for evaluation mode; call model.eval() first")
 
     def _check_depthless(self, depth: Depth | None) -> None:
-        """Raises ValueError for a depth, in a model that has none to choose."""
         if depth is not None:
             raise ValueError(f"a {type(self).__name__} has no depth to choose; leave depth out")
 
@@ -255,3 +246,8 @@ class TokenModel(nn.Module, ABC):
                 f"token id {least if least < 0 else most} is outside the vocabulary of "
                 f"{self.embedding.vocabulary_size}; was the text encoded with this model's tokenizer?"
             )
+
+
+def _check_shape(tokens_BL: Tensor) -> None:
+    if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
+        raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")

@@ -16,6 +16,7 @@ from equilibria.depths import Depth
 from equilibria.models.base import Output, TokenModel
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
+from equilibria.ranges import at_least
 from equilibria.solvers import Solution
 
 
@@ -28,7 +29,7 @@ class Read:
         memory: for the next segment, None where nothing is kept.
         solution: the solve, None for explicit models.
         penalty: to be added to the loss in training, None for nothing.
-        states: in training, states on the way that shall predict the targets too.
+        states: in training, states on the way that are to predict the targets too.
     """
 
     hidden_BLD: Tensor
@@ -54,7 +55,7 @@ class CausalModel(TokenModel):
 
     def __init__(self, embedding: TokenEmbedding, memory_length: int, regularisation: Regularisation | None) -> None:
         super().__init__()
-        _check_length(memory_length)
+        at_least(0, memory_length=memory_length)
         self.embedding, self.memory_length = embedding, memory_length
         self.regularisation = regularisation if regularisation is not None else Regularisation()
 
@@ -106,13 +107,5 @@ class CausalModel(TokenModel):
         """What the layers make of embedded tokens; the arguments are those of `forward`."""
 
     def _length(self, memory_length: int | None) -> int:
-        """How much a segment hands to the next in this call."""
-        if memory_length is None:
-            return self.memory_length
-        _check_length(memory_length)
-        return memory_length
-
-
-def _check_length(memory_length: int) -> None:
-    if memory_length < 0:
-        raise ValueError(f"memory_length must be at least 0, found {memory_length}")
+        at_least(0, memory_length=memory_length)
+        return self.memory_length if memory_length is None else memory_length

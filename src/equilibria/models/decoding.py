@@ -1,6 +1,6 @@
 """Texts that are written together, token after token: each may join and leave at any time.
 
-A prompt is read alone, once for all texts that go on from it; then all texts are decoded in one batch. What a text gets
+A prompt is read alone, once for all texts that continue it; then all texts are decoded in one batch. What a text gets
 depends on nothing beside it. A model that keeps nothing in a cache reads everything afresh for each token.
 Shapes: B rows, L tokens, V vocabulary.
 """
@@ -112,11 +112,9 @@ class CachedContinuation:
 
     @classmethod
     def after(cls, model: Reader, depth: Depth | None, step: Step) -> CachedContinuation:
-        """After what a model has just read."""
         return cls(model, depth, step.logits_BV, step.evaluations_BL, step.cache)
 
     def read(self, token_B: Tensor) -> CachedContinuation:
-        """Only the new tokens are solved."""
         return self.after(self.model, self.depth, self.model.decode(token_B, self.cache, depth=self.depth))
 
     @classmethod
@@ -125,28 +123,13 @@ class CachedContinuation:
         first = parts[0][0]
         logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
         counts = [part.evaluations_BL[rows, -1:] for part, rows in parts if part.evaluations_BL is not None]
-        cache = _gathered([(part.cache, rows) for part, rows in parts])
+        cache = type(first.cache).gathered([(part.cache, rows) for part, rows in parts])  # pyright: ignore
         return cls(first.model, first.depth, logits_BV, torch.cat(counts) if counts else None, cache)
-
-
-def _gathered(parts: Sequence[tuple[Cache | Memory, Tensor]]) -> Cache | Memory:
-    caches = [(cache, rows) for cache, rows in parts if isinstance(cache, Cache)]
-    if caches:
-        return Cache.gathered(caches)
-    return Memory.gathered([(memory, rows) for memory, rows in parts if isinstance(memory, Memory)])
 
 
 @dataclass(frozen=True)
 class FreshContinuation:
-    """Of a model that reads everything afresh.
-
-    Attributes:
-        model: the model.
-        depth: at which it reads; None for its own.
-        window: tokens that it sees at most.
-        texts: prompts `(B, P)` of one length each with what was written since, `(B, L)`.
-        logits_BV: of the next tokens.
-    """
+    """Of a model that reads everything afresh: `texts` are prompts `(B, P)`, with what was written since, `(B, L)`."""
 
     model: Reader
     depth: Depth | None
@@ -160,12 +143,10 @@ class FreshContinuation:
     def of(
         cls, model: Reader, depth: Depth | None, window: int, texts: Sequence[tuple[Tensor, Tensor]]
     ) -> FreshContinuation:
-        """Reads texts."""
         hidden = [model.next_hidden(prompt_BP, written_BL, window, depth=depth) for prompt_BP, written_BL in texts]
         return cls(model, depth, window, tuple(texts), model.embedding.logits(torch.cat(hidden)))
 
     def read(self, token_B: Tensor) -> FreshContinuation:
-        """All tokens once more."""
         tokens = token_B.unsqueeze(1).split([len(prompt_BP) for prompt_BP, _ in self.texts])
         longer = [(text[0], torch.cat([text[1], token], dim=1)) for text, token in zip(self.texts, tokens, strict=True)]
         return self.of(self.model, self.depth, self.window, longer)
@@ -211,7 +192,6 @@ class _Group:
     drawers: list[Drawer | None]
 
     def drawn(self) -> Drawn:
-        """The next token of each."""
         drawers = [drawer for drawer in self.drawers if drawer is not None]
         logits_BV, evaluations_BL = self.where.logits_BV, self.where.evaluations_BL
         if self.rows != [*range(len(logits_BV))]:
@@ -244,12 +224,11 @@ class Decoder:
 
         Args:
             tokens_BL: token ids.
-            drawers: one for each row; or several for a single one, from which all go on.
+            drawers: one for each row, or several that all continue a single row.
             padding_B: tokens at the left of each row that are padding.
 
         Raises:
-            ValueError: as `begin` does, a token is outside the vocabulary, or the logits are not finite. The other
-                texts go on.
+            ValueError: as `begin`; or the logits are not finite. The other texts continue.
         """
         where = self._model.begin(tokens_BL, self._window, padding_B, depth=self._depth)
         copies = len(tokens_BL) == 1
@@ -275,7 +254,6 @@ class Decoder:
             self._groups = []  # and nothing keeps their cache
 
     def _together(self) -> tuple[Continuation, list[Drawer]]:
-        """All texts that go on, as the rows of one continuation."""
         chosen, drawers = [], []
         for group in self._groups:
             going = [(row, drawer) for row, drawer in zip(group.rows, group.drawers, strict=True) if drawer is not None]

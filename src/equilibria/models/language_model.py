@@ -9,7 +9,7 @@ Shapes: B batch, L length, D features, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
@@ -17,15 +17,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from equilibria.cells import Cache, Cell, Memory
+from equilibria.cells import Cache, CacheView, Cell, Memory
 from equilibria.cells.base import furthest
 from equilibria.cells.cache import Entry
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, joined
-from equilibria.models.cached import CachedMap, applied_once
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
+from equilibria.ranges import at_least
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
 _SHARE = 0.5
@@ -78,11 +78,8 @@ class LanguageModel(CausalModel):
                 f"chunks must have at least 1 token and see each other through a memory; "
                 f"found chunk_length {chunk_length} and memory_length {memory_length}"
             )
-        if not auxiliary_weight >= 0:
-            raise ValueError(f"auxiliary_weight must be at least 0, found {auxiliary_weight}")
-        self.prelude = prelude
-        self.cell = cell
-        self.coda = coda
+        at_least(0, auxiliary_weight=auxiliary_weight)
+        self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
 
@@ -128,7 +125,6 @@ class LanguageModel(CausalModel):
         *,
         depth: Depth | None = None,
     ) -> Step:
-        """Read a prompt into a new cache; see `TokenModel.prefill`."""
         depth = self.depth if depth is None else depth
         self._check_decoding(tokens_BL, depth)
         cache = self.new_cache(limit, depth=depth)
@@ -157,14 +153,8 @@ class LanguageModel(CausalModel):
         return Step(reached.state, self.embedding, cache, reached.solution)
 
     def new_cache(self, limit: int | None = None, *, depth: Depth | None = None) -> Cache:
-        """An empty cache of this model.
-
-        Args:
-            limit: past tokens that are kept at most; None for as many as the cells look back.
-            depth: at which it will be read and written; the model's own when None.
-
-        Raises:
-            ValueError: the model keeps nothing in a cache.
+        """An empty cache of this model, of at most `limit` past tokens, to be read and written at a depth; by default
+        all that the cells look back to, at the model's own. A ValueError if the model keeps nothing in a cache.
         """
         depth = self.depth if depth is None else depth
         cells = self._cached_cells(depth)
@@ -182,11 +172,7 @@ class LanguageModel(CausalModel):
 
     @torch.no_grad()
     def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
-        """The next tokens, chunk after chunk.
-
-        Raises:
-            ValueError: the cache is another model's.
-        """
+        """The next tokens, chunk after chunk; a ValueError for the cache of another model."""
         if cache.entries != self._entries(depth):
             found, kept = list(cache.entries), list(self._entries(depth))
             raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
@@ -199,7 +185,7 @@ class LanguageModel(CausalModel):
         present_BL1 = cache.present(length)
         views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells(depth)])
         if self.prelude is not None:
-            inputs_BLD = applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
+            inputs_BLD = _applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
         after = views.pop() if self.coda is not None else None
         logits = self.embedding.logits if self.coda is None else None
         cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
@@ -210,7 +196,7 @@ class LanguageModel(CausalModel):
         cell_map.settle(reached)
         hidden_BLD = self.cell.readout(reached.state)
         if self.coda is not None and after is not None:
-            hidden_BLD = applied_once(self.coda, hidden_BLD, after, present_BL1)
+            hidden_BLD = _applied_once(self.coda, hidden_BLD, after, present_BL1)
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
 
@@ -254,3 +240,84 @@ def _once(cell: Cell | None, inputs_BLD: Tensor, memory: Memory | None) -> tuple
         return inputs_BLD, []
     bound, start = cell.bind(inputs_BLD, memory), cell.initial_state(inputs_BLD)
     return cell.readout(bound(start)), [partial(bound.remember, start, latest=True)]
+
+
+class CachedMap:
+    """`z ↦ f(z; x)` whose evaluations leave keys and values in the segment's slots of a cache.
+
+    Args:
+        cell: the map.
+        inputs_BLD: of the segment; zeroed at padding, where states stay what they are.
+        views: one part of a cache, or one for each application of an explicit depth.
+        present_BL1: False at padding; None where there is none.
+        logits: of a final state; None where a state does not lead to them token by token.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        inputs_BLD: Tensor,
+        views: Sequence[CacheView],
+        present_BL1: Tensor | None,
+        logits: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._logits = logits
+        self.cell = cell
+        self.inputs_BLD = inputs_BLD if present_BL1 is None else inputs_BLD * present_BL1
+        self._present_BL1 = present_BL1
+        self._bound = cell.bind(self.inputs_BLD, views[0])
+        self._following = iter(views[1:])
+        self._several = len(views) > 1
+        self._argument: Tensor | None = None
+        self._value: Tensor | None = None
+
+    def __call__(self, z_BLD: Tensor) -> Tensor:
+        """One evaluation; the next of several parts is the one that it fills."""
+        if self._several and self._argument is not None:
+            self._bound = self._bound.over(next(self._following))
+        value = self._bound(z_BLD)
+        self._argument = z_BLD
+        if self._present_BL1 is not None:
+            value = torch.where(self._present_BL1, value, z_BLD)
+        self._value = value
+        if self._several:
+            self._bound.keep(z_BLD, value)
+        return value
+
+    def at(self, row: int, tokens_T: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map at some tokens of a row, `(1, T, ·)`, the others being as they were last evaluated."""
+        return self._bound.at(row, tokens_T)
+
+    def hold(self, z_BLD: Tensor) -> None:
+        """Every token was last evaluated at its state in `z`: the cache holds what belongs there."""
+        self._argument = z_BLD
+
+    def predictions(self, z_BLD: Tensor) -> Tensor:
+        """Log-probabilities `(B, L, V)` of the next tokens.
+
+        Raises:
+            ValueError: layers behind the depth mix tokens.
+        """
+        if self._logits is None:
+            raise ValueError("predictions of a model with a coda need all its tokens; let tokens leave by residual")
+        return self._logits(self.cell.readout(z_BLD)).log_softmax(-1)
+
+    def settle(self, reached: Reached) -> None:
+        """Have the cache hold what belongs to where the depth arrived; solvers that return what they measured last have
+        left that there."""
+        if self._several:
+            return
+        final = reached.state if reached.argument is None else reached.argument
+        if self._argument is None or not torch.equal(self._argument, final):
+            self(final)
+        assert self._value is not None
+        self._bound.keep(final, self._value)
+
+
+def _applied_once(cell: Cell, inputs_BLD: Tensor, view: CacheView, present_BL1: Tensor | None) -> Tensor:
+    """The output of a cell applied once, as preludes and codas are."""
+    applied = CachedMap(cell, inputs_BLD, [view], present_BL1)
+    start = cell.initial_state(applied.inputs_BLD)
+    value = applied(start)
+    applied.settle(Reached(value, argument=start))
+    return cell.readout(value)

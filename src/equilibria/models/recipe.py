@@ -39,7 +39,7 @@ class ModelRecipe(ABC):
     regularisation: Regularisation = field(default_factory=Regularisation)
 
     reads_source = False
-    """Whether the model reads a source and writes a target, in place of reading on from segment to segment."""
+    """Whether the model reads a source and writes a target, instead of reading from segment to segment."""
 
     def __post_init__(self) -> None:
         at_least(0, memory_length=self.memory_length)
@@ -61,10 +61,10 @@ class ModelRecipe(ABC):
 
 
 def construct(part: partial[Any], **given: Any) -> Any:
-    """The object that a recipe describes in part: of what is given besides, its class gets what it takes.
+    """The object that a recipe describes in part; its class gets those further arguments that it takes.
 
     Raises:
-        ValueError: a cell shall have no injection, and cannot do without.
+        ValueError: a cell is to have no injection, and cannot do without.
     """
     known = signature(part.func).parameters
     if given.get("injection") is False and "injection" not in known:
@@ -120,7 +120,6 @@ class LanguageModelRecipe(ModelRecipe):
             raise ValueError("auxiliary_weight has no use without depth.states_every")
 
     def build(self, vocabulary_size: int) -> LanguageModel:
-        """The model, freshly initialised."""
         depth, cell, prelude, coda = self._parts()
         with blamed_on("model.embedding"):
             embedding = construct(
@@ -142,7 +141,7 @@ class LanguageModelRecipe(ModelRecipe):
             )
 
     def check(self) -> None:
-        """Builds all but the embedding, without its memory."""
+        """Builds all but the embedding, on the meta device."""
         try:
             with torch.device("meta"):
                 _, cell, _, _ = self._parts()
@@ -175,7 +174,6 @@ class LanguageModelRecipe(ModelRecipe):
         return depth, cell, prelude, coda
 
     def _output(self, cell: Cell) -> int:
-        """Features that the softmax reads."""
         d_output = getattr(cell, "output_size", cell.d_model)
         if d_output != cell.d_model and "d_output" not in signature(self.embedding.func).parameters:
             name = getattr(self.embedding.func, "__name__", self.embedding.func)
@@ -183,7 +181,6 @@ class LanguageModelRecipe(ModelRecipe):
         return d_output
 
     def _explicit(self, layers: int, options: dict[str, int]) -> Cell | None:
-        """Layers around the depth; None for none."""
         if not layers:
             return None
         return StackedCell([construct(self.cell, injection=False, **options) for _ in range(layers)])

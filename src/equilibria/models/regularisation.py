@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from equilibria.nn import dropout_mask, embedding_row_dropout, masked
+from equilibria.ranges import at_least, probability
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,9 @@ class Regularisation:
     slowness_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            weight = name.endswith("penalty")
-            if not value >= 0 or not (weight or value < 1):
-                raise ValueError(f"{name} must be at least 0{'' if weight else ' and below 1'}, found {value}")
+        weights = {name: value for name, value in vars(self).items() if name.endswith("penalty")}
+        at_least(0, **weights)
+        probability(**{name: value for name, value in vars(self).items() if name not in weights})
 
     def embedded(self, x_BLD: Tensor, tokens_BL: Tensor, vocabulary_size: int, training: bool) -> Tensor:
         """Embedded tokens with tokens and features dropped."""

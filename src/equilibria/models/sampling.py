@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.ranges import above, at_least, share
+
 _COLDEST = torch.finfo(torch.float32).tiny  # what is colder rounds to nothing, and nothing divides
 _LARGEST = 1e30  # the largest logit that penalties leave: infinite ones have no shares
 _CANDIDATES = 1024  # as a rule they hold the share that is asked for, and a vocabulary need not be sorted
@@ -45,16 +47,12 @@ class Sampling:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be at least 0 and finite, found {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, found {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, found {self.top_p}")
+        at_least(0, temperature=self.temperature)
+        at_least(1, top_k=self.top_k)
+        share(top_p=self.top_p)
+        above(0, repetition_penalty=self.repetition_penalty)
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be from 0 to 1, found {self.min_p}")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty must be above 0 and finite, found {self.repetition_penalty}")
         for name in ("presence_penalty", "frequency_penalty"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name} must be finite, found {getattr(self, name)}")
@@ -111,15 +109,15 @@ class Sampling:
         return logits_BV.clamp(-_LARGEST, _LARGEST).float()
 
 
-def _holding(share: float, shares_BV: Tensor, candidates: int) -> Tensor:
-    """True for the most likely tokens, as few as hold the share; looked for among so many first."""
+def _holding(least: float, shares_BV: Tensor, candidates: int) -> Tensor:
+    """True for the fewest most likely tokens that hold a share of at least that; tries the first `candidates`."""
     ordered_BC, index_BC = shares_BV.topk(candidates, dim=-1)
     # A token goes when those before it already hold the share; the first always stays.
     before_BC = ordered_BC.cumsum(dim=-1) - ordered_BC
-    kept_BV = torch.zeros_like(shares_BV, dtype=torch.bool).scatter_(-1, index_BC, before_BC < share)
-    open_B = before_BC[..., -1] < share
+    kept_BV = torch.zeros_like(shares_BV, dtype=torch.bool).scatter_(-1, index_BC, before_BC < least)
+    open_B = before_BC[..., -1] < least
     if candidates < shares_BV.shape[-1] and bool(open_B.any()):
-        kept_BV[open_B] = _holding(share, shares_BV[open_B], shares_BV.shape[-1])
+        kept_BV[open_B] = _holding(least, shares_BV[open_B], shares_BV.shape[-1])
     return kept_BV
 
 
@@ -147,15 +145,7 @@ class Drawer:
 
     @staticmethod
     def draw(drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
-        """A token of each row.
-
-        Args:
-            drawers: one for each row.
-            logits_BV: of their next tokens.
-
-        Raises:
-            ValueError: logits are not finite.
-        """
+        """A token of each row, for which there is a drawer; a ValueError where logits are not finite."""
         if not bool(torch.isfinite(logits_BV).all()):
             raise ValueError("the model's logits are not finite; was it trained to its end?")
         tokens = [0] * len(drawers)
@@ -167,28 +157,24 @@ class Drawer:
             among = [drawers[row] for row in rows]
             for row, token in zip(rows, _drawn(sampling, among, chosen_BV), strict=True):
                 tokens[row] = token
-                drawers[row]._took(token)
+                drawers[row].token = token
+                if (written_V := drawers[row]._written_V) is not None:
+                    written_V[token] += 1
         return tokens
-
-    def _took(self, token: int) -> None:
-        self.token = token
-        if self._written_V is not None:
-            self._written_V[token] += 1
 
     def _uniform(self) -> Tensor:
         """A random number from 0 to below 1; none is taken where nothing is drawn."""
         return torch.rand(1, dtype=torch.float64, generator=self._generator)
 
-    @staticmethod
-    def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-        there = [count for count in counts if count is not None]
-        return torch.stack(there).to(like.device) if there else None
+
+def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    there = [count for count in counts if count is not None]
+    return torch.stack(there).to(like.device) if there else None
 
 
 def _drawn(sampling: Sampling, drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
-    """The tokens of rows with one sampling."""
-    read_BV = Drawer._counts([drawer._read_V for drawer in drawers], logits_BV)
-    written_BV = Drawer._counts([drawer._written_V for drawer in drawers], logits_BV)
+    read_BV = _counts([drawer._read_V for drawer in drawers], logits_BV)
+    written_BV = _counts([drawer._written_V for drawer in drawers], logits_BV)
     shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
     if sampling.greedy:
         return shares_BV.argmax(dim=-1).tolist()

@@ -1,4 +1,4 @@
-"""Averages of the weights over the steps: evaluated and kept instead of the weights that training goes on from."""
+"""Averages of the weights over the steps: evaluated and kept instead of the weights in training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ long as in float32, and longer than the rest of a step.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,22 +43,9 @@ class GramMuon(Optimizer):
                     f"leave it to another optimizer"
                 )
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes a step along the gradients.
-
-        Args:
-            closure: computes the loss and its gradients anew, for those who call optimizers that way.
-
-        Returns:
-            The closure's loss.
-        """
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
+        """Takes a step along the gradients, which `closure` may compute; returns its loss."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -115,7 +102,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def _factor(gram_KK: Tensor) -> Tensor:
-    """What an iteration multiplies by."""
     factor_KK = torch.addmm(gram_KK, gram_KK, gram_KK, beta=CUBIC, alpha=QUINTIC)
     factor_KK.diagonal().add_(LINEAR)
     return factor_KK

@@ -4,11 +4,11 @@ What they have learned is kept by the names of the parameters, so that a checkpo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn, optim
@@ -112,63 +112,54 @@ class Optimizer(ABC):
         return 2 * _bytes(every) + 4 * len(every)
 
     def groups(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> list[Group]:
-        """A group per role, as the rates and the decay differ."""
-        return torch_groups(found, learning_rate, rates, self.weight_decay)
+        """PyTorch's parameter groups, one per role, as the rates and the decay differ."""
+        return [
+            _group(found.cell, rates.cell * learning_rate, self.weight_decay),
+            _group(found.head, rates.head * learning_rate, self.weight_decay),
+            _group(found.embedding, rates.embedding * learning_rate, 0.0),
+            _group(found.vectors, rates.vectors * learning_rate, 0.0),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101).
+class _Adaptive(Optimizer):
+    """One of PyTorch's with two means.
 
     Args:
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
     """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    _made: ClassVar[Callable[..., optim.Optimizer]]
+
+    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
+        return (self._made(self.groups(found, learning_rate, rates), betas=(self.beta1, self.beta2)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(_Adaptive):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101)."""
 
     weight_decay: float = 0.1
-    beta1: float = 0.9
     beta2: float = 0.95
-
-    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """One."""
-        betas = self.beta1, self.beta2
-        return (optim.AdamW(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
+    _made = staticmethod(partial(optim.AdamW, fused=True))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(Optimizer):
-    """Adam (Kingma and Ba 2014, arXiv:1412.6980); weight decay is part of the gradient.
+class Adam(_Adaptive):
+    """Adam (Kingma and Ba 2014, arXiv:1412.6980); weight decay is part of the gradient."""
 
-    Args:
-        beta1: decay of the mean of gradients.
-        beta2: decay of the mean of squared gradients.
-    """
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-
-    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """One."""
-        betas = self.beta1, self.beta2
-        return (optim.Adam(self.groups(found, learning_rate, rates), betas=betas, fused=True),)
+    _made = staticmethod(partial(optim.Adam, fused=True))
 
 
 @dataclass(frozen=True, kw_only=True)
-class RAdam(Optimizer):
-    """Rectified Adam (Liu et al. 2019, arXiv:1908.03265) with decoupled weight decay.
+class RAdam(_Adaptive):
+    """Rectified Adam (Liu et al. 2019, arXiv:1908.03265) with decoupled weight decay."""
 
-    Args:
-        beta1: decay of the mean of gradients.
-        beta2: decay of the mean of squared gradients.
-    """
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-
-    def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """One."""
-        betas = self.beta1, self.beta2
-        return (optim.RAdam(self.groups(found, learning_rate, rates), betas=betas, decoupled_weight_decay=True),)
+    _made = staticmethod(partial(optim.RAdam, decoupled_weight_decay=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +173,9 @@ class SGD(Optimizer):
     momentum: float = 0.0
 
     def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """One."""
         return (optim.SGD(self.groups(found, learning_rate, rates), momentum=self.momentum),)
 
     def state_bytes(self, found: ParameterGroups) -> int:
-        """The momentum, where there is one."""
         return _bytes(found.every()) if self.momentum else 0
 
 
@@ -202,7 +191,6 @@ class Muon(AdamW):
     momentum: float = 0.95
 
     def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """Both."""
         hidden, others = taken_by_muon(found)
         muon = _group(hidden, rates.cell * learning_rate, self.weight_decay)
         return _muon([muon], self.momentum), *super().build(replace(found, cell=others), learning_rate, rates)
@@ -214,7 +202,7 @@ class Muon(AdamW):
 
 
 def _muon(groups: list[Group], momentum: float) -> optim.Optimizer:
-    """For where the parameters are: both keep the same, so that a run goes on with one where it stopped with the other.
+    """For where the parameters are: both keep the same, so that a run can resume with one after the other.
 
     An accelerator's matrix units take bfloat16 several times faster than float32.
     """
@@ -229,16 +217,6 @@ def taken_by_muon(found: ParameterGroups) -> tuple[Named, Named]:
     return hidden, {name: matrix for name, matrix in found.cell.items() if name not in hidden}
 
 
-def torch_groups(found: ParameterGroups, learning_rate: float, rates: Rates, weight_decay: float) -> list[Group]:
-    """PyTorch's parameter groups, one per role."""
-    return [
-        _group(found.cell, rates.cell * learning_rate, weight_decay),
-        _group(found.head, rates.head * learning_rate, weight_decay),
-        _group(found.embedding, rates.embedding * learning_rate, 0.0),
-        _group(found.vectors, rates.vectors * learning_rate, 0.0),
-    ]
-
-
 def _group(parameters: Named, rate: float, decay: float) -> Group:
     return {"params": list(parameters.values()), "lr": rate, "weight_decay": decay}
 
@@ -249,11 +227,7 @@ def _bytes(parameters: Named) -> int:
 
 @dataclass(frozen=True)
 class _Foreign(Optimizer):
-    """An optimizer of PyTorch's or anyone's, with the recipe's rates and its own options.
-
-    Args:
-        make: from parameter groups to the optimizer.
-    """
+    """Anyone's optimizer with its options; its weight decay is for the matrices of cell and head."""
 
     make: partial[optim.Optimizer]
 
@@ -261,9 +235,7 @@ class _Foreign(Optimizer):
         """Its options are checked where it is made."""
 
     def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
-        """One; its own weight decay is for the matrices of cell and head."""
-        decay = self.make.keywords.get("weight_decay", 0.0)
-        groups = torch_groups(found, learning_rate, rates, decay)
+        groups = self.groups(found, learning_rate, rates)
         for group in groups if "weight_decay" not in signature(self.make.func).parameters else ():
             del group["weight_decay"]
         return (self.make([group for group in groups if group["params"]]),)
@@ -276,14 +248,15 @@ class _Foreign(Optimizer):
         optimizer.step()
         kept, every = optimizer.state[small].values(), found.every()
         per_parameter = sum(part.nbytes for part in kept if not part.ndim)
-        return sum(part.nbytes for part in kept if part.ndim) * _bytes(every) // small.nbytes + per_parameter * len(
-            every
-        )
+        per_small = sum(part.nbytes for part in kept if part.ndim)
+        return per_small * _bytes(every) // small.nbytes + per_parameter * len(every)
 
 
 def adopted(optimizer: Optimizer | partial[optim.Optimizer]) -> Optimizer:
     """What takes the steps, also where it is somebody else's optimizer with its options."""
-    return optimizer if isinstance(optimizer, Optimizer) else _Foreign(make=optimizer)
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    return _Foreign(make=optimizer, weight_decay=optimizer.keywords.get("weight_decay", 0.0))
 
 
 class ScheduledOptimizers:
@@ -291,11 +264,7 @@ class ScheduledOptimizers:
 
     Args:
         model: already on its device.
-        optimizer: what takes the steps.
-        schedule: what the rates are multiplied by.
-        steps: length of the whole run.
-        learning_rate: peak.
-        rates: multiples of it for parts of the model.
+        optimizer, schedule, steps, learning_rate, rates: as in a recipe.
     """
 
     def __init__(
@@ -343,13 +312,9 @@ class ScheduledOptimizers:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
-        """Goes on from a checkpoint; the recipe's rates, decay and momentum stand.
+        """Resumes from what `tensors` returned after `done` steps; the recipe's rates, decay and momentum stand.
 
-        What was learned of parameters that are frozen by now, or for a momentum that is 0 by now, is left behind.
-
-        Args:
-            tensors: what `tensors` returned.
-            done: steps finished.
+        State of parameters that are frozen by now, or for a momentum that is 0 by now, is dropped.
 
         Raises:
             ValueError: something is missing, unknown or of another shape.
@@ -361,9 +326,14 @@ class ScheduledOptimizers:
             learned: dict[int, dict[str, Tensor]] = {}
             for kind, name in [tuple(full.split(".", 1)) for full in unknown]:
                 if name in known:
-                    tensor = self._checked(kind, name, unknown.pop(f"{kind}.{name}"))
+                    tensor, expected = unknown.pop(f"{kind}.{name}"), self._parameters[name].shape
+                    if tensor.ndim and tensor.shape != expected:
+                        raise ValueError(f"{kind} of {name} is {tuple(tensor.shape)}, expected {tuple(expected)}")
                     learned.setdefault(known[name], {})[kind] = tensor
-            self._check_complete(list(known), learned)
+            kinds = {kind for state in learned.values() for kind in state}  # kept of every parameter with a gradient
+            for number, state in learned.items():
+                if missing := kinds - state.keys():
+                    raise ValueError(f"{min(missing)} of {list(known)[number]} is missing")
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": learned if _remembers(optimizer) else {}, "param_groups": groups})
         if unknown:
@@ -371,26 +341,10 @@ class ScheduledOptimizers:
         self._set(done)
 
     def _named(self, optimizer: optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-        """An optimizer's parameters in the order in which it counts them."""
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         return [(names[id(parameter)], parameter) for parameter in ordered]
 
-    def _checked(self, kind: str, name: str, tensor: Tensor) -> Tensor:
-        expected = self._parameters[name].shape
-        if tensor.ndim and tensor.shape != expected:
-            raise ValueError(f"{kind} of {name} is {tuple(tensor.shape)}, expected {tuple(expected)}")
-        return tensor
-
-    @staticmethod
-    def _check_complete(names: list[str], learned: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """An optimizer keeps the same of every parameter that it has had a gradient of."""
-        kinds = {kind for state in learned.values() for kind in state}
-        for number, state in learned.items():
-            if missing := kinds - state.keys():
-                raise ValueError(f"{min(missing)} of {names[number]} is missing")
-
 
 def _remembers(optimizer: optim.Optimizer) -> bool:
-    """Whether an optimizer keeps anything."""
     return not isinstance(optimizer, optim.SGD) or bool(optimizer.defaults["momentum"])

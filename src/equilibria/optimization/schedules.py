@@ -12,7 +12,7 @@ from equilibria.ranges import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """Rises linearly to 1, and goes on from there.
+    """Rises linearly to 1; subclasses say what follows.
 
     Args:
         warmup_steps: steps over which the rate rises from 0 to its peak.
@@ -46,27 +46,8 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
-    """Falls along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts).
-
-    Args:
-        final_rate: rate at the last step, as a fraction of the peak.
-    """
-
-    final_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(0, final_rate=self.final_rate)
-
-    def after_warmup(self, step: int, steps: int) -> float:
-        progress = _progress(step, self.warmup_steps, steps)
-        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear(Schedule):
-    """Falls along a line.
+class _Falling(Schedule):
+    """Falls to a rate.
 
     Args:
         final_rate: rate at the last step, as a fraction of the peak.
@@ -77,6 +58,22 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(0, final_rate=self.final_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(_Falling):
+    """Falls along half a cosine (Loshchilov and Hutter 2016, arXiv:1608.03983, without restarts)."""
+
+    final_rate: float = 0.1
+
+    def after_warmup(self, step: int, steps: int) -> float:
+        progress = _progress(step, self.warmup_steps, steps)
+        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_Falling):
+    """Falls along a line."""
 
     def after_warmup(self, step: int, steps: int) -> float:
         return 1 - (1 - self.final_rate) * _progress(step, self.warmup_steps, steps)
@@ -91,21 +88,18 @@ class InverseSquareRoot(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(Schedule):
+class WarmupStableDecay(_Falling):
     """Stays at 1 and falls along a line over the last steps (Hu et al. 2024, arXiv:2404.06395; Hägele et al. 2024,
     arXiv:2405.18392).
 
     Args:
-        final_rate: rate at the last step, as a fraction of the peak.
         decay_steps: steps over which it falls; the last fifth of all when None.
     """
 
-    final_rate: float = 0.0
     decay_steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(0, final_rate=self.final_rate)
         at_least(1, decay_steps=self.decay_steps)
 
     def after_warmup(self, step: int, steps: int) -> float:
@@ -115,14 +109,8 @@ class WarmupStableDecay(Schedule):
 
 
 def scheduler(optimizer: Optimizer, schedule: Schedule, steps: int, done: int = 0) -> LambdaLR:
-    """A schedule at work on an optimizer, set to the rate of the step that follows `done` finished ones.
-
-    Args:
-        optimizer: its groups' rates at construction are the peaks.
-        schedule: what to multiply them by.
-        steps: length of the whole run.
-        done: steps already taken by the run that is continued.
-    """
+    """A schedule of a run of `steps` on an optimizer, whose groups' rates at construction are the peaks; set to the
+    step that follows `done` finished ones."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return LambdaLR(optimizer, lambda step: schedule.factor(step, steps), last_epoch=done - 1)

@@ -33,17 +33,9 @@ from equilibria.errors import UserError
 from equilibria.files.durable import flush_folder, remove_leftovers, rename_durably, unnamed_folder
 from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest, write_manifest
+from equilibria.runs import index as indexing
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.index import (
-    MODEL_FILE,
-    SCALARS_FILE,
-    CheckpointIndex,
-    index_at,
-    latest_first,
-    read_index,
-    step_of,
-    write_index,
-)
+from equilibria.runs.index import MODEL_FILE, SCALARS_FILE, CheckpointIndex, latest_first, step_of, write_index
 
 TRAINER_FOLDER = "trainer"
 
@@ -82,16 +74,15 @@ def save_checkpoint(
     Whenever a process is killed, the index names a complete checkpoint. One that it names already is not written again.
 
     Args:
-        folder: the run.
-        step: optimizer steps finished; names the checkpoint.
-        weights: to evaluate, by name, gathered; those of rank 0 are saved.
+        folder, step: the run, and its optimizer steps so far.
+        weights: to evaluate, gathered; those of rank 0 are saved.
         checkpoint: what to resume from.
         best: whether this is the best one so far.
         kept: how many of the last ones to keep, beside the best.
         world: the processes, which must all call.
 
     Raises:
-        UserError: the disk is full or cannot be written; what was saved earlier stays.
+        UserError: it cannot be written; what was saved earlier stays.
     """
     previous = world.broadcast(_known(folder) if world.main else None)
     name = f"step-{step}"
@@ -126,7 +117,7 @@ def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
     """
     index, messages, damaged = None, [], []
     try:
-        index = read_index(folder.index_file)
+        index = indexing.read_index(folder.index_file)
     except UserError as problem:
         messages.append(f"{problem}; rebuilt it from the existing checkpoints")
     last = folder.checkpoints / ("step-0" if index is None else index.last)
@@ -146,7 +137,7 @@ def sound_checkpoint(folder: RunFolder) -> tuple[Path, list[str]]:
         if index is not None and (step_of(path) or 0) > (step_of(last) or 0):
             messages.append(f"{path} is later than {folder.index_file.name} says, and whole; resuming from it")
         if index is None or index.last != path.name:
-            write_index(folder.index_file, index_at(path, () if index is None else index.own))
+            write_index(folder.index_file, indexing.index_at(path, () if index is None else index.own))
         return path, messages
     raise UserError(
         f"no checkpoint of {folder.path} can be resumed from: {'; '.join(messages)}; restore one, or start a new run"
@@ -162,18 +153,15 @@ def start_from(folder: RunFolder) -> str:
 
 
 def read_checkpoint(path: Path, layout: Layout | None = None, world: World = ALONE) -> Checkpoint:
-    """Reads the state to resume from; each process may read other tensors.
+    """Reads the state to resume from a checkpoint's folder; all processes must call, and may read other tensors.
 
-    Args:
-        path: of the checkpoint's folder.
-        layout: where to put each tensor; None for all of them, gathered, on the CPU.
-        world: the processes, which must all call.
+    Without a `layout`, all tensors are read, whole, onto the CPU.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     try:
-        scalars = _read_scalars(path)
+        scalars = read_json(path / SCALARS_FILE, dict)
         trainer = _read_trainer(path / TRAINER_FOLDER, layout or _whole, world)
     except UserError:
         raise
@@ -201,7 +189,6 @@ def _by_main(world: World, action: Callable[[], T]) -> T:
 
 
 def _begin(path: Path) -> Path:
-    """The folder that becomes the checkpoint `path`, ready for the processes to write to."""
     partial = unnamed_folder(path)
     (partial / TRAINER_FOLDER).mkdir()
     return partial
@@ -210,7 +197,6 @@ def _begin(path: Path) -> Path:
 def _complete(
     folder: RunFolder, partial: Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint, index: CheckpointIndex
 ) -> None:
-    """Adds what rank 0 alone writes, gives the folder its name and updates the index."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(tensors, partial / MODEL_FILE)
     (partial / SCALARS_FILE).write_text(json.dumps(checkpoint.scalars, indent=1), encoding="utf-8")
@@ -247,10 +233,6 @@ def _read_trainer(folder: Path, layout: Layout, world: World) -> dict[str, Tenso
     return tensors
 
 
-def _read_scalars(path: Path) -> dict[str, object]:
-    return read_json(path / SCALARS_FILE, dict)
-
-
 def _whole(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
@@ -264,13 +246,11 @@ def _known(folder: RunFolder) -> CheckpointIndex | None:
 
 
 def _own(folder: RunFolder, previous: CheckpointIndex | None, name: str) -> tuple[str, ...]:
-    """The checkpoints that the run has written, and the one it is about to write."""
     earlier = () if previous is None else previous.own
     return (*(own for own in earlier if own != name and (folder.checkpoints / own).is_dir()), name)
 
 
 def _set_aside(path: Path, what: str) -> None:
-    """Renames a folder to a free name that says what it was."""
     aside, number = path.with_name(f"{what}-{path.name}"), 1
     while aside.exists():
         number += 1

@@ -9,11 +9,48 @@ from equilibria.files.manifest import MANIFEST
 from equilibria.runs.index import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
 
 
+class _Entry:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside a run folder, and the reading of its checkpoint index."""
 
     path: Path
+
+    config = _Entry("config.toml")
+    """The recipe as it was run."""
+    metrics = _Entry("metrics.jsonl")
+    """One JSON object per line: training, validation and events."""
+    launch = _Entry(".launch")
+    """What the start of processes by torchrun was called that made the folder."""
+    lock = _Entry(".lock")
+    """The file that whoever writes the run holds locked."""
+    writer = _Entry(".writer.json")
+    """Who that is."""
+    keeping = _Entry(".keeping")
+    """The file that is locked while something is written beside the training."""
+    tokenizer = _Entry("tokenizer.json")
+    """The tokenizer, copied here so that the run does not depend on the data cache."""
+    manifest = _Entry(MANIFEST)
+    """The digest of the tokenizer; checkpoints have manifests of their own, and the recipe its digest in itself."""
+    checkpoints = _Entry("checkpoints")
+    """The folder of `step-N` folders and `index.json`."""
+    index_file = _Entry("checkpoints/index.json")
+    """The file that says which checkpoint is the last and which the best."""
+    evaluation = _Entry("evaluation.json")
+    """The figures of the last evaluation."""
+    sample = _Entry("sample.json")
+    """The last text that was written with the run's model."""
+    tensorboard = _Entry("tensorboard")
+    """The folder of TensorBoard's files."""
+    report = _Entry("report.html")
+    """The page about the run."""
 
     @classmethod
     def named(cls, path: Path) -> "RunFolder | None":
@@ -22,76 +59,6 @@ class RunFolder:
             if path in (folder.path, folder.config) and folder.config.is_file() and folder.checkpoints.is_dir():
                 return folder
         return None
-
-    @property
-    def config(self) -> Path:
-        """The recipe as it was run."""
-        return self.path / "config.toml"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per line: training, validation and events."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def launch(self) -> Path:
-        """What the start of processes by torchrun was called that made the folder."""
-        return self.path / ".launch"
-
-    @property
-    def lock(self) -> Path:
-        """The file that whoever writes the run holds locked."""
-        return self.path / ".lock"
-
-    @property
-    def writer(self) -> Path:
-        """Who that is."""
-        return self.path / ".writer.json"
-
-    @property
-    def keeping(self) -> Path:
-        """The file that is locked while something is written beside the training."""
-        return self.path / ".keeping"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer, copied here so that the run does not depend on the data cache."""
-        return self.path / "tokenizer.json"
-
-    @property
-    def manifest(self) -> Path:
-        """The digest of the tokenizer; checkpoints have manifests of their own, and the recipe its digest in itself."""
-        return self.path / MANIFEST
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of `step-N` folders and `index.json`."""
-        return self.path / "checkpoints"
-
-    @property
-    def index_file(self) -> Path:
-        """The file that says which checkpoint is the last and which the best."""
-        return self.checkpoints / "index.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """The figures of the last evaluation."""
-        return self.path / "evaluation.json"
-
-    @property
-    def sample(self) -> Path:
-        """The last text that was written with the run's model."""
-        return self.path / "sample.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard's files."""
-        return self.path / "tensorboard"
-
-    @property
-    def report(self) -> Path:
-        """The page about the run."""
-        return self.path / "report.html"
 
     @property
     def imported(self) -> bool:

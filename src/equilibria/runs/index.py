@@ -22,7 +22,7 @@ class CheckpointIndex:
     """Which checkpoints a run holds, by their folders.
 
     Attributes:
-        last: what training goes on from.
+        last: what training resumes from.
         best: by validation loss; None before the first evaluation.
         own: those that the run has written itself and may remove, removed or not; others are none of its business.
     """
@@ -45,11 +45,7 @@ def latest_first(checkpoints: Path) -> list[Path]:
 
 
 def read_index(file: Path) -> CheckpointIndex:
-    """What an index says.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """What an index says; a UserError where the file is missing or damaged."""
     match read_sealed_json(file):
         case {"last": str(last), "best": str() | None as best, "own": [*own]} if all(
             isinstance(name, str) and _NAME.fullmatch(name) for name in (last, last if best is None else best, *own)

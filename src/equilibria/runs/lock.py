@@ -1,11 +1,11 @@
 """One process at a time writes a run; readers need no lock.
 
 The kernel locks a file in the run folder for as long as the process lives that holds the lock, so no lock is ever
-stale. It moves with the folder, and a copy of the folder is unlocked. It excludes all processes
-of a host, and those of other hosts where the file system passes locks on to them: NFS 4, CephFS, GPFS, Lustre mounted
-with `flock`. If locks stay on the host (NFS mounted with `nolock` or `local_lock`), a writer on another host goes
-unnoticed. If there are no locks at all, a marker file stands in: one left by a killed process is recognised on its own
-host, and has to be removed by hand on others.
+stale. It moves with the folder, and a copy of the folder is unlocked. It excludes all processes of a host, and those of
+other hosts where the file system passes locks on: NFS 4, CephFS, GPFS, Lustre mounted with `flock`. If locks stay on
+the host (NFS mounted with `nolock` or `local_lock`), a writer on another host goes unnoticed. If there are no locks at
+all, a marker file stands in: one left by a killed process is recognised on its own host, and has to be removed by hand
+on others.
 
 The holder and the time are written beside it, for people to read only.
 """
@@ -51,10 +51,7 @@ class RunInUse(UserError):
 
 @contextmanager
 def writing(folder: RunFolder) -> Iterator[None]:
-    """While entered, nobody else writes a run. Of several processes that train together, rank 0 enters.
-
-    Args:
-        folder: of the run, which exists.
+    """While entered, nobody else writes a run, whose folder exists. Of processes that train together, rank 0 enters.
 
     Raises:
         RunInUse: another process does; the message names it.
@@ -62,8 +59,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
     """
     lock = _locked(folder)
     try:
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        me = Writer(os.getpid(), socket.gethostname(), since)
+        me = Writer(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(" ", "seconds"))
         with suppress(OSError):  # training may free space on a full disk
             write_durably(folder.writer, json.dumps(asdict(me)) + "\n")
         yield
@@ -93,17 +89,13 @@ def keeping(folder: RunFolder) -> Iterator[None]:
 
 
 def write_beside(folder: RunFolder, path: Path, content: str | bytes) -> None:
-    """Replaces a file of a run that is no part of its training.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Replaces a file of a run that is no part of its training; a UserError where it cannot be written."""
     with reported(path), keeping(folder):
         write_durably(path, content)
 
 
 def save_beside(folder: RunFolder, path: Path, content: str) -> None:
-    """Does the same, or warns that it could not: what took hours is worth printing without it."""
+    """Does the same, or warns that it could not: what took hours is worth printing all the same."""
     try:
         write_beside(folder, path, content)
     except UserError as problem:
@@ -152,12 +144,6 @@ def _is_free(folder: RunFolder) -> bool:
 
 
 def _acquired(path: Path, patience: float) -> BaseFileLock:
-    """Acquires a lock.
-
-    Raises:
-        Timeout: somebody else holds it.
-        OSError: the file cannot be made.
-    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=patience)

@@ -5,12 +5,12 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from equilibria.errors import UserError
 from equilibria.files.durable import flush, reported, write_durably
 from equilibria.files.formats import parse_json
-from equilibria.runs.trackers import Tracker, Trackers
+from equilibria.runs.trackers import Tracker, survives
 
 
 class MetricsWriter:
@@ -25,7 +25,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path, step: int, trackers: Iterable[Tracker] = ()) -> None:
         self._path = path
-        self._trackers = Trackers(trackers)
+        self._trackers = [*trackers]
         _cut(path, step)
         self._file: TextIO = path.open("a", encoding="utf-8")
         flush(path.parent)
@@ -36,16 +36,19 @@ class MetricsWriter:
         Args:
             kind: `"train"`, `"valid"` or `"event"`.
             step: optimizer steps finished.
-            figures: what else the line holds; numbers are finite or None.
+            figures: the rest of the line; numbers are finite or None.
 
         Raises:
-            UserError: the disk is full or the file cannot be written.
+            UserError: the file cannot be written.
         """
         line = {"kind": kind, "step": step, **figures, "time": time.time()}
         with reported(self._path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
-        self._trackers.log(line)
+        for tracker in [*self._trackers]:
+            if not survives(tracker, lambda: tracker.log(line)):  # noqa: B023 (called at once)
+                self._trackers.remove(tracker)
+                survives(tracker, tracker.close)
 
     def flush(self) -> None:
         """Waits until all lines are on the disk.
@@ -58,33 +61,33 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes the file and the trackers."""
-        self._trackers.close()
+        for tracker in self._trackers:
+            survives(tracker, tracker.close)
         try:
             self._file.close()
         except OSError:  # the line that could not be written has been reported by `write`
             return
 
 
-class NoMetrics:
+class NoMetrics(MetricsWriter):
     """No-op writer for other ranks."""
 
-    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None:
-        """Nothing."""
+    def __init__(self) -> None: ...
 
-    def flush(self) -> None:
-        """Nothing."""
+    def write(self, kind: str, step: int, figures: Mapping[str, object]) -> None: ...
 
-    def close(self) -> None:
-        """Nothing."""
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
-def read_metrics(path: Path) -> list[dict[str, object]]:
-    """The complete lines of a metrics file; a last line that was cut short is left out.
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; a last line that was cut short is skipped.
 
     Raises:
         UserError: the file cannot be read, or a line is not a JSON object.
     """
-    lines: list[dict[str, object]] = []
+    lines: list[dict[str, Any]] = []
     try:
         complete, _, _ = path.read_bytes().rpartition(b"\n")
     except OSError as problem:
@@ -104,10 +107,5 @@ def _cut(path: Path, step: int) -> None:
     """Removes lines after `step`. The file is replaced in one go, so no older line can be lost."""
     if not path.exists():
         return
-    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if _step(line) <= step]
+    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step]
     write_durably(path, "".join(kept))
-
-
-def _step(line: Mapping[str, object]) -> int:
-    step = line["step"]
-    return step if isinstance(step, int) else 0

@@ -4,7 +4,7 @@ A tracker is an object with `log` and `close`, so any service takes a few lines;
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +44,6 @@ class TensorBoard:
             self._writer = SummaryWriter(folder, purge_step=step + 1)
 
     def log(self, record: Record) -> None:
-        """Adds the record's numbers at its step."""
         kind, step, wall = record["kind"], record["step"], record["time"]
         for name, value in numbers(record).items():
             self._writer.add_scalar(f"{kind}/{name}", value, step, wall)
@@ -53,7 +52,6 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
         self._writer.close()
 
 
@@ -75,40 +73,12 @@ def require_tensorboard() -> None:
         )
 
 
-class Trackers:
-    """Several trackers as one. One that fails is closed and dropped: a failing tracker never stops a run.
-
-    Args:
-        trackers: in the order in which they are called.
-    """
-
-    def __init__(self, trackers: Iterable[Tracker] = ()) -> None:
-        self._trackers = list(trackers)
-
-    def log(self, record: Record) -> None:
-        """Passes a record to each, and warns about those that fail."""
-        for tracker in list(self._trackers):
-            try:
-                tracker.log(record)
-            except Exception as problem:  # whatever a service may raise
-                self._trackers.remove(tracker)
-                _warn(tracker, problem)
-                _close(tracker)
-
-    def close(self) -> None:
-        """Closes each, and warns about those that fail."""
-        for tracker in self._trackers:
-            _close(tracker)
-        self._trackers.clear()
-
-
-def _close(tracker: Tracker) -> None:
+def survives(tracker: Tracker, call: Callable[[], None]) -> bool:
+    """Whether a call of a tracker succeeds; otherwise warns that it is dropped: a failing tracker never stops a run."""
     try:
-        tracker.close()
+        call()
     except Exception as problem:  # whatever a service may raise
-        _warn(tracker, problem)
-
-
-def _warn(tracker: Tracker, problem: Exception) -> None:
-    name = type(tracker).__name__
-    warnings.warn(f"the tracker {name} failed ({type(problem).__name__}: {problem}); it is dropped", stacklevel=4)
+        name = type(tracker).__name__
+        warnings.warn(f"the tracker {name} failed ({type(problem).__name__}: {problem}); it is dropped", stacklevel=3)
+        return False
+    return True

@@ -27,7 +27,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing; choose another checkpoint or restore the file")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:  # a KeyError for a type that PyTorch lacks
+    # A KeyError for a type that PyTorch lacks, a RuntimeError for a file that is replaced while it is opened.
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as problem:
         raise UserError(
             f"{path} is damaged or truncated ({problem}); choose another checkpoint or restore the file"
         ) from problem
@@ -75,12 +76,7 @@ def distinct_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def build_filled(build: Callable[[], Model], tensors: Mapping[str, Tensor], path: Path) -> Model:
-    """A model with weights that were read. Memory is taken only for one whose sizes are those of the weights.
-
-    Args:
-        build: makes the model.
-        tensors: its weights.
-        path: the file they were read from, for messages.
+    """A model with weights that were read from `path`; takes no memory before their sizes have been compared.
 
     Raises:
         UserError: as `build`; a name is missing or unknown, or a shape differs.
@@ -97,14 +93,9 @@ def build_filled(build: Callable[[], Model], tensors: Mapping[str, Tensor], path
 
 
 def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies `tensors` into `targets` in place, name by name, once every name, shape and type has been checked.
+    """Copies `tensors`, read from `path`, into `targets` in place, once every name, shape and type has been checked.
 
-    Floating-point numbers of one precision become those of another; no other type becomes another.
-
-    Args:
-        targets: where to write.
-        tensors: what was read.
-        path: the file it was read from, for messages.
+    The precision of floating-point numbers may differ; no other type becomes another.
 
     Raises:
         UserError: a name is missing or unknown, or a shape or a type differs; nothing has been written then.
@@ -124,7 +115,9 @@ def _compare(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path:
                 f"{path} is of another shape: {name} is {tuple(tensors[name].shape)} in the file, "
                 f"{tuple(target.shape)} in the model; use the recipe it was trained with"
             )
-        if not _becomes(tensors[name], target):
+        if tensors[name].dtype != target.dtype and not (
+            tensors[name].is_floating_point() and target.is_floating_point()
+        ):
             raise UserError(
                 f"{path} has {name} as {tensors[name].dtype}, the model as {target.dtype}; it holds something else "
                 f"than this model's weights"
@@ -132,10 +125,6 @@ def _compare(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path:
     for name in tensors:
         if name not in targets:
             raise UserError(f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with")
-
-
-def _becomes(tensor: Tensor, target: Tensor) -> bool:
-    return tensor.dtype == target.dtype or (tensor.is_floating_point() and target.is_floating_point())
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The average of the weights in a run: evaluated and kept instead of the weights that training goes on from."""
+"""The average of the weights in a run: evaluated and kept instead of the weights in training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,7 @@ from equilibria.runs.weights import distinct_state, fill
 
 
 class WeightAverage:
-    """The weights themselves, or an average of them from the step on at which it begins.
-
-    Args:
-        model: the one in training.
-        averaging: which average; None for none.
-    """
+    """The weights of a model in training, or an average of them from the step on at which it begins."""
 
     def __init__(self, model: TokenModel, averaging: Averaging | None) -> None:
         self._model, self._averaging = model, averaging
@@ -60,11 +55,7 @@ class WeightAverage:
         return {"count": self._averaged.n_averaged, "started": started, "losses": losses, **weights}
 
     def restore(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Goes on from a checkpoint.
-
-        Args:
-            tensors: what `tensors` returned.
-            path: the checkpoint's folder, for messages.
+        """Resumes from what `tensors` returned, read from `path`.
 
         Raises:
             KeyError: something is missing.

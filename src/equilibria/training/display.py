@@ -1,9 +1,10 @@
 """The display of training: a live table on a terminal, plain lines elsewhere."""
 
 import time
+from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,35 +18,8 @@ _LEAST_WANTED = ("perplexity", "residual", "tokens/s", "evaluations", "time left
 """Columns to drop on a narrow terminal, in this order."""
 
 
-class Display(Protocol):
-    """Shows the progress of a training. `train` and `valid` take the figures of the metrics lines."""
-
-    def __enter__(self) -> "Display": ...
-
-    def __exit__(self, *problem: object) -> None: ...
-
-    def advance(self, step: int) -> None:
-        """A step is finished; called for every one."""
-
-    def train(self, step: int, figures: Figures) -> None:
-        """Means of the last steps."""
-
-    def valid(self, step: int, figures: Figures) -> None:
-        """An evaluation on validation text."""
-
-    def say(self, message: str) -> None:
-        """A message."""
-
-
-def display(console: Console, name: str, steps: int, done: int) -> Display:
-    """The display for a console.
-
-    Args:
-        console: where to show; a live table if it is a terminal.
-        name: of the run.
-        steps: of the whole run.
-        done: steps finished before this process started.
-    """
+def display(console: Console, name: str, steps: int, done: int) -> "Display":
+    """The display of a run of `steps`, of which `done` are finished; a live table if the console is a terminal."""
     pace = Pace(steps, done)
     return LiveDisplay(console, name, pace) if console.is_terminal else PlainDisplay(console, pace)
 
@@ -78,21 +52,34 @@ class Pace:
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-class PlainDisplay:
-    """One line per figure, for log files."""
+class Display(AbstractContextManager["Display"]):
+    """Shows the progress of a training. `train` and `valid` take the figures of the metrics lines."""
 
     def __init__(self, console: Console, pace: Pace) -> None:
         self._console = console
         self._pace = pace
 
-    def __enter__(self) -> "PlainDisplay":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        return None
+    def __exit__(self, *problem: object) -> None: ...
 
     def advance(self, step: int) -> None:
+        """A step is finished; called for every one."""
         self._pace.done = step
+
+    @abstractmethod
+    def train(self, step: int, figures: Figures) -> None:
+        """Means of the last steps."""
+
+    def valid(self, step: int, figures: Figures) -> None:
+        """An evaluation on validation text."""
+        self.say(validation_line(step, figures))
+
+    def say(self, message: str) -> None:
+        """A message."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
+
+
+class PlainDisplay(Display):
+    """One line per figure, for log files."""
 
     def train(self, step: int, figures: Figures) -> None:
         self.say(
@@ -103,20 +90,13 @@ class PlainDisplay:
             f"{_number(figures['tokens_per_second'], ',.0f')} tokens/s  {self._pace.time_left()} left"
         )
 
-    def valid(self, step: int, figures: Figures) -> None:
-        self.say(validation_line(step, figures))
 
-    def say(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-class LiveDisplay:
+class LiveDisplay(Display):
     """A live table; validations and messages scroll above it."""
 
     def __init__(self, console: Console, name: str, pace: Pace) -> None:
-        self._console = console
+        super().__init__(console, pace)
         self._name = name
-        self._pace = pace
         self._figures: Figures = {}
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
@@ -127,17 +107,8 @@ class LiveDisplay:
     def __exit__(self, *problem: object) -> None:
         self._live.stop()
 
-    def advance(self, step: int) -> None:
-        self._pace.done = step
-
     def train(self, step: int, figures: Figures) -> None:
         self._figures = figures
-
-    def valid(self, step: int, figures: Figures) -> None:
-        self.say(validation_line(step, figures))
-
-    def say(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
 
     def _render(self) -> Group:
         columns = {
@@ -167,10 +138,11 @@ def _width(columns: Mapping[str, str]) -> int:
 
 def validation_line(step: int, figures: Figures) -> str:
     """The figures of an evaluation in a line."""
+    accuracy = "" if figures.get("accuracy") is None else f"accuracy {_number(figures['accuracy'], '.2%')}  "
     return (
         f"step {step}  validation: loss {_loss(figures)}  "
         f"perplexity {_number(figures['perplexity'], '.2f')}  "
-        f"{_accuracy(figures)}"
+        f"{accuracy}"
         f"evaluations {_number(figures['evaluations'], '.1f')}  "
         f"residual {_number(figures['residual'], '.1e')} "
         f"(95% {_number(figures['residual_p95'], '.1e')}, "
@@ -183,12 +155,6 @@ def _loss(figures: Figures) -> str:
     """Four decimals, or four digits if those would be all zeros."""
     loss = figures.get("loss")
     return _number(loss, ".3e" if isinstance(loss, float) and 0 < abs(loss) < 1e-2 else ".4f")
-
-
-def _accuracy(figures: Figures) -> str:
-    """The accuracy of answers and a separator, or nothing if there are no answers."""
-    accuracy = figures.get("accuracy")
-    return "" if accuracy is None else f"accuracy {_number(accuracy, '.2%')}  "
 
 
 def _number(value: object, form: str) -> str:

@@ -3,12 +3,14 @@
 It knows nothing of run folders, displays and signals, so that a benchmark can step two of them in turn.
 """
 
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as autograd_options
 
 from equilibria.cells import Memory
 from equilibria.configuration.recipe import TrainingRecipe
@@ -21,7 +23,6 @@ from equilibria.optimization import ScheduledOptimizers
 from equilibria.runs.checkpoints import Checkpoint
 from equilibria.runs.weights import distinct_state, fill
 from equilibria.training.averaging import WeightAverage
-from equilibria.training.compilation import compile_cell
 from equilibria.training.parallel import (
     MicroBatch,
     Objective,
@@ -40,25 +41,25 @@ class TrainingLoop:
     """Trains a model on batches of segments.
 
     A step divides its batch, of `accumulation * batch_size` rows, into `accumulation` micro-batches and averages
-    their gradients: the same step as one of all rows taken at once. Every micro-batch has its own segment memory. Of
-    each a process takes its share of the rows, so that any number of processes takes the same steps.
+    their gradients: the same step as one of all rows at once. Every micro-batch has its own segment memory. A process
+    takes its share of the rows of each, so any number of processes takes the same steps.
 
-    A step whose loss or gradient is infinite or NaN is not taken: weights, optimizer, average and segment memory stay
-    as they were, and the next step goes on with the next segment.
+    A step whose loss or gradient is infinite or NaN is skipped: weights, optimizer, average and segment memory stay as
+    they were, and the next step takes the next segment.
 
     Args:
-        model: on the device it shall be trained on; the same in all processes.
+        model: on the device to train on; the same in all processes.
         recipe: sizes, rates and limits.
         batches: what to train on; a step takes the segment of its index.
-        depth: asked for the depth of each step; the model's own when None.
+        depth: says the depth of each step; the model's own when None.
         world: the processes that train together.
         strategy: how they share the model.
 
     Attributes:
-        depth: of the last step, where it was another than the model's own; else None.
+        depth: of the last step, where it was not the model's own; else None.
         done: optimizer steps finished, skipped ones included; also the index of the next segment.
-        tokens: predicted in the steps of this process and those beside it.
-        skipped: steps that were not taken, in all.
+        tokens: predicted, by all processes.
+        skipped: steps that were skipped, in all.
         skipped_in_a_row: of those, the last ones.
         statistics: figures of the steps since its last reset.
 
@@ -89,7 +90,7 @@ class TrainingLoop:
         self.depth: Depth | None = None
         self._average = WeightAverage(model, recipe.averaging)  # copies the model while it is whole
         if recipe.compile and isinstance(model, LanguageModel):
-            compile_cell(model)
+            _compile_cell(model)
         self._parallel = parallelize(Objective(model, recipe.precision), world, strategy)
         if self._average.module is not None:
             self._parallel.follow(self._average.module)
@@ -146,11 +147,17 @@ class TrainingLoop:
         self.done += 1
         self.tokens += total
         if bool(torch.isfinite(loss + gradient_norm)):
-            self._take()
+            self._optimizers.step()
+            self._average.update(self.done)
+            self.skipped_in_a_row = 0
             self.statistics.add_solves(solves)
             self.statistics.add_step(loss, gradient_norm, total)
         else:
-            self._skip(before)
+            self._optimizers.skip(self.done)
+            self._memories = before
+            self.statistics.add_skipped()
+            self.skipped += 1
+            self.skipped_in_a_row += 1
         return loss
 
     def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveRecord]) -> Tensor:
@@ -170,32 +177,22 @@ class TrainingLoop:
             solves.append(figures.solve)
         return figures.loss * weight
 
-    def _take(self) -> None:
-        self._optimizers.step()
-        self._average.update(self.done)
-        self.skipped_in_a_row = 0
-
-    def _skip(self, memories: list[Memory | None]) -> None:
-        self._optimizers.skip(self.done)
-        self._memories = memories
-        self.statistics.add_skipped()
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-
     def checkpoint(self) -> Checkpoint:
         """Everything that later steps depend on; all processes must ask.
 
         Tensors are not copied: save before the next step.
         """
-        rank, rows = self._world.rank, self._world
-        trainer = {f"random.{rank}.{name}": tensor for name, tensor in random_state(self.device).items()}
-        trainer |= {f"weights.{name}": tensor for name, tensor in distinct_state(self.model).items()}
-        trainer |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
-        trainer |= {f"optimizer.{name}": tensor for name, tensor in self._optimizers.tensors().items()}
-        trainer |= {f"average.{name}": tensor for name, tensor in self._average.tensors().items()}
+        parts: dict[str, Mapping[str, Tensor]] = {
+            f"random.{self._world.rank}": random_state(self.device),
+            "weights": distinct_state(self.model),
+            "statistics": self.statistics.tensors(),
+            "optimizer": self._optimizers.tensors(),
+            "average": self._average.tensors(),
+        }
         for slot, memory in enumerate(self._memories):
-            parts = [] if memory is None else memory.flatten()
-            trainer |= {f"memory.{slot}.{number:04d}": by_rows(part, rows) for number, part in enumerate(parts)}
+            tensors = [] if memory is None else memory.flatten()
+            parts[f"memory.{slot}"] = {f"{n:04d}": by_rows(tensor, self._world) for n, tensor in enumerate(tensors)}
+        trainer = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         scalars = {
             "step": self.done,
             "skipped": self.skipped,
@@ -228,11 +225,7 @@ class TrainingLoop:
         return torch.empty(shape, dtype=dtype)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Goes on from a checkpoint: the steps that follow are those that would have followed it.
-
-        Args:
-            checkpoint: what `checkpoint` returned, read back into tensors of this loop's `layout`.
-            path: its folder, for messages.
+        """Resumes from what `checkpoint` returned, read from `path` into tensors of this loop's `layout`.
 
         Raises:
             UserError: it belongs to another model or is incomplete.
@@ -248,7 +241,10 @@ class TrainingLoop:
             self._optimizers.restore(parts.get("optimizer", {}), numbers["step"])
             self.statistics.restore(parts["statistics"])
             self._memories = self._restored_memories(parts.get("memory", {}))
-            self._restore_randomness(parts, numbers)
+            if numbers["processes"] == self._world.size:
+                restore_random_state(_by_prefix(parts["random"])[str(self._world.rank)], self.device)
+            else:
+                seed_process(self.recipe.seed, self._world, numbers["step"])
         except (KeyError, RuntimeError, ValueError) as problem:
             raise UserError(
                 f"{path / 'trainer'} does not belong to this model or is incomplete "
@@ -257,13 +253,6 @@ class TrainingLoop:
         self.done, self.skipped = numbers["step"], numbers["skipped"]
         self.skipped_in_a_row = numbers["skipped_in_a_row"]
 
-    def _restore_randomness(self, parts: Mapping[str, dict[str, Tensor]], numbers: Mapping[str, int]) -> None:
-        if numbers["processes"] != self._world.size:
-            seed_process(self.recipe.seed, self._world, numbers["step"])
-            return
-        own = _by_prefix(parts["random"])[str(self._world.rank)]
-        restore_random_state(own, self.device)
-
     def _restored_memories(self, tensors: Mapping[str, Tensor]) -> list[Memory | None]:
         slots: list[list[Tensor]] = [[] for _ in range(self.recipe.accumulation)]
         for name in sorted(tensors):
@@ -271,8 +260,23 @@ class TrainingLoop:
         return [Memory.unflatten(parts) if parts else None for parts in slots]
 
 
+def _compile_cell(model: LanguageModel) -> None:
+    """Compiles the cell, the one part that is applied repeatedly, at its first application."""
+    from torch._inductor import config as compiler_options  # takes a second, for compiled cells alone
+
+    device = next(model.parameters()).device
+    # Those that PyTorch tries, CXX or the platform's own; None stands for a download on request.
+    compilers = [name for name in compiler_options.cpp.cxx if name]
+    if device.type == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
+        raise UserError(
+            f"training.compile needs a C++ compiler, and there is none of {', '.join(compilers)}; install one"
+        )
+    # A solve of the adjoint goes back through one evaluation many times: what it saved may not be used up.
+    autograd_options.donated_buffer = False
+    model.cell.compile()
+
+
 def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:
-    """Numbers of the rows that a process takes: its share of each micro-batch."""
     own = range(recipe.batch_size)[own_rows(recipe.batch_size, world)]
     return [slot * recipe.batch_size + row for slot in range(recipe.accumulation) for row in own]
 

@@ -107,7 +107,6 @@ class Single(Parallel):
         self.forward = objective
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """Nothing to do."""
         return nullcontext()
 
 
@@ -124,7 +123,6 @@ class Replicated(Parallel):
         objective.zero_grad(set_to_none=True)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[object]:
-        """Gradients stay local, except those of the last micro-batch."""
         return nullcontext() if last else self._ddp.no_sync()
 
 
@@ -139,18 +137,15 @@ class Sharded(Parallel):
         self.forward = objective
 
     def follow(self, module: nn.Module) -> None:
-        """Shards it too."""
         self._units.append(fully_shard(module, mesh=self._mesh))
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        """Gradients are summed locally, except those of the last micro-batch."""
         self._units[0].set_requires_gradient_sync(last)
         yield
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Gathers the weights, then releases them."""
         for unit in self._units:
             unit.unshard()
         try:

@@ -14,16 +14,15 @@ from equilibria.runs.checkpoints import start_from
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
 
-_FIXED_TRAINING = ("batch_size", "segment_length", "accumulation", "seed", "optimizer.kind", "averaging.kind")
+_FIXED = {
+    f"training.{name}"
+    for name in ("batch_size", "segment_length", "accumulation", "seed", "optimizer.kind", "averaging.kind")
+}
 
 
 @contextmanager
 def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
     """While entered, the folder exists, only this process writes the run, and leftovers of killed processes are gone.
-
-    Args:
-        folder: of the run.
-        resume: whether to continue the run in the folder.
 
     Raises:
         RunInUse: another process writes it.
@@ -43,10 +42,6 @@ def claimed(folder: RunFolder, resume: bool) -> Iterator[None]:
 
 def check_startable(folder: RunFolder, resume: bool) -> None:
     """Checks that there is a run to resume, or room for a new one.
-
-    Args:
-        folder: of the run.
-        resume: whether to continue the run in the folder.
 
     Raises:
         RunInUse: another process writes it.
@@ -85,9 +80,8 @@ def furnish_run(folder: RunFolder, recipe: Recipe, tokenizer: Tokenizer) -> None
 
 
 def _write_tokenizer(folder: RunFolder, tokenizer: Tokenizer) -> None:
-    """Writes the tokenizer and its manifest. The recipe carries its own digest, because it may change."""
     tokenizer.save(folder.tokenizer)
-    write_manifest(folder.path, [folder.tokenizer.name])
+    write_manifest(folder.path, [folder.tokenizer.name])  # the recipe, which may change, carries its own digest
 
 
 def repaired(folder: RunFolder, tokenizer: Tokenizer) -> list[str]:
@@ -120,7 +114,6 @@ def _is_taken(folder: RunFolder) -> bool:
 
 
 def _is_own(folder: RunFolder) -> bool:
-    """Whether an earlier start by the same torchrun made the folder."""
     return restarted() and folder.launch.is_file() and folder.launch.read_text(encoding="utf-8") == launch()
 
 
@@ -139,11 +132,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> Recipe:
 
 
 def check_unchanged(folder: RunFolder, earlier: Mapping[str, object], recipe: Recipe) -> None:
-    """Checks the same against the `settings` of the run.
-
-    Raises:
-        UserError: something fixed has changed.
-    """
+    """Checks the same against the `settings` of the run."""
     difference = next(differences(_fixed(earlier), _fixed(settings(recipe))), None)
     if difference is not None:
         key, before, now = difference
@@ -153,16 +142,10 @@ def check_unchanged(folder: RunFolder, earlier: Mapping[str, object], recipe: Re
 
 
 def record_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """Replaces the recipe in the folder.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Replaces the recipe in the folder; a UserError where that cannot be written."""
     with reported(folder.config):
         write_recipe(recipe, folder.config, sealed=True)
 
 
 def _fixed(recipe: Mapping[str, object]) -> dict[str, object]:
-    """The settings that may not change when a run is resumed."""
-    fixed = tuple(f"training.{name}" for name in _FIXED_TRAINING)
-    return {key: value for key, value in recipe.items() if key.startswith("model.") or key in fixed}
+    return {key: value for key, value in recipe.items() if key.startswith("model.") or key in _FIXED}

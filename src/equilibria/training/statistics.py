@@ -13,7 +13,7 @@ from equilibria.solvers import AdjointReport, Solution, Status
 
 @dataclass(frozen=True)
 class StepSummary:
-    """Means over the steps since the last line, skipped ones left out; of all processes together.
+    """Means over the steps since the last line without skipped ones; of all processes together.
 
     Attributes:
         steps: how many there were.
@@ -82,15 +82,12 @@ class StepStatistics:
 
     def reset(self) -> None:
         """Resets all sums."""
-        # loss, gradient norm
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        # steps, skipped steps, tokens
-        self._counts = [0, 0, 0]
-        # residual, unconverged (one addend per solve)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)  # loss, gradient norm
+        self._counts = [0, 0, 0]  # steps, skipped steps, tokens
+        # residual, unconverged: an addend per solve
         self._solve_sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._worst = torch.zeros((), dtype=torch.float64, device=self._device)
-        # evaluations, solves, failed solves
-        self._solve_counts = [0, 0, 0]
+        self._solve_counts = [0, 0, 0]  # evaluations, solves, failed solves
 
     def add_solves(self, solves: Sequence[SolveRecord]) -> None:
         """Counts the solves of a training step, after its backward pass."""

@@ -3,38 +3,37 @@
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 
+from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.building import build_model, open_data
 from equilibria.configuration.comparing import changes, settings
-from equilibria.configuration.recipe import Recipe
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tasks.base import Task
-from equilibria.distributed import ALONE, World, launch, seed_process
+from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
+from equilibria.inference.loading import load_trained
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
 from equilibria.runs.trackers import TensorBoard, Tracker, require_tensorboard
+from equilibria.training import preparation
 from equilibria.training.display import Display, display
 from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
-from equilibria.training.preparation import (
-    check_resumable,
-    check_unchanged,
-    claimed,
-    furnish_run,
-    made_before,
-    record_recipe,
-    repaired,
-)
-from equilibria.training.statistics import StepSummary
+from equilibria.training.preparation import check_resumable, claimed, furnish_run
+from equilibria.training.randomness import seed_everything
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,15 @@ class Trainer:
         """Trains to the end of the recipe or until a signal, and saves the last state if there was a step.
 
         Nobody else can write the run meanwhile. `resume` continues a killed run from its last checkpoint; on the CPU it
-        ends with the weights of a run that was never killed, bit for bit.
-
-        Args:
-            resume: continue the run in the folder; otherwise the folder must not exist or be empty.
+        ends with the weights of a run that was never killed, bit for bit. Otherwise the folder must not exist or be
+        empty.
 
         Raises:
             RunInUse: another process writes the run.
             UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer finite; earlier
                 checkpoints stay.
         """
-        resume = resume or self._restarted()
+        resume = resume or self._world.broadcast(preparation.made_before(self.folder))
         with claimed(self.folder, resume) if self._world.main else nullcontext():
             return self._run(resume)
 
@@ -171,12 +168,7 @@ class Trainer:
             main=self._world.main,
         )
 
-    def _restarted(self) -> bool:
-        """Whether torchrun has restarted this run."""
-        return self._world.broadcast(made_before(self.folder))
-
-    def _writer(self, first: int) -> MetricsWriter | NoMetrics:
-        """Where metrics go: the folder's file and the trackers on rank 0, nowhere on the others."""
+    def _writer(self, first: int) -> MetricsWriter:
         if not self._world.main:
             return NoMetrics()
         board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
@@ -185,7 +177,7 @@ class Trainer:
     def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
         training = self.recipe.training
         while self.loop.done < training.steps and not self._interrupted(interruption):
-            self._timed_step()
+            self._timed(self.loop.step)
             self._check_skipped(shown)
             step, last = self.loop.done, self.loop.done == training.steps
             shown.advance(step)
@@ -211,27 +203,21 @@ class Trainer:
             return
         said = f"loss or gradient of step {self.loop.done} is infinite or NaN"
         if skipped > limit:
-            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
             raise UserError(
                 f"{said}; {skipped} steps in a row were skipped (training.skipped_steps = {limit}); "
-                f"lower training.learning_rate or training.clip; {kept}"
+                f"lower training.learning_rate or training.clip; {self._kept}"
             )
         self._event(f"{said}; skipped steps so far: {self.loop.skipped}", shown)
 
-    def _timed_step(self) -> None:
+    def _timed(self, work: Callable[[], T]) -> T:
+        """What some work returns; its time counts as training time."""
         start = time.perf_counter()
-        self.loop.step()
+        result = work()
         self._seconds += time.perf_counter() - start
-
-    def _summary(self) -> StepSummary | None:
-        """Figures since the last line. Waits for the device, which counts as training time."""
-        start = time.perf_counter()
-        summary = self.loop.statistics.summary()
-        self._seconds += time.perf_counter() - start
-        return summary
+        return result
 
     def _log(self, shown: Display) -> None:
-        summary = self._summary()
+        summary = self._timed(self.loop.statistics.summary)  # waits for the device
         if summary is None:
             return
         taken = self._seconds - self._seconds_logged
@@ -260,19 +246,14 @@ class Trainer:
         self._seconds_logged = self._seconds
 
     def _evaluate(self, shown: Display) -> bool:
-        """Evaluates on validation text; returns whether this is the best loss so far."""
         training, valid = self.recipe.training, self.task.split("valid")
         sizes = training.batch_size, training.segment_length
         with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
-            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, team=self._world, depth=self.loop.depth)
+            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth)
         self._validation = result
         self.loop.validated(result.loss)
-        figures = {
-            **validation_figures(result),
-            "seconds": self._seconds,
-            "evaluation_seconds": result.seconds,
-        }
+        figures = {**validation_figures(result), "seconds": self._seconds, "evaluation_seconds": result.seconds}
         self._metrics.write("valid", self.loop.done, figures)
         shown.valid(self.loop.done, figures)
         if self._best_step is not None and self._best_step <= self._warmup < self.loop.done:
@@ -286,8 +267,7 @@ class Trainer:
         if self._saved == self.loop.done:
             return
         if not self.loop.finite:
-            kept = f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
-            raise UserError(f"weights are infinite or NaN at step {self.loop.done} and are not saved; {kept}")
+            raise UserError(f"weights are infinite or NaN at step {self.loop.done} and are not saved; {self._kept}")
         checkpoint = self.loop.checkpoint()
         scalars = {
             **checkpoint.scalars,
@@ -305,8 +285,11 @@ class Trainer:
         save_checkpoint(self.folder, self.loop.done, self.loop.weights(), checkpoint, best, kept, self._world)
         self._saved = self.loop.done
 
+    @property
+    def _kept(self) -> str:
+        return f"the checkpoint of step {self._saved} stays" if self._saved else "no checkpoint had been saved"
+
     def _resume(self) -> list[str]:
-        """Resumes from the last sound checkpoint, or starts over if there is none; returns messages."""
         path, messages = self._world.broadcast(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
@@ -324,10 +307,10 @@ class Trainer:
                 f"resume with the same data, or start a new run"
             )
         earlier = scalars.get("recipe")  # config.toml may have been edited since
-        check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
+        preparation.check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
         self.loop.restore(checkpoint, path)
         if self._world.main:
-            messages += repaired(self.folder, self.task.tokenizer)
+            messages += preparation.repaired(self.folder, self.task.tokenizer)
         self._seconds = _number(scalars, "seconds", 0.0)
         self._seconds_logged = _number(scalars, "seconds_logged", self._seconds)
         index = self._world.broadcast(self.folder.index() if self._world.main else None)
@@ -344,7 +327,7 @@ class Trainer:
         if done == self.recipe.training.steps:
             unused = f"; {changed} changes nothing" if changed else ""
             return [f"step {done} is the last of this recipe; raise training.steps to continue{unused}"]
-        record_recipe(self.folder, self.recipe)
+        preparation.record_recipe(self.folder, self.recipe)
         messages = [f"resuming from step {done}{f' with {changed}' if changed else ''}"]
         before, after = (recipe.training.rate_at(done) for recipe in (earlier, self.recipe))
         if not math.isclose(before, after):
@@ -353,7 +336,6 @@ class Trainer:
         return messages
 
     def _found(self) -> tuple[Path | None, list[str]]:
-        """The checkpoint to resume from, and messages about damaged later ones."""
         check_resumable(self.folder, self.recipe)
         if not self.folder.saved:
             furnish_run(self.folder, self.recipe, self.task.tokenizer)
@@ -393,3 +375,41 @@ def _finite(value: float) -> float | None:
 def _number(scalars: Mapping[str, object], name: str, default: float) -> float:
     value = scalars.get(name)
     return float(value) if isinstance(value, int | float) else default
+
+
+def train(
+    recipe: Recipe | Path | str,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    progress: Progress = UNWATCHED,
+    trackers: Sequence[Tracker] = (),
+) -> TrainingResult:
+    """Prepares the text or the task, builds the model and trains it, with the processes that torchrun has started.
+
+    Args:
+        recipe: the whole recipe, or its file.
+        resume: continue the run in the recipe's folder from its last checkpoint.
+        console: where to show how training goes; nowhere when None.
+        progress: receives the stages of preparing a text.
+        trackers: receive each record of the metrics.
+
+    Raises:
+        RunInUse: another process writes the run.
+        UserError: the text, the run folder or a checkpoint does not allow it.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    folder = RunFolder(recipe.run.folder)
+    device = training_device(recipe.training.device)
+    with joined(device) as world:
+        if world.main:  # before what takes long
+            preparation.check_startable(folder, resume or preparation.made_before(folder))
+        with world.main_first():
+            task = open_data(recipe, progress if world.main else UNWATCHED)
+        seed_everything(recipe.training.seed)
+        model = build_model(recipe, task.tokenizer.vocabulary_size)
+        if recipe.training.initial_weights is not None and not (resume and folder.saved):
+            load_trained(model, recipe.training.initial_weights)
+        model.to(device)
+        shown = Console(quiet=True) if console is None else console
+        return Trainer(model, recipe, task, folder.path, shown, world, trackers).run(resume)

@@ -1,13 +1,14 @@
 """What `--help` says of a recipe: every key as a flag, with its explanation and its default."""
 
 from collections.abc import Iterator
+from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.configuration.kinds import REQUIRED, Family, Option, alternatives, explained, options, section_of
+from equilibria.configuration.kinds import REQUIRED, Family, alternatives, explained, options, section_of
 from equilibria.configuration.recipe import Recipe
 from equilibria.configuration.tables import table_of
 
@@ -64,24 +65,24 @@ def _of_class(
             yield from _of_class(section, below, seen, every=every)
 
 
-def _of_family(family: Family, key: str, option: Option, seen: dict[object, str], every: bool) -> Iterator[Section]:
+def _of_family(family: Family, key: str, option: Parameter, seen: dict[object, str], every: bool) -> Iterator[Section]:
     kinds = family.kinds()
     usual = None if option.default in (REQUIRED, None) else str(table_of(option.default)[family.tag])
     default = "" if usual is None else f" [default: {usual}]"
-    shared = frozenset.intersection(*(frozenset(options(kind, family.supplied)) for kind in kinds.values()))
+    shared = frozenset.intersection(*(frozenset(options(kind)) for kind in kinds.values()))
     some = next(iter(kinds.values()))
     yield f"{key}: {', '.join(kinds)}{default}", _flags(some, frozenset(options(some)) - shared)
     yield from _of_class(some, key, seen, frozenset(options(some)) - shared, every)
     for name, kind in kinds.items():
         if every or name == usual:
-            yield f'{key}.{family.tag} = "{name}": {_first(kind)}', _flags(kind, shared | family.supplied)
-            yield from _of_class(kind, key, seen, shared | family.supplied, every)
+            yield f'{key}.{family.tag} = "{name}": {_first(kind)}', _flags(kind, shared)
+            yield from _of_class(kind, key, seen, shared, every)
 
 
 def _flags(cls: type, known: frozenset[str]) -> list[tuple[str, str]]:
     texts = explained(cls)
     return [
-        (f"{name} {_takes(option.annotation)}", f"{_line(texts.get(name, ''))} {_default(option)}".strip())
+        (f"{name} {_takes(option.annotation)}", f"{' '.join(texts.get(name, '').split())} {_default(option)}".strip())
         for name, option in options(cls).items()
         if name not in known and not isinstance(section_of(option.annotation), type)
     ]
@@ -94,7 +95,7 @@ def _takes(annotation: Any) -> str:
     return "|".join(choices) or next((_TAKEN[m] for m in alternatives(annotation) if m in _TAKEN), "VALUE")
 
 
-def _default(option: Option) -> str:
+def _default(option: Parameter) -> str:
     if option.default is REQUIRED:
         return "[required]"
     said = table_of(option.default)
@@ -104,9 +105,5 @@ def _default(option: Option) -> str:
 
 
 def _first(cls: type) -> str:
-    """The first sentence of a docstring, in one line."""
-    return _line((cls.__doc__ or "").partition("\n\n")[0])
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    """The first paragraph of a docstring, in one line."""
+    return " ".join((cls.__doc__ or "").partition("\n\n")[0].split())

@@ -4,7 +4,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from equilibria.configuration.help import print_settings, sections
+from equilibria.cli.recipe_help import print_settings, sections
 
 
 def test_the_overview_has_every_section_once_and_the_default_kinds() -> None:
