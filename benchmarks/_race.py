@@ -25,7 +25,7 @@ from equilibria.data.batches import Segment
 from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
-from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate
+from equilibria.inference.evaluation import Evaluation, TextEvaluation, evaluate_model
 from equilibria.measuring.size import size_of
 from equilibria.measuring.steps import Contender, saved_by_step
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint
@@ -176,7 +176,7 @@ class Racer:
         recipe, valid = self._recipe, self._task.split("valid")
         sizes = recipe.batch_size, recipe.segment_length
         loop = self.contender.loop
-        return evaluate(loop.evaluated, valid, *sizes, max_tokens=recipe.evaluate_tokens, depth=loop.depth)
+        return evaluate_model(loop.evaluated, valid, *sizes, max_tokens=recipe.evaluate_tokens, depth=loop.depth)
 
     def validation(self) -> Iterable[Segment]:
         """The validation tokens of the recipe."""

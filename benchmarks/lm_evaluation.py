@@ -31,7 +31,7 @@ from benchmarks._harness import options_of, prepare, publish
 from equilibria.cli.checkout import in_checkout
 from equilibria.data.prepared import EncodedSplit
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import evaluate
+from equilibria.inference.evaluation import evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.interop.hugging_face.exporting import export_folder
 
@@ -54,7 +54,7 @@ def measure(run: LoadedRun, tokens: np.ndarray, folder: Path, batch_size: int) -
     theirs = harness(folder, text, int(tokens[0]), batch_size)
     size = len(text.encode())
     split = EncodedSplit(tokens, len(text.split()), size)
-    ours = evaluate(run.model, split, batch_size=1, segment_length=window, memory_length=0)
+    ours = evaluate_model(run.model, split, batch_size=1, segment_length=window, memory_length=0)
     return {"window": window, "tokens": ours.tokens} | compared(ours.loss, theirs, ours.tokens, size)
 
 

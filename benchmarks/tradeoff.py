@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks._harness import options_of, prepare, publish, save_picture
 from equilibria.depths import Adaptive, Depth, Equilibrium, ExitAfter, ExitOnChange, ExitOnResidual
-from equilibria.inference.evaluation import evaluate
+from equilibria.inference.evaluation import evaluate_model
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel
 
@@ -50,7 +50,9 @@ def measure(model: LanguageModel, text: Any, options: Namespace, console: Consol
     assert isinstance(trained, Equilibrium)
     for rule, setting, depth in depths(trained):
         start = time.process_time()
-        result = evaluate(model, text, options.rows, options.segment_length, max_tokens=options.tokens, depth=depth)
+        result = evaluate_model(
+            model, text, options.rows, options.segment_length, max_tokens=options.tokens, depth=depth
+        )
         per_token = result.evaluations_per_solve if rule == "together" else result.evaluations.mean
         points.append(
             {

@@ -28,7 +28,7 @@ from equilibria.data import EmbeddedText, FolderText, TokenizerSpec
 from equilibria.data.batches import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
-from equilibria.inference.evaluation import Evaluation, evaluate
+from equilibria.inference.evaluation import Evaluation, evaluate_model
 from equilibria.models import LanguageModel, LanguageModelRecipe
 from equilibria.training.loop import TrainingLoop
 
@@ -55,9 +55,9 @@ class Contender:
         self.loop.step()
         self.step_seconds.append(time.perf_counter() - start)
 
-    def evaluate(self, split: EncodedSplit, recipe: TrainingRecipe) -> Evaluation:
+    def evaluate_model(self, split: EncodedSplit, recipe: TrainingRecipe) -> Evaluation:
         """One timed evaluation pass; a point of the curve."""
-        result = evaluate(
+        result = evaluate_model(
             self.model, split, recipe.batch_size, recipe.segment_length, max_tokens=recipe.evaluate_tokens
         )
         self.pass_seconds.append(result.seconds)
@@ -125,7 +125,7 @@ def race(deq: Contender, twin: Contender, recipe: Recipe, valid: EncodedSplit, c
         for one in pair:
             one.step()
         if (step + 1) % training.evaluate_every == 0 or step + 1 == training.steps:
-            ours, theirs = (one.evaluate(valid, training) for one in (deq, twin))
+            ours, theirs = (one.evaluate_model(valid, training) for one in (deq, twin))
             console.print(
                 f"step {step + 1}: loss {ours.loss:.4f} / {theirs.loss:.4f}, residual {ours.residual.mean or 0:.1e}, "
                 f"seconds {sum(deq.step_seconds):.0f} / {sum(twin.step_seconds):.0f}"

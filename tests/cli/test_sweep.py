@@ -6,11 +6,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from equilibria.cli import sweep as module
 from equilibria.cli.app import main
 from equilibria.runs.folder import RunFolder
-from equilibria.training.trainer import Trainer
+from equilibria.training.loop import TrainingLoop
 
 GRID = ("--training.seed", "0,1", "--training.learning_rate", "1e-3,3e-3", "--training.steps", "4")
 NAMES = [f"seed={seed},learning_rate={rate}" for seed in (0, 1) for rate in ("1e-3", "3e-3")]
@@ -102,14 +103,15 @@ def test_an_interrupted_sweep_stops_and_goes_on(
     called: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        take = Trainer._timed_step
+        take = TrainingLoop.step
 
-        def stopping(trainer: Trainer) -> None:
-            take(trainer)
-            if trainer.loop.done == 3:
+        def stopping(loop: TrainingLoop) -> Tensor:
+            loss = take(loop)
+            if loop.done == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
+            return loss
 
-        patch.setattr(Trainer, "_timed_step", stopping)
+        patch.setattr(TrainingLoop, "step", stopping)
         runs = sweep(capsys, *called, code=128 + signal.SIGTERM)
     assert states(runs) == ["unfinished", *["not started"] * 3]
     assert runs[0]["step"] == 3

@@ -13,7 +13,7 @@ from equilibria.configuration import write_recipe
 from equilibria.configuration.building import open_data
 from equilibria.data import CopyMemory, Reversal
 from equilibria.errors import UserError
-from equilibria.inference import load, load_run, load_task
+from equilibria.inference.loading import load, load_run, load_task
 from equilibria.paper.universal_transformer import UniversalTransformerModel
 from equilibria.runs.metrics import read_metrics
 from tiny import tiny_task_recipe

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import equilibria as eq
-from equilibria.depths import ChunkedSolution, Equilibrium, Reached, UnrolledDepth, joined
+from equilibria.depths import ChunkedSolution, Equilibrium, Reached, UnrolledDepth
+from equilibria.depths.chunks import joined
 from equilibria.solvers.state import Scope
 from problems import causal_attention, without_fixed_point
 

@@ -15,7 +15,7 @@ from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
-from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate, evaluate_segments, perplexity
+from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate_model, evaluate_segments, perplexity
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers import Picard
@@ -40,13 +40,13 @@ MODEL = model()
 @settings(deadline=None, max_examples=15)
 @given(st.integers(2, 60), st.integers(1, 5), st.integers(1, 17))
 def test_every_token_but_the_first_counts_once(length: int, batch: int, segment: int) -> None:
-    found = evaluate(MODEL, text(length), batch, segment)
+    found = evaluate_model(MODEL, text(length), batch, segment)
     assert found.tokens == length - 1
 
 
 def test_loss_is_the_mean_over_tokens_of_a_direct_computation() -> None:
     split = text(41)
-    found = evaluate(MODEL, split, batch_size=1, segment_length=64)
+    found = evaluate_model(MODEL, split, batch_size=1, segment_length=64)
     tokens = torch.from_numpy(split.tokens.astype(np.int64))[None]
     with torch.no_grad():
         logits = MODEL.eval()(tokens[:, :-1]).logits
@@ -62,7 +62,7 @@ def test_loss_is_the_mean_over_tokens_of_a_direct_computation() -> None:
 def test_segments_of_unequal_length_are_weighted_by_their_tokens() -> None:
     # each token of a segment of length 1 is predicted from the token before it alone
     split = text(30)
-    found = evaluate(MODEL, split, batch_size=4, segment_length=1)
+    found = evaluate_model(MODEL, split, batch_size=4, segment_length=1)
     tokens = torch.from_numpy(split.tokens.astype(np.int64))
     with torch.no_grad():
         logits = MODEL.eval()(tokens[:-1, None]).logits[:, 0]
@@ -71,11 +71,11 @@ def test_segments_of_unequal_length_are_weighted_by_their_tokens() -> None:
 
 def test_memory_gives_a_segment_what_came_before() -> None:
     remembering, split = model(memory_length=8), text(33)
-    whole = evaluate(remembering, split, 1, 4)
-    assert whole.loss == evaluate(remembering, split, 1, 4, memory_length=8).loss
-    forgetful = evaluate(remembering, split, 1, 4, memory_length=0)
+    whole = evaluate_model(remembering, split, 1, 4)
+    assert whole.loss == evaluate_model(remembering, split, 1, 4, memory_length=8).loss
+    forgetful = evaluate_model(remembering, split, 1, 4, memory_length=0)
     assert forgetful.loss != whole.loss
-    assert forgetful.loss == pytest.approx(evaluate(model(), split, 1, 4).loss, rel=1e-6)
+    assert forgetful.loss == pytest.approx(evaluate_model(model(), split, 1, 4).loss, rel=1e-6)
     assert remembering.memory_length == 8
 
 
@@ -83,21 +83,21 @@ def test_chunks_that_see_each_other_through_the_memory_are_not_evaluated_without
     chunked = model(memory_length=8)
     chunked.chunk_length = 2
     with pytest.raises(UserError, match="chunks of 2 tokens, which see each other through the memory"):
-        evaluate(chunked, text(33), 1, 4, memory_length=0)
+        evaluate_model(chunked, text(33), 1, 4, memory_length=0)
     assert chunked.memory_length == 8
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
     trained = model().train()
     state = torch.get_rng_state()
-    evaluate(trained, text(20), 2, 8)
+    evaluate_model(trained, text(20), 2, 8)
     assert trained.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in trained.parameters())
 
 
 def test_convergence_is_reported_over_tokens() -> None:
-    found = evaluate(model(tol=0.1), text(50), 2, 8)
+    found = evaluate_model(model(tol=0.1), text(50), 2, 8)
     assert found.unconverged == 0.0
     assert found.solves == 4
     mean, tail, worst = found.residual.mean, found.residual.p95, found.residual.worst
@@ -106,16 +106,16 @@ def test_convergence_is_reported_over_tokens() -> None:
     assert 1 < (spent or 0) <= (per_solve or 0) <= (most or 0) <= 60
     short = Picard(tol=1e-9, max_evaluations=2, scope="prefix")
     hasty = model(Equilibrium(solver=short, eval_solver=short, gradient=Phantom(steps=2)))
-    assert evaluate(hasty, text(50), 2, 8).unconverged == 1.0
+    assert evaluate_model(hasty, text(50), 2, 8).unconverged == 1.0
 
 
 def test_masked_positions_do_not_count_as_tokens() -> None:
-    seen = evaluate(MODEL, text(8), batch_size=2, segment_length=16)  # rows of 3 and 4 targets
+    seen = evaluate_model(MODEL, text(8), batch_size=2, segment_length=16)  # rows of 3 and 4 targets
     assert seen.tokens == 7
 
 
 def test_explicit_depths_have_no_residual() -> None:
-    found = evaluate(model(UnrolledDepth(applications=3)), text(30), 2, 8)
+    found = evaluate_model(model(UnrolledDepth(applications=3)), text(30), 2, 8)
     assert (found.evaluations_per_solve, found.unconverged, found.solves) == (None, None, 0)
     assert found.residual == Spread(None, None, None)
     assert found.loss > 0
@@ -123,15 +123,15 @@ def test_explicit_depths_have_no_residual() -> None:
 
 def test_max_tokens_reads_the_beginning() -> None:
     split = text(60)
-    found = evaluate(MODEL, split, 1, 8, max_tokens=21)
-    beginning = evaluate(MODEL, replace(split, tokens=split.tokens[:21]), 1, 8)
+    found = evaluate_model(MODEL, split, 1, 8, max_tokens=21)
+    beginning = evaluate_model(MODEL, replace(split, tokens=split.tokens[:21]), 1, 8)
     assert (found.tokens, found.loss) == (20, beginning.loss)
     assert isinstance(found, TextEvaluation)
     assert found.bytes == round(240 * 20 / 60)
 
 
 def test_json_has_plain_finite_numbers() -> None:
-    figures = evaluate(MODEL, text(30), 2, 8).to_json()
+    figures = evaluate_model(MODEL, text(30), 2, 8).to_json()
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert isinstance(figures["residual"], dict)
     assert figures["residual"].keys() == {"mean", "p95", "worst"}
@@ -140,12 +140,12 @@ def test_json_has_plain_finite_numbers() -> None:
 @pytest.mark.parametrize(("batch", "segment", "memory"), [(0, 4, None), (1, 0, None), (1, 4, -1)])
 def test_impossible_sizes_are_named(batch: int, segment: int, memory: int | None) -> None:
     with pytest.raises(UserError, match=r"(batch_size|segment_length|memory length).* (0|-1)"):
-        evaluate(MODEL, text(10), batch, segment, memory)
+        evaluate_model(MODEL, text(10), batch, segment, memory)
 
 
 def test_a_text_without_anything_to_predict_is_an_error() -> None:
     with pytest.raises(UserError, match="1 tokens"):
-        evaluate(MODEL, text(1), 1, 4)
+        evaluate_model(MODEL, text(1), 1, 4)
 
 
 def test_perplexity_of_a_hopeless_loss_is_infinite() -> None:
@@ -155,7 +155,7 @@ def test_perplexity_of_a_hopeless_loss_is_infinite() -> None:
 
 def test_segments_that_are_no_text_are_evaluated_too() -> None:
     segments = list(EvaluationStream(text(30).tokens, 2, 8))
-    found, expected = evaluate_segments(MODEL, iter(segments)), evaluate(MODEL, text(30), 2, 8)
+    found, expected = evaluate_segments(MODEL, iter(segments)), evaluate_model(MODEL, text(30), 2, 8)
     assert (found.loss, found.tokens, found.residual) == (expected.loss, expected.tokens, expected.residual)
     assert "words" not in found.to_json()
     nothing = [replace(segment, targets=torch.full_like(segment.targets, -100)) for segment in segments]

@@ -11,7 +11,8 @@ from torch import Tensor
 import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, StackedCell, ThreeBlockCell, TrellisCell
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
-from equilibria.models import LanguageModel, Step
+from equilibria.models import LanguageModel
+from equilibria.models.decoding import Step
 from equilibria.models.sampling import Sampling
 from equilibria.nn import TiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel

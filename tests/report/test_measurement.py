@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from equilibria.cells import ContractiveCell
 from equilibria.data import EncodedSplit, byte_tokenizer, word_tokenizer
 from equilibria.depths import Equilibrium
-from equilibria.inference.evaluation import evaluate
+from equilibria.inference.evaluation import evaluate_model
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.report.measurement import _pieces, follow_solve, read_passage
@@ -40,11 +40,11 @@ def test_a_passage_has_the_figures_of_the_evaluation(model: LanguageModel) -> No
     tokens = text(81)
     pieces = read_passage(model, byte_tokenizer(), tokens, segment_length=16)
     assert "".join(piece.text for piece in pieces) == tokens[:-1].astype(np.uint8).tobytes().decode()
-    evaluation = evaluate(model, EncodedSplit(tokens, 17, 81), batch_size=1, segment_length=16)
+    evaluation = evaluate_model(model, EncodedSplit(tokens, 17, 81), batch_size=1, segment_length=16)
     assert np.mean([piece.evaluations for piece in pieces]) == pytest.approx(evaluation.evaluations.mean)
     assert max(piece.residual for piece in pieces) == pytest.approx(evaluation.residual.worst)
     # the evaluation predicts the tokens after the first, the last among them, which the passage does not show
-    shown = evaluate(model, EncodedSplit(tokens[:-1], 17, 80), batch_size=1, segment_length=16)
+    shown = evaluate_model(model, EncodedSplit(tokens[:-1], 17, 80), batch_size=1, segment_length=16)
     assert pieces[0].nll is None
     losses = [piece.nll for piece in pieces[1:] if piece.nll is not None]
     assert len(losses) == 79

@@ -15,7 +15,7 @@ from equilibria.configuration import Recipe, RunRecipe, write_recipe
 from equilibria.data import CopyMemory, Corpus, EncodedSplit, EvaluationStream
 from equilibria.depths import DepthSchedule, Equilibrium, GrowingLimits
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import evaluate
+from equilibria.inference.evaluation import evaluate_model
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel, LanguageModelRecipe, ModelRecipe, Regularisation
 from equilibria.nn import TokenEmbedding, UntiedEmbedding
@@ -56,7 +56,7 @@ def test_a_text_is_read_by_the_recipe(tmp_path: Path) -> None:
     assert result.validation.tokens == 200 - 1
     valid = load_task(load_run(result.folder)).split("valid")
     assert isinstance(valid, EncodedSplit)
-    everything = evaluate(load_run(result.folder).model, valid, 2, 16)
+    everything = evaluate_model(load_run(result.folder).model, valid, 2, 16)
     assert everything.tokens == EvaluationStream(valid.tokens, 2, 16).targets
 
 

@@ -19,7 +19,7 @@ from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_evaluation import evaluate_run, keep_evaluation
+from equilibria.inference.run_evaluation import evaluate, keep_evaluation
 from equilibria.report import write_report
 from equilibria.training import train
 
@@ -61,7 +61,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and its yardsticks, writes a sample and the report."""
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
-    evaluation = evaluate_run(loaded, progress=ConsoleProgress(console))
+    evaluation = evaluate(loaded, progress=ConsoleProgress(console))
     keep_evaluation(loaded.folder, evaluation)
     (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
     return {

@@ -20,13 +20,13 @@ from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, Leaving
 from equilibria.inference.evaluation import Spread, TextEvaluation
 from equilibria.inference.loading import load_run
-from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate_run, keep_evaluation
+from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate, keep_evaluation
 
 command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
 
 @command.default
-def evaluate(
+def evaluate_run(
     run: Path,
     /,
     *data: Settings,
@@ -69,7 +69,7 @@ def evaluate(
     passes = Passes(
         split=split, segment_length=segment_length, batch_size=batch_size, memory_length=memory_length, effort=effort
     )
-    result = evaluate_run(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
+    result = evaluate(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
         keep_evaluation(loaded.folder, result)  # before printing, which may fail
     if json:

@@ -1,7 +1,8 @@
 """From a recipe to its data and its model."""
 
 from equilibria.configuration.recipe import Recipe
-from equilibria.data import Task, opened
+from equilibria.data import Task
+from equilibria.data.prepared import opened
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.errors import UserError
 from equilibria.models import TokenModel

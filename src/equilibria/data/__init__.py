@@ -1,7 +1,7 @@
 """Text for language models: sources, tokenizers, prepared text, batches, tasks, yardsticks, and fetching."""
 
 from equilibria.data.batches import EvaluationStream, Segment
-from equilibria.data.prepared import Corpus, EncodedSplit, opened, prepare
+from equilibria.data.prepared import Corpus, EncodedSplit, prepare
 from equilibria.data.sources.base import Source, Split
 from equilibria.data.sources.embedded import EmbeddedText
 from equilibria.data.sources.files import FilesText
@@ -29,7 +29,6 @@ __all__ = [
     "TokenizerSpec",
     "byte_tokenizer",
     "id_tokenizer",
-    "opened",
     "prepare",
     "train_tokenizer",
     "word_tokenizer",

@@ -2,7 +2,7 @@
 
 from equilibria.depths.adaptive import Adaptive
 from equilibria.depths.base import Depth, Reached
-from equilibria.depths.chunks import ChunkedSolution, joined
+from equilibria.depths.chunks import ChunkedSolution
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.exits import Exit, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.depths.explicit import Stack, UnrolledDepth
@@ -33,5 +33,4 @@ __all__ = [
     "ResidualPenalty",
     "Stack",
     "UnrolledDepth",
-    "joined",
 ]

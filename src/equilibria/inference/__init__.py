@@ -1,6 +1,19 @@
-"""Using a trained model: evaluating it, loading it."""
+"""Using a trained model: loading it, evaluating it."""
 
-from equilibria.inference.evaluation import Evaluation, Spread, evaluate
-from equilibria.inference.loading import LoadedRun, load, load_run, load_task
+from equilibria.inference.effort import Effort
+from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
+from equilibria.inference.loading import LoadedRun, load, load_run
+from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate
 
-__all__ = ["Evaluation", "LoadedRun", "Spread", "evaluate", "load", "load_run", "load_task"]
+__all__ = [
+    "Effort",
+    "Evaluation",
+    "LoadedRun",
+    "Passes",
+    "RunEvaluation",
+    "Spread",
+    "evaluate",
+    "evaluate_model",
+    "load",
+    "load_run",
+]

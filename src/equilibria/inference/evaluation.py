@@ -99,7 +99,7 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def evaluate(
+def evaluate_model(
     model: TokenModel,
     split: EvaluationSet,
     batch_size: int,

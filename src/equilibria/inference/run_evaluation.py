@@ -18,7 +18,7 @@ from equilibria.data.sources.files import FilesText
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.effort import Effort, depth_at
-from equilibria.inference.evaluation import Evaluation, evaluate
+from equilibria.inference.evaluation import Evaluation, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
@@ -95,7 +95,7 @@ class RunEvaluation:
         return {**about, **self.settings, **self.model.to_json(), **unknown, **self.yardsticks}
 
 
-def evaluate_run(
+def evaluate(
     run: LoadedRun | Path | str,
     passes: Passes | None = None,
     data: Source | Task | None = None,
@@ -125,7 +125,7 @@ def evaluate_run(
                 "memory_length": memory_length,
                 **asdict(passes.effort),
             },
-            model=evaluate(model, found.content, batch_size, segment_length, memory_length, depth=depth),
+            model=evaluate_model(model, found.content, batch_size, segment_length, memory_length, depth=depth),
             subject=found,
         )
 

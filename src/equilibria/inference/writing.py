@@ -11,7 +11,8 @@ from torch import Tensor
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.depths import Depth
 from equilibria.inference.text_stream import TextStream, check_stops
-from equilibria.models import Decoder, Drawn, TokenModel
+from equilibria.models import Decoder, TokenModel
+from equilibria.models.decoding import Drawn
 from equilibria.models.sampling import Drawer, Sampling
 from equilibria.ranges import at_least
 

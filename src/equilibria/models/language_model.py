@@ -20,7 +20,8 @@ from torch import Tensor
 from equilibria.cells import Cache, CacheView, Cell, Memory
 from equilibria.cells.base import furthest
 from equilibria.cells.cache import Entry
-from equilibria.depths import Adaptive, Depth, Equilibrium, Reached, joined
+from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
+from equilibria.depths.chunks import joined
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation

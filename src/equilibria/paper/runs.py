@@ -14,7 +14,7 @@ from equilibria.data.progress import Progress
 from equilibria.data.tasks.base import Task
 from equilibria.data.tasks.symbols import SymbolTask
 from equilibria.files.formats import read_json
-from equilibria.inference.evaluation import Evaluation, evaluate
+from equilibria.inference.evaluation import Evaluation, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.measuring.size import Size, size_of
 from equilibria.paper.tables import Row, Scale, TrainedTable
@@ -103,8 +103,8 @@ def _evaluated(loaded: LoadedRun, task: Task, test_tokens: int | None) -> tuple[
     sizes = training.batch_size, training.segment_length
     if isinstance(task, SymbolTask):
         read = {"data": task.name, "split": "held out", "chance": task.chance}
-        return evaluate(model, task.split(split), *sizes), read
-    return evaluate(model, task.split(split), *sizes, max_tokens=test_tokens), {"data": task.name, "split": split}
+        return evaluate_model(model, task.split(split), *sizes), read
+    return evaluate_model(model, task.split(split), *sizes, max_tokens=test_tokens), {"data": task.name, "split": split}
 
 
 def trained_size(figures: Figures) -> Size:

@@ -3,11 +3,10 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -19,7 +18,7 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tasks.base import Task
 from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
 from equilibria.errors import UserError
-from equilibria.inference.evaluation import Evaluation, evaluate, perplexity
+from equilibria.inference.evaluation import Evaluation, evaluate_model, perplexity
 from equilibria.inference.loading import load_trained
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
@@ -32,8 +31,6 @@ from equilibria.training.interruption import Interruption
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.preparation import check_resumable, claimed, furnish_run
 from equilibria.training.randomness import seed_everything
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,29 +130,22 @@ class Trainer:
             UserError: the folder, a checkpoint or the disk does not allow it, or the loss is no longer finite; earlier
                 checkpoints stay.
         """
-        resume = resume or self._world.broadcast(preparation.made_before(self.folder))
-        with claimed(self.folder, resume) if self._world.main else nullcontext():
-            return self._run(resume)
-
-    def _run(self, resume: bool) -> TrainingResult:
-        if self.recipe.training.threads is not None:
-            torch.set_num_threads(self.recipe.training.threads)
-        seed_process(self.recipe.training.seed, self._world)
-        messages: list[str] = []
-        if resume:
-            messages = self._resume()
-        elif self._world.main:
-            furnish_run(self.folder, self.recipe, self.task.tokenizer)
-        first, seconds = self.loop.done, self._seconds
-        self._metrics = self._writer(first)
-        shown = display(self._console, self.recipe.run.name, self.recipe.training.steps, first)
-        try:
-            with Interruption(patient=launch() is not None) as interruption, shown:
+        training, world = self.recipe.training, self._world
+        resume = resume or world.broadcast(preparation.made_before(self.folder))
+        with claimed(self.folder, resume) if world.main else nullcontext():
+            messages = self._begin(resume)
+            first, seconds = self.loop.done, self._seconds
+            shown = display(self._console, self.recipe.run.name, training.steps, first)
+            interruption = Interruption(patient=launch() is not None)
+            with closing(self._writer(first)) as self._metrics, interruption, shown:
                 for message in messages:
                     self._event(message, shown)
-                self._train_until_done(interruption, shown)
-        finally:
-            self._metrics.close()
+                while self.loop.done < training.steps and not self._interrupted(interruption):
+                    with self._timed():
+                        self.loop.step()
+                    self._account(shown)
+                if interruption.signal is not None:
+                    self._stop(signal.Signals(interruption.signal).name, shown)
         taken = self._seconds - seconds
         return TrainingResult(
             folder=self.folder.path,
@@ -165,8 +155,19 @@ class Trainer:
             best_loss=self._best,
             seconds=self._seconds,
             tokens_per_second=self.loop.tokens / taken if taken else 0.0,
-            main=self._world.main,
+            main=world.main,
         )
+
+    def _begin(self, resume: bool) -> list[str]:
+        """Sets up the process, and the folder or what was saved in it; returns what there is to say of that."""
+        if self.recipe.training.threads is not None:
+            torch.set_num_threads(self.recipe.training.threads)
+        seed_process(self.recipe.training.seed, self._world)
+        if resume:
+            return self._resume()
+        if self._world.main:
+            furnish_run(self.folder, self.recipe, self.task.tokenizer)
+        return []
 
     def _writer(self, first: int) -> MetricsWriter:
         if not self._world.main:
@@ -174,20 +175,17 @@ class Trainer:
         board = [TensorBoard(self.folder.tensorboard, first)] if self.recipe.training.tensorboard else []
         return MetricsWriter(self.folder.metrics, first, [*self._trackers, *board])
 
-    def _train_until_done(self, interruption: Interruption, shown: Display) -> None:
-        training = self.recipe.training
-        while self.loop.done < training.steps and not self._interrupted(interruption):
-            self._timed(self.loop.step)
-            self._check_skipped(shown)
-            step, last = self.loop.done, self.loop.done == training.steps
-            shown.advance(step)
-            if last or step % training.log_every == 0:
-                self._log(shown)
-            better = (last or step % training.evaluate_every == 0) and self._evaluate(shown)
-            if last or better or step % training.checkpoint_every == 0:
-                self._save(better)
-        if interruption.signal is not None:
-            self._stop(signal.Signals(interruption.signal).name, shown)
+    def _account(self, shown: Display) -> None:
+        """Logs, evaluates and saves what is due after a step."""
+        self._check_skipped(shown)
+        training, step = self.recipe.training, self.loop.done
+        last = step == training.steps
+        shown.advance(step)
+        if last or step % training.log_every == 0:
+            self._log(shown)
+        better = (last or step % training.evaluate_every == 0) and self._evaluate(shown)
+        if last or better or step % training.checkpoint_every == 0:
+            self._save(better)
 
     def _interrupted(self, interruption: Interruption) -> bool:
         """Whether any process received a signal: all stop after the same step."""
@@ -209,15 +207,16 @@ class Trainer:
             )
         self._event(f"{said}; skipped steps so far: {self.loop.skipped}", shown)
 
-    def _timed(self, work: Callable[[], T]) -> T:
-        """What some work returns; its time counts as training time."""
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What is done meanwhile counts as training time."""
         start = time.perf_counter()
-        result = work()
+        yield
         self._seconds += time.perf_counter() - start
-        return result
 
     def _log(self, shown: Display) -> None:
-        summary = self._timed(self.loop.statistics.summary)  # waits for the device
+        with self._timed():
+            summary = self.loop.statistics.summary()  # waits for the device
         if summary is None:
             return
         taken = self._seconds - self._seconds_logged
@@ -239,7 +238,7 @@ class Trainer:
         if summary.failed:
             self._event(
                 f"{summary.failed} of {summary.solves} solves since the last line stalled, diverged or met values "
-                f"that are not finite; see model.depth.solver.fallback_damping and model.depth.residual_penalty",
+                f"that are not finite; see model.depth.solver.fallback and model.depth.residual_penalty",
                 shown,
             )
         self.loop.statistics.reset()
@@ -250,7 +249,9 @@ class Trainer:
         sizes = training.batch_size, training.segment_length
         with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
-            result = evaluate(evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth)
+            result = evaluate_model(
+                evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth
+            )
         self._validation = result
         self.loop.validated(result.loss)
         figures = {**validation_figures(result), "seconds": self._seconds, "evaluation_seconds": result.seconds}
