@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from equilibria.measuring import *  # noqa: F403
     from equilibria.models import *  # noqa: F403
     from equilibria.penalties import *  # noqa: F403
+    from equilibria.report import *  # noqa: F403
     from equilibria.solvers import *  # noqa: F403
     from equilibria.training import *  # noqa: F403
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # From the bottom up, so that a name imports only packages below its own.
 _PACKAGES = (
     *("solvers", "gradients", "deq", "penalties", "diagnostics", "cells", "depths", "models", "data"),
-    *("configuration", "inference", "training", "measuring"),
+    *("configuration", "inference", "training", "measuring", "report"),
 )
 
 

@@ -1,7 +1,6 @@
 """`equilibria generate`."""
 
 import json as json_format
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import randrange
@@ -11,12 +10,13 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from equilibria import inference
 from equilibria.cli.colours import legend, print_piece
 from equilibria.cli.settings import Count, Natural, Positive
 from equilibria.errors import UserError
-from equilibria.inference.effort import Effort, depth_at
+from equilibria.inference.effort import Effort
+from equilibria.inference.generating import Sample, Say
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
 from equilibria.models.sampling import Sampling
 from equilibria.runs.lock import save_beside
 
@@ -81,16 +81,6 @@ class Draw:
         return [*self.prompt, *from_file]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A text that was written, without its prompt, and the seed that draws it again."""
-
-    prompt: str
-    text: str
-    seed: int
-    finish_reason: FinishReason
-
-
 def generate(
     run: Path,
     /,
@@ -120,42 +110,22 @@ def generate(
     return 0
 
 
-Say = Callable[[str, int | None], None]
-"""Receives each piece of a text and its evaluations; None for a prompt, and for explicit depths."""
-
-
 def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
-    """Continues all prompts together, and keeps the first text in the run folder's sample.json where it can.
-
-    `say` receives one text after another, each after its prompt; the current one as it is written.
-
-    Raises:
-        UserError: the tokenizer cannot encode a prompt, a stop string is empty, or the effort is limited and the model
-            has no solver.
-    """
+    """Continues all prompts together, and keeps the first text in the run folder's sample.json where it can."""
     if "" in draw.stop:
         raise UserError("--stop must have at least 1 character; omit it to stop at no string")
-    tokenizer, prompts, turns = loaded.tokenizer, draw.prompts(), _Turns(say)
-    effort = Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations)
-    writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort))
-    for number, prompt in enumerate(prompts):
-        start = tokenizer.encode(prompt)
-        order = Order(
-            prompt=tuple(start or [tokenizer.eos]),
-            max_new_tokens=draw.max_new_tokens,
-            sampling=draw.sampling,
-            seed=draw.seed + number * draw.samples,
-            copies=draw.samples,
-            stop=draw.stop,
-            stop_at_end=draw.stop_at_end,
-        )
-        turns.add(writer.join(order), tokenizer.decode(start))
-    while writer.texts:
-        turns.add(writer.step())
-    samples = [
-        Sample(prompts[number // draw.samples], text, draw.seed + number, reason)
-        for number, (text, reason) in enumerate(turns.texts())
-    ]
+    samples = inference.generate(
+        loaded,
+        draw.prompts(),
+        samples=draw.samples,
+        max_new_tokens=draw.max_new_tokens,
+        sampling=draw.sampling,
+        seed=draw.seed,
+        stop=draw.stop,
+        stop_at_end=draw.stop_at_end,
+        effort=Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations),
+        say=say,
+    )
     save_beside(loaded.folder, loaded.folder.sample, json_format.dumps(_as_json(draw, samples)) + "\n")
     return samples
 
@@ -164,41 +134,6 @@ def _as_json(draw: Draw, samples: list[Sample]) -> dict[str, object]:
     settings = {name: value for name, value in asdict(draw).items() if name not in ("prompt", "prompts_file")}
     first = asdict(samples[0])
     return {**settings, **first, **({"texts": [asdict(sample) for sample in samples]} if len(samples) > 1 else {})}
-
-
-class _Turns:
-    """Texts that are written together and shown one after the other; those out of turn wait."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._pieces: dict[Text, list[tuple[str, int | None]]] = {}
-        self._ends: dict[Text, FinishReason] = {}
-        self._turn = 0
-        self._said = 0
-
-    def add(self, written: Written, prompt: str = "") -> None:
-        for text, piece in written:
-            self._pieces.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
-            if piece.finish is not None:
-                self._ends[text] = piece.finish
-        self._speak()
-
-    def texts(self) -> list[tuple[str, FinishReason]]:
-        """What was written, without prompts, and why each text ended."""
-        return [("".join(said for said, _ in pieces[1:]), self._ends[text]) for text, pieces in self._pieces.items()]
-
-    def _speak(self) -> None:
-        texts = list(self._pieces)
-        while self._turn < len(texts):
-            text = texts[self._turn]
-            for said, evaluations in self._pieces[text][self._said :]:
-                self._say(said, evaluations)
-            self._said = len(self._pieces[text])
-            if text not in self._ends:
-                return
-            self._turn, self._said = self._turn + 1, 0
-            if self._turn < len(texts):
-                self._say("\n---\n", None)
 
 
 def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:

@@ -1,7 +1,8 @@
-"""Using a trained model: loading it, evaluating it."""
+"""Using a trained model: loading it, evaluating it, writing text with it."""
 
 from equilibria.inference.effort import Effort
 from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
+from equilibria.inference.generating import Sample, generate
 from equilibria.inference.loading import LoadedRun, load, load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate
 
@@ -11,9 +12,11 @@ __all__ = [
     "LoadedRun",
     "Passes",
     "RunEvaluation",
+    "Sample",
     "Spread",
     "evaluate",
     "evaluate_model",
+    "generate",
     "load",
     "load_run",
 ]

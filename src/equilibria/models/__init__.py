@@ -5,6 +5,7 @@ from equilibria.models.decoding import Decoder
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.recipe import LanguageModelRecipe, ModelRecipe
 from equilibria.models.regularisation import Regularisation
+from equilibria.models.sampling import Sampling
 
 __all__ = [
     "Decoder",
@@ -13,5 +14,6 @@ __all__ = [
     "ModelRecipe",
     "Output",
     "Regularisation",
+    "Sampling",
     "TokenModel",
 ]
