@@ -6,6 +6,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,3 +161,14 @@ def test_the_kubernetes_job_has_the_sweeps_indices() -> None:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert job["spec"]["completions"] == swept(container["args"][0])
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_ways_through_the_code_name_what_there_is() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+)\.py:([\w.]+)`", page)
+    assert len(named) > 20
+    for module, name in named:
+        found: Any = import_module(f"equilibria.{module.replace('/', '.')}")
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert callable(found), name
