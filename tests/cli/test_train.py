@@ -15,8 +15,8 @@ FLAGS = {
     "run": "name directory",
     'data.source = "embedded"': "cache",
     "data.tokenizer": "kind vocabulary_size minimum_count path",
-    'data.source = "files"': "cache files valid_fraction test_fraction",
-    'data.source = "folder"': "cache path",
+    'data.source = "files"': "files valid_fraction test_fraction cache",
+    'data.source = "folder"': "path cache",
     'data.source = "copy_memory"': "symbols held_out seed blanks",
     'data.source = "reversal"': "symbols held_out seed",
     "model": (

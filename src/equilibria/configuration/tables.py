@@ -60,7 +60,7 @@ class Maker:
     """Makes objects of layers of tables, each of which has the last word over those before it.
 
     Where a layer gives another kind, what was chosen for the kind before passes on to it: of a default, what all of the
-    family have; of an earlier layer, what both have.
+    family have; of an earlier layer, what both have. What says no more than the default of its kind passes on to none.
 
     Attributes:
         dropped: keys of earlier layers that the new kind does not have, where they set other values than the defaults.
@@ -103,9 +103,9 @@ class Maker:
             kind = _kind(family, layer[tag], keys) if family is section and tag in layer else cls
             if kind is not cls:
                 values = _common(family, cls, values)
-                gone = sorted(given.keys() - options(kind))
-                self.dropped += [(*keys, name) for name in gone if _differs(options(cls).get(name), given[name])]
-                cls, given = kind, {name: parts for name, parts in given.items() if name in options(kind)}
+                chosen = {n: parts for n, parts in given.items() if _differs(options(cls).get(n), parts)}
+                self.dropped += [(*keys, name) for name in sorted(chosen.keys() - options(kind))]
+                cls, given = kind, {name: parts for name, parts in chosen.items() if name in options(kind)}
             for name in layer.keys() - {tag}:
                 given.setdefault(name, []).append(layer[name])
         if cls is None:
