@@ -38,7 +38,7 @@ from benchmarks._harness import options_of, prepare, publish
 from benchmarks._malformed import Malformed, malformed
 from equilibria.cli.checkout import in_checkout
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.writing import Order, Piece, Writer
+from equilibria.inference.writing import Piece, TextRequest, Writer
 from equilibria.models.sampling import Sampling
 
 _SAMPLINGS = (
@@ -54,7 +54,7 @@ _SAMPLINGS = (
 class Case:
     """A request and the text that the library writes for it."""
 
-    order: Order
+    order: TextRequest
     tokens: list[int]
     text: str
 
@@ -93,7 +93,7 @@ def cases(loaded: LoadedRun, count: int, longest: int, seed: int) -> list[Case]:
     size, tokenizer = loaded.tokenizer.vocabulary_size, loaded.tokenizer
     for number in range(count):
         prompt = tuple(choose.choices(range(min(size, 2000)), k=choose.randint(1, 40)))
-        order = Order(
+        order = TextRequest(
             prompt=prompt,
             max_new_tokens=choose.randint(min(4, longest), longest),
             sampling=_SAMPLINGS[number % len(_SAMPLINGS)],

@@ -10,7 +10,7 @@ from typing import TextIO
 import pytest
 
 from equilibria.cli.app import main
-from equilibria.cli.output import Output
+from equilibria.cli.output import GuardedStream
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 
@@ -109,7 +109,7 @@ def test_an_error_is_an_error_without_a_reader_too(redirect: Redirect) -> None:
 def test_a_stream_fails_once(redirect: Redirect) -> None:
     redirect("stdout", "full")
     problems: list[OSError] = []
-    output = Output(sys.stdout, problems.append)
+    output = GuardedStream(sys.stdout, problems.append)
     for _ in range(3):
         assert output.write("x") == 1
         output.flush()

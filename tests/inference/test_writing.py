@@ -14,7 +14,7 @@ import equilibria as eq
 from equilibria.cells import ContractiveCell
 from equilibria.data.tokenizers import byte_tokenizer
 from equilibria.depths import Equilibrium
-from equilibria.inference.writing import Order, Text, Writer
+from equilibria.inference.writing import Text, TextRequest, Writer
 from equilibria.models import LanguageModel
 from equilibria.models.sampling import Sampling
 from equilibria.nn import TiedEmbedding
@@ -29,9 +29,9 @@ def model() -> LanguageModel:
     return LanguageModel(TiedEmbedding(256, 16), ContractiveCell(16, 2, 24), depth).eval()
 
 
-def order(number: int) -> Order:
+def request(number: int) -> TextRequest:
     choose = random.Random(number)
-    return Order(
+    return TextRequest(
         prompt=tuple(choose.choices(range(97, 123), k=choose.randint(1, 30))),
         max_new_tokens=choose.randint(1, 12),
         sampling=choose.choice([Sampling(0.9), Sampling(0.0), Sampling(1.5, 40, 0.9, 0.01, 1.3, 0.2, 0.1)]),
@@ -42,7 +42,7 @@ def order(number: int) -> Order:
     )
 
 
-def alone(model: LanguageModel, wanted: Order, copy: int) -> list[int]:
+def alone(model: LanguageModel, wanted: TextRequest, copy: int) -> list[int]:
     """The tokens of one text, by the model itself."""
     seed = (wanted.seed or 0) + copy
     prompt = torch.tensor([wanted.prompt])
@@ -51,7 +51,7 @@ def alone(model: LanguageModel, wanted: Order, copy: int) -> list[int]:
 
 
 def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) -> None:
-    writer, waiting, found = Writer(model, byte_tokenizer(), WINDOW), [order(number) for number in range(12)], {}
+    writer, waiting, found = Writer(model, byte_tokenizer(), WINDOW), [request(number) for number in range(12)], {}
     left: list[Text] = []
     for round_ in range(200):
         written = writer.step()
@@ -65,9 +65,9 @@ def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) ->
             writer.leave(left[0])
         if not waiting and not writer.texts:
             break
-    assert len(found) == sum(order(number).copies for number in range(12))
+    assert len(found) == sum(request(number).copies for number in range(12))
     for text, pieces in found.items():
-        expected = alone(model, text.order, text.copy)
+        expected = alone(model, text.request, text.copy)
         tokens = [piece.token for piece in pieces]
         assert tokens == expected[: len(tokens)] == text.tokens
         finish = pieces[-1].finish
@@ -78,15 +78,15 @@ def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) ->
         elif finish == "stop":
             assert said == bytes(tokens).decode("utf-8", "replace").split("a")[0]
         else:
-            assert (finish, len(tokens)) == ("length", text.order.max_new_tokens)
+            assert (finish, len(tokens)) == ("length", text.request.max_new_tokens)
             assert said == bytes(tokens).decode("utf-8", "replace")
         for piece in pieces:
-            assert (piece.likelihood is None) == (text.order.top is None)
+            assert (piece.likelihood is None) == (text.request.top is None)
             assert piece.evaluations is not None
 
 
 def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
-    wanted = Order(prompt=tuple(b"some text"), max_new_tokens=1, seed=1, top=3)
+    wanted = TextRequest(prompt=tuple(b"some text"), max_new_tokens=1, seed=1, top=3)
     writer = Writer(model, byte_tokenizer(), WINDOW)
     with torch.no_grad():
         expected = model(torch.tensor([wanted.prompt])).logits[0].log_softmax(-1)
@@ -100,7 +100,7 @@ def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
 
 
 def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageModel) -> None:
-    plain = Order(prompt=tuple(b"some text"), max_new_tokens=8, seed=4)
+    plain = TextRequest(prompt=tuple(b"some text"), max_new_tokens=8, seed=4)
     tokens = alone(model, plain, 0)
 
     tokenizer = byte_tokenizer()
@@ -118,7 +118,7 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
 
 
 def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: LanguageModel) -> None:
-    writer, wanted = Writer(model, byte_tokenizer(), WINDOW), replace(order(1), copies=1, max_new_tokens=9, stop=())
+    writer, wanted = Writer(model, byte_tokenizer(), WINDOW), replace(request(1), copies=1, max_new_tokens=9, stop=())
     pieces = [piece for _, piece in writer.join(wanted)]
     weight = model.embedding.weight
     assert isinstance(weight, Tensor)
@@ -145,4 +145,4 @@ def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: Lan
 )
 def test_an_order_that_cannot_be_carried_out_is_none(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(order(0), **wrong)
+        replace(request(0), **wrong)

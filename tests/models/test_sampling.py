@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from equilibria.models.sampling import Drawer, Sampling, _holding
+from equilibria.models.sampling import Sampler, Sampling, _holding
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12)
 SAMPLINGS = st.builds(
@@ -75,9 +75,9 @@ def test_the_share_is_found_among_few_candidates_or_all(seed: int, share: float,
 
 def drawn(sampling: Sampling, probabilities: list[float], count: int = 4000) -> torch.Tensor:
     """Shares of the tokens among draws by one row after another."""
-    drawer = Drawer(sampling, 0, [], len(probabilities))
+    sampler = Sampler(sampling, 0, [], len(probabilities))
     logits = torch.tensor([probabilities]).log()
-    tokens = torch.tensor([Drawer.draw([drawer], logits)[0] for _ in range(count)])
+    tokens = torch.tensor([Sampler.draw([sampler], logits)[0] for _ in range(count)])
     return torch.bincount(tokens, minlength=len(probabilities)) / count
 
 
@@ -91,24 +91,24 @@ def test_draws_come_in_their_proportions() -> None:
 
 def test_what_was_written_is_counted() -> None:
     logits = torch.tensor([[3.0, 2.9, 2.8]])
-    greedy = Drawer(Sampling(temperature=0, frequency_penalty=0.25), 0, [0], 3)
-    assert [Drawer.draw([greedy], logits)[0] for _ in range(6)] == [0, 1, 2, 0, 1, 2]
-    read = Drawer(Sampling(temperature=0, repetition_penalty=1.1), 0, [0, 1], 3)
-    assert Drawer.draw([read], logits) == [2]
+    greedy = Sampler(Sampling(temperature=0, frequency_penalty=0.25), 0, [0], 3)
+    assert [Sampler.draw([greedy], logits)[0] for _ in range(6)] == [0, 1, 2, 0, 1, 2]
+    read = Sampler(Sampling(temperature=0, repetition_penalty=1.1), 0, [0, 1], 3)
+    assert Sampler.draw([read], logits) == [2]
 
 
 def test_a_row_is_drawn_as_it_is_alone() -> None:
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(3))
     samplings = [Sampling(), Sampling(top_p=0.7), Sampling(0.5, 7), Sampling(), Sampling(0.0)]
 
-    def drawers() -> list[Drawer]:
-        return [Drawer(sampling, row, [1, 2], 40) for row, sampling in enumerate(samplings)]
+    def samplers() -> list[Sampler]:
+        return [Sampler(sampling, row, [1, 2], 40) for row, sampling in enumerate(samplings)]
 
-    together = drawers()
-    first, second = Drawer.draw(together, logits), Drawer.draw(together, logits.flip(1))
-    for row, drawer in enumerate(drawers()):
-        assert Drawer.draw([drawer], logits[row : row + 1]) == [first[row]]
-        assert Drawer.draw([drawer], logits[row : row + 1].flip(1)) == [second[row]]
+    together = samplers()
+    first, second = Sampler.draw(together, logits), Sampler.draw(together, logits.flip(1))
+    for row, sampler in enumerate(samplers()):
+        assert Sampler.draw([sampler], logits[row : row + 1]) == [first[row]]
+        assert Sampler.draw([sampler], logits[row : row + 1].flip(1)) == [second[row]]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_impossible_numbers_are_named(wrong: dict[str, float]) -> None:
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        Drawer.draw([Drawer(Sampling(), 0, [], 2)], torch.tensor([[0.0, math.nan]]))
+        Sampler.draw([Sampler(Sampling(), 0, [], 2)], torch.tensor([[0.0, math.nan]]))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
 )
 def test_numbers_that_overflow_still_draw_a_token(sampling: Sampling) -> None:
     logits_1V = torch.tensor([[0.0, -3.0, 7.0, 7.0]])
-    drawer = Drawer(sampling, 0, [0, 1, 2], 4)
+    sampler = Sampler(sampling, 0, [0, 1, 2], 4)
     for _ in range(5):
-        (token,) = Drawer.draw([drawer], logits_1V)
+        (token,) = Sampler.draw([sampler], logits_1V)
         assert 0 <= token < 4
     counts_1V = torch.tensor([[1, 1, 1, 0]])
     shares_1V = sampling.probabilities(logits_1V, counts_1V, 3 * counts_1V)

@@ -8,10 +8,10 @@ from rich.console import Console
 from equilibria.measuring.size import Size
 from equilibria.measuring.spread import Quartiles
 from equilibria.paper import published
-from equilibria.paper.contests import Memory, Runtime
+from equilibria.paper.contests import MemoryCost, Runtime
 from equilibria.paper.sheet import Sheet, count, form
 from equilibria.paper.tables import MeasuredTable, TrainedTable
-from equilibria.paper.writing import Outcome, memory_sheet, runtime_sheet, trained_sheet
+from equilibria.paper.writing import RowResult, memory_sheet, runtime_sheet, trained_sheet
 
 FIGURES = {
     "data": "wikitext-103",
@@ -31,7 +31,7 @@ def lines_of(sheet: Sheet) -> list[str]:
 
 @pytest.mark.parametrize("table", published.TRAINED.values(), ids=lambda table: table.name)
 def test_every_trained_table_is_readable_at_80_columns(table: TrainedTable) -> None:
-    outcomes = [Outcome(row, Size(109_900_000, 69_750_000), FIGURES) for row in table.rows]
+    outcomes = [RowResult(row, Size(109_900_000, 69_750_000), FIGURES) for row in table.rows]
     lines = lines_of(trained_sheet(table, "tiny", outcomes))
     figure = "0.0501" if table.figure == "loss" else "1,234.6"
     shown = [line for line in lines if figure in line and "1e-03" in line and "29.9" in line]
@@ -46,7 +46,7 @@ def test_measured_tables_are_readable_at_80_columns() -> None:
         return [list(contest.rows) for contest in table.contests]
 
     size, times = Size(10**8, 69_750_000), Quartiles(12.34, 11.11, 13.13)
-    costs = [[Memory(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(published.MEMORY)]
+    costs = [[MemoryCost(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(published.MEMORY)]
     lines = lines_of(memory_sheet(published.MEMORY, "full", costs))
     assert sum("24.7GB" in line and "0.12" in line for line in lines) >= 12
     found = [
@@ -82,5 +82,5 @@ def test_numbers() -> None:
 def test_a_note_is_said_once() -> None:
     table = published.COPY_MEMORY
     notes = ["why", "", "why", "else"]
-    outcomes = [Outcome(row, Size(14_000, 13_000), None, note) for row, note in zip(table.rows, notes, strict=True)]
+    outcomes = [RowResult(row, Size(14_000, 13_000), None, note) for row, note in zip(table.rows, notes, strict=True)]
     assert trained_sheet(table, "full", outcomes).notes[-2:] == ["deq-transformer, lstm: why.", "gru: else."]

@@ -6,12 +6,12 @@ from re import findall, sub
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equilibria.report.measurement import Piece
+from equilibria.report.measurement import TokenFigures
 from equilibria.report.page import LEVELS, coloured, legend
 
 
-def piece(text: str, evaluations: int, converged: bool = True) -> Piece:
-    return Piece(text, evaluations, 1e-3, 0.5, converged)
+def piece(text: str, evaluations: int, converged: bool = True) -> TokenFigures:
+    return TokenFigures(text, evaluations, 1e-3, 0.5, converged)
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(1, 40)), min_size=1))

@@ -15,9 +15,9 @@ from equilibria.inference.effort import Effort
 from equilibria.models.sampling import Sampling
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import parse_json
-from equilibria.serving.request import CompletionRequest, Limits, Served, read_request
+from equilibria.serving.request import CompletionRequest, Served, ServerLimits, read_request
 
-LIMITS = Limits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
+LIMITS = ServerLimits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
 SERVED = Served("m", byte_tokenizer(), 10, True, True, LIMITS)
 FIELDS = [
     "model",
@@ -61,7 +61,7 @@ def refusal(read: Callable[[], object]) -> ApiError | None:
 
 
 def check(request: CompletionRequest) -> None:
-    assert all(0 < order.max_new_tokens <= 50 and order.copies <= 4 for order in request.orders)
+    assert all(0 < text.max_new_tokens <= 50 and text.copies <= 4 for text in request.texts)
 
 
 @settings(deadline=None, max_examples=150)
@@ -115,7 +115,7 @@ def test_every_field_arrives() -> None:
     )
     assert (request.asked.stream, request.usage, request.asked.echo, request.scores) == (True, True, True, True)
     assert request.effort == Effort(tolerance=1e-2, max_evaluations=4)
-    first, second = request.orders
+    first, second = request.texts
     assert (first.prompt, second.prompt) == ((97, 98), (10,))  # an empty prompt is the start of a passage
     assert request.prompts == ((97, 98), ())
     assert (first.seed, second.seed) == (11, 13)
@@ -176,8 +176,8 @@ def test_all_wrong_fields_are_named_at_once() -> None:
 
 def test_null_counts_as_absent() -> None:
     nulls = dict.fromkeys(FIELDS) | {"model": "m", "prompt": "a"}
-    tight = Served("m", byte_tokenizer(), 10, True, True, Limits(max_tokens=5))
-    assert read_request(nulls, tight).orders[0].max_new_tokens == 5
+    tight = Served("m", byte_tokenizer(), 10, True, True, ServerLimits(max_tokens=5))
+    assert read_request(nulls, tight).texts[0].max_new_tokens == 5
 
 
 def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
@@ -213,7 +213,7 @@ def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() 
 @pytest.mark.parametrize("seconds", [0.0, float("inf"), float("nan")])
 def test_limits_are_positive_and_finite(seconds: float) -> None:
     with pytest.raises(ValueError, match="shutdown_timeout must be above 0 and finite"):
-        Limits(shutdown_timeout=seconds)
+        ServerLimits(shutdown_timeout=seconds)
 
 
 @pytest.mark.parametrize("depth", [2, 100, 900, 100_000])

@@ -24,7 +24,7 @@ command = App(name="data", help="Fetch a text and prepare it for training: publi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Preparation:
     """Where a text goes and how it becomes tokens."""
 
     out: Path | None = None
@@ -45,7 +45,7 @@ class Place:
     """Print the figures as one JSON object on stdout; progress goes to stderr."""
 
 
-_Flat = Annotated[Place | None, Parameter(name="*")]
+_Flat = Annotated[Preparation | None, Parameter(name="*")]
 
 
 @command.default
@@ -55,7 +55,7 @@ def data(
     *,
     url: tuple[str, ...] = (),
     digest: tuple[str, ...] = (),
-    place: _Flat = None,
+    preparation: _Flat = None,
 ) -> int:
     """Fetch a published corpus, unless it is here already, and prepare it.
 
@@ -63,10 +63,10 @@ def data(
         name: of the corpus; "hf NAME" is any data set of the Hugging Face hub.
         url: fetch it from here instead; once per file. Without a digest, the first download is trusted.
         digest: of the file at --url, as sha256:…; once per --url.
-        place: where it goes.
+        preparation: where it goes and how it becomes tokens.
     """
     text = next(text for text in PUBLISHED if text.name == name)
-    return _provide(WebText(text, url, digest), name, text.tokenizer, place or Place())
+    return _provide(WebText(text, url, digest), name, text.tokenizer, preparation or Preparation())
 
 
 @command.command
@@ -78,7 +78,7 @@ def hf(
     revision: str | None = None,
     column: str = "text",
     held_out: Annotated[float, Parameter(validator=Number(gt=0, lt=1))] = 0.01,
-    place: _Flat = None,
+    preparation: _Flat = None,
 ) -> int:
     """Fetch the text of a data set on the Hugging Face hub (HF_ENDPOINT names another) and prepare it.
 
@@ -88,21 +88,23 @@ def hf(
         revision: branch, tag or commit; default: the main branch.
         column: the column with the text.
         held_out: share of the rows for validation, where the set has no split for it.
-        place: where it goes.
+        preparation: where it goes and how it becomes tokens.
     """
     folder = "--".join(part for part in (name.replace("/", "--"), config) if part)
-    return _provide(HubText(name, config, revision, column, held_out), folder, TokenizerSpec("bpe"), place or Place())
+    return _provide(
+        HubText(name, config, revision, column, held_out), folder, TokenizerSpec("bpe"), preparation or Preparation()
+    )
 
 
-def _provide(text: RemoteText, name: str, published: TokenizerSpec, place: Place) -> int:
+def _provide(text: RemoteText, name: str, published: TokenizerSpec, asked: Preparation) -> int:
     go_on_unheard()
-    console = Console(stderr=place.json)
+    console = Console(stderr=asked.json)
     progress = ConsoleProgress(console)
-    spec = TokenizerSpec(place.tokenizer or published.kind, place.vocabulary_size, place.minimum_count)
-    folder = place.out or Path("data", name)
-    fetched = fetch_text(text, folder, offline=place.offline, again=place.again, progress=progress)
-    corpus = prepare(FolderText(folder), spec, place.cache, progress)
-    if place.json:
+    spec = TokenizerSpec(asked.tokenizer or published.kind, asked.vocabulary_size, asked.minimum_count)
+    folder = asked.out or Path("data", name)
+    fetched = fetch_text(text, folder, offline=asked.offline, again=asked.again, progress=progress)
+    corpus = prepare(FolderText(folder), spec, asked.cache, progress)
+    if asked.json:
         print(json_format.dumps(_figures(fetched, corpus)))
         return 0
     console.print(_table(corpus))

@@ -16,7 +16,7 @@ class NobodyReads(BaseException):
     code = 128 + signal.SIGPIPE
 
 
-class Output:
+class GuardedStream:
     """A text stream that fails once at most: it then calls `failed`, which may raise, and drops all further text."""
 
     def __init__(self, stream: TextIO, failed: Callable[[OSError], None]) -> None:
@@ -46,16 +46,16 @@ class Output:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Makes standard output and standard error an `Output` each.
+    """Makes standard output and standard error an `GuardedStream` each.
 
     What standard error cannot take is dropped. If standard output fails, `NobodyReads` is raised, or a UserError where
     the cause is another than its reader; not after `go_on_unheard`.
     """
     streams = sys.stdout, sys.stderr
     if sys.stdout is not None:
-        sys.stdout = cast(TextIO, Output(sys.stdout, _end))
+        sys.stdout = cast(TextIO, GuardedStream(sys.stdout, _end))
     if sys.stderr is not None:
-        sys.stderr = cast(TextIO, Output(sys.stderr, lambda problem: None))
+        sys.stderr = cast(TextIO, GuardedStream(sys.stderr, lambda problem: None))
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def guarded() -> Iterator[None]:
 
 def go_on_unheard() -> None:
     """Drops what standard output cannot take from here on: the command's work is more than what it prints."""
-    if isinstance(sys.stdout, Output):
+    if isinstance(sys.stdout, GuardedStream):
         sys.stdout.failed = _say
 
 

@@ -24,7 +24,7 @@ from equilibria.paper.published import MEASURED, TRAINED
 from equilibria.paper.runs import conclude, recipe_of, row_status, trained_size
 from equilibria.paper.sheet import Sheet
 from equilibria.paper.tables import MeasuredTable, Row, Scale, TrainedTable, chosen
-from equilibria.paper.writing import Outcome
+from equilibria.paper.writing import RowResult
 from equilibria.runs.folder import RunFolder
 from equilibria.training import train as train_run
 
@@ -32,7 +32,7 @@ _LONGEST_NAME = 200  # bytes: file systems take 255, and a file is written under
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Reproduction:
     """What to reproduce, and where."""
 
     scale: Scale
@@ -86,14 +86,14 @@ def reproduce(
     """
     go_on_unheard()
     scale, console = scale or ("full" if table in TRAINED else "tiny"), Console(stderr=json)
-    order = Order(scale=scale, rows=rows, seed=seed, text=data_path, out=out, console=console)
-    file, code = order.file(table), 0
+    asked = Reproduction(scale=scale, rows=rows, seed=seed, text=data_path, out=out, console=console)
+    file, code = asked.file(table), 0
     if table in TRAINED:
-        found, sheet, code = _trained(TRAINED[table], order, train)
+        found, sheet, code = _trained(TRAINED[table], asked, train)
     else:
         if train:
             raise UserError(f"{table} is measured, not trained: omit --train")
-        found, sheet = _measured(MEASURED[table], order)
+        found, sheet = _measured(MEASURED[table], asked)
     save_text(file, json_format.dumps(found, indent=1) + "\n")
     save_text(file.with_suffix(".md"), sheet.markdown())
     if json:
@@ -106,58 +106,60 @@ def reproduce(
     return code
 
 
-def _trained(table: TrainedTable, order: Order, train: bool) -> tuple[dict[str, object], Sheet, int]:
+def _trained(table: TrainedTable, asked: Reproduction, train: bool) -> tuple[dict[str, object], Sheet, int]:
     """The table as JSON and as text, and the exit code."""
-    if order.text is not None and not table.data:
+    if asked.text is not None and not table.data:
         raise UserError(f"--data-path: {table.name} reads no text")
     signal, outcomes = None, []
-    for row in chosen(table.rows, order.rows):
-        outcomes.append(_outcome(table, row, order, train and signal is None))
+    for row in chosen(table.rows, asked.rows):
+        outcomes.append(_outcome(table, row, asked, train and signal is None))
         signal = signal or outcomes[-1].signal
-    found = writing.trained_json(table, order.scale, order.seed, outcomes)
+    found = writing.trained_json(table, asked.scale, asked.seed, outcomes)
     wanting = any(outcome.figures is None and (train or outcome.size is None) for outcome in outcomes)
     code = int(wanting) if signal is None else 128 + signal
-    return found, writing.trained_sheet(table, order.scale, outcomes), code
+    return found, writing.trained_sheet(table, asked.scale, outcomes), code
 
 
-def _outcome(table: TrainedTable, row: Row, order: Order, train: bool) -> Outcome:
+def _outcome(table: TrainedTable, row: Row, asked: Reproduction, train: bool) -> RowResult:
     """The state of a row, which is trained first if `train` and if it can be."""
     size = None
     try:
-        recipe = order.recipe(table, row)
+        recipe = asked.recipe(table, row)
         size = size_without_weights(lambda: build_model(recipe, table.vocabulary_of(recipe)))
-        return _reached(table, row, order, train, recipe, size)
+        return _reached(table, row, asked, train, recipe, size)
     except Exception as problem:  # of whatever kind: the other rows go on
         if not isinstance(problem, UserError):
-            order.console.out(traceback.format_exc())
-        return Outcome(row, size, None, in_a_line(problem))
+            asked.console.out(traceback.format_exc())
+        return RowResult(row, size, None, in_a_line(problem))
 
 
-def _reached(table: TrainedTable, row: Row, order: Order, training: bool, recipe: Recipe, size: Size) -> Outcome:
+def _reached(
+    table: TrainedTable, row: Row, asked: Reproduction, training: bool, recipe: Recipe, size: Size
+) -> RowResult:
     state = row_status(recipe)
     if state.figures is not None:
-        return Outcome(row, trained_size(state.figures), state.figures)
+        return RowResult(row, trained_size(state.figures), state.figures)
     if not state.open:
-        return Outcome(row, size, None, state.note)
+        return RowResult(row, size, None, state.note)
     text = getattr(recipe.data, "path", None)
     if text is not None and not text.is_dir():
         missing = f"there is no {text}; {table.data}, or name another text with --data-path"
-        return Outcome(row, size, None, missing)
+        return RowResult(row, size, None, missing)
     if not training:
-        return Outcome(row, size, None, state.note or "not started; train it with --train")
-    begun, progress = RunFolder(recipe.run.folder).config.is_file(), ConsoleProgress(order.console)
-    result = train_run(recipe, resume=begun, console=order.console, progress=progress)
+        return RowResult(row, size, None, state.note or "not started; train it with --train")
+    begun, progress = RunFolder(recipe.run.folder).config.is_file(), ConsoleProgress(asked.console)
+    result = train_run(recipe, resume=begun, console=asked.console, progress=progress)
     if result.interrupted is not None:
-        return Outcome(row, size, None, row_status(recipe).note, result.interrupted)
-    figures = conclude(recipe, result, table.test_tokens.get(order.scale), progress)
-    return Outcome(row, trained_size(figures), figures)
+        return RowResult(row, size, None, row_status(recipe).note, result.interrupted)
+    figures = conclude(recipe, result, table.test_tokens.get(asked.scale), progress)
+    return RowResult(row, trained_size(figures), figures)
 
 
-def _measured(table: MeasuredTable, order: Order) -> tuple[dict[str, object], Sheet]:
-    rows = chosen([row for contest in table.contests for row in contest.rows], order.rows)
+def _measured(table: MeasuredTable, asked: Reproduction) -> tuple[dict[str, object], Sheet]:
+    rows = chosen([row for contest in table.contests for row in contest.rows], asked.rows)
     contests = [contest for contest in table.contests if any(row in rows for row in contest.rows)]
-    scale, seed, setting, say = order.scale, order.seed, table.settings[order.scale], order.console.out
-    entered = [(contest, [order.recipe(contest.table, row) for row in contest.rows]) for contest in contests]
+    scale, seed, setting, say = asked.scale, asked.seed, table.settings[asked.scale], asked.console.out
+    entered = [(contest, [asked.recipe(contest.table, row) for row in contest.rows]) for contest in contests]
     if table.name == "memory":
         costs = [memory_of(contest, recipes, setting, say) for contest, recipes in entered]
         return writing.memory_json(table, scale, seed, costs), writing.memory_sheet(table, scale, costs)

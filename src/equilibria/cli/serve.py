@@ -52,7 +52,7 @@ def serve(
         threads: of PyTorch; default: its own choice.
     """
     try:
-        from equilibria.serving.request import Limits, Served
+        from equilibria.serving.request import Served, ServerLimits
         from equilibria.serving.server import serve as listen
     except ModuleNotFoundError as missing:
         raise UserError(f"{missing.name} is not installed; pip install 'equilibria[serve]'") from missing
@@ -67,7 +67,7 @@ def serve(
         window=loaded.window,
         solves=isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium),
         scores=not loaded.recipe.model.reads_source,
-        limits=Limits(
+        limits=ServerLimits(
             max_batch=max_batch,
             max_queue=max_queue,
             max_tokens=max_tokens,

@@ -8,7 +8,7 @@ from random import randrange
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.writing import FinishReason, Order, Text, Writer, Written
+from equilibria.inference.writing import FinishReason, Text, TextRequest, Writer, Written
 from equilibria.models.sampling import Sampling
 
 Say = Callable[[str, int | None], None]
@@ -63,7 +63,7 @@ def generate(
     for number, prompt in enumerate(prompts):
         start = tokenizer.encode(prompt)
         try:
-            order = Order(
+            request = TextRequest(
                 prompt=tuple(start or [tokenizer.eos]),
                 max_new_tokens=max_new_tokens,
                 sampling=sampling or Sampling(),
@@ -74,7 +74,7 @@ def generate(
             )
         except ValueError as problem:
             raise UserError(str(problem)) from problem
-        turns.add(writer.join(order), tokenizer.decode(start))
+        turns.add(writer.join(request), tokenizer.decode(start))
     while writer.texts:
         turns.add(writer.step())
     return [

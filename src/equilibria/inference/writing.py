@@ -12,8 +12,8 @@ from equilibria.data.tokenizers import Tokenizer
 from equilibria.depths import Depth
 from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, TokenModel
-from equilibria.models.decoding import Drawn
-from equilibria.models.sampling import Drawer, Sampling
+from equilibria.models.decoding import DrawnTokens
+from equilibria.models.sampling import Sampler, Sampling
 from equilibria.ranges import at_least
 
 FinishReason = Literal["length", "stop", "end"]
@@ -21,7 +21,7 @@ FinishReason = Literal["length", "stop", "end"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class TextRequest:
     """A prompt and what is to be written after it.
 
     Args:
@@ -92,15 +92,15 @@ class Piece:
 
 
 class Text:
-    """One text that is being written: which copy of an order, and its tokens so far."""
+    """One text that is being written: which copy of a request, and its tokens so far."""
 
-    def __init__(self, order: Order, copy: int, tokenizer: Tokenizer, vocabulary_size: int) -> None:
-        self.order, self.copy = order, copy
-        seed = None if order.seed is None else order.seed + copy
-        self.drawer = Drawer(order.sampling, seed, order.prompt, vocabulary_size)
+    def __init__(self, request: TextRequest, copy: int, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+        self.request, self.copy = request, copy
+        seed = None if request.seed is None else request.seed + copy
+        self.sampler = Sampler(request.sampling, seed, request.prompt, vocabulary_size)
         self.tokens: list[int] = []
-        self._stream = TextStream(tokenizer, order.prompt, order.stop)
-        self._end = tokenizer.eos if order.stop_at_end else None
+        self._stream = TextStream(tokenizer, request.prompt, request.stop)
+        self._end = tokenizer.eos if request.stop_at_end else None
 
     def take(self, token: int, evaluations: int | None, likelihood: Likelihood | None) -> Piece:
         """One more token."""
@@ -110,7 +110,7 @@ class Text:
             finish = "end"
         else:
             said = self._stream.write(token)
-            if len(self.tokens) == self.order.max_new_tokens:
+            if len(self.tokens) == self.request.max_new_tokens:
                 finish = "length"
         if finish is not None:
             said += self._stream.finish()
@@ -129,22 +129,24 @@ class Writer:
     def __init__(self, model: TokenModel, tokenizer: Tokenizer, window: int, depth: Depth | None = None) -> None:
         self._model, self._tokenizer, self._depth = model, tokenizer, depth
         self._decoder = Decoder(model, window, depth)
-        self._texts: dict[Drawer, Text] = {}
+        self._texts: dict[Sampler, Text] = {}
 
     @property
     def texts(self) -> list[Text]:
         """Those that go on."""
         return [*self._texts.values()]
 
-    def join(self, order: Order) -> Written:
+    def join(self, request: TextRequest) -> Written:
         """Reads a prompt and draws the first token of its texts.
 
         Raises:
             ValueError: a token is outside the vocabulary, or the logits are not finite. The other texts go on.
         """
         size = self._model.embedding.vocabulary_size
-        texts = {text.drawer: text for text in (Text(order, n, self._tokenizer, size) for n in range(order.copies))}
-        drawn = self._decoder.join(torch.tensor([order.prompt]), [*texts])
+        texts = {
+            text.sampler: text for text in (Text(request, n, self._tokenizer, size) for n in range(request.copies))
+        }
+        drawn = self._decoder.join(torch.tensor([request.prompt]), [*texts])
         self._texts |= texts
         return self._written(drawn)
 
@@ -154,28 +156,28 @@ class Writer:
 
     def leave(self, text: Text) -> None:
         """A text ends here, whatever else was wanted of it."""
-        if self._texts.pop(text.drawer, None) is not None:
-            self._decoder.leave(text.drawer)
+        if self._texts.pop(text.sampler, None) is not None:
+            self._decoder.leave(text.sampler)
 
-    def likelihoods(self, order: Order) -> list[Likelihood]:
+    def likelihoods(self, request: TextRequest) -> list[Likelihood]:
         """Of every token of a prompt but the first."""
-        tokens_1L = torch.tensor([order.prompt])
+        tokens_1L = torch.tensor([request.prompt])
         if tokens_1L.shape[1] == 1:
             return []
         with torch.no_grad():
             logits_LV = self._model(tokens_1L[:, :-1], depth=self._depth).logits[0]
         return [
-            _likelihood(row_V, token, order.top or 0)
-            for row_V, token in zip(logits_LV.log_softmax(-1), order.prompt[1:], strict=True)
+            _likelihood(row_V, token, request.top or 0)
+            for row_V, token in zip(logits_LV.log_softmax(-1), request.prompt[1:], strict=True)
         ]
 
-    def _written(self, drawn: Drawn) -> Written:
+    def _written(self, drawn: DrawnTokens) -> Written:
         evaluations = None if drawn.evaluations_BL is None else drawn.evaluations_BL[:, -1].tolist()
         written = []
-        for row, (drawer, token) in enumerate(zip(drawn.drawers, drawn.token_B.tolist(), strict=True)):
-            text, likelihood = self._texts[drawer], None
-            if text.order.top is not None:
-                likelihood = _likelihood(drawn.logits_BV[row].log_softmax(-1), token, text.order.top)
+        for row, (sampler, token) in enumerate(zip(drawn.samplers, drawn.token_B.tolist(), strict=True)):
+            text, likelihood = self._texts[sampler], None
+            if text.request.top is not None:
+                likelihood = _likelihood(drawn.logits_BV[row].log_softmax(-1), token, text.request.top)
             piece = text.take(token, None if evaluations is None else evaluations[row], likelihood)
             if piece.finish is not None:
                 self.leave(text)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
 from equilibria.diagnostics.audits import evaluating
-from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, Drawn, FreshContinuation, Step
-from equilibria.models.sampling import Drawer, Sampling
+from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, DrawnTokens, FreshContinuation, Step
+from equilibria.models.sampling import Sampler, Sampling
 from equilibria.nn import TokenEmbedding
 from equilibria.ranges import at_least
 from equilibria.solvers import Solution
@@ -177,7 +177,7 @@ class TokenModel(nn.Module, ABC):
         padding_B: Tensor | None = None,
         *,
         depth: Depth | None = None,
-    ) -> Iterator[Drawn]:
+    ) -> Iterator[DrawnTokens]:
         """What `generate` draws, token after token, without end. In evaluation mode.
 
         Raises:
@@ -185,11 +185,11 @@ class TokenModel(nn.Module, ABC):
         """
         decoder = Decoder(self, window, depth)
         padding = [0] * len(tokens_BL) if padding_B is None else padding_B.tolist()
-        drawers = [
-            Drawer(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
+        samplers = [
+            Sampler(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
             for row, (tokens, gap) in enumerate(zip(tokens_BL.tolist(), padding, strict=True))
         ]
-        yield decoder.join(tokens_BL, drawers, padding_B)
+        yield decoder.join(tokens_BL, samplers, padding_B)
         while True:
             yield decoder.step()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
-from equilibria.models.sampling import Drawer
+from equilibria.models.sampling import Sampler
 from equilibria.nn import TokenEmbedding
 from equilibria.solvers import Solution
 
@@ -166,7 +166,7 @@ class FreshContinuation:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTokens:
     """A token of each row.
 
     Attributes:
@@ -174,35 +174,35 @@ class Drawn:
         evaluations_BL: of the tokens that were read since the draw before (at first the prompt); the last one's
             state is what this token was drawn from. None for explicit depths.
         logits_BV: what they were drawn from.
-        drawers: who drew them.
+        samplers: who drew them.
     """
 
     token_B: Tensor
     evaluations_BL: Tensor | None
     logits_BV: Tensor
-    drawers: Sequence[Drawer]
+    samplers: Sequence[Sampler]
 
 
 @dataclass
 class _Group:
-    """Texts that were read together: of each its row, and its drawer, None once it has left."""
+    """Texts that were read together: of each its row, and its sampler, None once it has left."""
 
     where: Continuation
     rows: list[int]
-    drawers: list[Drawer | None]
+    samplers: list[Sampler | None]
 
-    def drawn(self) -> Drawn:
-        drawers = [drawer for drawer in self.drawers if drawer is not None]
+    def drawn(self) -> DrawnTokens:
+        samplers = [sampler for sampler in self.samplers if sampler is not None]
         logits_BV, evaluations_BL = self.where.logits_BV, self.where.evaluations_BL
         if self.rows != [*range(len(logits_BV))]:
             logits_BV = logits_BV[self.rows]
             evaluations_BL = None if evaluations_BL is None else evaluations_BL[self.rows]
-        token_B = torch.tensor(Drawer.draw(drawers, logits_BV), device=logits_BV.device)
-        return Drawn(token_B, evaluations_BL, logits_BV, drawers)
+        token_B = torch.tensor(Sampler.draw(samplers, logits_BV), device=logits_BV.device)
+        return DrawnTokens(token_B, evaluations_BL, logits_BV, samplers)
 
 
 class Decoder:
-    """Decodes texts together. Each is known by its drawer, which has its sampling and its random numbers.
+    """Decodes texts together. Each is known by its sampler, which has its sampling and its random numbers.
 
     Args:
         model: in evaluation mode.
@@ -215,16 +215,16 @@ class Decoder:
         self._groups: list[_Group] = []
 
     @property
-    def drawers(self) -> list[Drawer]:
+    def samplers(self) -> list[Sampler]:
         """Of the texts that go on."""
-        return [drawer for group in self._groups for drawer in group.drawers if drawer is not None]
+        return [sampler for group in self._groups for sampler in group.samplers if sampler is not None]
 
-    def join(self, tokens_BL: Tensor, drawers: Sequence[Drawer], padding_B: Tensor | None = None) -> Drawn:
+    def join(self, tokens_BL: Tensor, samplers: Sequence[Sampler], padding_B: Tensor | None = None) -> DrawnTokens:
         """Reads prompts and draws the first token of their texts.
 
         Args:
             tokens_BL: token ids.
-            drawers: one for each row, or several that all continue a single row.
+            samplers: one for each row, or several that all continue a single row.
             padding_B: tokens at the left of each row that are padding.
 
         Raises:
@@ -232,36 +232,38 @@ class Decoder:
         """
         where = self._model.begin(tokens_BL, self._window, padding_B, depth=self._depth)
         copies = len(tokens_BL) == 1
-        group = _Group(where, [0] * len(drawers) if copies else [*range(len(drawers))], [*drawers])
+        group = _Group(where, [0] * len(samplers) if copies else [*range(len(samplers))], [*samplers])
         drawn = group.drawn()
         self._groups.append(group)
         return drawn
 
-    def step(self) -> Drawn:
+    def step(self) -> DrawnTokens:
         """One more token of every text; there must be one."""
-        where, drawers = self._together()
-        tokens = torch.tensor([drawer.token for drawer in drawers], device=where.logits_BV.device)
-        group = _Group(where.read(tokens), [*range(len(drawers))], [*drawers])
+        where, samplers = self._together()
+        tokens = torch.tensor([sampler.token for sampler in samplers], device=where.logits_BV.device)
+        group = _Group(where.read(tokens), [*range(len(samplers))], [*samplers])
         self._groups = [group]
         return group.drawn()
 
-    def leave(self, drawer: Drawer) -> None:
+    def leave(self, sampler: Sampler) -> None:
         """A text ends here."""
         for group in self._groups:
-            if drawer in group.drawers:
-                group.drawers[group.drawers.index(drawer)] = None
-        if not self.drawers:
+            if sampler in group.samplers:
+                group.samplers[group.samplers.index(sampler)] = None
+        if not self.samplers:
             self._groups = []  # and nothing keeps their cache
 
-    def _together(self) -> tuple[Continuation, list[Drawer]]:
-        chosen, drawers = [], []
+    def _together(self) -> tuple[Continuation, list[Sampler]]:
+        chosen, samplers = [], []
         for group in self._groups:
-            going = [(row, drawer) for row, drawer in zip(group.rows, group.drawers, strict=True) if drawer is not None]
+            going = [
+                (row, sampler) for row, sampler in zip(group.rows, group.samplers, strict=True) if sampler is not None
+            ]
             if going:
                 chosen.append((group.where, [row for row, _ in going]))
-                drawers += [drawer for _, drawer in going]
+                samplers += [sampler for _, sampler in going]
         (where, rows), *others = chosen
         if others or rows != [*range(len(where.logits_BV))]:
             device = where.logits_BV.device
             where = where.gathered([(part, torch.tensor(rows, device=device)) for part, rows in chosen])
-        return where, drawers
+        return where, samplers

@@ -121,7 +121,7 @@ def _holding(least: float, shares_BV: Tensor, candidates: int) -> Tensor:
     return kept_BV
 
 
-class Drawer:
+class Sampler:
     """Draws the tokens of one row: its sampling, its random numbers, and what its penalties count.
 
     Args:
@@ -144,21 +144,21 @@ class Drawer:
             self._written_V = torch.zeros_like(self._read_V)
 
     @staticmethod
-    def draw(drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
-        """A token of each row, for which there is a drawer; a ValueError where logits are not finite."""
+    def draw(samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
+        """A token of each row, for which there is a sampler; a ValueError where logits are not finite."""
         if not bool(torch.isfinite(logits_BV).all()):
             raise ValueError("the model's logits are not finite; was it trained to its end?")
-        tokens = [0] * len(drawers)
+        tokens = [0] * len(samplers)
         alike: dict[Sampling, list[int]] = {}
-        for row, drawer in enumerate(drawers):
-            alike.setdefault(drawer.sampling, []).append(row)
+        for row, sampler in enumerate(samplers):
+            alike.setdefault(sampler.sampling, []).append(row)
         for sampling, rows in alike.items():
-            chosen_BV = logits_BV if len(rows) == len(drawers) else logits_BV[rows]
-            among = [drawers[row] for row in rows]
+            chosen_BV = logits_BV if len(rows) == len(samplers) else logits_BV[rows]
+            among = [samplers[row] for row in rows]
             for row, token in zip(rows, _drawn(sampling, among, chosen_BV), strict=True):
                 tokens[row] = token
-                drawers[row].token = token
-                if (written_V := drawers[row]._written_V) is not None:
+                samplers[row].token = token
+                if (written_V := samplers[row]._written_V) is not None:
                     written_V[token] += 1
         return tokens
 
@@ -172,15 +172,15 @@ def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
     return torch.stack(there).to(like.device) if there else None
 
 
-def _drawn(sampling: Sampling, drawers: Sequence[Drawer], logits_BV: Tensor) -> list[int]:
-    read_BV = _counts([drawer._read_V for drawer in drawers], logits_BV)
-    written_BV = _counts([drawer._written_V for drawer in drawers], logits_BV)
+def _drawn(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
+    read_BV = _counts([sampler._read_V for sampler in samplers], logits_BV)
+    written_BV = _counts([sampler._written_V for sampler in samplers], logits_BV)
     shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
     if sampling.greedy:
         return shares_BV.argmax(dim=-1).tolist()
     cumulative_BV = shares_BV.double().cumsum(dim=-1)
     whole_B1 = cumulative_BV[:, -1:].contiguous()
-    uniform_B1 = torch.stack([drawer._uniform() for drawer in drawers]).to(logits_BV.device)
+    uniform_B1 = torch.stack([sampler._uniform() for sampler in samplers]).to(logits_BV.device)
     # The first token beyond the number, which no token of probability zero is; rounding must not pass the last one.
     token_B1 = torch.searchsorted(cumulative_BV, uniform_B1 * whole_B1, right=True)
     return torch.minimum(token_B1, torch.searchsorted(cumulative_BV, whole_B1)).squeeze(1).tolist()

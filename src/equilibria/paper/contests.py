@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryCost:
     """What a training step of a row keeps: bytes for the backward pass, and their ratio to the contest's first row."""
 
     row: Row
@@ -32,14 +32,14 @@ class Memory:
     ratio: float
 
 
-def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[Memory]:
+def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[MemoryCost]:
     """The memory of each row, one model at a time; `recipes` are those of its rows."""
-    costs: list[Memory] = []
+    costs: list[MemoryCost] = []
     for row, recipe in zip(contest.rows, recipes, strict=True):
         say(f"memory of {recipe.run.name}")
         model, _ = _model(contest, recipe)
         saved = saved_by_step(model, _batches(model, setting, recipe.training.seed))
-        costs.append(Memory(row, size_of(model), saved, saved / (costs[0].saved if costs else saved)))
+        costs.append(MemoryCost(row, size_of(model), saved, saved / (costs[0].saved if costs else saved)))
     return costs
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from equilibria.measuring.size import Size
 from equilibria.measuring.spread import Quartiles
-from equilibria.paper.contests import Memory, Runtime
+from equilibria.paper.contests import MemoryCost, Runtime
 from equilibria.paper.runs import Figures
 from equilibria.paper.sheet import Sheet, count, form
 from equilibria.paper.tables import Contest, MeasuredTable, Row, Scale, Setting, TrainedTable
@@ -16,7 +16,7 @@ _SIZES = "size, inner: parameters in all and outside the embedding, the paper's 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowResult:
     """The state of a row.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
         return float(value) if isinstance(value, int | float) else None
 
 
-def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequence[Outcome]) -> dict[str, object]:
+def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequence[RowResult]) -> dict[str, object]:
     rows = [
         {
             **_published(outcome.row),
@@ -55,7 +55,7 @@ def trained_json(table: TrainedTable, scale: Scale, seed: int, outcomes: Sequenc
     return {**_heading(table, scale, seed), "rows": rows}
 
 
-def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]) -> Sheet:
+def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[RowResult]) -> Sheet:
     """The paper's table with our columns beside its own."""
     precise = ".3g" if table.figure == "loss" else ",.1f"
     rows = []
@@ -82,18 +82,18 @@ def trained_sheet(table: TrainedTable, scale: Scale, outcomes: Sequence[Outcome]
 
 
 def memory_json(
-    table: MeasuredTable, scale: Scale, seed: int, contests: Sequence[Sequence[Memory]]
+    table: MeasuredTable, scale: Scale, seed: int, contests: Sequence[Sequence[MemoryCost]]
 ) -> dict[str, object]:
     """Every row that was measured, contest by contest."""
 
-    def measured(cost: Memory) -> dict[str, object]:
+    def measured(cost: MemoryCost) -> dict[str, object]:
         return {**_published(cost.row), "size": asdict(cost.size), "saved_bytes": cost.saved, "ratio": cost.ratio}
 
     rows = [list(map(measured, costs)) for costs in contests]
     return {**_heading(table, scale, seed), "setting": asdict(table.settings[scale]), "contests": rows}
 
 
-def memory_sheet(table: MeasuredTable, scale: Scale, contests: Sequence[Sequence[Memory]]) -> Sheet:
+def memory_sheet(table: MeasuredTable, scale: Scale, contests: Sequence[Sequence[MemoryCost]]) -> Sheet:
     """Gigabytes, and shares of the first of each contest."""
     rows = [
         [
@@ -180,7 +180,7 @@ def _scaled(scale: Scale) -> list[str]:
     return [] if scale == "full" else [_SCALED.format(scale=scale)]
 
 
-def _reasons(outcomes: Sequence[Outcome]) -> list[str]:
+def _reasons(outcomes: Sequence[RowResult]) -> list[str]:
     """Each note once, with the rows that it is about."""
     about: dict[str, list[str]] = {}
     for outcome in outcomes:

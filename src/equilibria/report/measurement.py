@@ -25,7 +25,7 @@ _LONGEST_CHARACTER = 4  # in tokens, each at least a byte
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenFigures:
     """Text of one token, or of several where a character is spread over them.
 
     Attributes:
@@ -59,7 +59,7 @@ class Convergence:
     tokens: int
 
 
-def measure_solves(loaded: LoadedRun) -> tuple[list[Piece], Convergence] | None:
+def measure_solves(loaded: LoadedRun) -> tuple[list[TokenFigures], Convergence] | None:
     """Reads the beginning of the run's validation data; None for explicit depths.
 
     Returns:
@@ -82,7 +82,9 @@ def measure_solves(loaded: LoadedRun) -> tuple[list[Piece], Convergence] | None:
     return passage, follow_solve(model, segment.inputs, model.depth.eval_solver)
 
 
-def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int) -> list[Piece]:
+def read_passage(
+    model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int
+) -> list[TokenFigures]:
     """A text with what each token cost, in segments as in evaluation.
 
     Args:
@@ -105,7 +107,7 @@ def read_passage(model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray,
     pieces = []
     for text, place in _pieces(tokenizer, [int(token) for token in tokens[:-1]]):
         pieces.append(
-            Piece(
+            TokenFigures(
                 text=text,
                 evaluations=max(evaluations[place]),
                 residual=max(residuals[place]),

@@ -13,7 +13,7 @@ from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, 
 from equilibria.report.figures import Plot, draw
 from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
-from equilibria.report.measurement import Convergence, Piece
+from equilibria.report.measurement import Convergence, TokenFigures
 
 LEVELS = 8
 """Shades that the page's style sheet has: `.e0` (least) to `.e7` (most)."""
@@ -22,7 +22,7 @@ LEVELS = 8
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def page(run: RunRecord, cards: Sequence[Card], solves: tuple[Sequence[Piece], Convergence] | None) -> str:
+def page(run: RunRecord, cards: Sequence[Card], solves: tuple[Sequence[TokenFigures], Convergence] | None) -> str:
     """The whole document; `solves` is what `measure_solves` found. A UserError if matplotlib is not installed."""
     name = escape(run.folder.path.resolve().name)
     recipe = run.config and f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
@@ -103,7 +103,7 @@ def _loss_note(run: RunRecord) -> str:
     return note
 
 
-def _solve_sections(run: RunRecord, solves: tuple[Sequence[Piece], Convergence] | None) -> Iterator[str]:
+def _solve_sections(run: RunRecord, solves: tuple[Sequence[TokenFigures], Convergence] | None) -> Iterator[str]:
     yield _plots(
         "The solves over training",
         list(solve_plots(run)),
@@ -153,7 +153,7 @@ def _event(line: Figures) -> str:
     return f"<li>{when}step {number(line, 'step') or 0:,.0f}: {escape(str(line.get('message', '')))}</li>"
 
 
-def legend(passage: Sequence[Piece]) -> str:
+def legend(passage: Sequence[TokenFigures]) -> str:
     """A shade per number of evaluations (or per range of them), with its share of the tokens."""
     counts = Counter(piece.evaluations for piece in passage)
     least, most = min(counts), max(counts)
@@ -171,7 +171,7 @@ def legend(passage: Sequence[Piece]) -> str:
     return f'<ul class="legend"><li>evaluations:</li>{"".join(entries)}</ul>'
 
 
-def coloured(passage: Sequence[Piece]) -> str:
+def coloured(passage: Sequence[TokenFigures]) -> str:
     """The text, each piece in the shade of its evaluations and with its figures as its title."""
     least = min(piece.evaluations for piece in passage)
     most = max(piece.evaluations for piece in passage)
@@ -179,7 +179,7 @@ def coloured(passage: Sequence[Piece]) -> str:
     return f'<p class="passage">{"".join(spans)}</p>'
 
 
-def _span(piece: Piece, level: int) -> str:
+def _span(piece: TokenFigures, level: int) -> str:
     surprise = "" if piece.nll is None else f", {piece.nll:.2f} nats unexpected"
     title = f"{piece.text!r}: {piece.evaluations} evaluations, residual {piece.residual:.2g}{surprise}"
     classes = f"e{level}" if piece.converged else f"e{level} open"

@@ -34,7 +34,7 @@ _LONGEST_KEEPING = 10.0  # seconds, enough for a file or two
 
 
 @dataclass(frozen=True)
-class Writer:
+class LockHolder:
     """The process that writes a run, and since when it does."""
 
     pid: int
@@ -59,7 +59,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
     """
     lock = _locked(folder)
     try:
-        me = Writer(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(" ", "seconds"))
+        me = LockHolder(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(" ", "seconds"))
         with suppress(OSError):  # training may free space on a full disk
             write_durably(folder.writer, json.dumps(asdict(me)) + "\n")
         yield
@@ -102,7 +102,7 @@ def save_beside(folder: RunFolder, path: Path, content: str) -> None:
         warnings.warn(f"could not save {path.name}: {problem}", stacklevel=2)
 
 
-def writer_of(folder: RunFolder) -> Writer | None:
+def writer_of(folder: RunFolder) -> LockHolder | None:
     """Who is writing a run; None if nobody is, or the name is unknown."""
     return None if _is_free(folder) else _read(folder)
 
@@ -159,8 +159,8 @@ def _marker(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.marker")
 
 
-def _read(folder: RunFolder) -> Writer | None:
+def _read(folder: RunFolder) -> LockHolder | None:
     try:
-        return Writer(**read_json(folder.writer, dict))
+        return LockHolder(**read_json(folder.writer, dict))
     except (UserError, TypeError):
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import step_of
-from equilibria.runs.lock import Writer, writer_of
+from equilibria.runs.lock import LockHolder, writer_of
 from equilibria.runs.metrics import read_metrics
 
 
@@ -36,7 +36,7 @@ class RunStatus:
         return 0 if index is None else step_of(Path(index.last)) or 0
 
     @cached_property
-    def writer(self) -> Writer | None:
+    def writer(self) -> LockHolder | None:
         """Who writes it now."""
         return writer_of(self.folder)
 

@@ -1,4 +1,4 @@
-"""A completion request: what the protocol's JSON asks for, checked against the limits, as orders for a writer."""
+"""A completion request: what the protocol's JSON asks for, checked against the limits, as requests for texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort
-from equilibria.inference.writing import Order
+from equilibria.inference.writing import TextRequest
 from equilibria.models.sampling import Sampling
 from equilibria.ranges import above
 from equilibria.serving.errors import ApiError, invalid
@@ -20,7 +20,7 @@ _DEFAULT_TOKENS = 16  # of the protocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """Bounds on requests; what is beyond them is refused with a reason.
 
     Args:
@@ -64,7 +64,7 @@ class Served:
     window: int
     solves: bool
     scores: bool
-    limits: Limits
+    limits: ServerLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class CompletionRequest:
 
     Attributes:
         prompts: token ids of each, as they were given.
-        orders: one for each prompt.
+        texts: what to write after each prompt.
         write: whether new tokens are wanted; else the prompts are only scored.
         effort: of all of them.
     """
 
     asked: Fields
     prompts: tuple[tuple[int, ...], ...]
-    orders: tuple[Order, ...]
+    texts: tuple[TextRequest, ...]
     write: bool
     effort: Effort
 
@@ -110,8 +110,8 @@ def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
     if effort != Effort() and not served.solves:
         raise invalid("tolerance", "tolerance and max_evaluations limit a solver; this model has a fixed depth")
     seed = randrange(2**48) if asked.seed is None else asked.seed % 2**48
-    orders = (
-        Order(
+    texts = (
+        TextRequest(
             prompt=prompt or (served.tokenizer.eos,),
             max_new_tokens=max(1, tokens),
             sampling=Sampling(**{option.name: getattr(asked, option.name) for option in fields(Sampling)}),
@@ -123,7 +123,7 @@ def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
         )
         for number, prompt in enumerate(prompts)
     )
-    return CompletionRequest(asked=asked, prompts=prompts, orders=tuple(orders), write=tokens > 0, effort=effort)
+    return CompletionRequest(asked=asked, prompts=prompts, texts=tuple(texts), write=tokens > 0, effort=effort)
 
 
 def served_as(name: str, served: Served) -> None:

@@ -30,16 +30,16 @@ class Answer:
         self._request, self._served = request, served
         identity = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
         self._head = {**identity, "created": int(time.time()), "model": served.name}
-        texts = len(request.orders) * request.asked.n
+        texts = len(request.texts) * request.asked.n
         self._open = texts if request.write else 0
-        self._unscored = len(request.orders) if request.scores else 0
+        self._unscored = len(request.texts) if request.scores else 0
         self._offsets: dict[int, int] = {}
         self._echoed: dict[int, dict[str, Any]] = {}
         self._completion_tokens = 0
         lasts = [prompt[-1] if prompt else None for prompt in request.prompts]
         self._latest = {index: lasts[index // request.asked.n] for index in range(texts)}
         if not request.scores:
-            for number in range(len(request.orders)):
+            for number in range(len(request.texts)):
                 self._echo(number, None)
 
     @property

@@ -80,7 +80,7 @@ class Worker:
     def submit(self, request: CompletionRequest) -> Job:
         """Queues a request; raises an ApiError if the queue is full (429), or the server is about to stop (503)."""
         job = Job(request, time.monotonic() + self._limits.request_timeout)
-        wanted = len(request.orders) * request.asked.n
+        wanted = len(request.texts) * request.asked.n
         with self._changed:
             if self._end is not None:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
@@ -89,7 +89,7 @@ class Worker:
                 most = self._limits.max_queue
                 message = f"{queued} texts wait already, and {wanted} more exceed the limit of {most}; try again later"
                 raise ApiError(429, message, code="queue_full")
-            self._waiting.extend((job, number) for number in range(len(request.orders)))
+            self._waiting.extend((job, number) for number in range(len(request.texts)))
             self._changed.notify()
         return job
 
@@ -152,13 +152,13 @@ class Worker:
             if len(self._running) + job.request.asked.n > self._limits.max_batch:
                 return
             self._waiting.popleft()
-        request, order = job.request, job.request.orders[number]
+        request, wanted = job.request, job.request.texts[number]
         try:
             writer = self._writer(request.effort)
             if request.scores:
-                self._news.append((job, Scored(number, writer.likelihoods(order) if request.prompts[number] else [])))
+                self._news.append((job, Scored(number, writer.likelihoods(wanted) if request.prompts[number] else [])))
             if request.write:
-                self._note(writer.join(order), job, number * order.copies)
+                self._note(writer.join(wanted), job, number * wanted.copies)
         except Exception as problem:
             _log.exception("a prompt could not be read")
             self._fail(job, _internal(problem))

@@ -19,7 +19,7 @@ from torch import Tensor
 from equilibria.ranges import above, at_least, one_of
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
-from equilibria.solvers.progress import Progress
+from equilibria.solvers.progress import SolveState
 from equilibria.solvers.residual import Criterion, Groups
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, Scope, State, leaves
@@ -171,7 +171,7 @@ class Solver(AdjointSolver):
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)
         apply = CountedMap(f, packing, self.max_evaluations if propose else self.max_evaluations + 1, self.check_every)
-        progress = Progress(self, packing, z0, apply, frozenset(iterates))
+        progress = SolveState(self, packing, z0, apply, frozenset(iterates))
         memory = self.init(progress.z, progress.groups)
         while True:
             point = progress.measure()

@@ -23,7 +23,7 @@ PATIENCE, IMPROVEMENT = 10, 0.98
 WORSE = 2.0
 
 
-class Progress:
+class SolveState:
     """The current and best iterate of every group, and what is known of them.
 
     It synchronises with the device only when `CountedMap.may_look` allows it; in between it takes the branch that is

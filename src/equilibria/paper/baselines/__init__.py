@@ -74,7 +74,7 @@ class LayeredBaseline(Baseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack(LayeredBaseline):
+class StackedBaseline(LayeredBaseline):
     """Layers of one kind and width.
 
     Args:
@@ -97,7 +97,7 @@ class Stack(LayeredBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LSTM(Stack):
+class LSTM(StackedBaseline):
     """An LSTM (Hochreiter and Schmidhuber 1997).
 
     Args:
@@ -111,7 +111,7 @@ class LSTM(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariationalLSTM(Stack):
+class VariationalLSTM(StackedBaseline):
     """The variational LSTM (Gal and Ghahramani 2016).
 
     Args:
@@ -127,7 +127,7 @@ class VariationalLSTM(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRU(Stack):
+class GRU(StackedBaseline):
     """A network of gated recurrent units (Cho et al. 2014).
 
     Args:
@@ -141,7 +141,7 @@ class GRU(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QRNN(Stack):
+class QRNN(StackedBaseline):
     """The quasi-recurrent network (Bradbury et al. 2016).
 
     Args:
@@ -160,7 +160,7 @@ class QRNN(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TCN(Stack):
+class TCN(StackedBaseline):
     """The temporal convolutional network (Bai et al. 2018), whose dilation doubles from layer to layer.
 
     Args:
@@ -213,7 +213,7 @@ class GatedConvolution(LayeredBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelationalMemory(Stack):
+class RelationalMemory(StackedBaseline):
     """The relational memory core (Santoro et al. 2018).
 
     Args:
@@ -240,7 +240,7 @@ class RelationalMemory(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DARTS(Stack):
+class DARTS(StackedBaseline):
     """The recurrent cell found by differentiable architecture search (Liu et al. 2018).
 
     Args:
@@ -259,7 +259,7 @@ class DARTS(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NAS(Stack):
+class NAS(StackedBaseline):
     """The recurrent cell found by architecture search (Zoph and Le 2016)."""
 
     def build_layers(self) -> list[NASLayer]:
