@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equilibria.depths import *  # noqa: F403
     from equilibria.deq import *  # noqa: F403
     from equilibria.diagnostics import *  # noqa: F403
+    from equilibria.errors import *  # noqa: F403
     from equilibria.gradients import *  # noqa: F403
     from equilibria.inference import *  # noqa: F403
     from equilibria.measuring import *  # noqa: F403
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # From the bottom up, so that a name imports only packages below its own.
 _PACKAGES = (
-    *("solvers", "gradients", "deq", "penalties", "diagnostics", "cells", "depths", "models", "data"),
+    *("errors", "solvers", "gradients", "deq", "penalties", "diagnostics", "cells", "depths", "models", "data"),
     *("configuration", "inference", "training", "measuring", "report"),
 )
 

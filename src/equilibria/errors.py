@@ -5,6 +5,8 @@ import errno
 import re
 from collections.abc import Iterable
 
+__all__ = ["UserError"]
+
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|failed to map segment|bad_alloc",
     re.IGNORECASE,

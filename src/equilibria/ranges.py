@@ -1,6 +1,6 @@
 """Checks of arguments: one sentence for a number outside its range. None is always within it."""
 
-from math import inf
+from math import inf, isfinite
 from typing import Any, get_args
 
 MOST_LAYERS = 1000
@@ -11,7 +11,8 @@ def at_least(least: float, /, **values: float | None) -> None:
     """Raises ValueError for a value below `least`, or one that is infinite or NaN."""
     for name, value in values.items():
         if value is not None and not least <= value < inf:
-            raise ValueError(f"{name} must be at least {least}, found {value}")
+            finite = "" if isfinite(value) else " and finite"
+            raise ValueError(f"{name} must be at least {least}{finite}, found {value}")
 
 
 def layers(least: int = 1, **values: int) -> None:

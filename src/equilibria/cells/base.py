@@ -170,11 +170,11 @@ class Cell(nn.Module, ABC):
         """The map of one solve, given the embedded inputs of a segment and what it sees of the tokens before it."""
         return _Plain(self, inputs_BLD, past)
 
-    def evaluate(self, z_BLD: Tensor, inputs_BLD: Tensor, past: Past) -> Tensor:
+    def evaluate(self, z_BLD: Tensor, inputs_BLD: Tensor, past: Past, /) -> Tensor:
         """One evaluation of a cell that does not define `bind`."""
         raise NotImplementedError(f"{type(self).__name__} defines neither evaluate nor bind")
 
-    def remember(self, z_BLD: Tensor, inputs_BLD: Tensor) -> tuple[Tensor, ...]:
+    def remember(self, z_BLD: Tensor, inputs_BLD: Tensor, /) -> tuple[Tensor, ...]:
         """The states a later segment attends to, of a cell that does not define `bind`; the state itself."""
         return (z_BLD,)
 

@@ -106,11 +106,7 @@ class Cache:
     def pad(self, padding_B: Tensor, tokens_BL: Tensor) -> None:
         """Declare the first tokens of each row padding, as many as `padding_B` says. Only before the first token."""
         assert not self.tokens
-        batch, length = tokens_BL.shape
-        if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
-            raise ValueError(
-                f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"
-            )
+        check_padding(padding_B, tokens_BL)
         self._set_padding(padding_B.to(tokens_BL.device))
 
     def adopt(self, tensors: Sequence[Tensor], tokens: int, padding_B: Tensor | None = None) -> None:
@@ -225,3 +221,12 @@ def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
         buffer[row : row + len(part), ..., length - part.shape[-2] : length, :] = part
         row += len(part)
     return buffer
+
+
+def check_padding(padding_B: Tensor, tokens_BL: Tensor) -> None:
+    """Raises ValueError unless there is a number for each row, and each leaves a token."""
+    batch, length = tokens_BL.shape
+    if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
+        raise ValueError(
+            f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"
+        )

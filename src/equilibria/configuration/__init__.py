@@ -1,6 +1,6 @@
 """Recipes: the objects that a run is made of, read from TOML and the command line."""
 
-from equilibria.configuration.reading import changed, read_recipe, recipe_from, write_recipe
+from equilibria.configuration.reading import changed, checked, read_recipe, recipe_from, write_recipe
 from equilibria.configuration.recipe import DistributedRecipe, Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.tables import table_of
 
@@ -10,6 +10,7 @@ __all__ = [
     "RunRecipe",
     "TrainingRecipe",
     "changed",
+    "checked",
     "read_recipe",
     "recipe_from",
     "table_of",

@@ -18,7 +18,7 @@ from equilibria.files.formats import read_toml
 from equilibria.files.seal import check_toml, sealed_toml
 
 
-def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = None) -> Recipe:
+def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | None = None) -> Recipe:
     """The recipe in a TOML file.
 
     Args:
@@ -29,6 +29,7 @@ def read_recipe(path: Path, flags: Sequence[str] = (), run: RunRecipe | None = N
     Raises:
         UserError: a line for everything that is wrong, with file or flag, key, what was expected and the nearest key.
     """
+    path = Path(path)
     check_toml(path)
     content = read_toml(path)
     if run is not None:
@@ -40,6 +41,16 @@ def recipe_from(content: Table, source: str) -> Recipe:
     """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
     the `source`."""
     return _recipe(content, source, ())
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """A recipe as its file would give it again; raises what `read_recipe` does, for what a file cannot hold."""
+    try:
+        return _recipe(table_of(recipe), "recipe", ())
+    except UserError:
+        raise
+    except ValueError as problem:
+        raise UserError(f"recipe: {problem}") from problem
 
 
 def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
@@ -118,13 +129,13 @@ def _unset(content: Table, key: str, source: str) -> None:
     del inner[name]
 
 
-def write_recipe(recipe: Recipe, path: Path, sealed: bool = False) -> None:
-    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives an equal recipe.
+def write_recipe(recipe: Recipe, path: Path | str, sealed: bool = False) -> None:
+    """Writes every setting of a recipe as TOML; `read_recipe` of the file gives a recipe of the same `table_of`.
 
     `sealed` adds a first line with the digest of the rest, so that a change is noticed.
     """
     text = recipe_text(recipe)
-    write_durably(path, sealed_toml(text) if sealed else text)
+    write_durably(Path(path), sealed_toml(text) if sealed else text)
 
 
 def recipe_text(recipe: Recipe) -> str:

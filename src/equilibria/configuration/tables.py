@@ -29,6 +29,9 @@ ITSELF = ""  # the key of a section's kind among flags, which may set options of
 def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
     """A section as a table with every option, defaults included; a plain value as TOML has it, paths as `path` says."""
     if isinstance(value, partial):
+        if value.args:
+            name = getattr(value.func, "__name__", value.func)
+            raise ValueError(f"{name} has arguments without a name, {value.args}; give each by its name")
         return _table(value.func, value.keywords, path)
     if is_dataclass(value) and not isinstance(value, type):
         return _table(type(value), vars(value), path)

@@ -12,6 +12,7 @@ from equilibria.depths.base import Depth, Reached
 from equilibria.depths.explicit import UnrolledDepth
 from equilibria.depths.schedule import DepthSchedule
 from equilibria.deq import fixed_point
+from equilibria.deq.solving import checked_gradient, checked_solver
 from equilibria.gradients import Gradient, Implicit, Phantom, ReuseInverse, Reversible, Unrolled
 from equilibria.penalties import jacobian_penalty, residual_penalty
 from equilibria.ranges import at_least
@@ -54,6 +55,9 @@ class Equilibrium(Depth):
     solves = True
 
     def __post_init__(self) -> None:
+        for role in ("solver", "eval_solver"):
+            checked_solver(getattr(self, role), role)
+        checked_gradient(self.gradient, self.gradient)
         at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
         at_least(0, jacobian_penalty=self.jacobian_penalty)
         at_least(1, states_every=self.states_every)

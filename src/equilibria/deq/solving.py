@@ -169,8 +169,8 @@ def _measured_again(f: Map, solve: Solve, attached: Attached) -> Outcome:
 def _status(residual: Tensor, converged: Tensor, astray: Tensor, before: Status | None) -> Status:
     """How it ended, after a solve that ended as `before`."""
     # One synchronisation with the device for all three.
-    seen = [mapped.plain(part) for part in (torch.isfinite(residual).all(), astray.any(), converged.all())]
-    finite, some_astray, done = torch.stack(seen).tolist()
+    finite_G, astray_G, done_G = (mapped.plain(part) for part in (torch.isfinite(residual), astray, converged))
+    finite, some_astray, done = torch.stack([finite_G.all(), astray_G.any(), done_G.all()]).tolist()
     if not finite:
         return Status.NON_FINITE
     if done:

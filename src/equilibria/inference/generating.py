@@ -27,13 +27,13 @@ class Sample:
 
 def generate(
     run: LoadedRun | Path | str,
-    prompts: Sequence[str] = ("",),
+    prompts: str | Sequence[str] = "",
     *,
     samples: int = 1,
     max_new_tokens: int = 128,
     sampling: Sampling | None = None,
     seed: int | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     stop_at_end: bool = False,
     effort: Effort | None = None,
     say: Say = lambda text, evaluations: None,
@@ -42,12 +42,12 @@ def generate(
 
     Args:
         run: the run, or its folder.
-        prompts: texts to continue; an empty one is the start of a passage.
+        prompts: a text to continue, or several; an empty one is the start of a passage.
         samples: texts to write for each.
         max_new_tokens: of each text, at most.
         sampling: how tokens are drawn; None for temperature 1.
         seed: of the first text, one more for each text after it; None for a random one.
-        stop: strings before which a text ends.
+        stop: a string before which a text ends, or several.
         stop_at_end: whether it ends at the end of a passage, too.
         effort: evaluations per token, where other than the recipe says.
         say: receives one text after another, each after its prompt; the current one as it is written.
@@ -58,6 +58,8 @@ def generate(
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     seed = randrange(2**31) if seed is None else seed
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
     tokenizer, turns = loaded.tokenizer, _Turns(say)
     writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort or Effort()))
     for number, prompt in enumerate(prompts):
@@ -69,7 +71,7 @@ def generate(
                 sampling=sampling or Sampling(),
                 seed=seed + number * samples,
                 copies=samples,
-                stop=tuple(stop),
+                stop=stop,
                 stop_at_end=stop_at_end,
             )
         except ValueError as problem:

@@ -20,6 +20,7 @@ from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.ranges import at_least
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
 
@@ -66,6 +67,10 @@ class Passes:
     batch_size: int | None = None
     memory_length: int | None = None
     effort: Effort = field(default_factory=Effort)
+
+    def __post_init__(self) -> None:
+        at_least(1, segment_length=self.segment_length, batch_size=self.batch_size)
+        at_least(0, memory_length=self.memory_length)
 
 
 @dataclass(frozen=True)

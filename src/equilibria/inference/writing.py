@@ -148,7 +148,12 @@ class Writer:
         }
         drawn = self._decoder.join(torch.tensor([request.prompt]), [*texts])
         self._texts |= texts
-        return self._written(drawn)
+        try:
+            return self._written(drawn)
+        except Exception:
+            for text in texts.values():
+                self.leave(text)
+            raise
 
     def step(self) -> Written:
         """One more token of every text."""

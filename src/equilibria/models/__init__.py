@@ -6,8 +6,10 @@ from equilibria.models.language_model import LanguageModel
 from equilibria.models.recipe import LanguageModelRecipe, ModelRecipe
 from equilibria.models.regularisation import Regularisation
 from equilibria.models.sampling import Sampling
+from equilibria.nn import AdaptiveEmbedding, TiedEmbedding, TokenEmbedding, UntiedEmbedding
 
 __all__ = [
+    "AdaptiveEmbedding",
     "Decoder",
     "LanguageModel",
     "LanguageModelRecipe",
@@ -15,5 +17,8 @@ __all__ = [
     "Output",
     "Regularisation",
     "Sampling",
+    "TiedEmbedding",
+    "TokenEmbedding",
     "TokenModel",
+    "UntiedEmbedding",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells import Cache, Memory
+from equilibria.cells.cache import check_padding
 from equilibria.depths import Depth
 from equilibria.diagnostics.audits import evaluating
 from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, DrawnTokens, FreshContinuation, Step
@@ -183,6 +184,9 @@ class TokenModel(nn.Module, ABC):
         Raises:
             ValueError: there is no token to start from, or no window.
         """
+        check_shape(tokens_BL)
+        if padding_B is not None:
+            check_padding(padding_B, tokens_BL)
         decoder = Decoder(self, window, depth)
         padding = [0] * len(tokens_BL) if padding_B is None else padding_B.tolist()
         samplers = [
@@ -201,7 +205,7 @@ class TokenModel(nn.Module, ABC):
         Raises:
             ValueError: there is no token to start from, no window, or padding that the model cannot tell from text.
         """
-        _check_shape(tokens_BL)
+        check_shape(tokens_BL)
         at_least(1, window=window)
         if self.decodes(depth):
             cut = max(0, tokens_BL.shape[1] - window)
@@ -216,7 +220,7 @@ class TokenModel(nn.Module, ABC):
         if not self.decodes(depth):
             raise ValueError(self._no_cache)
         self._check_mode()
-        _check_shape(tokens_BL)
+        check_shape(tokens_BL)
 
     def _check_mode(self) -> None:
         if self.training:
@@ -248,6 +252,7 @@ class TokenModel(nn.Module, ABC):
             )
 
 
-def _check_shape(tokens_BL: Tensor) -> None:
+def check_shape(tokens_BL: Tensor) -> None:
+    """Raises ValueError unless there are rows of at least one token."""
     if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
         raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
-from equilibria.models.base import Output, TokenModel
+from equilibria.models.base import Output, TokenModel, check_shape
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
 from equilibria.ranges import at_least
@@ -88,8 +88,9 @@ class CausalModel(TokenModel):
         """The embedded tokens, `(B, L) → (B, L, D)`, in training with some of them and of their features dropped.
 
         Raises:
-            ValueError: a token id outside the vocabulary.
+            ValueError: tokens of another shape, or an id outside the vocabulary.
         """
+        check_shape(tokens_BL)
         self.check(tokens_BL)
         return self.regularisation.embedded(
             self.embedding(tokens_BL), tokens_BL, self.embedding.vocabulary_size, self.training

@@ -94,6 +94,8 @@ class LanguageModel(CausalModel):
     ) -> Read:
         """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
         depth, memory_length = self.depth if depth is None else depth, self._length(memory_length)
+        if not isinstance(depth, Depth):
+            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
         inputs_BLD = x_BLD * self.cell.d_model**0.5
         if isinstance(depth, Adaptive) and memory is None:
             self._check_mode()

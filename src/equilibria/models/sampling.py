@@ -114,6 +114,7 @@ def _holding(least: float, shares_BV: Tensor, candidates: int) -> Tensor:
     ordered_BC, index_BC = shares_BV.topk(candidates, dim=-1)
     # A token goes when those before it already hold the share; the first always stays.
     before_BC = ordered_BC.cumsum(dim=-1) - ordered_BC
+    least = max(least, _COLDEST)  # what rounds to 0 in float32 would keep none
     kept_BV = torch.zeros_like(shares_BV, dtype=torch.bool).scatter_(-1, index_BC, before_BC < least)
     open_B = before_BC[..., -1] < least
     if candidates < shares_BV.shape[-1] and bool(open_B.any()):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from equilibria.errors import UserError
 from equilibria.files.durable import reported, write_durably
-from equilibria.inference.loading import load_run
+from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.report.gather import gather
 from equilibria.report.headline import cards
 from equilibria.report.measurement import measure_solves
@@ -13,26 +13,27 @@ from equilibria.report.page import page
 from equilibria.runs.lock import keeping
 
 
-def write_report(run_folder: Path, out: Path | None = None) -> Path:
+def write_report(run: LoadedRun | Path | str, out: Path | str | None = None) -> Path:
     """Writes a run's report and returns its path: one self-contained HTML file, replaced in one go.
 
     The best checkpoint reads some validation text for it. The page names what the folder lacks.
 
     Args:
-        run_folder: of a run that has started.
+        run: one that has started, or its folder.
         out: the file to write; None for the run's `report.html`.
 
     Raises:
         UserError: there is no such run, matplotlib is not installed, or the page cannot be written.
     """
-    run = gather(run_folder)
-    loaded = run.attempt(lambda: load_run(run_folder))
-    solves = None if loaded is None else run.attempt(lambda: measure_solves(loaded))
-    headline = cards(run, None if loaded is None else loaded.model)
-    target = out or run.folder.report
+    folder = run.folder.path if isinstance(run, LoadedRun) else Path(run)
+    found = gather(folder)
+    loaded = found.attempt(lambda: load_run(folder))
+    solves = None if loaded is None else found.attempt(lambda: measure_solves(loaded))
+    headline = cards(found, None if loaded is None else loaded.model)
+    target = found.folder.report if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
-    html = page(run, headline, solves).encode(errors="replace")
-    with reported(target, "write elsewhere with --out FILE"), keeping(run.folder) if out is None else nullcontext():
+    html = page(found, headline, solves).encode(errors="replace")
+    with reported(target, "write elsewhere with --out FILE"), keeping(found.folder) if out is None else nullcontext():
         write_durably(target, html)
     return target

@@ -30,6 +30,8 @@ def _number(kind: type[int | float], least: float, most: float, open_below: bool
             raise ValueError(f"must be {'an integer' if kind is int else 'a number'}, {_found(value)}")
         if not least <= value <= most or (open_below and value == least):
             bounds = f"above {least} and at most {most}" if open_below else f"from {least} to {most}"
+            if kind is int and value < least:  # how many are too many, the server's limits say
+                bounds = f"at least {least}"
             shown = value if isinstance(value, float) or abs(value) < 10**18 else "a number of more than 18 digits"
             raise ValueError(f"must be {bounds}, found {shown}")
         return kind(value)
@@ -69,6 +71,8 @@ def _prompts(value: Any) -> list[str | list[int]]:
     """Reads a text, token ids, or a list of either."""
     given = [value] if isinstance(value, str) or _are_ids(value) else value
     alike = isinstance(given, list) and (all(isinstance(one, str) for one in given) or all(map(_are_ids, given)))
+    if isinstance(given, list) and [] in given:
+        raise ValueError("a list of token ids must not be empty")
     if not alike or not given:
         raise ValueError("must be a string, a list of strings, a list of token ids, or a list of those")
     if len(given) > MOST_TEXTS:
@@ -157,13 +161,14 @@ def _problems(error: BaseException, name: str = "") -> Iterator[ApiError]:
         case ClassValidationError():
             named, others = error.group_exceptions()
             for problem, note in named:
-                yield from _problems(problem, note.name)
+                yield from _problems(problem, f"{name}.{note.name}" if name else note.name)
             for problem in others:
                 yield from _problems(problem)
         case ForbiddenExtraKeysError():
             for extra in sorted(error.extra_fields):
                 shown = extra[:80].encode("utf-8", "replace").decode()  # an answer cannot hold half a surrogate pair
-                yield ApiError(400, f"{extra!r:.80} is not a field of a completion request", shown, "unknown_field")
+                of = name or "a completion request"
+                yield ApiError(400, f"{extra!r:.80} is not a field of {of}", name or shown, "unknown_field")
         case _UnsupportedError():
             yield ApiError(400, f"{name} {error}", name, "unsupported_field")
         case _:

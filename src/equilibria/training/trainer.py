@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration import Recipe, checked, read_recipe
 from equilibria.configuration.building import build_model, open_data
 from equilibria.configuration.comparing import changes, settings
 from equilibria.data.progress import UNWATCHED, Progress
@@ -399,7 +399,7 @@ def train(
         RunInUse: another process writes the run.
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    recipe = checked(recipe) if isinstance(recipe, Recipe) else read_recipe(recipe)
     folder = RunFolder(recipe.run.folder)
     device = training_device(recipe.training.device)
     with joined(device) as world:

@@ -41,6 +41,7 @@ class FilesText(Source):
     test_fraction: float = 0.05
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(map(Path, self.files)))
         if not self.files:
             raise UserError("files is empty; give one text file or more")
         if not (self.valid_fraction > 0 and self.test_fraction >= 0 and self._shares["train"] > 0):
