@@ -3,6 +3,7 @@
 import difflib
 import errno
 import re
+import traceback
 from collections.abc import Iterable
 
 __all__ = ["UserError"]
@@ -68,3 +69,13 @@ def printable(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The most similar of some words, if any is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def cause(problem: Exception) -> str:
+    """What went wrong in code that may be the user's own: the message of a ValueError; of anything else its type and
+    the line too."""
+    if isinstance(problem, ValueError):
+        return str(problem)
+    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "site-packages" not in frame.filename]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(problem).__name__}: {problem}{where}"

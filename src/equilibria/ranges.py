@@ -15,6 +15,13 @@ def at_least(least: float, /, **values: float | None) -> None:
             raise ValueError(f"{name} must be at least {least}{finite}, found {value}")
 
 
+def at_most(most: float, /, **values: float | None) -> None:
+    """Raises ValueError for a value above `most`."""
+    for name, value in values.items():
+        if value is not None and value > most:
+            raise ValueError(f"{name} must be at most {most}, found {value}")
+
+
 def layers(least: int = 1, **values: int) -> None:
     """Raises ValueError for a number that is not from `least` to 1000: each layer takes time to build."""
     for name, value in values.items():

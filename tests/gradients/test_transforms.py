@@ -140,6 +140,12 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("gradient", [eq.Implicit(), eq.Guarded(), eq.Unrolled(3), eq.Phantom(3)], ids=str)
+def test_a_failure_under_mapped_gradients_is_raised(gradient):
+    with pytest.raises(eq.ConvergenceError):
+        MAPPED["vmap of grad"](solved(eq.Picard(tol=1e-12, max_evaluations=3), gradient))
+
+
 @pytest.mark.parametrize("transform", REFUSED)
 def test_what_cannot_be_right_says_what_to_take(transform):
     take, message = REFUSED[transform]

@@ -133,6 +133,24 @@ def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: Lan
     assert [piece.token for piece in pieces] == alone(model, wanted, 0)
 
 
+def test_a_text_that_fails_at_its_first_token_leaves_the_others_alone(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(text: Text, *what: object) -> None:
+        raise ValueError("no such token")
+
+    wanted = replace(request(1), copies=1, max_new_tokens=6, stop=())
+    writer = Writer(model, byte_tokenizer(), WINDOW)
+    pieces = [piece for _, piece in writer.join(wanted)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Text, "take", failing)
+        with pytest.raises(ValueError, match="no such token"):
+            writer.join(replace(wanted, seed=5, copies=2))
+    while writer.texts:
+        pieces += [piece for _, piece in writer.step()]
+    assert [piece.token for piece in pieces] == alone(model, wanted, 0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -175,3 +175,26 @@ def test_a_model_is_a_module_with_a_tied_softmax():
     names = {name for name, _ in small.named_parameters()}
     assert "embedding.weight" in names
     assert not any("head" in name or "softmax" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "padding", "message"),
+    [
+        (torch.tensor([1, 2, 3]), None, r"tokens must be \(batch, length >= 1\), found shape \(3,\)"),
+        (torch.zeros(1, 0, dtype=torch.long), None, "length >= 1"),
+        (torch.ones(2, 2, dtype=torch.long), torch.tensor([1]), "padding must be 2 numbers from 0 to 1, one for each"),
+    ],
+)
+def test_prompts_of_another_shape_are_said(tokens, padding, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        model().eval().generate(tokens, 2, padding_B=padding)
+    if padding is None:
+        with pytest.raises(ValueError, match="tokens must be"):
+            model()(tokens)
+
+
+def test_a_depth_that_is_none_is_said() -> None:
+    with pytest.raises(TypeError, match="depth must be an object such as Equilibrium"):
+        model()(torch.ones(1, 2, dtype=torch.long), depth=5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="solver must be an object"):
+        Equilibrium(solver=eq.Implicit())  # pyright: ignore[reportArgumentType]

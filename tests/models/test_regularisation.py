@@ -124,5 +124,5 @@ def test_impossible_numbers_are_named() -> None:
         Regularisation(input_dropout=1.0)
     with pytest.raises(ValueError, match=r"slowness_penalty must be at least 0, found -1"):
         Regularisation(slowness_penalty=-1.0)
-    with pytest.raises(ValueError, match="activation_penalty must be at least 0, found nan"):
+    with pytest.raises(ValueError, match="activation_penalty must be at least 0 and finite, found nan"):
         Regularisation(activation_penalty=float("nan"))

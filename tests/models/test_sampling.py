@@ -87,6 +87,7 @@ def test_draws_come_in_their_proportions() -> None:
     assert shares[2] == 0
     assert drawn(Sampling(temperature=0), [0.3, 0.5, 0.2], 10).tolist() == [0, 1, 0]
     assert drawn(Sampling(temperature=1e-30), [0.3, 0.5, 0.2], 10).tolist() == [0, 1, 0]
+    assert drawn(Sampling(top_p=1e-300), [0.3, 0.5, 0.2], 10).tolist() == [0, 1, 0]
 
 
 def test_what_was_written_is_counted() -> None:

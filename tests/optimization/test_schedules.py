@@ -100,7 +100,7 @@ def test_the_rate_of_a_recipe_is_that_of_its_schedule() -> None:
     [
         (Constant, {"warmup_steps": -1}, "warmup_steps must be at least 0, found -1"),
         (Cosine, {"final_rate": -0.1}, r"final_rate must be at least 0, found -0\.1"),
-        (Linear, {"final_rate": math.inf}, "final_rate must be at least 0, found inf"),
+        (Linear, {"final_rate": math.inf}, "final_rate must be at least 0 and finite, found inf"),
         (WarmupStableDecay, {"decay_steps": 0}, "decay_steps must be at least 1, found 0"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
+from equilibria.inference import load_run
 from equilibria.report import write_report, writing
 from tiny import tiny_recipe, tiny_trainer, with_model
 
@@ -82,7 +83,8 @@ def test_the_report_of_a_run(run: Path) -> None:
     )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "event", "step": 8, "message": "resuming <from> step 8", "time": 0.0}\n')
-    assert write_report(run) == run / "report.html"
+    assert write_report(str(run)) == run / "report.html"
+    assert write_report(load_run(run)) == run / "report.html"
     html = read(run / "report.html")
     for expected in (
         "a &lt;b&gt; run",

@@ -151,7 +151,8 @@ def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_named() -> None:
         ({"stop": [""]}, 400, "stop"),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
         ({"\ud800x": 1}, 400, "?x"),
-        ({"stream": True, "stream_options": {"\ud800": 1}}, 400, "?"),
+        ({"stream": True, "stream_options": {"\ud800": 1}}, 400, "stream_options"),
+        ({"prompt": [[]]}, 400, "prompt"),
     ],
 )
 def test_what_is_wrong_is_named(wrong: dict[str, Any], status: int, param: str) -> None:
@@ -168,7 +169,7 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     for part in (
         "prompt must be a string, a list of",
         "top_p must be above 0 and at most 1, found 2",
-        "include_usage must be true or false, found a string",
+        "stream_options.include_usage must be true or false, found a string",
         "'colour' is not a field",
     ):
         assert part in caught.value.message
@@ -190,6 +191,7 @@ def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("max_tokens", -1, "must be at least 0, found -1"),
         ("temperature", -200, "from 0 to 100, found -200"),
         ("temperature", 10**400, "found a number of more than 18 digits"),
         ("tolerance", -3, "above 0 and at most 1, found -3"),

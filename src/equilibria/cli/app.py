@@ -86,11 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain_settings(given: Sequence[str]) -> None:
     """Adds to the help of a command that takes a recipe its settings, or those below a key."""
-    command, *keys = [word for word in given if word not in app.help_flags] or [""]
-    if command in _WITH_RECIPE and len(keys) + 1 < len(given):
+    asked = [place for place, word in enumerate(given) if word in app.help_flags]
+    if asked and given[0] in _WITH_RECIPE:
         from equilibria.cli.recipe_help import print_settings  # reads the source of every class it explains
 
-        print_settings(Console(), below=keys[0] if keys else "")
+        print_settings(Console(), *given[asked[0] + 1 :][:1])
 
 
 def _memory(problem: Exception, given: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.configuration.kinds import REQUIRED, Family, alternatives, explained, options, section_of
+from equilibria.configuration.kinds import REQUIRED, Family, alternatives, explained, imported, options, section_of
 from equilibria.configuration.recipe import Recipe
 from equilibria.configuration.tables import table_of
+from equilibria.errors import UserError, nearest
 
 _ABOUT = (
     "Settings of the recipe: keys of its file, and flags, which have the last word: tol below model.depth.solver is "
-    "--model.depth.solver.tol. --help KEY explains all kinds of a section; a kind of your own is package.module:Class. "
+    "--model.depth.solver.tol. --help KEY explains all kinds of a section, --help package.module:Class your own. "
     "--unset KEY takes a key out of the file."
 )
 _TAKEN = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
@@ -25,9 +26,14 @@ Section = tuple[str, list[tuple[str, str]]]
 
 
 def print_settings(console: Console, below: str = "") -> None:
-    """Prints the sections below a key, with all kinds; all sections without a key, with the default kinds alone."""
+    """Prints the sections below a key, with all kinds, or the options of a class, `package.module:Class`; without a key
+    all sections, with the default kinds alone.
+
+    Raises:
+        UserError: there is no such section or class.
+    """
     console.print(f"\n{_ABOUT}", highlight=False)
-    for title, flags in sections(below):
+    for title, flags in _of_own(below) if ":" in below else _known(below):
         table = Table.grid(padding=(0, 2))
         table.add_column(max_width=36, overflow="fold")
         table.add_column()
@@ -35,6 +41,25 @@ def print_settings(console: Console, below: str = "") -> None:
             table.add_row(Text(f"  {flag}"), Text(explanation))
         console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
+
+
+def _known(below: str) -> list[Section]:
+    found = list(sections(below))
+    if not found:
+        keys = [title.partition(":")[0] for title, _ in sections()]
+        raise UserError(f"--help {below}: no such section; the nearest is {nearest(below, keys) or 'model'}")
+    return found
+
+
+def _of_own(path: str) -> Iterator[Section]:
+    try:
+        cls = imported(path)
+        if not isinstance(cls, type):
+            raise ValueError(f'"{path}" is not a class')
+        yield f"{path}: {_first(cls)}", _flags(cls, frozenset())
+        yield from _of_class(cls, "…", {})
+    except ValueError as problem:
+        raise UserError(f"--help {problem}") from problem
 
 
 def sections(below: str = "") -> Iterator[Section]:

@@ -36,6 +36,7 @@ from equilibria.optimization import Averaging, Optimizer, Schedule
 from equilibria.solvers import AdjointSolver, Solver
 
 REQUIRED: Any = Parameter.empty  # the default of an option that has none
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Family:
     def find(self, kind: str) -> type:
         """The class of a kind; a ValueError where there is none, or it is of another family."""
         if ":" in kind:
-            found = _imported(kind)
+            found = imported(kind)
             if not isinstance(found, type) or not issubclass(found, self.bases):
                 bases = " or ".join(f"{base.__module__}.{base.__qualname__}" for base in self.bases)
                 raise ValueError(f'"{kind}": expected a subclass of {bases}')
@@ -89,7 +90,7 @@ class Family:
     def name(self, cls: type) -> str:
         """The kind of a class."""
         short = self._short(cls)
-        return short if self.kinds().get(short) is cls else f"{cls.__module__}:{cls.__qualname__}"
+        return short if self.kinds().get(short) is cls else f"{_home(cls)}:{cls.__qualname__}"
 
     def _short(self, cls: type) -> str:
         """`PostNormCell` as `post_norm`; what is all capitals, or ends in one, stays together: `AdamW` is `adamw`."""
@@ -108,7 +109,7 @@ FAMILIES = (
     Family("adjoint solver", (AdjointSolver,), "method"),
     Family("gradient", (Gradient,), "method"),
     Family("cell", (Cell,), ending="Cell", supplied=("injection",)),
-    Family("depth", (Depth,), ending="Depth", supplied=("d_model",)),
+    Family("depth", (Depth,), ending="Depth", supplied=("features",)),
     Family("kind of limits", (Limits,), ending="Limits"),
     Family("embedding", (TokenEmbedding,), ending="Embedding", supplied=("vocabulary_size", "d_model", "d_output")),
     Family("model", (ModelRecipe,), ending="Recipe"),
@@ -120,9 +121,18 @@ FAMILIES = (
 """Which classes may stand where."""
 
 
-def _imported(path: str) -> object:
+def _home(cls: type) -> str:
+    """The outermost package that offers a class by its name; `torch.optim`, not `torch.optim.adagrad`."""
+    parts = cls.__module__.split(".")
+    homes = (".".join(parts[:length]) for length in range(1, len(parts)))
+    return next((h for h in homes if getattr(sys.modules.get(h), cls.__name__, None) is cls), cls.__module__)
+
+
+def imported(path: str) -> object:
     """What `package.module:Class` names; modules of the working directory are found, as by `python -m`."""
     module, _, name = path.partition(":")
+    if not module or not name or module.startswith("."):
+        raise ValueError(f'"{path}": expected package.module:Class')
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
@@ -145,14 +155,20 @@ def listed(word: str, choices: Sequence[str] | dict[str, Any], other: str = "") 
 @cache
 def options(cls: type) -> dict[str, Parameter]:
     """What a recipe may set of a class, in the order of its constructor: whatever TOML can express."""
-    hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    try:
+        hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+    except (NameError, TypeError) as problem:
+        raise ValueError(f"an annotation of {cls.__module__}:{cls.__qualname__} cannot be read: {problem}") from problem
     entries = fields(cls) if is_dataclass(cls) else ()
     made = {entry.name: entry.default_factory() for entry in entries if entry.default_factory is not MISSING}
     family = family_of(cls)
     return {
         name: entry.replace(annotation=hints[name], default=made.get(name, entry.default))
         for name, entry in inspect.signature(cls).parameters.items()
-        if name in hints and says(hints[name]) and (family is None or name not in family.supplied)
+        if name in hints
+        and entry.kind not in _VARIABLE
+        and says(hints[name])
+        and (family is None or name not in family.supplied)
     }
 
 
@@ -179,8 +195,8 @@ def optional(annotation: Any) -> bool:
 
 
 def is_sequence(annotation: Any) -> bool:
-    """Whether it is a tuple or sequence of values of one type."""
-    return get_origin(annotation) in (tuple, Sequence) and bool(get_args(annotation))
+    """Whether it is a tuple, list or sequence of values."""
+    return get_origin(annotation) in (tuple, list, Sequence) and bool(get_args(annotation))
 
 
 def section_of(annotation: Any) -> Family | type | None:

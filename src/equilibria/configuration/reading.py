@@ -60,7 +60,10 @@ def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
 
 def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
     flags = _parsed(arguments)
-    for key in flags.pop("unset", Written()).all:
+    unset = flags.pop("unset", Written())
+    if [] in unset:
+        raise UserError("--unset has no value: expected a key of the file")
+    for key in unset.all:
         _unset(content, key, source)
     maker = Maker()
     try:

@@ -17,7 +17,7 @@ import torch
 
 from equilibria.configuration import kinds
 from equilibria.configuration.kinds import REQUIRED, Family, family_of, listed, options, section_of
-from equilibria.errors import nearest
+from equilibria.errors import cause, nearest
 
 Table = dict[str, Any]
 Keys = tuple[str, ...]
@@ -80,6 +80,10 @@ class Maker:
         """
         section, layers = section_of(annotation), [_alone(layer) for layer in layers]
         if kinds.optional(annotation):
+            for layer in layers:
+                if isinstance(layer, Mapping) and ITSELF in layer and _is_nothing(layer[ITSELF]):
+                    others = ", ".join(sorted(layer.keys() - {ITSELF}))
+                    raise Problems([(keys, f"= none: it has no {others} then; drop one of them")])
             nothing = [number for number, layer in enumerate(layers, start=1) if _is_nothing(layer)]
             default, layers = (None, layers[nothing[-1] :]) if nothing else (default, layers)
             if default is None and not layers:
@@ -90,8 +94,8 @@ class Maker:
             return self._section(section, default, [_expanded(layer, section) for layer in layers], keys, outer or {})
         except Problems:
             raise
-        except (ValueError, TypeError) as problem:
-            raise Problems([(keys, str(problem))]) from problem
+        except Exception as problem:  # of a class that may be the user's own
+            raise Problems([(keys, cause(problem))]) from problem
 
     def _section(
         self, section: Family | type, default: Any, layers: Sequence[Mapping[str, Any]], keys: Keys, outer: Table
@@ -119,7 +123,7 @@ class Maker:
         """An object, or what makes it later."""
         known, family, arguments = options(cls), family_of(cls), {}
         of = "" if family is None else f"{family.tag} {family.name(cls)} has "
-        problems = [
+        problems: list[tuple[Keys, str]] = [
             ((*keys, name), f"{of}no such key; {_instead(name, known, keys)}") for name in sorted(given.keys() - known)
         ]
         for name, option in known.items():
@@ -133,10 +137,17 @@ class Maker:
                 arguments[name] = self.make(option.annotation, default, layers, (*keys, name), outer)
             except Problems as inner:
                 problems += inner.found
-        if problems:
-            raise Problems(problems)
         made = partial(cls, **arguments)
-        return made() if is_dataclass(cls) else made
+        if not problems:
+            return made() if is_dataclass(cls) else made
+        try:
+            made()
+        except ValueError as problem:
+            if str(problem).partition(" ")[0] in given.keys() & arguments.keys():  # not of one that is wrong already
+                problems.append((keys, str(problem)))
+        except Exception:
+            pass
+        raise Problems(problems)
 
 
 def _kind(family: Family, kind: Any, keys: Keys) -> type:
@@ -206,7 +217,7 @@ def _alone(value: Any) -> Any:
 
 
 def _is_nothing(value: Any) -> bool:
-    return value.all == [NOTHING] if isinstance(value, Written) else value is None or value == NOTHING
+    return value[-1] == [NOTHING] if isinstance(value, Written) else value is None or value == NOTHING
 
 
 def _plain(value: Any, annotation: Any) -> Any:
@@ -214,19 +225,24 @@ def _plain(value: Any, annotation: Any) -> Any:
     problems = []
     for member in filter(kinds.says, kinds.alternatives(annotation)):
         try:
-            return _sequence(value, get_args(member)[0]) if kinds.is_sequence(member) else _single(value, member)
+            return _sequence(value, member) if kinds.is_sequence(member) else _single(value, member)
         except ValueError as problem:
             problems.append(problem)
     raise problems[0]
 
 
 def _sequence(value: Any, annotation: Any) -> tuple[Any, ...]:
+    members = get_args(annotation)
     if isinstance(value, Written):
         parts = [part for text in value.all for part in (text[1:-1].split(",") if text[:1] == "[" else [text])]
-        value = [Written([[part.strip()]]) for part in parts if part]
+        value = [Written([[part.strip(" \"'")]]) for part in parts if part]
     if not isinstance(value, list | tuple):
         raise ValueError(f"= {_shown(value)}: expected a list")
-    return tuple(_plain(part, annotation) for part in value)
+    if get_origin(annotation) is tuple and ... not in members:
+        if len(value) != len(members):
+            raise ValueError(f"has {len(value)} values: expected {len(members)}")
+        return tuple(map(_plain, value, members))
+    return tuple(_plain(part, members[0]) for part in value)
 
 
 def _single(given: Any, expected: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
 from equilibria.depths import Depth, Equilibrium
+from equilibria.errors import cause, is_out_of_memory
 from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
@@ -64,12 +65,17 @@ def construct(part: partial[Any], **given: Any) -> Any:
     """The object that a recipe describes in part; its class gets those further arguments that it takes.
 
     Raises:
-        ValueError: a cell is to have no injection, and cannot do without.
+        ValueError: a cell is to have no injection, and cannot do without; or the class cannot be made so.
     """
     known = signature(part.func).parameters
     if given.get("injection") is False and "injection" not in known:
         raise ValueError(f"a {getattr(part.func, '__name__', part.func)} has no form without injection, as layers have")
-    return part(**{name: value for name, value in given.items() if name in known})
+    try:
+        return part(**{name: value for name, value in given.items() if name in known})
+    except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
+        raise ValueError(cause(problem)) from problem
 
 
 @contextmanager
@@ -142,11 +148,8 @@ class LanguageModelRecipe(ModelRecipe):
 
     def check(self) -> None:
         """Builds all but the embedding, on the meta device."""
-        try:
-            with torch.device("meta"):
-                _, cell, _, _ = self._parts()
-        except (RuntimeError, TypeError) as problem:  # PyTorch's
-            raise ValueError("model: no tensor has its sizes; give smaller ones") from problem
+        with torch.device("meta"):
+            _, cell, _, _ = self._parts()
         with blamed_on("model.embedding"):
             self._output(cell)
 
@@ -163,12 +166,12 @@ class LanguageModelRecipe(ModelRecipe):
         return None
 
     def _parts(self) -> tuple[Depth, Cell, Cell | None, Cell | None]:
-        with blamed_on("model.cell"):
-            d_model = self.cell.keywords.get("d_model", signature(self.cell.func).parameters["d_model"].default)
         with blamed_on("model.depth"):
-            depth = construct(self.depth, d_model=d_model) if isinstance(self.depth, partial) else self.depth
+            depth = construct(self.depth) if isinstance(self.depth, partial) else self.depth
         with blamed_on("model.cell"):
             cell = depth.arrange(lambda injection: construct(self.cell, injection=injection))
+            if not hasattr(cell, "d_model"):
+                raise ValueError(f"{type(cell).__name__} sets no d_model, the features of its input and output")
             prelude = self._explicit(self.prelude_layers, {})
             coda = self._explicit(self.coda_layers, {} if self.coda_inner is None else {"inner": self.coda_inner})
         return depth, cell, prelude, coda

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn, optim
 
+from equilibria.errors import cause
 from equilibria.models import TokenModel
 from equilibria.optimization.muon import GramMuon
 from equilibria.optimization.schedules import Schedule, scheduler
@@ -232,7 +233,21 @@ class _Foreign(Optimizer):
     make: partial[optim.Optimizer]
 
     def __post_init__(self) -> None:
-        """Its options are checked where it is made."""
+        """Tries a step: what an optimizer thinks of its options, it says as it is made or used."""
+        if "lr" not in signature(self.make.func).parameters:
+            raise ValueError(f"optimizer: {self.make.func.__name__} has no lr, which the schedule sets")
+        try:
+            self._tried()
+        except Exception as problem:
+            raise ValueError(f"optimizer: {cause(problem)}") from problem
+
+    def _tried(self) -> tuple[optim.Optimizer, nn.Parameter]:
+        """After a step of a small matrix."""
+        small = nn.Parameter(torch.zeros(16, 16))
+        small.grad = torch.zeros_like(small)
+        optimizer = self.make([{"params": [small], "lr": 1e-3}])
+        optimizer.step()
+        return optimizer, small
 
     def build(self, found: ParameterGroups, learning_rate: float, rates: Rates) -> tuple[optim.Optimizer, ...]:
         groups = self.groups(found, learning_rate, rates)
@@ -242,10 +257,7 @@ class _Foreign(Optimizer):
 
     def state_bytes(self, found: ParameterGroups) -> int:
         """As much per element, and beside them, as it keeps of a small matrix."""
-        small = nn.Parameter(torch.zeros(16, 16))
-        small.grad = torch.zeros_like(small)
-        optimizer = self.make([small])
-        optimizer.step()
+        optimizer, small = self._tried()
         kept, every = optimizer.state[small].values(), found.every()
         per_parameter = sum(part.nbytes for part in kept if not part.ndim)
         per_small = sum(part.nbytes for part in kept if part.ndim)

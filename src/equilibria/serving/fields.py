@@ -163,7 +163,7 @@ def _problems(error: BaseException, name: str = "") -> Iterator[ApiError]:
             for problem, note in named:
                 yield from _problems(problem, f"{name}.{note.name}" if name else note.name)
             for problem in others:
-                yield from _problems(problem)
+                yield from _problems(problem, name)
         case ForbiddenExtraKeysError():
             for extra in sorted(error.extra_fields):
                 shown = extra[:80].encode("utf-8", "replace").decode()  # an answer cannot hold half a surrogate pair

@@ -107,9 +107,17 @@ class SequenceTask(Task):
         """The sequences of these numbers (B,), each from 0 to `count − 1`, one per row."""
 
     def training(self, batch_size: int, segment_length: int | None = None) -> "SequenceBatches":
+        self._check_count()
         return SequenceBatches(self, batch_size)
 
+    def _check_count(self) -> None:
+        if not 2 <= self.count < 2**63:
+            raise UserError(f"{self.name} has {self.count} sequences: expected from 2 to 2**63 - 1")
+        if not 1 <= self.held_out < self.count:
+            raise UserError(f"held_out of {self.name} must be from 1 to {self.count - 1}, found {self.held_out}")
+
     def split(self, name: Split) -> "HeldOut":
+        self._check_count()
         if name != "valid":
             raise UserError(f"{self.name} has no {name} split; it has valid")
         return HeldOut(self)
