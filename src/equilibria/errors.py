@@ -78,4 +78,5 @@ def cause(problem: Exception) -> str:
         return str(problem)
     frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "site-packages" not in frame.filename]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    return f"{type(problem).__name__}: {problem}{where}"
+    said = (str(problem).splitlines() or [""])[0]  # PyTorch's go on with a trace of their own
+    return f"{type(problem).__name__}: {said}{where}"

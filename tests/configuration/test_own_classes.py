@@ -117,7 +117,8 @@ def test_pytorch_s_options_are_tried(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="optimizer: Nesterov momentum requires"):
         read(tmp_path, f"{optimizer}=torch.optim:SGD", f"{optimizer}.nesterov=true")
     found = read(tmp_path, f"{optimizer}=torch.optim:Adagrad").training.optimizer
-    assert isinstance(found, partial) and isinstance(found.func, type)
+    assert isinstance(found, partial)
+    assert isinstance(found.func, type)
     family = next(family for family in FAMILIES if family.noun == "optimizer")
     assert family.name(found.func) == "torch.optim:Adagrad"
 
