@@ -198,3 +198,8 @@ def test_a_depth_that_is_none_is_said() -> None:
         model()(torch.ones(1, 2, dtype=torch.long), depth=5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="solver must be an object"):
         Equilibrium(solver=eq.Implicit())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_dropout_beyond_a_probability_is_said() -> None:
+    with pytest.raises(ValueError, match="dropout"):
+        LanguageModel(TiedEmbedding(29, 16), CELLS["contractive"](), dropout=2.0)

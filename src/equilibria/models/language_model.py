@@ -26,7 +26,7 @@ from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, probability
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
 _SHARE = 0.5
@@ -80,6 +80,7 @@ class LanguageModel(CausalModel):
                 f"found chunk_length {chunk_length} and memory_length {memory_length}"
             )
         at_least(0, auxiliary_weight=auxiliary_weight)
+        probability(dropout=dropout)
         self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
