@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
-from equilibria.cells import Cell, ContractiveCell, PostNormCell
+from equilibria.cells import Cell, ContractiveCell, TransformerXLCell
 from equilibria.errors import UserError
 from equilibria.solvers import Solver
 
@@ -124,7 +124,10 @@ def cells(options: Namespace) -> dict[str, Cell]:
     """The two maps, seeded."""
     width, heads = options.d_model, max(1, options.d_model // 32)
     torch.manual_seed(0)
-    return {"post-norm": PostNormCell(width, heads, 4 * width), "default": ContractiveCell(width, heads, 4 * width)}
+    return {
+        "post-norm": TransformerXLCell(width, heads, 4 * width),
+        "default": ContractiveCell(width, heads, 4 * width),
+    }
 
 
 @torch.no_grad()

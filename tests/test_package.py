@@ -1,8 +1,10 @@
 """The names that `import equilibria as eq` offers."""
 
+import ast
 import subprocess
 import sys
 from importlib import import_module, metadata
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,12 @@ def test_a_public_name_is_that_of_its_package() -> None:
     for package in vars(eq)["_PACKAGES"]:
         module = import_module(f"equilibria.{package}")
         assert all(getattr(eq, name) is getattr(module, name) for name in module.__all__)
+
+
+def test_type_checkers_see_the_same_packages() -> None:
+    tree = ast.parse(Path(str(eq.__file__)).read_text())
+    starred = {part.module for part in ast.walk(tree) if isinstance(part, ast.ImportFrom) and part.names[0].name == "*"}
+    assert starred == {f"equilibria.{package}" for package in vars(eq)["_PACKAGES"]}
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

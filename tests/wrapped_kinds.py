@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from equilibria.cells import Cell, ContractiveCell, PostNormCell, ThreeBlockCell, TrellisCell
+from equilibria.cells import Cell, ContractiveCell, TransformerXLCell, TrellisCell
 from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models import LanguageModelRecipe, ModelRecipe
@@ -16,13 +16,14 @@ from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
 from equilibria.paper.baselines import LSTM
 from equilibria.paper.halting import Halting
 from equilibria.solvers import Picard
+from three_blocks import three_blocks
 
 VOCABULARY = 61
 WINDOW = 24
 
 _SIZES = {"d_model": 16, "heads": 2, "inner": 32}
 _CONTRACTIVE: partial[Cell] = partial(ContractiveCell, **_SIZES)
-_POST_NORM: partial[Cell] = partial(PostNormCell, **_SIZES)
+_POST_NORM: partial[Cell] = partial(TransformerXLCell, **_SIZES)
 _EXACT = Equilibrium(eval_solver=Picard(tol=1e-6, max_evaluations=400, scope="prefix"))
 
 CACHED = {
@@ -40,7 +41,7 @@ CACHED = {
     ),
     "spectral-norm": LanguageModelRecipe(
         embedding=partial(UntiedEmbedding),
-        cell=partial(ThreeBlockCell, **_SIZES, normalisation="spectral"),
+        cell=partial(three_blocks, **_SIZES, normalisation="spectral"),
         depth=UnrolledDepth(3),
     ),
     "trellis": LanguageModelRecipe(cell=partial(TrellisCell, d_model=16, hidden=8), depth=_EXACT),

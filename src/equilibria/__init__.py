@@ -9,21 +9,21 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from equilibria.cells import *  # noqa: F403
-    from equilibria.configuration import *  # noqa: F403
-    from equilibria.data import *  # noqa: F403
-    from equilibria.depths import *  # noqa: F403
-    from equilibria.deq import *  # noqa: F403
-    from equilibria.diagnostics import *  # noqa: F403
-    from equilibria.errors import *  # noqa: F403
-    from equilibria.gradients import *  # noqa: F403
-    from equilibria.inference import *  # noqa: F403
-    from equilibria.measuring import *  # noqa: F403
-    from equilibria.models import *  # noqa: F403
-    from equilibria.penalties import *  # noqa: F403
-    from equilibria.report import *  # noqa: F403
-    from equilibria.solvers import *  # noqa: F403
-    from equilibria.training import *  # noqa: F403
+    from equilibria.cells import *
+    from equilibria.configuration import *
+    from equilibria.data import *
+    from equilibria.depths import *
+    from equilibria.deq import *
+    from equilibria.diagnostics import *
+    from equilibria.errors import *
+    from equilibria.gradients import *
+    from equilibria.inference import *
+    from equilibria.measuring import *
+    from equilibria.models import *
+    from equilibria.penalties import *
+    from equilibria.report import *
+    from equilibria.solvers import *
+    from equilibria.training import *
 
     __version__: str
 

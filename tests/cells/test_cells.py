@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
+from equilibria.cells import Cell, ContractiveCell, Memory, TransformerXLCell
 from equilibria.models import LanguageModel
 from equilibria.nn import CausalAttention, TiedEmbedding
 from plain_loops import randomised
+from three_blocks import three_blocks
 
 SETTLING = {
     "contractive": lambda: ContractiveCell(d_model=8, heads=2, inner=12),
@@ -17,22 +18,22 @@ SETTLING = {
         8, 2, 12, 2, norm="rms", query_key_norm=True, key_value_heads=1, activation="swiglu"
     ),
     "linear positions": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", normalisation="weight"),
-    "post norm": lambda: PostNormCell(d_model=8, heads=2, inner=12),
-    "post norm, window": lambda: PostNormCell(8, 2, 12, window=3, normalisation="weight", affine=True),
+    "post norm": lambda: TransformerXLCell(d_model=8, heads=2, inner=12),
+    "post norm, window": lambda: TransformerXLCell(8, 2, 12, window=3, normalisation="weight", affine=True),
 }
 """Cells that small weights make contractions."""
 
 READING_THE_MEMORY_AS_THE_WHOLE = SETTLING | {
-    "pre norm": lambda: PostNormCell(d_model=8, heads=2, inner=12, norm_position="pre"),
-    "transformer-xl": lambda: PostNormCell(d_model=8, heads=2, inner=12, injection=False, affine=True),
+    "pre norm": lambda: TransformerXLCell(d_model=8, heads=2, inner=12, norm_position="pre"),
+    "transformer-xl": lambda: TransformerXLCell(d_model=8, heads=2, inner=12, injection=False, affine=True),
     "explicit": lambda: ContractiveCell(d_model=8, heads=2, inner=12, blocks=2, injection=False),
-    "one of three blocks": lambda: ThreeBlockCell(d_model=8, heads=2, inner=12, blocks=1),
+    "one of three blocks": lambda: three_blocks(d_model=8, heads=2, inner=12, blocks=1),
 }
 """Cells to which a remembered token is what it was as a token of the same segment."""
 
 CELLS = READING_THE_MEMORY_AS_THE_WHOLE | {
     # Each of its blocks reads the same memory, not what the block before has made of it.
-    "three blocks": lambda: ThreeBlockCell(d_model=8, heads=2, inner=12, normalisation="weight"),
+    "three blocks": lambda: three_blocks(d_model=8, heads=2, inner=12, normalisation="weight"),
 }
 
 

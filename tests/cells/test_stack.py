@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import equilibria as eq
-from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell, TrellisCell
+from equilibria.cells import Cell, ContractiveCell, Memory, StackedCell, TransformerXLCell, TrellisCell
 from equilibria.cells.stack import StackedMap
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths import UnrolledDepth
@@ -53,7 +53,7 @@ def test_a_stack_is_its_layers_one_after_another(layers, batch, length, past, ti
 
 def test_tokens_are_separable_where_those_of_every_layer_are():
     attending, gated = ContractiveCell(8, 2, 12), TrellisCell(8, 4)
-    assert StackedCell([attending, PostNormCell(8, 2, 12)]).separable
+    assert StackedCell([attending, TransformerXLCell(8, 2, 12)]).separable
     assert not StackedCell([gated]).separable
     assert not StackedCell([attending, StackedCell([attending, gated])]).separable
 
@@ -140,7 +140,7 @@ def test_nothing_outlives_a_checkpointed_step(monkeypatch):
 @torch.no_grad()
 def test_a_stack_at_its_equilibrium_remembers_it_exactly():
     torch.manual_seed(0)
-    cell = StackedCell([ContractiveCell(8, 2, 12), PostNormCell(8, 2, 12)]).double().eval()
+    cell = StackedCell([ContractiveCell(8, 2, 12), TransformerXLCell(8, 2, 12)]).double().eval()
     for parameter in cell.parameters():
         parameter.mul_(0.4)
     inputs, solver = torch.randn(2, 8, 8, dtype=torch.float64), eq.Anderson(tol=1e-11, max_evaluations=300)
@@ -180,9 +180,9 @@ def test_a_memory_of_another_stack_is_an_error():
 
 
 def test_shared_biases_are_equal_ones_whose_gradients_add_up():
-    def layers() -> list[PostNormCell]:
+    def layers() -> list[TransformerXLCell]:
         torch.manual_seed(0)
-        return [PostNormCell(8, 2, 12, injection=False, initial_std=0.5).double() for _ in range(3)]
+        return [TransformerXLCell(8, 2, 12, injection=False, initial_std=0.5).double() for _ in range(3)]
 
     apart, shared = layers(), layers()
     share_position_biases(shared)

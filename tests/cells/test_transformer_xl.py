@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from equilibria.cells import Memory, PostNormCell, ThreeBlockCell, transformer_xl
+from equilibria.cells import Memory, TransformerXLCell, transformer_xl
 from equilibria.cells.transformer_xl import initialise_normal
 from plain_loops import average, layer_normed, linear, randomised
+from three_blocks import three_blocks
 
 VARIATIONAL = [(2, 1, 8), (2, 1, 12), (2, 1, 8), (2, 2, 4, 7)]
 """Of one block: batch 2, length 4 after a memory of 3, 8 features, 12 inside, 2 heads."""
@@ -149,10 +150,10 @@ def test_the_cells_equal_the_published_equations(
     torch.manual_seed(seed)
     options: dict[str, Any] = {"attention_dropout": dropout, "window": window, "normalisation": normalisation}
     if kind == "three":
-        cell = randomised(ThreeBlockCell(4, heads, 3, dropout, blocks=2, **options))
+        cell = randomised(three_blocks(4, heads, 3, dropout, blocks=2, **options))
     else:
         norms: dict[str, Any] = {"norm_position": kind, "affine": affine, "injection": injection}
-        cell = randomised(PostNormCell(4, heads, 3, dropout, **options, **norms))
+        cell = randomised(TransformerXLCell(4, heads, 3, dropout, **options, **norms))
     z, inputs, memory_z, memory_inputs = states(batch, length, length, past, past, width=4)
     with torch.no_grad(), recorded_masks() as drawn:
         bound = cell.bind(inputs, Memory((memory_z, memory_inputs)[: cell.remembered]))
@@ -167,10 +168,10 @@ def test_the_cells_equal_the_published_equations(
 @pytest.mark.parametrize(
     ("cell", "shapes"),
     [
-        (PostNormCell(8, 2, 12, 0.5, attention_dropout=0.5), [(1, 8), *VARIATIONAL]),
-        (ThreeBlockCell(8, 2, 12, 0.5, attention_dropout=0.5), [(1, 8), *3 * VARIATIONAL]),
+        (TransformerXLCell(8, 2, 12, 0.5, attention_dropout=0.5), [(1, 8), *VARIATIONAL]),
+        (three_blocks(8, 2, 12, 0.5, attention_dropout=0.5), [(1, 8), *3 * VARIATIONAL]),
         (
-            PostNormCell(8, 2, 12, 0.5, attention_dropout=0.5, injection=False),
+            TransformerXLCell(8, 2, 12, 0.5, attention_dropout=0.5, injection=False),
             [(7, 8), (2, 4, 8), (2, 4, 12), (2, 4, 8), (2, 2, 4, 7)],
         ),
     ],
@@ -190,10 +191,10 @@ def test_masks_have_the_published_shapes(cell, shapes):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: PostNormCell(4, 2, 3, 0.3, attention_dropout=0.3, normalisation="weight", window=3),
-        lambda: PostNormCell(4, 2, 3, norm_position="pre", affine=True, normalisation="spectral"),
-        lambda: PostNormCell(4, 2, 3, affine=True, injection=False),
-        lambda: ThreeBlockCell(4, 2, 3, 0.3, attention_dropout=0.3, normalisation="weight"),
+        lambda: TransformerXLCell(4, 2, 3, 0.3, attention_dropout=0.3, normalisation="weight", window=3),
+        lambda: TransformerXLCell(4, 2, 3, norm_position="pre", affine=True, normalisation="spectral"),
+        lambda: TransformerXLCell(4, 2, 3, affine=True, injection=False),
+        lambda: three_blocks(4, 2, 3, 0.3, attention_dropout=0.3, normalisation="weight"),
     ],
     ids=["post", "pre", "explicit", "three blocks"],
 )
@@ -225,7 +226,7 @@ def test_gradients(build):
 
 def test_second_derivatives():
     torch.manual_seed(5)
-    cell = randomised(PostNormCell(4, 2, 3))
+    cell = randomised(TransformerXLCell(4, 2, 3))
     z, inputs = states(1, 3, 3, width=4)
     assert torch.autograd.gradgradcheck(
         lambda z, inputs: cell.bind(inputs)(z), (z.requires_grad_(), inputs.requires_grad_())
@@ -236,8 +237,8 @@ def test_parameters_as_published():
     """Of 97.85 million in the 2019 paper's medium model 69.75 are its layer's; of 97.73 in the 2023 model, what the
     adaptive embedding and softmax leave: 26.63, their projections counted twice, as both papers' code does."""
     with torch.device("meta"):
-        post = PostNormCell(700, 10, 48_000, normalisation="weight")
-        three = ThreeBlockCell(700, 10, 14_800, normalisation="weight")
+        post = TransformerXLCell(700, 10, 48_000, normalisation="weight")
+        three = three_blocks(700, 10, 14_800, normalisation="weight")
     injection = 3 * 700 * 700 + 3 * 700
     count = {cell: sum(parameter.numel() for parameter in cell.parameters()) for cell in (post, three)}
     assert count[post] - injection == 69_753_000
@@ -251,7 +252,7 @@ def test_parameters_as_published():
 
 @pytest.mark.parametrize("normalisation", ["weight", "spectral"])
 def test_normalised_weights_are_read_once_per_solve(normalisation):
-    cell = ThreeBlockCell(8, 2, 12, normalisation=normalisation)
+    cell = three_blocks(8, 2, 12, normalisation=normalisation)
     reads = []
     layers: list[Any] = [m for m in cell.modules() if isinstance(m, nn.Linear) and m is not cell.inject]
     assert len(layers) == 15
@@ -266,7 +267,7 @@ def test_normalised_weights_are_read_once_per_solve(normalisation):
 
 def test_a_context_sees_loaded_weights():
     torch.manual_seed(0)
-    one, two = (PostNormCell(8, 2, 12, normalisation="weight") for _ in range(2))
+    one, two = (TransformerXLCell(8, 2, 12, normalisation="weight") for _ in range(2))
     inputs, z = torch.randn(2, 1, 4, 8)
     before = one.bind(inputs)(z)
     one.load_state_dict(two.state_dict())
@@ -277,7 +278,7 @@ def test_a_context_sees_loaded_weights():
 
 def test_spectral_norm_bounds_each_weight():
     torch.manual_seed(0)
-    cell = PostNormCell(8, 2, 12, normalisation="spectral")
+    cell = TransformerXLCell(8, 2, 12, normalisation="spectral")
     for _ in range(300):
         cell.bind(torch.randn(1, 2, 8), None)
     block = cell.bind(torch.randn(1, 2, 8), None).blocks[0]
@@ -288,7 +289,7 @@ def test_spectral_norm_bounds_each_weight():
 @pytest.mark.parametrize("training", [True, False])
 def test_spectral_norm_is_that_of_the_weights_that_were_drawn(training):
     torch.manual_seed(0)
-    cell = PostNormCell(32, 2, 64, normalisation="spectral").train(training)
+    cell = TransformerXLCell(32, 2, 64, normalisation="spectral").train(training)
     initialise_normal(cell, 0.01)
     assert {part.training for part in cell.modules()} == {training}
     block = cell.eval().bind(torch.randn(1, 2, 32), None).blocks[0]
@@ -299,7 +300,7 @@ def test_spectral_norm_is_that_of_the_weights_that_were_drawn(training):
 @pytest.mark.parametrize("normalisation", ["none", "weight"])
 def test_published_initialisation(normalisation):
     torch.manual_seed(0)
-    cell: Any = ThreeBlockCell(64, 4, 128, normalisation=normalisation, initial_std=0.01)
+    cell: Any = three_blocks(64, 4, 128, normalisation=normalisation, initial_std=0.01)
     bound = cell.bind(torch.zeros(1, 2, 64), None)
     for block, block_context in zip(cell.blocks, bound.blocks, strict=True):
         weights = (block_context.attention.queries_keys_values, block_context.feed_forward.contract)
@@ -316,11 +317,11 @@ def test_published_initialisation(normalisation):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: PostNormCell(9, 3), "multiple of heads"),
-        (lambda: PostNormCell(8, 2, window=0), "window"),
-        (lambda: ThreeBlockCell(8, 2, blocks=0), "blocks"),
-        (lambda: PostNormCell(8, 2, **cast(Any, {"norm_position": "middle"})), "norm_position"),
-        (lambda: PostNormCell(8, 2, **cast(Any, {"normalisation": "batch"})), "normalisation"),
+        (lambda: TransformerXLCell(9, 3), "multiple of heads"),
+        (lambda: TransformerXLCell(8, 2, window=0), "window"),
+        (lambda: three_blocks(8, 2, blocks=0), "blocks"),
+        (lambda: TransformerXLCell(8, 2, **cast(Any, {"norm_position": "middle"})), "norm_position"),
+        (lambda: TransformerXLCell(8, 2, **cast(Any, {"normalisation": "batch"})), "normalisation"),
     ],
 )
 def test_impossible_options_are_errors(build, message):

@@ -30,8 +30,6 @@ FLAGS = {
         "heads inner blocks norm positions query_key_norm query_key_gain key_value_heads activation "
         "carry injection_norm"
     ),
-    'model.cell.kind = "post_norm"': "heads inner attention_dropout norm_position affine window initial_std",
-    'model.cell.kind = "three_block"': "heads inner attention_dropout blocks window initial_std",
     'model.cell.kind = "transformer_xl"': (
         "heads inner attention_dropout norm_position affine window initial_std blocks interleaved output_norm"
     ),

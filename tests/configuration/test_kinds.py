@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import equilibria.configuration as configuration
-from equilibria.cells import Cell, ContractiveCell, PostNormCell
+from equilibria.cells import Cell, ContractiveCell, TransformerXLCell
 from equilibria.configuration.kinds import REQUIRED, Family, explained, family_of, options
 from equilibria.data import CopyMemory, Source, Task
 from equilibria.depths import Depth, Limits, Stack
@@ -40,7 +40,7 @@ def kinds() -> list[tuple[Family, str, type]]:
 
 
 def test_every_family_has_its_kinds() -> None:
-    assert {*family(Cell).kinds()} == {"contractive", "post_norm", "three_block", "transformer_xl", "trellis"}
+    assert {*family(Cell).kinds()} == {"contractive", "transformer_xl", "trellis"}
     assert {*family(Solver).kinds()} == {"anderson", "broyden", "newton_krylov", "picard"}
     assert {*family(GMRES).kinds()} == {"anderson", "broyden", "gmres", "newton_krylov", "picard"}
     assert {*family(Depth).kinds()} == {"equilibrium", "stack", "unrolled"}
@@ -70,7 +70,7 @@ def test_sections_are_explained(cls: type) -> None:
 
 
 def test_options_are_the_arguments_of_the_constructor() -> None:
-    found = options(PostNormCell)
+    found = options(TransformerXLCell)
     assert "injection" not in found
     assert (found["d_model"].default, found["window"].default) == (128, None)
     assert options(LSTM)["d_model"].default is REQUIRED

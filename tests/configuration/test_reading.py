@@ -282,11 +282,14 @@ def test_what_is_written_reads_back_equal(
         ("[model.cell]\ndropout = 1.0", "FILE: model.cell: dropout must be at least 0 and below 1, found 1.0"),
         (
             '[model.cell]\nkind = "contractiv"',
-            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "transformer_xl", "post_norm", '
-            '"three_block", "trellis", or "package.module:Class"; did you mean "contractive"?',
+            'FILE: model.cell.kind = "contractiv": expected one of "contractive", "transformer_xl", "trellis", '
+            'or "package.module:Class"; did you mean "contractive"?',
         ),
         ("[model.cell]\nd_model = 100", "FILE: model.cell: "),
-        ('[model.cell]\nkind = "post_norm"\nblocks = 2', "FILE: model.cell.blocks: kind post_norm has no such key"),
+        (
+            '[model.cell]\nkind = "transformer_xl"\ncarry = 2',
+            "FILE: model.cell.carry: kind transformer_xl has no such key",
+        ),
         (PICARD + "history = 3", "FILE: model.depth.solver.history: method picard has no such key; it takes tol,"),
         (
             '[model.depth.gradient]\nmethod = "implicit"\nsteps = 3',
@@ -308,8 +311,8 @@ def test_what_is_written_reads_back_equal(
         ),
         ('[model]\ncoda_layers = 1\n[model.cell]\nkind = "trellis"', "FILE: model.cell: a TrellisCell has no form"),
         (
-            '[model.cell]\nkind = "three_block"\n[model]\ndepth = "stack"',
-            "FILE: model.cell: a ThreeBlockCell has no form without injection",
+            '[model.cell]\nkind = "trellis"\n[model]\ndepth = "stack"',
+            "FILE: model.cell: a TrellisCell has no form without injection",
         ),
         ("[model]\ncoda_inner = 8", "FILE: model: coda_inner = 8 has no use without coda_layers; leave it out"),
         ("[model]\nchunk_length = 8", "FILE: model: memory_length = 0: chunks (chunk_length) see each other"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.cells import ContractiveCell, PostNormCell, StackedCell, TrellisCell
+from equilibria.cells import ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
 from equilibria.depths import Adaptive, Equilibrium, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
@@ -18,8 +18,8 @@ V, D = 23, 16
 CELLS = {
     "rotary": lambda: ContractiveCell(D, 2, 24),
     "grouped, linear": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, positions="linear", blocks=2),
-    "windowed": lambda: PostNormCell(D, 2, 24, affine=True, window=9),
-    "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), PostNormCell(D, 2, 24, affine=True)]),
+    "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=9),
+    "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), TransformerXLCell(D, 2, 24, affine=True)]),
 }
 
 

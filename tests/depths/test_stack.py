@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from equilibria.cells import Cell, PostNormCell, StackedCell
+from equilibria.cells import Cell, StackedCell, TransformerXLCell
 from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.paper.halting import Halting
 from layers import AveragingLayer
@@ -65,6 +65,6 @@ def test_impossible_options_are_errors(build: Any, message: str) -> None:
 
 
 def test_layers_share_the_biases_of_their_attention() -> None:
-    cell = Stack(3, shared_biases=True).arrange(lambda injection: PostNormCell(8, 2, 12, injection=injection))
+    cell = Stack(3, shared_biases=True).arrange(lambda injection: TransformerXLCell(8, 2, 12, injection=injection))
     names = [name for name, _ in cell.named_parameters() if name.endswith("_bias")]
     assert names == ["cells.0.blocks.0.attention.content_bias", "cells.0.blocks.0.attention.distance_bias"]

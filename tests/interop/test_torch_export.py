@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, ThreeBlockCell
+from equilibria.cells import Cell, ContractiveCell, Memory, TransformerXLCell
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.interop.torch_export import (
@@ -24,13 +24,14 @@ from equilibria.models import LanguageModel
 from equilibria.nn import AdaptiveEmbedding, TiedEmbedding
 from equilibria.paper.halting import Halting
 from equilibria.solvers import Anderson, Broyden, NewtonKrylov, Picard, Solver
+from three_blocks import three_blocks
 
 SHAPES = ((2, 3), (1, 1), (5, 1), (1, 9), (3, 33))
 
 
 def model(cell: Cell, depth: Depth | None = None) -> LanguageModel:
     torch.manual_seed(0)
-    embedding = AdaptiveEmbedding(31, 8, (10, 20), 2) if isinstance(cell, ThreeBlockCell) else TiedEmbedding(31, 8)
+    embedding = AdaptiveEmbedding(31, 8, (10, 20), 2) if cell.layers_per_application == 3 else TiedEmbedding(31, 8)
     return LanguageModel(embedding, cell, depth, memory_length=4).eval()
 
 
@@ -43,13 +44,13 @@ SOLVES: dict[str, Callable[[], LanguageModel]] = {
         ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Picard(max_evaluations=6, scope="prefix"))
     ),
     "anderson": lambda: model(
-        PostNormCell(8, 2, 16, normalisation="weight", window=5),
+        TransformerXLCell(8, 2, 16, normalisation="weight", window=5),
         Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=4, scope="prefix")),
     ),
     "sample": lambda: model(
         ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=4, scope="sample"))
     ),
-    "unrolled": lambda: model(ThreeBlockCell(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(2)),
+    "unrolled": lambda: model(three_blocks(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(2)),
 }
 
 
@@ -108,7 +109,7 @@ def test_a_budget_of_picard_is_that_many_applications() -> None:
 @torch.no_grad()
 def test_a_budget_of_anderson_is_the_solvers() -> None:
     torch.manual_seed(0)
-    cell = PostNormCell(8, 2, 16)
+    cell = TransformerXLCell(8, 2, 16)
     memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
     bound = cell.bind(torch.randn(2, 5, 8), memory)
 

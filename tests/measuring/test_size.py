@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from equilibria.cells import Cell, PostNormCell, StackedCell
+from equilibria.cells import Cell, StackedCell, TransformerXLCell
 from equilibria.depths import UnrolledDepth
 from equilibria.measuring.size import Size, size_of, size_without_weights
 from equilibria.models import LanguageModel
@@ -13,7 +13,7 @@ from layers import AveragingLayer
 
 
 def model() -> LanguageModel:
-    return LanguageModel(TiedEmbedding(50, 8), PostNormCell(8, 2, 16), UnrolledDepth(2))
+    return LanguageModel(TiedEmbedding(50, 8), TransformerXLCell(8, 2, 16), UnrolledDepth(2))
 
 
 def stack_of(cells: Callable[[], list[Cell]]) -> Callable[[], LanguageModel]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import equilibria as eq
-from equilibria.cells import Memory, PostNormCell
+from equilibria.cells import Memory, TransformerXLCell
 from equilibria.data.batches import ZipfBatches
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.measuring.steps import Contender, alternate, saved_by_step
@@ -17,7 +17,9 @@ from equilibria.nn import TiedEmbedding
 
 def model_of(depth: Depth, vocabulary_size: int = 50, memory_length: int = 0) -> LanguageModel:
     torch.manual_seed(0)
-    return LanguageModel(TiedEmbedding(vocabulary_size, 8), PostNormCell(8, 2, 16), depth, memory_length=memory_length)
+    return LanguageModel(
+        TiedEmbedding(vocabulary_size, 8), TransformerXLCell(8, 2, 16), depth, memory_length=memory_length
+    )
 
 
 @pytest.mark.parametrize("vocabulary_size", [50, 5000])
@@ -37,13 +39,13 @@ def test_memory_of_a_step_grows_with_explicit_depth_alone(vocabulary_size: int) 
 
 def test_a_step_has_a_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given_lengths: list[int] = []
-    bind = PostNormCell.bind
+    bind = TransformerXLCell.bind
 
-    def watched(cell: PostNormCell, inputs: torch.Tensor, memory: Memory | None) -> Any:
+    def watched(cell: TransformerXLCell, inputs: torch.Tensor, memory: Memory | None) -> Any:
         given_lengths.append(0 if memory is None else memory.length)
         return bind(cell, inputs, memory)
 
-    monkeypatch.setattr(PostNormCell, "bind", watched)
+    monkeypatch.setattr(TransformerXLCell, "bind", watched)
     with_memory = saved_by_step(model_of(UnrolledDepth(2), memory_length=3), ZipfBatches(50, 2, 5))
     assert given_lengths == [0, 3]
     assert with_memory > saved_by_step(model_of(UnrolledDepth(2)), ZipfBatches(50, 2, 5))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, TrellisCell
+from equilibria.cells import Cache, Cell, ContractiveCell, TransformerXLCell, TrellisCell
 from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.models.base import TokenModel
@@ -33,8 +33,8 @@ def models() -> dict[str, TokenModel]:
     return {
         "rotary": model(ContractiveCell(D, 2, 24)),
         "linear": model(ContractiveCell(D, 2, 24, blocks=2, positions="linear")),
-        "post norm": model(PostNormCell(D, 2, 24, affine=True)),
-        "windowed": model(PostNormCell(D, 2, 24, affine=True, window=5)),
+        "post norm": model(TransformerXLCell(D, 2, 24, affine=True)),
+        "windowed": model(TransformerXLCell(D, 2, 24, affine=True, window=5)),
         "trellis": model(TrellisCell(D, 8, dilation=2)),
         "unrolled": model(ContractiveCell(D, 2, 24), UnrolledDepth(4)),
         "adaptive": model(ContractiveCell(D, 2, 24), Adaptive(ExitOnResidual(1e-3), max_evaluations=8, tile=3)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.cells import Cache, Cell, ContractiveCell, PostNormCell, StackedCell, ThreeBlockCell, TrellisCell
+from equilibria.cells import Cache, Cell, ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.models.decoding import Step
@@ -17,6 +17,7 @@ from equilibria.models.sampling import Sampling
 from equilibria.nn import TiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.paper.halting import Halting
+from three_blocks import three_blocks
 
 V, D = 29, 16
 
@@ -24,11 +25,11 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "rotary": lambda: ContractiveCell(D, 2, 24),
     "grouped, normed": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, query_key_norm=True, positions="none"),
     "two blocks, linear": lambda: ContractiveCell(D, 2, 24, blocks=2, positions="linear"),
-    "post norm": lambda: PostNormCell(D, 2, 24, affine=True),
-    "windowed": lambda: PostNormCell(D, 2, 24, affine=True, window=5),
+    "post norm": lambda: TransformerXLCell(D, 2, 24, affine=True),
+    "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=5),
     "trellis": lambda: TrellisCell(D, 8, dilation=2),
     "scanned trellis": lambda: TrellisCell(D, 8, scan=True),
-    "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), PostNormCell(D, 2, 24, affine=True)]),
+    "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), TransformerXLCell(D, 2, 24, affine=True)]),
 }
 
 
@@ -80,7 +81,7 @@ def test_decoding_is_a_full_solve(cell, depth, framed):
 
 
 def test_layers_whose_memory_is_not_their_input_are_decoded_as_in_one_segment():
-    built, tokens = model(lambda: ThreeBlockCell(D, 2, 24, initial_std=0.05), UnrolledDepth(3)), text()
+    built, tokens = model(lambda: three_blocks(D, 2, 24, initial_std=0.05), UnrolledDepth(3)), text()
     with torch.no_grad():
         torch.testing.assert_close(token_by_token(built, tokens, 9), built(tokens).logits, rtol=0, atol=1e-5)
 

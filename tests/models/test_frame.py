@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import equilibria as eq
-from equilibria.cells import Cell, ContractiveCell, Memory, PostNormCell, StackedCell
+from equilibria.cells import Cell, ContractiveCell, Memory, StackedCell, TransformerXLCell
 from equilibria.depths import ChunkedSolution, Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
@@ -53,7 +53,7 @@ def _seeded():
 
 MODELS = {
     "contractive at equilibrium": lambda **o: framed(ContractiveCell(D, 2, 12), tight(), **o),
-    "post norm at equilibrium": lambda **o: framed(PostNormCell(D, 2, 12), tight(), **o),
+    "post norm at equilibrium": lambda **o: framed(TransformerXLCell(D, 2, 12), tight(), **o),
     "a stack at equilibrium": lambda **o: framed(
         StackedCell([ContractiveCell(D, 2, 12), ContractiveCell(D, 2, 12)]), tight(), **o
     ),

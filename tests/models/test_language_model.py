@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import equilibria as eq
-from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.cells import ContractiveCell, TransformerXLCell
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.nn import CausalAttention, TiedEmbedding
@@ -18,7 +18,7 @@ from equilibria.nn import CausalAttention, TiedEmbedding
 CELLS = {
     "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
     "two blocks": lambda: ContractiveCell(d_model=16, heads=2, inner=24, blocks=2),
-    "post norm": lambda: PostNormCell(d_model=16, heads=2, inner=24),
+    "post norm": lambda: TransformerXLCell(d_model=16, heads=2, inner=24),
 }
 
 

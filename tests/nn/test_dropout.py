@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from equilibria.cells import ContractiveCell, PostNormCell
+from equilibria.cells import ContractiveCell, TransformerXLCell
 from equilibria.nn import drop_connect, dropout_mask, embedding_row_dropout
 
 
@@ -68,7 +68,7 @@ def test_a_probability_that_would_leave_nothing_or_is_none_is_an_error(probabili
         dropout_mask(torch.ones(2, 3), probability, training)
 
 
-@pytest.mark.parametrize("cell", [ContractiveCell, PostNormCell])
+@pytest.mark.parametrize("cell", [ContractiveCell, TransformerXLCell])
 def test_a_cell_that_would_drop_everything_says_so(cell):
     with pytest.raises(ValueError, match=r"dropout must be at least 0 and below 1, found 1\.0"):
         cell(8, 2, 16, dropout=1.0)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from equilibria.cells import ContractiveCell, Memory, PostNormCell
+from equilibria.cells import ContractiveCell, Memory, TransformerXLCell
 from equilibria.models import LanguageModel
 from equilibria.nn import UntiedEmbedding
 
@@ -30,7 +30,7 @@ def test_logits_and_loss_equal_plain_loops() -> None:
 
 def test_states_stay_in_the_precision_of_the_rows_under_autocast() -> None:
     torch.manual_seed(0)
-    model = LanguageModel(UntiedEmbedding(10, 8, d_embed=4), PostNormCell(8, heads=2, inner=12), memory_length=3)
+    model = LanguageModel(UntiedEmbedding(10, 8, d_embed=4), TransformerXLCell(8, heads=2, inner=12), memory_length=3)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randint(10, (2, 5)))
     assert output.solution is not None

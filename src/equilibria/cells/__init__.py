@@ -4,7 +4,7 @@ from equilibria.cells.base import BoundMap, Cell, Memory
 from equilibria.cells.cache import Cache, CacheView
 from equilibria.cells.contractive import ContractiveCell
 from equilibria.cells.stack import StackedCell
-from equilibria.cells.transformer_xl import PostNormCell, ThreeBlockCell, TransformerXLCell
+from equilibria.cells.transformer_xl import TransformerXLCell
 from equilibria.cells.trellis import TrellisCell
 
 __all__ = [
@@ -14,9 +14,7 @@ __all__ = [
     "Cell",
     "ContractiveCell",
     "Memory",
-    "PostNormCell",
     "StackedCell",
-    "ThreeBlockCell",
     "TransformerXLCell",
     "TrellisCell",
 ]

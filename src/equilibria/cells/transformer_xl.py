@@ -59,6 +59,11 @@ class TransformerXLBlock(Block):
 class TransformerXLCell(Cell):
     """Blocks of relative attention behind one another, around one injection and one memory.
 
+    Its defaults are the DEQ-Transformer's cell (Bai, Kolter and Koltun 2019, arXiv:1909.01377; 2021, arXiv:2106.14342).
+    That of the 2023 model (Geng and Kolter, TorchDEQ, arXiv:2310.18605) has three `interleaved` blocks with
+    `norm_position="pre"`, `affine` and `output_norm`. No norm follows its last block, so states grow with the number of
+    applications: the published model applies it twelve times from zero and is at no fixed point then.
+
     Args:
         d_model: features of the state, a multiple of `heads`, even.
         heads: attention heads.
@@ -193,78 +198,6 @@ class TransformerXLCell(Cell):
         for block in self.blocks:
             assert isinstance(block, TransformerXLBlock)
             yield block
-
-
-class PostNormCell(TransformerXLCell):
-    """The published DEQ-Transformer cell, one Transformer-XL layer with input injection (Bai, Kolter and Koltun 2019,
-    arXiv:1909.01377; 2021, arXiv:2106.14342), whose layer norms have no affine parameters."""
-
-    def __init__(
-        self,
-        d_model: int = 128,
-        heads: int = 4,
-        inner: int = 512,
-        dropout: float = 0.0,
-        *,
-        attention_dropout: float = 0.0,
-        norm_position: NormPosition = "post",
-        affine: bool = False,
-        window: int | None = None,
-        injection: bool = True,
-        normalisation: Normalisation = "none",
-        initial_std: float | None = None,
-    ) -> None:
-        super().__init__(
-            d_model,
-            heads,
-            inner,
-            dropout,
-            attention_dropout=attention_dropout,
-            norm_position=norm_position,
-            affine=affine,
-            window=window,
-            injection=injection,
-            normalisation=normalisation,
-            initial_std=initial_std,
-        )
-
-
-class ThreeBlockCell(TransformerXLCell):
-    """Three pre-norm blocks: the 2023 DEQ language model's cell (Geng and Kolter 2023, TorchDEQ, arXiv:2310.18605).
-
-    Layer norms have gain and bias, attention has one before its output projection, and queries, keys and values are
-    split by head first. There is no norm after the last block, so states grow with the number of applications: the
-    published model applies its cell twelve times from zero and has not arrived at a fixed point then.
-    """
-
-    def __init__(
-        self,
-        d_model: int = 128,
-        heads: int = 4,
-        inner: int = 256,
-        dropout: float = 0.0,
-        *,
-        attention_dropout: float = 0.0,
-        blocks: int = 3,
-        window: int | None = None,
-        normalisation: Normalisation = "none",
-        initial_std: float | None = None,
-    ) -> None:
-        super().__init__(
-            d_model,
-            heads,
-            inner,
-            dropout,
-            attention_dropout=attention_dropout,
-            norm_position="pre",
-            affine=True,
-            window=window,
-            normalisation=normalisation,
-            initial_std=initial_std,
-            blocks=blocks,
-            interleaved=True,
-            output_norm=True,
-        )
 
 
 @dataclass(frozen=True, eq=False)

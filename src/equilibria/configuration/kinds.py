@@ -1,9 +1,9 @@
 """Kinds: from the names that recipes use to classes, and from a class to the options that a recipe may set.
 
 A class belongs to a family by its base. Its kind is its name in lower case, without the ending that the family shares:
-`kind = "post_norm"` is `PostNormCell`. Only classes of the family's packages have such short names; any other is named
-by where it is imported from, `kind = "package.module:Class"`. Its options are the arguments of its constructor, with
-their types, defaults and explanations: each is declared once.
+`kind = "transformer_xl"` is `TransformerXLCell`. Only classes of the family's packages have such short names; any
+other is named by where it is imported from, `kind = "package.module:Class"`. Its options are the arguments of its
+constructor, with their types, defaults and explanations: each is declared once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class Family:
         return short if self.kinds().get(short) is cls else f"{_home(cls)}:{cls.__qualname__}"
 
     def _short(self, cls: type) -> str:
-        """`PostNormCell` as `post_norm`; what is all capitals, or ends in one, stays together: `AdamW` is `adamw`."""
+        """`TransformerXLCell` as `transformer_xl`; what is all capitals, or ends in one, stays together: `AdamW` is
+        `adamw`."""
         name = cls.__name__.removesuffix(self.ending) or cls.__name__
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-zA-Z])", "_", name).lower()
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilibria.cells import PostNormCell, ThreeBlockCell
+from equilibria.cells import TransformerXLCell
 from equilibria.cells.transformer_xl import NormPosition
 from equilibria.data import FolderText, Tokenizer, word_tokenizer
 from equilibria.data.tokenizers import END
@@ -74,7 +74,8 @@ def import_torchdeq_lm(state: StateDict, options: PublishedOptions, iterations: 
     blocks = max(1, state.count("func.dec_attn."))
     prefixes = [(f"func.dec_attn.{i}", f"func.pos_ff.{i}") for i in range(blocks)]
     norms = {"attention_norm": "{0}.ln1", "attention.output_norm": "{0}.ln2", "feed_forward_norm": "{1}.ln"}
-    cell = partial(ThreeBlockCell, blocks=blocks)
+    options_2023 = {"norm_position": "pre", "affine": True, "interleaved": True, "output_norm": True}
+    cell = partial(TransformerXLCell, blocks=blocks, **options_2023)
     return _imported("torchdeq-lm", state, options, prefixes, norms, cell, UnrolledDepth(iterations))
 
 
@@ -106,7 +107,7 @@ def import_torchdeq_seq(
         gradient=Implicit(),
         eval_solver=Anderson(tol=1e-6, max_evaluations=iterations, scope="prefix"),
     )
-    cell = partial(PostNormCell, norm_position=norm_position, affine=affine)
+    cell = partial(TransformerXLCell, norm_position=norm_position, affine=affine)
     return _imported("torchdeq-seq", state, options, prefixes, norms, cell, depth)
 
 
