@@ -111,3 +111,9 @@ def test_an_estimate_needs_a_probe():
     f = affine(radius=0.5)
     with pytest.raises(ValueError, match="at least 1"):
         eq.jacobian_penalty(f, f.start, probes=0)
+
+
+def test_of_no_samples_it_is_zero():
+    weight = torch.ones((), requires_grad=True)
+    solution = eq.fixed_point(lambda z: 0.5 * weight * z, torch.zeros(0, 3))
+    assert float(eq.residual_penalty(solution).detach()) == 0.0

@@ -55,7 +55,7 @@ def first_sentence(module: Path) -> str:
 
 def tree() -> str:
     """The lines of the tree."""
-    return "".join(f"{name:<28}{text}\n" for name, text in entries(ROOT / "src" / "equilibria"))
+    return "".join(f"{name:<30}{text}\n" for name, text in entries(ROOT / "src" / "equilibria"))
 
 
 def test_the_tree_is_up_to_date() -> None:

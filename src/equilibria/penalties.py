@@ -9,7 +9,7 @@ from equilibria.gradients.adjoint import evaluate
 from equilibria.ranges import at_least, share
 from equilibria.solvers import Map, Solution, State
 from equilibria.solvers.residual import NOTHING, norm
-from equilibria.solvers.state import Packing
+from equilibria.solvers.state import Packing, as_real
 
 __all__ = ["fixed_point_correction", "jacobian_penalty", "residual_penalty"]
 
@@ -35,7 +35,8 @@ def fixed_point_correction(solution: Solution, loss: Callable[[State], Tensor], 
 
 
 def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
-    """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the tracked evaluation of a solution, differentiable.
+    """The mean over groups of `‖f(z) − z‖ / ‖f(z)‖` at the tracked evaluation of a solution, 0 for no groups. It is
+    differentiable, with the denominator held constant.
 
     Added to a loss it asks the map to contract where the solve ends, and costs no evaluation and no second derivative.
     Only what a group's residual has `above` a bound counts, so that a map that converges well enough is left alone.
@@ -48,7 +49,8 @@ def residual_penalty(solution: Solution, above: float = 0.0) -> Tensor:
     z, f_z = (packing.pack(state) for state in solution.tracked)
     with torch.no_grad():
         scale = norm(f_z).clamp(min=NOTHING)
-    return (norm(f_z - z) / scale - above).clamp(min=0).mean()
+    beyond = (norm(f_z - z) / scale - above).clamp(min=0)
+    return beyond.sum() / max(1, beyond.numel())
 
 
 def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -62,6 +64,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
         f: the map; it must be twice differentiable (fused attention is not: use the math backend).
         z: the state; it is detached.
         probes: vectors averaged over, at least 1.
+        generator: of the probes; PyTorch's default when None.
     """
     at_least(1, probes=probes)
     evaluation, _ = evaluate(f, z)
@@ -74,6 +77,6 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
             )
             product = evaluation.transposed(probe, create_graph=True)
             # Squares of half precision overflow.
-            wide = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in product)
+            wide = (as_real(part.to(torch.promote_types(part.dtype, torch.float32))) for part in product)
             total = total + sum(part.square().sum() for part in wide)
     return total / (probes * sum(leaf.numel() for leaf in evaluation.inputs))

@@ -157,3 +157,22 @@ def test_in_evaluation_gradients_do_not_change_what_is_returned_and_are_exact(gr
     weights = torch.arange(z0.numel()).view_as(z0)
     slopes = [torch.autograd.grad((state * weights).sum(), inputs)[0] for state in (found.state, unrolled)]
     torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"solver": None}, {"eval_solver": None}, {"gradient": None}])
+def test_none_is_no_part_of_an_equilibrium(options):
+    with pytest.raises(TypeError, match=r"must be an object such as .* found None"):
+        Equilibrium(**options)
+
+
+def test_states_are_those_of_a_fallback_too():
+    solver = eq.Picard(
+        tol=1e-6, max_evaluations=4, fallback=eq.Picard(max_evaluations=60, scope="prefix"), scope="prefix"
+    )
+    shift = torch.ones(1, requires_grad=True)
+    depth = Equilibrium(solver=solver, gradient=eq.Implicit(), states_every=8)
+    reached = depth.reach(lambda z: 0.7 * z + shift, torch.zeros(1, 2, 3), training=True)
+    assert reached.solution is not None
+    assert reached.solution.evaluations > 30
+    assert len(reached.states) == len(range(8, 64, 8))
+    torch.testing.assert_close(reached.states[-1], reached.state)

@@ -133,6 +133,22 @@ class TestFailures:
         assert deq.failures == 2
         assert not deq.state_dict()
 
+    @pytest.mark.parametrize("reaction", ["raise", "warn", "ignore", None])
+    def test_every_failure_counts_whatever_is_done_about_it(self, reaction):
+        short = eq.Implicit(eq.GMRES(tol=1e-12, max_evaluations=3))
+        torch.manual_seed(0)
+        layer = eq.DEQ(nn.Linear(8, 8), gradient=short, on_failure=reaction)
+        raised = 0
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for budget in (200, 1):  # the adjoint fails, then the solve and the adjoint
+                try:
+                    layer(torch.zeros(2, 8), max_evaluations=budget).value.sum().backward()
+                except eq.ConvergenceError:
+                    raised += 1
+        expected = {"raise": (2, 2, 0), "warn": (3, 0, 3), "ignore": (3, 0, 0), None: (3, 0, 1)}
+        assert (layer.failures, raised, len(caught)) == expected[reaction]
+
     def test_evaluation_warns_each_time_and_does_not_count(self):
         layer = eq.DEQ(Growing()).eval()
         with warnings.catch_warnings(record=True) as caught:

@@ -116,3 +116,24 @@ def test_a_reference_whose_adjoint_does_not_converge_is_no_reference():
 def test_impossible_options_are_named(call):
     with pytest.raises(ValueError, match="at least 1"):
         call(affine(radius=0.5))
+
+
+def test_complex_states_are_pairs_of_reals():
+    gains = torch.tensor([0.9j, 0.1 + 0.2j], dtype=torch.complex128)
+    shift = torch.ones(1, 2, dtype=torch.complex128, requires_grad=True)
+    z0 = torch.zeros(1, 2, dtype=torch.complex128)
+
+    def f(z):
+        return gains * z + shift
+
+    assert eq.spectral_radius(f, z0) == pytest.approx(0.9)
+    assert eq.spectral_radius(f, z0, tokens=[1]) == pytest.approx(0.05**0.5)
+    probes = torch.Generator().manual_seed(0)
+    penalty = eq.jacobian_penalty(f, z0, probes=4000, generator=probes)
+    assert float(penalty.detach()) == pytest.approx((0.81 + 0.05) / 2, rel=0.1)
+    errors = eq.gradient_error(f, z0, eq.Anderson(tol=1e-8), eq.Implicit(), {"shift": shift})
+    assert errors["shift"].relative_error < 1e-4
+    assert (
+        eq.gradient_error(f, z0, eq.Anderson(tol=1e-8), eq.JacobianFree(), {"shift": shift})["shift"].relative_error
+        > 0.4
+    )

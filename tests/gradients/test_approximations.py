@@ -131,3 +131,46 @@ class TestMemory:
         value = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(tol=1e-8), gradient).value
         (value * torch.nan).sum().backward()
         torch.testing.assert_close(self.step(gradient)[0], self.step(EXACT)[0])
+
+
+def test_a_neighbour_that_goes_on_leaves_a_sample_its_pairs():
+    torch.manual_seed(1)
+    weight = 0.3 * torch.randn(2, 12, 12).double() / 12**0.5
+    weight[1] *= 3.2  # one sample takes many more steps than the ring has places
+
+    def gradient_of(*samples: int) -> torch.Tensor:
+        offset = torch.ones(2, 12).double().requires_grad_()
+        chosen = list(samples)
+
+        def f(z):
+            return torch.tanh((z.unsqueeze(1) @ weight[chosen]).squeeze(1) + offset[chosen])
+
+        solver = eq.Broyden(tol=1e-8, max_evaluations=80, history=6)
+        solution = eq.fixed_point(f, torch.zeros(len(chosen), 12).double(), solver, eq.ReuseInverse())
+        if len(chosen) == 2:
+            first, second = solution.group_evaluations.tolist()
+            assert second - first > 6
+        return torch.autograd.grad(solution.value[0].sin().sum(), offset)[0][0]
+
+    torch.testing.assert_close(gradient_of(0, 1), gradient_of(0), rtol=1e-12, atol=0.0)
+
+
+def test_pairs_are_read_in_the_units_of_their_solve():
+    """A fallback solves again, in units of its own."""
+
+    def gradient_of(fallback: eq.Solver | None) -> torch.Tensor:
+        offset = torch.tensor([[1e3, 1.0], [1e3, 1.0]]).double().requires_grad_()
+        gain = torch.tensor([0.5, 0.999]).double()
+
+        def f(z):
+            both = torch.stack([z["large"], z["small"]], dim=-1)
+            large, small = (gain.unsqueeze(-1) * both.flip(-1) * torch.tensor([300.0, 1 / 300.0]) + offset).unbind(-1)
+            return {"large": large, "small": small}
+
+        start = {"large": torch.zeros(2).double(), "small": torch.zeros(2).double()}
+        solver = eq.Broyden(tol=1e-9, max_evaluations=4, fallback=fallback)
+        solution = eq.fixed_point(f, start, solver, eq.ReuseInverse(), on_failure="ignore")
+        assert bool(solution.converged[0])
+        return torch.autograd.grad(solution.value["large"][0] + solution.value["small"][0], offset)[0][0]
+
+    torch.testing.assert_close(gradient_of(eq.Anderson(tol=1e-9, max_evaluations=60)), gradient_of(None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -74,18 +76,26 @@ def test_jvp_and_vjp_agree_on_a_nested_state():
     torch.testing.assert_close(forward, sum((g * t).sum() for g, t in zip(backward, tangents, strict=True)))
 
 
-def test_the_tangent_solve_is_reported():
+@pytest.mark.parametrize("reaction", ["raise", "warn", "ignore"])
+def test_a_tangent_that_was_not_solved_is_heard(reaction):
     primals, tangents = problem()
     reports = []
 
     def solve(weight, inputs):
         f = tanh_map(weight, inputs)
         short = eq.Implicit(eq.GMRES(tol=1e-12, max_evaluations=3))
-        solution = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(), short)
+        solution = eq.fixed_point(f, torch.zeros_like(inputs), eq.Anderson(), short, reaction)
+        assert len(solution.trace) == solution.evaluations
         reports.append(solution.adjoint)
         return solution.value
 
-    torch.func.jvp(solve, primals, tangents)
+    message = "the equation of the tangent was not solved: MAX_EVALUATIONS after .* this tangent is wrong"
+    if reaction == "raise":
+        with pytest.raises(eq.ConvergenceError, match=message):
+            torch.func.jvp(solve, primals, tangents)
+        return
+    with pytest.warns(eq.ConvergenceWarning, match=message) if reaction == "warn" else nullcontext():
+        torch.func.jvp(solve, primals, tangents)
     assert reports[0].status is eq.Status.MAX_EVALUATIONS
 
 

@@ -225,7 +225,6 @@ def test_lost_digits_are_reported_and_kept_states_bring_them_back():
     assert status is eq.Status.IRREVERSIBLE
     assert "reconstruct" in status.value
     assert reconstruction > residual > 1e-3
-    assert error >= 0.0  # an affine map's gradient does not depend on the iterates
     for keep_every in (1, 7, 10):
         solution, error = stretched(eq.Reversible(40, 0.99, keep_every))
         status, residual, reconstruction = adjoint_numbers(solution)

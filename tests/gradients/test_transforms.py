@@ -164,3 +164,27 @@ def test_what_cannot_be_right_says_what_to_take(transform):
 def test_parts_that_no_transform_reaches_say_so(solver, gradient, take, message):
     with pytest.raises((RuntimeError, NotImplementedError), match=message):
         take(solved(solver, gradient))
+
+
+def test_a_map_with_a_long_history_is_differentiated_too():
+    def loss(x):
+        for _ in range(700):
+            x = x * 1.0
+        return eq.fixed_point(lambda z: torch.tanh(z @ W + x), START, eq.Anderson(tol=1e-10), EXACT).value.sum()
+
+    expected = grad(lambda x: unrolled(W, x).sum())(X)
+    torch.testing.assert_close(grad(loss)(X), expected)
+    inputs = X.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(loss(inputs), inputs)[0], expected)  # nothing is left behind
+
+
+def test_what_a_transform_costs_is_in_the_trace_too():
+    def solve(x):
+        solution = eq.fixed_point(lambda z: torch.tanh(z @ W + x), START, eq.Anderson(trace_groups=True))
+        assert solution.group_trace is not None
+        assert len(solution.trace) == solution.evaluations == len(solution.group_trace)
+        return solution.value
+
+    vmap(solve)(XS)
+    vmap(grad(lambda x: solve(x).sum()))(XS)
+    grad(lambda x: vmap(solve)(x).sum())(XS)

@@ -61,6 +61,28 @@ def test_synchronises_no_more_often_than_asked(solver, scope, check_every):
     assert counted.count >= 2
 
 
+class CountRepeats(TorchDispatchMode):
+    """Repetitions whose number is known to the device alone, so that the host has to wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.name() == "aten::repeat_interleave.Tensor" and not (kwargs or {}).get("output_size")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=repr)
+def test_the_units_of_several_leaves_cost_no_synchronisation(solver):
+    z0 = {"large": torch.zeros(3, 4), "small": torch.zeros(3, 2)}
+    solver = replace(solver, tol=0.0, max_evaluations=15, check_every=100)
+    with CountRepeats() as counted:
+        iterate = solver.solve(lambda z: {"large": 0.5 * z["large"] + 1e4, "small": 0.9 * z["small"] + 1e-3}, z0)
+    assert iterate.evaluations >= 15
+    assert counted.count == 0
+
+
 @pytest.mark.parametrize("solver", EVERY, ids=repr)
 def test_looking_less_often_finds_the_same_solution(solver):
     f = causal_attention(gain=0.7)

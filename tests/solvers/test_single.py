@@ -66,3 +66,27 @@ class TestResult:
     def test_of_another_shape_is_an_error_that_names_both(self, batch):
         with pytest.raises(ValueError, match="must return the shapes it is given"):
             eq.Picard(scope="token").solve(lambda z: z.squeeze(1), torch.zeros(batch, 1, 4))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_every_evaluation_is_counted_and_none_is_made_twice(name):
+    torch.manual_seed(0)
+    weight, x = torch.randn(16, 16) / 2, torch.randn(2, 1, 16)
+    calls = 0
+
+    def f(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return MAPS[name](z, x, weight)
+
+    for budget in (1, 10, 60):
+        calls = 0
+        iterate = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token").solve(f, torch.zeros(2, 1, 16))
+        assert calls == iterate.evaluations == len(iterate.trace) <= budget + 2
+
+
+def test_the_solution_is_not_the_start_even_where_that_solves():
+    start = torch.ones(2, 1, 4)
+    solution = eq.fixed_point(lambda z: z * 1.0, start, eq.Picard(scope="prefix"))
+    assert torch.equal(solution.value, start)
+    assert solution.value.untyped_storage().data_ptr() != start.untyped_storage().data_ptr()

@@ -220,12 +220,20 @@ def test_solver_memory_does_not_grow_with_the_budget(method):
     class Watched(method):
         def step(self, memory, point, groups):
             proposal, memory = super().step(memory, point, groups)
-            held = [t for part in vars(memory or object).values() if isinstance(part, list) for t in part]
-            seen.append(sum(t.numel() for t in held if isinstance(t, torch.Tensor)))
+            seen.append(held(memory))
             return proposal, memory
+
+    def held(part) -> int:
+        """Elements of all tensors in a memory."""
+        if isinstance(part, torch.Tensor):
+            return part.numel()
+        if isinstance(part, dict):
+            return sum(map(held, part.values()))
+        return sum(map(held, part)) if isinstance(part, list | tuple) else held(getattr(part, "__dict__", {}))
 
     Watched(tol=0.0, max_evaluations=60).solve(f, f.start)
     assert max(seen[40:]) == max(seen[:40])
+    assert (max(seen) > 0) == (method is not Picard)
 
 
 @settings(deadline=None, max_examples=40)

@@ -54,7 +54,7 @@ class Adaptive(Depth):
 
     Args:
         exit: when a token leaves.
-        max_evaluations: most evaluations of a token, not counting the last one of all.
+        max_evaluations: most evaluations of a token, before the one that measures it and that of `confirm`.
         together: evaluations that all tokens have together before some are evaluated apart.
         tile: tokens that are evaluated together then. A segment of no more tokens is never split.
         margin: share of the rule's threshold at which a token leaves before others, `0 < margin ≤ 1`.
@@ -101,7 +101,7 @@ class _Run:
         self.trace: list[float] = []
 
     def iterate(self) -> None:
-        """Rounds of evaluations until all tokens are done; the last one is of all tokens."""
+        """Rounds of evaluations until all tokens are done; with `confirm` the last one is of all tokens."""
         depth = self.depth
         whole, together = self.z.shape[1] <= depth.tile, max(depth.together, depth.exit.together)
         everything = active = torch.ones_like(self.done)

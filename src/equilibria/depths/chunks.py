@@ -30,7 +30,7 @@ class ChunkedSolution(Solution):
     chunks: tuple[Solution, ...]
 
 
-register(ChunkedSolution)
+register(ChunkedSolution, "chunks")
 
 
 def joined(parts: Sequence[Reached]) -> Reached:

@@ -56,8 +56,8 @@ class Equilibrium(Depth):
 
     def __post_init__(self) -> None:
         for role in ("solver", "eval_solver"):
-            checked_solver(getattr(self, role), role)
-        checked_gradient(self.gradient, self.gradient)
+            checked_solver(getattr(self, role), role=role)
+        checked_gradient(self.gradient)
         at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
         at_least(0, jacobian_penalty=self.jacobian_penalty)
         at_least(1, states_every=self.states_every)
@@ -112,8 +112,7 @@ class Equilibrium(Depth):
         if isinstance(self.gradient, Unrolled | Reversible) and self.gradient.steps is not None:
             most = self.gradient.steps
         else:
-            draft = self.solver.draft
-            most = self.solver.max_evaluations + (draft.max_evaluations if draft is not None else 0)
+            most = self.solver.most_evaluations
         return range(self.states_every, most, self.states_every)
 
     def _penalty(self, f: Callable[[Tensor], Tensor], solution: Solution) -> Tensor | None:

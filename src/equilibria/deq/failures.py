@@ -24,14 +24,18 @@ _MACHINERY = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).paren
 
 
 def react(on_failure: OnFailure, solution: Solution, held: HeldMap | None) -> None:
-    """Raise or warn where a solve did not converge; the same will be done for the adjoint."""
-    solution.adjoint.on_failure = _ADJOINT_FAILURES[on_failure]
-    if solution.status is Status.CONVERGED or on_failure == "ignore":
+    """Raise or warn where a solve did not converge; the same will be done for the adjoint, and is for a tangent."""
+    reaction = _ADJOINT_FAILURES[on_failure]
+    solution.adjoint.on_failure = reaction
+    if reaction is None:
         return
-    message = solution.explain() + _unsteadiness(held, solution)
-    if on_failure == "raise":
-        raise ConvergenceError(message, solution)
-    warn(message)
+    if solution.status is not Status.CONVERGED:
+        message = solution.explain() + _unsteadiness(held, solution)
+        if on_failure == "raise":
+            raise ConvergenceError(message, solution)
+        warn(message)
+    if solution.adjoint.failure is not None:
+        reaction(solution.adjoint.failure)
 
 
 def warn(message: str) -> None:

@@ -1,6 +1,7 @@
 """`DEQ`: a fixed point as a module."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from equilibria.deq.surroundings import (
 )
 from equilibria.gradients import Gradient, Guarded
 from equilibria.ranges import one_of
-from equilibria.solvers import Solution, Solver, State, Status
+from equilibria.solvers import Anderson, ConvergenceError, Solution, Solver, State, Status
 
 
 class DEQ(HandlesBackwardHooks):
@@ -40,8 +41,8 @@ class DEQ(HandlesBackwardHooks):
             the inputs.
 
     Attributes:
-        failures: solves in training mode that did not converge, forward or adjoint, since the layer was made; not in
-            `state_dict`.
+        failures: solves in training mode that did not converge, forward or adjoint, since the layer was made, whatever
+            `on_failure` says; not in `state_dict`.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class DEQ(HandlesBackwardHooks):
         if not isinstance(cell, nn.Module):
             raise TypeError(f"cell must be a torch.nn.Module (fixed_point takes any function); {found(cell)}")
         self.cell = cell
-        self.solver = checked_solver(solver)
+        self.solver = checked_solver(solver, Anderson())
         self.gradient: Gradient = checked_gradient(gradient, Guarded())
-        self.eval_solver = checked_solver(eval_solver, "eval_solver") if eval_solver is not None else self.solver
+        self.eval_solver = checked_solver(eval_solver, self.solver, "eval_solver")
         self.on_failure: OnFailure | None = on_failure
         self.start = start
         self.failures = 0
@@ -93,19 +94,24 @@ class DEQ(HandlesBackwardHooks):
             solver = self.solver if self.training else self.eval_solver
             options: dict[str, Any] = {"tol": tol, "max_evaluations": max_evaluations, "iterates": iterates}
             reaction = self.on_failure or ("ignore" if self.training and self.failures else "warn")
-            solution = fixed_point(held, z0, solver, self.gradient, reaction, **options)
+            try:
+                solution = fixed_point(held, z0, solver, self.gradient, reaction, **options)
+            except ConvergenceError:
+                self.failures += self.training
+                raise
         self._updated[modes] = held.updated
-        if self.training and solution.status is not Status.CONVERGED:
-            self.failures += 1
-        if self.training and self.on_failure is None:
-            solution.adjoint.on_failure = self._adjoint_failed
+        if self.training:
+            self.failures += solution.status is not Status.CONVERGED or solution.adjoint.failure is not None
+            solution.adjoint.on_failure = partial(self._adjoint_failed, solution.adjoint.on_failure)
         return solution
 
-    def _adjoint_failed(self, message: str) -> None:
-        """As for a failed solve: warn the first time, and count."""
-        if not self.failures:
-            warn(message)
+    def _adjoint_failed(self, reaction: Callable[[str], None] | None, message: str) -> None:
+        """As for a failed solve: count, and react; where nothing was said about that, warn the first time."""
+        if self.on_failure is None:
+            reaction = None if self.failures else warn
         self.failures += 1
+        if reaction is not None:
+            reaction(message)
 
     def extra_repr(self) -> str:
         """The solver, the gradient, and other non-default options."""

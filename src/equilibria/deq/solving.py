@@ -67,7 +67,8 @@ def fixed_point(
         raise ValueError(f"iterates are numbers of evaluations, at least 0; found {sorted(wanted)}")
     given = {"tol": tol, "max_evaluations": max_evaluations}
     given = {name: value for name, value in given.items() if value is not None}
-    solver = replace(checked_solver(solver), **given) if given else checked_solver(solver)
+    solver = checked_solver(solver, Anderson())
+    solver = replace(solver, **given) if given else solver
     gradient = checked_gradient(gradient, Implicit())
     solve = partial(_solve_held, solver=solver, gradient=gradient, on_failure=on_failure, wanted=wanted)
     return _solve_in_transforms(solve, f, z0, gradient) if mapped.active() else solve(f, z0)
@@ -89,7 +90,8 @@ def _solve_held(
     elif not backward:
         gradient = NoGradient()
     solution = _solve(f, z0, solver, gradient, wanted)
-    solution.evaluations += forward
+    if forward:
+        solution.count_probe()
     react(on_failure, solution, held)
     if held is not None:
         held.close()
@@ -188,7 +190,7 @@ def _solve_in_transforms(solve: Callable[[Map, State], Solution], f: Map, z0: St
         return solve(f, z0)
     mapping = mapped.Mapping.of(f, z0, levels[0], levels[-1])
     solution = solve(mapping.flat_map(f), mapping.flat_state(z0))
-    solution.evaluations += 1
+    solution.count_probe()
     trace, solution.group_trace = solution.group_trace, None
     solution = _pytree.tree_map_only(Tensor, mapping.mapped, solution)
     solution.group_trace = mapping.mapped_trace(trace)
@@ -211,10 +213,10 @@ def _check_transforms(gradient: Gradient) -> None:
         )
 
 
-def checked_solver(given: Any, role: str = "solver") -> Solver:
-    """What was given, or the default; raises TypeError for what cannot solve a fixed point."""
-    if given is None:
-        return Anderson()
+def checked_solver(given: Any, default: Solver | None = None, role: str = "solver") -> Solver:
+    """What was given, or the default for None; raises TypeError for what cannot solve a fixed point."""
+    if given is None and default is not None:
+        return default
     if isinstance(given, GMRES) or given is GMRES:
         raise TypeError(
             f"{role}: GMRES solves affine equations, as adjoints are (Implicit(solver=GMRES())); "
@@ -225,9 +227,9 @@ def checked_solver(given: Any, role: str = "solver") -> Solver:
     return given
 
 
-def checked_gradient(given: Any, default: Gradient) -> Gradient:
-    """What was given, or the default; raises TypeError for what is not a `Gradient`."""
-    if given is None:
+def checked_gradient(given: Any, default: Gradient | None = None) -> Gradient:
+    """What was given, or the default for None; raises TypeError for what is not a `Gradient`."""
+    if given is None and default is not None:
         return default
     if not isinstance(given, Gradient):
         raise TypeError(f"gradient must be an object such as Implicit() or Phantom(steps=5); {found(given)}")

@@ -39,7 +39,7 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
     if length < 2:
         raise ValueError(f"causality needs at least 2 tokens, found {length}")
     if cuts is None:
-        cuts = sorted({max(1, length // 4), length // 2, max(1, 3 * length // 4), length - 1} - {0})
+        cuts = sorted({max(1, length // 4), length // 2, max(1, 3 * length // 4), length - 1})
     if not len(cuts):
         raise ValueError("cuts must name at least 1 position, or be None for the quarters and the last; found none")
     generator = torch.Generator(device=tokens.device).manual_seed(seed)

@@ -9,7 +9,7 @@ from torch import Tensor
 from equilibria.deq import fixed_point
 from equilibria.gradients import Gradient, Implicit
 from equilibria.solvers import GMRES, Anderson, ConvergenceError, Map, Solver, State, Status
-from equilibria.solvers.state import leaves
+from equilibria.solvers.state import as_real, leaves
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _functional(value: State, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     terms = [
         (leaf * torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)).sum()
-        for leaf in leaves(value)
+        for leaf in map(as_real, leaves(value))
     ]
     return torch.stack(terms).sum()
 
@@ -81,7 +81,7 @@ def _functional(value: State, seed: int) -> Tensor:
 def _compare(found: Tensor, wanted: Tensor) -> GradientError:
     if not (found.any() or wanted.any()):  # zeros have no angle
         return GradientError(cosine=1.0, relative_norm=1.0, relative_error=0.0)
-    found, wanted = found.flatten().double(), wanted.flatten().double()
+    found, wanted = as_real(found).flatten().double(), as_real(wanted).flatten().double()
     norm, reference = torch.linalg.vector_norm(found), torch.linalg.vector_norm(wanted)
     safe = reference.clamp(min=1e-300)
     return GradientError(

@@ -11,7 +11,7 @@ from equilibria.gradients.adjoint import TrackedEvaluation, evaluate
 from equilibria.ranges import at_least
 from equilibria.solvers import Map, Scope, State
 from equilibria.solvers.residual import norm
-from equilibria.solvers.state import Packing, leaves, rebuild
+from equilibria.solvers.state import Packing, as_real, leaves, rebuild
 
 
 def spectral_radius(
@@ -55,15 +55,15 @@ class _TransposedBlock:
 
     @property
     def size(self) -> int:
-        return sum(leaf[self.part].numel() for leaf in self.evaluation.outputs)
+        return sum(as_real(leaf[self.part]).numel() for leaf in self.evaluation.outputs)
 
     def __call__(self, v: Tensor) -> Tensor:
         probe = tuple(torch.zeros_like(leaf) for leaf in self.evaluation.outputs)
-        targets = [leaf[self.part] for leaf in probe]
+        targets = [as_real(leaf[self.part]) for leaf in probe]
         for target, piece in zip(targets, v.split([target.numel() for target in targets]), strict=True):
             target.copy_(piece.reshape(target.shape))
         product = self.evaluation.transposed(probe)
-        return torch.cat([leaf[self.part].flatten().double() for leaf in product])
+        return torch.cat([as_real(leaf[self.part]).flatten().double() for leaf in product])
 
 
 def _largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> float:

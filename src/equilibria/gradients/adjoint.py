@@ -69,7 +69,7 @@ def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[TrackedEvalua
         return evaluation, tracked
     nodes, before = heights(evaluation.outputs, evaluation.inputs)
     evaluation.height = nodes + before
-    if evaluation.height > LONG:
+    if evaluation.height > LONG and not mapped.active():  # a transform's graph is its own, and short-lived
         evaluation, tracked = _evaluate(f, state, anchored, nodes + before)
         evaluation.height = 2 * nodes + before + 1
     return evaluation, tracked

@@ -18,6 +18,8 @@ from equilibria.gradients.implicit import Implicit
 from equilibria.solvers import AdjointSolver, Map, State
 from equilibria.solvers.state import Packing, leaves, leaves_as, rebuild
 
+_ADVICE = "this tangent is wrong; give Implicit(GMRES(max_evaluations=...)) more of them"
+
 
 def active() -> bool:
     """Whether the caller is taking forward-mode derivatives (`torch.func.jvp` or `torch.autograd.forward_ad`)."""
@@ -57,7 +59,8 @@ class Tangent(Gradient):
             zero = rebuild(state, (torch.zeros_like(leaf) for leaf in leaves(state)))
             tangent = self.solver.solve(tangent_map, zero)
             moving = Packing.of(state, self.solver.scope).unpack(tangent.value)
-        solve.report.record(tangent)
+        solve.report.advice = _ADVICE
+        solve.report.record(tangent, equation="equation of the tangent")
         pairs = zip(leaves(state), leaves(moving), strict=True)
         return Attached(rebuild(state, (forward_ad.make_dual(z, t) for z, t in pairs)))
 

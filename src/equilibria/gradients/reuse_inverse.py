@@ -1,6 +1,6 @@
 """The forward solve's inverse Jacobian, reused in the backward pass (SHINE: Ramzi et al. 2021, arXiv:2106.00553)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -36,14 +36,14 @@ class ReuseInverse(PullbackGradient):
                 "pass solver=Broyden(...), or another gradient such as Implicit()"
             )
         assert iterate is not None
-        memory, gauge = iterate.memory, iterate.gauge
+        memory, units = iterate.memory, iterate.units
 
         def pull(incoming: Tensors) -> Tensors:
             packing = Packing.of(incoming, solver.scope)
             g = packing.pack(incoming)
             # The memory is in the units of its solve, whose transpose are the inverse ones.
-            units = gauge.packing if gauge is not None else packing
-            v = units.scaled(solver.transposed_inverse(memory, units.plain(g), Groups(solver.scope)))
+            its = replace(packing, units=units)
+            v = its.scaled(solver.transposed_inverse(memory, its.plain(g), Groups(solver.scope)))
             v = torch.where(torch.isfinite(v), v, g)
             reused = tuple(leaves(packing.unpack(v)))
             if self.refine is None:

@@ -1,4 +1,5 @@
-"""Root finding on tensors: methods, the one solve loop, and what a solve returns. Imports torch only."""
+"""Root finding on tensors: methods, the one solve loop, and what a solve returns. It imports
+only torch and the checks of numbers."""
 
 from equilibria.solvers.anderson import Anderson
 from equilibria.solvers.base import AdjointSolver, Draft, Solver

@@ -128,6 +128,12 @@ class Solver(AdjointSolver):
         """The next iterate, `(*groups, features)` and finite, and memory, from the latest measured point. It must not
         change the point's tensors or make the host wait for the device."""
 
+    @property
+    def most_evaluations(self) -> int:
+        """The budget, with those of the draft and of the fallback."""
+        drafted = 0 if self.draft is None else self.draft.max_evaluations
+        return drafted + self.max_evaluations + (0 if self.fallback is None else self.fallback.most_evaluations)
+
     def scoped(self, scope: Scope) -> Self:
         fallback = None if self.fallback is None else self.fallback.scoped(scope)
         return replace(self, scope=scope, fallback=fallback)
@@ -152,7 +158,7 @@ class Solver(AdjointSolver):
         again = first.converged & second.converged & (second.group_evaluations <= 1)
         both = second.after(first)
         counts = torch.where(again, first.group_evaluations, both.group_evaluations)
-        return replace(both, group_evaluations=counts, memory=first.memory)
+        return replace(both, group_evaluations=counts, memory=first.memory, units=first.units)
 
     def _drafted(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         if self.draft is None:
@@ -183,4 +189,4 @@ class Solver(AdjointSolver):
                 break
             progress.move()
         progress.settle()
-        return replace(progress.iterate(), memory=memory)
+        return replace(progress.iterate(), memory=memory, units=progress.packing.units)

@@ -30,7 +30,8 @@ _SUFFICIENT = 1e-4
 
 class _Pairs:
     """The last pairs in a ring of up to `limit` slots, the matrix `K` in the order of the slots, and the latest point.
-    `K` is scaled to unit steps; where a step has no length (a frozen group), its row and column are the identity's."""
+    `K` is scaled to unit steps; where a step has no length (a frozen group), its row and column are the identity's.
+    Groups that are settled lose no pair to those that go on."""
 
     def __init__(self, z: Tensor, limit: int) -> None:
         self.limit = limit
@@ -64,31 +65,37 @@ class _Pairs:
         if before is None:
             residual.copy_(point.difference)
             return None
-        slot = self.pairs % self.limit
+        slot, full = self.pairs % self.limit, self.pairs >= self.limit
         if slot == self.scale.shape[-1]:
             self._grow()
         self.pairs += 1
         torch.sub(point.z, before.z, out=step)
         torch.sub(point.difference, residual, out=change)
         residual.copy_(point.difference)
-        value_difference = torch.sub(point.value, before.value, out=self.rows[..., 2 * slot + 1, :])
-        broken = point.broken_pair(before.finite)
-        if broken is not None:
-            for part in (step, change, value_difference):
-                part.masked_fill_(broken, 0.0)
-        self.rows[..., 2 * slot, :] = step
+        pair = self.rows[..., 2 * slot : 2 * slot + 2, :]
+        settled = point.settled
+        kept = settled if full else None
+        evicted = None if kept is None else pair.clone()
+        value_difference = torch.sub(point.value, before.value, out=pair[..., 1, :])
+        for broken in (point.broken_pair(before.finite), None if settled is None else settled.unsqueeze(-1)):
+            if broken is not None:
+                for part in (step, change, value_difference):
+                    part.masked_fill_(broken, 0.0)
+        pair[..., 0, :] = step
+        if kept is not None and evicted is not None:
+            pair.copy_(torch.where(kept[..., None, None], evicted, pair))
         products = groups.products(self.latest, self.rows[..., : 2 * self.filled, :])
         length = products[..., 0, 2 * slot]
         tiny = torch.finfo(length.dtype).tiny
         empty = length <= tiny
-        self.scale[..., slot] = length.clamp(min=tiny).rsqrt().masked_fill_(empty, 0.0)
+        _write(self.scale[..., slot], length.clamp(min=tiny).rsqrt().masked_fill_(empty, 0.0), kept)
         scale = self.scale[..., : self.filled]
         products = products.unflatten(-1, (-1, 2)) * scale.unsqueeze(-1).unsqueeze(-3)
         # The newest is younger than all others: its row holds ⟨s, y⟩ + ⟨s, s⟩, which is ⟨s, ΔF⟩; its column ⟨s, y⟩.
         newest = scale[..., slot].unsqueeze(-1)
-        self.matrix[..., slot, : self.filled] = products[..., 0, :, 1] * newest
-        self.matrix[..., : self.filled, slot] = products[..., 1, :, 0] * newest
-        self.matrix[..., slot, slot].masked_fill_(empty, 1.0)
+        _write(self.matrix[..., slot, : self.filled], products[..., 0, :, 1] * newest, kept)
+        _write(self.matrix[..., : self.filled, slot], products[..., 1, :, 0] * newest, kept)
+        self.matrix[..., slot, slot].masked_fill_(empty if kept is None else empty & ~kept, 1.0)
         return products[..., 2, :, 0]
 
     def _grow(self) -> None:
@@ -107,6 +114,13 @@ class _Pairs:
         usable = (information == 0) & torch.isfinite(gamma.sum(dim=-1))
         gamma = torch.where(usable.unsqueeze(-1), gamma, 0.0)
         return gamma.to(target.dtype) * self.scale[..., : self.filled]
+
+
+def _write(place: Tensor, new: Tensor, kept: Tensor | None) -> None:
+    """Fills a place of the ring, except of the groups that keep what is there."""
+    if kept is not None:
+        new = torch.where(kept if new.dim() == kept.dim() else kept.unsqueeze(-1), place, new)
+    place.copy_(new)
 
 
 @dataclass

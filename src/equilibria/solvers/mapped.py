@@ -123,10 +123,10 @@ class Mapping:
                     tensor = tensor.expand(*tensor.shape[:place], size, *tensor.shape[place + 1 :])
             return tensor.flatten(0, len(self.sizes))
 
-    def mapped(self, tensor: Tensor) -> Tensor:
-        """The inverse of `flat`; what has no such first dimension stays as it is."""
+    def mapped(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        """The inverse of `flat`, of a dimension; where that has no such size, the tensor stays as it is."""
         count = prod(self.sizes.values())
-        if not self.sizes or not tensor.dim() or tensor.shape[0] % count:
+        if not self.sizes or tensor.dim() <= dim or tensor.shape[dim] % count:
             return tensor
         if transforms.maybe_get_level(tensor) >= min(self.sizes):
             raise NotImplementedError(
@@ -134,7 +134,9 @@ class Mapping:
                 "around the solve; take Anderson, Broyden or Picard"
             )
         with _below(self.lowest):
-            tensor = tensor.reshape(*self.sizes.values(), tensor.shape[0] // count, *tensor.shape[1:])
+            tensor = tensor.unflatten(dim, (*self.sizes.values(), tensor.shape[dim] // count))
+            places = range(len(self.sizes))
+            tensor = tensor.movedim([dim + place for place in places], [*places])
         for level in self.sizes:
             tensor = transforms._add_batch_dim(tensor, 0, level)
         return tensor
@@ -146,8 +148,8 @@ class Mapping:
         return rebuild(state, (self.mapped(leaf) for leaf in leaves(state)))
 
     def mapped_trace(self, trace: Tensor | None) -> Tensor | None:
-        """A trace `(evaluations, groups)`, mapped over the groups."""
-        return None if trace is None else self.mapped(trace.movedim(0, -1)).movedim(-1, 0)
+        """A trace `(evaluations, *groups)`, mapped over the first dimension of the groups."""
+        return None if trace is None else self.mapped(trace, dim=1)
 
     def flat_map(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The map on flat states."""
@@ -185,12 +187,12 @@ def on_plain_tensors(solve: Callable[..., Iterate]) -> Callable[..., Iterate]:
         start = mapping.flat_state(z0)
         with temporarily_clear_interpreter_stack() as stack:
             iterate = solve(self, InTransforms(mapping.flat_map(f), stack), start, *args, **options)
+            if some:
+                iterate.count_probe()
         tensors = {name: getattr(iterate, name) for name in _PER_GROUP}
         return replace(
             iterate,
             **{name: None if part is None else mapping.mapped(part) for name, part in tensors.items()},
-            evaluations=iterate.evaluations + some,
-            trace=[*iterate.trace[:some], *iterate.trace],
             iterates={number: mapping.mapped_state(z) for number, z in iterate.iterates.items()},
             gauge=None if mapping.sizes else iterate.gauge,
             group_trace=mapping.mapped_trace(iterate.group_trace),

@@ -1,6 +1,6 @@
 """Picard iteration, damped on request: `z ← (1 − β) z + β f(z)`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +41,36 @@ class Picard(Solver):
         """The solve loop, or a shorter one for single tokens where nothing is asked for on the way."""
         asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
         if not asked and is_single(z0):
+            f = _Recorded(f)
             found = iterate_single(self, f, z0)
             if found is not None:
                 return found
+            f.replay()
         return super()._solve(f, z0, propose, iterates)
+
+
+class _Recorded:
+    """A map that repeats its evaluations at no cost, for as long as it is asked for the same ones in the same order."""
+
+    def __init__(self, f: Map) -> None:
+        self.f = f
+        self.made: list[tuple[Tensor, Tensor]] = []
+        self.replayed: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def replay(self) -> None:
+        """Begin anew; nothing more is recorded."""
+        self.replayed = iter(self.made)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if self.replayed is None:
+            value = self.f(z)
+            self.made.append((z, value))
+            return value
+        there, value = next(self.replayed, (None, None))
+        if there is not None and value is not None and torch.equal(there, z):
+            return value
+        self.replayed = iter(())
+        return self.f(z)
 
 
 def is_single(state: State) -> bool:
@@ -57,7 +83,7 @@ def is_single(state: State) -> bool:
 def iterate_single(picard: Picard, f: Map, z0: Tensor) -> Iterate | None:
     """Picard iteration of `(B, 1, features)` with the solve loop's arithmetic and as little bookkeeping as it needs.
 
-    When a text is decoded every evaluation is small, and the bookkeeping of `Progress` would take much of the time.
+    When a text is decoded every evaluation is small, and the bookkeeping of `SolveState` would take much of the time.
     Here groups are rows, none depends on another, and nothing is asked for along the way. None where a value is not
     finite, grows alone or needs other units: that is left to the solve loop.
     """
@@ -81,18 +107,19 @@ def iterate_single(picard: Picard, f: Map, z0: Tensor) -> Iterate | None:
             return None
         if trace[-1] <= tol or len(trace) == max_evaluations + 1:
             break
+        if len(trace) == max_evaluations and bool((residuals[-1] > WORSE * torch.stack(residuals).amin(0)).any()):
+            return None
         proposal = value if damping == 1.0 else torch.lerp(z, value, damping)
         if len(z) > 1:
             proposal = torch.lerp(z, proposal, (residuals[-1] > tol).to(z.dtype).unsqueeze(-1))
         z = proposal
     history = torch.stack(residuals)
-    if len(trace) == max_evaluations + 1 and bool((history[-2] > WORSE * history[:-1].amin(0)).any()):
-        return None
     within = history[-1] <= tol
     if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
         return None
     steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
     active_at = ((history > tol) * steps).amax(0)
+    z = z.clone() if z is z0 else z  # the start stays the caller's
     return Iterate(
         value=z,
         proposal=z,
@@ -108,7 +135,7 @@ def iterate_single(picard: Picard, f: Map, z0: Tensor) -> Iterate | None:
 
 
 def _status(history: Tensor, tol: float) -> Status:
-    """How a finite solve ended, by the rules of `Progress`."""
+    """How a finite solve ended, by the rules of `SolveState`."""
     active = history[-1] > tol
     if not bool(active.any()):
         return Status.CONVERGED

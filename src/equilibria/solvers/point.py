@@ -108,6 +108,8 @@ class Point:
         difference: `value − z`, the undamped residual vector; its tensor serves again for the next point.
         finite: in which groups the map's value was finite, `(*groups,)`; None where it was known to be in all.
         map: the map, for methods that apply it themselves.
+        settled: which groups are of samples that have converged in all their groups, `(*groups,)`; None for none. What
+            a method remembers of them should stay, so that it does not depend on how long other samples take.
     """
 
     z: Tensor
@@ -115,6 +117,7 @@ class Point:
     difference: Tensor
     finite: Tensor | None
     map: CountedMap
+    settled: Tensor | None = None
 
     def broken_pair(self, before: Tensor | None) -> Tensor | None:
         """Where the difference to a point with `finite = before` says nothing of the map: `(*groups, 1)`, or None."""

@@ -91,7 +91,12 @@ class SolveState:
             self.best, self.best_at, self.best_residual = self.z, steps, self.residual
         self.trace.append(self.residual if self.solver.trace_groups else self.highest)
         self.proposal = self.z
-        return Point(self.z, f_z, difference, finite, self.apply)
+        return Point(self.z, f_z, difference, finite, self.apply, self._settled() if self.some_settled else None)
+
+    def _settled(self) -> Tensor:
+        """Which groups are of samples that are done, `(*groups,)`."""
+        active = self.active if self.active.dim() < 2 else self.active.any(dim=1, keepdim=True)
+        return ~active.expand_as(self.active)
 
     def advance(self, proposal: Tensor) -> None:
         """Take the method's proposal for the groups that have not converged and where the map was finite."""

@@ -6,6 +6,7 @@ import enum
 import pickle
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,6 +97,13 @@ class Outcome:
     group_trace: Tensor | None = None
     iterates: dict[int, State] = field(default_factory=dict)
 
+    def count_probe(self) -> None:
+        """Counts an evaluation at the start, before the solve, that found out how the map wraps its values."""
+        self.evaluations += 1
+        self.trace = [*self.trace[:1], *self.trace]
+        if self.group_trace is not None:
+            self.group_trace = torch.cat([self.group_trace[:1], self.group_trace])
+
 
 @dataclass(kw_only=True)
 class Iterate(Outcome):
@@ -106,13 +114,15 @@ class Iterate(Outcome):
             group converged, the last one evaluated.
         astray: which groups grew without coming nearer to a solution, `(*groups,)`; None where that cannot be.
         gauge: what measured it; None where that is of no further use.
-        memory: the method's memory at the end, in the units of the gauge.
+        memory: the method's memory at the end; None where that is of no further use.
+        units: those that the memory is in (`Packing.units`).
     """
 
     proposal: Tensor
     astray: Tensor | None = None
     gauge: Gauge | None = None
     memory: Any = None
+    units: Tensor | None = None
 
     def left_of(self, iterates: Collection[int]) -> list[int]:
         """The numbers of those that a solve from here may reach, counted from here."""
@@ -146,6 +156,7 @@ class AdjointReport:
         residual: of the solve that `status` is about, one per sample. Of `Reversible` instead, one per group,
             `reconstruction` times the share of the gradient that still arrives there: about how far that is off.
         evaluations: vector-Jacobian products of all backward passes through the solution.
+        failure: what the first failure says; None where there was none.
         on_failure: called with a message when it fails in the backward pass; with None only `status` tells.
         advice: what such a failure means, and what to do.
         reconstruction: of `Reversible`, the error of the reconstructed start, or of a kept state where that is larger,
@@ -155,22 +166,26 @@ class AdjointReport:
     status: Status | None = None
     residual: Tensor | None = None
     evaluations: int = 0
+    failure: str | None = None
     reconstruction: Tensor | None = None
     on_failure: Callable[[str], None] | None = field(default=None, repr=False)
     advice: str = field(default=_ADVICE, repr=False)
 
-    def record(self, iterate: Iterate, heard: bool = True) -> None:
-        """Take in how a solve ended, and report a failure where `heard`."""
+    def record(self, iterate: Iterate, heard: bool = True, equation: str = "adjoint equation") -> None:
+        """Take in how the solve of an equation ended, and report a failure where `heard`."""
         failed = self.status not in (None, Status.CONVERGED)
         self.evaluations += iterate.evaluations
         if failed and iterate.status is Status.CONVERGED:
             return
         self.status, self.residual = iterate.status, iterate.residual
-        if heard and iterate.status is not Status.CONVERGED and self.on_failure is not None:
-            self.on_failure(
-                f"the adjoint equation was not solved: {iterate.status.name} after {iterate.evaluations} products, "
+        if heard and iterate.status is not Status.CONVERGED:
+            message = (
+                f"the {equation} was not solved: {iterate.status.name} after {iterate.evaluations} products, "
                 f"residual {worst(iterate.residual):.2e} against tol {iterate.tolerance:.2e}; {self.advice}"
             )
+            self.failure = self.failure or message
+            if self.on_failure is not None:
+                self.on_failure(message)
 
 
 @dataclass(kw_only=True)
@@ -230,23 +245,24 @@ class _Rest:
     fields: dict[str, Any]
 
 
-_TENSORS = {"value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates", "chunks"}
+_TENSORS = ("value", "residual", "converged", "group_evaluations", "tracked", "group_trace", "iterates")
 
 
-def _flatten(solution: Solution) -> tuple[list[Any], _Rest]:
+def _flatten(names: Collection[str], solution: Solution) -> tuple[list[Any], _Rest]:
     fields = vars(solution)
-    names = tuple(name for name, part in fields.items() if name in _TENSORS and part is not None)
-    rest = {name: part for name, part in fields.items() if name not in names}
-    return [fields[name] for name in names], _Rest(type(solution), names, rest)
+    present = tuple(name for name, part in fields.items() if name in names and part is not None)
+    rest = {name: part for name, part in fields.items() if name not in present}
+    return [fields[name] for name in present], _Rest(type(solution), present, rest)
 
 
 def _unflatten(tensors: Iterable[Any], rest: _Rest) -> Solution:
     return rest.kind(**rest.fields, **dict(zip(rest.names, tensors, strict=True)))
 
 
-def register(kind: type[Solution]) -> None:
-    """Makes the tensors of a kind of solution known to code that takes results apart, such as DDP's static graphs."""
-    _pytree.register_pytree_node(kind, _flatten, _unflatten)
+def register(kind: type[Solution], *further: str) -> None:
+    """Makes the tensors of a kind of solution, and its `further` fields that hold some, known to code that takes
+    results apart, such as DDP's static graphs."""
+    _pytree.register_pytree_node(kind, partial(_flatten, {*_TENSORS, *further}), _unflatten)
 
 
 register(Solution)

@@ -6,6 +6,7 @@ Packing a single floating tensor whose features are already last is a view, so t
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Literal, Self, TypeAlias
 
@@ -93,6 +94,11 @@ def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
     return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A tensor whose complex numbers, if any, are pairs of reals, along a last dimension."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def detach(state: State) -> State:
     """The same state, cut from the graph."""
     return rebuild(state, (leaf.detach() for leaf in leaves(state)))
@@ -141,7 +147,7 @@ class Packing:
                 )
         return cls(state, dimensions)
 
-    @property
+    @cached_property
     def arithmetic(self) -> torch.dtype:
         """The dtype the solver computes in."""
         widest = torch.float32
@@ -165,30 +171,32 @@ class Packing:
             )
         groups = like[0].shape[: self.group_dimensions] or (1,)
         # An explicit feature count, since -1 is ambiguous for an empty batch.
-        parts = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in found]
         flat = [
-            part.reshape(*groups, self._features(leaf)).to(self.arithmetic)
-            for part, leaf in zip(parts, like, strict=True)
+            as_real(leaf).reshape(*groups, size).to(self.arithmetic)
+            for leaf, size in zip(found, self.sizes, strict=True)
         ]
         return self.scaled(flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1))
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Features of each leaf of a group."""
         return [self._features(leaf) for leaf in leaves(self.like)]
 
     def scaled(self, packed: Tensor) -> Tensor:
         """From units of one to those of this packing."""
-        return packed if self.units is None else packed / self._wide(self.units)
+        return packed if self._wide is None else packed / self._wide
 
     def plain(self, packed: Tensor) -> Tensor:
         """From units of this packing to those of one."""
-        return packed if self.units is None else packed * self._wide(self.units)
+        return packed if self._wide is None else packed * self._wide
 
-    def _wide(self, units: Tensor) -> Tensor:
-        if units.shape[-1] == 1:
-            return units
-        return units.repeat_interleave(torch.tensor(self.sizes, device=units.device), dim=-1)
+    @cached_property
+    def _wide(self) -> Tensor | None:
+        """The units of each feature, `(*groups, features)`, or `(*groups, 1)` of a lone leaf."""
+        if self.units is None or self.units.shape[-1] == 1:
+            return self.units
+        parts = zip(self.units.split(1, dim=-1), self.sizes, strict=True)
+        return torch.cat([unit.expand(*unit.shape[:-1], size) for unit, size in parts], dim=-1)
 
     def _features(self, leaf: Tensor) -> int:
         """Of a group; `Size.numel` would make a dynamic length of a traced program a constant."""
