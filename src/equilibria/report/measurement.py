@@ -13,6 +13,7 @@ from equilibria.data import EncodedSplit, EvaluationStream, Tokenizer
 from equilibria.depths import Depth, Equilibrium, Reached
 from equilibria.depths.chunks import per_token
 from equilibria.inference.loading import LoadedRun, load_task
+from equilibria.inference.text_stream import TextStream
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
@@ -21,8 +22,6 @@ from equilibria.solvers.state import Packing
 _PASSAGE_TOKENS = 512
 _CONVERGENCE_TOKENS = 4096
 _CONVERGENCE_EVALUATIONS = 64
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
-_LONGEST_CHARACTER = 4  # in tokens, each at least a byte
 
 
 @dataclass(frozen=True)
@@ -174,12 +173,12 @@ def _side_by_side(solves: Sequence[Sequence[Tensor]]) -> Iterator[Tensor]:
 
 def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, slice]]:
     """The text in pieces that end where characters end, each with the tokens it came from."""
-    pieces: list[tuple[str, slice]] = []
-    start, said = 0, 0
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end])
-        unfinished = text.endswith(_INCOMPLETE) and end - start < _LONGEST_CHARACTER and end < len(ids)
-        if not unfinished:
-            pieces.append((text[said:], slice(start, end)))
-            start, said = end, len(text)
+    stream, pieces, start, said = TextStream(tokenizer), list[tuple[str, slice]](), 0, ""
+    for end, token in enumerate(ids, start=1):
+        said += stream.write(token)
+        if end == len(ids):
+            said += stream.finish()
+        if stream.whole or end == len(ids):
+            pieces.append((said, slice(start, end)))
+            start, said = end, ""
     return pieces
