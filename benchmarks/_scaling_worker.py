@@ -21,6 +21,7 @@ from equilibria.cells import ContractiveCell
 from equilibria.configuration import TrainingRecipe
 from equilibria.data.batches import TrainingStream
 from equilibria.distributed import World, joined, training_device
+from equilibria.measuring.steps import timed_step
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.training.loop import TrainingLoop
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
         loop = loop_of(options, device, world)
         for _ in range(options.warm_up):
             loop.step()
-        seconds = [timed(loop, device) for _ in range(options.steps)]
+        seconds = [timed_step(loop) for _ in range(options.steps)]
         weights = [local(parameter.detach()) for parameter in loop.model.parameters()]
         tensors = [local(tensor) for tensor in loop.checkpoint().trainer.values()]
         kept = [tensor for name, tensor in zip(loop.checkpoint().trainer, tensors, strict=True) if "optimizer." in name]
@@ -86,15 +87,6 @@ def loop_of(options: Namespace, device: str, world: World) -> TrainingLoop:
     tokens = np.random.default_rng(0).integers(0, options.vocabulary, 200_000).astype(np.int64)
     batches = TrainingStream(tokens, options.batch_size, options.length)
     return TrainingLoop(model.to(device), recipe, batches, world=world, strategy=options.strategy)
-
-
-def timed(loop: TrainingLoop, device: str) -> float:
-    """Seconds of a step."""
-    start = time.perf_counter()
-    loop.step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def share_communicating(loop: TrainingLoop, steps: int) -> float:

@@ -21,6 +21,13 @@ TOLERANCE = 1e-2
 """The residual within which a token counts as converged."""
 
 
+@torch.no_grad()
+def injected(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """What the cell of a model injects, given the tokens of a segment."""
+    inputs, prelude = model.embedding(tokens) * model.cell.d_model**0.5, model.prelude
+    return inputs if prelude is None else prelude.bind(inputs)(prelude.initial_state(inputs))
+
+
 @dataclass(frozen=True)
 class Solved:
     """A trained model's equilibrium on validation text.
@@ -57,7 +64,7 @@ class Solved:
     def dynamics(self) -> dict[str, float | None]:
         """Spectral radius, gain from token to token, and the error of the gradient, on one short text."""
         tokens = self.segments[0].inputs[:1, :32]
-        inputs = self._inputs(tokens)
+        inputs = injected(self.model, tokens)
         with torch.no_grad():
             bound = self.model.cell.bind(inputs)
         start = self.model.cell.initial_state(inputs)
@@ -75,17 +82,11 @@ class Solved:
             "gradient_error": self._gradient_error(tokens),
         }
 
-    @torch.no_grad()
-    def _inputs(self, tokens: Tensor) -> Tensor:
-        """What the cell injects."""
-        inputs, prelude = self.model.embedding(tokens) * self.model.cell.d_model**0.5, self.model.prelude
-        return inputs if prelude is None else prelude.bind(inputs)(prelude.initial_state(inputs))
-
     def _gradient_error(self, tokens: Tensor) -> float | None:
         """Relative error of the training gradient of the cell's weights; None where the reference did not converge."""
         model, depth = self.model, self.model.depth
         assert isinstance(depth, Equilibrium)
-        inputs = self._inputs(tokens)
+        inputs = injected(model, tokens)
         bound = model.cell.bind(inputs)
         weights = {name: weight for name, weight in model.cell.named_parameters() if weight.ndim == 2}
         start = model.cell.initial_state(inputs)

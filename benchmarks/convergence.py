@@ -19,6 +19,7 @@ from torch import Tensor
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish
+from benchmarks._solved import injected
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run, load_task
@@ -46,7 +47,7 @@ def contenders(budget: int) -> dict[str, Solver]:
 @torch.no_grad()
 def trace(model: LanguageModel, tokens: Tensor, solver: Solver) -> list[float]:
     """Mean residual over tokens at each evaluation of one batch."""
-    inputs = model.embedding(tokens) * model.cell.d_model**0.5
+    inputs = injected(model, tokens)
     bound = model.cell.bind(inputs)
     found: list[float] = []
 

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--megabytes", type=int, nargs="+", default=[64, 2048], help="sizes of the training texts")
     parser.add_argument("--tokenizers", nargs="+", default=["word", "bytes"], choices=["word", "bpe", "bytes"])
     parser.add_argument("--vocabulary-size", type=int, default=50_000, help="of words and byte pairs")
-    parser.add_argument("--folder", type=Path, help="where the texts go meanwhile; left out: that of temporary files")
+    parser.add_argument("--folder", type=Path, help="where the texts go meanwhile; default: that of temporary files")
     options = parser.parse_args(arguments)
     publish("data_streaming", arguments, options, measure(options, prepare(options)), show)
     return 0

@@ -30,7 +30,7 @@ from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model, open_data
 from equilibria.data import EmbeddedText, TokenizerSpec
 from equilibria.data.prepared import EncodedSplit
-from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel, LanguageModelRecipe
 from equilibria.optimization import Cosine
@@ -45,13 +45,14 @@ class Decoder:
 
     model: LanguageModel
     warm: bool = False
+    depth: Depth | None = None
     seconds: list[float] = field(default_factory=list)
     evaluations: list[float] = field(default_factory=list)
     cache: Cache | None = None
 
     def prefill(self, tokens_BL: Tensor) -> None:
         """Start anew."""
-        cache = self.model.prefill(tokens_BL, chunk_length=256).cache
+        cache = self.model.prefill(tokens_BL, chunk_length=256, depth=self.depth).cache
         assert isinstance(cache, Cache)
         cache.warm_start, self.cache = self.warm, cache
 
@@ -59,7 +60,7 @@ class Decoder:
         """Read a token of each row; the logits of the next."""
         assert self.cache is not None
         start = time.process_time()
-        step = self.model.decode(token_B, self.cache)
+        step = self.model.decode(token_B, self.cache, depth=self.depth)
         logits = step.logits_BV
         self.seconds.append(time.process_time() - start)
         if step.evaluations_BL is not None:
@@ -134,8 +135,9 @@ def passages(text: np.ndarray, batch: int, length: int) -> Tensor:
 
 def setting(model: LanguageModel, text: np.ndarray, context: int, batch: int, options: Namespace) -> dict[str, Any]:
     """All contenders after the same context."""
-    twin = at_depth(model, UnrolledDepth(TWIN_LAYERS // model.cell.layers_per_application))
-    warm, cold, explicit, afresh = Decoder(model, warm=True), Decoder(model), Decoder(twin), Afresh(model)
+    twin = UnrolledDepth(TWIN_LAYERS // model.cell.layers_per_application)
+    warm, cold, explicit = Decoder(model, warm=True), Decoder(model), Decoder(model, depth=twin)
+    afresh = Afresh(model)
     tokens = passages(text, batch, context + options.tokens)
     for decoder in (warm, cold, explicit):
         decoder.prefill(tokens[:, :context])
@@ -171,32 +173,19 @@ def setting(model: LanguageModel, text: np.ndarray, context: int, batch: int, op
     }
 
 
-def at_depth(model: LanguageModel, depth: Any) -> LanguageModel:
-    """The same weights at another depth."""
-    return LanguageModel(
-        model.embedding,
-        model.cell,
-        depth,
-        model.memory_length,
-        prelude=model.prelude,
-        coda=model.coda,
-        chunk_length=model.chunk_length,
-    ).eval()
-
-
 def agreement(model: LanguageModel, text: np.ndarray, console: Console) -> dict[str, float]:
     """The largest difference of a logit between decoding and a full solve, by tolerance."""
     tokens, found = passages(text, 2, 96), {}
     assert isinstance(model.depth, Equilibrium)
     for tol in (1e-3, 1e-6):
         solver = replace(model.depth.eval_solver, tol=tol, max_evaluations=200)
-        tight = at_depth(model, Equilibrium(eval_solver=solver))
+        tight = Equilibrium(eval_solver=solver)
         with torch.no_grad():
-            whole = tight(tokens).logits
-        step = tight.prefill(tokens[:, :48])
+            whole = model(tokens, depth=tight).logits
+        step = model.prefill(tokens[:, :48], depth=tight)
         worst = 0.0
         for place in range(48, 96):
-            step = tight.decode(tokens[:, place], step.cache)
+            step = model.decode(tokens[:, place], step.cache, depth=tight)
             worst = max(worst, float((step.logits_BV - whole[:, place]).abs().max()))
         found[f"{tol:g}"] = worst
         console.print(f"at tolerance {tol:g} decoding and a full solve differ by {worst:.1e}")

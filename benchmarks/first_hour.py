@@ -369,7 +369,7 @@ def parsed(arguments: list[str]) -> Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["digits", "graph", "denoiser"])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each contender")
-    parser.add_argument("--steps", type=int, help="of a training; as many as the task says when left out")
+    parser.add_argument("--steps", type=int, help="of a training; default: as many as the task says")
     return parser.parse_args(arguments)
 
 

@@ -110,7 +110,7 @@ def parse(arguments: list[str]) -> Namespace:
     """The options."""
     parser = options_of("lm_evaluation", __doc__)
     parser.add_argument("run", type=Path, help="folder of a trained run on a text")
-    parser.add_argument("--windows", type=int, help="windows of validation text that are read; all when left out")
+    parser.add_argument("--windows", type=int, help="windows of validation text that are read; default: all")
     parser.add_argument("--batch-size", type=int, default=8, help="windows that the harness reads at once")
     return parser.parse_args(arguments)
 

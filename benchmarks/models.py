@@ -105,7 +105,7 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; several processes may share them"
     )
-    parser.add_argument("--rows", nargs="+", default=[], help="names of recipes; all if left out")
+    parser.add_argument("--rows", nargs="+", default=[], help="names of recipes; default: all")
     parser.add_argument("--evaluate-tokens", type=int, help="validation tokens at most")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints")
     parser.set_defaults(out=Path("runs/bench/models.json"))

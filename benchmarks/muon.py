@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.configuration import read_recipe
 from equilibria.configuration.building import build_model
 from equilibria.errors import UserError
+from equilibria.measuring.spread import ratios
 from equilibria.optimization.muon import GramMuon
 from equilibria.optimization.optimizers import parameter_groups, taken_by_muon
 
@@ -68,12 +70,11 @@ def race(matrices: list[Tensor], steps: int) -> dict[str, Any]:
         for first, second in ((ours, theirs), (theirs, starts))
     )
     counted = {name: values[1:] for name, values in seconds.items()}
-    ratios = [mine / its for mine, its in zip(counted["equilibria"], counted["pytorch"], strict=True)]
     return {
         "shapes": [list(matrix.shape) for matrix in matrices],
         "instructions": os.environ.get(INSTRUCTIONS, "all"),
         "seconds": {name: spread(values) for name, values in counted.items()},
-        "ratio": spread(ratios),
+        "ratio": asdict(ratios(counted["equilibria"], counted["pytorch"])),
         "distance": float(apart.detach() / way.detach()),
     }
 

@@ -54,21 +54,21 @@ _SAMPLINGS = (
 class Case:
     """A request and the text that the library writes for it."""
 
-    order: TextRequest
+    request: TextRequest
     tokens: list[int]
     text: str
 
     def options(self, model: str) -> dict[str, Any]:
         """Arguments of the client."""
-        sampling, order = self.order.sampling, self.order
+        sampling, request = self.request.sampling, self.request
         protocol = {"temperature": sampling.temperature, "frequency_penalty": sampling.frequency_penalty}
         ours = {"top_k": sampling.top_k, "min_p": sampling.min_p, "repetition_penalty": sampling.repetition_penalty}
         return {
             "model": model,
-            "prompt": list(order.prompt),
-            "max_tokens": order.max_new_tokens,
-            "seed": order.seed,
-            "stop": list(order.stop) or None,
+            "prompt": list(request.prompt),
+            "max_tokens": request.max_new_tokens,
+            "seed": request.seed,
+            "stop": list(request.stop) or None,
             "top_p": sampling.top_p,
             **protocol,
             "extra_body": {name: value for name, value in ours.items() if value is not None},
@@ -93,7 +93,7 @@ def cases(loaded: LoadedRun, count: int, longest: int, seed: int) -> list[Case]:
     size, tokenizer = loaded.tokenizer.vocabulary_size, loaded.tokenizer
     for number in range(count):
         prompt = tuple(choose.choices(range(min(size, 2000)), k=choose.randint(1, 40)))
-        order = TextRequest(
+        request = TextRequest(
             prompt=prompt,
             max_new_tokens=choose.randint(min(4, longest), longest),
             sampling=_SAMPLINGS[number % len(_SAMPLINGS)],
@@ -101,10 +101,11 @@ def cases(loaded: LoadedRun, count: int, longest: int, seed: int) -> list[Case]:
             stop=choose.choice([(), (), tuple(choose.choices([" th", "and", "e", ". "], k=2))]),
         )
         writer = Writer(loaded.model, tokenizer, loaded.window)
-        pieces: list[Piece] = [piece for _, piece in writer.join(order)]
+        written = writer.join(request)
         while writer.texts:
-            pieces += [piece for _, piece in writer.step()]
-        found.append(Case(order, [piece.token for piece in pieces], "".join(piece.text for piece in pieces)))
+            written += writer.step()
+        pieces = [piece for _, piece in written if isinstance(piece, Piece)]
+        found.append(Case(request, [piece.token for piece in pieces], "".join(piece.text for piece in pieces)))
     return found
 
 

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import importlib
 import time
-import weakref
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.cells import Cell, ContractiveCell, TransformerXLCell
 from equilibria.errors import UserError
+from equilibria.measuring.memory import Watch
 from equilibria.solvers import Solver
 
 TOLERANCES = (1e-2, 1e-3, 1e-4)
@@ -54,36 +53,6 @@ class Watched:
         self.seconds += time.perf_counter() - start
         self.calls += 1
         return value
-
-
-@dataclass
-class LiveBytes(TorchDispatchMode):
-    """The largest sum of bytes alive at once of what is allocated while it is on and `paused` is false."""
-
-    live: int = 0
-    peak: int = 0
-    paused: bool = False
-    known: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, Tensor) and not self.paused:
-                storage = tensor.untyped_storage()
-                address = storage.data_ptr()
-                if address and address not in self.known:
-                    self.known.add(address)
-                    self.live += storage.nbytes()
-                    self.peak = max(self.peak, self.live)
-                    weakref.finalize(storage, self._free, address, storage.nbytes())
-        return result
-
-    def _free(self, address: int, size: int) -> None:
-        self.known.discard(address)
-        self.live -= size
 
 
 def peer() -> Any:
@@ -177,9 +146,9 @@ def solver_bytes(f: Callable[[Tensor], Tensor], z0: Tensor, solvers: dict[str, S
     found: dict[str, Any] = {}
     for name, solve in solvers.items():
         for budget in (20, 40, 80):
-            live = LiveBytes()
+            live = Watch()
 
-            def counted(z: Tensor, live: LiveBytes = live) -> Tensor:
+            def counted(z: Tensor, live: Watch = live) -> Tensor:
                 live.paused = True
                 value = f(z)
                 live.paused = False

@@ -8,11 +8,11 @@ of the machine meets both. Prints the ratios DEQ / twin and both validation curv
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rich.table import Table
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
+from benchmarks._laboratory_table import seconds_to
 from equilibria.cells import ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.building import build_model, open_data
@@ -29,6 +30,8 @@ from equilibria.data.batches import TrainingStream
 from equilibria.data.prepared import EncodedSplit
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.inference.evaluation import Evaluation, evaluate_model
+from equilibria.measuring.spread import ratios
+from equilibria.measuring.steps import timed_step
 from equilibria.models import LanguageModel, LanguageModelRecipe
 from equilibria.training.loop import TrainingLoop
 
@@ -42,7 +45,7 @@ class Contender:
     loop: TrainingLoop
     step_seconds: list[float] = field(default_factory=list)
     pass_seconds: list[float] = field(default_factory=list)
-    curve: list[dict[str, float | None]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def model(self) -> LanguageModel:
@@ -51,9 +54,7 @@ class Contender:
 
     def step(self) -> None:
         """One timed training step."""
-        start = time.perf_counter()
-        self.loop.step()
-        self.step_seconds.append(time.perf_counter() - start)
+        self.step_seconds.append(timed_step(self.loop))
 
     def evaluate_model(self, split: EncodedSplit, recipe: TrainingRecipe) -> Evaluation:
         """One timed evaluation pass; a point of the curve."""
@@ -72,21 +73,6 @@ class Contender:
             }
         )
         return result
-
-    def seconds_to(self, loss: float) -> float:
-        """Training time until the validation loss was first reached, interpolated between evaluations."""
-        before: dict[str, float | None] | None = None
-        for point in self.curve:
-            reached, seconds = point["loss"], point["seconds"]
-            assert reached is not None
-            assert seconds is not None
-            if reached <= loss:
-                if before is None or before["loss"] is None or before["seconds"] is None:
-                    return seconds
-                share = (before["loss"] - loss) / max(before["loss"] - reached, 1e-12)
-                return before["seconds"] + share * (seconds - before["seconds"])
-            before = point
-        raise AssertionError("asked for a loss that was never reached")
 
 
 def recipe_of(options: Namespace) -> Recipe:
@@ -168,15 +154,13 @@ def causality_of(model: LanguageModel, valid: EncodedSplit) -> dict[str, float]:
     return leaks
 
 
-def ratio_spread(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Median and quartiles of the ratios pair by pair."""
-    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
-
-
 def figures(deq: Contender, twin: Contender, recipe: Recipe, valid: EncodedSplit) -> dict[str, object]:
     """Everything that was measured."""
     ours, theirs = memory_of(deq.model, recipe), memory_of(twin.model, recipe)["plain"]
-    common = max(min(point["loss"] or 0.0 for point in one.curve) for one in (deq, twin))
+    common = max(min(point["loss"] for point in one.curve) for one in (deq, twin))
+    ours_to, theirs_to = seconds_to(deq.curve, common), seconds_to(twin.curve, common)
+    assert ours_to is not None
+    assert theirs_to is not None
     return {
         "sizes": {
             "d_model": deq.model.cell.d_model,
@@ -188,14 +172,14 @@ def figures(deq: Contender, twin: Contender, recipe: Recipe, valid: EncodedSplit
         },
         "depth": repr(deq.model.depth),
         "twin": repr(twin.model.depth),
-        "training_step_ratio": ratio_spread(deq.step_seconds, twin.step_seconds),
+        "training_step_ratio": asdict(ratios(deq.step_seconds, twin.step_seconds)),
         "training_step_seconds": {"deq": spread(deq.step_seconds), "twin": spread(twin.step_seconds)},
-        "evaluation_pass_ratio": ratio_spread(deq.pass_seconds, twin.pass_seconds),
+        "evaluation_pass_ratio": asdict(ratios(deq.pass_seconds, twin.pass_seconds)),
         "evaluation_pass_seconds": {"deq": spread(deq.pass_seconds), "twin": spread(twin.pass_seconds)},
         "saved_bytes_ratio": {name: size / theirs for name, size in ours.items()},
         "saved_bytes": {**ours, "twin": theirs},
         "common_loss": common,
-        "time_to_loss_ratio": deq.seconds_to(common) / twin.seconds_to(common),
+        "time_to_loss_ratio": ours_to / theirs_to,
         "final_loss": {"deq": deq.curve[-1]["loss"], "twin": twin.curve[-1]["loss"]},
         "final_residual": {"mean": deq.curve[-1]["residual"], "p95": deq.curve[-1]["residual_p95"]},
         "causality_leak": causality_of(deq.model, valid),

@@ -7,7 +7,9 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 import yaml
 
 import equilibria as eq
+from equilibria import cells
 from equilibria.cli.app import main
 from equilibria.configuration import Recipe, TrainingRecipe, recipe_from, write_recipe
 from equilibria.configuration.kinds import Family, options, section_of
@@ -168,7 +171,19 @@ def test_the_ways_through_the_code_name_what_there_is() -> None:
     named = re.findall(r"`([\w/]+)\.py:([\w.]+)`", page)
     assert len(named) > 20
     for module, name in named:
-        found: Any = import_module(f"equilibria.{module.replace('/', '.')}")
-        for part in name.split("."):
-            found = getattr(found, part)
+        found = attrgetter(name)(import_module(f"equilibria.{module.replace('/', '.')}"))
         assert callable(found), name
+
+
+def test_the_changelog_names_what_there_is() -> None:
+    """Attributes of classes, and names in packages that are no sections of a recipe."""
+    page = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([A-Z]\w+\.\w+|(?:cells|depths|inference|models|solvers)(?:\.\w+)+)`", page)
+    assert len(named) > 10
+    for name in named:
+        if name[0].islower():
+            assert resolve_name(f"equilibria.{name}"), name
+        else:
+            kind, part = name.split(".")
+            found = getattr(eq, kind, None) or getattr(cells, kind)
+            assert part in {*dir(found), *getattr(found, "__dataclass_fields__", ())}, name

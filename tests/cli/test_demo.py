@@ -42,6 +42,7 @@ def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest
         assert name not in shown
 
 
+@pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
 def test_a_task_is_put_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_recipe(tiny_task_recipe(tmp_path), tmp_path / "task.toml")
     assert main(["demo", str(tmp_path / "task.toml"), "--training.steps", "2"]) == 0

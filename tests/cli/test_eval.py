@@ -77,7 +77,7 @@ def test_a_fixed_depth_has_no_solver_to_limit(tiny_toml: Path, capsys: pytest.Ca
     twin = tiny_toml.parent / "runs" / "twin"
     assert evaluated(twin, capsys)["evaluations_per_solve"] is None
     assert main(["eval", str(twin), "--tolerance", "0.1"]) == 2
-    assert "fixed depth" in capsys.readouterr().err
+    assert "no solver that can be limited" in capsys.readouterr().err
 
 
 def test_a_text_that_has_changed_is_noticed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

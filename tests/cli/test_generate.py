@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from equilibria.cli.app import main
 from equilibria.cli.colours import shade
+from equilibria.inference.loading import load_run
+from equilibria.runs.index import MODEL_FILE
+from equilibria.runs.weights import read_tensors
 
 
 def test_the_text_is_printed_after_its_prompt(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +30,7 @@ def test_the_text_is_printed_after_its_prompt(run: Path, capsys: pytest.CaptureF
     assert sample == json.loads((run / "sample.json").read_text())
 
 
+@pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
 def test_without_a_prompt_or_seed_each_text_is_another(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = set()
     for _ in range(3):
@@ -33,6 +39,7 @@ def test_without_a_prompt_or_seed_each_text_is_another(run: Path, capsys: pytest
     assert len(texts) > 1
 
 
+@pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
 def test_several_texts_come_in_their_order_and_as_they_would_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,10 +97,29 @@ def test_evaluations_are_shown_in_colours_with_a_legend(run: Path, capsys: pytes
     assert shade(2) != shade(5) != shade(12) == shade(40)
 
 
+@pytest.mark.filterwarnings("always::equilibria.ConvergenceWarning")
 def test_less_effort_is_seen(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = ["--prompt", "the", "--max-new-tokens", "5", "--show-evaluations"]
     assert main(["generate", str(run), *draw, "--tolerance", "1e-9", "--max-evaluations", "3"]) == 0
-    assert " 4  100%" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert " 4  100%" in printed.out
+    assert printed.err == (
+        "warning: 5 of 5 tokens were drawn after solves that did not converge; allow more evaluations or a larger "
+        "tolerance\n"
+    )
+    assert json.loads((run / "sample.json").read_text())["unconverged"] == 5
+
+
+def test_weights_that_are_not_finite_end_it_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = read_tensors(load_run(run).checkpoint / MODEL_FILE)
+    weights = {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
+    save_file(weights, tmp_path / "nan.safetensors")
+    for name in ("config.toml", "tokenizer.json"):
+        shutil.copy(run / name, tmp_path / name)
+    assert main(["generate", str(tmp_path / "nan.safetensors"), "--prompt", "the"]) == 2
+    assert capsys.readouterr().err == "error: the model's logits are not finite; was it trained to its end?\n"
 
 
 def test_a_prompt_that_is_not_utf_8_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,14 +30,14 @@ class Server:
     process: subprocess.Popen[str]
     address: str
 
-    def health(self) -> dict[str, object]:
+    def health(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.address}/health") as answer:
             return json.load(answer)
 
     def idle(self) -> bool:
         """Whether all places become free within some seconds."""
         for _ in range(300):
-            if self.health() == {"status": "ok", "model": "shared", "running": 0, "waiting": 0}:
+            if self.health().items() >= {"status": "ok", "model": "shared", "running": 0, "waiting": 0}.items():
                 return True
             time.sleep(0.05)
         return False
@@ -86,7 +86,7 @@ def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) 
     for choice, tokens in zip(whole.choices, expected, strict=True):
         assert choice.text == bytes(tokens).decode("utf-8", "replace")
         assert (choice.finish_reason, extra(choice, "token_ids")) == ("length", tokens)
-        assert len(extra(choice, "evaluations")) == 12
+        assert len(extra(choice, "evaluations")) == len(extra(choice, "converged")) == 12
         assert choice.logprobs is not None
         assert len(choice.logprobs.tokens or []) == len(choice.logprobs.top_logprobs or []) == 12
         assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
@@ -119,6 +119,17 @@ def test_an_echo_has_the_prompts_probabilities(run: Path, client: openai.OpenAI)
     assert longer.choices[0].logprobs is not None
     assert longer.choices[0].text.startswith("a cat")
     assert (longer.choices[0].logprobs.text_offset or [])[:6] == [0, 1, 2, 3, 4, 5]
+
+
+def test_solves_that_fail_are_told_of(server: Server, client: openai.OpenAI) -> None:
+    before = server.health()["unconverged"]
+    few = {"max_evaluations": 1, "tolerance": 1e-9}
+    settings = {"model": "shared", "prompt": "a cat", "max_tokens": 3, "echo": True, "logprobs": 0}
+    choice = client.completions.create(**settings, extra_body=few).choices[0]
+    assert extra(choice, "converged") == [False] * 3
+    assert choice.logprobs is not None
+    assert choice.logprobs.model_extra == {"converged": [None, *[False] * 7]}
+    assert server.health()["unconverged"] == before + 4 + 3
 
 
 def test_a_text_stops_before_a_stop_string(run: Path, client: openai.OpenAI) -> None:

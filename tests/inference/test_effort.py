@@ -11,12 +11,13 @@ import torch
 import equilibria as eq
 from distributed_cases import IMPLICIT, language_model
 from equilibria.cells import ContractiveCell
-from equilibria.depths import Equilibrium
+from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 from equilibria.solvers.base import Draft
+from own_kinds import Settled
 from trellises import trellis
 
 TOKENS = torch.arange(12).view(2, 6) % 7
@@ -56,6 +57,14 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
         torch.testing.assert_close(left.logits, solved.logits, atol=1e-2, rtol=0)
     with pytest.raises(UserError, match="TrellisCell evaluates all tokens of a segment together"):
         depth_at(together, Effort(leave=leave))
+
+
+@pytest.mark.parametrize("depth", [Settled(), UnrolledDepth(2)], ids=["solves", "explicit"])
+def test_a_depth_without_a_solver_of_ours_cannot_be_limited(depth: Depth) -> None:
+    model = LanguageModel(TiedEmbedding(31, 16), contractive(), depth)
+    assert depth_at(model, Effort()) is None
+    with pytest.raises(UserError, match="this model has no solver that can be limited"):
+        depth_at(model, Effort(max_evaluations=3))
 
 
 def test_tokens_leave_by_relative_residuals_alone() -> None:

@@ -33,8 +33,10 @@ def test_texts_are_told_in_turn_and_drawn_again_by_their_seeds(run: Path) -> Non
 
 def test_less_effort_is_another_depth(run: Path) -> None:
     counts: list[int | None] = []
-    effort = eq.Effort(max_evaluations=2)
-    eq.generate(run, seed=1, max_new_tokens=5, effort=effort, say=lambda _, evaluations: counts.append(evaluations))
+    draw = {"seed": 1, "max_new_tokens": 5, "effort": eq.Effort(max_evaluations=2, tolerance=1e-9)}
+    with pytest.warns(eq.ConvergenceWarning, match="5 of 5 tokens"):
+        (sample,) = eq.generate(run, **draw, say=lambda _, evaluations: counts.append(evaluations))
+    assert sample.unconverged == 5
     assert counts[0] is None
     assert all(count is not None and count <= 3 for count in counts[1:])
 

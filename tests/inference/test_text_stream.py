@@ -59,3 +59,9 @@ def test_half_a_character_and_half_a_stop_string_are_held_back() -> None:
     stream = TextStream(byte_tokenizer(), stop=["abc"])
     pieces = [stream.write(byte) for byte in "aéababx".encode()]
     assert pieces == ["", "", "aé", "", "", "ab", "", "abx"]
+
+
+def test_a_stream_knows_where_a_character_ends() -> None:
+    stream = TextStream(byte_tokenizer(), stop=["é€"])
+    found = [(stream.write(byte), stream.whole)[1] for byte in "né€".encode()]
+    assert found == [True, False, True, False, False, True]

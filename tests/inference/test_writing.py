@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from typing import Any
@@ -13,11 +14,11 @@ from torch import Tensor
 import equilibria as eq
 from equilibria.cells import ContractiveCell
 from equilibria.data.tokenizers import byte_tokenizer
-from equilibria.depths import Equilibrium
-from equilibria.inference.writing import Text, TextRequest, Writer
-from equilibria.models import LanguageModel
-from equilibria.models.sampling import Sampling
-from equilibria.nn import TiedEmbedding
+from equilibria.depths import Equilibrium, UnrolledDepth
+from equilibria.inference.writing import Piece, Text, TextRequest, Writer, Written
+from equilibria.models import LanguageModel, TokenModel
+from equilibria.models.sampling import NOT_FINITE, Sampling
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 
 WINDOW = 40
 
@@ -25,7 +26,7 @@ WINDOW = 40
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     torch.manual_seed(0)
-    depth = Equilibrium(eval_solver=eq.Picard(tol=1e-3, max_evaluations=8, scope="prefix"))
+    depth = Equilibrium(eval_solver=eq.Picard(tol=1e-3, max_evaluations=30, scope="prefix"))
     return LanguageModel(TiedEmbedding(256, 16), ContractiveCell(16, 2, 24), depth).eval()
 
 
@@ -42,12 +43,17 @@ def request(number: int) -> TextRequest:
     )
 
 
-def alone(model: LanguageModel, wanted: TextRequest, copy: int) -> list[int]:
+def alone(model: TokenModel, wanted: TextRequest, number: int) -> list[int]:
     """The tokens of one text, by the model itself."""
-    seed = (wanted.seed or 0) + copy
+    seed = (wanted.seed or 0) + number
     prompt = torch.tensor([wanted.prompt])
     written = model.generate(prompt, wanted.max_new_tokens, seed=seed, window=WINDOW, sampling=wanted.sampling)
     return written[0, prompt.shape[1] :].tolist()
+
+
+def going(written: Written) -> list[tuple[Text, Piece]]:
+    """Pieces of texts that have not failed."""
+    return [(text, piece) for text, piece in written if isinstance(piece, Piece)]
 
 
 def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) -> None:
@@ -57,7 +63,7 @@ def test_texts_that_join_and_leave_are_written_as_alone(model: LanguageModel) ->
         written = writer.step()
         if waiting and round_ % 2 == 0:
             written += writer.join(waiting.pop())
-        for text, piece in written:
+        for text, piece in going(written):
             assert text not in left
             found.setdefault(text, []).append(piece)
         if round_ == 7:
@@ -94,7 +100,7 @@ def test_likelihoods_are_those_of_the_model(model: LanguageModel) -> None:
     for place, likelihood in enumerate(read):
         assert abs(likelihood.logprob - float(expected[place, wanted.prompt[place + 1]])) < 1e-4
         assert [token for token, _ in likelihood.top] == expected[place].topk(3).indices.tolist()
-    ((_, piece),) = writer.join(wanted)
+    ((_, piece),) = going(writer.join(wanted))
     assert piece.likelihood is not None
     assert abs(piece.likelihood.logprob - float(expected[-1, piece.token])) < 1e-4
 
@@ -107,9 +113,9 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
     tokenizer.eos = tokens[5]  # a byte that is drawn
     for asked in (True, False):
         writer = Writer(model, tokenizer, WINDOW)
-        pieces = [piece for _, piece in writer.join(replace(plain, stop_at_end=asked))]
+        pieces = [piece for _, piece in going(writer.join(replace(plain, stop_at_end=asked)))]
         while writer.texts:
-            pieces += [piece for _, piece in writer.step()]
+            pieces += [piece for _, piece in going(writer.step())]
         length = tokens.index(tokens[5]) + 1 if asked else 8
         assert [piece.token for piece in pieces] == tokens[:length]
         assert pieces[-1].finish == ("end" if asked else "length")
@@ -117,38 +123,74 @@ def test_a_text_ends_with_its_passage_where_that_is_asked_for(model: LanguageMod
         assert "".join(piece.text for piece in pieces) == bytes(shown).decode("utf-8", "replace")
 
 
-def test_a_prompt_that_cannot_be_gone_on_from_leaves_the_others_alone(model: LanguageModel) -> None:
-    writer, wanted = Writer(model, byte_tokenizer(), WINDOW), replace(request(1), copies=1, max_new_tokens=9, stop=())
-    pieces = [piece for _, piece in writer.join(wanted)]
-    weight = model.embedding.weight
-    assert isinstance(weight, Tensor)
+def failures_beside(writer: Writer, wanted: TextRequest, others: TextRequest) -> list[str]:
+    """Why texts fail that are written beside another, which does not."""
+    expected = alone(writer._model, wanted, 0)
+    written = [*writer.join(wanted), *writer.join(others)]
+    while writer.texts:
+        written += writer.step()
+    assert [piece.token for text, piece in going(written) if text.request is wanted] == expected
+    return [f"{len(text.tokens)}: {piece}" for text, piece in written if isinstance(piece, Exception)]
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_texts_whose_logits_are_not_finite_leave_the_others_alone(place: int) -> None:
+    torch.manual_seed(0)
+    embedding = UntiedEmbedding(256, 16)
+    explicit = LanguageModel(embedding, ContractiveCell(16, 2, 24), UnrolledDepth(2)).eval()
+    wanted = TextRequest(prompt=tuple(b"some text"), max_new_tokens=6, seed=1)
+    others = replace(wanted, prompt=tuple(b"OTHERS"), sampling=Sampling(0.0), copies=2)
+    bad = (others.prompt + tuple(alone(explicit, others, 0)))[len(others.prompt) + place - 1]
+    assert bad not in (*wanted.prompt, *alone(explicit, wanted, 0))
     with torch.no_grad():
-        kept = weight[7].clone()
-        weight[7] = torch.nan
-        with pytest.raises(ValueError, match="not finite"):
-            writer.join(replace(wanted, prompt=(7,), copies=3))
-        weight[7] = kept
-    while writer.texts:
-        pieces += [piece for _, piece in writer.step()]
-    assert [piece.token for piece in pieces] == alone(model, wanted, 0)
+        embedding.rows.weight[bad] = torch.nan
+    failures = failures_beside(Writer(explicit, byte_tokenizer(), WINDOW), wanted, others)
+    assert failures == [f"{place}: {NOT_FINITE}"] * 2
 
 
-def test_a_text_that_fails_at_its_first_token_leaves_the_others_alone(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", [0, 2])
+def test_texts_that_cannot_take_a_token_leave_the_others_alone(
+    model: LanguageModel, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(text: Text, *what: object) -> None:
-        raise ValueError("no such token")
-
     wanted = replace(request(1), copies=1, max_new_tokens=6, stop=())
-    writer = Writer(model, byte_tokenizer(), WINDOW)
-    pieces = [piece for _, piece in writer.join(wanted)]
-    with monkeypatch.context() as patch:
-        patch.setattr(Text, "take", failing)
-        with pytest.raises(ValueError, match="no such token"):
-            writer.join(replace(wanted, seed=5, copies=2))
-    while writer.texts:
-        pieces += [piece for _, piece in writer.step()]
-    assert [piece.token for piece in pieces] == alone(model, wanted, 0)
+    others, take = replace(wanted, seed=5, copies=2), Text.take
+
+    def failing(text: Text, *what: Any) -> Piece:
+        if text.request is others and len(text.tokens) == place:
+            raise ValueError("no such token")
+        return take(text, *what)
+
+    monkeypatch.setattr(Text, "take", failing)
+    assert failures_beside(Writer(model, byte_tokenizer(), WINDOW), wanted, others) == [f"{place}: no such token"] * 2
+
+
+def test_every_solve_that_fails_is_told_of(model: LanguageModel) -> None:
+    wanted = TextRequest(prompt=tuple(b"some text"), max_new_tokens=3, seed=1, top=0)
+    few = Equilibrium(eval_solver=eq.Picard(tol=1e-9, max_evaluations=2, scope="prefix"))
+    for depth, expected in ((None, True), (few, False), (UnrolledDepth(2), None)):
+        writer = Writer(model, byte_tokenizer(), WINDOW, depth)
+        assert {one.converged for one in writer.likelihoods(wanted)} == {expected}
+        pieces = [piece for _, piece in going(writer.join(wanted))]
+        while writer.texts:
+            pieces += [piece for _, piece in going(writer.step())]
+        assert [piece.converged for piece in pieces] == [expected] * 3
+        assert all(piece.likelihood and piece.likelihood.converged is expected for piece in pieces)
+
+
+def test_prompts_are_read_on_the_models_device(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, found = copy.deepcopy(model).to("meta"), []
+
+    def read(tokens: Tensor, *rest: object, **more: object) -> None:
+        found.append(tokens.device.type)
+        raise ValueError("read")
+
+    for name in ("begin", "forward"):
+        monkeypatch.setattr(elsewhere, name, read)
+    writer, wanted = Writer(elsewhere, byte_tokenizer(), WINDOW), TextRequest(prompt=(1, 2), max_new_tokens=1)
+    for reading in (writer.join, writer.likelihoods):
+        with pytest.raises(ValueError, match="read"):
+            reading(wanted)
+    assert found == ["meta", "meta"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +203,6 @@ def test_a_text_that_fails_at_its_first_token_leaves_the_others_alone(
         ({"stop": ("a", "")}, "stop string must have at least 1 character"),
     ],
 )
-def test_an_order_that_cannot_be_carried_out_is_none(wrong: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_with_a_request_for_texts_is_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(request(0), **wrong)

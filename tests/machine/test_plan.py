@@ -1,7 +1,7 @@
 """A plan beside the run that it is of: whatever can be counted is the same."""
 
 import resource
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.building import open_data
 from equilibria.data import FolderText
-from equilibria.depths import DepthSchedule, Equilibrium, UnrolledDepth
+from equilibria.depths import Depth, DepthSchedule, Equilibrium, GrowingLimits, UnrolledDepth
 from equilibria.machine import plan as module
 from equilibria.machine.costs import Measurements, StepSize, measure
 from equilibria.machine.plan import Plan, PlannedData, plan_run
@@ -19,6 +19,17 @@ from equilibria.models import LanguageModel
 from equilibria.optimization import Exponential, Muon
 from equilibria.runs.metrics import read_metrics
 from tiny import TRAINING, tiny_recipe, tiny_task_recipe, tiny_trainer, with_model
+
+
+@dataclass(frozen=True)
+class GrowingDepth(UnrolledDepth):
+    """One application at first, and one more after every few steps: that of docs/extending.md."""
+
+    every: int = 10
+
+    def at(self, step: int, steps: int, seed: int) -> Depth:
+        return replace(self, applications=min(self.applications, 1 + step // self.every))
+
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -91,10 +102,25 @@ def test_a_shallow_start_is_planned_beside_what_follows_it(tmp_path: Path, monke
     assert one.cost.evaluations is not None  # of what follows the warm-up
     assert one.step_seconds == pytest.approx(0.75 * 1.0 + 0.25 * 3.0)
     assert one.tokens_per_second == pytest.approx(one.cost.tokens / 1.5)
-    assert one.notes == ("the depth changes over training: measured halfway through its warm-up and through the rest",)
+    assert one.notes == ("the depth changes over training: measured as it is in step 5 and 11 of 12",)
     assert many.memory.saved is not None
     assert one.memory.saved is not None
     assert many.memory.saved > 3 * one.memory.saved  # the larger of the two
+
+
+@pytest.mark.parametrize(
+    ("depth", "measured"),
+    [
+        (Equilibrium(), None),
+        (Equilibrium(schedule=DepthSchedule(warmup_share=1.0)), None),
+        (Equilibrium(schedule=DepthSchedule(limits=GrowingLimits(1, 4))), "7"),
+        (Equilibrium(schedule=DepthSchedule(warmup_steps=4)), "3 and 9"),
+        (GrowingDepth(4, every=2), "7"),
+    ],
+)
+def test_a_plan_says_at_which_depth_it_was_measured(depth: Depth, measured: str | None, tmp_path: Path) -> None:
+    note = f"the depth changes over training: measured as it is in step {measured} of 12"
+    assert planned(with_model(tiny_recipe(tmp_path), depth=depth)).notes == (() if measured is None else (note,))
 
 
 @pytest.mark.parametrize("shallow", [True, False])

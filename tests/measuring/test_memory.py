@@ -13,6 +13,7 @@ from allocations import peak_bytes as allocated
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import ZipfBatches
 from equilibria.measuring import peak_bytes
+from equilibria.measuring.memory import Watch
 from equilibria.training.loop import TrainingLoop
 from problems import causal_attention
 from tiny import tiny_recipe
@@ -67,3 +68,12 @@ def test_the_watch_knows_views_and_what_was_freed() -> None:
         kept[0].add_(1)
 
     assert peak_bytes(run, CPU) == 6000
+
+
+def test_what_is_made_in_a_pause_does_not_count():
+    with Watch() as watch:
+        kept = torch.ones(10)
+        watch.paused = True
+        uncounted = torch.ones(100)
+        watch.paused = False
+    assert watch.peak == kept.nbytes < uncounted.nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
-from equilibria.models import LanguageModel
-from equilibria.models.decoding import Step
-from equilibria.models.sampling import Sampling
-from equilibria.nn import TiedEmbedding
+from equilibria.models import Decoder, LanguageModel
+from equilibria.models.decoding import Solved, Step
+from equilibria.models.sampling import Sampler, Sampling
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.paper.halting import Halting
 from three_blocks import three_blocks
@@ -219,13 +220,62 @@ def test_drawn_tokens_come_with_what_they_cost():
     built, prompt = model(CELLS["rotary"], solved(solver=eq.Picard)), text(2, 6)
     stream = built.stream(prompt, Sampling(temperature=0.0))
     first, second = next(stream), next(stream)
-    assert first.evaluations_BL is not None
-    assert second.evaluations_BL is not None
-    assert first.evaluations_BL.shape == (2, 6)
-    assert second.evaluations_BL.shape == (2, 1)
-    assert int(second.evaluations_BL.min()) > 1
+    for drawn in (first, second):
+        assert drawn.solved is not None
+        assert int(drawn.solved.evaluations_B.min()) > 1
+        assert drawn.solved.converged_B.tolist() == [True, True]
     explicit = model(CELLS["rotary"], UnrolledDepth(2)).stream(prompt, Sampling())
-    assert next(explicit).evaluations_BL is None
+    assert next(explicit).solved is None
+
+
+class Keepless(Cell):
+    """A cell that keeps nothing of a token, so that its models write without a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d_model, self.linear = D, torch.nn.Linear(D, D)
+
+    def evaluate(self, z: Tensor, inputs: Tensor, past: object) -> Tensor:
+        return torch.tanh(0.5 * self.linear(z) + inputs)
+
+
+@pytest.mark.parametrize("cell", [CELLS["rotary"], Keepless], ids=["cached", "afresh"])
+def test_tokens_drawn_after_a_failed_solve_are_told_of(cell):
+    built, prompt = model(cell, solved(solver=eq.Picard)), text(2, 6)
+    assert built.decodes() == (cell is not Keepless)
+    with pytest.warns(eq.ConvergenceWarning, match="6 of 6 tokens were drawn after solves that did not converge"):
+        built.generate(prompt, 3, seed=0, depth=Equilibrium(eval_solver=eq.Picard(max_evaluations=1)))
+    built.generate(prompt, 3, seed=0)  # warns of nothing
+
+
+def test_a_failure_within_the_prompt_is_one_of_the_first_token():
+    solution = model(CELLS["rotary"], solved())(text(2, 6)).solution
+    assert solution is not None
+    converged = torch.ones(2, 6, dtype=torch.bool)
+    converged[1, 2] = False
+    found = Solved.of(replace(solution, converged=converged), 2)
+    assert found is not None
+    assert found.converged_B.tolist() == [True, False]
+    assert torch.equal(found.evaluations_B, solution.group_evaluations[:, -1])
+
+
+def test_a_text_whose_logits_are_not_finite_ends_and_the_others_go_on():
+    torch.manual_seed(0)
+    embedding, prompt = UntiedEmbedding(V, D), torch.tensor([[1, 2, 3]])
+    built = LanguageModel(embedding, CELLS["rotary"](), UnrolledDepth(2)).eval()
+    expected = built.generate(prompt, 3, temperature=0.0)[0, 3:].tolist()
+    bad = next(token for token in range(4, V) if token not in expected)
+    with torch.no_grad():
+        embedding.rows.weight[bad] = torch.nan
+    decoder, samplers = Decoder(built), [Sampler(Sampling(0.0), 0, [1, 2, 3], V) for _ in range(2)]
+    first = decoder.join(prompt, samplers).token_B
+    samplers[0].token = bad
+    second, third = (decoder.step().token_B for _ in range(2))
+    assert [int(first[1]), int(second[1]), *third.tolist()] == expected
+    assert int(second[0]) == -1
+    assert decoder.samplers == samplers[1:]
+    with pytest.raises(ValueError, match="not finite"):
+        built.generate(torch.tensor([[1, bad]]), 2)
 
 
 def test_a_warm_start_leads_to_the_same_state():

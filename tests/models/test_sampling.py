@@ -131,9 +131,11 @@ def test_impossible_numbers_are_named(wrong: dict[str, float]) -> None:
         Sampling(**wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_logits_that_are_not_finite_are_an_error() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        Sampler.draw([Sampler(Sampling(), 0, [], 2)], torch.tensor([[0.0, math.nan]]))
+def test_of_logits_that_are_not_finite_nothing_is_drawn() -> None:
+    samplers = [Sampler(Sampling(0.0), 0, [], 2) for _ in range(3)]
+    logits = torch.tensor([[0.0, 1.0], [0.0, math.nan], [math.inf, 0.0]])
+    assert Sampler.draw(samplers, logits) == [1, -1, -1]
+    assert [sampler.token for sampler in samplers] == [1, -1, -1]
 
 
 @pytest.mark.parametrize(

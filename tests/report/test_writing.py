@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from equilibria.depths import UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference import load_run
 from equilibria.report import write_report, writing
+from own_kinds import NamedCellModel, Settled
 from tiny import tiny_recipe, tiny_trainer, with_model
 
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -122,6 +124,21 @@ def test_an_explicit_depth_has_no_solves(tmp_path: Path) -> None:
     assert "Loss against steps" in html
     for absent in ("Residual", 'passage">', "Evaluations"):
         assert absent not in html
+
+
+def test_a_model_of_ones_own_is_described_by_its_kind(tmp_path: Path) -> None:
+    recipe = replace(tiny_recipe(tmp_path), model=NamedCellModel())
+    html = read(write_report(tiny_trainer(recipe).run().folder))
+    assert "12 of 12 steps · NamedCellModel · written" in html
+    assert "Loss against steps" in html
+
+
+def test_a_depth_of_ones_own_that_solves_has_its_residuals_shown(tmp_path: Path) -> None:
+    recipe = with_model(tiny_recipe(tmp_path), depth=Settled())
+    html = read(write_report(tiny_trainer(recipe).run().folder))
+    for expected in ("Residual", 'passage">', "Evaluations per solve"):
+        assert expected in html
+    assert "One validation solve" not in html  # there is no solver to follow
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_null_counts_as_absent() -> None:
 
 
 def test_the_effort_of_a_model_without_a_solver_is_refused() -> None:
-    with pytest.raises(ApiError, match="fixed depth"):
+    with pytest.raises(ApiError, match="no solver that can be limited"):
         read_request(
             {"model": "m", "prompt": "a", "tolerance": 0.1}, Served("m", byte_tokenizer(), 10, False, True, LIMITS)
         )

@@ -147,5 +147,5 @@ def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
     write_texts(loaded, draw, say)
     console.print()
     if not counts:
-        raise UserError("--show-evaluations has nothing to show: this model has a fixed depth and no solver")
+        raise UserError("--show-evaluations has nothing to show: this model does not solve")
     console.print(legend(counts))

@@ -68,17 +68,19 @@ def _joined_solution(chunks: Sequence[Solution]) -> Solution | None:
     return ChunkedSolution(
         value=torch.cat([chunk.value for chunk in chunks], dim=1),
         status=max((chunk.status for chunk in chunks), key=_SEVERITY.index),
-        residual=torch.cat([_per_token(chunk.residual, chunk.value) for chunk in chunks], dim=1),
-        converged=torch.cat([_per_token(chunk.converged, chunk.value) for chunk in chunks], dim=1),
+        residual=torch.cat([per_token(chunk.residual, chunk.value.shape[:2]) for chunk in chunks], dim=1),
+        converged=torch.cat([per_token(chunk.converged, chunk.value.shape[:2]) for chunk in chunks], dim=1),
         tolerance=chunks[0].tolerance,
         evaluations=max(chunk.evaluations for chunk in chunks),
         trace=trace,
-        group_evaluations=torch.cat([_per_token(chunk.group_evaluations, chunk.value) for chunk in chunks], dim=1),
+        group_evaluations=torch.cat(
+            [per_token(chunk.group_evaluations, chunk.value.shape[:2]) for chunk in chunks], dim=1
+        ),
         tracked=(points[0], points[1]) if len(tracked) == len(chunks) else None,
         chunks=tuple(chunks),
     )
 
 
-def _per_token(figure: Tensor, value: Tensor) -> Tensor:
+def per_token(figure: Tensor, shape: Sequence[int]) -> Tensor:
     """A figure per group, `(B,)` or `(B, L)`, as one per token `(B, L)`."""
-    return (figure if figure.dim() == 2 else figure.unsqueeze(-1)).expand(value.shape[:2])
+    return (figure if figure.dim() == 2 else figure.unsqueeze(-1)).expand(*shape)

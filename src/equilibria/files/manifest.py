@@ -38,11 +38,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     content = read_sealed_json(folder / MANIFEST)
     match content:
-        case {"files": dict(files)} if all(
-            isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in files.values()
-        ):
+        case {"files": dict(files)} if all(map(_is_entry, files.values())):
             return content
     raise UserError(f"{folder / MANIFEST} has no sizes and digests of files")
+
+
+def _is_entry(entry: object) -> bool:
+    match entry:
+        case {"bytes": int(), "sha256": str(), **more}:
+            return not more
+    return False
 
 
 def check_manifest(folder: Path, only: Sequence[str] | None = None) -> dict[str, Any]:

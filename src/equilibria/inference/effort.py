@@ -46,14 +46,13 @@ def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
     """The depth that a model is called with at that effort; None for its own.
 
     Raises:
-        UserError: it is another than the recipe's, and the model has no solver or cannot let its tokens leave so.
+        UserError: it is another than the recipe's, and the model has no solver that can be limited or cannot let its
+            tokens leave so.
     """
     if effort == Effort():
         return None
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
-        raise UserError(
-            "--max-evaluations, --tolerance and --leave limit a solver; this model has a fixed depth instead"
-        )
+        raise UserError("--max-evaluations, --tolerance and --leave: this model has no solver that can be limited")
     solver = model.depth.eval_solver
     if effort.leave is not None:
         _check_leaving(model, effort.leave, solver)

@@ -14,6 +14,7 @@ from equilibria.data.batches import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.depths import Depth
+from equilibria.depths.chunks import per_token
 from equilibria.diagnostics.audits import evaluating
 from equilibria.distributed import ALONE, World
 from equilibria.errors import UserError
@@ -227,8 +228,8 @@ class _Tally:
         self.evaluations += solution.evaluations
         self.solves += 1
         self.unconverged += solution.status is not Status.CONVERGED
-        self.residuals.append(_per_token(solution.residual, predicted))
-        self.group_evaluations.append(_per_token(solution.group_evaluations, predicted))
+        self.residuals.append(_of_predicted(solution.residual, predicted))
+        self.group_evaluations.append(_of_predicted(solution.group_evaluations, predicted))
 
     def __add__(self, other: "_Tally") -> "_Tally":
         return _Tally(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -254,7 +255,6 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _per_token(groups: Tensor, predicted: Tensor) -> np.ndarray:
-    """A figure per group (B,) or (B, L) as one value per predicted token, on the CPU."""
-    per_token = groups.detach().cpu().float().reshape(len(predicted), -1).expand(predicted.shape)
-    return per_token[predicted].numpy()
+def _of_predicted(groups: Tensor, predicted: Tensor) -> np.ndarray:
+    """A figure per group as one value per predicted token, on the CPU."""
+    return per_token(groups.detach().cpu().float(), predicted.shape)[predicted].numpy()

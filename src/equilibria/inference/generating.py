@@ -1,6 +1,6 @@
 """Texts of a run's model, for prompts: written together, told one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import randrange
@@ -8,7 +8,8 @@ from random import randrange
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.inference.writing import FinishReason, Text, TextRequest, Writer, Written
+from equilibria.inference.writing import FinishReason, Piece, Text, TextRequest, Writer, Written
+from equilibria.models.decoding import warn_of_failures
 from equilibria.models.sampling import Sampling
 
 Say = Callable[[str, int | None], None]
@@ -17,12 +18,20 @@ Say = Callable[[str, int | None], None]
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that was written, without its prompt, and the seed that draws it again."""
+    """A text that was written.
+
+    Attributes:
+        prompt: what it continues; `text` is without it.
+        seed: draws it again.
+        finish_reason: why it ended.
+        unconverged: how many of its tokens were drawn after a solve that did not converge; None for explicit depths.
+    """
 
     prompt: str
     text: str
     seed: int
     finish_reason: FinishReason
+    unconverged: int | None
 
 
 def generate(
@@ -38,7 +47,7 @@ def generate(
     effort: Effort | None = None,
     say: Say = lambda text, evaluations: None,
 ) -> list[Sample]:
-    """Continues prompts with a run's model, all together.
+    """Continues prompts with a run's model, all together. A `ConvergenceWarning` counts solves that did not converge.
 
     Args:
         run: the run, or its folder.
@@ -53,8 +62,8 @@ def generate(
         say: receives one text after another, each after its prompt; the current one as it is written.
 
     Raises:
-        UserError: the tokenizer cannot encode a prompt, a number is out of its range, or the effort is limited and the
-            model has no solver.
+        UserError: the tokenizer cannot encode a prompt, a number is out of its range, the effort is limited and the
+            model has no solver, or its logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     seed = randrange(2**31) if seed is None else seed
@@ -79,41 +88,52 @@ def generate(
         turns.add(writer.join(request), tokenizer.decode(start))
     while writer.texts:
         turns.add(writer.step())
-    return [
-        Sample(prompts[number // samples], text, seed + number, reason)
-        for number, (text, reason) in enumerate(turns.texts())
+    found = [
+        Sample(prompts[number // samples], text, seed + number, reason, unconverged)
+        for number, (text, reason, unconverged) in enumerate(turns.texts())
     ]
+    warn_of_failures(sum(one.unconverged or 0 for one in found), sum(len(text.tokens) for text in turns.pieces))
+    return found
 
 
 class _Turns:
-    """Texts that are written together and shown one after the other; those out of turn wait."""
+    """Texts that are written together and shown one after the other; those out of turn wait.
+
+    Attributes:
+        pieces: of each text.
+    """
 
     def __init__(self, say: Say) -> None:
+        self.pieces: dict[Text, list[Piece]] = {}
         self._say = say
-        self._pieces: dict[Text, list[tuple[str, int | None]]] = {}
-        self._ends: dict[Text, FinishReason] = {}
+        self._sayings: dict[Text, list[tuple[str, int | None]]] = {}
         self._turn = 0
         self._said = 0
 
     def add(self, written: Written, prompt: str = "") -> None:
         for text, piece in written:
-            self._pieces.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
-            if piece.finish is not None:
-                self._ends[text] = piece.finish
+            if isinstance(piece, Exception):
+                raise piece
+            self.pieces.setdefault(text, []).append(piece)
+            self._sayings.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
         self._speak()
 
-    def texts(self) -> list[tuple[str, FinishReason]]:
-        """What was written, without prompts, and why each text ended."""
-        return [("".join(said for said, _ in pieces[1:]), self._ends[text]) for text, pieces in self._pieces.items()]
+    def texts(self) -> Iterator[tuple[str, FinishReason, int | None]]:
+        """What was written, without prompts, why it ended, and how many of its tokens' solves did not converge."""
+        for pieces in self.pieces.values():
+            finish = pieces[-1].finish
+            assert finish is not None
+            solved = [piece.converged for piece in pieces if piece.converged is not None]
+            yield "".join(piece.text for piece in pieces), finish, solved.count(False) if solved else None
 
     def _speak(self) -> None:
-        texts = list(self._pieces)
+        texts = list(self.pieces)
         while self._turn < len(texts):
             text = texts[self._turn]
-            for said, evaluations in self._pieces[text][self._said :]:
+            for said, evaluations in self._sayings[text][self._said :]:
                 self._say(said, evaluations)
-            self._said = len(self._pieces[text])
-            if text not in self._ends:
+            self._said = len(self._sayings[text])
+            if self.pieces[text][-1].finish is None:
                 return
             self._turn, self._said = self._turn + 1, 0
             if self._turn < len(texts):

@@ -20,7 +20,7 @@ from equilibria.runs.index import MODEL_FILE, latest_first, step_of
 from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors, shards, united
 
 _ATTEMPTS = 100
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 _KIND = "equilibria"
 _PREFIX = "model."
 
@@ -80,18 +80,14 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     return LoadedRun(model.eval(), tokenizer, recipe, source, folder)
 
 
-def load_trained(model: TokenModel, path: Path, checkpoint: str = "best") -> Path:
-    """Reads the weights of a run into a model, even while its training saves checkpoints and removes others.
-
-    Returns:
-        The folder of the checkpoint, or the file.
+def load_trained(model: TokenModel, path: Path) -> None:
+    """Reads the best weights of a run into a model, even while its training saves checkpoints and removes others.
 
     Raises:
         UserError: as `load_run`; the model is unchanged.
     """
-    tensors, file, source = _trained(path, checkpoint)
+    tensors, file, _ = _trained(path, "best")
     fill(distinct_state(model), tensors, file)
-    return source
 
 
 def _trained(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Path, Path]:
@@ -192,6 +188,6 @@ def load_exported(folder: Path) -> TokenModel:
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """The model's own tensors, under its own names; an output layer tied to the embedding is not among them."""
-    files = [folder / name for name in (shards(folder / INDEX) if (folder / INDEX).exists() else [WEIGHTS])]
+    files = [folder / name for name in (shards(folder / INDEX) if (folder / INDEX).exists() else [MODEL_FILE])]
     tensors = united((file, read_tensors(file)) for file in files)
     return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}

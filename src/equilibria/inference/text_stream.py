@@ -56,6 +56,11 @@ class TextStream:
         """Characters of all tokens so far that are whole, held back or not."""
         return len(self.text) + len(self._held)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the tokens so far end where a character ends."""
+        return not self._open
+
     def write(self, token: int) -> str:
         """Takes the next token; returns the text that is certain now and was not before."""
         self._open.append(token)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.depths import Depth
+from equilibria.depths.chunks import per_token
+from equilibria.errors import UserError
 from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, TokenModel
 from equilibria.models.decoding import DrawnTokens
-from equilibria.models.sampling import Sampler, Sampling
+from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
 from equilibria.ranges import at_least
 
 FinishReason = Literal["length", "stop", "end"]
@@ -62,10 +64,12 @@ class Likelihood:
     Attributes:
         logprob: of the token, in nats.
         top: the most likely tokens with theirs, the most likely first.
+        converged: whether the solve behind them did; None for explicit depths.
     """
 
     logprob: float
     top: tuple[tuple[int, float], ...]
+    converged: bool | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Piece:
         offset: characters of the text before the token.
         text: what is certain now; empty while it is held back, more than the token's own when it no longer is.
         evaluations: that its prediction took; None for explicit depths.
+        converged: whether the solve behind its prediction did, of the first token that of the whole prompt; None for
+            explicit depths.
         likelihood: where it was asked for.
         finish: why the text has ended; None while it goes on.
         stopped: the stop string that ended it.
@@ -86,6 +92,7 @@ class Piece:
     offset: int
     text: str
     evaluations: int | None
+    converged: bool | None
     likelihood: Likelihood | None = None
     finish: FinishReason | None = None
     stopped: str | None = None
@@ -102,7 +109,7 @@ class Text:
         self._stream = TextStream(tokenizer, request.prompt, request.stop)
         self._end = tokenizer.eos if request.stop_at_end else None
 
-    def take(self, token: int, evaluations: int | None, likelihood: Likelihood | None) -> Piece:
+    def take(self, token: int, evaluations: int | None, converged: bool | None, likelihood: Likelihood | None) -> Piece:
         """One more token."""
         self.tokens.append(token)
         said, finish, offset = "", None, self._stream.length
@@ -116,11 +123,11 @@ class Text:
             said += self._stream.finish()
         if self._stream.stopped is not None:
             finish = "stop"
-        return Piece(token, offset, said, evaluations, likelihood, finish, self._stream.stopped)
+        return Piece(token, offset, said, evaluations, converged, likelihood, finish, self._stream.stopped)
 
 
-Written = list[tuple[Text, Piece]]
-"""Texts with what has been added to each."""
+Written = list[tuple[Text, Piece | Exception]]
+"""Texts with what has been added to each, or why it could not go on; a text that could not has left."""
 
 
 class Writer:
@@ -140,20 +147,15 @@ class Writer:
         """Reads a prompt and draws the first token of its texts.
 
         Raises:
-            ValueError: a token is outside the vocabulary, or the logits are not finite. The other texts go on.
+            ValueError: a token is outside the vocabulary. The other texts go on.
         """
         size = self._model.embedding.vocabulary_size
         texts = {
             text.sampler: text for text in (Text(request, n, self._tokenizer, size) for n in range(request.copies))
         }
-        drawn = self._decoder.join(torch.tensor([request.prompt]), [*texts])
+        drawn = self._decoder.join(self._tokens(request), [*texts])
         self._texts |= texts
-        try:
-            return self._written(drawn)
-        except Exception:
-            for text in texts.values():
-                self.leave(text)
-            raise
+        return self._written(drawn)
 
     def step(self) -> Written:
         """One more token of every text."""
@@ -166,31 +168,52 @@ class Writer:
 
     def likelihoods(self, request: TextRequest) -> list[Likelihood]:
         """Of every token of a prompt but the first."""
-        tokens_1L = torch.tensor([request.prompt])
-        if tokens_1L.shape[1] == 1:
+        tokens_1L = self._tokens(request)[:, :-1]
+        if not tokens_1L.shape[1]:
             return []
         with torch.no_grad():
-            logits_LV = self._model(tokens_1L[:, :-1], depth=self._depth).logits[0]
+            output = self._model(tokens_1L, depth=self._depth)
+            logprobs_LV = output.logits[0].log_softmax(-1)
+        converged = [None] * len(logprobs_LV)
+        if output.solution is not None:
+            converged = per_token(output.solution.converged, tokens_1L.shape)[0].tolist()
         return [
-            _likelihood(row_V, token, request.top or 0)
-            for row_V, token in zip(logits_LV.log_softmax(-1), request.prompt[1:], strict=True)
+            _likelihood(row_V, token, request.top or 0, solved)
+            for row_V, token, solved in zip(logprobs_LV, request.prompt[1:], converged, strict=True)
         ]
 
+    def _tokens(self, request: TextRequest) -> Tensor:
+        return torch.tensor([request.prompt], device=next(self._model.parameters()).device)
+
     def _written(self, drawn: DrawnTokens) -> Written:
-        evaluations = None if drawn.evaluations_BL is None else drawn.evaluations_BL[:, -1].tolist()
-        written = []
-        for row, (sampler, token) in enumerate(zip(drawn.samplers, drawn.token_B.tolist(), strict=True)):
-            text, likelihood = self._texts[sampler], None
-            if text.request.top is not None:
-                likelihood = _likelihood(drawn.logits_BV[row].log_softmax(-1), token, text.request.top)
-            piece = text.take(token, None if evaluations is None else evaluations[row], likelihood)
-            if piece.finish is not None:
+        none = [None] * len(drawn.samplers)
+        evaluations = none if drawn.solved is None else drawn.solved.evaluations_B.tolist()
+        converged = none if drawn.solved is None else drawn.solved.converged_B.tolist()
+        rows = zip(drawn.samplers, drawn.token_B.tolist(), evaluations, converged, drawn.logits_BV, strict=True)
+        written: Written = []
+        for sampler, token, spent, solved, logits_V in rows:
+            text = self._texts[sampler]
+            try:
+                piece = _taken(text, token, spent, solved, logits_V)
+            except Exception as problem:  # of this text alone
+                piece = problem
+            if isinstance(piece, Exception) or piece.finish is not None:
                 self.leave(text)
             written.append((text, piece))
         return written
 
 
-def _likelihood(logprobs_V: Tensor, token: int, top: int) -> Likelihood:
+def _taken(text: Text, token: int, evaluations: int | None, converged: bool | None, logits_V: Tensor) -> Piece:
+    """One more token of a text; -1 is none."""
+    if token < 0:
+        raise UserError(NOT_FINITE)
+    top, likelihood = text.request.top, None
+    if top is not None:
+        likelihood = _likelihood(logits_V.log_softmax(-1), token, top, converged)
+    return text.take(token, evaluations, converged, likelihood)
+
+
+def _likelihood(logprobs_V: Tensor, token: int, top: int, converged: bool | None) -> Likelihood:
     values, tokens = logprobs_V.topk(min(top, len(logprobs_V)))
     best = zip(tokens.tolist(), values.tolist(), strict=True)
-    return Likelihood(float(logprobs_V[token]), tuple(best))
+    return Likelihood(float(logprobs_V[token]), tuple(best), converged)

@@ -10,10 +10,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from equilibria.configuration import Recipe
+from equilibria.configuration import Recipe, TrainingRecipe
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET, Batches, TrainingStream, ZipfBatches
 from equilibria.data.tasks.base import Task
+from equilibria.depths import Depth
 from equilibria.machine.costs import Measurements, StepCost, StepSize, ladder, measure
 from equilibria.machine.memory import available_memory
 from equilibria.measuring.size import parameters_by_part
@@ -152,7 +153,7 @@ def plan_run(
     size = StepSize(training.accumulation, training.batch_size, length)
     batches = data.batches(size)
     passes = training.steps / len(batches) if isinstance(batches, TrainingStream) else None
-    notes = _notes_beforehand(recipe, data)
+    notes = _notes_beforehand(recipe, data, counted)
     left = (_UNKNOWN if memory.free is None else memory.free) - memory.held
     # Building a model and taking steps need temporaries as large as the weights.
     if left < memory.weights:
@@ -213,16 +214,22 @@ def _measured_phases(
     training, batches, steps = recipe.training, data.batches, recipe.training.steps
     seed_everything(training.seed)
     model = build_model(recipe, data.vocabulary_size).to(device)
-    if not isinstance(model, LanguageModel):
-        return [(1.0, measure(model, training, batches, sizes, seconds, free, on_progress))]
-    ends = sorted({0, min(model.depth.warmup(steps), steps), steps})
-    seconds /= len(ends) - 1
-    phases = []
-    for begin, end in pairwise(ends):
-        depth = model.depth.at((begin + end) // 2, steps, training.seed)
-        found = measure(model, training, batches, sizes, seconds, free, on_progress, depth)
+    spans, phases = _spans(model, steps), []
+    for begin, end in spans:
+        depth = _depth_at(model, (begin + end) // 2, training)
+        found = measure(model, training, batches, sizes, seconds / len(spans), free, on_progress, depth)
         phases.append(((end - begin) / steps, found))
     return phases
+
+
+def _spans(model: TokenModel, steps: int) -> list[tuple[int, int]]:
+    """The steps of the depth's warm-up, if any, and those after it."""
+    warmup = model.depth.warmup(steps) if isinstance(model, LanguageModel) else 0
+    return [*pairwise(sorted({0, min(warmup, steps), steps}))]
+
+
+def _depth_at(model: TokenModel, step: int, training: TrainingRecipe) -> Depth | None:
+    return model.depth.at(step, training.steps, training.seed) if isinstance(model, LanguageModel) else None
 
 
 def _evaluated_tokens(recipe: Recipe, data: PlannedData) -> int | None:
@@ -236,14 +243,18 @@ def _evaluated_tokens(recipe: Recipe, data: PlannedData) -> int | None:
     return times * sum(int((segment.targets != NO_TARGET).sum()) for segment in segments)
 
 
-def _notes_beforehand(recipe: Recipe, data: PlannedData) -> tuple[str, ...]:
-    notes = []
+def _notes_beforehand(recipe: Recipe, data: PlannedData, model: TokenModel) -> tuple[str, ...]:
+    notes, steps = [], recipe.training.steps
     if data.task is None:
         notes.append("steps were measured on Zipf-distributed random tokens")
         if recipe.training.evaluate_tokens is None:
             notes.append("the length of the validation text is unknown, so evaluations are not counted")
-    if getattr(getattr(recipe.model, "depth", None), "schedule", None) is not None:
-        notes.append("the depth changes over training: measured halfway through its warm-up and through the rest")
+    spans = _spans(model, steps)
+    some = {step for begin, end in spans for step in (begin, (begin + end) // 2, end - 1)}
+    first, *others = (_depth_at(model, step, recipe.training) for step in sorted(some))
+    if any(depth != first for depth in others):
+        measured = " and ".join(str((begin + end) // 2 + 1) for begin, end in spans)
+        notes.append(f"the depth changes over training: measured as it is in step {measured} of {steps}")
     return tuple(notes)
 
 

@@ -46,23 +46,29 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    with _Watch() as watch:
+    with Watch() as watch:
         run()
     return watch.peak
 
 
-class _Watch(TorchDispatchMode):
-    """Counts the storages that operations make, until they are freed."""
+class Watch(TorchDispatchMode):
+    """Counts the storages that operations make while it is on, until they are freed.
+
+    Attributes:
+        held, peak: bytes now, and at most so far.
+        paused: whether what operations make does not count.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.held = self.peak = 0
+        self.paused = False
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in () if self.paused else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._see(leaf.untyped_storage(), given)
         return result

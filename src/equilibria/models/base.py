@@ -15,8 +15,16 @@ from equilibria.cells import Cache, Memory
 from equilibria.cells.cache import check_padding
 from equilibria.depths import Depth
 from equilibria.diagnostics.audits import evaluating
-from equilibria.models.decoding import CachedContinuation, Continuation, Decoder, DrawnTokens, FreshContinuation, Step
-from equilibria.models.sampling import Sampler, Sampling
+from equilibria.models.decoding import (
+    CachedContinuation,
+    Continuation,
+    Decoder,
+    DrawnTokens,
+    FreshContinuation,
+    Step,
+    warn_of_failures,
+)
+from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
 from equilibria.nn import TokenEmbedding
 from equilibria.ranges import at_least
 from equilibria.solvers import Solution
@@ -143,6 +151,8 @@ class TokenModel(nn.Module, ABC):
     ) -> Tensor:
         """Continue `tokens_BL` `(B, L ≥ 1)` by sampling; returns prompt and continuation `(B, L + max_new_tokens)`.
 
+        A `ConvergenceWarning` counts the tokens that were drawn after solves that did not converge.
+
         Args:
             max_new_tokens: tokens to add.
             temperature: 0 takes the most likely token.
@@ -161,12 +171,17 @@ class TokenModel(nn.Module, ABC):
         """
         at_least(0, max_new_tokens=max_new_tokens)
         sampling = sampling or Sampling(temperature, top_k, top_p)
-        written = [tokens_BL]
+        written, converged = [tokens_BL], []
         with evaluating(self):
             for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B, depth=depth), max_new_tokens):
                 written.append(drawn.token_B.unsqueeze(1))
+                if drawn.solved is not None:
+                    converged.append(drawn.solved.converged_B)
                 if on_token is not None:
                     on_token(drawn.token_B)
+        if converged:
+            solved = torch.cat(converged)
+            warn_of_failures(int((~solved).sum()), len(solved))
         return torch.cat(written, dim=1)
 
     def stream(
@@ -182,7 +197,7 @@ class TokenModel(nn.Module, ABC):
         """What `generate` draws, token after token, without end. In evaluation mode.
 
         Raises:
-            ValueError: there is no token to start from, or no window.
+            ValueError: there is no token to start from, or no window; or the logits of a row are not finite.
         """
         check_shape(tokens_BL)
         if padding_B is not None:
@@ -193,9 +208,11 @@ class TokenModel(nn.Module, ABC):
             Sampler(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
             for row, (tokens, gap) in enumerate(zip(tokens_BL.tolist(), padding, strict=True))
         ]
-        yield decoder.join(tokens_BL, samplers, padding_B)
-        while True:
-            yield decoder.step()
+        drawn = decoder.join(tokens_BL, samplers, padding_B)
+        while len(decoder.samplers) == len(samplers):
+            yield drawn
+            drawn = decoder.step()
+        raise ValueError(NOT_FINITE)
 
     def begin(
         self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
@@ -230,9 +247,12 @@ class TokenModel(nn.Module, ABC):
         if depth is not None:
             raise ValueError(f"a {type(self).__name__} has no depth to choose; leave depth out")
 
-    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None) -> Tensor:
-        """The state `(B, D)` that predicts the token after those written so far."""
-        return self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:], depth=depth).hidden[:, -1]
+    def next_hidden(
+        self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None
+    ) -> tuple[Tensor, Solution | None]:
+        """The state `(B, D)` that predicts the token after those written so far, and the solve that it is of."""
+        output = self(torch.cat([prompt_BP, written_BL], dim=1)[:, -window:], depth=depth)
+        return output.hidden[:, -1], output.solution
 
     def loss(self, hidden_BLD: Tensor, targets_BL: Tensor) -> Tensor:
         """The mean negative log-likelihood of the targets, in nats, given final states."""

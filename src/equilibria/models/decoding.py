@@ -17,11 +17,54 @@ from torch import Tensor
 
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth
+from equilibria.depths.chunks import per_token
+from equilibria.deq.failures import warn
 from equilibria.models.sampling import Sampler
 from equilibria.nn import TokenEmbedding
 from equilibria.solvers import Solution
 
 Some = TypeVar("Some", bound="Continuation")
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How the solves ended that the predictions of some rows rest on.
+
+    Attributes:
+        evaluations_B: after which the token before the prediction had converged, or all that were spent.
+        converged_B: whether all tokens have converged that were read since the prediction before, at first the prompt.
+    """
+
+    evaluations_B: Tensor
+    converged_B: Tensor
+
+    @classmethod
+    def of(cls, solution: Solution | None, rows: int) -> Solved | None:
+        """The figures of a solve of that many rows; None for explicit depths."""
+        if solution is None:
+            return None
+        evaluations_BL = per_token(solution.group_evaluations, (rows, -1))
+        return cls(evaluations_BL[:, -1], per_token(solution.converged, (rows, -1)).all(dim=1))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Solved | None]) -> Solved | None:
+        """The rows of all parts; None if they are of explicit depths."""
+        there = [part for part in parts if part is not None]
+        if not there:
+            return None
+        return cls(torch.cat([part.evaluations_B for part in there]), torch.cat([part.converged_B for part in there]))
+
+    def __getitem__(self, rows: Tensor | list[int]) -> Solved:
+        return Solved(self.evaluations_B[rows], self.converged_B[rows])
+
+
+def warn_of_failures(failed: int, tokens: int) -> None:
+    """A `ConvergenceWarning` where some of the tokens were drawn after solves that failed."""
+    if failed:
+        warn(
+            f"{failed} of {tokens} tokens were drawn after solves that did not converge; allow more evaluations or a "
+            f"larger tolerance"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,8 +94,12 @@ class Step:
         """Evaluations after which each token had converged, or all that were spent; None for explicit depths."""
         if self.solution is None:
             return None
-        groups = self.solution.group_evaluations
-        return (groups if groups.dim() == 2 else groups.unsqueeze(1)).expand(self.hidden_BLD.shape[:2])
+        return per_token(self.solution.group_evaluations, self.hidden_BLD.shape[:2])
+
+    @property
+    def solved(self) -> Solved | None:
+        """How the solve ended that the prediction rests on; None for explicit depths."""
+        return Solved.of(self.solution, len(self.hidden_BLD))
 
 
 class Continuation(Protocol):
@@ -60,14 +107,14 @@ class Continuation(Protocol):
 
     Attributes:
         logits_BV: of the next token of each.
-        evaluations_BL: of the tokens that were read last; None for explicit depths.
+        solved: how the solves ended that these rest on; None for explicit depths.
     """
 
     @property
     def logits_BV(self) -> Tensor: ...
 
     @property
-    def evaluations_BL(self) -> Tensor | None: ...
+    def solved(self) -> Solved | None: ...
 
     def read(self: Some, token_B: Tensor) -> Some:
         """Where they stand after one more token each. This continuation is used up."""
@@ -97,7 +144,7 @@ class Reader(Protocol):
 
     def next_hidden(
         self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None
-    ) -> Tensor: ...
+    ) -> tuple[Tensor, Solution | None]: ...
 
 
 @dataclass(frozen=True)
@@ -107,24 +154,21 @@ class CachedContinuation:
     model: Reader
     depth: Depth | None
     logits_BV: Tensor
-    evaluations_BL: Tensor | None
+    solved: Solved | None
     cache: Cache | Memory
 
     @classmethod
     def after(cls, model: Reader, depth: Depth | None, step: Step) -> CachedContinuation:
-        return cls(model, depth, step.logits_BV, step.evaluations_BL, step.cache)
+        return cls(model, depth, step.logits_BV, step.solved, step.cache)
 
     def read(self, token_B: Tensor) -> CachedContinuation:
         return self.after(self.model, self.depth, self.model.decode(token_B, self.cache, depth=self.depth))
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[CachedContinuation, Tensor]]) -> CachedContinuation:
-        """Of the tokens that were read last, the evaluations of the very last remain."""
-        first = parts[0][0]
-        logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
-        counts = [part.evaluations_BL[rows, -1:] for part, rows in parts if part.evaluations_BL is not None]
+        first, (logits_BV, solved) = parts[0][0], _predictions(parts)
         cache = type(first.cache).gathered([(part.cache, rows) for part, rows in parts])  # pyright: ignore
-        return cls(first.model, first.depth, logits_BV, torch.cat(counts) if counts else None, cache)
+        return cls(first.model, first.depth, logits_BV, solved, cache)
 
 
 @dataclass(frozen=True)
@@ -136,15 +180,17 @@ class FreshContinuation:
     window: int
     texts: tuple[tuple[Tensor, Tensor], ...]
     logits_BV: Tensor
-    evaluations_BL = None
+    solved: Solved | None
 
     @classmethod
     @torch.no_grad()
     def of(
         cls, model: Reader, depth: Depth | None, window: int, texts: Sequence[tuple[Tensor, Tensor]]
     ) -> FreshContinuation:
-        hidden = [model.next_hidden(prompt_BP, written_BL, window, depth=depth) for prompt_BP, written_BL in texts]
-        return cls(model, depth, window, tuple(texts), model.embedding.logits(torch.cat(hidden)))
+        read = [model.next_hidden(prompt_BP, written_BL, window, depth=depth) for prompt_BP, written_BL in texts]
+        logits_BV = model.embedding.logits(torch.cat([hidden_BD for hidden_BD, _ in read]))
+        solved = Solved.joined([Solved.of(solution, len(hidden_BD)) for hidden_BD, solution in read])
+        return cls(model, depth, window, tuple(texts), logits_BV, solved)
 
     def read(self, token_B: Tensor) -> FreshContinuation:
         tokens = token_B.unsqueeze(1).split([len(prompt_BP) for prompt_BP, _ in self.texts])
@@ -160,9 +206,14 @@ class FreshContinuation:
                 (p[None], w[None]) for prompt, written in part.texts for p, w in zip(prompt, written, strict=True)
             ]
             texts += [singles[row] for row in rows.tolist()]
-        logits_BV = torch.cat([part.logits_BV[rows] for part, rows in parts])
         first = parts[0][0]
-        return cls(first.model, first.depth, first.window, tuple(texts), logits_BV)
+        return cls(first.model, first.depth, first.window, tuple(texts), *_predictions(parts))
+
+
+def _predictions(parts: Sequence[tuple[Continuation, Tensor]]) -> tuple[Tensor, Solved | None]:
+    """The logits of some rows of continuations, and how the solves behind these ended."""
+    logits_BV = torch.cat([where.logits_BV[rows] for where, rows in parts])
+    return logits_BV, Solved.joined([None if where.solved is None else where.solved[rows] for where, rows in parts])
 
 
 @dataclass(frozen=True)
@@ -170,15 +221,14 @@ class DrawnTokens:
     """A token of each row.
 
     Attributes:
-        token_B: their ids.
-        evaluations_BL: of the tokens that were read since the draw before (at first the prompt); the last one's
-            state is what this token was drawn from. None for explicit depths.
+        token_B: their ids; -1 where the logits are not finite, and the text has ended.
+        solved: how the solves ended that the draws rest on; None for explicit depths.
         logits_BV: what they were drawn from.
         samplers: who drew them.
     """
 
     token_B: Tensor
-    evaluations_BL: Tensor | None
+    solved: Solved | None
     logits_BV: Tensor
     samplers: Sequence[Sampler]
 
@@ -193,12 +243,13 @@ class _Group:
 
     def drawn(self) -> DrawnTokens:
         samplers = [sampler for sampler in self.samplers if sampler is not None]
-        logits_BV, evaluations_BL = self.where.logits_BV, self.where.evaluations_BL
+        logits_BV, solved = self.where.logits_BV, self.where.solved
         if self.rows != [*range(len(logits_BV))]:
             logits_BV = logits_BV[self.rows]
-            evaluations_BL = None if evaluations_BL is None else evaluations_BL[self.rows]
-        token_B = torch.tensor(Sampler.draw(samplers, logits_BV), device=logits_BV.device)
-        return DrawnTokens(token_B, evaluations_BL, logits_BV, samplers)
+            solved = None if solved is None else solved[self.rows]
+        tokens = Sampler.draw(samplers, logits_BV)
+        self.samplers = [sampler if token >= 0 else None for sampler, token in zip(samplers, tokens, strict=True)]
+        return DrawnTokens(torch.tensor(tokens, device=logits_BV.device), solved, logits_BV, samplers)
 
 
 class Decoder:
@@ -228,14 +279,13 @@ class Decoder:
             padding_B: tokens at the left of each row that are padding.
 
         Raises:
-            ValueError: as `begin`; or the logits are not finite. The other texts continue.
+            ValueError: as `begin`. The other texts continue.
         """
         where = self._model.begin(tokens_BL, self._window, padding_B, depth=self._depth)
         copies = len(tokens_BL) == 1
         group = _Group(where, [0] * len(samplers) if copies else [*range(len(samplers))], [*samplers])
-        drawn = group.drawn()
         self._groups.append(group)
-        return drawn
+        return group.drawn()
 
     def step(self) -> DrawnTokens:
         """One more token of every text; there must be one."""

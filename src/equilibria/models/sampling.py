@@ -14,6 +14,8 @@ from torch import Tensor
 
 from equilibria.ranges import above, at_least, share
 
+NOT_FINITE = "the model's logits are not finite; was it trained to its end?"
+
 _COLDEST = torch.finfo(torch.float32).tiny  # what is colder rounds to nothing, and nothing divides
 _LARGEST = 1e30  # the largest logit that penalties leave: infinite ones have no shares
 _CANDIDATES = 1024  # as a rule they hold the share that is asked for, and a vocabulary need not be sorted
@@ -146,13 +148,13 @@ class Sampler:
 
     @staticmethod
     def draw(samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
-        """A token of each row, for which there is a sampler; a ValueError where logits are not finite."""
-        if not bool(torch.isfinite(logits_BV).all()):
-            raise ValueError("the model's logits are not finite; was it trained to its end?")
-        tokens = [0] * len(samplers)
+        """A token of each row, for which there is a sampler; -1 where the row's logits are not finite."""
+        finite = torch.isfinite(logits_BV).all(dim=-1).tolist()
+        tokens = [-1] * len(samplers)
         alike: dict[Sampling, list[int]] = {}
         for row, sampler in enumerate(samplers):
-            alike.setdefault(sampler.sampling, []).append(row)
+            if finite[row]:
+                alike.setdefault(sampler.sampling, []).append(row)
         for sampling, rows in alike.items():
             chosen_BV = logits_BV if len(rows) == len(samplers) else logits_BV[rows]
             among = [samplers[row] for row in rows]

@@ -113,10 +113,12 @@ class UniversalTransformer(TokenModel):
         loss = self.loss(hidden_BLD, targets)
         return Output(hidden_BLD, self.embedding, loss, memory=None, solution=None, penalty=penalty)
 
-    def next_hidden(self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None) -> Tensor:
+    def next_hidden(
+        self, prompt_BP: Tensor, written_BL: Tensor, window: int, *, depth: Depth | None = None
+    ) -> tuple[Tensor, None]:
         """The state `(B, D)` that predicts the next token of the target; source and target are seen whole."""
         self._check_depthless(depth)
-        return self._pass(prompt_BP, written_BL)[0][:, -1]
+        return self._pass(prompt_BP, written_BL)[0][:, -1], None
 
     def _pass(self, source_BS: Tensor, before_BL: Tensor) -> tuple[Tensor, Tensor | None]:
         """The states that predict the targets `(B, 1 + L, D)`, given those before the last; and the ponder costs."""

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import Task
-from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
@@ -43,7 +42,7 @@ class RunRecord:
     @property
     def explicit(self) -> bool:
         """Whether the model solves nothing."""
-        return self.recipe is not None and not isinstance(depth_of(self.recipe), Equilibrium)
+        return self.recipe is not None and not getattr(depth_of(self.recipe), "solves", False)
 
     @property
     def made(self) -> bool:

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from equilibria.data import EncodedSplit, EvaluationStream, Tokenizer
 from equilibria.depths import Depth, Equilibrium, Reached
+from equilibria.depths.chunks import per_token
 from equilibria.inference.loading import LoadedRun, load_task
+from equilibria.inference.text_stream import TextStream
 from equilibria.models import LanguageModel
 from equilibria.solvers import Solver
 from equilibria.solvers.residual import relative_residual
@@ -20,8 +22,6 @@ from equilibria.solvers.state import Packing
 _PASSAGE_TOKENS = 512
 _CONVERGENCE_TOKENS = 4096
 _CONVERGENCE_EVALUATIONS = 64
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character decode to
-_LONGEST_CHARACTER = 4  # in tokens, each at least a byte
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,27 @@ class Convergence:
     tokens: int
 
 
-def measure_solves(loaded: LoadedRun) -> tuple[list[TokenFigures], Convergence] | None:
-    """Reads the beginning of the run's validation data; None for explicit depths.
+Solves = tuple[Sequence[TokenFigures], Convergence | None]
+"""A passage read with the recipe's solver, empty where there is no text, and one solve followed evaluation by
+evaluation; None for a depth that has no solver to follow."""
 
-    Returns:
-        A passage read with the recipe's solver, empty where there is no text, and one solve followed evaluation by
-        evaluation.
+
+def measure_solves(loaded: LoadedRun) -> Solves | None:
+    """Reads the beginning of the run's validation data; None for explicit depths.
 
     Raises:
         UserError: the text cannot be read, or is no longer the one the model was trained on.
     """
     model = loaded.model
-    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
+    if not isinstance(model, LanguageModel) or not model.depth.solves:
         return None
     valid, training = load_task(loaded).split("valid"), loaded.recipe.training
     passage = []
     if isinstance(valid, EncodedSplit):
         tokens = valid.tokens[: _PASSAGE_TOKENS + 1]
         passage = read_passage(model, loaded.tokenizer, tokens, training.segment_length)
+    if not isinstance(model.depth, Equilibrium):
+        return passage, None
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
     segment = next(iter(valid.segments(rows, training.segment_length)))
     return passage, follow_solve(model, segment.inputs, model.depth.eval_solver)
@@ -85,10 +88,10 @@ def measure_solves(loaded: LoadedRun) -> tuple[list[TokenFigures], Convergence] 
 def read_passage(
     model: LanguageModel, tokenizer: Tokenizer, tokens: np.ndarray, segment_length: int
 ) -> list[TokenFigures]:
-    """A text with what each token cost, in segments as in evaluation.
+    """A text with what each token cost, in segments as in evaluation; nothing of a depth that reports no solution.
 
     Args:
-        model: with an equilibrium depth, in evaluation mode, on the CPU.
+        model: in evaluation mode, on the CPU.
         tokenizer: the model's.
         tokens: (N,) ids, at least 2; the last is only a target.
         segment_length: tokens per solve.
@@ -99,10 +102,11 @@ def read_passage(
         with torch.no_grad():
             output = model(segment.inputs, memory=memory)
         memory, solution, shape = output.memory, output.solution, segment.inputs.shape
-        assert solution is not None
-        evaluations += _per_token(solution.group_evaluations, shape).int().tolist()
-        residuals += _per_token(solution.residual, shape).tolist()
-        converged += _per_token(solution.converged, shape).bool().tolist()
+        if solution is None:
+            return []
+        evaluations += per_token(solution.group_evaluations, shape)[0].int().tolist()
+        residuals += per_token(solution.residual, shape)[0].tolist()
+        converged += per_token(solution.converged, shape)[0].bool().tolist()
         losses += F.cross_entropy(output.logits[0], segment.targets[0], reduction="none").tolist()
     pieces = []
     for text, place in _pieces(tokenizer, [int(token) for token in tokens[:-1]]):
@@ -167,19 +171,14 @@ def _side_by_side(solves: Sequence[Sequence[Tensor]]) -> Iterator[Tensor]:
         yield torch.cat([end if found is None else found for found, end in zip(after, ends, strict=True)], dim=1)
 
 
-def _per_token(groups: Tensor, shape: torch.Size) -> Tensor:
-    """A figure per group (1,) or (1, L) as one value per token (L,)."""
-    return groups.reshape(shape[0], -1).expand(shape)[0]
-
-
 def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[tuple[str, slice]]:
     """The text in pieces that end where characters end, each with the tokens it came from."""
-    pieces: list[tuple[str, slice]] = []
-    start, said = 0, 0
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end])
-        unfinished = text.endswith(_INCOMPLETE) and end - start < _LONGEST_CHARACTER and end < len(ids)
-        if not unfinished:
-            pieces.append((text[said:], slice(start, end)))
-            start, said = end, len(text)
+    stream, pieces, start, said = TextStream(tokenizer), list[tuple[str, slice]](), 0, ""
+    for end, token in enumerate(ids, start=1):
+        said += stream.write(token)
+        if end == len(ids):
+            said += stream.finish()
+        if stream.whole or end == len(ids):
+            pieces.append((said, slice(start, end)))
+            start, said = end, ""
     return pieces

@@ -13,7 +13,7 @@ from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, 
 from equilibria.report.figures import Plot, draw
 from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
-from equilibria.report.measurement import Convergence, TokenFigures
+from equilibria.report.measurement import Solves, TokenFigures
 
 LEVELS = 8
 """Shades that the page's style sheet has: `.e0` (least) to `.e7` (most)."""
@@ -22,7 +22,7 @@ LEVELS = 8
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def page(run: RunRecord, cards: Sequence[Card], solves: tuple[Sequence[TokenFigures], Convergence] | None) -> str:
+def page(run: RunRecord, cards: Sequence[Card], solves: Solves | None) -> str:
     """The whole document; `solves` is what `measure_solves` found. A UserError if matplotlib is not installed."""
     name = escape(run.folder.path.resolve().name)
     recipe = run.config and f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
@@ -58,11 +58,11 @@ def _header(name: str, run: RunRecord) -> str:
 def _kind_of_model(model: ModelRecipe) -> str:
     table = table_of(model)
     kind = str(table["kind"]).rpartition(":")[2]
-    if "cell" not in table:
+    if not isinstance(model, LanguageModelRecipe):
         return kind.replace("_", " ")
     depth = table["depth"]
     how = f"depth {depth['kind']}"
-    if isinstance(model, LanguageModelRecipe) and isinstance(model.depth, Equilibrium):
+    if isinstance(model.depth, Equilibrium):
         how = f"solved by {depth['eval_solver']['method']}"
     elif "applications" in depth or "layers" in depth:
         number = depth.get("applications", depth.get("layers"))
@@ -103,7 +103,7 @@ def _loss_note(run: RunRecord) -> str:
     return note
 
 
-def _solve_sections(run: RunRecord, solves: tuple[Sequence[TokenFigures], Convergence] | None) -> Iterator[str]:
+def _solve_sections(run: RunRecord, solves: Solves | None) -> Iterator[str]:
     yield _plots(
         "The solves over training",
         list(solve_plots(run)),
@@ -113,13 +113,14 @@ def _solve_sections(run: RunRecord, solves: tuple[Sequence[TokenFigures], Conver
     if solves is None:
         return
     pieces, convergence = solves
-    yield _plots(
-        "One validation solve",
-        [convergence_plot(convergence)],
-        f"{convergence.tokens:,} tokens from the beginning of the validation data, with the solver of "
-        "evaluation but without a draft, a fallback or a stop at its tolerance, the dotted line: in use, a token stops "
-        "there.",
-    )
+    if convergence is not None:
+        yield _plots(
+            "One validation solve",
+            [convergence_plot(convergence)],
+            f"{convergence.tokens:,} tokens from the beginning of the validation data, with the solver of "
+            "evaluation but without a draft, a fallback or a stop at its tolerance, the dotted line: in use, a token "
+            "stops there.",
+        )
     if pieces:
         yield (
             "<h2>Evaluations per token</h2>\n"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import step_of
 from equilibria.runs.lock import LockHolder, writer_of
@@ -52,5 +53,10 @@ class RunStatus:
         """Validation loss of its best checkpoint, in nats per token; None before there is one."""
         # not the least of all: those at the depth of a warm-up are of another model
         best = self.folder.best_step()
-        losses = [loss for line in self.evaluations if line["step"] == best and isinstance(loss := line["loss"], float)]
-        return losses[-1] if losses else None
+        lines = [line for line in self.evaluations if line["step"] == best]
+        if not lines:
+            return None
+        loss = lines[-1].get("loss", "missing")
+        if not isinstance(loss, float | None):
+            raise UserError(f"{self.folder.metrics} is damaged: the loss of step {best} is no number; delete that line")
+        return loss

@@ -125,12 +125,3 @@ def _compare(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path:
     for name in tensors:
         if name not in targets:
             raise UserError(f"{path} has a tensor {name} that this model lacks; use the recipe it was trained with")
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Reads a model's weights from a safetensors file into `model`.
-
-    Raises:
-        UserError: the file is missing, truncated or of another shape; the model is unchanged then.
-    """
-    fill(distinct_state(model), read_tensors(path), path)

@@ -55,7 +55,7 @@ class Served:
     Attributes:
         name: of the model.
         window: tokens that a prediction sees at most.
-        solves: whether the model has a solver, whose effort can be limited.
+        solves: whether the model has a solver whose effort can be limited.
         scores: whether it has probabilities of a prompt's tokens; one that writes a target for a source has none.
     """
 
@@ -108,7 +108,7 @@ def read_request(content: dict[str, Any], served: Served) -> CompletionRequest:
     _check(asked, prompts, served, tokens)
     effort = Effort(tolerance=asked.tolerance, max_evaluations=asked.max_evaluations)
     if effort != Effort() and not served.solves:
-        raise invalid("tolerance", "tolerance and max_evaluations limit a solver; this model has a fixed depth")
+        raise invalid("tolerance", "tolerance and max_evaluations: this model has no solver that can be limited")
     seed = randrange(2**48) if asked.seed is None else asked.seed % 2**48
     texts = (
         TextRequest(

@@ -1,7 +1,8 @@
 """Answers to completion requests: the protocol's objects, whole or in pieces.
 
 Besides the protocol's fields a choice has `token_ids`, `evaluations` (cell evaluations that the prediction of each
-token took; null for models of a fixed depth) and `stop_reason`, the stop string that ended the text.
+token took; null for models of a fixed depth), `converged` (whether the solve behind it did; null likewise) and
+`stop_reason`, the stop string that ended the text. Its `logprobs` have `converged` too, for the tokens of an echo.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Answer:
         found["text"] += piece.text
         found["token_ids"].append(piece.token)
         found["evaluations"].append(piece.evaluations)
+        found["converged"].append(piece.converged)
         if self._request.asked.logprobs is not None:
             offset = self._offsets.get(index, 0) + piece.offset
             self._add(found["logprobs"], self._latest[index], piece.token, piece.likelihood, offset)
@@ -97,7 +99,7 @@ class Answer:
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
     def _empty(self, index: int) -> dict[str, Any]:
-        none = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        none = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": [], "converged": []}
         return {
             "index": index,
             "text": "",
@@ -106,6 +108,7 @@ class Answer:
             "stop_reason": None,
             "token_ids": [],
             "evaluations": [],
+            "converged": [],
         }
 
     def _echo(self, number: int, likelihoods: Sequence[Likelihood] | None) -> None:
@@ -134,6 +137,7 @@ class Answer:
         """A token and its likely rivals; nothing is known of the first of all."""
         logprobs["tokens"].append(self._shown(before, token))
         logprobs["text_offset"].append(offset)
+        logprobs["converged"].append(None if likelihood is None else likelihood.converged)
         if likelihood is None:
             logprobs["token_logprobs"].append(None)
             logprobs["top_logprobs"].append(None)
@@ -153,7 +157,7 @@ class Answer:
 def _append(choice: dict[str, Any], piece: dict[str, Any]) -> None:
     """Adds the next piece of a choice."""
     choice["text"] += piece["text"]
-    for name in ("token_ids", "evaluations"):
+    for name in ("token_ids", "evaluations", "converged"):
         choice[name] += piece[name]
     if choice["logprobs"] is not None:
         for name, values in choice["logprobs"].items():

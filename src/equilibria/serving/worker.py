@@ -62,6 +62,7 @@ class Worker:
         self._writers: dict[Effort, Writer] = {}
         self._running: dict[Text, tuple[Job, int]] = {}
         self._news: list[tuple[Job, Event]] = []
+        self._unconverged = 0
         self._end: float | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,9 +74,9 @@ class Worker:
 
     @property
     def load(self) -> dict[str, int]:
-        """Texts that are running, and waiting."""
+        """Texts that are running, and waiting; and the tokens so far whose solves did not converge."""
         with self._changed:
-            return {"running": len(self._running), "waiting": self._queued()}
+            return {"running": len(self._running), "waiting": self._queued(), "unconverged": self._unconverged}
 
     def submit(self, request: CompletionRequest) -> Job:
         """Queues a request; raises an ApiError if the queue is full (429), or the server is about to stop (503)."""
@@ -156,7 +157,9 @@ class Worker:
         try:
             writer = self._writer(request.effort)
             if request.scores:
-                self._news.append((job, Scored(number, writer.likelihoods(wanted) if request.prompts[number] else [])))
+                likelihoods = writer.likelihoods(wanted) if request.prompts[number] else []
+                self._unconverged += sum(one.converged is False for one in likelihoods)
+                self._news.append((job, Scored(number, likelihoods)))
             if request.write:
                 self._note(writer.join(wanted), job, number * wanted.copies)
         except Exception as problem:
@@ -186,10 +189,17 @@ class Worker:
 
     def _note(self, written: Written, job: Job | None = None, first: int = 0) -> None:
         """Keeps what was written for delivery; with `job`, the texts are new ones of it."""
+        if job is not None:
+            self._running |= {text: (job, first + text.copy) for text, _ in written}
         for text, piece in written:
-            if job is not None:
-                self._running[text] = job, first + text.copy
+            if text not in self._running:  # another text of its request has failed
+                continue
             owner, index = self._running[text]
+            if isinstance(piece, Exception):
+                _log.error("a text could not be written", exc_info=piece)
+                self._fail(owner, _internal(piece))
+                continue
+            self._unconverged += piece.converged is False
             self._news.append((owner, Wrote(index, piece)))
             if piece.finish is not None:
                 del self._running[text]

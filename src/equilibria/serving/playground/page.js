@@ -3,7 +3,7 @@
 
 const element = (id) => document.getElementById(id);
 const form = element("form"), shown = element("text"), prompt = element("prompt");
-let model = null, running = null, counts = new Map();
+let model = null, running = null, counts = new Map(), unconverged = 0;
 
 // The levels of `equilibria generate --show-evaluations`: 2 to 6 each, 7, 8 to 11, and more.
 function level(evaluations) {
@@ -70,6 +70,7 @@ function add(choice, open) {
     counts.set(evaluations, (counts.get(evaluations) || 0) + 1);
     open.most = Math.max(open.most, evaluations);
   }
+  unconverged += choice.converged.filter((converged) => converged === false).length;
   if (!choice.text) return;
   const known = open.most > 0, title = known ? `${open.most} evaluations` : "";
   const atEnd = shown.scrollTop + shown.clientHeight >= shown.scrollHeight - 30;
@@ -84,6 +85,7 @@ function showFigures(tokens, started) {
   for (const [evaluations, count] of counts) { total += evaluations * count; known += count; }
   const parts = [`${tokens} tokens`, `${(tokens / seconds).toFixed(0)} per second`];
   if (known) parts.push(`${(total / known).toFixed(1)} evaluations per token`);
+  if (unconverged) parts.push(`${unconverged} not converged`);
   element("figures").textContent = parts.join(", ");
 }
 
@@ -95,6 +97,7 @@ async function write() {
   if (running || !model || !form.reportValidity()) return;
   running = new AbortController();
   counts = new Map();
+  unconverged = 0;
   shown.replaceChildren(span(prompt.value, "prompt"));
   shown.setAttribute("aria-busy", "true");
   showLegend();
