@@ -115,7 +115,7 @@ FAMILIES = (
     Family("embedding", (TokenEmbedding,), ending="Embedding", supplied=("vocabulary_size", "d_model", "d_output")),
     Family("model", (ModelRecipe,), ending="Recipe"),
     Family("source", (Source, Task), "source", ending="Text"),
-    Family("optimizer", (Optimizer, optim.Optimizer), supplied=("params", "lr", "learning_rate")),
+    Family("optimizer", (Optimizer, optim.Optimizer), supplied=("params", "lr")),
     Family("schedule", (Schedule,)),
     Family("averaging", (Averaging,)),
 )
