@@ -108,6 +108,7 @@ class Trainer:
             require_tensorboard()
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
+        self._fingerprint = task.fingerprint
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
         self.loop = TrainingLoop(model, recipe.training, batches, world=world, strategy=recipe.distributed.strategy)
         self._warmup = model.depth.warmup(training.steps) if isinstance(model, LanguageModel) else 0
@@ -276,7 +277,7 @@ class Trainer:
             "seconds_logged": self._seconds_logged,
             "best_loss": self._best,
             "best_step": self._best_step,
-            "corpus": self.task.fingerprint,
+            "corpus": self._fingerprint,
             "recipe": settings(self.recipe),
         }
         checkpoint = replace(checkpoint, scalars=scalars)
@@ -302,7 +303,7 @@ class Trainer:
             )
         checkpoint = read_checkpoint(path, self.loop.layout, self._world)
         scalars = checkpoint.scalars
-        if scalars.get("corpus") != self.task.fingerprint:
+        if scalars.get("corpus") != self._fingerprint:
             raise UserError(
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"
