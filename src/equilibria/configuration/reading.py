@@ -148,7 +148,12 @@ def write_recipe(recipe: Recipe, path: Path | str, sealed: bool = False) -> None
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as TOML."""
-    return "\n".join(_lines(table_of(recipe), ())).lstrip() + "\n"
+    return toml_text(table_of(recipe))
+
+
+def toml_text(table: Table, *keys: str) -> str:
+    """A table as TOML, below some keys."""
+    return "\n".join(_lines(table, keys)).lstrip() + "\n"
 
 
 def _lines(table: Mapping[str, Any], keys: Keys) -> Iterator[str]:

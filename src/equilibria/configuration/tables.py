@@ -47,9 +47,7 @@ def _parts(value: Any) -> tuple[Any, Mapping[str, Any]]:
     if value.args:
         raise ValueError(f"{name} has arguments without a name, {value.args}; give each by its name")
     if unknown := sorted(value.keywords.keys() - options(value.func)):  # type: ignore[arg-type]
-        raise ValueError(
-            f"{name}: {unknown[0]} is no option of a recipe; leave it out, or give it a type that TOML has"
-        )
+        raise ValueError(f"{name}: {unknown[0]} is no option of a recipe; leave it out, or annotate it for TOML")
     return value.func, value.keywords
 
 

@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from equilibria.configuration import Recipe, checked, read_recipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.configuration.comparing import changes, settings
+from equilibria.data.prepared import opened
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tasks.base import Task
 from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
@@ -407,7 +408,7 @@ def train(
         if world.main:  # before what takes long
             preparation.check_startable(folder, resume or preparation.made_before(folder))
         with world.main_first():
-            task = open_data(recipe, progress if world.main else UNWATCHED)
+            task = opened(recipe.data, progress if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size)
         if recipe.training.initial_weights is not None and not (resume and folder.saved):
