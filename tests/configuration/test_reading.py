@@ -16,7 +16,7 @@ from equilibria.configuration import (
     Recipe,
     RunRecipe,
     TrainingRecipe,
-    changed,
+    checked,
     read_recipe,
     recipe_from,
     table_of,
@@ -204,7 +204,7 @@ def test_somebody_elses_optimizer(recipe: Path) -> None:
 
 
 def test_a_recipe_is_changed_by_flags() -> None:
-    found = changed(Recipe(run=RunRecipe(name="x")), ["--data.source", "folder", "--data.path", "p"])
+    found = checked(Recipe(run=RunRecipe(name="x")), ["--data.source", "folder", "--data.path", "p"])
     assert found.data == FolderText(Path("p"))
 
 
@@ -420,6 +420,7 @@ def test_a_key_outside_the_sections(tmp_path: Path, line: str) -> None:
         (["more"], "more: unexpected argument"),
         (["--"], "--: unexpected argument"),
         (["--training.", "3"], "--training.: unexpected argument"),
+        (["--training.x.y", "3"], "--training.x: no such key"),
         (["--training.steps.x", "3"], "--training.steps.x: training.steps takes a value, not a section"),
         (["--model.cell.kind.x", "3"], "--model.cell.kind.x: model.cell.kind takes a value, not a section"),
         (["--model.cell.d_model", "9"], "--model.cell.d_model: d_model must be a multiple of 2 · heads"),

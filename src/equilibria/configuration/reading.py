@@ -35,31 +35,22 @@ def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | No
     content = read_toml(path)
     if run is not None:
         content["run"] = table_of(run)
-    return _recipe(content, str(path), flags)
+    return recipe_from(content, str(path), flags)
 
 
-def recipe_from(content: Table, source: str) -> Recipe:
-    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
-    the `source`."""
-    return _recipe(content, source, ())
-
-
-def checked(recipe: Recipe) -> Recipe:
-    """A recipe as its file would give it again; raises what `read_recipe` does, for what a file cannot hold."""
+def checked(recipe: Recipe, flags: Sequence[str] = ()) -> Recipe:
+    """A recipe as its file would give it again, changed by flags; raises what `read_recipe` does, also for what a file
+    cannot hold."""
     try:
-        return _recipe(table_of(recipe), "recipe", ())
-    except UserError:
-        raise
+        content = table_of(recipe)
     except ValueError as problem:
         raise UserError(f"recipe: {problem}") from problem
+    return recipe_from(content, "recipe", flags)
 
 
-def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
-    """A recipe, changed by flags; raises what `read_recipe` does."""
-    return _recipe(table_of(recipe), "recipe", flags)
-
-
-def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
+def recipe_from(content: Table, source: str, arguments: Sequence[str] = ()) -> Recipe:
+    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
+    the `source` or a flag among the arguments."""
     given: dict[str, list[list[str]]] = {}
     for key, values in read_flags(arguments):
         given.setdefault(key, []).append(values)
@@ -91,11 +82,12 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     """One problem: `--section.key …` for a flag, `FILE: section.key …` for a key in a file."""
     key = ".".join(keys)
     of_value = text.startswith(("=", "is "))  # else it may be what an object says of its options, and names them
+    unknown = "no such key" in text  # and with it all below it
     words = [] if of_value else re.findall(r"\w+(?:\.\w+)*", text)
     named = (f"{key}.{word}".lstrip(".") for word in words)
     if option := next((option for option in named if option in flags), None):
         where = f"--{option}"
-    elif any(flag == key or key.startswith(f"{flag}.") for flag in flags):
+    elif any(f"{key}.".startswith(f"{flag}.") or (unknown and flag.startswith(f"{key}.")) for flag in flags):
         where = f"--{key}"
     else:
         where = f"{source}: {key}" if key else source

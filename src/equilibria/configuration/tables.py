@@ -44,10 +44,11 @@ def _parts(value: Any) -> tuple[Any, Mapping[str, Any]]:
             raise ValueError(f"{cls.__name__} has no attribute {lost[0]}; keep the argument in one, for the recipe")
         return cls, {name: getattr(value, name) for name in options(cls)}
     name = getattr(value.func, "__name__", value.func)
+    known: Any = options(value.func)  # type: ignore[arg-type]
     if value.args:
         raise ValueError(f"{name} has arguments without a name, {value.args}; give each by its name")
-    if unknown := sorted(value.keywords.keys() - options(value.func)):  # type: ignore[arg-type]
-        raise ValueError(f"{name}: {unknown[0]} is no option of a recipe; leave it out, or annotate it for TOML")
+    if unknown := sorted(value.keywords.keys() - known):
+        raise ValueError(f"{name}: {unknown[0]} is no option of a recipe; it takes {', '.join(known) or 'none'}")
     return value.func, value.keywords
 
 
