@@ -20,8 +20,9 @@ from rich.console import Console
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.configuration import Recipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data.batches import Segment
+from equilibria.data.prepared import opened
 from equilibria.data.tasks.base import Task
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
@@ -237,7 +238,7 @@ def run(
     any_recipe = next(iter(recipes.values()))
     results = Results(options.out, recipes, settings_of(any_recipe))
     results.write()  # so that checkpoints are never gone on with by other recipes
-    task = open_data(any_recipe, ConsoleProgress(console))
+    task = opened(any_recipe.data, ConsoleProgress(console))
     for seed in options.seeds:
         checkpoints = options.out.with_name(f"{options.out.name}.checkpoints-{seed}")
         names = results.missing(recipes, seed)

@@ -27,9 +27,9 @@ from torch import Tensor
 from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.cells import Cache, ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data import EmbeddedText, TokenizerSpec
-from equilibria.data.prepared import EncodedSplit
+from equilibria.data.prepared import EncodedSplit, opened
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.inference.loading import load_run, load_task
 from equilibria.models import LanguageModel, LanguageModelRecipe
@@ -113,7 +113,7 @@ def trained(options: Namespace, console: Console) -> tuple[LanguageModel, np.nda
         assert isinstance(text, EncodedSplit)
     else:
         recipe = recipe_of(options)
-        task = open_data(recipe)
+        task = opened(recipe.data)
         text, training = task.split("valid"), recipe.training
         assert isinstance(text, EncodedSplit)
         torch.manual_seed(training.seed)

@@ -24,10 +24,10 @@ from benchmarks._harness import options_of, prepare, publish, spread
 from benchmarks._laboratory_table import seconds_to
 from equilibria.cells import ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data import EmbeddedText, FolderText, TokenizerSpec
 from equilibria.data.batches import TrainingStream
-from equilibria.data.prepared import EncodedSplit
+from equilibria.data.prepared import EncodedSplit, opened
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.inference.evaluation import Evaluation, evaluate_model
 from equilibria.measuring.spread import ratios
@@ -226,7 +226,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     console = prepare(options)
     recipe = recipe_of(options)
-    text = open_data(recipe)
+    text = opened(recipe.data)
     train, valid = text.split("train"), text.split("valid")
     assert isinstance(train, EncodedSplit)
     assert isinstance(valid, EncodedSplit)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from equilibria.cells import ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data import CopyMemory, FolderText, TokenizerSpec
+from equilibria.data.prepared import opened
 from equilibria.depths import DepthSchedule, Equilibrium, RandomLimits, ResidualPenalty
 from equilibria.models import LanguageModelRecipe
 from equilibria.nn import UntiedEmbedding
@@ -97,7 +98,7 @@ def with_model(recipe: Recipe, **changes: Any) -> Recipe:
 
 def tiny_trainer(recipe: Recipe, console: Console | None = None) -> Trainer:
     """A trainer with a freshly seeded model; silent unless it is given a console."""
-    task = open_data(recipe)
+    task = opened(recipe.data)
     seed_everything(recipe.training.seed)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     console = console or Console(quiet=True)

@@ -21,6 +21,14 @@ _MEND: dict[int | None, str] = {
 }
 
 
+class Problems(ValueError):
+    """What is wrong with a recipe: keys, and what to say of each."""
+
+    def __init__(self, *found: tuple[tuple[str, ...], str]) -> None:
+        super().__init__("; ".join(f"{'.'.join(keys)}: {text}" for keys, text in found))
+        self.found = found
+
+
 class UserError(ValueError):
     """Something the user can fix; the message says what is wrong, what was found and how to fix it.
 
@@ -72,11 +80,15 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def cause(problem: Exception) -> str:
-    """What went wrong in code that may be the user's own: the message of a ValueError; of anything else its type and
-    the line too."""
-    if isinstance(problem, ValueError):
+    """What went wrong in code that may be the user's own: the message of a ValueError; of anything else, or without a
+    message, its type and the line too."""
+    if isinstance(problem, ValueError) and str(problem).strip():
         return str(problem)
-    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "site-packages" not in frame.filename]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if "site-packages" not in frame.filename and "importlib" not in frame.filename
+    ]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
-    said = (str(problem).splitlines() or [""])[0]  # PyTorch's go on with a trace of their own
-    return f"{type(problem).__name__}: {said}{where}"
+    said = str(problem).strip().splitlines()[:1]  # PyTorch's go on with a trace of their own
+    return f"{': '.join((type(problem).__name__, *said))}{where}"

@@ -1,6 +1,7 @@
 """`equilibria data`: texts from a real server on loopback, and recipes that then run as they are."""
 
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 
 import tiny
 from equilibria.cli.app import main
-from equilibria.configuration import read_recipe
-from equilibria.configuration.building import open_data
+from equilibria.configuration import read_recipe, recipe_from
+from equilibria.data.prepared import opened
 from loopback import Loopback, serving
 from watching import Watcher
 
@@ -40,7 +41,7 @@ def test_a_recipe_runs_without_further_flags(server: Loopback, capsys: pytest.Ca
     assert [source["verified"] for source in found["sources"]] == [False] * 3
     assert found["splits"]["valid"]["tokens"] == found["splits"]["valid"]["words"] > 100
     watcher = Watcher()
-    task = open_data(read_recipe(RECIPES / "ptb" / "deq-trellisnet.toml"), watcher)
+    task = opened(read_recipe(RECIPES / "ptb" / "deq-trellisnet.toml").data, watcher)
     assert watcher.bars == []  # it was prepared as the recipe has it
     assert task.tokenizer.vocabulary_size == found["vocabulary_size"]
 
@@ -57,6 +58,16 @@ def test_a_person_is_told_what_was_trusted(server: Loopback, capsys: pytest.Capt
     assert main(["data", "ptb", *urls, "--offline"]) == 0
     assert "as it was fetched" in capsys.readouterr().out
     assert server.requests == []
+
+
+def test_the_recipe_that_is_printed_is_what_was_prepared(server: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--vocabulary-size", "12", "--minimum-count", "2", "--cache", "encoded"]
+    assert main(["data", "ptb", *served(server), *asked]) == 0
+    shown = capsys.readouterr().out.partition("In a recipe:\n")[2]
+    recipe = recipe_from({"run": {"name": "x"}, **tomllib.loads(shown)}, "shown")
+    watcher = Watcher()
+    assert opened(recipe.data, watcher).tokenizer.vocabulary_size == 12
+    assert watcher.bars == []
 
 
 def test_a_digest_is_checked(server: Loopback, capsys: pytest.CaptureFixture[str]) -> None:

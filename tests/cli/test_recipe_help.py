@@ -1,10 +1,14 @@
 """What `--help` says of a recipe."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from equilibria.cli.recipe_help import print_settings, sections
+from equilibria.errors import UserError
 
 
 def test_the_overview_has_every_section_once_and_the_default_kinds() -> None:
@@ -28,6 +32,19 @@ def test_every_flag_says_what_it_is_and_its_default() -> None:
         for flag, text in flags:
             assert len(text) > 10, f"{title}: {flag}"
             assert text.endswith("]"), f"{title}: {flag}"
+
+
+def test_a_module_with_a_mistake_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mistaken.py").write_text("class C\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match='--help "mistaken:C" cannot be imported: SyntaxError: '):
+        print_settings(Console(quiet=True), "mistaken:C")
+
+
+def test_what_is_said_of_a_flag_is_what_the_flag_takes() -> None:
+    for title, flags in sections("model"):
+        for text in (title, *(text for _, text in flags)):
+            assert not re.search(r"\b(None|True|False)\b", text), f"{title}: {text}"
 
 
 def test_it_is_printed_within_eighty_columns() -> None:

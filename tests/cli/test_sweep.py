@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -23,13 +24,13 @@ def called(tiny_toml: Path, request: pytest.FixtureRequest) -> tuple[str, ...]:
     return ("sweep", str(tiny_toml), *GRID, "--run.name", request.node.name)
 
 
-def sweep(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[dict[str, object]]:
+def sweep(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     capsys.readouterr()
     assert main([*arguments, "--json"]) == code
     return json.loads(capsys.readouterr().out)["runs"]
 
 
-def states(runs: list[dict[str, object]]) -> list[object]:
+def states(runs: list[dict[str, Any]]) -> list[object]:
     return [run["state"] for run in runs]
 
 
@@ -52,6 +53,21 @@ def test_every_combination_is_an_ordinary_run_and_is_not_repeated(
     # without the grid, all that there is
     listed = sweep(capsys, "sweep", str(tiny_toml), "--run.name", called[-1], "--list")
     assert [(run["run"], run["best_loss"]) for run in listed] == [(run["run"], run["best_loss"]) for run in runs]
+
+
+@pytest.mark.parametrize("kinds", ["sgd,muon", "muon,sgd"])
+def test_a_kind_is_swept_and_keys_of_either_are_shown(
+    tiny_toml: Path, capsys: pytest.CaptureFixture[str], kinds: str
+) -> None:
+    name = kinds.replace(",", "-")
+    called = ("sweep", str(tiny_toml), "--training.optimizer", kinds, "--run.name", name, "--training.steps", "4")
+    runs = sweep(capsys, *called)
+    assert states(runs) == ["finished"] * 2
+    shown = ("kind", "beta1", "momentum")
+    found = [[run["settings"][f"training.optimizer.{key}"] for key in shown] for run in runs]
+    assert sorted(found) == [["muon", 0.9, 0.95], ["sgd", None, 0.0]]
+    assert main([*called, "--list"]) == 0
+    assert "momentum" in capsys.readouterr().out
 
 
 def test_an_index_runs_one_combination(

@@ -10,8 +10,8 @@ import torch
 
 from equilibria.cli.app import main
 from equilibria.configuration import write_recipe
-from equilibria.configuration.building import open_data
 from equilibria.data import CopyMemory, Reversal
+from equilibria.data.prepared import opened
 from equilibria.errors import UserError
 from equilibria.inference.loading import load, load_run, load_task
 from equilibria.paper.universal_transformer import UniversalTransformerModel
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_task_of_a_run_is_that_of_its_recipe(run: Path) -> None:
     loaded = load_run(run)
-    assert load_task(loaded) == open_data(loaded.recipe) == TASK
+    assert load_task(loaded) == opened(loaded.recipe.data) == TASK
     assert loaded.tokenizer.vocabulary_size == TASK.vocabulary_size == 10
 
 

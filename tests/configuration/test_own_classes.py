@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import pytest
 
 import equilibria as eq
-from equilibria.configuration import checked, read_recipe
+from equilibria.configuration import checked, read_recipe, write_recipe
 from equilibria.configuration.kinds import FAMILIES
 from equilibria.errors import UserError
-from tiny import tiny_recipe, with_model
+from tiny import tiny_recipe, tiny_task_recipe, with_model
 
 MODULE = """
 from typing import Any
 import torch
 from torch import nn
 import equilibria as eq
+from equilibria.optimization import Schedule
 
 class Broken(eq.Cell):
     def __init__(self, d_model: int = 16) -> None:
@@ -53,6 +55,50 @@ class Unfinished(eq.Depth):
 class NoTokens(eq.TokenEmbedding):
     pass
 
+class Plain(eq.SequenceTask):
+    def __init__(self, symbols: int = 3, held_out: int = 4) -> None:
+        self.symbols, self.held_out = symbols, held_out
+
+    vocabulary_size = property(lambda self: self.symbols)
+    length = property(lambda self: 4)
+    count = property(lambda self: self.symbols**4)
+
+    def segment(self, numbers):
+        tokens = torch.from_numpy(numbers)[:, None] // self.symbols ** torch.arange(4) % self.symbols
+        return eq.Segment(tokens, tokens, starts=True)
+
+class Printed(Plain):
+    fingerprint = property(lambda self: f"{self.symbols} {self.held_out}")
+
+class Forgetful(Printed):
+    def __init__(self, symbols: int = 3, held_out: int = 4, skew: float = 0.5) -> None:
+        super().__init__(symbols, held_out)
+
+class Knee(Schedule):
+    def __init__(self, knee: int = 3, height: float = float("inf")) -> None:
+        super().__init__(warmup_steps=1)
+        self.knee, self.height = knee, height
+
+    def after_warmup(self, step, steps):
+        return 1.0 if step < self.knee else 0.1
+
+class Damped(eq.PullbackGradient):
+    def __init__(self, τ: float = 0.5) -> None:
+        self.τ = τ
+
+    def pullback(self, evaluation, grad, solution):
+        return self.τ * grad
+
+class Outer:
+    class Inner(eq.Cell):
+        def __init__(self, d_model: int = 16) -> None:
+            super().__init__()
+            self.d_model = d_model
+
+class Silent(Knee):
+    def __init__(self, knee: int = 3) -> None:
+        raise ValueError
+
 class Rateless(torch.optim.Optimizer):
     def __init__(self, params: Any, eta: float = 1.0) -> None:
         super().__init__(params, {"eta": eta})
@@ -62,6 +108,8 @@ class Rateless(torch.optim.Optimizer):
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "own_parts.py").write_text(MODULE)
+    (tmp_path / "faulty.py").write_text("import torch\ntorch.nothing\nclass Cell: pass\n")
+    (tmp_path / "unreadable.py").write_text("class Cell\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("own_parts", None)
@@ -76,18 +124,24 @@ def read(tmp_path: Path, *flags: str) -> eq.Recipe:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("model.cell=own_parts:Broken", r"model\.cell: KeyError: 'width' \(.*own_parts\.py, line 10\)"),
+        ("model.cell=own_parts:Broken", r"model\.cell: KeyError: 'width' \(.*own_parts\.py, line 11\)"),
         ("model.cell=own_parts:Nameless", r"model\.cell: Nameless sets no d_model"),
-        ("model.cell=own_parts:Unprepared", r"model\.cell: AttributeError: .* \(.*own_parts\.py, line 18\)"),
+        ("model.cell=own_parts:Unprepared", r"model\.cell: AttributeError: .* \(.*own_parts\.py, line 19\)"),
         ("model.cell=own_parts:Needy", r"model\.cell: TypeError: .*missing 1 required positional argument: 'function'"),
         ("model.cell=own_parts:Odd", r"an annotation of own_parts:Odd cannot be read: name 'Missing'"),
         ("model.depth=own_parts:Unfinished", r"model\.depth: TypeError: .*abstract"),
+        ("training.schedule=own_parts:Silent", r"training\.schedule: ValueError \(.*own_parts\.py, line \d+\)"),
+        ("data.source=own_parts:Forgetful", "Forgetful has no attribute skew; keep the argument"),
         ("training.optimizer=own_parts:Rateless", "optimizer: Rateless has no lr, which the schedule sets"),
         ("training.optimizer=torch.optim:LBFGS", "optimizer: TypeError: .*closure"),
         ("training.optimizer=torch.optim:SparseAdam", "optimizer: RuntimeError: SparseAdam does not support dense"),
         ("model.cell=..own_parts:Open", '"..own_parts:Open": expected package.module:Class'),
         ("model.cell=own_parts:", '"own_parts:": expected package.module:Class'),
         ("model.cell=own_parts:Gone", "the module own_parts has no Gone"),
+        ("model.cell=own_parts:Outer.Gone", r"the module own_parts has no Outer\.Gone"),
+        ("model.cell=missing_parts:Cell", "No module named 'missing_parts'.; install it"),
+        ("model.cell=faulty:Cell", r"cannot be imported: AttributeError: .*nothing.* \(.*faulty\.py, line 2\)"),
+        ("model.cell=unreadable:Cell", r"cannot be imported: SyntaxError: .*\(unreadable\.py, line 1\)$"),
     ],
 )
 def test_what_is_wrong_with_a_class_is_said(tmp_path: Path, flag: str, message: str) -> None:
@@ -127,6 +181,7 @@ def test_pytorch_s_options_are_tried(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"cell": partial(eq.ContractiveCell, 16, 2)}, "ContractiveCell has arguments without a name, .16, 2."),
+        ({"cell": partial(eq.ContractiveCell, injection=False)}, "ContractiveCell: injection is no option of a recipe"),
         ({"cell": eq.ContractiveCell}, r"model\.cell.*expected a section"),
         ({"depth": 5}, r"model\.depth.*expected a section"),
         ({"memory_length": 2.5}, r"memory_length = 2\.5: expected an integer"),
@@ -156,3 +211,44 @@ def test_ranges_are_said_beside_types_and_unset_needs_a_key(tmp_path: Path) -> N
         read(tmp_path, "--unset")
     with pytest.raises(UserError, match=r"averaging = none: it has no decay then"):
         read(tmp_path, "--training.averaging=none", "--training.averaging.decay=0.5")
+
+
+def test_plain_classes_are_sections_like_any(tmp_path: Path) -> None:
+    schedule = ["--training.schedule=own_parts:Knee", "--training.schedule.knee=4"]
+    gradient = ["--model.depth.gradient=own_parts:Damped", "--model.depth.gradient.τ=0.25"]
+    cell = ["--model.cell=own_parts:Outer.Inner", "--model.cell.d_model=8"]
+    recipe = read(tmp_path, *schedule, *gradient, *cell, "--data.source=own_parts:Printed", "--data.symbols=2")
+    write_recipe(recipe, tmp_path / "written.toml")
+    found = read_recipe(tmp_path / "written.toml")
+    for each in (recipe, found):
+        assert vars(each.training.schedule) == {"warmup_steps": 1, "knee": 4, "height": float("inf")}
+        assert isinstance(each.data, eq.SequenceTask)
+        assert (each.data.count, each.data.held_out) == (16, 4)
+        assert isinstance(each.model, eq.LanguageModelRecipe)
+        assert isinstance(each.model.depth, eq.Equilibrium)
+        assert vars(each.model.depth.gradient) == {"τ": 0.25}
+        assert each.model.cell.keywords == {"d_model": 8}
+
+
+def test_a_plain_task_is_trained_on_if_it_says_what_it_is(tmp_path: Path) -> None:
+    recipe = replace(tiny_task_recipe(tmp_path), data=read(tmp_path, "--data.source=own_parts:Printed").data)
+    assert eq.train(recipe).step == recipe.training.steps
+    plain = replace(recipe, data=read(tmp_path, "--data.source=own_parts:Plain").data)
+    with pytest.raises(UserError, match="Plain has no fingerprint; define it"):
+        eq.train(replace(plain, run=replace(plain.run, name="plain")))
+    assert not (recipe.run.directory / "plain").exists()
+
+
+def test_a_class_that_no_other_program_can_import_is_refused_before_training(tmp_path: Path) -> None:
+    class Local(eq.ContractiveCell):
+        pass
+
+    class Scripted(eq.ContractiveCell):
+        pass
+
+    Scripted.__module__, Scripted.__qualname__ = "__main__", "Scripted"
+    for cls in (Local, Scripted):
+        recipe = with_model(tiny_recipe(tmp_path), cell=partial(cls, d_model=16, heads=2))
+        with pytest.raises(UserError, match=f"other programs cannot import .*{cls.__name__}; define it at the top"):
+            eq.train(recipe)
+        assert not recipe.run.folder.exists()

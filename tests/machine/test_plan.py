@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.configuration.building import open_data
 from equilibria.data import FolderText
+from equilibria.data.prepared import opened
 from equilibria.depths import Depth, DepthSchedule, Equilibrium, GrowingLimits, UnrolledDepth
 from equilibria.machine import plan as module
 from equilibria.machine.costs import Measurements, StepSize, measure
@@ -35,7 +35,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def planned(recipe: Recipe, seconds: float = 60.0) -> Plan:
-    task = open_data(recipe)
+    task = opened(recipe.data)
     data = PlannedData(task.tokenizer.vocabulary_size, task)
     return plan_run(recipe, data, torch.device("cpu"), seconds, lambda _: None)
 

@@ -66,6 +66,13 @@ class Small(nn.Module):
         return self.head(self.norm(self.convolution(pairs_NDK).squeeze(-1) + self.head_bias.flatten()))
 
 
+class Bare(optim.SGD):
+    """Needs a rate, and has no annotations: a recipe cannot set its decay."""
+
+    def __init__(self, params, lr, weight_decay=0.1):
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+
 MATRICES = {"inner.weight", "convolution.weight", "normalised.parametrizations.weight.original1"}
 VECTORS = {
     *("inner.bias", "convolution.bias", "head_bias", "norm.weight", "norm.bias"),
@@ -191,6 +198,9 @@ def test_matrices_alone_decay_and_every_parameter_is_moved_once(recipe: Training
         (SGD(), [optim.SGD], {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}),
         (Muon(), [GramMuon, optim.AdamW], {"weight_decay": 0.1, "momentum": 0.95}),
         (partial(optim.Adadelta, rho=0.8), [optim.Adadelta], {"weight_decay": 0.0, "rho": 0.8}),
+        (partial(optim.AdamW), [optim.AdamW], {"weight_decay": 0.01}),
+        (partial(optim.AdamW, weight_decay=0.3), [optim.AdamW], {"weight_decay": 0.3}),
+        (partial(Bare), [Bare], {"weight_decay": 0.1}),
     ],
 )
 def test_what_a_recipe_leaves_out_is_the_optimizers_own(

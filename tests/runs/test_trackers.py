@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from equilibria.configuration import Recipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
+from equilibria.data.prepared import opened
 from equilibria.distributed import World
 from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
@@ -41,7 +42,7 @@ class Notebook:
 
 
 def trainer(recipe: Recipe, *notebooks: Notebook) -> Trainer:
-    task = open_data(recipe)
+    task = opened(recipe.data)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     return Trainer(model, recipe, task, recipe.run.folder, Console(quiet=True), trackers=notebooks)
 
@@ -120,7 +121,7 @@ def test_without_the_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytes
 def test_another_process_shows_and_tracks_nothing(tmp_path: Path) -> None:
     """The second of two: it hands its records to nobody, and its console is silent."""
     recipe, notebook, stream = tiny_recipe(tmp_path, replace(TRAINING, tensorboard=True)), Notebook(), io.StringIO()
-    task = open_data(recipe)
+    task = opened(recipe.data)
     model = build_model(recipe, task.tokenizer.vocabulary_size)
     second = Trainer(model, recipe, task, recipe.run.folder, Console(file=stream), World(rank=1), [notebook])
     second._metrics = second._writer(0)

@@ -23,7 +23,7 @@ def test_commas_make_an_axis_and_the_rest_is_fixed() -> None:
     grid = read_grid(
         ["--training.seed", "0,1", "--training.steps=5", "--data.files", "a", "b", "--training.clip=1,0.5", "--x"]
     )
-    assert grid.axes == (Axis("--training.seed", ("0", "1")), Axis("--training.clip", ("1", "0.5")))
+    assert grid.axes == (Axis("training.seed", ("0", "1")), Axis("training.clip", ("1", "0.5")))
     assert grid.fixed == ("--training.steps=5", "--data.files", "a", "b", "--x")
 
 
@@ -64,7 +64,7 @@ def test_values_that_begin_like_flags_or_have_spaces_or_equals_signs(file: Path,
     assert first.run.directory.name == "x = y"
     for momentum in ("-1", "-1,0"):
         flags = ["--training.optimizer", "sgd", "--training.optimizer.momentum", momentum, "--training.seed", "0,1"]
-        with pytest.raises(UserError, match=r"^--training\.optimizer: momentum must be .*, found -1"):
+        with pytest.raises(UserError, match=r"^--training\.optimizer\.momentum: momentum must be .*, found -1"):
             read_grid(flags).recipes(file)
 
 

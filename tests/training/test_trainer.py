@@ -10,8 +10,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from equilibria.configuration import Recipe, read_recipe, table_of
-from equilibria.configuration.building import open_data
 from equilibria.data import FolderText
+from equilibria.data.prepared import opened
 from equilibria.depths import Equilibrium
 from equilibria.distributed import World
 from equilibria.errors import UserError
@@ -204,7 +204,6 @@ def test_resuming_with_another_text_is_an_error(tmp_path: Path) -> None:
     text = write_text(tmp_path / "other")
     (text / "train.txt").write_text("something else entirely\n" * 50)
     assert isinstance(recipe.data, FolderText)
-    assert isinstance(recipe.data, FolderText)
     other = replace(recipe, data=replace(recipe.data, path=text))
     with pytest.raises(UserError, match="the text or its tokenizer is not the one"):
         tiny_trainer(other).run(resume=True)
@@ -381,7 +380,7 @@ def test_tokens_outside_the_vocabulary_are_named(tmp_path: Path) -> None:
     trainer = tiny_trainer(recipe)
     trainer.model.embedding = TiedEmbedding(40, 16)
     with pytest.raises(UserError, match=r"token id \d+ at position"):
-        Trainer(trainer.model, recipe, open_data(recipe), recipe.run.folder, Console(quiet=True))
+        Trainer(trainer.model, recipe, opened(recipe.data), recipe.run.folder, Console(quiet=True))
     assert not recipe.run.folder.exists()
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Count
+from equilibria.configuration import table_of
+from equilibria.configuration.reading import toml_text
 from equilibria.data.fetching.folder import FetchedText, RemoteText, WebText, fetch_text
 from equilibria.data.fetching.hub import HubText
 from equilibria.data.fetching.published import PUBLISHED
@@ -103,16 +105,17 @@ def _provide(text: RemoteText, name: str, published: TokenizerSpec, asked: Prepa
     spec = TokenizerSpec(asked.tokenizer or published.kind, asked.vocabulary_size, asked.minimum_count)
     folder = asked.out or Path("data", name)
     fetched = fetch_text(text, folder, offline=asked.offline, again=asked.again, progress=progress)
-    corpus = prepare(FolderText(folder), spec, asked.cache, progress)
+    source = FolderText(folder, tokenizer=spec, cache=asked.cache)
+    corpus = prepare(source, spec, asked.cache, progress)
     if asked.json:
         print(json_format.dumps(_figures(fetched, corpus)))
         return 0
     console.print(_table(corpus))
-    for source in fetched.manifest["sources"]:
-        trust = "its published digest" if source["verified"] else "trusted this first time: no digest is published"
-        console.out(f"{source['url']}: {source['size']:,} bytes, sha256:{source['sha256']}, {trust}")
+    for file in fetched.manifest["sources"]:
+        trust = "its published digest" if file["verified"] else "trusted this first time: no digest is published"
+        console.out(f"{file['url']}: {file['size']:,} bytes, sha256:{file['sha256']}, {trust}")
     console.out(f"The text is in {folder}, {'fetched now' if fetched.new else 'as it was fetched'}. In a recipe:")
-    console.out(f'[data]\nsource = "folder"\npath = "{folder}"\ntokenizer = "{spec.kind}"')
+    console.out(toml_text(table_of(source), "data"), end="")
     return 0
 
 

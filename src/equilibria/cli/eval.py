@@ -13,7 +13,7 @@ from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Count, Natural, Positive, Settings
-from equilibria.configuration import Recipe, changed
+from equilibria.configuration import Recipe, checked
 from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
@@ -93,7 +93,7 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
         flags = [*flags, "--data.source", implied[0]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about options of the run's own text that another text does not have
-        return changed(recipe, flags).data
+        return checked(recipe, flags).data
 
 
 def _table(run: Path, evaluation: RunEvaluation) -> Table:

@@ -46,7 +46,7 @@ class GuardedStream:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Makes standard output and standard error an `GuardedStream` each.
+    """Makes standard output and standard error a `GuardedStream` each.
 
     What standard error cannot take is dropped. If standard output fails, `NobodyReads` is raised, or a UserError where
     the cause is another than its reader; not after `go_on_unheard`.

@@ -13,8 +13,8 @@ from equilibria.cli.output import clock
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Count, Positive, Settings
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.configuration.building import open_data
 from equilibria.data import Task
+from equilibria.data.prepared import opened
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.machine.plan import MemoryPlan, Plan, PlannedData, plan_run
@@ -64,7 +64,7 @@ def _data(settings: Recipe, vocabulary: int | None, progress: Console) -> Planne
     if vocabulary is not None:
         return PlannedData(vocabulary)
     try:
-        task = open_data(settings, ConsoleProgress(progress))
+        task = opened(settings.data, ConsoleProgress(progress))
     except UserError as problem:
         if is_task:
             raise

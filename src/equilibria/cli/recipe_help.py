@@ -1,5 +1,6 @@
 """What `--help` says of a recipe: every key as a flag, with its explanation and its default."""
 
+import re
 from collections.abc import Iterator
 from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from equilibria.configuration.kinds import REQUIRED, Family, alternatives, explained, imported, options, section_of
 from equilibria.configuration.recipe import Recipe
-from equilibria.configuration.tables import table_of
+from equilibria.configuration.tables import NOTHING, table_of
 from equilibria.errors import UserError, nearest
 
 _ABOUT = (
@@ -19,7 +20,7 @@ _ABOUT = (
     "--unset KEY takes a key out of the file."
 )
 _TAKEN = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
-_SAID = {None: "none", True: "true", False: "false"}
+_SAID = {None: NOTHING, True: "true", False: "false"}
 
 Section = tuple[str, list[tuple[str, str]]]
 """A title, and flags with what there is to say of each."""
@@ -105,9 +106,9 @@ def _of_family(family: Family, key: str, option: Parameter, seen: dict[object, s
 
 
 def _flags(cls: type, known: frozenset[str]) -> list[tuple[str, str]]:
-    texts = explained(cls)
+    said = {name: re.sub(r"\bNone\b", NOTHING, " ".join(text.split())) for name, text in explained(cls).items()}
     return [
-        (f"{name} {_takes(option.annotation)}", f"{' '.join(texts.get(name, '').split())} {_default(option)}".strip())
+        (f"{name} {_takes(option.annotation)}", f"{said.get(name, '')} {_default(option)}".strip())
         for name, option in options(cls).items()
         if name not in known and not isinstance(section_of(option.annotation), type)
     ]

@@ -102,11 +102,10 @@ def _train(recipes: Sequence[Recipe], chosen: Sequence[int], console: Console) -
 
 def _figures(number: int, keys: dict[str, str], run: SweepRun) -> dict[str, object]:
     values = _settings(run)
-    plain = {key: str(value) if isinstance(value := values.get(key), Path) else value for key in keys}
     return {
         "index": number,
         "run": str(run.recipe.run.folder),
-        "settings": plain,
+        "settings": {key: values.get(key) for key in keys},
         "state": run.state,
         "step": run.step,
         "steps": run.recipe.training.steps,

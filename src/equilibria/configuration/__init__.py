@@ -1,6 +1,6 @@
 """Recipes: the objects that a run is made of, read from TOML and the command line."""
 
-from equilibria.configuration.reading import changed, checked, read_recipe, recipe_from, write_recipe
+from equilibria.configuration.reading import checked, read_recipe, recipe_from, write_recipe
 from equilibria.configuration.recipe import DistributedRecipe, Recipe, RunRecipe, TrainingRecipe
 from equilibria.configuration.tables import table_of
 
@@ -9,7 +9,6 @@ __all__ = [
     "Recipe",
     "RunRecipe",
     "TrainingRecipe",
-    "changed",
     "checked",
     "read_recipe",
     "recipe_from",

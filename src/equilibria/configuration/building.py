@@ -1,16 +1,8 @@
-"""From a recipe to its data and its model."""
+"""From a recipe to its model."""
 
 from equilibria.configuration.recipe import Recipe
-from equilibria.data import Task
-from equilibria.data.prepared import opened
-from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.errors import UserError
 from equilibria.models import TokenModel
-
-
-def open_data(recipe: Recipe, progress: Progress = UNWATCHED) -> Task:
-    """What the recipe's model learns: its text, encoded, or its task; a UserError where its files do not allow it."""
-    return opened(recipe.data, progress)
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:

@@ -18,8 +18,9 @@ def settings(recipe: Recipe) -> dict[str, object]:
 def differences(before: Settings, now: Settings) -> Iterator[tuple[str, str, str]]:
     """The keys in which two recipes' settings differ, and both values as JSON has them."""
     for key in {**before, **now}:
-        if now.get(key) != before.get(key):
-            yield key, json.dumps(before.get(key)), json.dumps(now.get(key))
+        was, value = json.dumps(before.get(key)), json.dumps(now.get(key))
+        if was != value and before.get(key) != now.get(key):  # 1 is 1.0, and NaN is NaN
+            yield key, was, value
 
 
 def run_difference(before: Recipe, now: Recipe) -> str:

@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial
 from importlib import import_module
 from inspect import Parameter
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,7 +29,7 @@ from torch import optim
 from equilibria.cells import Cell
 from equilibria.data import Source, Task
 from equilibria.depths import Depth, Limits
-from equilibria.errors import nearest
+from equilibria.errors import cause, nearest
 from equilibria.gradients import Gradient
 from equilibria.models import ModelRecipe
 from equilibria.nn import TokenEmbedding
@@ -88,9 +89,13 @@ class Family:
         return self.kinds()[kind]
 
     def name(self, cls: type) -> str:
-        """The kind of a class."""
+        """The kind of a class; a ValueError where no other program could import it."""
         short = self._short(cls)
-        return short if self.kinds().get(short) is cls else f"{_home(cls)}:{cls.__qualname__}"
+        if self.kinds().get(short) is cls:
+            return short
+        if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+            raise ValueError(f"other programs cannot import {cls.__qualname__}; define it at the top level of a module")
+        return f"{_home(cls)}:{cls.__qualname__}"
 
     def _short(self, cls: type) -> str:
         """`TransformerXLCell` as `transformer_xl`; what is all capitals, or ends in one, stays together: `AdamW` is
@@ -115,7 +120,7 @@ FAMILIES = (
     Family("embedding", (TokenEmbedding,), ending="Embedding", supplied=("vocabulary_size", "d_model", "d_output")),
     Family("model", (ModelRecipe,), ending="Recipe"),
     Family("source", (Source, Task), "source", ending="Text"),
-    Family("optimizer", (Optimizer, optim.Optimizer), supplied=("params", "lr", "learning_rate")),
+    Family("optimizer", (Optimizer, optim.Optimizer), supplied=("params", "lr")),
     Family("schedule", (Schedule,)),
     Family("averaging", (Averaging,)),
 )
@@ -137,9 +142,13 @@ def imported(path: str) -> object:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, ValueError) as problem:
-        raise ValueError(f'"{path}" cannot be imported ({problem}); start where {module} is found') from problem
+        found = import_module(module)
+    except ModuleNotFoundError as problem:
+        raise ValueError(f'"{path}" cannot be imported ({problem}); install it, or start where it is') from problem
+    except Exception as problem:  # of a module that may be the user's own
+        raise ValueError(f'"{path}" cannot be imported: {cause(problem)}') from problem
+    try:
+        return attrgetter(name)(found)
     except AttributeError as problem:
         raise ValueError(f'"{path}": the module {module} has no {name}') from problem
 
@@ -156,11 +165,13 @@ def listed(word: str, choices: Sequence[str] | dict[str, Any], other: str = "") 
 @cache
 def options(cls: type) -> dict[str, Parameter]:
     """What a recipe may set of a class, in the order of its constructor: whatever TOML can express."""
+    maker: Any = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    has_fields = "__dataclass_params__" in vars(maker)  # not of a dataclass whose subclass has a constructor of its own
     try:
-        hints = get_type_hints(cls if is_dataclass(cls) else cls.__init__)
+        hints = get_type_hints(maker if has_fields else maker.__init__)
     except (NameError, TypeError) as problem:
         raise ValueError(f"an annotation of {cls.__module__}:{cls.__qualname__} cannot be read: {problem}") from problem
-    entries = fields(cls) if is_dataclass(cls) else ()
+    entries = fields(maker) if has_fields else ()
     made = {entry.name: entry.default_factory() for entry in entries if entry.default_factory is not MISSING}
     family = family_of(cls)
     return {
@@ -213,6 +224,12 @@ def section_of(annotation: Any) -> Family | type | None:
 def family_of(cls: type) -> Family | None:
     """The first family that a class belongs to."""
     return next((family for family in FAMILIES if issubclass(cls, family.bases)), None)
+
+
+def made_at_once(cls: type) -> bool:
+    """Whether recipes hold objects of a class; else what makes them, once there is what they need besides."""
+    family = family_of(cls)
+    return is_dataclass(cls) or (family is not None and not family.supplied)
 
 
 def explained(cls: type) -> dict[str, str]:

@@ -4,6 +4,7 @@ A recipe file is laid over the defaults of its sections, and flags over both: `-
 """
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 from equilibria.configuration.kinds import REQUIRED
 from equilibria.configuration.recipe import Recipe, RunRecipe
-from equilibria.configuration.tables import ITSELF, Keys, Maker, Problems, Table, Written, table_of
-from equilibria.errors import UserError
+from equilibria.configuration.tables import ITSELF, Keys, Maker, Table, Written, table_of
+from equilibria.errors import Problems, UserError
 from equilibria.files.durable import write_durably
 from equilibria.files.formats import read_toml
 from equilibria.files.seal import check_toml, sealed_toml
@@ -34,32 +35,26 @@ def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | No
     content = read_toml(path)
     if run is not None:
         content["run"] = table_of(run)
-    return _recipe(content, str(path), flags)
+    return recipe_from(content, str(path), flags)
 
 
-def recipe_from(content: Table, source: str) -> Recipe:
-    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
-    the `source`."""
-    return _recipe(content, source, ())
-
-
-def checked(recipe: Recipe) -> Recipe:
-    """A recipe as its file would give it again; raises what `read_recipe` does, for what a file cannot hold."""
+def checked(recipe: Recipe, flags: Sequence[str] = ()) -> Recipe:
+    """A recipe as its file would give it again, changed by flags; raises what `read_recipe` does, also for what a file
+    cannot hold."""
     try:
-        return _recipe(table_of(recipe), "recipe", ())
-    except UserError:
-        raise
+        content = table_of(recipe)
     except ValueError as problem:
         raise UserError(f"recipe: {problem}") from problem
+    return recipe_from(content, "recipe", flags)
 
 
-def changed(recipe: Recipe, flags: Sequence[str]) -> Recipe:
-    """A recipe, changed by flags; raises what `read_recipe` does."""
-    return _recipe(table_of(recipe), "recipe", flags)
-
-
-def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
-    flags = _parsed(arguments)
+def recipe_from(content: Table, source: str, arguments: Sequence[str] = ()) -> Recipe:
+    """The recipe in tables as `table_of` gives them, which may lack anything; raises what `read_recipe` does, about
+    the `source` or a flag among the arguments."""
+    given: dict[str, list[list[str]]] = {}
+    for key, values in read_flags(arguments):
+        given.setdefault(key, []).append(values)
+    flags = {key: Written(values) for key, values in given.items()}
     unset = flags.pop("unset", Written())
     if [] in unset:
         raise UserError("--unset has no value: expected a key of the file")
@@ -86,29 +81,31 @@ def _recipe(content: Table, source: str, arguments: Sequence[str]) -> Recipe:
 def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     """One problem: `--section.key …` for a flag, `FILE: section.key …` for a key in a file."""
     key = ".".join(keys)
-    option = f"{key}.{text.split()[0]}"  # what an object says of its options begins with the option
-    if any(flag == key or key.startswith(f"{flag}.") for flag in flags):
-        where = f"--{key}"
-    elif option in flags:
+    of_value = text.startswith(("=", "is "))  # else it may be what an object says of its options, and names them
+    unknown = "no such key" in text  # and with it all below it
+    words = [] if of_value else re.findall(r"\w+(?:\.\w+)*", text)
+    named = (f"{key}.{word}".lstrip(".") for word in words)
+    if option := next((option for option in named if option in flags), None):
         where = f"--{option}"
+    elif any(f"{key}.".startswith(f"{flag}.") or (unknown and flag.startswith(f"{key}.")) for flag in flags):
+        where = f"--{key}"
     else:
         where = f"{source}: {key}" if key else source
-    return f"{where}{' ' if text.startswith(('=', 'is ')) else ': '}{text}"
+    return f"{where}{' ' if of_value else ': '}{text}"
 
 
-def _parsed(flags: Sequence[str]) -> dict[str, Written]:
-    found: dict[str, list[list[str]]] = {}
-    values = None
-    for argument in flags:
-        if argument.startswith("--"):
-            key, equals, value = argument.partition("=")
-            values = [value] if equals else []
-            found.setdefault(key.removeprefix("--"), []).append(values)
-        elif values is None:
+def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The key of each flag, and the values behind it; a UserError for an argument without a flag."""
+    found: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and "" not in key.split("."):
+            found.append((key, [value] if equals else []))
+        elif argument.startswith("--") or not found:
             raise UserError(f"{argument}: unexpected argument; see --help")
         else:
-            values.append(argument)
-    return {key: Written(given) for key, given in found.items()}
+            found[-1][1].append(argument)
+    return found
 
 
 def _nested(flags: Mapping[str, Written]) -> Table:
@@ -143,7 +140,12 @@ def write_recipe(recipe: Recipe, path: Path | str, sealed: bool = False) -> None
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as TOML."""
-    return "\n".join(_lines(table_of(recipe), ())).lstrip() + "\n"
+    return toml_text(table_of(recipe))
+
+
+def toml_text(table: Table, *keys: str) -> str:
+    """A table as TOML, below some keys."""
+    return "\n".join(_lines(table, keys)).lstrip() + "\n"
 
 
 def _lines(table: Mapping[str, Any], keys: Keys) -> Iterator[str]:
@@ -151,15 +153,21 @@ def _lines(table: Mapping[str, Any], keys: Keys) -> Iterator[str]:
     own = {name: value for name, value in table.items() if not isinstance(value, dict) and value is not None}
     inner = {name: value for name, value in table.items() if isinstance(value, dict)}
     if keys and (own or not inner):
-        yield from ("", f"[{'.'.join(keys)}]")
+        yield from ("", f"[{'.'.join(map(_key, keys))}]")
     for name, value in own.items():
-        yield f"{name} = {_literal(value)}"
+        yield f"{_key(name)} = {_literal(value)}"
     for name, value in inner.items():
         yield from _lines(value, (*keys, name))
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() else _literal(name)
 
 
 def _literal(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    # What JSON writes, TOML reads, but for one control character that JSON leaves as it is.
+    if isinstance(value, float):
+        return float.__repr__(value)
+    # What else JSON writes, TOML reads, but for one control character that JSON leaves as it is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import optim
 
 from equilibria.data import EmbeddedText, Source, Task
+from equilibria.errors import Problems
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule, adopted
 from equilibria.ranges import above, at_least, at_most
@@ -141,7 +142,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.training.compile and (obstacle := self.model.no_compilation()):
-            raise ValueError(f"training.compile: {obstacle}")
+            raise Problems((("training", "compile"), obstacle))
         if self.model.reads_source != (isinstance(self.data, Task) and self.data.has_source):
             raise ValueError(
                 "a task with a source and a target, and a model that reads one and writes the other, go together: "

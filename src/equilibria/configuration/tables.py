@@ -1,14 +1,13 @@
 """Objects as nested tables, the form that TOML and JSON have, and back.
 
 A section is a table of options. In a family, one key says which kind it is; the kind alone, as text, is a table with
-nothing else. Dataclasses become objects at once. For other classes, whose objects need what only a builder knows,
+nothing else. Sections become objects at once, but for classes whose objects need what only a builder knows: of those,
 `functools.partial` holds the class and its options.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,7 +16,7 @@ import torch
 
 from equilibria.configuration import kinds
 from equilibria.configuration.kinds import REQUIRED, Family, family_of, listed, options, section_of
-from equilibria.errors import cause, nearest
+from equilibria.errors import Problems, cause, nearest
 
 Table = dict[str, Any]
 Keys = tuple[str, ...]
@@ -28,18 +27,29 @@ ITSELF = ""  # the key of a section's kind among flags, which may set options of
 
 def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
     """A section as a table with every option, defaults included; a plain value as TOML has it, paths as `path` says."""
-    if isinstance(value, partial):
-        if value.args:
-            name = getattr(value.func, "__name__", value.func)
-            raise ValueError(f"{name} has arguments without a name, {value.args}; give each by its name")
-        return _table(value.func, value.keywords, path)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _table(type(value), vars(value), path)
+    if isinstance(value, partial) or kinds.made_at_once(type(value)):
+        return _table(*_parts(value), path)
     if isinstance(value, tuple | list):
         return [table_of(part, path) for part in value]
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     return path(value) if isinstance(value, Path) else value
+
+
+def _parts(value: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The class of a section and its options, which an object keeps in attributes of their names."""
+    if not isinstance(value, partial):
+        cls = type(value)
+        if lost := [name for name in options(cls) if not hasattr(value, name)]:
+            raise ValueError(f"{cls.__name__} has no attribute {lost[0]}; keep the argument in one, for the recipe")
+        return cls, {name: getattr(value, name) for name in options(cls)}
+    name = getattr(value.func, "__name__", value.func)
+    known: Any = options(value.func)  # type: ignore[arg-type]
+    if value.args:
+        raise ValueError(f"{name} has arguments without a name, {value.args}; give each by its name")
+    if unknown := sorted(value.keywords.keys() - known):
+        raise ValueError(f"{name}: {unknown[0]} is no option of a recipe; it takes {', '.join(known) or 'none'}")
+    return value.func, value.keywords
 
 
 def _table(cls: Any, values: Mapping[str, object], path: Callable[[Path], str]) -> Table:
@@ -49,14 +59,6 @@ def _table(cls: Any, values: Mapping[str, object], path: Callable[[Path], str]) 
         value = values.get(name, option.default)
         table[name] = NOTHING if value is None and option.default is not None else table_of(value, path)
     return table
-
-
-class Problems(ValueError):
-    """What is wrong with a table: keys, and what to say about each."""
-
-    def __init__(self, found: list[tuple[Keys, str]]) -> None:
-        super().__init__("; ".join(f"{'.'.join(keys)}: {text}" for keys, text in found))
-        self.found = found
 
 
 class Maker:
@@ -83,19 +85,22 @@ class Maker:
             for layer in layers:
                 if isinstance(layer, Mapping) and ITSELF in layer and _is_nothing(layer[ITSELF]):
                     others = ", ".join(sorted(layer.keys() - {ITSELF}))
-                    raise Problems([(keys, f"= none: it has no {others} then; drop one of them")])
+                    raise Problems((keys, f"= none: it has no {others} then; drop one of them"))
             nothing = [number for number, layer in enumerate(layers, start=1) if _is_nothing(layer)]
             default, layers = (None, layers[nothing[-1] :]) if nothing else (default, layers)
             if default is None and not layers:
                 return None
         try:
             if section is None:
+                for inner in (layer for layer in layers if isinstance(layer, Mapping)):
+                    below = sorted(inner.keys() - {ITSELF})[:1]
+                    raise Problems(((*keys, *below), f"{'.'.join(keys)} takes a value, not a section"))
                 return _plain(layers[-1], annotation) if layers else default
             return self._section(section, default, [_expanded(layer, section) for layer in layers], keys, outer or {})
         except Problems:
             raise
         except Exception as problem:  # of a class that may be the user's own
-            raise Problems([(keys, cause(problem))]) from problem
+            raise Problems((keys, cause(problem))) from problem
 
     def _section(
         self, section: Family | type, default: Any, layers: Sequence[Mapping[str, Any]], keys: Keys, outer: Table
@@ -104,10 +109,9 @@ class Maker:
         cls: Any = None if section is family else section
         tag, values, given = family and family.tag, {}, {}
         if default is not REQUIRED and default is not None:
-            cls = default.func if isinstance(default, partial) else type(default)
-            values = default.keywords if isinstance(default, partial) else vars(default)
+            cls, values = _parts(default)
         for layer in layers:
-            kind = _kind(family, layer[tag], keys) if family is section and tag in layer else cls
+            kind = _kind(family, layer[tag], (*keys, tag)) if family is section and tag in layer else cls
             if kind is not cls:
                 values = _common(family, cls, values)
                 chosen = {n: parts for n, parts in given.items() if _differs(options(cls).get(n), parts)}
@@ -116,7 +120,7 @@ class Maker:
             for name in layer.keys() - {tag}:
                 given.setdefault(name, []).append(layer[name])
         if cls is None:
-            raise Problems([((*keys, tag), f"is missing: which {family.noun}?")])
+            raise Problems(((*keys, tag), f"is missing: which {family.noun}?"))
         return self._object(cls, {**values, **outer} if layers else values, given, keys)
 
     def _object(self, cls: Any, values: Mapping[str, Any], given: Mapping[str, Sequence[Any]], keys: Keys) -> Any:
@@ -139,7 +143,7 @@ class Maker:
                 problems += inner.found
         made = partial(cls, **arguments)
         if not problems:
-            return made() if is_dataclass(cls) else made
+            return made() if kinds.made_at_once(cls) else made
         try:
             made()
         except ValueError as problem:
@@ -147,14 +151,15 @@ class Maker:
                 problems.append((keys, str(problem)))
         except Exception:
             pass
-        raise Problems(problems)
+        raise Problems(*problems)
 
 
-def _kind(family: Family, kind: Any, keys: Keys) -> type:
+def _kind(family: Family, given: Any, keys: Keys) -> type:
+    kind = Maker().make(str, REQUIRED, [given], keys)
     try:
-        return family.find(str(_last(_alone(kind))))
+        return family.find(kind)
     except ValueError as problem:
-        raise Problems([((*keys, family.tag), f"= {problem}")]) from problem
+        raise Problems((keys, f"= {problem}")) from problem
 
 
 def _differs(option: Any, layers: Sequence[Any]) -> bool:

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from equilibria.configuration import Recipe, read_recipe, recipe_from
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data import Source, Task, TokenizerSpec
+from equilibria.data.prepared import opened
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
@@ -142,7 +143,7 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
             )
     if isinstance(data, Source) and data.tokenizer.kind == "file":  # the file may have been moved since
         recipe = replace(recipe, data=replace(data, tokenizer=TokenizerSpec("file", path=run.folder.tokenizer)))
-    task = open_data(recipe, progress)
+    task = opened(recipe.data, progress)
     with TemporaryDirectory() as temporary:
         task.tokenizer.save(Path(temporary, "tokenizer.json"))
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()

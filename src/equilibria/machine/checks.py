@@ -13,8 +13,9 @@ from torch import Tensor, distributed
 
 from equilibria.cells import ContractiveCell
 from equilibria.configuration import Recipe, RunRecipe, TrainingRecipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.data import FolderText, TokenizerSpec
+from equilibria.data.prepared import opened
 from equilibria.depths import Equilibrium
 from equilibria.deq import fixed_point
 from equilibria.diagnostics import audit_batch_invariance, audit_causality
@@ -115,7 +116,7 @@ def _run(device: torch.device) -> tuple[bool, str]:
     """A small model learns three sentences; its run, loaded again, predicts the same bit for bit."""
     with TemporaryDirectory() as folder:
         recipe = _recipe(Path(folder))
-        task = open_data(recipe)
+        task = opened(recipe.data)
         seed_everything(0)
         model = build_model(recipe, task.tokenizer.vocabulary_size).to(device)
         trainer = Trainer(model, recipe, task, recipe.run.folder, Console(quiet=True))

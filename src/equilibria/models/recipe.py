@@ -15,7 +15,7 @@ import torch
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
 from equilibria.depths import Depth, Equilibrium
-from equilibria.errors import cause, is_out_of_memory
+from equilibria.errors import Problems, cause, is_out_of_memory
 from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
@@ -84,7 +84,7 @@ def blamed_on(section: str) -> Iterator[None]:
     try:
         yield
     except ValueError as problem:
-        raise ValueError(f"{section}: {problem}") from problem
+        raise Problems((tuple(section.split(".")), str(problem))) from problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,7 +245,7 @@ class _Foreign(Optimizer):
         """After a step of a small matrix."""
         small = nn.Parameter(torch.zeros(16, 16))
         small.grad = torch.zeros_like(small)
-        optimizer = self.make([{"params": [small], "lr": 1e-3}])
+        optimizer = self.make([{"params": [small]}], lr=1e-3)
         optimizer.step()
         return optimizer, small
 
@@ -253,7 +253,7 @@ class _Foreign(Optimizer):
         groups = self.groups(found, learning_rate, rates)
         for group in groups if "weight_decay" not in signature(self.make.func).parameters else ():
             del group["weight_decay"]
-        return (self.make([group for group in groups if group["params"]]),)
+        return (self.make([group for group in groups if group["params"]], lr=learning_rate),)
 
     def state_bytes(self, found: ParameterGroups) -> int:
         """As much per element, and beside them, as it keeps of a small matrix."""
@@ -268,7 +268,8 @@ def adopted(optimizer: Optimizer | partial[optim.Optimizer]) -> Optimizer:
     """What takes the steps, also where it is somebody else's optimizer with its options."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    return _Foreign(make=optimizer, weight_decay=optimizer.keywords.get("weight_decay", 0.0))
+    decay = signature(optimizer).parameters.get("weight_decay")
+    return _Foreign(make=optimizer, weight_decay=decay.default if decay else 0.0)
 
 
 class ScheduledOptimizers:

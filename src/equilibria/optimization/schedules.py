@@ -24,7 +24,7 @@ class Schedule(ABC):
         at_least(0, warmup_steps=self.warmup_steps)
 
     def factor(self, step: int, steps: int) -> float:
-        """The fraction of the peak at a step of `steps`, counted from 0; beyond the last, that of the last."""
+        """The fraction of the peak at a step of `steps`, counted from 0."""
         return (step + 1) / self.warmup_steps if step < self.warmup_steps else self.after_warmup(step, steps)
 
     @abstractmethod

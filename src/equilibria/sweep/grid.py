@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from equilibria.configuration.reading import read_recipe
+from equilibria.configuration.reading import read_flags, read_recipe
 from equilibria.configuration.recipe import LONGEST_NAME, Recipe, RunRecipe
 from equilibria.errors import UserError
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A flag and the values it takes in turn, as they are written."""
+    """A key and the values it takes in turn, as they are written."""
 
-    flag: str
+    key: str
     values: tuple[str, ...]
 
 
@@ -42,11 +42,11 @@ class Grid:
         return tuple(self._recipe(file, name, values) for name, values in zip(names, combinations, strict=True))
 
     def _name(self, values: tuple[str, ...]) -> str:
-        keys = short_keys([axis.flag.removeprefix("--") for axis in self.axes])
+        keys = short_keys([axis.key for axis in self.axes])
         return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True)).replace("/", "_")
 
     def _recipe(self, file: Path, name: str, values: tuple[str, ...]) -> Recipe:
-        varied = [f"{axis.flag}={value}" for axis, value in zip(self.axes, values, strict=True)]
+        varied = [f"--{axis.key}={value}" for axis, value in zip(self.axes, values, strict=True)]
         recipe = read_recipe(file, [*self.fixed, *varied])
         return replace(recipe, run=RunRecipe(name=name, directory=recipe.run.folder))
 
@@ -60,42 +60,28 @@ def read_grid(flags: Sequence[str]) -> Grid:
     axes: list[Axis] = []
     fixed: list[str] = []
     once: set[str] = set()
-    for flag, values in _flags(flags):
+    for key, values in read_flags(flags):
         if len(values) == 1 and "," in values[0]:
-            axes.append(_axis(flag, values[0]))
+            axes.append(_axis(key, values[0]))
             continue
-        once.add(flag)
-        # In one argument: a yes-or-no takes no value after it, and a negative number looks like a flag.
-        fixed.extend([f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values])
+        once.add(key)
+        # In one argument: a value may begin with --.
+        fixed.extend([f"--{key}={values[0]}"] if len(values) == 1 else [f"--{key}", *values])
     for axis in axes:
-        if axis.flag == "--run.name":
+        if axis.key == "run.name":
             raise UserError("--run.name: names the folder of the sweep's runs and takes one value")
-        if [other.flag for other in axes].count(axis.flag) > 1 or axis.flag in once:
-            raise UserError(f"{axis.flag} is given twice; give all its values at once, separated by commas")
+        if [other.key for other in axes].count(axis.key) > 1 or axis.key in once:
+            raise UserError(f"--{axis.key} is given twice; give all its values at once, separated by commas")
     return Grid(tuple(axes), tuple(fixed))
 
 
-def _flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each flag with its values."""
-    found: list[tuple[str, list[str]]] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            flag, equals, value = argument.partition("=")
-            found.append((flag, [value] if equals else []))
-        elif found:
-            found[-1][1].append(argument)
-        else:
-            raise UserError(f"{argument}: unexpected argument; see --help")
-    return found
-
-
-def _axis(flag: str, text: str) -> Axis:
+def _axis(key: str, text: str) -> Axis:
     values = tuple(text.split(","))
     if "" in values:
-        raise UserError(f'{flag} = "{text}": there is no value before, after or between commas')
+        raise UserError(f'--{key} = "{text}": there is no value before, after or between commas')
     if len(set(values)) < len(values):
-        raise UserError(f'{flag} = "{text}": a value comes twice')
-    return Axis(flag, values)
+        raise UserError(f'--{key} = "{text}": a value comes twice')
+    return Axis(key, values)
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:

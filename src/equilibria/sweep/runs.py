@@ -4,11 +4,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
-from equilibria.configuration.comparing import run_difference, settings
+from equilibria.configuration.comparing import differences, run_difference, settings
 from equilibria.errors import UserError, in_a_line
 from equilibria.files.durable import save_text
 from equilibria.runs.folder import RunFolder
@@ -99,7 +100,8 @@ def runs_in(folder: Path, otherwise: Recipe) -> tuple[Recipe, ...]:
 
 
 def varied(recipes: Sequence[Recipe]) -> dict[str, str]:
-    """The keys in which recipes differ, apart from the name of the run, with a short name for each."""
+    """The keys in which recipes differ, those that only some have included, apart from the run's; with short names."""
     every = [settings(recipe) for recipe in recipes]
-    keys = [key for key in every[0] if not key.startswith("run.") and any(one[key] != every[0][key] for one in every)]
+    different = {key for one in every for key, _, _ in differences(every[0], one)}
+    keys = [key for key in dict.fromkeys(chain(*every)) if key in different and not key.startswith("run.")]
     return dict(zip(keys, short_keys(keys), strict=True))

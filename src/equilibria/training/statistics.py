@@ -135,11 +135,6 @@ class StepStatistics:
         (worst,) = self._world.highest(float(self._worst))
         return sums[:2], worst, sums[2:]
 
-    @property
-    def own_evaluations(self) -> int:
-        """Of the cell, in the solves of this process."""
-        return self._solve_counts[0]
-
     def tensors(self) -> dict[str, Tensor]:
         """The sums, for a checkpoint; all processes must call."""
         sums, worst, counts = self._solves()

@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from equilibria.configuration import Recipe, checked, read_recipe
-from equilibria.configuration.building import build_model, open_data
+from equilibria.configuration.building import build_model
 from equilibria.configuration.comparing import changes, settings
+from equilibria.data.prepared import opened
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.tasks.base import Task
 from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
@@ -108,6 +109,7 @@ class Trainer:
             require_tensorboard()
         training = recipe.training
         task.check(model.embedding.vocabulary_size)
+        self._fingerprint = task.fingerprint
         batches = task.training(training.batch_size * training.accumulation, training.segment_length)
         self.loop = TrainingLoop(model, recipe.training, batches, world=world, strategy=recipe.distributed.strategy)
         self._warmup = model.depth.warmup(training.steps) if isinstance(model, LanguageModel) else 0
@@ -276,7 +278,7 @@ class Trainer:
             "seconds_logged": self._seconds_logged,
             "best_loss": self._best,
             "best_step": self._best_step,
-            "corpus": self.task.fingerprint,
+            "corpus": self._fingerprint,
             "recipe": settings(self.recipe),
         }
         checkpoint = replace(checkpoint, scalars=scalars)
@@ -302,7 +304,7 @@ class Trainer:
             )
         checkpoint = read_checkpoint(path, self.loop.layout, self._world)
         scalars = checkpoint.scalars
-        if scalars.get("corpus") != self.task.fingerprint:
+        if scalars.get("corpus") != self._fingerprint:
             raise UserError(
                 f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
                 f"resume with the same data, or start a new run"
@@ -406,7 +408,7 @@ def train(
         if world.main:  # before what takes long
             preparation.check_startable(folder, resume or preparation.made_before(folder))
         with world.main_first():
-            task = open_data(recipe, progress if world.main else UNWATCHED)
+            task = opened(recipe.data, progress if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)
         model = build_model(recipe, task.tokenizer.vocabulary_size)
         if recipe.training.initial_weights is not None and not (resume and folder.saved):

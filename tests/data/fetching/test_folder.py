@@ -44,7 +44,7 @@ INSIDE = {f"wikitext/wiki.{split}.tokens": text for split, text in TEXTS.items()
 
 
 def published(*files: RemoteFile, cut: tuple[int, int, int] | None = None) -> WebText:
-    text = PublishedText("some-text", "a text", files, TokenizerSpec("word"), cut)
+    text = PublishedText("some-text", files, TokenizerSpec("word"), cut)
     return WebText(text, patience=QUICK)
 
 

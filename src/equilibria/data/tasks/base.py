@@ -63,7 +63,9 @@ class Task(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the data; by default by the fields of a dataclass."""
+        """Identifies the data; by default by the fields of a dataclass. A UserError for another class that has none."""
+        if type(self).__repr__ is object.__repr__:
+            raise UserError(f"{type(self).__name__} has no fingerprint; define it, or make the task a frozen dataclass")
         return repr(self)
 
     @property
