@@ -251,8 +251,7 @@ def test_dropout_masks_are_drawn_once_per_solve_in_every_part():
     assert not torch.equal(maps[0].mask, maps[1].mask)
 
 
-def test_old_runs_load():
-    torch.manual_seed(0)
+def test_weights_are_named_after_their_parts():
     model = LanguageModel(TiedEmbedding(V, D), ContractiveCell(D, 2, 12))
     names = list(model.state_dict())
     assert names[0] == "embedding.weight"
