@@ -147,9 +147,7 @@ class LanguageModel(CausalModel):
         self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        if isinstance(depth, Equilibrium):
-            depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=_SHARE * depth.eval_solver.tol))
-        return self._step(tokens_BL, cache, None, depth)
+        return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
 
     def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
         inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5
