@@ -53,7 +53,7 @@ class LanguageModel(CausalModel):
             coda makes of them.
 
     Raises:
-        ValueError: a number is out of its range, or the parts are not of one width.
+        ValueError: a number is out of its range, or a part does not read as many features as the one before it has.
     """
 
     def __init__(
@@ -71,9 +71,8 @@ class LanguageModel(CausalModel):
         regularisation: Regularisation | None = None,
     ) -> None:
         super().__init__(embedding, memory_length, regularisation)
-        widths = {part.d_model for part in (embedding, prelude, cell, coda) if part is not None}
-        if len(widths) != 1:
-            raise ValueError(f"embedding, prelude, cell and coda must have one d_model, found {sorted(widths)}")
+        parts = {"the prelude": prelude, "the cell": cell, "the coda": coda}.items()
+        self._check_widths(embedding, *[(n, part.d_model, part.output_size) for n, part in parts if part is not None])
         if chunk_length is not None and (chunk_length < 1 or memory_length < 1):
             raise ValueError(
                 f"chunks must have at least 1 token and see each other through a memory; "
