@@ -11,6 +11,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch import nn
 
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
@@ -111,7 +112,7 @@ class LanguageModelRecipe(ModelRecipe):
 
     Args:
         cell: the map that is applied.
-        depth: how often.
+        depth: how often; in part where it has weights.
         dropout: probability of dropping a feature of an embedded token, each token on its own; none for that of the
             cell.
         chunk_length: tokens that are solved together; none for a whole segment.
@@ -136,6 +137,9 @@ class LanguageModelRecipe(ModelRecipe):
         at_least(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
         layers(0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers)
         probability(dropout=self.dropout)
+        if isinstance(self.depth, nn.Module):
+            name = type(self.depth).__name__
+            raise ValueError(f"depth is a {name}, whose weights all models would share; give partial({name}, ...)")
         if self.coda_inner is not None and not self.coda_layers:
             raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
         if self.chunk_length is not None and not self.memory_length:
