@@ -55,8 +55,11 @@ class ModelRecipe(ABC):
         """
 
     def check(self) -> None:
-        """Raises a ValueError where the model cannot be built, as far as that is known without the text: it is built on
-        the meta device, with the embedding of a single token."""
+        """Raises a ValueError where the model cannot be built, as far as that is known without the text.
+
+        It is built on the meta device, with an embedding of a single token. A model of your own for which that is no
+        test overrides this.
+        """
         stand_in = UntiedEmbedding if self.untied else TiedEmbedding
         with torch.device("meta"):
             construct(partial(replace(self, embedding=partial(stand_in)).build, 1))
