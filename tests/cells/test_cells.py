@@ -104,7 +104,7 @@ def test_a_segment_with_memory_continues_the_whole(build):
     torch.testing.assert_close(second, whole[:, 5:], rtol=1e-6, atol=1e-6)
 
 
-def test_memory_is_projected_once_per_context(monkeypatch):
+def test_memory_is_projected_once_per_solve(monkeypatch):
     cell = ContractiveCell(d_model=8, heads=2, inner=12, blocks=2)
     calls = 0
     original = CausalAttention._projected

@@ -153,7 +153,7 @@ def test_every_variant_equals_its_equations(options, batch, length, past, blocks
 
 
 def test_the_default_is_what_it_was():
-    """Values and names of the default cell as of its first release: its weights, then two evaluations of it."""
+    """Recorded names and values of the default cell: its weights, then two evaluations of it."""
     assert list(ContractiveCell(16, 2, 24).state_dict()) == DEFAULT_KEYS
     values = {
         (1, 0): [0.3010935427, 0.2173625490, 2.2848207680],

@@ -265,7 +265,7 @@ def test_normalised_weights_are_read_once_per_solve(normalisation):
     assert len(reads) == 15
 
 
-def test_a_context_sees_loaded_weights():
+def test_a_bound_map_sees_loaded_weights():
     torch.manual_seed(0)
     one, two = (TransformerXLCell(8, 2, 12, normalisation="weight") for _ in range(2))
     inputs, z = torch.randn(2, 1, 4, 8)

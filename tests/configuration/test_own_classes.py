@@ -52,6 +52,13 @@ class Open(eq.Cell):
 class Unfinished(eq.Depth):
     pass
 
+class Featured(eq.Depth):
+    def __init__(self, features: int = 3) -> None:
+        self.features = features
+
+    def reach(self, f: Any, z0: torch.Tensor, training: bool) -> Any:
+        raise NotImplementedError
+
 class NoTokens(eq.TokenEmbedding):
     pass
 
@@ -164,6 +171,12 @@ def test_lists_and_tuples_are_options_and_open_arguments_are_none(tmp_path: Path
     assert model.cell.keywords == options
     with pytest.raises(UserError, match="pair: has 3 values: expected 2"):
         read(tmp_path, f"{cell}=own_parts:Open", f"{cell}.pair", "1", "2", "3")
+
+
+def test_an_option_of_a_depth_may_have_any_name(tmp_path: Path) -> None:
+    model = read(tmp_path, "--model.depth=own_parts:Featured", "--model.depth.features=5").model
+    assert isinstance(model, eq.LanguageModelRecipe)
+    assert vars(model.build(10).depth) == {"features": 5}
 
 
 def test_pytorch_s_options_are_tried(tmp_path: Path) -> None:

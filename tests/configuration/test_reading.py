@@ -307,7 +307,7 @@ def test_what_is_written_reads_back_equal(
         ("[training.averaging]\ndecay = 0.5", "FILE: training.averaging.kind is missing: which averaging?"),
         (
             '[model.cell]\nkind = "trellis"\noutput_size = 5',
-            "FILE: model.embedding: a TiedEmbedding reads d_model = 128 features, and the cell's output has 5",
+            "FILE: model: the cell has 5 features out and the softmax reads 128; they must agree",
         ),
         ('[model]\ncoda_layers = 1\n[model.cell]\nkind = "trellis"', "FILE: model.cell: a TrellisCell has no form"),
         (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
-from equilibria.depths import Adaptive, Equilibrium, ExitAfter, ExitOnChange, ExitOnResidual
+from equilibria.depths import Adaptive, Equilibrium, ExitAfter, ExitOnChange, ExitOnResidual, UnrolledDepth
 from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 
@@ -126,6 +126,13 @@ def test_segments_go_on_from_a_cache():
     torch.testing.assert_close(torch.cat(parts, 1), whole.logits, rtol=0, atol=1e-4)
     assert whole.loss is not None
     assert built.generate(tokens[:, :20], 4, seed=0).shape == (2, 24)
+
+
+def test_a_stricter_rule_has_a_share_of_its_threshold():
+    assert adaptive(ExitOnResidual(1e-2)).stricter(0.5).exit == ExitOnResidual(5e-3)
+    assert adaptive(ExitOnChange(1e-2, 1e-3)).stricter(0.5).exit == ExitOnChange(2.5e-3, 1e-3)
+    for fixed in (adaptive(ExitAfter(3)), UnrolledDepth(2)):
+        assert fixed.stricter(0.5) == fixed
 
 
 def test_what_it_cannot_do_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from equilibria.cells import Cell, StackedCell, TransformerXLCell
 from equilibria.depths import Equilibrium, Stack, UnrolledDepth
+from equilibria.models import LanguageModelRecipe
 from equilibria.paper.halting import Halting
 from layers import AveragingLayer
 
@@ -49,6 +51,18 @@ def test_halting_takes_the_width_of_its_cell_where_it_has_none() -> None:
         depth.ponder(torch.cos, torch.zeros(1, 2, 6))
     arranged(depth)
     assert depth.halt.in_features == 6
+    with pytest.raises(ValueError, match="features must be the cell's 6, found 8"):
+        arranged(Halting(8))
+
+
+def test_a_recipe_holds_a_depth_with_weights_in_part() -> None:
+    with pytest.raises(ValueError, match=r"depth is a Halting, .*; give partial\(Halting, \.\.\.\)"):
+        LanguageModelRecipe(depth=Halting())
+    recipe = LanguageModelRecipe(depth=partial(Halting))
+    recipe.check()
+    depths = [recipe.build(5).depth for _ in range(2)]
+    assert all(isinstance(depth, Halting) and depth.halt.weight.device.type == "cpu" for depth in depths)
+    assert depths[0] is not depths[1]
 
 
 @pytest.mark.parametrize(

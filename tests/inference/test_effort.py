@@ -15,7 +15,7 @@ from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.models import LanguageModel
-from equilibria.nn import TiedEmbedding
+from equilibria.nn import TiedEmbedding, UntiedEmbedding
 from equilibria.solvers.base import Draft
 from own_kinds import Settled
 from trellises import trellis
@@ -44,7 +44,7 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
     torch.manual_seed(0)
     plain = LanguageModel(TiedEmbedding(31, 16), contractive(), IMPLICIT)
     with_coda = LanguageModel(TiedEmbedding(31, 16), contractive(), IMPLICIT, coda=contractive())
-    together = LanguageModel(TiedEmbedding(31, 3), trellis().float(), IMPLICIT)
+    together = LanguageModel(UntiedEmbedding(31, 3, 2), trellis().float(), IMPLICIT)
     long = torch.arange(200).view(2, 100) % 31
     for model in (plain, with_coda):
         if leave == "unchanged" and model is with_coda:

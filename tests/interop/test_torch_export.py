@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilibria.cells import Cell, ContractiveCell, Memory, TransformerXLCell
-from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.cells import Cell, ContractiveCell, Memory, StackedCell, TransformerXLCell, TrellisCell
+from equilibria.depths import Depth, Equilibrium, Stack, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.interop.torch_export import (
     METADATA,
     FixedBudget,
+    Part,
     SolvedLogits,
     export_program,
     fixed_depth,
@@ -50,6 +51,10 @@ SOLVES: dict[str, Callable[[], LanguageModel]] = {
     "sample": lambda: model(
         ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Anderson(tol=1e-4, max_evaluations=4, scope="sample"))
     ),
+    "trellis": lambda: model(
+        TrellisCell(8, 10, dilation=4), Equilibrium(eval_solver=Picard(max_evaluations=4, scope="prefix"))
+    ),
+    "stack": lambda: model(StackedCell([ContractiveCell(8, 2, 16, injection=False) for _ in range(2)]), Stack(2)),
     "unrolled": lambda: model(three_blocks(8, 2, 16, normalisation="weight", window=1000), UnrolledDepth(2)),
 }
 
@@ -144,8 +149,19 @@ def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
         export_program(chunked)
     with pytest.raises(UserError, match="omit the number of evaluations"):
         export_program(SOLVES["picard"](), "evaluation", 3)
+    with pytest.raises(UserError, match="each applied once; omit the number of evaluations"):
+        export_program(SOLVES["stack"](), evaluations=3)
+    for kind in SOLVES:
+        with pytest.raises(ValueError, match="evaluations must be at least 1"):
+            export_program(SOLVES[kind](), evaluations=0)
     with pytest.raises(ValueError, match="evaluations must be at least 1"):
         replace(FixedBudget(Picard(), 1), evaluations=0)
+
+
+@pytest.mark.parametrize("part", ["solve", "evaluation"])
+def test_a_loop_over_tokens_is_an_error(part: Part) -> None:
+    with pytest.raises(UserError, match=r"cannot trace .* Constraints violated .* with scan .* cannot be exported"):
+        export_program(model(TrellisCell(8, 10, scan=True)), part)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:

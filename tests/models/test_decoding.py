@@ -11,7 +11,7 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.cells import Cache, Cell, ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
-from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, UnrolledDepth
 from equilibria.models import Decoder, LanguageModel
 from equilibria.models.decoding import Solved, Step
 from equilibria.models.sampling import Sampler, Sampling
@@ -88,9 +88,14 @@ def test_layers_whose_memory_is_not_their_input_are_decoded_as_in_one_segment():
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
+@pytest.mark.parametrize("adaptive", [False, True])
 @torch.no_grad()
-def test_decoding_is_as_exact_as_its_tolerance(tol):
-    built, tokens = model(CELLS["rotary"], solved(tol, eq.Picard)), text(2, 24)
+def test_decoding_is_as_exact_as_its_tolerance(tol, adaptive):
+    depth = Adaptive(ExitOnResidual(tol), max_evaluations=200) if adaptive else solved(tol, eq.Picard)
+    built, tokens = model(CELLS["rotary"], depth), text(2, 24)
+    step = built.decode(tokens[:, 1], built.prefill(tokens[:, :1]).cache)
+    assert step.solution is not None
+    assert step.solution.tolerance == tol / 2
     bound = 10 * tol if tol > 1e-4 else 1e-4
     torch.testing.assert_close(token_by_token(built, tokens, 8), built(tokens).logits, rtol=0, atol=bound)
 

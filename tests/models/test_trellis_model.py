@@ -1,7 +1,4 @@
-"""A language model of trellis cells: segments, chunks, causality and every parameter's gradient.
-
-For tests/models/, once the frame (readout, chunks, TiedEmbedding) is merged.
-"""
+"""A language model of trellis cells: segments, chunks, causality and every parameter's gradient."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Cell(nn.Module, ABC):
     One that computes anything once per solve defines `bind` instead.
 
     Attributes:
-        d_model: features of the embedded inputs and of the output.
+        d_model: features of the embedded inputs.
         layers_per_application: transformer layers that one evaluation is worth, by which an explicit twin is sized.
         remembered: how many tensors `remember` returns.
         injection: whether the inputs enter every evaluation. If not, a solve starts from them, as in an ordinary stack
@@ -196,8 +196,14 @@ class Cell(nn.Module, ABC):
         return torch.zeros_like(inputs_BLD) if self.injection else inputs_BLD
 
     def readout(self, z: Tensor) -> Tensor:
-        """What the model continues with: `(B, L, ·) → (B, L, d_model)`; the state itself, unless a cell keeps more."""
+        """What the model continues with, `(B, L, ·) → (B, L, output_size)`; the state itself, unless a cell keeps
+        more."""
         return z
+
+    @property
+    def output_size(self) -> int:
+        """Features of what the model continues with: `d_model`, unless one of your own differs."""
+        return self.d_model
 
     @property
     def cached(self) -> tuple[Entry, ...]:

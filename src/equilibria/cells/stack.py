@@ -51,6 +51,11 @@ class StackedCell(Cell):
         return last.readout(z)
 
     @property
+    def output_size(self) -> int:
+        *_, last = self._layers()
+        return last.output_size
+
+    @property
     def cached(self) -> tuple[Entry, ...]:
         return tuple(entry for cell in self._layers() for entry in cell.cached)
 

@@ -64,7 +64,7 @@ class TrellisCell(Cell):
         scan: bool = False,
     ) -> None:
         super().__init__()
-        self.d_model, self.output_size = d_model, d_model if output_size is None else output_size
+        self.d_model, self._output_size = d_model, d_model if output_size is None else output_size
         at_least(1, d_model=d_model, output_size=output_size, dilation=dilation)
         at_least(0, hidden=hidden, recurrent_std=recurrent_std)
         probability(dropout=dropout, weight_dropout=weight_dropout)
@@ -82,6 +82,10 @@ class TrellisCell(Cell):
         """Zeros, `(B, L, 2H)`."""
         B, L, _ = inputs_BLD.shape
         return inputs_BLD.new_zeros(B, L, 2 * (self.hidden + self.output_size))
+
+    @property
+    def output_size(self) -> int:
+        return self._output_size
 
     @property
     def cached(self) -> tuple[Entry, ...]:

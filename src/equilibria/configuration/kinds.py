@@ -115,7 +115,7 @@ FAMILIES = (
     Family("adjoint solver", (AdjointSolver,), "method"),
     Family("gradient", (Gradient,), "method"),
     Family("cell", (Cell,), ending="Cell", supplied=("injection",)),
-    Family("depth", (Depth,), ending="Depth", supplied=("features",)),
+    Family("depth", (Depth,), ending="Depth"),
     Family("kind of limits", (Limits,), ending="Limits"),
     Family("embedding", (TokenEmbedding,), ending="Embedding", supplied=("vocabulary_size", "d_model", "d_output")),
     Family("model", (ModelRecipe,), ending="Recipe"),

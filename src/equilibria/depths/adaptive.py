@@ -12,8 +12,8 @@ together once more: that gives the residual of what is returned, and tokens abov
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -75,6 +75,9 @@ class Adaptive(Depth):
     def __post_init__(self) -> None:
         at_least(1, max_evaluations=self.max_evaluations, together=self.together, tile=self.tile)
         share(margin=self.margin)
+
+    def stricter(self, share: float) -> Self:
+        return replace(self, exit=self.exit.stricter(share))
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Iterate from `z0`; raises ValueError in training, or for a map whose tokens cannot be evaluated apart."""

@@ -62,6 +62,10 @@ class Depth(ABC):
         """This depth, with nothing that changes over training."""
         return self
 
+    def stricter(self, share: float) -> Depth:
+        """This depth with a share of its tolerance, where it has one."""
+        return self
+
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
         """The cell that a model applies at this depth, of cells that `make` makes, with or without injection."""
         return make(True)

@@ -85,6 +85,10 @@ class Equilibrium(Depth):
             depth = replace(depth, residual_penalty=schedule.residual.at(step, steps))
         return depth
 
+    def stricter(self, share: float) -> Self:
+        """With a share of the tolerance in evaluation."""
+        return replace(self, eval_solver=replace(self.eval_solver, tol=share * self.eval_solver.tol))
+
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         solver = self.solver if training else self.eval_solver
         learning = training and torch.is_grad_enabled()

@@ -3,9 +3,11 @@
 Each looks only at a token's own state, so that a causal map stays causal and rows of a batch stay apart.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,6 +48,10 @@ class Exit(ABC):
         """Evaluations after which the first token can be done."""
         return 1
 
+    def stricter(self, share: float) -> Exit:
+        """The rule with a share of its tolerance, where it has one."""
+        return self
+
     @abstractmethod
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
         """Which tokens leave with the state that was evaluated, booleans `(…)`, at `margin` times the threshold."""
@@ -59,6 +65,9 @@ class ExitOnResidual(Exit):
 
     def __post_init__(self) -> None:
         above(0, tol=self.tol)
+
+    def stricter(self, share: float) -> Self:
+        return replace(self, tol=share * self.tol)
 
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
         return tokens.residual <= margin * self.tol
@@ -79,11 +88,14 @@ class ExitOnChange(Exit):
     def __post_init__(self) -> None:
         above(0, divergence=self.divergence)
 
+    def stricter(self, share: float) -> Self:
+        return replace(self, divergence=share * share * self.divergence)  # it is quadratic in what changes
+
     def done(self, tokens: Evaluated, margin: float) -> Tensor:
         assert tokens.before is not None
         assert tokens.now is not None
         divergence = F.kl_div(tokens.before, tokens.now, reduction="none", log_target=True).sum(-1)
-        return divergence <= margin * margin * self.divergence  # it is quadratic in what changes
+        return divergence <= self.stricter(margin).divergence
 
 
 @dataclass(frozen=True)

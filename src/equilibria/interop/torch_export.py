@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from equilibria.depths import Depth, Equilibrium, Reached, Stack, UnrolledDepth
-from equilibria.errors import UserError
+from equilibria.errors import UserError, cause, is_out_of_memory
 from equilibria.files.durable import reported, write_durably
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.ranges import at_least
@@ -62,9 +62,6 @@ class FixedBudget(Depth):
         return Reached(packing.unpack(z))
 
 
-_Exported = Equilibrium | UnrolledDepth | Stack
-
-
 class SolvedLogits(nn.Module):
     """`forward(tokens)`: the logits `(B, L, V)` of a whole text `(B, L)`, at a depth."""
 
@@ -99,20 +96,26 @@ def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
     """The depth that a model is exported at; by default with its evaluation solver's limit, or its applications.
 
     Raises:
-        UserError: another kind of model, or a solver that cannot have a fixed budget.
+        UserError: another kind of model, a solver that cannot have a fixed budget, or evaluations of a `Stack`.
+        ValueError: fewer than 1 evaluation.
     """
-    depth = _exported(model).depth
-    if isinstance(depth, Equilibrium):
-        try:
-            return FixedBudget(depth.eval_solver, evaluations or depth.eval_solver.max_evaluations)
-        except ValueError as problem:
-            raise UserError(f"model.depth.eval_solver: {problem}") from problem
-    applications = depth.applications if isinstance(depth, UnrolledDepth) else 1
-    return UnrolledDepth(evaluations or applications)
+    at_least(1, evaluations=evaluations)
+    match _exported(model).depth:
+        case Equilibrium(eval_solver=solver):
+            try:
+                return FixedBudget(solver, evaluations or solver.max_evaluations)
+            except ValueError as problem:
+                raise UserError(f"model.depth.eval_solver: {problem}") from problem
+        case UnrolledDepth(applications=applications):
+            return UnrolledDepth(evaluations or applications)
+        case stack:
+            if evaluations is not None:
+                raise UserError("this model's layers are each applied once; omit the number of evaluations")
+            return stack
 
 
 def _exported(model: TokenModel) -> LanguageModel:
-    if not isinstance(model, LanguageModel) or not isinstance(model.depth, _Exported):
+    if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium | UnrolledDepth | Stack):
         raise UserError("cannot export this model: its cell is not solved or applied a fixed number of times")
     if model.chunk_length is not None:
         raise UserError("this model solves a text in chunks (model.chunk_length); only a whole text can be exported")
@@ -128,24 +131,31 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
         evaluations: of a solve, as for `fixed_depth`.
 
     Raises:
-        UserError: as for `fixed_depth`, or a number of evaluations is given for the part `"evaluation"`.
+        UserError: as for `fixed_depth`, a number of evaluations is given for the part `"evaluation"`, or PyTorch cannot
+            trace the model for any length.
     """
     if part == "evaluation" and evaluations is not None:
         raise UserError('the part "evaluation" is one evaluation; omit the number of evaluations')
     depth = fixed_depth(model, evaluations) if part == "solve" else None
     # A program traced without gradients refuses parameters that require them.
     fixed = copy.deepcopy(_exported(model)).eval().requires_grad_(False)
-    batch, length = Dim("batch", min=1), Dim("length", min=1)
+    shape = {0: Dim("batch", min=1), 1: Dim("length", min=1)}
     tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
-    shape = {0: batch, 1: length}
     if depth is not None:
-        return torch.export.export(
-            SolvedLogits(fixed, depth), (tokens,), dynamic_shapes={"tokens": shape}, strict=False
-        )
-    module = OneEvaluation(fixed)
-    state = fixed.cell.initial_state(module.inputs(tokens))
-    shapes = {"state": shape, "tokens": shape}
-    return torch.export.export(module, (state, tokens), dynamic_shapes=shapes, strict=False)
+        module, given = SolvedLogits(fixed, depth), {"tokens": tokens}
+    else:
+        module = OneEvaluation(fixed)
+        given = {"state": fixed.cell.initial_state(module.inputs(tokens)), "tokens": tokens}
+    try:
+        shapes = dict.fromkeys(given, shape)
+        return torch.export.export(module, tuple(given.values()), dynamic_shapes=shapes, strict=False)
+    except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
+        raise UserError(
+            f"torch.export cannot trace this model for texts of any length: {cause(problem)}; a cell that loops over "
+            f"tokens, as a TrellisCell with scan does, cannot be exported"
+        ) from problem
 
 
 def save_program(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:

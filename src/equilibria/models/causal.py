@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -106,6 +107,14 @@ class CausalModel(TokenModel):
         memory_length: int | None = None,
     ) -> Read:
         """What the layers make of embedded tokens; the arguments are those of `forward`."""
+
+    @staticmethod
+    def _check_widths(embedding: TokenEmbedding, *parts: tuple[str, int, int]) -> None:
+        """Raises ValueError unless each part, `(name, features in, features out)`, reads what comes before it."""
+        last = "the softmax", embedding.d_output, 0
+        for (before, _, given), (name, read, _) in pairwise([("the embedding", 0, embedding.d_model), *parts, last]):
+            if given != read:
+                raise ValueError(f"{before} has {given} features out and {name} reads {read}; they must agree")
 
     def _length(self, memory_length: int | None) -> int:
         at_least(0, memory_length=memory_length)

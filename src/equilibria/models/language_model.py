@@ -53,7 +53,7 @@ class LanguageModel(CausalModel):
             coda makes of them.
 
     Raises:
-        ValueError: a number is out of its range, or the parts are not of one width.
+        ValueError: a number is out of its range, or a part does not read as many features as the one before it has.
     """
 
     def __init__(
@@ -71,9 +71,8 @@ class LanguageModel(CausalModel):
         regularisation: Regularisation | None = None,
     ) -> None:
         super().__init__(embedding, memory_length, regularisation)
-        widths = {part.d_model for part in (embedding, prelude, cell, coda) if part is not None}
-        if len(widths) != 1:
-            raise ValueError(f"embedding, prelude, cell and coda must have one d_model, found {sorted(widths)}")
+        parts = {"the prelude": prelude, "the cell": cell, "the coda": coda}.items()
+        self._check_widths(embedding, *[(n, part.d_model, part.output_size) for n, part in parts if part is not None])
         if chunk_length is not None and (chunk_length < 1 or memory_length < 1):
             raise ValueError(
                 f"chunks must have at least 1 token and see each other through a memory; "
@@ -147,9 +146,7 @@ class LanguageModel(CausalModel):
         self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        if isinstance(depth, Equilibrium):
-            depth = replace(depth, eval_solver=replace(depth.eval_solver, tol=_SHARE * depth.eval_solver.tol))
-        return self._step(tokens_BL, cache, None, depth)
+        return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
 
     def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
         inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from typing import Any
 
 import torch
+from torch import nn
 
 from equilibria.cells import Cell, ContractiveCell
 from equilibria.cells.stack import StackedCell
@@ -19,7 +20,7 @@ from equilibria.errors import Problems, cause, is_out_of_memory
 from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
-from equilibria.nn import TiedEmbedding, TokenEmbedding
+from equilibria.nn import TiedEmbedding, TokenEmbedding, UntiedEmbedding
 from equilibria.ranges import at_least, layers, probability
 from equilibria.solvers import NewtonKrylov
 
@@ -53,8 +54,29 @@ class ModelRecipe(ABC):
             ValueError: numbers that do not go together.
         """
 
-    def check(self) -> None:  # noqa: B027 (a model of one's own may have nothing to check)
-        """Raises a ValueError where the model cannot be built, as far as that is known without the text."""
+    def check(self) -> None:
+        """Raises a ValueError where the model cannot be built, as far as that is known without the text.
+
+        It is built on the meta device, with an embedding of a single token. A model of your own for which that is no
+        test overrides this.
+        """
+        stand_in = UntiedEmbedding if self.untied else TiedEmbedding
+        with torch.device("meta"):
+            construct(partial(replace(self, embedding=partial(stand_in)).build, 1))
+
+    @property
+    def untied(self) -> bool:
+        """Whether the softmax may read another number of features than an embedded token has."""
+        return "d_output" in signature(self.embedding.func).parameters
+
+    def build_embedding(self, vocabulary_size: int, d_model: int, d_output: int) -> TokenEmbedding:
+        """The embedding, whose softmax reads `d_output` features if it is untied.
+
+        Raises:
+            ValueError: its class cannot be made so.
+        """
+        with blamed_on("model.embedding"):
+            return construct(self.embedding, vocabulary_size=vocabulary_size, d_model=d_model, d_output=d_output)
 
     def no_compilation(self) -> str | None:
         """Why the model's cell cannot be compiled; None where it can."""
@@ -93,7 +115,7 @@ class LanguageModelRecipe(ModelRecipe):
 
     Args:
         cell: the map that is applied.
-        depth: how often.
+        depth: how often; in part where it has weights.
         dropout: probability of dropping a feature of an embedded token, each token on its own; none for that of the
             cell.
         chunk_length: tokens that are solved together; none for a whole segment.
@@ -118,6 +140,9 @@ class LanguageModelRecipe(ModelRecipe):
         at_least(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
         layers(0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers)
         probability(dropout=self.dropout)
+        if isinstance(self.depth, nn.Module):
+            name = type(self.depth).__name__
+            raise ValueError(f"depth is a {name}, whose weights all models would share; give partial({name}, ...)")
         if self.coda_inner is not None and not self.coda_layers:
             raise ValueError(f"coda_inner = {self.coda_inner} has no use without coda_layers; leave it out")
         if self.chunk_length is not None and not self.memory_length:
@@ -127,10 +152,7 @@ class LanguageModelRecipe(ModelRecipe):
 
     def build(self, vocabulary_size: int) -> LanguageModel:
         depth, cell, prelude, coda = self._parts()
-        with blamed_on("model.embedding"):
-            embedding = construct(
-                self.embedding, vocabulary_size=vocabulary_size, d_model=cell.d_model, d_output=self._output(cell)
-            )
+        embedding = self.build_embedding(vocabulary_size, cell.d_model, (cell if coda is None else coda).output_size)
         dropout = self.dropout if self.dropout is not None else self.cell.keywords.get("dropout", 0.0)
         with blamed_on("model"):
             return LanguageModel(
@@ -145,13 +167,6 @@ class LanguageModelRecipe(ModelRecipe):
                 auxiliary_weight=self.auxiliary_weight,
                 regularisation=self.regularisation,
             )
-
-    def check(self) -> None:
-        """Builds all but the embedding, on the meta device."""
-        with torch.device("meta"):
-            _, cell, _, _ = self._parts()
-        with blamed_on("model.embedding"):
-            self._output(cell)
 
     def no_compilation(self) -> str | None:
         """Why the cell cannot be compiled: second and forward derivatives of compiled code are not supported."""
@@ -175,13 +190,6 @@ class LanguageModelRecipe(ModelRecipe):
             prelude = self._explicit(self.prelude_layers, {})
             coda = self._explicit(self.coda_layers, {} if self.coda_inner is None else {"inner": self.coda_inner})
         return depth, cell, prelude, coda
-
-    def _output(self, cell: Cell) -> int:
-        d_output = getattr(cell, "output_size", cell.d_model)
-        if d_output != cell.d_model and "d_output" not in signature(self.embedding.func).parameters:
-            name = getattr(self.embedding.func, "__name__", self.embedding.func)
-            raise ValueError(f"a {name} reads d_model = {cell.d_model} features, and the cell's output has {d_output}")
-        return d_output
 
     def _explicit(self, layers: int, options: dict[str, int]) -> Cell | None:
         if not layers:

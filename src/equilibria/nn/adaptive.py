@@ -214,6 +214,10 @@ class UntiedEmbedding(TokenEmbedding):
             else nn.Linear(d_output, vocabulary_size)
         )
 
+    @property
+    def d_output(self) -> int:
+        return self.output.in_features
+
     def forward(self, tokens_BL: Tensor) -> Tensor:
         rows_BLE = self.rows(tokens_BL)
         return self.project(rows_BLE).to(rows_BLE.dtype)  # autocast lowers only the product, not what is solved

@@ -17,8 +17,7 @@ def last(before_BMC: Tensor, count: int) -> Tensor:
 
 def delayed(x_BLC: Tensor, history_BdC: Tensor) -> Tensor:
     """`x_{t−d}` for each `t`, `(B, L, C)`: the `d` tokens of the history first."""
-    length, delay = x_BLC.shape[1], history_BdC.shape[1]
-    return torch.cat([history_BdC[:, :length], x_BLC[:, : max(length - delay, 0)]], dim=1)
+    return torch.cat([history_BdC, x_BLC], dim=1)[:, : x_BLC.shape[1]]
 
 
 def pairs(x_BLC: Tensor, history_BdC: Tensor) -> Tensor:

@@ -21,14 +21,24 @@ _LARGE = 20_000
 
 
 class TokenEmbedding(nn.Module, ABC):
-    """What a language model needs of its embedding. `N` positions, `D = d_model`, `V = vocabulary_size`."""
+    """What a language model needs of its embedding. `N` positions, `D = d_output`, `V = vocabulary_size`.
+
+    Attributes:
+        vocabulary_size: number of token ids.
+        d_model: features of an embedded token.
+    """
 
     vocabulary_size: int
     d_model: int
 
+    @property
+    def d_output(self) -> int:
+        """Features that the softmax reads: `d_model`, unless one of your own differs."""
+        return self.d_model
+
     @abstractmethod
     def forward(self, tokens_BL: Tensor, /) -> Tensor:
-        """The features of tokens, `(B, L) → (B, L, D)`."""
+        """The features of tokens, `(B, L) → (B, L, d_model)`."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Halting(nn.Module, Depth):
     sees a memory without them.
 
     Args:
-        features: of the state, an even number; None for those of the cell that it arranges.
+        features: of the state, an even number; none for those of the cell that it arranges.
         max_steps: most applications.
         threshold: sum of the probabilities at which a position halts, `0 < threshold ≤ 1`.
         ponder_weight: weight, in the training loss, of the mean ponder cost.
@@ -73,10 +73,13 @@ class Halting(nn.Module, Depth):
         return Reached(pondered.state_BLD, penalty=penalty)
 
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
-        """A cell that starts from the input, which is not injected again."""
+        """A cell that starts from the input, which is not injected again; raises ValueError where it has another number
+        of features."""
         cell = make(False)
         if not hasattr(self, "halt"):
             self.halt = _halt(cell.d_model)
+        if self.halt.in_features != cell.d_model:
+            raise ValueError(f"features must be the cell's {cell.d_model}, found {self.halt.in_features}; omit it")
         return cell
 
     def ponder(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> Pondered:

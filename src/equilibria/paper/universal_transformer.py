@@ -9,6 +9,7 @@ Shapes: B batch, S length of the source, L of the target, D features.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from equilibria.cells import Cache, Memory
 from equilibria.depths import Depth, Reached
 from equilibria.models.base import Output, TokenModel
+from equilibria.models.recipe import blamed_on
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
 from equilibria.nn.feed_forward import BoundFeedForward
 from equilibria.paper.baselines import Baseline
 from equilibria.paper.halting import Halting
+from equilibria.ranges import at_least, probability
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class UniversalBlock(nn.Module):
 
     def __init__(self, d_model: int, heads: int, inner: int, reads_source: bool = False) -> None:
         super().__init__()
+        at_least(1, heads=heads, inner=inner)
         if d_model % heads:
             raise ValueError(f"d_model must be a multiple of heads, found {d_model} and {heads} heads")
         self.self_attention = nn.MultiheadAttention(d_model, heads, batch_first=True)
@@ -86,6 +90,7 @@ class UniversalTransformer(TokenModel):
         super().__init__()
         if not 0 <= start < embedding.vocabulary_size:
             raise ValueError(f"start must be one of {embedding.vocabulary_size} token ids, found {start}")
+        probability(dropout=dropout)
         self.embedding, self.memory_length = embedding, 0
         self.encoder, self.decoder = encoder, decoder
         self.read = UniversalBlock(embedding.d_model, heads, inner)
@@ -167,6 +172,7 @@ class UniversalTransformerModel(Baseline):
             raise ValueError("an encoder-decoder takes neither memory_length nor regularisation; omit them")
 
     def build(self, vocabulary_size: int) -> UniversalTransformer:
-        embedding = self.build_embedding(vocabulary_size, self.d_model)
-        encoder, decoder = (Halting(self.d_model, self.max_steps, self.threshold, self.ponder_weight) for _ in range(2))
-        return UniversalTransformer(embedding, self.heads, self.inner, encoder, decoder, self.dropout)
+        embedding = self.build_embedding(vocabulary_size, self.d_model, self.d_model)
+        halting = partial(Halting, self.d_model, self.max_steps, self.threshold, self.ponder_weight)
+        with blamed_on("model"):
+            return UniversalTransformer(embedding, self.heads, self.inner, halting(), halting(), self.dropout)

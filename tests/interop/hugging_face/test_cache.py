@@ -1,10 +1,15 @@
 """The stock cache of transformers holds keys and values of one cell, and can be treated as that of any model."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from equilibria.cells import ContractiveCell
+from equilibria.depths import Equilibrium
 from equilibria.interop.hugging_face.cache import read_on
 from equilibria.models import LanguageModel
 from wrapped_kinds import CACHED, VOCABULARY, model, text
@@ -49,12 +54,47 @@ def test_cropping_repeating_and_reordering(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_a_wrong_token_leaves_the_cache_as_it_was() -> None:
-    one = model("contractive")
-    past = one(text(2, 12)).past_key_values
-    with pytest.raises(ValueError, match="outside the vocabulary"):
-        one(torch.full((2, 1), VOCABULARY), past_key_values=past)
-    assert past.get_seq_length() == 12
+def test_a_step_that_fails_leaves_the_cache_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = model("contractive"), model("contractive", cell=partial(ContractiveCell, d_model=16, heads=4))
+    tokens = text(2, 13)
+    past, next_token = one(tokens[:, :12]).past_key_values, tokens[:, 12:]
+    attempts: list[tuple[Any, torch.Tensor, str]] = [
+        (one, torch.full((2, 1), VOCABULARY), "outside the vocabulary"),
+        (one, text(3, 1), "the cache has batch size 2, the tokens have 3"),
+        (other, next_token, "a cache of this model keeps"),
+        (model("contractive").train(), next_token, "evaluation mode"),
+    ]
+    for reader, token, problem in attempts:
+        with pytest.raises(ValueError, match=problem):
+            reader(token, past_key_values=past)
+        assert past.get_seq_length() == 12
+
+    def interrupted(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Equilibrium, "reach", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            one(next_token, past_key_values=past)
+    expected = one(next_token, past_key_values=one(tokens[:, :12]).past_key_values).logits
+    assert torch.equal(one(next_token, past_key_values=past).logits, expected)
+
+
+@torch.no_grad()
+def test_a_failure_between_layers_leaves_all_of_them_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, tokens = model("around"), text(2, 13)
+    past, update = one(tokens[:, :12]).past_key_values, DynamicLayer.update
+    layers = iter(range(3))
+
+    def failing(layer: DynamicLayer, *given: torch.Tensor) -> object:
+        if next(layers) == 1:
+            raise MemoryError
+        return update(layer, *given)
+
+    monkeypatch.setattr(DynamicLayer, "update", failing)
+    with pytest.raises(MemoryError):
+        one(tokens[:, 12:], past_key_values=past)
+    assert [past.get_seq_length(number) for number in range(3)] == [12] * 3
 
 
 @torch.no_grad()

@@ -103,9 +103,9 @@ def test_the_configuration_is_a_recipe(tmp_path: Path) -> None:
         EquilibriaForCausalLM(wrong)
     default = EquilibriaForCausalLM(EquilibriaConfig())
     assert (default.config.hidden_size, default.config.num_hidden_layers) == (128, 1)
-    translator = {"kind": "equilibria.paper.universal_transformer:UniversalTransformerModel", "d_model": 16}
-    with pytest.raises((UserError, ValueError)):
-        EquilibriaForCausalLM(EquilibriaConfig(recipe=translator))
+    translator = {"kind": "equilibria.paper.universal_transformer:UniversalTransformerModel"}
+    with pytest.raises(UserError, match="a task with a source and a target"):
+        EquilibriaForCausalLM(EquilibriaConfig(recipe={**translator, "d_model": 16, "heads": 2, "inner": 32}))
 
 
 def test_losses() -> None:

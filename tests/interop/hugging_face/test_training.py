@@ -53,7 +53,6 @@ def trainer(folder: Path, tokenizer: PreTrainedTokenizerFast, **options: Any) ->
 
 def test_a_resumed_run_ends_where_another_does(tmp_path: Path) -> None:
     tokenizer = stock_tokenizer(byte_tokenizer())
-    assert tokenizer is not None
     whole = trainer(tmp_path / "whole", tokenizer)
     whole.train()
     losses = [line["loss"] for line in whole.state.log_history if "loss" in line]

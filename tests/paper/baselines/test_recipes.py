@@ -88,11 +88,21 @@ def test_what_is_around_the_layers_is_the_models() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "problem"),
     [
-        (LSTM, {"layers": 0}, "layers must be at least 1, found 0"),
+        (LSTM, {"d_model": 0}, "d_model must be at least 1, found 0"),
+        (NAS, {"hidden": 0}, "hidden must be at least 1, found 0"),
+        (LSTM, {"layers": 0}, "layers must be from 1 to 1000, found 0"),
         (LSTM, {"layers": 1001}, "layers must be from 1 to 1000, found 1001"),
         (LSTM, {"memory_length": -1}, "memory_length must be at least 0, found -1"),
-        (GRU, {"weight_dropout": 1.0}, "weight_dropout must be at least 0 and below 1, found 1.0"),
-        (TCN, {"kernel_size": 0}, "kernel_size must be at least 1"),
+        (LSTM, {"hidden_dropout": 1.0}, "model: hidden_dropout must be at least 0 and below 1, found 1.0"),
+        *[
+            (kind, {name: 1.0}, f"model: {name} must be at least 0 and below 1, found 1.0")
+            for kind, options in OTHER.items()
+            for name in options
+            if name.endswith("dropout")
+        ],
+        (TCN, {"kernel_size": 0}, "model: kernel_size must be at least 1"),
+        (QRNN, {"window": 0}, "model: window must be at least 1"),
+        *[(RelationalMemory, {name: 0}, f"{name} must be") for name in ("slots", "heads", "head_size", "mlp_layers")],
         (RelationalMemory, {"gates": "row"}, "gates must be one of 'unit', 'slot', found 'row'"),
         (DARTS, {"search": "third"}, "search must be one of 'first_order', 'second_order'"),
         (GatedConvolution, {"channels": ()}, "kernel_sizes has 1 entries and channels 0"),
@@ -104,7 +114,7 @@ def test_an_option_out_of_its_range_is_refused(
     kind: type[LayeredBaseline], options: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):
-        kind(**{**NEEDED[kind], **options})
+        kind(**{**NEEDED[kind], **options}).check()
 
 
 def test_options_of_the_universal_transformer() -> None:
@@ -121,3 +131,39 @@ def test_options_of_the_universal_transformer() -> None:
     assert model.encoder is not model.decoder
     with pytest.raises(ValueError, match="neither memory_length nor regularisation"):
         UniversalTransformerModel(d_model=16, heads=4, inner=12, memory_length=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"heads": 3}, "model: d_model must be a multiple of heads, found 16 and 3 heads"),
+        ({"heads": 0}, "model: heads must be at least 1, found 0"),
+        ({"inner": 0}, "model: inner must be at least 1, found 0"),
+        ({"dropout": 1.0}, "model: dropout must be at least 0 and below 1, found 1.0"),
+        ({"max_steps": 0}, "model: max_steps must be at least 1, found 0"),
+        ({"threshold": 7.0}, "model: threshold must be above 0 and at most 1, found 7.0"),
+        ({"ponder_weight": -1.0}, "model: ponder_weight must be at least 0, found -1.0"),
+    ],
+)
+def test_a_universal_transformer_is_checked_before_its_data_is_read(options: dict[str, Any], problem: str) -> None:
+    model = UniversalTransformerModel(**{"d_model": 16, "heads": 4, "inner": 12, **options})
+    with pytest.raises(ValueError, match=problem):
+        model.check()
+
+
+class Doubled(UntiedEmbedding):
+    """An untied embedding of one's own."""
+
+
+class Faulty(TiedEmbedding):
+    def __init__(self, vocabulary_size: int, d_model: int) -> None:
+        raise KeyError("rows")
+
+
+def test_an_embedding_of_one_s_own_is_made_as_ours_are() -> None:
+    for kind in (LSTM, GatedConvolution):
+        model = built(kind, embedding=partial(Doubled), **({"channels": (9,)} if kind is GatedConvolution else {}))
+        assert isinstance(model.embedding, Doubled)
+        assert (model.embedding.d_model, model.embedding.d_output) == (16, 9)
+    with pytest.raises(ValueError, match=r"model\.embedding: KeyError: 'rows'"):
+        built(LSTM, embedding=partial(Faulty))

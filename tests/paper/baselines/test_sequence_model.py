@@ -232,8 +232,10 @@ def test_what_belongs_to_another_model_is_named() -> None:
 
 
 def test_impossible_sizes_are_named() -> None:
-    with pytest.raises(ValueError, match="layer 0 has 5 features out, layer 1 6 in"):
+    with pytest.raises(ValueError, match="layer 0 has 5 features out and layer 1 reads 6"):
         SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 5), GRULayer(6, 4)])
+    with pytest.raises(ValueError, match="layer 1 has 5 features out and the softmax reads 4"):
+        SequenceModel(TiedEmbedding(3, 4), [GRULayer(4, 6), GRULayer(6, 5)])
     with pytest.raises(ValueError, match="at least 1 layer"):
         SequenceModel(TiedEmbedding(3, 4), [])
     with pytest.raises(ValueError, match="hidden_dropout must be at least 0 and below 1, found 1"):

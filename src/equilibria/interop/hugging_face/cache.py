@@ -7,7 +7,7 @@ cell) is stored with one. A step lets the cache append empty slots, and the cell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -41,13 +41,14 @@ def read_on(
     Args:
         model: in evaluation mode.
         tokens_BL: token ids.
-        past: changed in place.
+        past: changed in place; as it was where the call fails.
         padding_B: how many tokens at the left of each row, in the cache and these, are padding.
         limit: tokens of the cache that are seen at most; None for all.
         depth: None for the model's own.
 
     Raises:
-        ValueError: the cache is of another kind or another model's, or a token is outside the vocabulary.
+        ValueError: the cache is of another kind, another model's or of another batch size, the model is in training
+            mode, or a token is outside the vocabulary.
     """
     _check(past, len(model.new_cache(depth=depth).entries) // 2)
     model.check(tokens_BL)
@@ -60,21 +61,32 @@ def read_on(
             past.update(keys, values, layer)
         return step
     cache = model.new_cache(limit, depth=depth)
-    cache.adopt(_with_room(past, cache.entries, tokens_BL.shape[1]), length, padding_B)
-    return model.decode(tokens_BL, cache, depth=depth)
+    try:
+        cache.adopt(_with_room(past, cache.entries, tokens_BL.shape[1]), length, padding_B)
+        return model.decode(tokens_BL, cache, depth=depth)
+    except BaseException:  # also one that interrupts a solve
+        for layer, keys, values in _filled(past):  # `crop` would cut as much from those that have not grown
+            layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
+        raise
 
 
 @torch.no_grad()
 def _with_room(past: TransformersCache, entries: Sequence[tuple[int, ...]], length: int) -> list[Tensor]:
     """The cache's own tensors, grown by `length` slots, laid out as a model's."""
     tensors: list[Tensor] = []
-    for number, layer in enumerate(past.layers):
+    for number, (_, *kept) in enumerate(_filled(past)):
+        keys, values = (t.new_zeros(*t.shape[:2], length, t.shape[3]) for t in kept)
+        tensors.extend(past.update(keys, values, number))
+    return [t if len(entry) == 2 else t.squeeze(1) for t, entry in zip(tensors, entries, strict=True)]
+
+
+def _filled(past: TransformersCache) -> Iterator[tuple[DynamicLayer, Tensor, Tensor]]:
+    """Each layer with its keys and values."""
+    for layer in past.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
-        keys, values = (kept.new_zeros(*kept.shape[:2], length, kept.shape[3]) for kept in (layer.keys, layer.values))
-        tensors.extend(past.update(keys, values, number))
-    return [t if len(entry) == 2 else t.squeeze(1) for t, entry in zip(tensors, entries, strict=True)]
+        yield layer, layer.keys, layer.values
 
 
 def _check(past: TransformersCache, layers: int) -> None:

@@ -220,7 +220,6 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         return loss + (penalty if items is None else penalty * ((labels[:, 1:] != NO_TARGET).sum() / items))
 
     def get_input_embeddings(self) -> nn.Module:
-        assert isinstance(self.model.embedding, nn.Module)
         return self.model.embedding
 
     def get_output_embeddings(self) -> nn.Module | None:

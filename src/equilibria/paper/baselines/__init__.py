@@ -2,21 +2,23 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_origin
+from typing import Literal
 
 from equilibria.models import ModelRecipe
-from equilibria.nn import TokenEmbedding, UntiedEmbedding
+from equilibria.models.recipe import blamed_on
 from equilibria.paper.baselines.base import Layer, SequenceModel
 from equilibria.paper.baselines.convolutional import GatedBlock, TemporalBlock
 from equilibria.paper.baselines.qrnn import QRNNLayer
 from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer, VariationalLSTMLayer
 from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
-from equilibria.paper.baselines.searched import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer, NASLayer
-from equilibria.ranges import at_least, layers, one_of, probability
+from equilibria.paper.baselines.searched import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer, NASLayer, Node
+from equilibria.ranges import at_least, layers, one_of
 
-_GRAPHS = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
+Search = Literal["first_order", "second_order"]
+
+_GRAPHS: dict[Search, tuple[Node, ...]] = {"first_order": DARTS_FIRST_ORDER, "second_order": DARTS_SECOND_ORDER}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +36,7 @@ class Baseline(ModelRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for entry in fields(self):
-            option = {entry.name: getattr(self, entry.name)}
-            if entry.type is int and entry.name != "memory_length":
-                at_least(1, **option)
-            if entry.name.endswith("dropout"):
-                probability(**option)
-            if get_origin(entry.type) is Literal:
-                one_of(entry.type, **option)
-
-    @property
-    def untied(self) -> bool:
-        """Whether the softmax has a matrix, and so a width, of its own."""
-        return self.embedding.func is UntiedEmbedding
-
-    def build_embedding(self, vocabulary_size: int, d_output: int) -> TokenEmbedding:
-        """The embedding, whose softmax reads `d_output` features; those are `d_model` unless it is untied."""
-        return self.embedding(vocabulary_size, self.d_model, *[d_output] * self.untied)
+        at_least(1, d_model=self.d_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +54,11 @@ class LayeredBaseline(Baseline):
         """The layers; the last has `d_model` units unless the embedding is untied."""
 
     def build(self, vocabulary_size: int) -> SequenceModel:
-        layers = self.build_layers()
-        embedding = self.build_embedding(vocabulary_size, layers[-1].d_out)
-        return SequenceModel(embedding, layers, self.regularisation, self.memory_length, self.hidden_dropout)
+        with blamed_on("model"):
+            layers = self.build_layers()
+        embedding = self.build_embedding(vocabulary_size, self.d_model, layers[-1].d_out)
+        with blamed_on("model"):
+            return SequenceModel(embedding, layers, self.regularisation, self.memory_length, self.hidden_dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +75,7 @@ class StackedBaseline(LayeredBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least(1, hidden=self.hidden)
         layers(layers=self.layers)
 
     @property
@@ -232,7 +221,7 @@ class RelationalMemory(StackedBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        layers(0, mlp_layers=self.mlp_layers)
+        layers(mlp_layers=self.mlp_layers)
 
     def build_layers(self) -> list[RelationalMemoryLayer]:
         options = self.slots, self.heads, self.head_size, self.gates, self.mlp_layers
@@ -249,9 +238,13 @@ class DARTS(StackedBaseline):
         recurrent_dropout: probability of dropping a feature of what a node reads.
     """
 
-    search: Literal["first_order", "second_order"] = "second_order"
+    search: Search = "second_order"
     cell_dropout: float = 0.0
     recurrent_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(Search, search=self.search)
 
     def build_layers(self) -> list[DARTSLayer]:
         options = _GRAPHS[self.search], self.cell_dropout, self.recurrent_dropout

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -21,7 +20,7 @@ from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
-from equilibria.ranges import probability
+from equilibria.ranges import at_least, probability
 
 State = tuple[Tensor, ...]
 
@@ -36,6 +35,7 @@ class Layer(nn.Module, ABC):
 
     def __init__(self, d_in: int, d_out: int, *state_shapes: tuple[int, int]) -> None:
         super().__init__()
+        at_least(1, d_in=d_in, d_out=d_out)
         self.d_in, self.d_out, self.state_shapes = d_in, d_out, state_shapes
 
     def start(self, x_BLD: Tensor) -> State:
@@ -58,7 +58,8 @@ class SequenceModel(CausalModel):
         hidden_dropout: probability of dropping a feature between layers, one mask for all tokens of a row.
 
     Raises:
-        ValueError: there is no layer, the width of one is not that of the next, or a number is out of its range.
+        ValueError: there is no layer, one does not read as many features as the one before it has, or a number is out
+            of its range.
     """
 
     def __init__(
@@ -72,9 +73,7 @@ class SequenceModel(CausalModel):
         super().__init__(embedding, memory_length, regularisation)
         if not layers:
             raise ValueError("a sequence model needs at least 1 layer, found none")
-        for number, (before, after) in enumerate(pairwise(layers)):
-            if before.d_out != after.d_in:
-                raise ValueError(f"layer {number} has {before.d_out} features out, layer {number + 1} {after.d_in} in")
+        self._check_widths(embedding, *[(f"layer {n}", layer.d_in, layer.d_out) for n, layer in enumerate(layers)])
         probability(hidden_dropout=hidden_dropout)
         self.layers = nn.ModuleList(layers)
         self.hidden_dropout = hidden_dropout

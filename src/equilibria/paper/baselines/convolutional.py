@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from equilibria.nn import dropout_mask, masked
 from equilibria.paper.baselines.base import Layer, State
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, probability
 
 
 def causal_convolution(convolution: nn.Conv1d, x_BLD: Tensor, past_BMD: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +40,7 @@ class TemporalBlock(Layer):
 
     def __init__(self, d_in: int, d_out: int, kernel_size: int, dilation: int, dropout: float = 0.0) -> None:
         at_least(1, kernel_size=kernel_size, dilation=dilation)
+        probability(dropout=dropout)
         past = (kernel_size - 1) * dilation
         super().__init__(d_in, d_out, (past, d_in), (past, d_out))
         self.dropout = dropout
@@ -76,6 +77,7 @@ class GatedBlock(Layer):
     def __init__(self, d_in: int, convolutions: Sequence[tuple[int, int]], dropout: float = 0.0) -> None:
         if not convolutions or min(size for pair in convolutions for size in pair) < 1:
             raise ValueError(f"convolutions must be pairs of sizes of at least 1, found {convolutions}")
+        probability(dropout=dropout)
         widths = [d_in, *[channels for _, channels in convolutions]]
         pairs = list(zip(widths[:-1], convolutions, strict=True))
         super().__init__(d_in, widths[-1], *((kernel_size - 1, before) for before, (kernel_size, _) in pairs))

@@ -44,6 +44,7 @@ class RecurrentLayer(Layer):
 
     def __init__(self, d_in: int, d_out: int, weight_dropout: float = 0.0) -> None:
         super().__init__(d_in, d_out, *[(1, d_out)] * self.states)
+        probability(weight_dropout=weight_dropout)
         self.weight_dropout = weight_dropout
         self.network = self.kind(d_in, d_out, batch_first=True)
 
@@ -86,24 +87,24 @@ class VariationalLSTMLayer(LSTMLayer):
 
     Args:
         d_in, d_out: features of the input, hidden units.
-        input_dropout: probability of dropping a feature of the input, in each gate on its own.
+        cell_dropout: probability of dropping a feature of the input, in each gate on its own.
         recurrent_dropout: the same of the last hidden state.
     """
 
-    def __init__(self, d_in: int, d_out: int, input_dropout: float = 0.0, recurrent_dropout: float = 0.0) -> None:
+    def __init__(self, d_in: int, d_out: int, cell_dropout: float = 0.0, recurrent_dropout: float = 0.0) -> None:
         super().__init__(d_in, d_out)
-        probability(input_dropout=input_dropout, recurrent_dropout=recurrent_dropout)
-        self.input_dropout, self.recurrent_dropout = input_dropout, recurrent_dropout
+        probability(cell_dropout=cell_dropout, recurrent_dropout=recurrent_dropout)
+        self.cell_dropout, self.recurrent_dropout = cell_dropout, recurrent_dropout
 
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
-        if not self.training or not (self.input_dropout or self.recurrent_dropout):
+        if not self.training or not (self.cell_dropout or self.recurrent_dropout):
             return super().forward(x_BLD, state)
         weights = dict(self.network.named_parameters())
         recurrent_KHH = weights["weight_hh_l0"].unflatten(0, (_GATES, -1))
         inject_KHD = weights["weight_ih_l0"].unflatten(0, (_GATES, -1))
         bias_KH = (weights["bias_ih_l0"] + weights["bias_hh_l0"]).unflatten(0, (_GATES, -1))
         h_BH, c_BH = (part[:, 0] for part in state)
-        seen_LBKD = _for_gates(x_BLD.transpose(0, 1), self._mask(x_BLD[:, 0], self.input_dropout))
+        seen_LBKD = _for_gates(x_BLD.transpose(0, 1), self._mask(x_BLD[:, 0], self.cell_dropout))
         injected_LBKH = torch.einsum("lbkd,khd->lbkh", seen_LBKD, inject_KHD) + bias_KH
         mask_BKH, hidden = self._mask(h_BH, self.recurrent_dropout), []
         for injected_BKH in injected_LBKH:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equilibria.nn import dropout_mask, masked
 from equilibria.paper.baselines.base import Layer, State
+from equilibria.ranges import probability
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 
@@ -56,7 +57,7 @@ class DARTSLayer(Layer):
     Args:
         d_in, d_out: features of the input, hidden units.
         nodes: the graph; a node reads an earlier one.
-        input_dropout: probability of dropping a feature of the input.
+        cell_dropout: probability of dropping a feature of the input.
         recurrent_dropout: of dropping a feature of what each node reads.
     """
 
@@ -65,14 +66,15 @@ class DARTSLayer(Layer):
         d_in: int,
         d_out: int,
         nodes: tuple[Node, ...] = DARTS_SECOND_ORDER,
-        input_dropout: float = 0.0,
+        cell_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
     ) -> None:
         super().__init__(d_in, d_out, (1, d_out))
+        probability(cell_dropout=cell_dropout, recurrent_dropout=recurrent_dropout)
         for number, node in enumerate(nodes, start=1):
             if not 0 <= node.predecessor < number or node.activation not in get_args(Activation):
                 raise ValueError(f"node {number} must read one of 0 to {number - 1} with a known activation: {node}")
-        self.nodes, self.input_dropout, self.recurrent_dropout = nodes, input_dropout, recurrent_dropout
+        self.nodes, self.cell_dropout, self.recurrent_dropout = nodes, cell_dropout, recurrent_dropout
         self.inject = nn.Linear(d_in, 2 * d_out, bias=False)
         self.recur = nn.Linear(d_out, 2 * d_out, bias=False)
         self.steps = nn.ModuleList(nn.Linear(d_out, 2 * d_out, bias=False) for _ in nodes)
@@ -82,7 +84,7 @@ class DARTSLayer(Layer):
     def forward(self, x_BLD: Tensor, state: State) -> tuple[Tensor, State]:
         h_BH = state[0][:, 0]
         mask = dropout_mask(h_BH, self.recurrent_dropout, self.training)
-        x_BLD = masked(x_BLD, dropout_mask(x_BLD[:, :1], self.input_dropout, self.training))
+        x_BLD = masked(x_BLD, dropout_mask(x_BLD[:, :1], self.cell_dropout, self.training))
         hidden = []
         for injected in self.inject(x_BLD).unbind(1):
             h_BH = self._step(injected, h_BH, mask)
