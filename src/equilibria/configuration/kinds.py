@@ -24,7 +24,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from docstring_parser import parse, parse_from_object
-from torch import optim
+from torch import nn, optim
 
 from equilibria.cells import Cell
 from equilibria.data import Source, Task
@@ -227,9 +227,10 @@ def family_of(cls: type) -> Family | None:
 
 
 def made_at_once(cls: type) -> bool:
-    """Whether recipes hold objects of a class; else what makes them, once there is what they need besides."""
+    """Whether recipes hold objects of a class; else what makes them, once there is what they need besides. A module has
+    weights, which each model needs for itself."""
     family = family_of(cls)
-    return is_dataclass(cls) or (family is not None and not family.supplied)
+    return is_dataclass(cls) or (family is not None and not family.supplied and not issubclass(cls, nn.Module))
 
 
 def explained(cls: type) -> dict[str, str]:

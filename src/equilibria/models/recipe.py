@@ -95,7 +95,7 @@ def construct(part: partial[Any], **given: Any) -> Any:
     try:
         return part(**{name: value for name, value in given.items() if name in known})
     except Exception as problem:
-        if is_out_of_memory(problem):
+        if isinstance(problem, Problems) or is_out_of_memory(problem):
             raise
         raise ValueError(cause(problem)) from problem
 
