@@ -1,6 +1,7 @@
 """Saving, loading, losses and generation: what transformers makes of our models is what we make of them."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from equilibria.gradients import Implicit
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models import LanguageModel
 from equilibria.models.causal import CausalModel
+from equilibria.solvers import ConvergenceWarning
 from wrapped_kinds import CACHED, KINDS, LAYERS, UNCACHED, VOCABULARY, WINDOW, loaded, model, text
 
 
@@ -71,8 +73,18 @@ def test_other_types(tmp_path: Path) -> None:
     one.save_pretrained(tmp_path)
     half = loaded(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-    with torch.no_grad():
+    with torch.no_grad(), pytest.warns(ConvergenceWarning):  # bfloat16 has no room for a residual of 1e-6
         torch.testing.assert_close(half(text()).logits.float(), one(text()).logits, rtol=0.1, atol=0.2)
+
+
+def test_solves_that_fail_are_told_of() -> None:
+    one = model("contractive")
+    one.depth = replace(one.model.depth, eval_solver=replace(one.model.depth.eval_solver, max_evaluations=1))
+    message = "a solve did not converge within the model's budget"
+    with pytest.warns(ConvergenceWarning, match=message):
+        one(text(), use_cache=False)
+    with pytest.warns(ConvergenceWarning, match=message):
+        one.generate(text(), max_new_tokens=2, do_sample=False)
 
 
 def test_what_a_checkpoint_lacks_is_as_in_a_fresh_model(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from equilibria.configuration import Recipe, RunRecipe, recipe_from, table_of
 from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.deq.failures import warn
 from equilibria.gradients import Phantom, Unrolled
 from equilibria.interop.hugging_face.cache import cache_layers, read_on
 from equilibria.interop.hugging_face.padding import LeftPadding
 from equilibria.models import LanguageModel, ModelRecipe
 from equilibria.models.causal import CausalModel
 from equilibria.nn import TiedEmbedding
+from equilibria.solvers import Solution, Status
 
 _BRIDGE = "modeling_equilibria"
 _BRIDGE_TEXT = """\
@@ -140,7 +142,8 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """A whole text, or the next tokens of one. In training the loss includes the model's penalties.
+        """A whole text, or the next tokens of one. In training the loss includes the model's penalties; in evaluation a
+        solve that does not converge is a `ConvergenceWarning`.
 
         Args:
             input_ids: token ids, `(B, L)`.
@@ -191,7 +194,9 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         assert isinstance(self.model, LanguageModel)
         limit = None if window is None else window - 1
         padding_B = None if padding is None else padding.padding_B
-        return read_on(self.model, tokens_BL, past, padding_B, limit, self.depth).hidden_BLD
+        step = read_on(self.model, tokens_BL, past, padding_B, limit, self.depth)
+        self._tell_of_failure(step.solution)
+        return step.hidden_BLD
 
     def _read(
         self, tokens_BL: Tensor, padding: LeftPadding | None, labels: Tensor | None
@@ -200,12 +205,17 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         targets = None
         if labels is not None and self.training and self.model.auxiliary_weight:
             targets = nn.functional.pad(labels[:, 1:], (0, 1), value=NO_TARGET)
-        if padding is None:
-            output = self.model(tokens_BL, targets, depth=self.depth)
-            return output.hidden, output.penalty
-        last = None if targets is None else padding.last(targets)
-        output = self.model(padding.last(tokens_BL), last, depth=self.depth)
-        return padding.first(output.hidden), output.penalty
+        if padding is not None:
+            tokens_BL, targets = padding.last(tokens_BL), None if targets is None else padding.last(targets)
+        output = self.model(tokens_BL, targets, depth=self.depth)
+        self._tell_of_failure(output.solution)
+        return output.hidden if padding is None else padding.first(output.hidden), output.penalty
+
+    def _tell_of_failure(self, solution: Solution | None) -> None:
+        """Nothing that transformers returns has a place for it. The message is always the same, so that Python shows it
+        once."""
+        if not self.training and solution is not None and solution.status is not Status.CONVERGED:
+            warn("a solve did not converge within the model's budget: what follows is not that of its equilibrium")
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.embedding.logits(hidden) if self.lm_head is None else self.lm_head(hidden)
