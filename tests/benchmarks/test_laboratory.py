@@ -79,7 +79,7 @@ def test_unknown_rows_and_malformed_variants_are_errors(
     assert "KEY=VALUE" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert main([*command, *out, "--rows", "transformer-xl", "--width", "136"]) == 2
-    assert "model.cell: d_model must be" in capsys.readouterr().err
+    assert "model.cell.d_model: d_model must be" in capsys.readouterr().err
 
 
 def test_the_shuffled_text_has_every_passage_of_both_once(tmp_path: Path) -> None:
