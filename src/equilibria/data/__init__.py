@@ -7,6 +7,7 @@ from equilibria.data.sources.embedded import EmbeddedText
 from equilibria.data.sources.files import FilesText
 from equilibria.data.sources.folder import FolderText
 from equilibria.data.tasks.base import SequenceTask, Task
+from equilibria.data.tasks.groups import WordProblem
 from equilibria.data.tasks.symbols import CopyMemory, Reversal
 from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, word_tokenizer
@@ -27,6 +28,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TokenizerSpec",
+    "WordProblem",
     "byte_tokenizer",
     "id_tokenizer",
     "prepare",

@@ -107,7 +107,7 @@ def test_validation_is_one_pass_over_what_is_held_out() -> None:
     ("arguments", "message"),
     [
         ({"blanks": 0}, "blanks must be at least 1, found 0"),
-        ({"symbols": 21}, "symbols must be between 1 and 20, found 21"),
+        ({"symbols": 1001}, "symbols must be between 1 and 1000, found 1001"),
         ({"symbols": 2, "held_out": 64}, "held_out must be between 1 and 63, found 64"),
     ],
 )

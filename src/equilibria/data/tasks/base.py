@@ -108,6 +108,11 @@ class SequenceTask(Task):
     def segment(self, numbers: np.ndarray) -> Segment:
         """The sequences of these numbers (B,), each from 0 to `count − 1`, one per row."""
 
+    def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
+        """The same for the training batch of an index, where that looks otherwise."""
+        del index
+        return self.segment(numbers)
+
     def training(self, batch_size: int, segment_length: int | None = None) -> "SequenceBatches":
         self._check_count()
         return SequenceBatches(self, batch_size)
@@ -161,4 +166,4 @@ class SequenceBatches:
             raise IndexError(f"batch {index}: batches count from 0")
         held_out = self.task.held_out
         drawn = index * self.batch_size + (np.arange(self.batch_size) if rows is None else np.asarray(rows))
-        return self.task.segment(held_out + drawn % (self.task.count - held_out))
+        return self.task.training_segment(held_out + drawn % (self.task.count - held_out), index)

@@ -1,7 +1,4 @@
-"""Tasks on sequences of symbols: copy memory and reversal.
-
-A sequence's number goes through a bijection to its symbols, so sequences are disjoint by construction.
-"""
+"""Tasks on sequences of symbols: copy memory and reversal."""
 
 import math
 from abc import abstractmethod
@@ -16,12 +13,12 @@ from torch import Tensor
 from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tasks.base import SequenceTask
+from equilibria.data.tasks.numbering import digits, distinct
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.ranges import at_least
 
 _BLANK, _MARKER = 0, 9
-_ALPHABET_BITS = 3
-_LONGEST = 20  # symbols whose bits fit, three each, in a 64-bit number
+_LONGEST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +26,7 @@ class SymbolTask(SequenceTask):
     """A task on symbols from 1 to 8.
 
     Args:
-        symbols: how many, 1 to 20.
+        symbols: how many, 1 to 1000.
         held_out: sequences kept for validation; fewer than there are.
         seed: of the order of the sequences; another seed holds out others.
 
@@ -49,7 +46,7 @@ class SymbolTask(SequenceTask):
 
     @property
     def count(self) -> int:
-        return 8**self.symbols
+        return distinct(8, self.symbols)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -64,23 +61,11 @@ class SymbolTask(SequenceTask):
         return {"chance_loss": self.chance}
 
     def segment(self, numbers: np.ndarray) -> Segment:
-        return self.arranged(torch.from_numpy(self._symbols(numbers)))
+        return self.arranged(torch.from_numpy(digits(numbers, 8, self.symbols, self.seed) + 1))
 
     @abstractmethod
     def arranged(self, symbols: Tensor) -> Segment:
         """Inputs and targets for `(B, symbols)` symbols."""
-
-    def _symbols(self, numbers: np.ndarray) -> np.ndarray:
-        """(B,) numbers to (B, symbols) symbols: multiplying by an odd number and folding the upper bits onto the lower
-        are bijections of the numbers of so many bits."""
-        bits = _ALPHABET_BITS * self.symbols
-        mask = np.uint64(2**bits - 1)
-        x = numbers.astype(np.uint64)
-        for multiplier, summand in np.random.default_rng(self.seed).integers(0, 2**62, (4, 2), dtype=np.uint64):
-            x = (x * (multiplier | np.uint64(1)) + summand) & mask  # modulo 2^64 first, which 2^bits divides
-            x ^= x >> np.uint64(bits // 2 + 1)
-        digits = x[:, None] >> np.arange(0, bits, _ALPHABET_BITS, dtype=np.uint64)
-        return (digits & np.uint64(7)).astype(np.int64) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
