@@ -1,0 +1,87 @@
+"""The studies of `equilibria bench worth`: what is trained, beside what, and on what it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from equilibria.depths import Equilibrium
+from equilibria.inference.effort import Effort
+from equilibria.models import LanguageModel, TokenModel
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe of `recipes/`, and the keys that it gets."""
+
+    recipe: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a trained row is evaluated on.
+
+    Attributes:
+        data: keys of [data] that differ from training.
+        batch_size: sequences side by side.
+        chunk_length: tokens that are solved together, from left to right over a cache; None for whole sequences.
+        effort: of each solve.
+        for_all: whether explicit networks, too, are read so; their cost may be many times that of an equilibrium.
+    """
+
+    data: Mapping[str, object] = field(default_factory=dict)
+    batch_size: int = 32
+    chunk_length: int | None = None
+    effort: Effort = field(default_factory=Effort)
+    for_all: bool = True
+
+    def suits(self, model: TokenModel) -> bool:
+        """Whether a model is read so."""
+        explicit = isinstance(model, LanguageModel) and not isinstance(model.depth, Equilibrium)
+        return self.for_all or not explicit
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows and readings.
+
+    Attributes:
+        about: what it asks, in a line.
+        common: keys that all rows get.
+        goal: the reading by which a seed counts as right, its figure, and the least value of that.
+    """
+
+    about: str
+    rows: Mapping[str, Row]
+    readings: Mapping[str, Reading]
+    goal: tuple[str, str, float]
+    common: Mapping[str, object] = field(default_factory=dict)
+
+
+def _tracking(group: str, recipe: str, explicit: int) -> Study:
+    """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times."""
+    tied = {"model.depth.kind": "unrolled"}
+    words = {f"{length}": Reading({"valid_length": length, "held_out": 128}) for length in (16, 32, 64, 128, 256)}
+    decoded = {
+        "1,000 decoded": Reading({"valid_length": 1000, "held_out": 32}, chunk_length=1),
+        "10,000 decoded": Reading({"valid_length": 10_000, "held_out": 16}, chunk_length=1, for_all=False),
+    }
+    return Study(
+        about=f"words of {group}, trained at length 16: right at the last position of longer ones",
+        rows={
+            "equilibrium": Row(recipe),
+            f"{explicit} applications": Row(recipe, {**tied, "model.depth.applications": explicit}),
+            "1 application": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "stack of 8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
+            "LSTM": Row("state-tracking/lstm.toml", {"data.group": group}),
+        },
+        readings=words | decoded,
+        goal=("256", "last_accuracy", 1.0),
+    )
+
+
+STUDIES: Mapping[str, Study] = {
+    "parity": _tracking("Z2", "state-tracking/parity-trellisnet.toml", 24),
+    "s3": _tracking("S3", "state-tracking/s3-trellisnet.toml", 24),
+}
