@@ -10,6 +10,9 @@ from equilibria.data.tasks.automata import CellularAutomaton
 from equilibria.data.tasks.base import SequenceTask, Task
 from equilibria.data.tasks.groups import WordProblem
 from equilibria.data.tasks.hops import HopInduction
+from equilibria.data.tasks.mazes import Maze
+from equilibria.data.tasks.sudoku import Sudoku
+from equilibria.data.tasks.sudoku_files import SudokuFiles
 from equilibria.data.tasks.symbols import CopyMemory, Reversal
 from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, word_tokenizer
@@ -24,11 +27,14 @@ __all__ = [
     "FilesText",
     "FolderText",
     "HopInduction",
+    "Maze",
     "Reversal",
     "Segment",
     "SequenceTask",
     "Source",
     "Split",
+    "Sudoku",
+    "SudokuFiles",
     "Task",
     "Tokenizer",
     "TokenizerSpec",

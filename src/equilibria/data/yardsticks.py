@@ -1,6 +1,6 @@
 """What a trained model is compared with: n-gram models of a text, and how frequent the answers of a task are.
 
-Those of a text raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
+N-gram models raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Hops, beside the definition read word for word."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
