@@ -17,6 +17,12 @@ FLAGS = {
     "data.tokenizer": "kind vocabulary_size minimum_count path",
     'data.source = "files"': "files valid_fraction test_fraction cache",
     'data.source = "folder"': "path cache",
+    'data.source = "cellular_automaton"': "rule width distractors samples held_out seed",
+    'data.source = "word_problem"': "group length shortest valid_length held_out seed",
+    'data.source = "hop_induction"': "hops alphabet length shortest valid_length held_out samples seed",
+    'data.source = "maze"': "held_out samples seed height width",
+    'data.source = "sudoku"': "held_out samples seed size givens",
+    'data.source = "sudoku_files"': "path puzzles augment held_out seed",
     'data.source = "copy_memory"': "symbols held_out seed blanks",
     'data.source = "reversal"': "symbols held_out seed",
     "model": (

@@ -56,8 +56,7 @@ class WordProblem(SequenceTask):
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
         order_of(self.group)
-        if not 1 <= self.held_out < self.count:
-            raise ValueError(f"held_out must be between 1 and {self.count - 1}, found {self.held_out}")
+        self.check_count()
 
     @property
     def vocabulary_size(self) -> int:
