@@ -57,6 +57,9 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
         torch.testing.assert_close(left.logits, solved.logits, atol=1e-2, rtol=0)
     with pytest.raises(UserError, match="TrellisCell evaluates all tokens of a segment together"):
         depth_at(together, Effort(leave=leave))
+    restarting = replace(IMPLICIT, eval_solver=replace(IMPLICIT.eval_solver, scope="sample"), restarts=eq.Restarts())
+    with pytest.raises(UserError, match="from several starts"):
+        depth_at(LanguageModel(TiedEmbedding(31, 16), contractive(), restarting), Effort(leave=leave))
 
 
 @pytest.mark.parametrize("depth", [IMPLICIT, Settled(), UnrolledDepth(2)], ids=["ours", "solves", "explicit"])

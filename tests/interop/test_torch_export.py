@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from equilibria.cells import Cell, ContractiveCell, Memory, StackedCell, TransformerXLCell, TrellisCell
-from equilibria.depths import Depth, Equilibrium, Stack, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, Restarts, Stack, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.interop.torch_export import (
     METADATA,
@@ -141,6 +141,9 @@ def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
     broyden = model(ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Broyden()))
     with pytest.raises(UserError, match=r"eval_solver: .* Picard or Anderson, found Broyden"):
         export_program(broyden)
+    samples = Picard(scope="sample")
+    with pytest.raises(UserError, match="has no restarts"):
+        export_program(model(ContractiveCell(8, 2, 16), Equilibrium(eval_solver=samples, restarts=Restarts())))
     with pytest.raises(UserError, match="cannot export"):
         export_program(model(ContractiveCell(8, 2, 16, injection=False), Halting(8)))
     chunked = SOLVES["picard"]()

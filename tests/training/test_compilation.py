@@ -12,6 +12,7 @@ import torch
 from distributed_cases import IMPLICIT, RECIPE, build, language_model
 from equilibria.cells import TrellisCell
 from equilibria.configuration import read_recipe, write_recipe
+from equilibria.depths import Depth, PathNoise, RandomStart
 from equilibria.distributed import ALONE
 from equilibria.errors import UserError
 from tiny import tiny_recipe, with_model
@@ -22,12 +23,15 @@ COMPILER = next(filter(shutil.which, ("g++", "clang++")), None)
 @pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler, which inductor needs")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_compiled_steps_are_those_of_plain_ones() -> None:
+@pytest.mark.parametrize(
+    "depth", [IMPLICIT, replace(IMPLICIT, start=RandomStart(), noise=PathNoise(), segments=2)], ids=["plain", "drawn"]
+)
+def test_compiled_steps_are_those_of_plain_ones(depth: Depth) -> None:
     losses = []
     for compiled in (False, True):
         torch.manual_seed(0)
         recipe = replace(RECIPE, compile=compiled, learning_rate=3e-3)
-        loop = build(recipe, language_model(IMPLICIT), ALONE, "ddp")
+        loop = build(recipe, language_model(depth), ALONE, "ddp")
         losses.append(torch.stack([loop.step() for _ in range(4)]))
         assert (loop.model.cell._compiled_call_impl is not None) == compiled  # pyright: ignore[reportAttributeAccessIssue]
     torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=0)

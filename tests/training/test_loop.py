@@ -18,11 +18,14 @@ from equilibria.depths import (
     Equilibrium,
     GrowingLimits,
     JacobianPenalty,
+    PathNoise,
     RandomLimits,
+    RandomStart,
+    Reached,
     UnrolledDepth,
 )
 from equilibria.errors import UserError
-from equilibria.gradients import Phantom
+from equilibria.gradients import Phantom, Unrolled
 from equilibria.inference.evaluation import evaluate_segments
 from equilibria.models import LanguageModel, Output
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
@@ -179,6 +182,13 @@ SCHEDULES = {
         states_every=2,
         schedule=DepthSchedule(limits=RandomLimits(2, 6), jacobian=JacobianPenalty(0.1, 1.0, probability=0.5)),
     ),
+    "random starts, noise and segments": Equilibrium(
+        solver=Picard(tol=1e-3, max_evaluations=4, scope="prefix"),
+        start=RandomStart(share=0.5),
+        noise=PathNoise(0.05),
+        segments=3,
+        schedule=DepthSchedule(gradient_steps=GrowingLimits(1, 3)),
+    ),
     "growing limits": Equilibrium(schedule=DepthSchedule(warmup_steps=1, limits=GrowingLimits(1, 7))),
 }
 
@@ -210,6 +220,60 @@ def test_each_step_is_taken_at_the_depth_that_the_schedule_says() -> None:
     assert isinstance(learning.model, LanguageModel)
     assert learning.model.depth is depth
     assert len({depth.solver.max_evaluations for depth in seen if isinstance(depth, Equilibrium)}) > 2
+
+
+class Cut(Depth):
+    """A cell applied again and again: the state after every so many applications, cut from the graph there."""
+
+    def __init__(self, applications: int, every: int) -> None:
+        self.applications, self.every = applications, every
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        z, states = z0, []
+        for number in range(1, self.applications + 1):
+            z = f(z)
+            if number % self.every == 0:
+                states.append(z)
+                z = z.detach()
+        return Reached(states[-1], states=tuple(states[:-1]))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_segments_are_one_solve_with_a_loss_after_each_and_a_gradient_that_ends_there(accumulation: int) -> None:
+    recipe = replace(TRAINING, optimizer=SGD(), learning_rate=0.5, accumulation=accumulation, clip=1e6)
+    solver = Picard(max_evaluations=1, scope="prefix")
+    inner = Equilibrium(solver=solver, gradient=Unrolled(steps=2), residual_penalty=0.0, segments=3)
+    segmented = loop(recipe, depth=inner)
+    # One loss and twice the mean of two others are three times the mean of all.
+    whole = loop(replace(recipe, learning_rate=recipe.learning_rate / 3), depth=Cut(6, every=2))
+    assert isinstance(whole.model, LanguageModel)
+    whole.model.auxiliary_weight = 2.0
+    for _ in range(3):
+        assert float(segmented.step()) == pytest.approx(float(whole.step()), abs=1e-5)
+    torch.testing.assert_close(weights(segmented), weights(whole), atol=1e-6, rtol=1e-5)
+
+
+def test_a_segment_is_differentiated_before_the_next_is_solved_and_all_are_counted() -> None:
+    learning, order = loop(depth=Equilibrium(segments=3), framed=True), []
+    learning.model.register_forward_pre_hook(lambda *_: order.append("forward"))
+    next(learning.model.parameters()).register_hook(lambda _: order.append("backward"))
+    learning.step()
+    assert order == ["forward", "backward"] * 3
+    summary = learning.statistics.summary()
+    assert summary is not None
+    assert (summary.steps, summary.solves) == (1, 3)
+    # From where the last one ended, another segment goes on.
+    state = torch.full((2, 16, 16), 7.0)
+    seen: list[Tensor] = []
+
+    def f(z: Tensor) -> Tensor:
+        seen.append(z)
+        return 0.5 * z
+
+    continued = Equilibrium(gradient=Unrolled(steps=1), start=RandomStart(), segments=2).continued(state)
+    for length in (5, 5, 6):
+        continued.reach(f, torch.zeros(2, length, 16), training=True)
+    assert torch.equal(torch.cat(seen[::2], dim=1), state)
 
 
 def test_two_loops_take_turns() -> None:

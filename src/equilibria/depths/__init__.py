@@ -6,6 +6,7 @@ from equilibria.depths.chunks import ChunkedSolution
 from equilibria.depths.equilibrium import Equilibrium
 from equilibria.depths.exits import Exit, ExitAfter, ExitOnChange, ExitOnResidual
 from equilibria.depths.explicit import Stack, UnrolledDepth
+from equilibria.depths.noise import PathNoise
 from equilibria.depths.schedule import (
     DepthSchedule,
     GrowingLimits,
@@ -14,6 +15,7 @@ from equilibria.depths.schedule import (
     RandomLimits,
     ResidualPenalty,
 )
+from equilibria.depths.starts import RandomStart, Restarts
 
 __all__ = [
     "Adaptive",
@@ -28,9 +30,12 @@ __all__ = [
     "GrowingLimits",
     "JacobianPenalty",
     "Limits",
+    "PathNoise",
     "RandomLimits",
+    "RandomStart",
     "Reached",
     "ResidualPenalty",
+    "Restarts",
     "Stack",
     "UnrolledDepth",
 ]

@@ -37,9 +37,11 @@ class Depth(ABC):
 
     Attributes:
         solves: whether it solves for a fixed point, so that it arrives at the same state from anywhere.
+        segments: solves of a training step, each of which begins where the one before it ended; 1 unless it solves.
     """
 
     solves: bool = False
+    segments: int = 1
 
     @property
     def cache_parts(self) -> int | None:
@@ -66,6 +68,30 @@ class Depth(ABC):
         """This depth with a share of its tolerance, where it has one."""
         return self
 
+    def continued(self, states_BLD: Tensor) -> Depth:
+        """The depth of the next segment of a training step, which begins at these states."""
+        return Continued(self, states_BLD)
+
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
         """The cell that a model applies at this depth, of cells that `make` makes, with or without injection."""
         return make(True)
+
+
+class Continued(Depth):
+    """A depth that begins at given states instead of the cell's start.
+
+    Args:
+        depth: what is done from there.
+        states_BLD: of all tokens of a forward pass. Where that is solved in chunks, each takes its own, left to right.
+    """
+
+    in_recipes = False
+    solves = True
+
+    def __init__(self, depth: Depth, states_BLD: Tensor) -> None:
+        self._depth, self._left = depth, states_BLD
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        length = z0.shape[1]
+        start, self._left = self._left[:, :length], self._left[:, length:]
+        return self._depth.reach(f, start, training)

@@ -11,7 +11,8 @@ from equilibria.depths.base import Reached
 from equilibria.solvers import Solution, Status
 from equilibria.solvers.solution import register
 
-_SEVERITY = (Status.CONVERGED, Status.MAX_EVALUATIONS, Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
+SEVERITY = (Status.CONVERGED, Status.MAX_EVALUATIONS, Status.STALLED, Status.DIVERGED, Status.NON_FINITE)
+"""How a solve may end, from best to worst."""
 
 
 @dataclass(kw_only=True)
@@ -67,7 +68,7 @@ def _joined_solution(chunks: Sequence[Solution]) -> Solution | None:
     points = [torch.cat(states, dim=1) for states in zip(*tracked, strict=True)]
     return ChunkedSolution(
         value=torch.cat([chunk.value for chunk in chunks], dim=1),
-        status=max((chunk.status for chunk in chunks), key=_SEVERITY.index),
+        status=max((chunk.status for chunk in chunks), key=SEVERITY.index),
         residual=torch.cat([per_token(chunk.residual, chunk.value.shape[:2]) for chunk in chunks], dim=1),
         converged=torch.cat([per_token(chunk.converged, chunk.value.shape[:2]) for chunk in chunks], dim=1),
         tolerance=chunks[0].tolerance,

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from equilibria.depths.base import Depth, Reached
+from equilibria.depths.base import Continued, Depth, Reached
 from equilibria.depths.explicit import UnrolledDepth
+from equilibria.depths.noise import PathNoise
 from equilibria.depths.schedule import DepthSchedule
+from equilibria.depths.starts import RandomStart, Restarts
 from equilibria.deq import fixed_point
 from equilibria.deq.solving import checked_gradient, checked_solver
 from equilibria.gradients import Gradient, Implicit, Phantom, ReuseInverse, Reversible, Unrolled
@@ -41,6 +43,13 @@ class Equilibrium(Depth):
             (Bai, Koltun and Kolter 2021, arXiv:2106.14342). It costs an evaluation and two passes back through it.
         states_every: in training, return the state after every so many evaluations too, as far as the solver got, for
             auxiliary losses; each costs as much as the gradient. None for no states.
+        start: where training solves start; where those of evaluation do when None.
+        noise: on the way of training solves; none when None.
+        segments: solves of a training step, one after the other on the same batch. Each begins where the one before it
+            ended, with states cut from the graph, and has a gradient, a loss and penalties of its own, whose mean over
+            the segments is what the step takes; memory is that of one. It is known as deep supervision (Wang et al.
+            2025, arXiv:2506.21734; Jolicoeur-Martineau 2025, arXiv:2510.04871). Dropout is drawn anew for each.
+        restarts: further starts in evaluation; none when None. A model with them decodes without a cache.
         schedule: what changes over training; nothing when None.
     """
 
@@ -51,6 +60,10 @@ class Equilibrium(Depth):
     penalty_above: float = 0.0
     jacobian_penalty: float = 0.0
     states_every: int | None = None
+    start: RandomStart | None = None
+    noise: PathNoise | None = None
+    segments: int = 1
+    restarts: Restarts | None = None
     schedule: DepthSchedule | None = None
     solves = True
 
@@ -60,11 +73,20 @@ class Equilibrium(Depth):
         checked_gradient(self.gradient)
         at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
         at_least(0, jacobian_penalty=self.jacobian_penalty)
-        at_least(1, states_every=self.states_every)
+        at_least(1, states_every=self.states_every, segments=self.segments)
+        if self.restarts is not None:
+            self.restarts.check(self.eval_solver)
+        name = type(self.gradient).__name__
+        if self.noise is not None and self.gradient.begins_at == "start":
+            raise ValueError(f"noise has no effect beside {name}, which differentiates every evaluation; drop it")
+        if self.noise is not None and isinstance(self.gradient, ReuseInverse):
+            raise ValueError(f"{name} uses the pairs of a solve without noise; drop noise, or take another gradient")
         if isinstance(self.gradient, ReuseInverse) and not isinstance(self.solver, Broyden):
             name = type(self.solver).__name__
             raise ValueError(f"the gradient ReuseInverse uses the pairs of a Broyden solver; found a {name}")
         if self.schedule is not None:
+            if self.schedule.gradient_steps is not None and not isinstance(self.gradient, Phantom):
+                raise ValueError(f"schedule.gradient_steps is of the gradient Phantom, found {name}; drop it")
             for name, usual in (("residual", RESIDUAL_PENALTY), ("jacobian", 0.0)):
                 if getattr(self.schedule, name) is not None and getattr(self, f"{name}_penalty") != usual:
                     raise ValueError(f"{name}_penalty has no effect beside schedule.{name}; drop one of them")
@@ -79,6 +101,10 @@ class Equilibrium(Depth):
         step, steps = step - warmup, steps - warmup
         if schedule.limits is not None:
             depth = depth._limited(schedule.limits.at(step, steps, seed))
+        if schedule.gradient_steps is not None and isinstance(depth.gradient, Phantom):
+            # A seed that no run has, so that limits are not drawn alike.
+            count = schedule.gradient_steps.at(step, steps, -1 - seed)
+            depth = replace(depth, gradient=replace(depth.gradient, steps=count))
         if schedule.jacobian is not None:
             depth = replace(depth, jacobian_penalty=schedule.jacobian.at(step, steps, seed))
         if schedule.residual is not None:
@@ -89,14 +115,30 @@ class Equilibrium(Depth):
         """With a share of the tolerance in evaluation."""
         return replace(self, eval_solver=replace(self.eval_solver, tol=share * self.eval_solver.tol))
 
+    @property
+    def cache_parts(self) -> int | None:
+        return 1 if self.restarts is None else None
+
+    def continued(self, states_BLD: Tensor) -> Depth:
+        return Continued(replace(self, start=None), states_BLD)
+
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
-        solver = self.solver if training else self.eval_solver
-        learning = training and torch.is_grad_enabled()
+        if not training:
+            solution = self._evaluated(f, z0)
+            return Reached(solution.value, solution)
+        learning = torch.is_grad_enabled()
+        z0 = z0 if self.start is None else self.start.around(z0)
+        solver = self.solver if self.noise is None else self.noise.on(self.solver)
         iterates = self._iterates() if learning else range(0)
-        gradient = self.gradient if training or isinstance(self.gradient, Implicit) else Implicit()
-        solution = fixed_point(f, z0, solver, gradient, on_failure="ignore", iterates=iterates)
+        solution = fixed_point(f, z0, solver, self.gradient, on_failure="ignore", iterates=iterates)
         states = tuple(solution.iterates[number] for number in sorted(solution.iterates))
         return Reached(solution.value, solution, self._penalty(f, solution) if learning else None, states)
+
+    def _evaluated(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> Solution:
+        gradient = self.gradient if isinstance(self.gradient, Implicit) else Implicit()
+        if self.restarts is not None:
+            return self.restarts.solve(f, z0, self.eval_solver, gradient)
+        return fixed_point(f, z0, self.eval_solver, gradient, on_failure="ignore")
 
     def warmup(self, steps: int) -> int:
         return 0 if self.schedule is None else self.schedule.warmup(steps)

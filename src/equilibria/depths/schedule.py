@@ -118,6 +118,8 @@ class DepthSchedule:
         warmup_applications: that number.
         limits: of evaluations after the warm-up: of the training solver, or of the `steps` of an `Unrolled` or
             `Reversible` gradient, which does not solve. As the depth says when None.
+        gradient_steps: evaluations after the warm-up that a `Phantom` gradient differentiates; its own when None.
+            Growing, they cost little while a map is still shallow.
         jacobian: penalty after the warm-up; as the depth says when None.
         residual: penalty after the warm-up; as the depth says when None.
     """
@@ -126,6 +128,7 @@ class DepthSchedule:
     warmup_share: float | None = None
     warmup_applications: int = 2
     limits: Limits | None = None
+    gradient_steps: Limits | None = None
     jacobian: JacobianPenalty | None = None
     residual: ResidualPenalty | None = None
 

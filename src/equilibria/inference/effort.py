@@ -69,6 +69,8 @@ def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
         raise UserError("--max-evaluations, --tolerance and --leave: this model has no solver that can be limited")
     solver = model.depth.eval_solver
     if effort.leave is not None:
+        if model.depth.restarts is not None:
+            raise UserError(f"--leave {effort.leave}: all tokens are solved together, from several starts; omit it")
         _check_leaving(model, effort.leave, solver)
     if effort.max_evaluations is not None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)

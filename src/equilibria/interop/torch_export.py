@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from equilibria.depths import Depth, Equilibrium, Reached, Stack, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, Reached, Restarts, Stack, UnrolledDepth
 from equilibria.errors import UserError, cause, is_out_of_memory
 from equilibria.files.durable import reported, write_durably
 from equilibria.models import LanguageModel, TokenModel
@@ -101,6 +101,11 @@ def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
     """
     at_least(1, evaluations=evaluations)
     match _exported(model).depth:
+        case Equilibrium(restarts=Restarts()):
+            raise UserError(
+                "this model chooses between solves from several starts, which a program does not; "
+                "export it with a depth that has no restarts"
+            )
         case Equilibrium(eval_solver=solver):
             try:
                 return FixedBudget(solver, evaluations or solver.max_evaluations)

@@ -6,6 +6,7 @@ It knows nothing of run folders, displays and signals, so that a benchmark can s
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from equilibria.runs.weights import distinct_state, fill
 from equilibria.training.averaging import WeightAverage
 from equilibria.training.parallel import (
     MicroBatch,
+    MicroBatchResult,
     Objective,
     Strategy,
     by_rows,
@@ -161,21 +163,35 @@ class TrainingLoop:
         return loss
 
     def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveRecord]) -> Tensor:
-        """Adds the gradient of a micro-batch, weighted by its share of all targets; returns its weighted loss."""
+        """Adds the gradient of a micro-batch, weighted by its share of all targets; returns its weighted loss, that of
+        the last of its segments (`Depth.segments`)."""
         count = int((targets != NO_TARGET).sum())
         if not count:  # a pass through all weights all the same, which the other processes wait for
             targets = torch.zeros_like(targets)
         weight = torch.tensor(count / total, device=self.device)
+        depth = self._own_depth if self.depth is None else self.depth
+        segments = 1 if depth is None else depth.segments
         # Gradients of the processes are averaged, and are to be added up.
-        share = weight * self._world.size
+        share = weight * self._world.size / segments
         own = MicroBatch(inputs.to(self.device), targets.to(self.device), self._memories[slot], share, self.depth)
-        with self._parallel.micro_batch(last=slot == self.recipe.accumulation - 1):
-            objective, figures = self._parallel.forward(own)
-            objective.backward()
+        last_slot = slot == self.recipe.accumulation - 1
+        figures = self._segment(own, last_slot and segments == 1, solves)
+        for number in range(2, segments + 1):
+            assert depth is not None
+            assert figures.states is not None
+            begun = replace(own, depth=depth.continued(figures.states))
+            figures = self._segment(begun, last_slot and number == segments, solves)
         self._memories[slot] = figures.memory
+        return figures.loss * weight
+
+    def _segment(self, batch: MicroBatch, last: bool, solves: list[SolveRecord]) -> MicroBatchResult:
+        """The forward and the backward pass of a micro-batch at one depth."""
+        with self._parallel.micro_batch(last):
+            objective, figures = self._parallel.forward(batch)
+            objective.backward()
         if figures.solve is not None:
             solves.append(figures.solve)
-        return figures.loss * weight
+        return figures
 
     def checkpoint(self) -> Checkpoint:
         """Everything that later steps depend on; all processes must ask.
