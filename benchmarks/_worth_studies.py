@@ -50,6 +50,7 @@ class Study:
         about: what it asks, in a line.
         common: keys that all rows get.
         goal: the reading by which a seed counts as right, its figure, and the least value of that.
+        shown: the figure in the table and the picture.
     """
 
     about: str
@@ -57,6 +58,7 @@ class Study:
     readings: Mapping[str, Reading]
     goal: tuple[str, str, float]
     common: Mapping[str, object] = field(default_factory=dict)
+    shown: str = "last_accuracy"
 
 
 def _tracking(group: str, recipe: str, explicit: int) -> Study:
@@ -68,12 +70,12 @@ def _tracking(group: str, recipe: str, explicit: int) -> Study:
         "10,000 decoded": Reading({"valid_length": 10_000, "held_out": 16}, chunk_length=1, for_all=False),
     }
     return Study(
-        about=f"words of {group}, trained at length 16: right at the last position of longer ones",
+        about=f"words of {group}, trained at length 16: right answers at the last position",
         rows={
             "equilibrium": Row(recipe),
-            f"{explicit} applications": Row(recipe, {**tied, "model.depth.applications": explicit}),
-            "1 application": Row(recipe, {**tied, "model.depth.applications": 1}),
-            "stack of 8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
+            f"{explicit} times": Row(recipe, {**tied, "model.depth.applications": explicit}),
+            "once": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
             "LSTM": Row("state-tracking/lstm.toml", {"data.group": group}),
         },
         readings=words | decoded,
@@ -81,7 +83,24 @@ def _tracking(group: str, recipe: str, explicit: int) -> Study:
     )
 
 
+def _chain() -> Study:
+    """Ways to solve a word along which a state must travel, token after token."""
+    word = {"valid_length": 1024, "held_out": 8}
+    chunks = {f"chunks of {length}": Reading(word, 8, chunk_length=length) for length in (1, 4, 8, 16, 32, 64)}
+    return Study(
+        about="one word of 1,024 elements, solved in chunks from left to right or as a whole",
+        rows={
+            "parity": Row("state-tracking/parity-trellisnet.toml"),
+            "S3": Row("state-tracking/s3-trellisnet.toml"),
+        },
+        readings=chunks | {"whole": Reading(word, 8, effort=Effort(max_evaluations=2048))},
+        goal=("chunks of 8", "last_accuracy", 1.0),
+        shown="seconds",
+    )
+
+
 STUDIES: Mapping[str, Study] = {
     "parity": _tracking("Z2", "state-tracking/parity-trellisnet.toml", 24),
     "s3": _tracking("S3", "state-tracking/s3-trellisnet.toml", 24),
+    "chain": _chain(),
 }

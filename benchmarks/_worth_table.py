@@ -20,27 +20,22 @@ def right(study: str, seed: dict[str, Any]) -> bool:
 
 
 def sheet_of(result: dict[str, Any]) -> Sheet:
-    """The table: a line for each row, medians over its seeds and the worst of them."""
+    """The table: a column for each row of the study, medians over its seeds and the worst of them."""
     study = STUDIES[result["study"]]
-    figure = study.goal[1]
-    rows = []
-    for name, row in result["rows"].items():
-        seeds = list(row["seeds"].values())
-        if not seeds:
-            continue
-        reached = sum(right(result["study"], seed) for seed in seeds)
-        line = [name, count(seeds[0]["size"]["total"]), f"{reached}/{len(seeds)}"]
-        for reading in study.readings:
-            found = [seed["readings"][reading] for seed in seeds if reading in seed["readings"]]
-            line.append(_cell([one[figure] for one in found]))
-        rows.append(line)
-    goal = study.goal
+    reading, figure, least = study.goal
+    rows = {name: list(row["seeds"].values()) for name, row in result["rows"].items() if row["seeds"]}
+    lines = [["weights", *[count(seeds[0]["size"]["total"]) for seeds in rows.values()]]]
+    for one in study.readings:
+        found = [[seed["readings"].get(one, {}).get(study.shown) for seed in seeds] for seeds in rows.values()]
+        lines.append([one, *map(_cell, found)])
+    reached = [f"{sum(right(result['study'], seed) for seed in seeds)}/{len(seeds)}" for seeds in rows.values()]
+    lines.append(["seeds right", *reached])
     notes = [
-        f"right: seeds whose {_words(goal[1])} at {goal[0]} is at least {goal[2]:g}",
-        f"figures: {_words(figure)}, median of the seeds and the worst of them where it is another",
+        f"figures: {_words(study.shown)}, median of the seeds and in brackets the worst where it is another",
+        f"right: a seed whose {_words(figure)} at {reading} is at least {least:g}",
         *_solves(result),
     ]
-    return Sheet(result["about"], ["row", "weights", "right", *study.readings], rows, notes)
+    return Sheet(result["about"], ["", *rows], lines, notes)
 
 
 def _solves(result: dict[str, Any]) -> list[str]:
@@ -90,7 +85,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for name, row in result["rows"].items():
         seeds = list(row["seeds"].values())
-        columns = [[seed["readings"].get(reading, {}).get(study.goal[1]) for seed in seeds] for reading in names]
+        columns = [[seed["readings"].get(reading, {}).get(study.shown) for seed in seeds] for reading in names]
         places = [place for place, column in enumerate(columns) if any(value is not None for value in column)]
         if not places:
             continue
@@ -99,8 +94,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ends = [min(column) for column in known], [max(column) for column in known]
         axes.fill_between(places, *ends, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel(_words(study.goal[1]))
+    if study.shown.endswith("accuracy"):
+        axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel(_words(study.shown))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     axes.set_title(result["about"], fontsize=10)

@@ -63,7 +63,7 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
     followed = {}
     for name, own in (("equilibrium", []), ("24 applications", explicit)):
         recipe = _recipe(folder / name.replace(" ", "-"), [*own, *flags])
-        console.print(f"\ntraining: {name}, words of {recipe.data.length}", highlight=False)
+        console.print(f"\ntraining: {name}", highlight=False)
         result = train(recipe, console=console, progress=ConsoleProgress(console))
         if result.interrupted is not None:
             return 128 + result.interrupted
