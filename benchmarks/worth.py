@@ -10,6 +10,7 @@ grows by rows and seeds; a run that was interrupted is resumed. A seed that did 
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -52,7 +53,9 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     for name in names:
         row = study.rows[name]
         changes = {**study.common, **row.changes, **given}
-        found[name] = read_recipe(RECIPES / row.recipe, [f"--{key}={value}" for key, value in changes.items()])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about keys of the depth that a row's own replaces
+            found[name] = read_recipe(RECIPES / row.recipe, [f"--{key}={value}" for key, value in changes.items()])
     return found
 
 

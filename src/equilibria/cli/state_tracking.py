@@ -1,7 +1,7 @@
 """`equilibria demo state-tracking`."""
 
 import json as json_format
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -20,14 +20,16 @@ from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.data import WordProblem
 from equilibria.data.batches import Segment
+from equilibria.depths import Depth, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
 from equilibria.inference.loading import load_run
 from equilibria.models import TokenModel
+from equilibria.models.recipe import LanguageModelRecipe
 from equilibria.training import train
 
 _LENGTH, _WORDS = 1000, 16
-_EXPLICIT = {"model.depth.kind": "unrolled", "model.depth.applications": 24}
+_EXPLICIT = UnrolledDepth(24)
 """As many applications as training evaluates the cell of the equilibrium."""
 
 
@@ -59,10 +61,9 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
     go_on_unheard()
     console = Console(stderr=json)
     folder = _free_folder()
-    explicit = [f"--{key}={value}" for key, value in _EXPLICIT.items()]
     followed = {}
-    for name, own in (("equilibrium", []), ("24 applications", explicit)):
-        recipe = _recipe(folder / name.replace(" ", "-"), [*own, *flags])
+    for name, depth in (("equilibrium", None), (f"{_EXPLICIT.applications} applications", _EXPLICIT)):
+        recipe = _recipe(folder / name.replace(" ", "-"), depth, flags)
         console.print(f"\ntraining: {name}", highlight=False)
         result = train(recipe, console=console, progress=ConsoleProgress(console))
         if result.interrupted is not None:
@@ -88,12 +89,15 @@ def _free_folder() -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def _recipe(folder: Path, flags: list[str]) -> Recipe:
+def _recipe(folder: Path, depth: Depth | None, flags: Sequence[str]) -> Recipe:
+    """The demo's recipe for a folder, at another depth than its own where one is given."""
     path = in_checkout("recipes/state-tracking", "s3-trellisnet.toml")
     recipe = read_recipe(path, flags, RunRecipe(name=folder.name, directory=folder.parent))
     if not isinstance(recipe.data, WordProblem):
         raise UserError("the demo of state tracking is about words of a group; leave --data.source out")
-    return recipe
+    if depth is None or not isinstance(recipe.model, LanguageModelRecipe):
+        return recipe
+    return replace(recipe, model=replace(recipe.model, depth=depth))
 
 
 @torch.no_grad()
@@ -121,7 +125,7 @@ def _figures(followed: Followed) -> dict[str, object]:
     }
 
 
-_PARTS = (0, 16, 32, 64, 256, _LENGTH)
+_PARTS = (0, 16, 32, 64, 256)
 
 
 def _table(followed: Mapping[str, Followed]) -> Table:
@@ -130,12 +134,15 @@ def _table(followed: Mapping[str, Followed]) -> Table:
     table.add_column()
     for name in followed:
         table.add_column(name, justify="right")
-    for first, end in pairwise(_PARTS):
+    for first, end in pairwise([*(first for first in _PARTS if first < _LENGTH), _LENGTH]):
         shares = (f"{one.right_BL[:, first:end].mean():.1%}" for one in followed.values())
         table.add_row(f"{first + 1} to {end:,}" + (" (as in training)" if not first else ""), *shares)
     whole = (f"{one.right_BL.all(axis=1).sum()} of {len(one.right_BL)}" for one in followed.values())
     table.add_row("whole words", *whole)
-    spent = (f"{one.evaluations_L.mean():.1f}" if one.evaluations_L.size else "24" for one in followed.values())
+    spent = (
+        f"{one.evaluations_L.mean():.1f}" if one.evaluations_L.size else str(_EXPLICIT.applications)
+        for one in followed.values()
+    )
     table.add_row("evaluations per element, mean", *spent)
     return table
 
