@@ -41,7 +41,7 @@ FLAGS = {
     ),
     'model.cell.kind = "trellis"': "hidden output_size dilation weight_dropout recurrent_std scan",
     'model.depth.kind = "equilibrium"': (
-        "solver gradient eval_solver residual_penalty penalty_above jacobian_penalty states_every"
+        "solver gradient eval_solver residual_penalty penalty_above jacobian_penalty states_every segments"
     ),
     "model.depth.solver": "tol max_evaluations scope criterion fallback check_every trace_groups",
     "model.depth.solver.draft": "dtype tol max_evaluations",
@@ -60,7 +60,10 @@ FLAGS = {
     "model.depth.gradient.converged": "solver higher_order",
     "model.depth.gradient.otherwise": "steps damping checkpoint",
     'model.depth.gradient.method = "unrolled"': "steps checkpoint",
-    "model.depth.schedule": "warmup_steps warmup_share warmup_applications limits",
+    "model.depth.start": "std share",
+    "model.depth.noise": "std",
+    "model.depth.restarts": "starts std seed",
+    "model.depth.schedule": "warmup_steps warmup_share warmup_applications limits gradient_steps",
     'model.depth.schedule.limits.kind = "random"': "least most",
     'model.depth.schedule.limits.kind = "growing"': "first last",
     "model.depth.schedule.jacobian": "weight last_weight probability",

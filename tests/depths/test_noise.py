@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -45,6 +46,27 @@ def test_every_iterate_but_the_last_is_moved_and_what_is_returned_is_measured_by
     torch.testing.assert_close(solution.residual, relative_residual(f(expected), expected), rtol=1e-2, atol=1e-6)
     assert solution.evaluations == 5 + steps + 1
     assert torch.equal(solution.converged, solution.residual <= 1e-6)
+    assert solution.tracked is not None
+    argument, value = solution.tracked
+    torch.testing.assert_close(value, f(argument))
+
+
+def test_noise_is_new_for_each_iterate_while_a_map_that_draws_keeps_its_numbers():
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def f(z: Tensor) -> Tensor:
+        mask = torch.rand_like(z)
+        seen.append((z.clone(), mask, 0.5 * mask * z + 1))
+        return seen[-1][-1]
+
+    depth = Equilibrium(PICARD, eq.JacobianFree(), noise=PathNoise(0.1), residual_penalty=0.0)
+    depth.reach(f, torch.zeros(2, 3, 4), training=True)
+    assert len(seen) > 5
+    assert all(torch.equal(mask, seen[0][1]) for _, mask, _ in seen)
+    moves = [after[0] - before[2] for before, after in pairwise(seen[:5])]
+    shares = [moves[0] / move for move in moves[1:]]
+    assert min(move.abs().min() for move in moves) > 0
+    assert all(share.std() > 0.1 for share in shares)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -1,8 +1,8 @@
 """How strongly a model's map contracts where it is solved: spectral radii of the map at a few tokens.
 
 Near 0 the first application says it all; near 1 a token takes many. The radius of a causal map is that of its tokens,
-each of which is measured alone over a cache of what precedes it, so that the cost is about that of one solve. It does not
-see what travels from token to token, as in a recurrence: that shows in the evaluations of whole segments.
+each of which is measured alone over a cache of what precedes it, so that the cost is about that of one solve. It does
+not see what travels from token to token, as in a recurrence: that shows in the evaluations of whole segments.
 """
 
 import numpy as np

@@ -17,11 +17,13 @@ from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.sources.files import FilesText
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.data.tokenizers import Tokenizer, utf_8
+from equilibria.depths import Depth
 from equilibria.errors import UserError
 from equilibria.inference.contraction import spectral_radii_of
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.models import TokenModel
 from equilibria.ranges import at_least
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
@@ -139,10 +141,9 @@ def evaluate(
     batch_size = passes.batch_size or training.batch_size
     with _subject(loaded, passes.split, data, progress) as found:
         memory_length = _memory_length(loaded, passes, found.content)
-        sizes = batch_size, segment_length or training.segment_length, memory_length
-        result = evaluate_model(model, found.content, *sizes, depth=depth, chunk_length=chunk_length)
-        first = next(iter(found.content.segments(*sizes[:2])))
-        radii = spectral_radii_of(model, first.inputs, depth)
+        sizes = batch_size, segment_length or training.segment_length
+        radius = _spectral_radius(model, found.content, sizes, depth)  # before hours of reading, which it must not cost
+        result = evaluate_model(model, found.content, *sizes, memory_length, depth=depth, chunk_length=chunk_length)
         return RunEvaluation(
             settings={
                 "checkpoint": loaded.checkpoint.name,
@@ -153,7 +154,7 @@ def evaluate(
                 "chunk_length": chunk_length,
                 **asdict(passes.effort),
             },
-            model=replace(result, spectral_radius=None if radii is None else Spread.of(radii)),
+            model=replace(result, spectral_radius=radius),
             subject=found,
         )
 
@@ -164,6 +165,15 @@ def _memory_length(run: LoadedRun, passes: Passes, content: EvaluationSet) -> in
     if passes.chunk_length is None:
         return run.model.memory_length
     return run.window - 1 if isinstance(content, EncodedSplit) else None
+
+
+def _spectral_radius(
+    model: TokenModel, content: EvaluationSet, sizes: tuple[int, int], depth: Depth | None
+) -> Spread | None:
+    """Of tokens of the first segment."""
+    first = next(iter(content.segments(*sizes)), None)
+    radii = None if first is None else spectral_radii_of(model, first.inputs, depth)
+    return None if radii is None else Spread.of(radii)
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
