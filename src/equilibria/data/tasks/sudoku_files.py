@@ -2,10 +2,11 @@
 
 import csv
 import hashlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, compress
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 
@@ -75,11 +76,11 @@ class SudokuFiles(SequenceTask):
 
     @property
     def count(self) -> int:
-        return len(self._boards)
+        return len(self._all[0])
 
     @property
     def samples(self) -> int:
-        return self._training
+        return self._all[1]
 
     @property
     def name(self) -> str:
@@ -88,7 +89,7 @@ class SudokuFiles(SequenceTask):
     @property
     def fingerprint(self) -> str:
         """By the puzzles, wherever they are."""
-        digest = hashlib.blake2b(self._boards.tobytes(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(self._all[0].tobytes(), digest_size=16).hexdigest()
         return f"sudokus {digest} ({self.held_out}, {self.samples}, {self.augment}, {self.seed})"
 
     @cached_property
@@ -108,25 +109,18 @@ class SudokuFiles(SequenceTask):
         return _BOARD.yardsticks(self.segment(np.array(numbers[:10_000])))
 
     def segment(self, numbers: np.ndarray) -> Segment:
-        return _BOARD.segment(*self._boards[numbers].swapaxes(0, 1))
+        return _BOARD.segment(*self._all[0][numbers].swapaxes(0, 1))
 
     def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
-        boards = self._boards[numbers].astype(np.int64)
+        boards = self._all[0][numbers].astype(np.int64)
         if self.augment:
             boards = _BOARD.shuffled(boards, drawn((index << 32) + numbers, _BOARD.draws, self.seed))
         return _BOARD.segment(*boards.swapaxes(0, 1))
 
-    @property
-    def _boards(self) -> np.ndarray:
-        """`(N, 2, 81)` puzzles and solutions: for validation, for training, and the others of `test.csv`."""
-        return self._read[0]
-
-    @property
-    def _training(self) -> int:
-        return self._read[1]
-
     @cached_property
-    def _read(self) -> tuple[np.ndarray, int]:
+    def _all(self) -> tuple[np.ndarray, int]:
+        """`(N, 2, 81)` puzzles and solutions: for validation, for training, and the others of `test.csv`; and how many
+        are for training."""
         others = self._file("test", None)
         if len(others) < self.held_out:
             raise UserError(f"{self.path / 'test.csv'} has {len(others)} puzzles, fewer than held_out, {self.held_out}")
@@ -139,55 +133,46 @@ class SudokuFiles(SequenceTask):
         return np.concatenate([held, training, others[self.held_out :]]), len(training)
 
     def _file(self, name: str, wanted: int | None) -> np.ndarray:
-        """So many puzzles of a file, drawn from it, or all."""
+        """`(N, 2, 81)`: so many puzzles of a file and their answers, drawn from it, or all."""
         path = self.path / f"{name}.csv"
-        lines = None
-        if wanted is not None:
-            count = sum(1 for _ in self._rows(path))
-            if wanted > count:
-                raise UserError(f"{path} has {count} puzzles, fewer than puzzles, {wanted}")
-            lines = np.sort(np.random.default_rng((self.seed, 0)).choice(count, wanted, replace=False))
-        texts: list[str] = []
-        for number, row in _picked(self._rows(path), lines):
-            if [len(text) for text in row] != [_CELLS, _CELLS]:
-                raise UserError(f"{path}: puzzle {number + 1} and its answer have not {_CELLS} characters each: {row}")
-            texts.extend(row)
-        boards = np.frombuffer("".join(texts).replace(".", "0").encode("ascii", "replace"), np.uint8) - ord("0")
-        boards = boards.reshape(-1, 2, _CELLS)
-        puzzles, answers = boards.swapaxes(0, 1)
-        right = (boards <= _BOARD.size).all(axis=(1, 2)) & (answers > 0).all(axis=1)
-        right &= ((puzzles == answers) | (puzzles == 0)).all(axis=1)
-        if not right.all():
-            number = int(right.argmin())
-            found = texts[2 * number : 2 * number + 2]
-            raise UserError(f"{path} has a puzzle that is not digits and '.', or whose answer is none: {found}")
-        return boards
+        if wanted is None:
+            return _boards(path, _read(path))
+        count = sum(1 for _ in _read(path))
+        if wanted > count:
+            raise UserError(f"{path} has {count} puzzles, fewer than puzzles, {wanted}")
+        drawn_lines = np.zeros(count, dtype=bool)
+        drawn_lines[np.random.default_rng((self.seed, 0)).choice(count, wanted, replace=False)] = True
+        return _boards(path, compress(_read(path), drawn_lines.tolist()))
 
-    def _rows(self, path: Path) -> Iterator[list[str]]:
-        """Question and answer of each puzzle."""
-        rows = csv.reader(read_pieces(path))
+
+def _read(path: Path) -> Iterator[tuple[str, str]]:
+    """Question and answer of each puzzle."""
+    rows = csv.reader(read_pieces(path))
+    try:
         header = next(rows, [])
         if not {"question", "answer"} <= set(header):
             raise UserError(f"{path} has no columns question and answer in its first line: {','.join(header)[:80]!r}")
-        places = header.index("question"), header.index("answer")
-        try:
-            for row in rows:
-                if len(row) != len(header):
-                    raise UserError(f"{path}: line {rows.line_num} has {len(row)} columns, the header {len(header)}")
-                yield [row[place] for place in places]
-        except csv.Error as problem:
-            raise UserError(f"{path} is no CSV file ({problem}); fetch it again") from problem
+        yield from map(itemgetter(header.index("question"), header.index("answer")), rows)
+    except IndexError as problem:
+        raise UserError(f"{path}: line {rows.line_num} has fewer columns than the first") from problem
+    except csv.Error as problem:
+        raise UserError(f"{path} is no CSV file ({problem}); fetch it again") from problem
 
 
-def _picked(rows: Iterator[list[str]], lines: np.ndarray | None) -> Iterator[tuple[int, list[str]]]:
-    """Rows with their numbers: those of the sorted `lines`, or all."""
-    if lines is None:
-        yield from enumerate(rows)
-        return
-    at = -1
-    for line in lines.tolist():
-        yield line, next(itertools.islice(rows, line - at - 1, None))
-        at = line
+def _boards(path: Path, rows: Iterable[tuple[str, str]]) -> np.ndarray:
+    texts = [*chain.from_iterable(rows)]
+    if (wrong := next((text for text in texts if len(text) != _CELLS), None)) is not None:
+        raise UserError(f"{path} has a puzzle or an answer of {len(wrong)} characters, not {_CELLS}: {wrong[:99]!r}")
+    boards = np.frombuffer("".join(texts).replace(".", "0").encode("ascii", "replace"), np.uint8) - ord("0")
+    boards = boards.reshape(-1, 2, _CELLS)
+    puzzles, answers = boards.swapaxes(0, 1)
+    right = (boards <= _BOARD.size).all(axis=(1, 2)) & (answers > 0).all(axis=1)
+    right &= ((puzzles == answers) | (puzzles == 0)).all(axis=1)
+    if not right.all():
+        number = int(right.argmin())
+        found = texts[2 * number : 2 * number + 2]
+        raise UserError(f"{path} has a puzzle that is not digits and '.', or whose answer is none: {found}")
+    return boards
 
 
 def _digests(boards: np.ndarray) -> np.ndarray:
