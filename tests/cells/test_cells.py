@@ -18,6 +18,7 @@ SETTLING = {
         8, 2, 12, 2, norm="rms", query_key_norm=True, key_value_heads=1, activation="swiglu"
     ),
     "linear positions": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", normalisation="weight"),
+    "strict": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", strict=True, slope_factor=16.0),
     "post norm": lambda: TransformerXLCell(d_model=8, heads=2, inner=12),
     "post norm, window": lambda: TransformerXLCell(8, 2, 12, window=3, normalisation="weight", affine=True),
 }

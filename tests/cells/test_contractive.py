@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import ContractiveCell, Memory
+from equilibria.nn.attention import Place
 from plain_loops import average, layer_normed, linear, randomised, root_mean_square_normed
 
 DEFAULT_KEYS = [
@@ -76,13 +77,15 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
             group = head // (heads // grouped)
             q = placed(part(t, head), module.query_gain, t)
             scores = []
-            for s in range(t + 1):
+            seen_by_t = range(t if options["strict"] else t + 1)
+            for s in seen_by_t:
                 k = placed(part(s, heads + group), module.key_gain, s)
                 score = (q * k).sum() / math.sqrt(size)
                 if options["positions"] == "linear":
-                    score = score - (t - s) * 2.0 ** (-8.0 * (head + 1) / heads)
+                    score = score - (t - s) * options["slope_factor"] * 2.0 ** (-8.0 * (head + 1) / heads)
                 scores.append(score)
-            mixed.append(average(scores, [part(s, heads + grouped + group) for s in range(t + 1)]))
+            values = [part(s, heads + grouped + group) for s in seen_by_t]
+            mixed.append(average(scores, values) if values else torch.zeros_like(q))
         rows.append(linear(module.output, torch.cat(mixed)))
     return rows
 
@@ -125,8 +128,10 @@ OPTIONS = st.fixed_dictionaries(
         "injection": st.booleans(),
         "injection_norm": st.booleans(),
         "carry": st.sampled_from([0.3, 0.9]),
+        "strict": st.booleans(),
+        "slope_factor": st.sampled_from([1.0, 16.0]),
     }
-)
+).map(lambda options: options if options["positions"] == "linear" else {**options, "slope_factor": 1.0})
 
 
 @settings(max_examples=40, deadline=None)
@@ -198,8 +203,9 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
         {"norm": "rms", "query_key_norm": True, "key_value_heads": 1, "activation": "swiglu"},
         {"positions": "linear", "normalisation": "weight", "activation": "gelu", "injection_norm": True, "carry": 0.6},
         {"positions": "none", "normalisation": "spectral", "injection": False},
+        {"positions": "linear", "slope_factor": 16.0, "strict": True},
     ],
-    ids=["default", "modern", "linear", "spectral"],
+    ids=["default", "modern", "linear", "spectral", "strict"],
 )
 def test_gradients(options):
     torch.manual_seed(5)
@@ -237,6 +243,8 @@ def test_gradients(options):
         ({"blocks": 0}, "blocks"),
         ({"carry": 0.0}, "carry"),
         ({"carry": 1.0}, "carry"),
+        ({"positions": "linear", "slope_factor": 0.0}, "slope_factor"),
+        ({"slope_factor": 2.0}, "slope_factor"),
     ],
 )
 def test_impossible_options_are_errors(options, message):
@@ -247,3 +255,18 @@ def test_impossible_options_are_errors(options, message):
 def test_positions_other_than_rotary_allow_odd_heads():
     cell = ContractiveCell(6, 2, 4, positions="none")
     assert cell.bind(torch.randn(1, 2, 6))(torch.zeros(1, 2, 6)).shape == (1, 2, 6)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "linear", "none"])
+def test_strict_tokens_attend_to_those_before_them_alone(positions):
+    """The first gets nothing, and the second the value of the first, whatever their own states are."""
+    torch.manual_seed(0)
+    block = ContractiveCell(8, 2, 12, positions=positions, strict=True).blocks[0]
+    one, other = torch.randn(2, 1, 2, 8)
+    other[:, 0] = one[:, 0]
+    pattern = block.attention.pattern(one, Place())
+    found = block.attention.bind(pattern)(one)
+    value = block.attention.output(block.attention.queries_keys_values(one[:, 0])[:, 16:])
+    assert not found[:, 0].any()
+    torch.testing.assert_close(found[:, 1], value)
+    torch.testing.assert_close(block.attention.bind(pattern)(other), found)

@@ -18,6 +18,7 @@ V, D = 23, 16
 CELLS = {
     "rotary": lambda: ContractiveCell(D, 2, 24),
     "grouped, linear": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, positions="linear", blocks=2),
+    "strict": lambda: ContractiveCell(D, 2, 24, strict=True),
     "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=9),
     "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), TransformerXLCell(D, 2, 24, affine=True)]),
 }

@@ -96,13 +96,22 @@ def test_an_impossible_gain_is_an_error():
         CausalAttention(8, 2, query_key_gain=0.0)
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3])
-def test_causal_mask_sees_a_window_of_the_past(window):
-    mask = causal_mask(3, 4, torch.device("cpu"), window)
+def test_causal_mask_sees_a_window_of_the_past(window, strict):
+    mask = causal_mask(3, 4, torch.device("cpu"), window, strict)
     for i in range(3):
         for j in range(7):
             distance = 4 + i - j
-            assert mask[i, j] == (distance >= 0 and (window is None or distance < window))
+            assert mask[i, j] == (distance >= strict and (window is None or distance < window))
+
+
+def test_strict_padding_sees_nothing_and_is_not_seen():
+    present_BS = torch.tensor([[True, True, True], [False, True, True]])
+    mask = Place(0, present_BS=present_BS).mask(3, torch.device("cpu"), strict=True)
+    assert mask is not None
+    expected = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0], [0, 1, 0]]], dtype=torch.bool)
+    assert torch.equal(mask[:, 0], expected)
 
 
 def test_relative_shift_moves_scores_by_distance_to_their_keys():
@@ -117,6 +126,7 @@ def test_relative_shift_moves_scores_by_distance_to_their_keys():
 def test_linear_biases_fall_with_distance_by_a_slope_per_head():
     biases = linear_biases(4, 2, 3, torch.zeros(1))
     assert biases.shape == (4, 2, 5)
+    assert torch.equal(linear_biases(4, 2, 3, torch.zeros(1), 16.0), 16.0 * biases)
     for head, slope in enumerate((1 / 4, 1 / 16, 1 / 64, 1 / 256)):
         assert biases[head, 1].tolist() == [-4 * slope, -3 * slope, -2 * slope, -slope, 0.0]
         assert biases[head, 0, 3] == 0.0

@@ -65,6 +65,11 @@ class ContractiveCell(Cell):
         key_value_heads: heads of keys and values, a divisor of `heads`; `heads` when None.
         activation: of the feed-forward network.
         normalisation: of the weights of attention and feed-forward network.
+        strict: whether a token attends only to those before it, and not to itself, the first one to none. At an
+            equilibrium the cell then follows a state through the tokens, such as the parity of bits: what a token reads
+            is final before it is, and not mixed with a state of its own that is still wrong.
+        slope_factor: on the slopes of linear positions. Above 1, heads look at nearer tokens: at 64, the steepest of
+            four sees nothing but the nearest one, and the least steep about ten, at any distance from the start.
         carry: share of the carried state at the start, the same for all features. More of it is more depth: the cell
             learns more and converges slower.
         injection_norm: whether the injection is divided by its root mean square over the features.
@@ -86,6 +91,8 @@ class ContractiveCell(Cell):
         key_value_heads: int | None = None,
         activation: Activation = "relu",
         normalisation: Normalisation = "none",
+        strict: bool = False,
+        slope_factor: float = 1.0,
         carry: float = 0.3,
         injection_norm: bool = False,
         injection: bool = True,
@@ -104,7 +111,15 @@ class ContractiveCell(Cell):
         self.blocks = nn.ModuleList()
         for _ in range(blocks):
             attention = CausalAttention(
-                d_model, heads, key_value_heads, positions, query_key_norm, normalisation, query_key_gain
+                d_model,
+                heads,
+                key_value_heads,
+                positions,
+                query_key_norm,
+                normalisation,
+                query_key_gain,
+                strict,
+                slope_factor,
             )
             feed_forward = FeedForward(d_model, inner, activation, normalisation)
             self.blocks.append(ContractiveBlock(attention, feed_forward, d_model, norm))

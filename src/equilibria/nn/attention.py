@@ -74,7 +74,7 @@ class Place:
     Attributes:
         past: tokens before it that it may see, M.
         first: position of the first of these; only differences of positions matter.
-        present_BS: False at padding, which only sees itself; None without padding.
+        present_BS: False at padding, which sees itself at most; None without padding.
         shift_B: added to the positions of each row, integers; None for zeros.
     """
 
@@ -88,14 +88,17 @@ class Place:
         positions = torch.arange(self.first + start, self.first + start + length, device=device)
         return positions if self.shift_B is None else positions + self.shift_B.unsqueeze(-1)
 
-    def mask(self, length: int, device: torch.device, window: int | None = None) -> Tensor | None:
-        """What a query may see, `(L, S)` or `(B, 1, L, S)`, at most `window` keys including its own; None for all."""
+    def mask(self, length: int, device: torch.device, window: int | None = None, strict: bool = False) -> Tensor | None:
+        """What a query may see, `(L, S)` or `(B, 1, L, S)`, at most `window` keys including its own, without its own
+        where `strict`; None for all."""
         seen = self.past + length
-        if length == 1 and self.present_BS is None and (window is None or window >= seen):
+        if length == 1 and self.present_BS is None and (window is None or window >= seen) and not strict:
             return None
-        mask_LS = causal_mask(length, self.past, device, window)
+        mask_LS = causal_mask(length, self.past, device, window, strict)
         if self.present_BS is None:
             return mask_LS
+        if strict:
+            return (mask_LS & self.present_BS.unsqueeze(1)).unsqueeze(1)
         # Padding sees itself, so that no softmax is empty.
         itself_LS = torch.eye(seen, dtype=torch.bool, device=device)[self.past :]
         return (mask_LS & self.present_BS.unsqueeze(1) | itself_LS).unsqueeze(1)
@@ -132,6 +135,9 @@ class CausalAttention(nn.Module):
         query_key_gain: factor on queries and keys at the start, as the rows of their weight or, where they are normed,
             as the learned gain: scores grow with its square, so that a head can tell tokens apart from the first step.
         normalisation: of both weights.
+        strict: whether a query sees only the keys before its own (strict future masking: Yang, Chiang and Angluin 2023,
+            arXiv:2310.13897). The first sees none, and gets zeros: what PyTorch makes of a softmax over nothing.
+        slope_factor: on the slopes of linear biases; at 64, four heads have 16, 4, 1 and 1/4.
     """
 
     def __init__(
@@ -143,11 +149,15 @@ class CausalAttention(nn.Module):
         query_key_norm: bool = False,
         normalisation: Normalisation = "none",
         query_key_gain: float = 1.0,
+        strict: bool = False,
+        slope_factor: float = 1.0,
     ) -> None:
         super().__init__()
         at_least(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads)
-        above(0, query_key_gain=query_key_gain)
+        above(0, query_key_gain=query_key_gain, slope_factor=slope_factor)
         one_of(Positions, positions=positions)
+        if slope_factor != 1.0 and positions != "linear":
+            raise ValueError(f'slope_factor is of linear positions; found positions = "{positions}"')
         if d_model % heads or (positions == "rotary" and (d_model // heads) % 2):
             wanted = "2 · heads for rotary positions" if positions == "rotary" else "heads"
             raise ValueError(f"d_model must be a multiple of {wanted}, found d_model {d_model}, heads {heads}")
@@ -156,6 +166,7 @@ class CausalAttention(nn.Module):
             raise ValueError(f"key_value_heads must divide heads, found {key_value_heads} of {heads} heads")
         self.heads, self.key_value_heads, self.head_size = heads, key_value_heads, d_model // heads
         self.positions: Positions = positions
+        self.strict, self.slope_factor = strict, slope_factor
         features = (heads + 2 * key_value_heads) * self.head_size
         queries_keys_values = nn.Linear(d_model, features, bias=False)
         if not query_key_norm:
@@ -171,10 +182,10 @@ class CausalAttention(nn.Module):
         past, length, device = place.past, like_BLD.shape[1], like_BLD.device
         rotation = self._rotation(place.positions(past, length, device), like_BLD)
         # Without a past, plain causality needs no mask, and fused kernels are faster without one.
-        plain = not past and place.present_BS is None and self.positions != "linear"
-        mask = None if plain else place.mask(length, device)
+        plain = not past and place.present_BS is None and self.positions != "linear" and not self.strict
+        mask = None if plain else place.mask(length, device, strict=self.strict)
         if self.positions == "linear":
-            biases_HLS = linear_biases(self.heads, length, past, like_BLD)
+            biases_HLS = linear_biases(self.heads, length, past, like_BLD, self.slope_factor)
             mask = biases_HLS if mask is None else torch.where(mask, biases_HLS, -torch.inf)
         return AttentionPattern(place, rotation, mask, causal=plain)
 
@@ -248,7 +259,10 @@ def _placed(x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> T
     return x_BLHE if rotation is None else rotation.apply(x_BLHE)
 
 
-def causal_mask(length: int, past: int, device: torch.device, window: int | None = None) -> Tensor:
-    """`(L, S)` booleans, True where a query of the segment may see a key: at most `window`, its own among them."""
-    allowed = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(diagonal=past)
+def causal_mask(
+    length: int, past: int, device: torch.device, window: int | None = None, strict: bool = False
+) -> Tensor:
+    """`(L, S)` booleans, True where a query of the segment may see a key: at most `window`, its own among them, or
+    without its own where `strict`."""
+    allowed = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(diagonal=past - strict)
     return allowed if window is None else allowed.triu(diagonal=past - window + 1)

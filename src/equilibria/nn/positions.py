@@ -63,12 +63,13 @@ def relative_shift(scores_BHLR: Tensor) -> Tensor:
     return scores_BHLR.reshape(B, H, R, L)[:, :, 1:].view(B, H, L, R - 1)
 
 
-def linear_biases(heads: int, length: int, past: int, like: Tensor) -> Tensor:
+def linear_biases(heads: int, length: int, past: int, like: Tensor, factor: float = 1.0) -> Tensor:
     """Biases `−slope · distance` of attention scores (Press et al. 2021, arXiv:2108.12409): `(heads, length, S)`.
 
-    The slopes are `2^(−8/heads), 2^(−16/heads), …, 2^−8`; entries of later keys are positive and must be masked.
+    The slopes are `2^(−8/heads), 2^(−16/heads), …, 2^−8`, times `factor`; entries of later keys are positive and must
+    be masked.
     """
     keys = torch.arange(past + length, device=like.device)
     distance_LS = keys[past:].unsqueeze(-1) - keys
-    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
+    slopes = factor * 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
     return (-slopes.view(-1, 1, 1) * distance_LS).to(like.dtype)
