@@ -34,6 +34,9 @@ class Task(ABC):
 
     has_source: ClassVar[bool] = False
     """Whether targets are written after a source, the inputs, rather than being the next tokens."""
+    directed: ClassVar[bool] = True
+    """Whether a target rests on no later input; False where each may rest on all of them, so that a causal model cannot
+    tell it."""
 
     @property
     @abstractmethod
@@ -71,6 +74,11 @@ class Task(ABC):
     @property
     def length(self) -> int | None:
         """Positions of a sequence; None for a text, which continues from segment to segment."""
+        return None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the grid whose cells, row by row, are the positions; None where there is no grid."""
         return None
 
     @cached_property
