@@ -63,7 +63,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     console.print("evaluating on all validation text")
     evaluation = evaluate(loaded, progress=ConsoleProgress(console))
     keep_evaluation(loaded.folder, evaluation)
-    (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
+    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.model.causal else []
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
@@ -73,7 +73,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
         **evaluation.yardsticks,
         "evaluations_per_solve": evaluation.model.evaluations_per_solve,
         "residual": evaluation.model.residual.mean,
-        "sample": sample.text,
+        "sample": samples[0].text if samples else None,
     }
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from equilibria.configuration import table_of
+from equilibria.configuration.building import check_fit
 from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
@@ -111,7 +112,7 @@ def evaluate(
     Writes nothing. Tasks, whose sequences are whole, ignore the segment length.
 
     Raises:
-        UserError: there is no such run, text or split, or the model has no solver to limit.
+        UserError: there is no such run, text or split, the model has no solver to limit, or it is not for such data.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     passes = passes or Passes()
@@ -120,6 +121,8 @@ def evaluate(
     segment_length = passes.segment_length or training.segment_length
     memory_length = model.memory_length if passes.memory_length is None else passes.memory_length
     batch_size = passes.batch_size or training.batch_size
+    if data is not None:
+        check_fit(model, data)
     with _subject(loaded, passes.split, data, progress) as found:
         return RunEvaluation(
             settings={
