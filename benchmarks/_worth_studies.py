@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from equilibria.depths import Equilibrium
 from equilibria.inference.effort import Effort
 from equilibria.models import LanguageModel, TokenModel
+
+_LONG = 1000  # of a word, beyond which reading takes minutes
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,23 @@ class Study:
     shown: str = "last_accuracy"
 
 
-def _tracking(group: str, recipe: str, explicit: int) -> Study:
+def _tracking(group: str, recipe: str, explicit: int, decoded: Sequence[int]) -> Study:
     """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times."""
     tied = {"model.depth.kind": "unrolled"}
-    words = {f"{length}": Reading({"valid_length": length, "held_out": 128}) for length in (16, 32, 64, 128, 256)}
-    decoded = {
-        "1,000 decoded": Reading({"valid_length": 1000, "held_out": 32}, chunk_length=1),
-        "10,000 decoded": Reading({"valid_length": 10_000, "held_out": 16}, chunk_length=1, for_all=False),
-    }
+    readings = {f"{length}": Reading({"valid_length": length, "held_out": 128}) for length in (16, 32, 64, 128, 256)}
+    for length in decoded:
+        word = {"valid_length": length, "held_out": 32 if length <= _LONG else 16}
+        readings[f"{length:,} decoded"] = Reading(word, chunk_length=1, for_all=length <= _LONG)
     return Study(
         about=f"words of {group}, trained at length 16: right answers at the last position",
         rows={
-            "equilibrium": Row(recipe),
-            f"{explicit} times": Row(recipe, {**tied, "model.depth.applications": explicit}),
-            "once": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "equilibrium": Row(f"state-tracking/{recipe}.toml"),
+            f"{explicit} times": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": explicit}),
+            "once": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": 1}),
             "8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
             "LSTM": Row("state-tracking/lstm.toml", {"data.group": group}),
         },
-        readings=words | decoded,
+        readings=readings,
         goal=("256", "last_accuracy", 1.0),
     )
 
@@ -100,7 +101,9 @@ def _chain() -> Study:
 
 
 STUDIES: Mapping[str, Study] = {
-    "parity": _tracking("Z2", "state-tracking/parity-trellisnet.toml", 24),
-    "s3": _tracking("S3", "state-tracking/s3-trellisnet.toml", 24),
+    "parity": _tracking("Z2", "parity-trellisnet", 24, (1000, 10_000)),
+    "s3": _tracking("S3", "s3-trellisnet", 24, (1000, 10_000)),
+    "parity-transformer": _tracking("Z2", "parity-transformer", 20, (1000,)),
+    "s3-transformer": _tracking("S3", "s3-transformer", 20, (1000,)),
     "chain": _chain(),
 }

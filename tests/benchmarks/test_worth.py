@@ -10,6 +10,7 @@ from benchmarks._worth_table import right, sheet_of
 from benchmarks.worth import parse, recipes_of
 from equilibria.cli.app import main
 from equilibria.configuration.building import build_model
+from equilibria.data.prepared import opened
 from equilibria.models import TokenModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
 def test_every_row_can_be_built_and_read(study: str) -> None:
     """The goal's reading is one that some row has."""
     recipes = recipes_of(parse([study]))
-    models = {name: build_model(recipe, recipe.data.vocabulary_size) for name, recipe in recipes.items()}
+    models = {name: build_model(recipe, opened(recipe.data).vocabulary_size) for name, recipe in recipes.items()}
     assert all(isinstance(model, TokenModel) for model in models.values())
     goal = STUDIES[study].readings[STUDIES[study].goal[0]]
     assert any(goal.suits(model) for model in models.values())

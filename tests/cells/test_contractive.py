@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import ContractiveCell, Memory
+from equilibria.cells.contractive import ContractiveBlock
 from equilibria.nn.attention import Place
 from plain_loops import average, layer_normed, linear, randomised, root_mean_square_normed
 
@@ -262,11 +263,15 @@ def test_strict_tokens_attend_to_those_before_them_alone(positions):
     """The first gets nothing, and the second the value of the first, whatever their own states are."""
     torch.manual_seed(0)
     block = ContractiveCell(8, 2, 12, positions=positions, strict=True).blocks[0]
+    assert isinstance(block, ContractiveBlock)
     one, other = torch.randn(2, 1, 2, 8)
     other[:, 0] = one[:, 0]
     pattern = block.attention.pattern(one, Place())
     found = block.attention.bind(pattern)(one)
-    value = block.attention.output(block.attention.queries_keys_values(one[:, 0])[:, 16:])
+    inward, outward = (
+        part.get_parameter("weight") for part in (block.attention.queries_keys_values, block.attention.output)
+    )
+    value = one[:, 0] @ inward[16:].mT @ outward.mT
     assert not found[:, 0].any()
     torch.testing.assert_close(found[:, 1], value)
     torch.testing.assert_close(block.attention.bind(pattern)(other), found)

@@ -43,6 +43,7 @@ def test_what_is_followed_is_counted(short: list[str], tmp_path: Path) -> None:
     """Beside the words themselves, and a model that always answers with the first element of the group."""
     import torch
 
+    from equilibria.cells import Memory
     from equilibria.data import WordProblem
     from equilibria.models.base import Output, TokenModel
     from equilibria.nn import TiedEmbedding
@@ -55,6 +56,8 @@ def test_what_is_followed_is_counted(short: list[str], tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.embedding, self.memory_length = TiedEmbedding(6, 1), 0
+            with torch.no_grad():
+                next(self.embedding.parameters()).copy_(torch.tensor([[1.0], *[[0.0]] * 5]))
 
         def forward(self, tokens_BL, targets=None, memory=None, *, depth=None, memory_length=None) -> Output:
             raise NotImplementedError
@@ -62,10 +65,7 @@ def test_what_is_followed_is_counted(short: list[str], tmp_path: Path) -> None:
         def prefill(self, tokens_BL, padding_B=None, limit=None, chunk_length=None, *, depth=None):
             from equilibria.models.decoding import Step
 
-            weight = self.embedding.weight
-            with torch.no_grad():
-                weight.copy_(torch.tensor([[1.0], *[[0.0]] * 5]))
-            return Step(torch.ones(len(tokens_BL), 1, 1), self.embedding, None, None)
+            return Step(torch.ones(len(tokens_BL), 1, 1), self.embedding, Memory(()))
 
         def decode(self, tokens_BL, cache, *, depth=None):
             return self.prefill(tokens_BL.unsqueeze(1))

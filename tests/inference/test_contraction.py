@@ -114,13 +114,10 @@ class Mean(Cell):
         return 0.2 * z + 0.6 * z.mean(1, keepdim=True) + inputs
 
 
-class Undirected(LanguageModel):
-    causal = False
-
-
 def test_of_tokens_that_all_see_each_other_the_radius_is_that_of_a_row() -> None:
     torch.manual_seed(0)
-    built = Undirected(TiedEmbedding(V, D), Mean(), SOLVED)
+    solver = eq.Picard(tol=1e-7, max_evaluations=300, scope="sample")
+    built = LanguageModel(TiedEmbedding(V, D), Mean(), Equilibrium(eval_solver=solver, solver=solver))
     assert radii(built, text(6, 9)) == pytest.approx([0.8] * 4, rel=1e-5)
 
 

@@ -13,7 +13,7 @@ import equilibria as eq
 from equilibria.cells import Cache, ContractiveCell, TransformerXLCell
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
-from equilibria.nn import CausalAttention, TiedEmbedding
+from equilibria.nn import SelfAttention, TiedEmbedding
 
 CELLS = {
     "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
@@ -56,14 +56,14 @@ def test_the_audit_sees_a_leak():
 @pytest.mark.parametrize("memory_length", [0, 7])
 def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
     calls = 0
-    original = CausalAttention._projected
+    original = SelfAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "_projected", counted)
+    monkeypatch.setattr(SelfAttention, "_projected", counted)
     for budget in (2, 9):
         calls = 0
         deep = model(depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length)

@@ -7,7 +7,8 @@
 The injection `e` enters every evaluation with weight `1 − a`, so that the carried state alone contracts; the outer
 norm keeps states bounded. A normed injection cannot outgrow the state, so that depth stays in use.
 
-Without injection, `h = z`: the explicit pre-norm transformer with the same blocks and one norm at the end.
+Without injection, `h = z`: the explicit pre-norm transformer with the same blocks and one norm at the end. Attention is
+causal, or of all tokens with each other, for grids and sets.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.attention import AttentionPattern, CausalAttention, KeysValuesRoom, Positions
+from equilibria.nn.attention import AttentionPattern, KeysValuesRoom, Positions, SelfAttention
 from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Norm, Normalisation, feature_norm
@@ -33,7 +34,7 @@ from equilibria.ranges import above, at_least, layers, probability
 class ContractiveBlock(Block):
     """A pre-norm transformer block (Xiong et al. 2020, arXiv:2002.04745)."""
 
-    def __init__(self, attention: CausalAttention, feed_forward: FeedForward, d_model: int, norm: Norm) -> None:
+    def __init__(self, attention: SelfAttention, feed_forward: FeedForward, d_model: int, norm: Norm) -> None:
         super().__init__()
         self.attention_norm = feature_norm(norm, d_model)
         self.attention = attention
@@ -52,13 +53,18 @@ class ContractiveCell(Cell):
     """One or several pre-norm blocks behind a contracting carry and a gated injection.
 
     Args:
-        d_model: features of the state, a multiple of `heads`, and of twice as many with rotary positions.
+        d_model: features of the state, a multiple of `heads`, with rotary positions of twice as many, with those of a
+            grid of four times as many.
         heads: attention heads.
         inner: features inside the feed-forward network.
         blocks: transformer blocks in one evaluation.
         dropout: probability of dropping a feature of a block's output; one mask `(B, L, D)` per solve.
         norm: the kind of all norms.
-        positions: how attention knows of positions.
+        causal: whether a token sees those before it, and not all others. Without, the cell is for grids and sets: it
+            reads a sequence at once, and its solves have the scope "sample" or "all".
+        positions: how attention knows of positions: "rotary" and "linear" along a sequence, "grid" by row and column,
+            "none" not at all.
+        columns: of the grid whose cells, row by row, are the tokens.
         query_key_norm: whether queries and keys are normed.
         query_key_gain: factor on queries and keys at the start. Above 1 it helps to find what is far away: at 3, a cell
             of 32 features learns to copy over 400 positions in 700 steps, at 1 it does not.
@@ -85,7 +91,9 @@ class ContractiveCell(Cell):
         dropout: float = 0.0,
         *,
         norm: Norm = "layer",
+        causal: bool = True,
         positions: Positions = "rotary",
+        columns: int | None = None,
         query_key_norm: bool = False,
         query_key_gain: float = 1.0,
         key_value_heads: int | None = None,
@@ -105,12 +113,13 @@ class ContractiveCell(Cell):
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
         self.heads, self.key_value_heads = heads, heads if key_value_heads is None else key_value_heads
         self.injection, self.injection_norm, self.remembered = injection, injection_norm, blocks
+        self.causal, self.columns = causal, columns
         self.inject = nn.Linear(d_model, d_model) if injection else None
         gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
         self.blocks = nn.ModuleList()
         for _ in range(blocks):
-            attention = CausalAttention(
+            attention = SelfAttention(
                 d_model,
                 heads,
                 key_value_heads,
@@ -118,8 +127,10 @@ class ContractiveCell(Cell):
                 query_key_norm,
                 normalisation,
                 query_key_gain,
-                strict,
-                slope_factor,
+                strict=strict,
+                slope_factor=slope_factor,
+                causal=causal,
+                columns=columns,
             )
             feed_forward = FeedForward(d_model, inner, activation, normalisation)
             self.blocks.append(ContractiveBlock(attention, feed_forward, d_model, norm))
@@ -127,11 +138,13 @@ class ContractiveCell(Cell):
 
     @property
     def cached(self) -> tuple[Entry, ...]:
+        if not self.causal:
+            raise ValueError("tokens that all see each other (causal = false) change with each one added: no cache")
         return ((self.key_value_heads, self.d_model // self.heads),) * (2 * len(self.blocks))
 
     @property
     def separable(self) -> bool:
-        return True
+        return self.causal
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> ContractiveMap:
         place, pattern, blocks = place_of(past), None, []

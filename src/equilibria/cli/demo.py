@@ -65,7 +65,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     evaluation = evaluate(loaded, progress=ConsoleProgress(console))
     keep_evaluation(loaded.folder, evaluation)
     radius = evaluation.model.spectral_radius
-    (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
+    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.model.causal else []
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
@@ -78,7 +78,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
         "evaluations_per_solve": evaluation.model.evaluations_per_solve,
         "residual": evaluation.model.residual.mean,
         "spectral_radius": None if radius is None else radius.mean,
-        "sample": sample.text,
+        "sample": samples[0].text if samples else None,
     }
 
 

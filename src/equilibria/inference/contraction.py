@@ -34,7 +34,7 @@ def spectral_radii_of(model: TokenModel, inputs_BL: Tensor, depth: Depth | None 
     """
     if not isinstance(model, LanguageModel) or not (depth or model.depth).solves:
         return None
-    causal = getattr(model, "causal", True)
+    causal = model.causal
     tokens_BL = inputs_BL[:, : _LENGTH if causal else None].to(next(model.parameters()).device)
     with evaluating(model):
         if causal and tokens_BL.shape[1] > 1 and model.decodes(depth):

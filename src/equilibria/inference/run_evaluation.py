@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from equilibria.configuration import table_of
+from equilibria.configuration.building import check_fit
 from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
@@ -130,7 +131,7 @@ def evaluate(
     radius is measured too, of a few tokens.
 
     Raises:
-        UserError: there is no such run, text or split, or the model cannot be read so.
+        UserError: there is no such run, text or split, the model cannot be read so, or it is not for such data.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     passes = passes or Passes()
@@ -139,6 +140,8 @@ def evaluate(
     chunk_length = passes.chunk_length
     segment_length = None if chunk_length is not None else passes.segment_length or training.segment_length
     batch_size = passes.batch_size or training.batch_size
+    if data is not None:
+        check_fit(model, data)
     with _subject(loaded, passes.split, data, progress) as found:
         memory_length = _memory_length(loaded, passes, found.content)
         sizes = batch_size, segment_length or training.segment_length

@@ -22,6 +22,7 @@ from equilibria.cells.base import furthest
 from equilibria.cells.cache import Entry
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
 from equilibria.depths.chunks import joined
+from equilibria.errors import UserError
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
@@ -37,7 +38,8 @@ _Remember: TypeAlias = Callable[[], tuple[Tensor, ...]]
 
 
 class LanguageModel(CausalModel):
-    """Predict each next token from those before it, at a depth of one's choice.
+    """Predict each next token from those before it, at a depth of one's choice; of a cell that is not causal, the
+    target at each position from the whole sequence.
 
     Args:
         embedding: of the tokens, and their softmax; `TiedEmbedding(vocabulary_size, d_model)` for one.
@@ -54,7 +56,8 @@ class LanguageModel(CausalModel):
             coda makes of them.
 
     Raises:
-        ValueError: a number is out of its range, or a part does not read as many features as the one before it has.
+        ValueError: a number is out of its range, a part does not read as many features as the one before it has, or a
+            cell that is not causal is to have a memory or a solver that goes from left to right.
     """
 
     def __init__(
@@ -84,6 +87,31 @@ class LanguageModel(CausalModel):
         self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
+        self._length(None)
+        self._check_depth(self.depth)
+
+    @property
+    def causal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(cell.causal for cell in (self.prelude, self.cell, self.coda) if cell is not None)
+
+    @property
+    def columns(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.cell.columns
+
+    def _check_depth(self, depth: Depth) -> None:
+        if not isinstance(depth, Depth):
+            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
+        if (obstacle := depth.obstacle(self.cell)) is not None:
+            raise ValueError(obstacle)
+
+    def _length(self, memory_length: int | None) -> int:
+        length = super()._length(memory_length)
+        if length and not self.causal:
+            raise UserError(
+                f"memory_length = {length}: tokens that all see each other (causal = false) are read at once; give 0, "
+                f"and no chunk_length"
+            )
+        return length
 
     def read(
         self,
@@ -95,8 +123,7 @@ class LanguageModel(CausalModel):
     ) -> Read:
         """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
         depth, memory_length = self.depth if depth is None else depth, self._length(memory_length)
-        if not isinstance(depth, Depth):
-            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
+        self._check_depth(depth)
         inputs_BLD = self._inputs(x_BLD)
         if isinstance(depth, Adaptive) and memory is None:
             self._check_mode()
@@ -166,6 +193,7 @@ class LanguageModel(CausalModel):
             ValueError: the depth does not solve, or the past is that of another model.
         """
         depth = self.depth if depth is None else depth
+        self._check_depth(depth)
         if isinstance(depth, Adaptive) and past is None:
             past = self.new_cache(depth=depth)
         with torch.enable_grad():  # or a later evaluation with a graph could not write to a cache
