@@ -20,6 +20,7 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
         "trigram",
         "evaluations per solve",
         "residual",
+        "spectral radius",
         "tokens per",
     ):
         assert name in shown
@@ -38,7 +39,7 @@ def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "trigram" in shown
     assert "tokens per" in shown
-    for name in ("evaluations per solve", "residual reached", "answers"):
+    for name in ("evaluations per solve", "residual reached", "spectral radius", "answers"):
         assert name not in shown
 
 
@@ -47,7 +48,14 @@ def test_a_task_is_put_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_recipe(tiny_task_recipe(tmp_path), tmp_path / "task.toml")
     assert main(["demo", str(tmp_path / "task.toml"), "--training.steps", "2"]) == 0
     shown = capsys.readouterr().out
-    for name in ("validation loss", "without memory", "answers", "evaluations per solve", "report"):
+    for name in (
+        "validation loss",
+        "without memory",
+        "answers",
+        "at the last position",
+        "evaluations per solve",
+        "report",
+    ):
         assert name in shown
     for name in ("validation perplexity", "unigram"):
         assert name not in shown

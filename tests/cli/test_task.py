@@ -49,6 +49,7 @@ def test_training_validates_on_so_many_whole_sequences(run: Path) -> None:
             come += 6
     assert lines[-1]["loss"] == pytest.approx(nats, rel=1e-5)
     assert lines[-1]["accuracy"] == right / come
+    assert lines[-1]["sequence_accuracy"] <= lines[-1]["last_accuracy"] <= 1
 
 
 def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,12 +59,12 @@ def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest
     assert figures == json.loads((run / "evaluation.json").read_text())
     assert figures["tokens"] == 50 * TASK.length
     assert figures["chance_loss"] == TASK.chance
-    assert 0 <= figures["accuracy"] <= 1
+    assert 0 <= figures["sequence_accuracy"] <= figures["accuracy"] <= 1
     assert figures["evaluations_per_solve"] == 3.0 + 1  # the last one measures
     assert not {"word_perplexity", "bits_per_byte", "unigram_perplexity"} & figures.keys()
     assert main(["eval", str(run)]) == 0
     shown = capsys.readouterr().out
-    for part in ("chance loss", "of the answers", "nats per token"):
+    for part in ("chance loss", "of the answers", "at the last position", "at every position", "nats per token"):
         assert part in shown
     assert "perplexity" not in shown
     assert main(["eval", str(run), "--split", "test"]) == 2

@@ -63,6 +63,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     console.print("evaluating on all validation text")
     evaluation = evaluate(loaded, progress=ConsoleProgress(console))
     keep_evaluation(loaded.folder, evaluation)
+    radius = evaluation.model.spectral_radius
     (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
     return {
         "run": str(folder),
@@ -70,9 +71,12 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
         "loss": evaluation.model.loss,
         "perplexity": evaluation.model.perplexity,
         "accuracy": evaluation.model.accuracy,
+        "last_accuracy": evaluation.model.last_accuracy,
+        "sequence_accuracy": evaluation.model.sequence_accuracy,
         **evaluation.yardsticks,
         "evaluations_per_solve": evaluation.model.evaluations_per_solve,
         "residual": evaluation.model.residual.mean,
+        "spectral_radius": None if radius is None else radius.mean,
         "sample": sample.text,
     }
 
@@ -83,9 +87,10 @@ def _summary(figures: dict[str, object]) -> Table:
         "validation perplexity": "{perplexity:.1f} "
         "(unigram model {unigram_perplexity:.1f}, trigram model {trigram_perplexity:.1f})",
         "validation loss": "{loss:.4g} nats per token (at least {chance_loss:.4g} without memory)",
-        "answers": "{accuracy:.1%} of them right",
+        "answers": "{accuracy:.1%} of them right, {last_accuracy:.1%} at the last position",
         "evaluations per solve": "{evaluations_per_solve:.1f}",
         "residual reached": "{residual:.1e} (mean over tokens)",
+        "spectral radius": "{spectral_radius:.2f} (mean over some tokens)",
         "training speed": "{training_tokens_per_second:,.0f} tokens per second",
         "sample": "{sample}",
         "run folder": "{run}",
