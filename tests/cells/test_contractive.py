@@ -91,6 +91,12 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
     return rows
 
 
+def carry_logit(cell, options: dict, x: Tensor) -> Tensor:
+    if not options["token_carry"]:
+        return cell.carry_logit
+    return cell.carry_logit + torch.tanh(cell.carry_weight @ x / torch.sqrt((x * x).mean() + torch.finfo(x.dtype).eps))
+
+
 def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Tensor:
     """One evaluation; dropout masks are taken from the bound map."""
     norm = root_mean_square_normed if options["norm"] == "rms" else layer_normed
@@ -98,11 +104,11 @@ def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Ten
     for b in range(len(z)):
         states = list(z[b])
         if cell.injection:
-            a = 1.0 / (1.0 + torch.exp(-cell.carry_logit))
+            carries = [1.0 / (1.0 + torch.exp(-carry_logit(cell, options, e))) for e in inputs[b]]
             injected = [linear(cell.inject, e) for e in inputs[b]]
             if options["injection_norm"]:
                 injected = [e / torch.sqrt((e * e).mean() + torch.finfo(e.dtype).eps) for e in injected]
-            states = [a * h + (1.0 - a) * e for h, e in zip(states, injected, strict=True)]
+            states = [a * h + (1.0 - a) * e for a, h, e in zip(carries, states, injected, strict=True)]
         for index, block in enumerate(cell.blocks):
             masks = [bound.blocks[index].attention_dropout, bound.blocks[index].feed_forward_dropout]
             given_masks = [torch.ones_like(z) if mask is None else mask for mask in masks]
@@ -128,6 +134,7 @@ OPTIONS = st.fixed_dictionaries(
         "normalisation": st.sampled_from(["none", "weight"]),
         "injection": st.booleans(),
         "injection_norm": st.booleans(),
+        "token_carry": st.booleans(),
         "carry": st.sampled_from([0.3, 0.9]),
         "strict": st.booleans(),
         "slope_factor": st.sampled_from([1.0, 16.0]),
@@ -190,9 +197,26 @@ def test_dropout_masks_are_drawn_in_the_order_of_the_sublayers():
             assert torch.equal(mask, torch.empty(2, 4, 8).bernoulli_(0.5) * 2.0)
 
 
+def test_a_token_carry_starts_as_the_carry_and_then_differs_between_tokens():
+    torch.manual_seed(0)
+    cell = ContractiveCell(8, 2, 12, carry=0.7, token_carry=True)
+    z, inputs = torch.randn(2, 2, 4, 8)
+    plain = ContractiveCell(8, 2, 12, carry=0.7)
+    plain.load_state_dict({name: value for name, value in cell.state_dict().items() if name != "carry_weight"})
+    assert torch.equal(cell.bind(inputs)(z), plain.bind(inputs)(z))
+    with torch.no_grad():
+        cell.get_parameter("carry_weight").fill_(9.0)
+        carry = cell.bind(inputs).carry
+    assert carry is not None
+    assert carry.shape == (2, 4, 8)
+    least, most = (1 / (1 + math.exp(sign - math.log(0.7 / 0.3))) for sign in (1, -1))
+    assert least - 1e-6 < float(carry.min()) < 0.6
+    assert 0.8 < float(carry.max()) < most + 1e-6
+
+
 def test_without_injection_the_cell_does_not_depend_on_inputs():
-    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False)
-    assert not {"carry_logit", "inject.weight"} & set(cell.state_dict())
+    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False, token_carry=True)
+    assert not {"carry_logit", "carry_weight", "inject.weight"} & set(cell.state_dict())
     z, one, two = torch.randn(3, 2, 4, 8)
     assert torch.equal(cell.bind(one)(z), cell.bind(two)(z))
 
@@ -203,10 +227,11 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
         {},
         {"norm": "rms", "query_key_norm": True, "key_value_heads": 1, "activation": "swiglu"},
         {"positions": "linear", "normalisation": "weight", "activation": "gelu", "injection_norm": True, "carry": 0.6},
+        {"token_carry": True, "injection_norm": True},
         {"positions": "none", "normalisation": "spectral", "injection": False},
         {"positions": "linear", "slope_factor": 16.0, "strict": True},
     ],
-    ids=["default", "modern", "linear", "spectral", "strict"],
+    ids=["default", "modern", "linear", "token carry", "spectral", "strict"],
 )
 def test_gradients(options):
     torch.manual_seed(5)

@@ -18,6 +18,8 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
         "validation perplexity",
         "unigram",
         "trigram",
+        "after one application",
+        "evaluations per token",
         "evaluations per solve",
         "residual",
         "spectral radius",
@@ -29,6 +31,9 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
     assert Path(figures["run"]).name == "demo-2"
     assert 1 < figures["trigram_perplexity"] < figures["unigram_perplexity"] < 256
     assert figures["perplexity"] > 1
+    assert 1 <= figures["evaluations_median"] <= figures["evaluations_p90"]
+    assert main(["eval", figures["run"], "--applications", "1", "--json"]) == 0
+    assert figures["perplexity_once"] == json.loads(capsys.readouterr().out)["perplexity"]
     assert figures["sample"]
     assert Path(figures["report"]).is_file()
 
@@ -39,7 +44,7 @@ def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "trigram" in shown
     assert "tokens per" in shown
-    for name in ("evaluations per solve", "residual reached", "spectral radius", "answers"):
+    for name in ("evaluations per", "after one application", "residual reached", "spectral radius", "answers"):
         assert name not in shown
 
 
@@ -53,6 +58,7 @@ def test_a_task_is_put_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixtu
         "without memory",
         "answers",
         "at the last position",
+        "answers after one application",
         "evaluations per solve",
         "report",
     ):

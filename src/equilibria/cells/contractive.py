@@ -1,6 +1,6 @@
 """The default cell: a transformer whose carry contracts.
 
-    h = a ⊙ z + (1 − a) ⊙ e,   0 < a < 1 learned per channel
+    h = a ⊙ z + (1 − a) ⊙ e,   0 < a < 1 learned per channel, or per channel and token
     h ← h + Attention(LN(h)),  h ← h + FeedForward(LN(h))      for each block
     f(z; x) = LN(h)
 
@@ -78,6 +78,9 @@ class ContractiveCell(Cell):
             four sees nothing but the nearest one, and the least steep about ten, at any distance from the start.
         carry: share of the carried state at the start, the same for all features. More of it is more depth: the cell
             learns more and converges slower.
+        token_carry: whether the carry also depends on the token, `a = σ(c + tanh(w · x / rms(x)))` with `w` 0 at the
+            start: the cell learns which tokens need more evaluations than others. Without the bound most tokens would
+            lose their carry, and with it their depth.
         injection_norm: whether the injection is divided by its root mean square over the features.
         injection: whether there are a carry and an input; without them the cell starts from the embedded inputs.
     """
@@ -102,6 +105,7 @@ class ContractiveCell(Cell):
         strict: bool = False,
         slope_factor: float = 1.0,
         carry: float = 0.3,
+        token_carry: bool = False,
         injection_norm: bool = False,
         injection: bool = True,
     ) -> None:
@@ -117,6 +121,7 @@ class ContractiveCell(Cell):
         self.inject = nn.Linear(d_model, d_model) if injection else None
         gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
+        self.carry_weight = nn.Parameter(torch.zeros(d_model)) if injection and token_carry else None
         self.blocks = nn.ModuleList()
         for _ in range(blocks):
             attention = SelfAttention(
@@ -155,7 +160,11 @@ class ContractiveCell(Cell):
             blocks.append(block.bind(pattern, before, *masks))
         if self.inject is None or self.carry_logit is None:
             return ContractiveMap(self, tuple(blocks), None, None)
-        carry = torch.sigmoid(self.carry_logit)
+        logit = self.carry_logit
+        if self.carry_weight is not None:
+            gate_BL1 = F.rms_norm(inputs_BLD, (self.d_model,), self.carry_weight).sum(-1, keepdim=True)
+            logit = logit + torch.tanh(gate_BL1)
+        carry = torch.sigmoid(logit)
         injection_BLD = self.inject(inputs_BLD)
         if self.injection_norm:
             injection_BLD = F.rms_norm(injection_BLD, (self.d_model,))
@@ -170,7 +179,7 @@ class ContractiveCell(Cell):
 
 @dataclass(frozen=True, eq=False)
 class ContractiveMap(BlockMap[ContractiveCell]):
-    """The cell bound, with its gate and the injection weighted by it; None without injection."""
+    """The cell bound, with its gate, `(D,)` or `(B, L, D)`, and the injection weighted by it; None without an input."""
 
     carry: Tensor | None
     injection: Tensor | None
@@ -189,8 +198,11 @@ class ContractiveMap(BlockMap[ContractiveCell]):
         return tuple(states)
 
     def at(self, row: int, tokens_T: Tensor) -> ContractiveMap:
-        injection = None if self.injection is None else self.injection[row : row + 1, tokens_T]
-        return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), self.carry, injection)
+        carry, injection = self.carry, self.injection
+        if carry is not None and carry.dim() > 1:
+            carry = carry[row : row + 1, tokens_T]
+        injection = None if injection is None else injection[row : row + 1, tokens_T]
+        return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), carry, injection)
 
     def _carried(self, z_BLD: Tensor) -> Tensor:
         if self.carry is None or self.injection is None:
