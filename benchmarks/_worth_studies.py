@@ -100,10 +100,36 @@ def _chain() -> Study:
     )
 
 
+def _automaton(width: int, least: float) -> Study:
+    """A fixed point as the answer, from few examples; what was published of each width is in the lab notes."""
+    recipe, stack = "fixed-points/rule-78.toml", {"model.depth.kind": "stack", "model.depth.layers": 14}
+    tied = {"model.depth.kind": "unrolled", "model.depth.applications": 14}
+    budgets = {
+        f"{budget} evaluations": Reading({}, 100, effort=Effort(max_evaluations=budget), for_all=False)
+        for budget in (2, 4, 8, 16, 32, 64, 128, 256)
+    }
+    return Study(
+        about=f"the fixed point of rule 78 on a ring of {width} bits, 4,000 examples: whole rings right",
+        rows={
+            "equilibrium": Row(recipe),
+            "14 times": Row(recipe, tied),
+            "once": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "14 layers": Row(recipe, stack),
+        },
+        readings={"as trained": Reading({}, 100), **budgets},
+        goal=("as trained", "sequence_accuracy", least),
+        common={"data.width": width},
+        shown="sequence_accuracy",
+    )
+
+
 STUDIES: Mapping[str, Study] = {
     "parity": _tracking("Z2", "parity-trellisnet", 24, (1000, 10_000)),
     "s3": _tracking("S3", "s3-trellisnet", 24, (1000, 10_000)),
     "parity-transformer": _tracking("Z2", "parity-transformer", 20, (1000,)),
     "s3-transformer": _tracking("S3", "s3-transformer", 20, (1000,)),
     "chain": _chain(),
+    "rule-78-12": _automaton(12, 0.95),
+    "rule-78-16": _automaton(16, 0.90),
+    "rule-78-24": _automaton(24, 0.60),
 }
