@@ -17,7 +17,7 @@ SETTLING = {
     "options": lambda: ContractiveCell(
         8, 2, 12, 2, norm="rms", query_key_norm=True, key_value_heads=1, activation="swiglu"
     ),
-    "token carry": lambda: ContractiveCell(8, 2, 12, token_carry=True, injection_norm=True),
+    "token carry": lambda: ContractiveCell(8, 2, 12, token_carry=1.0, injection_norm=True),
     "linear positions": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", normalisation="weight"),
     "strict": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", strict=True, slope_factor=16.0),
     "post norm": lambda: TransformerXLCell(d_model=8, heads=2, inner=12),

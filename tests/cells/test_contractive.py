@@ -94,7 +94,8 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
 def carry_logit(cell, options: dict, x: Tensor) -> Tensor:
     if not options["token_carry"]:
         return cell.carry_logit
-    return cell.carry_logit + torch.tanh(cell.carry_weight @ x / torch.sqrt((x * x).mean() + torch.finfo(x.dtype).eps))
+    scale = torch.sqrt((x * x).mean() + torch.finfo(x.dtype).eps)
+    return cell.carry_logit + options["token_carry"] * torch.tanh(cell.carry_weight @ x / scale)
 
 
 def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Tensor:
@@ -134,7 +135,7 @@ OPTIONS = st.fixed_dictionaries(
         "normalisation": st.sampled_from(["none", "weight"]),
         "injection": st.booleans(),
         "injection_norm": st.booleans(),
-        "token_carry": st.booleans(),
+        "token_carry": st.sampled_from([0.0, 1.5]),
         "carry": st.sampled_from([0.3, 0.9]),
         "strict": st.booleans(),
         "slope_factor": st.sampled_from([1.0, 16.0]),
@@ -199,7 +200,7 @@ def test_dropout_masks_are_drawn_in_the_order_of_the_sublayers():
 
 def test_a_token_carry_starts_as_the_carry_and_then_differs_between_tokens():
     torch.manual_seed(0)
-    cell = ContractiveCell(8, 2, 12, carry=0.7, token_carry=True)
+    cell = ContractiveCell(8, 2, 12, carry=0.7, token_carry=1.0)
     z, inputs = torch.randn(2, 2, 4, 8)
     plain = ContractiveCell(8, 2, 12, carry=0.7)
     plain.load_state_dict({name: value for name, value in cell.state_dict().items() if name != "carry_weight"})
@@ -215,7 +216,7 @@ def test_a_token_carry_starts_as_the_carry_and_then_differs_between_tokens():
 
 
 def test_without_injection_the_cell_does_not_depend_on_inputs():
-    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False, token_carry=True)
+    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False, token_carry=1.0)
     assert not {"carry_logit", "carry_weight", "inject.weight"} & set(cell.state_dict())
     z, one, two = torch.randn(3, 2, 4, 8)
     assert torch.equal(cell.bind(one)(z), cell.bind(two)(z))
@@ -227,7 +228,7 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
         {},
         {"norm": "rms", "query_key_norm": True, "key_value_heads": 1, "activation": "swiglu"},
         {"positions": "linear", "normalisation": "weight", "activation": "gelu", "injection_norm": True, "carry": 0.6},
-        {"token_carry": True, "injection_norm": True},
+        {"token_carry": 1.5, "injection_norm": True},
         {"positions": "none", "normalisation": "spectral", "injection": False},
         {"positions": "linear", "slope_factor": 16.0, "strict": True},
     ],
@@ -271,6 +272,7 @@ def test_gradients(options):
         ({"carry": 1.0}, "carry"),
         ({"positions": "linear", "slope_factor": 0.0}, "slope_factor"),
         ({"slope_factor": 2.0}, "slope_factor"),
+        ({"token_carry": -1.0}, "token_carry"),
     ],
 )
 def test_impossible_options_are_errors(options, message):

@@ -18,7 +18,7 @@ V, D = 23, 16
 
 
 def token_carrying() -> ContractiveCell:
-    cell = ContractiveCell(D, 2, 24, token_carry=True)
+    cell = ContractiveCell(D, 2, 24, token_carry=1.0)
     assert cell.carry_weight is not None
     nn.init.normal_(cell.carry_weight)
     return cell

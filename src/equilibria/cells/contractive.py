@@ -78,9 +78,10 @@ class ContractiveCell(Cell):
             four sees nothing but the nearest one, and the least steep about ten, at any distance from the start.
         carry: share of the carried state at the start, the same for all features. More of it is more depth: the cell
             learns more and converges slower.
-        token_carry: whether the carry also depends on the token, `a = σ(c + tanh(w · x / rms(x)))` with `w` 0 at the
-            start: the cell learns which tokens need more evaluations than others. Without the bound most tokens would
-            lose their carry, and with it their depth.
+        token_carry: the most, `s`, by which the logit of a token's own carry differs from that of all,
+            `a = σ(c + s tanh(w · x / rms(x)))` with `w` 0 at the start; 0 for one carry for all tokens. The cell then
+            learns which tokens need more evaluations than others. Without a bound most tokens would lose their carry,
+            and with it their depth.
         injection_norm: whether the injection is divided by its root mean square over the features.
         injection: whether there are a carry and an input; without them the cell starts from the embedded inputs.
     """
@@ -105,7 +106,7 @@ class ContractiveCell(Cell):
         strict: bool = False,
         slope_factor: float = 1.0,
         carry: float = 0.3,
-        token_carry: bool = False,
+        token_carry: float = 0.0,
         injection_norm: bool = False,
         injection: bool = True,
     ) -> None:
@@ -113,11 +114,13 @@ class ContractiveCell(Cell):
         layers(blocks=blocks)
         at_least(1, d_model=d_model)
         above(0, carry=carry)
+        at_least(0, token_carry=token_carry)
         probability(carry=carry, dropout=dropout)
         self.d_model, self.layers_per_application, self.dropout = d_model, blocks, dropout
         self.heads, self.key_value_heads = heads, heads if key_value_heads is None else key_value_heads
         self.injection, self.injection_norm, self.remembered = injection, injection_norm, blocks
         self.causal, self.columns = causal, columns
+        self.token_carry = token_carry
         self.inject = nn.Linear(d_model, d_model) if injection else None
         gate = torch.full((d_model,), math.log(carry / (1.0 - carry)))
         self.carry_logit = nn.Parameter(gate) if injection else None
@@ -163,7 +166,7 @@ class ContractiveCell(Cell):
         logit = self.carry_logit
         if self.carry_weight is not None:
             gate_BL1 = F.rms_norm(inputs_BLD, (self.d_model,), self.carry_weight).sum(-1, keepdim=True)
-            logit = logit + torch.tanh(gate_BL1)
+            logit = logit + self.token_carry * torch.tanh(gate_BL1)
         carry = torch.sigmoid(logit)
         injection_BLD = self.inject(inputs_BLD)
         if self.injection_norm:
