@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import ContractiveCell, Memory
+from equilibria.cells.contractive import ContractiveBlock
 from equilibria.nn.attention import Place
 from plain_loops import average, layer_normed, linear, randomised, root_mean_square_normed
 
@@ -262,6 +263,7 @@ def test_strict_tokens_attend_to_those_before_them_alone(positions):
     """The first gets nothing, and the second the value of the first, whatever their own states are."""
     torch.manual_seed(0)
     block = ContractiveCell(8, 2, 12, positions=positions, strict=True).blocks[0]
+    assert isinstance(block, ContractiveBlock)
     one, other = torch.randn(2, 1, 2, 8)
     other[:, 0] = one[:, 0]
     pattern = block.attention.pattern(one, Place())
