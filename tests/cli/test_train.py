@@ -33,8 +33,8 @@ FLAGS = {
     "model.regularisation": "token_dropout input_dropout output_dropout activation_penalty slowness_penalty",
     "model.cell": "d_model dropout normalisation",
     'model.cell.kind = "contractive"': (
-        "heads inner blocks norm positions query_key_norm query_key_gain key_value_heads activation "
-        "carry injection_norm"
+        "heads inner blocks norm causal positions columns query_key_norm query_key_gain key_value_heads activation "
+        "strict slope_factor carry token_carry injection_norm"
     ),
     'model.cell.kind = "transformer_xl"': (
         "heads inner attention_dropout norm_position affine window initial_std blocks interleaved output_norm"
