@@ -62,6 +62,11 @@ class Study:
     common: Mapping[str, object] = field(default_factory=dict)
     shown: str = "last_accuracy"
 
+    @property
+    def less_is_better(self) -> bool:
+        """Whether the figure shown is a cost."""
+        return not self.shown.endswith("accuracy")
+
 
 def _tracking(group: str, recipe: str, explicit: int, decoded: Sequence[int]) -> Study:
     """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times."""

@@ -27,7 +27,7 @@ def sheet_of(result: dict[str, Any]) -> Sheet:
     lines = [["weights", *[count(seeds[0]["size"]["total"]) for seeds in rows.values()]]]
     for one in study.readings:
         found = [[seed["readings"].get(one, {}).get(study.shown) for seed in seeds] for seeds in rows.values()]
-        lines.append([one, *map(_cell, found)])
+        lines.append([one, *(_cell(values, study.less_is_better) for values in found)])
     reached = [f"{sum(right(result['study'], seed) for seed in seeds)}/{len(seeds)}" for seeds in rows.values()]
     lines.append(["seeds right", *reached])
     notes = [
@@ -56,11 +56,12 @@ def _solves(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(values: Sequence[float | None], less_is_better: bool) -> str:
+    """The median and, where it is another, the worst."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    middle, worst = f"{statistics.median(known):.3f}", f"{min(known):.3f}"
+    middle, worst = f"{statistics.median(known):.3f}", f"{(max if less_is_better else min)(known):.3f}"
     return middle if worst == middle else f"{middle} ({worst})"
 
 

@@ -24,6 +24,7 @@ from benchmarks._race import Results
 from benchmarks._worth_studies import STUDIES, Reading, Study
 from benchmarks._worth_table import draw, sheet_of
 from equilibria.configuration import Recipe, RunRecipe, checked, read_recipe
+from equilibria.configuration.comparing import run_difference
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, evaluate
@@ -46,6 +47,9 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     for name in names:
         if name not in study.rows:
             raise UserError(f"--rows {name}: {options.study} has no such row; it has {', '.join(study.rows)}")
+    for change in options.set:
+        if "=" not in change:
+            raise UserError(f"--set {change}: give a key of the recipe and its value, KEY=VALUE")
     given = dict(change.split("=", 1) for change in options.set)
     if options.steps is not None:
         given |= {"training.steps": options.steps, "training.evaluate_every": options.steps}
@@ -60,8 +64,10 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
 
 
 def trained(recipe: Recipe, console: Console) -> Path:
-    """The folder of a recipe's run, trained to the end, from where it was."""
+    """The folder of a recipe's run, trained to the end, from where it was; a UserError if another recipe made it."""
     status = RunStatus(RunFolder(recipe.run.folder))
+    if status.started and (difference := run_difference(read_recipe(status.folder.config), recipe)):
+        raise UserError(f"{recipe.run.folder} was run with {difference}; remove it, or name another file with --out")
     if status.step < recipe.training.steps:
         train(recipe, resume=status.step > 0, console=Console(quiet=True))
         console.print(f"{recipe.run.name}: trained")

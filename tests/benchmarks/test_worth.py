@@ -1,14 +1,17 @@
 """`equilibria bench worth`: rows that are trained, read at other lengths and told apart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks._worth_studies import STUDIES, Reading
-from benchmarks._worth_table import right, sheet_of
-from benchmarks.worth import parse, recipes_of
+from benchmarks._worth_table import _cell, right, sheet_of
+from benchmarks.worth import parse, recipes_of, trained
 from equilibria.cli.app import main
+from equilibria.configuration import RunRecipe
 from equilibria.configuration.building import build_model
 from equilibria.data.prepared import opened
 from equilibria.models import TokenModel
@@ -70,3 +73,22 @@ def test_a_study_grows_by_rows_and_seeds(
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "worth", "s3", "--rows", "twice"]) == 2
     assert "s3 has no such row; it has equilibrium" in capsys.readouterr().err
+
+
+def test_a_run_of_another_recipe_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder is beside the results file, which may have been removed."""
+    out = tmp_path / "s3.json"
+    command = ["bench", "worth", "s3", "--rows", "LSTM", "--seeds", "0", "--steps", "1", "--out", str(out)]
+    recipe = recipes_of(parse(command[2:]))["LSTM"]
+    folder = RunRecipe(name="LSTM-0", directory=tmp_path / "s3-runs")
+    trained(replace(recipe, run=folder), Console(quiet=True))
+    assert main([*command, "--set", "model.hidden=8"]) == 2
+    assert "was run with" in capsys.readouterr().err
+    assert main([*command, "--set", "model.hidden"]) == 2
+    assert "--set model.hidden: give a key of the recipe and its value" in capsys.readouterr().err
+
+
+def test_the_worst_of_a_cost_is_the_most() -> None:
+    assert _cell([1.0, 2.0, 90.0], less_is_better=True) == "2.000 (90.000)"
+    assert _cell([0.5, 1.0, None, 1.0], less_is_better=False) == "1.000 (0.500)"
+    assert _cell([None], less_is_better=False) == "–"

@@ -65,7 +65,7 @@ def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest
     assert not {"word_perplexity", "bits_per_byte", "unigram_perplexity"} & figures.keys()
     assert main(["eval", str(run)]) == 0
     shown = capsys.readouterr().out
-    for part in ("chance loss", "of the answers", "at the last position", "at every position", "nats per token"):
+    for part in ("chance loss", "of the answers", "at the last position", "whole sequences", "nats per token"):
         assert part in shown
     assert "perplexity" not in shown
     assert main(["eval", str(run), "--split", "test"]) == 2

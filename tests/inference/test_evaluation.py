@@ -241,6 +241,8 @@ def test_a_model_without_a_cache_reads_no_chunks() -> None:
         evaluate_model(halting, text(20), 2, 8, chunk_length=4)
     with pytest.raises(UserError, match="chunk length must be at least 1, found 0"):
         evaluate_segments(MODEL, [], chunk_length=0)
+    with pytest.raises(UserError, match="a memory length of 0: chunks see each other through the cache"):
+        evaluate_segments(MODEL, [], memory_length=0, chunk_length=4)
 
 
 @pytest.mark.parametrize(("batch", "segment", "memory"), [(0, 4, None), (1, 0, None), (1, 4, -1)])

@@ -53,8 +53,8 @@ class ContractiveCell(Cell):
     """One or several pre-norm blocks behind a contracting carry and a gated injection.
 
     Args:
-        d_model: features of the state, a multiple of `heads`, with rotary positions of twice as many, with those of a
-            grid of four times as many.
+        d_model: features of the state, a multiple of `heads`, of `2 · heads` with rotary positions, of `4 · heads` on a
+            grid.
         heads: attention heads.
         inner: features inside the feed-forward network.
         blocks: transformer blocks in one evaluation.

@@ -58,7 +58,7 @@ def evaluate_run(
             --chunk-length the tokens before a chunk that it sees at most; default: as many as in "generate", of a task
             all.
         chunk_length: read from left to right over a cache, as text is written, so many tokens solved together; default:
-            segments or whole sequences are.
+            whole segments or sequences.
         applications: read the state after exactly so many applications of the cell, without solving; default: the
             solution.
         max_evaluations: evaluations of the cell per solve, at most; default: as the recipe's eval_solver says.
@@ -134,7 +134,7 @@ def _accuracies(result: Evaluation) -> dict[str, str]:
     return {
         "accuracy": f"{result.accuracy:.3%} of the answers",
         "at the last position": f"{result.last_accuracy:.3%} of the sequences",
-        "at every position": f"{result.sequence_accuracy:.3%} of the sequences",
+        "whole sequences": f"{result.sequence_accuracy:.3%} of the sequences",
     }
 
 

@@ -52,16 +52,16 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
     """Train an equilibrium to follow a state through 16 steps, and see it follow 1,000.
 
     Beside it the same cell, with as many weights, applied a fixed number of times. The task is to read permutations of
-    three things and to say after each what all so far come to.
+    three things and to give the product so far after each.
 
     Args:
-        flags: flags of `equilibria train`, for both.
+        flags: flags of `equilibria train`, for both; those of model.depth for the equilibrium alone.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
     go_on_unheard()
     console = Console(stderr=json)
     folder = _free_folder()
-    followed = {}
+    followed, task = {}, None
     for name, depth in (("equilibrium", None), (f"{_EXPLICIT.applications} applications", _EXPLICIT)):
         recipe = _recipe(folder / name.replace(" ", "-"), depth, flags)
         console.print(f"\ntraining: {name}", highlight=False)
@@ -70,16 +70,18 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
             return 128 + result.interrupted
         loaded = load_run(result.folder)
         assert isinstance(loaded.recipe.data, WordProblem)
-        words = replace(loaded.recipe.data, valid_length=_LENGTH, held_out=_WORDS)
+        task = loaded.recipe.data
+        words = replace(task, valid_length=_LENGTH, held_out=_WORDS)
         console.print(f"reading {_WORDS} words of {_LENGTH:,}, token by token", highlight=False)
         followed[name] = follow(loaded.model, next(iter(words.split("valid").segments(_WORDS))))
     picture = folder / "accuracy.svg"
-    drawn = _drawn(followed, picture)
+    assert task is not None
+    drawn = _drawn(followed, task, picture)
     if json:
         figures = {name: _figures(one) for name, one in followed.items()}
         print(json_format.dumps({**figures, "folder": str(folder), "picture": str(picture) if drawn else None}))
     else:
-        console.print(_table(followed))
+        console.print(_table(followed, task.length))
         console.print(f"picture: {picture}" if drawn else 'for a picture: pip install "equilibria[plot]"')
     return 0
 
@@ -125,16 +127,14 @@ def _figures(followed: Followed) -> dict[str, object]:
     }
 
 
-_PARTS = (0, 16, 32, 64, 256)
-
-
-def _table(followed: Mapping[str, Followed]) -> Table:
+def _table(followed: Mapping[str, Followed], trained: int) -> Table:
     """A column for each model: right answers by position."""
     table = Table(title="right answers by position")
     table.add_column()
     for name in followed:
         table.add_column(name, justify="right")
-    for first, end in pairwise([*(first for first in _PARTS if first < _LENGTH), _LENGTH]):
+    ends = sorted({0, trained, *(2 * trained, 4 * trained, 16 * trained), _LENGTH})
+    for first, end in pairwise(end for end in ends if end <= _LENGTH):
         shares = (f"{one.right_BL[:, first:end].mean():.1%}" for one in followed.values())
         table.add_row(f"{first + 1} to {end:,}" + (" (as in training)" if not first else ""), *shares)
     whole = (f"{one.right_BL.all(axis=1).sum()} of {len(one.right_BL)}" for one in followed.values())
@@ -147,7 +147,7 @@ def _table(followed: Mapping[str, Followed]) -> Table:
     return table
 
 
-def _drawn(followed: Mapping[str, Followed], path: Path) -> bool:
+def _drawn(followed: Mapping[str, Followed], task: WordProblem, path: Path) -> bool:
     """Draw right answers against the position, means of 16 neighbours; whether there is something to draw with."""
     with suppress(ImportError):
         from matplotlib.figure import Figure
@@ -158,11 +158,11 @@ def _drawn(followed: Mapping[str, Followed], path: Path) -> bool:
             share = one.right_BL.mean(axis=0)
             window = np.convolve(share, np.full(16, 1 / 16), mode="valid")
             axes.plot(np.arange(16, len(share) + 1), window, label=name)
-        axes.axvline(16, color="grey", linewidth=1, linestyle=":")
-        axes.annotate(" length in training", (16, 0.03), color="grey", fontsize=8)
-        axes.axhline(1 / 6, color="grey", linewidth=1, linestyle="--", label="chance")
+        axes.axvline(task.length, color="grey", linewidth=1, linestyle=":")
+        axes.annotate(" length in training", (task.length, 0.03), color="grey", fontsize=8)
+        axes.axhline(1 / task.vocabulary_size, color="grey", linewidth=1, linestyle="--", label="chance")
         axes.set(xlabel="position", ylabel="right answers", ylim=(0, 1.05), xlim=(0, _LENGTH))
-        axes.set_title("What permutations of three things come to", loc="left", fontsize=10)
+        axes.set_title(task.name, loc="left", fontsize=10)
         axes.legend(loc="center right")
         axes.grid(alpha=0.3)
         buffer = StringIO()

@@ -92,20 +92,20 @@ class _TransposedBlocks:
         for target, piece in zip(targets, v.split(sizes, dim=1), strict=True):
             target.copy_(piece.reshape(target.shape))
         product = self.evaluation.transposed(probe)
-        return torch.cat([as_real(leaf[self.part]).reshape(self.groups, -1).double() for leaf in product], dim=1)
+        # Some devices have no double precision.
+        return torch.cat([as_real(leaf[self.part]).reshape(self.groups, -1).cpu().double() for leaf in product], dim=1)
 
 
 def _largest_eigenvalues(blocks: _TransposedBlocks, iterations: int, seed: int) -> Tensor:
     """The largest modulus of an eigenvalue on the Krylov space of each row from a random start, `(groups,)`."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(blocks.groups, blocks.size, generator=generator, dtype=torch.float64)
-    start = start.to(blocks.evaluation.inputs[0].device)
     steps = min(iterations, blocks.size)
     basis = start.new_zeros(blocks.groups, steps + 1, blocks.size)
     basis[:, 0] = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     hessenberg = start.new_zeros(blocks.groups, steps + 1, steps)
     used = torch.zeros(blocks.groups, dtype=torch.int64)
-    going = torch.ones(blocks.groups, dtype=torch.bool, device=start.device)
+    going = torch.ones(blocks.groups, dtype=torch.bool)
     for k in range(steps):
         w = blocks(basis[:, k])
         before = torch.linalg.vector_norm(w, dim=1)
@@ -115,12 +115,12 @@ def _largest_eigenvalues(blocks: _TransposedBlocks, iterations: int, seed: int) 
             w = w - torch.einsum("gkn,gk->gn", basis[:, : k + 1], overlap)
         length = torch.linalg.vector_norm(w, dim=1)
         hessenberg[:, k + 1, k] = length
-        used += going.cpu()
+        used += going
         going = going & (length > 1e-12 * before)  # a row whose space ends goes on with zeros
         if not bool(going.any()):
             break
         basis[:, k + 1] = torch.where(going.unsqueeze(1), w / length.unsqueeze(1), 0.0)
-    spaces = [space[:size, :size] for space, size in zip(hessenberg.cpu(), used.tolist(), strict=True)]
+    spaces = [space[:size, :size] for space, size in zip(hessenberg, used.tolist(), strict=True)]
     return torch.stack([_radius(space) for space in spaces])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnChange, ExitOnResidual, UnrolledDepth
+from equilibria.depths import Adaptive, Depth, Equilibrium, Exit, ExitOnChange, ExitOnResidual, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.ranges import above, at_least, one_of
@@ -76,10 +76,10 @@ def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
     if effort.leave is None:
         return replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
-    exit = ExitOnResidual(effort.tolerance or solver.tol)
+    rule: Exit = ExitOnResidual(effort.tolerance or solver.tol)
     if effort.leave == "unchanged":
-        exit = ExitOnChange(effort.tolerance or _DIVERGENCE, solver.tol)
-    return Adaptive(exit, max_evaluations=solver.max_evaluations)
+        rule = ExitOnChange(effort.tolerance or _DIVERGENCE, solver.tol)
+    return Adaptive(rule, max_evaluations=solver.max_evaluations)
 
 
 def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None:

@@ -253,6 +253,8 @@ def _check_lengths(model: TokenModel, memory_length: int | None, chunk_length: i
                 f"a chunk length of {chunk_length}: this model keeps nothing in a cache, so it reads whole segments "
                 f"only; leave the chunk length out"
             )
+        if memory_length == 0:
+            raise UserError("a memory length of 0: chunks see each other through the cache; give at least 1")
         return
     if memory_length == 0 and isinstance(model, LanguageModel) and model.chunk_length is not None:
         raise UserError(

@@ -210,7 +210,7 @@ class SolveState:
         return next((status for status, holds in zip(statuses, some, strict=True) if holds), Status.CONVERGED)
 
     def _stalled(self) -> Tensor:
-        """Groups whose residual no longer falls. A token has time anew when the last one before it has settled."""
+        """Groups whose residual no longer falls. A token's patience begins anew when the last one before it settles."""
         since = self.improved_at
         if self.groups.coupled:
             before = self.active_at.cummax(dim=1).values[:, :-1]
