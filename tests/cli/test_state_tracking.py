@@ -37,6 +37,9 @@ def test_both_models_are_trained_read_and_drawn(short: list[str], capsys: pytest
 def test_another_task_is_refused(short: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*short, "--data.source", "copy_memory"]) == 2
     assert "is about words of a group" in capsys.readouterr().err
+    assert main([*short, "--run.name", "mine"]) == 2
+    assert "--run.name: the demo chooses where its two runs are" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_what_is_followed_is_counted(short: list[str], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from equilibria.cli.checkout import in_checkout
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
+from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.data import WordProblem
 from equilibria.data.batches import Segment
@@ -58,6 +59,8 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
         flags: flags of `equilibria train`, for both; those of model.depth for the equilibrium alone.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
+    if own := [flag for flag in flags if flag.startswith("--run.")]:
+        raise UserError(f"{own[0]}: the demo chooses where its two runs are; leave it out")
     go_on_unheard()
     console = Console(stderr=json)
     folder = _free_folder()
@@ -67,7 +70,8 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
         console.print(f"\ntraining: {name}", highlight=False)
         result = train(recipe, console=console, progress=ConsoleProgress(console))
         if result.interrupted is not None:
-            return 128 + result.interrupted
+            console.print(f"the demo would start anew; equilibria train {result.folder} --resume goes on with this run")
+            return exit_code(result)
         loaded = load_run(result.folder)
         assert isinstance(loaded.recipe.data, WordProblem)
         task = loaded.recipe.data
