@@ -47,7 +47,7 @@ class CrossParity(SequenceTask):
     rows: int = 3
     columns: int = 4
     held_out: int = 40
-    directed: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
 
     @property
     def vocabulary_size(self) -> int:

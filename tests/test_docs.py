@@ -70,7 +70,7 @@ def test_the_table_of_tasks_has_every_task() -> None:
     assert isinstance(family, Family)
     tasks = {kind: cls for kind, cls in family.kinds().items() if issubclass(cls, eq.Task)}
     assert sorted(named) == sorted(tasks)
-    assert {kind for kind, cls in tasks.items() if cls.directed} == {*named[:4]}
+    assert {kind for kind, cls in tasks.items() if cls.causal} == {*named[:4]}
 
 
 def kinds(part: str) -> dict[str, type]:

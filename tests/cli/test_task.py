@@ -133,6 +133,15 @@ def test_eval_reads_the_task_at_another_length(run: Path, capsys: pytest.Capture
     assert kept == ((run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None)
 
 
+def test_eval_refuses_what_the_run_was_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["eval", str(run), "--data.held_out", "51"]) == 2
+    message = "held_out = 51: all sequences but the first 50 may have been trained on; give at most 50"
+    assert message in capsys.readouterr().err
+    assert main(["eval", str(run), "--data.seed", "-1"]) == 2
+    assert "seed must be at least 0, found -1" in capsys.readouterr().err
+
+
 RECIPE = """
 [run]
 name = "task"
@@ -167,7 +176,7 @@ TASKS = {
     "cellular_automaton": ("samples = 40\nheld_out = 8", ("width", "16")),
     "maze": ("height = 5\nwidth = 7\nheld_out = 8", ("height", "9")),
     "sudoku": ("size = 4\ngivens = 8\nheld_out = 8\nsamples = 6", ("givens", "7")),
-    "sudoku_files": ('path = "{base}"\npuzzles = 6\nheld_out = 8', ("held_out", "9")),
+    "sudoku_files": ('path = "{base}"\npuzzles = 6\nheld_out = 8', ("puzzles", "5")),
 }
 
 

@@ -24,7 +24,7 @@ NO_TEXT = "every token of this model sees those after it (causal = false), so it
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("undirected")
+    base = tmp_path_factory.mktemp("not-causal")
     solver = eq.Anderson(tol=1e-2, max_evaluations=12)
     model = LanguageModelRecipe(
         cell=partial(ContractiveCell, d_model=16, heads=2, inner=32, causal=False, positions="grid", columns=4),

@@ -19,7 +19,7 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
 def check_fit(model: TokenModel, data: Source | Task) -> None:
     """Raises a UserError where a model would see its answers in the data, or another grid than there is."""
     task = data if isinstance(data, Task) else None
-    if not model.causal and (task is None or task.directed):
+    if not model.causal and (task is None or task.causal):
         raise UserError(
             f"model.cell.causal = false: tokens see those after them, and the answers of {data.name} may be among "
             f"those; give true"

@@ -30,8 +30,8 @@ def trigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: in
 
 
 def frequencies(segment: Segment) -> dict[str, float]:
-    """Of who knows of the answers no more than how frequent their classes are, and all other targets: the loss per
-    target, and the share of right answers."""
+    """Loss per target and accuracy of a guess that knows all targets but the answers, and of those how frequent each
+    class is."""
     answers = segment.targets[segment.targets != NO_TARGET if segment.answers is None else segment.answers]
     share = np.unique(answers.numpy(), return_counts=True)[1] / len(answers)
     targets = int((segment.targets != NO_TARGET).sum())

@@ -16,7 +16,7 @@ from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.sources.files import FilesText
-from equilibria.data.tasks.base import EvaluationSet
+from equilibria.data.tasks.base import EvaluationSet, SequenceTask
 from equilibria.data.tokenizers import Tokenizer, utf_8
 from equilibria.depths import Depth
 from equilibria.errors import UserError
@@ -100,8 +100,8 @@ class RunEvaluation:
         settings: which weights read the text and how; of the effort what was asked for, None for what the recipe says.
         model: the model's figures.
         subject: what was read. Its yardsticks are the same text's n-gram models, counted on the training text
-            (`unigram_perplexity`, `trigram_perplexity`, per token); of a task the least loss without memory
-            (`chance_loss`).
+            (`unigram_perplexity`, `trigram_perplexity`, per token); of a task the loss and
+            accuracy of a guess (`chance_loss`, `chance_accuracy`).
     """
 
     settings: dict[str, str | int | float | None]
@@ -131,7 +131,8 @@ def evaluate(
     radius is measured too, of a few tokens.
 
     Raises:
-        UserError: there is no such run, text or split, the model cannot be read so, or it is not for such data.
+        UserError: there is no such run, text or split, the model cannot be read so, or it is not for such data; or
+            what the run's task, in another size, holds out may be in the run's training.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     passes = passes or Passes()
@@ -142,6 +143,9 @@ def evaluate(
     batch_size = passes.batch_size or training.batch_size
     if data is not None:
         check_fit(model, data)
+        trained = loaded.recipe.data
+        if isinstance(data, SequenceTask) and isinstance(trained, SequenceTask):
+            data.check_unseen(trained)
     with _subject(loaded, passes.split, data, progress) as found:
         memory_length = _memory_length(loaded, passes, found.content)
         sizes = batch_size, segment_length or training.segment_length

@@ -1,6 +1,7 @@
 """Fixed points of automata, beside their definition and all states of small rings."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -91,6 +92,33 @@ def test_splits_share_no_start_and_no_sequence_comes_twice_in_a_pass(width: int)
         assert [len(found) for found in starts] == [round(2**width * share) for share in (0.8, 0.2)]
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(6, 9), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60), st.integers(6, 9))
+def test_no_start_that_was_trained_on_is_evaluated(
+    width: int, samples: int, held_out: int, other_held_out: int, distractors: int
+) -> None:
+    """Also where there are too few starts, so that both splits have a share."""
+    trained = CellularAutomaton(width=width, samples=samples, held_out=held_out, distractors=9)
+    other = replace(trained, held_out=other_held_out, distractors=distractors)
+    if other_held_out > held_out:
+        with pytest.raises(UserError, match=f"held_out = {other_held_out}: all sequences but the first {held_out} may"):
+            other.check_unseen(trained)
+        return
+    other.check_unseen(trained)
+    seen, held = trained.training(samples).at(0), next(iter(other.split("valid").segments(other_held_out)))
+    assert not {tuple(row) for row in seen.inputs[:, :width].tolist()} & {
+        tuple(row) for row in held.inputs[:, :width].tolist()
+    }
+
+
+def test_other_shares_of_the_starts_are_refused() -> None:
+    trained = CellularAutomaton()
+    replace(trained, width=16, samples=10, held_out=2000).check_unseen(trained)
+    for changes in ({"samples": 1000}, {"seed": 1}, {"rule": 110}, {"held_out": 2000}):
+        with pytest.raises(UserError, match="may have been trained on"):
+            replace(trained, **changes).check_unseen(trained)
+
+
 def test_distractors_are_spread_evenly_and_independent_of_the_ring() -> None:
     inputs = torch.cat([CellularAutomaton(width=8, seed=seed).training(4000).at(0).inputs for seed in range(9)]).numpy()
     for place in range(8, 16):
@@ -101,7 +129,7 @@ def test_distractors_are_spread_evenly_and_independent_of_the_ring() -> None:
 
 def test_what_it_says_of_itself() -> None:
     task = CellularAutomaton()
-    assert (task.directed, task.grid, task.name) == (False, (1, 20), "rule 78 on 12 bits")
+    assert (task.causal, task.grid, task.name) == (False, (1, 20), "rule 78 on 12 bits")
     assert (task.vocabulary_size, CellularAutomaton(distractors=0).vocabulary_size) == (4, 2)
     assert task.tokenizer.encode("01 23") == [0, 1, 2, 3]
     assert task.tokenizer.decode([0, 1, 2, 3]) == "0123"

@@ -1,6 +1,8 @@
 """The least that a task of one's own has to say."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilibria.data import Segment, SequenceTask
+from equilibria.data import (
+    CellularAutomaton,
+    CopyMemory,
+    HopInduction,
+    Maze,
+    Reversal,
+    Segment,
+    SequenceTask,
+    Sudoku,
+    SudokuFiles,
+    WordProblem,
+)
 from equilibria.data.batches import NO_TARGET
 from equilibria.errors import UserError
 
@@ -93,3 +106,35 @@ def test_positions_without_a_target_do_not_make_up_the_tokens() -> None:
 
     for task, batches in ((ParityOfBits(), 2), (Halved(), 3)):
         assert len([*task.split("valid").segments(3, max_tokens=25)]) == batches
+
+
+@dataclass(frozen=True)
+class Flipped(ParityOfBits):
+    """In another order."""
+
+    mask: int = 0
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        return super().segment(numbers ^ self.mask)
+
+
+def test_what_is_held_out_of_another_size_may_not_have_been_trained_on() -> None:
+    trained = ParityOfBits(held_out=10)
+    for fine in (trained, ParityOfBits(held_out=3), ParityOfBits(bits=7, held_out=100), CopyMemory(held_out=100)):
+        fine.check_unseen(trained)
+    with pytest.raises(UserError, match="held_out = 11: all sequences but the first 10 may have been trained on"):
+        ParityOfBits(held_out=11).check_unseen(trained)
+    with pytest.raises(UserError, match="other sequences would be held out than in training"):
+        Flipped(mask=5).check_unseen(Flipped())
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        *(CellularAutomaton, CopyMemory, HopInduction, Maze, Reversal, Sudoku, WordProblem),
+        partial(SudokuFiles, path=Path("sudokus")),
+    ],
+)
+def test_a_negative_seed_is_refused_at_once(task: partial[SequenceTask]) -> None:
+    with pytest.raises(ValueError, match="seed must be at least 0, found -1"):
+        task(seed=-1)

@@ -100,7 +100,7 @@ def test_every_tree_of_a_small_maze_is_drawn() -> None:
 
 def test_what_it_says_of_itself() -> None:
     task = Maze(height=7, width=9, held_out=200)
-    assert (task.directed, task.grid, task.length, task.vocabulary_size) == (False, (7, 9), 63, 4)
+    assert (task.causal, task.grid, task.length, task.vocabulary_size) == (False, (7, 9), 63, 4)
     assert task.name == "maze of 7 × 9"
     assert task.tokenizer.decode([0, 1, 2, 3]) == "0123"
     (segment,) = task.split("valid").segments(200)

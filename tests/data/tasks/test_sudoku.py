@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -94,6 +95,30 @@ def test_all_solutions_are_drawn_evenly() -> None:
     assert np.abs(given_cells - 0.5).max() < 6 * 0.5 / math.sqrt(4000)
 
 
+def test_puzzles_with_one_solution_are_drawn_evenly() -> None:
+    """So their solutions are not: of 5 givens each solution has as many puzzles as choices of cells leave it alone."""
+    task, board = Sudoku(size=4, givens=5), Board(2, 2)
+    numbers = np.arange(100_000)
+    puzzles = task.drawn(numbers)
+    sound = task.sound(puzzles)
+    every, counts = np.unique(task.solved(puzzles, numbers)[sound], axis=0, return_counts=True)
+    cells = np.zeros((4368, 16), dtype=bool)
+    np.put_along_axis(cells, np.array([*combinations(range(16), 5)]), True, axis=1)
+    choices = np.array([int((solutions(board, np.where(cells, one, 0)) == 1).sum()) for one in every])
+    expected = sound.sum() * choices / choices.sum()
+    assert len(every) == 288
+    assert len({*choices.tolist()}) > 1
+    assert np.abs(counts - expected).max() < 6 * math.sqrt(expected.max())
+
+
+def test_more_puzzles_than_in_training_may_be_held_out() -> None:
+    trained, other = Sudoku(size=4, givens=8, held_out=10), Sudoku(size=4, givens=8, held_out=60, seed=1)
+    other.check_unseen(trained)
+    seen = {tuple(row) for row in trained.training(2000).at(0).inputs.tolist()}
+    held = {tuple(row) for row in next(iter(other.split("valid").segments(60))).inputs.tolist()}
+    assert not seen & held
+
+
 BOARDS = [Board(2, 2), Board(2, 3), Board(3, 3)]
 
 
@@ -174,7 +199,7 @@ def test_chance_is_what_rows_columns_and_boxes_leave() -> None:
 
 def test_what_it_says_of_itself() -> None:
     task = Sudoku(size=4, givens=8, samples=30)
-    assert (task.directed, task.grid, task.length, task.vocabulary_size) == (False, (4, 4), 16, 5)
+    assert (task.causal, task.grid, task.length, task.vocabulary_size) == (False, (4, 4), 16, 5)
     assert task.name == "sudoku of 4 × 4"
     assert task.tokenizer.encode("0120 3004") == [0, 1, 2, 0, 3, 0, 0, 4]
     rows = torch.cat([task.training(10).at(index).inputs for index in range(6)]).tolist()

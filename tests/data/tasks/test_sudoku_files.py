@@ -83,6 +83,24 @@ def test_training_puzzles_are_shuffled_anew_each_time_and_held_out_ones_never(fo
         assert torch.equal(one.inputs, other.inputs)
 
 
+def test_a_puzzle_that_comes_twice_in_a_batch_is_shuffled_twice(folder: Path) -> None:
+    """In a batch of more than there are, and where one pass ends and the next begins."""
+    stream = SudokuFiles(path=folder, puzzles=4, held_out=10).training(6)
+    found = [row for index in range(12) for row in rows(stream.at(index).inputs)]
+    assert len({*found}) == len(found) == 72
+
+
+def test_puzzles_held_out_after_training_are_those_held_out_before(folder: Path, tmp_path: Path) -> None:
+    trained = SudokuFiles(path=folder, held_out=10)
+    replace(trained, puzzles=5, augment=False).check_unseen(trained)
+    replace(trained, path=tmp_path / "others", held_out=20, seed=3).check_unseen(trained)
+    for held_out in (9, 11):
+        with pytest.raises(UserError, match=f"held_out = {held_out}: other sequences would be held out than in train"):
+            replace(trained, held_out=held_out).check_unseen(trained)
+    with pytest.raises(UserError, match="seed = 2: other sequences"):
+        replace(trained, seed=2, path=folder / ".").check_unseen(trained)
+
+
 def test_a_batch_is_a_function_of_its_index_the_seed_and_each_row(folder: Path) -> None:
     task = SudokuFiles(path=folder, puzzles=9, held_out=10)
     whole = task.training(6).at(7)
@@ -107,7 +125,7 @@ def test_a_training_puzzle_that_is_held_out_is_left_out_however_it_is_shuffled(f
 
 def test_what_it_says_of_itself(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     task = SudokuFiles(path=folder, held_out=10)
-    assert (task.directed, task.grid, task.length, task.vocabulary_size) == (False, (9, 9), 81, 10)
+    assert (task.causal, task.grid, task.length, task.vocabulary_size) == (False, (9, 9), 81, 10)
     assert task.tokenizer.encode("530 070")[:3] == [5, 3, 0]
     copied = tmp_path_factory.mktemp("elsewhere")
     write(copied, "train", *TRAIN)

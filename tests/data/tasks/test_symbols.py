@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_a_batch_is_a_function_of_its_index_and_the_seed() -> None:
     assert torch.equal(one.at(7).inputs, again.at(7).inputs)
     assert not torch.equal(one.at(7).inputs, one.at(8).inputs)
     assert not torch.equal(one.at(7).inputs, other.at(7).inputs)
+
+
+def test_more_blanks_are_fine_and_other_symbols_held_out_are_not() -> None:
+    trained = CopyMemory(blanks=5, symbols=3, held_out=50)
+    for fine in ({"blanks": 9, "held_out": 20}, {"symbols": 4, "held_out": 500, "seed": 2}):
+        replace(trained, **fine).check_unseen(trained)
+    for changes in ({"held_out": 51}, {"seed": 1, "blanks": 9}):
+        with pytest.raises(UserError, match="may have been trained on"):
+            replace(trained, **changes).check_unseen(trained)
 
 
 def test_validation_is_one_pass_over_what_is_held_out() -> None:

@@ -43,7 +43,7 @@ class CellularAutomaton(SequenceTask):
         UserError: when used, if too few starts come to rest for so many sequences.
     """
 
-    directed: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
 
     rule: int = 78
     width: int = 12
@@ -56,6 +56,7 @@ class CellularAutomaton(SequenceTask):
         at_least(3, width=self.width)
         at_least(0, distractors=self.distractors)
         at_least(1, samples=self.samples, held_out=self.held_out)
+        at_least(0, seed=self.seed)
         if not 0 <= self.rule <= 255:
             raise ValueError(f"rule must be between 0 and 255, found {self.rule}")
 
@@ -84,8 +85,12 @@ class CellularAutomaton(SequenceTask):
         return f"rule {self.rule} on {self.width} bits"
 
     def yardsticks(self, name: Split) -> dict[str, float]:
-        """Of who knows how many bits of the fixed points are ones: loss, and share of right answers."""
+        """Loss and accuracy of a guess that knows only how many bits of the fixed points are ones."""
         return frequencies(self.segment(np.arange(self.held_out)))
+
+    def check_unseen(self, trained: SequenceTask) -> None:
+        if isinstance(trained, CellularAutomaton) and self.width == trained.width:
+            self.check_held_out_of(trained, "rule", "samples", "seed")  # samples decide the share of the splits
 
     def segment(self, numbers: np.ndarray) -> Segment:
         starts, ends, own = self._starts

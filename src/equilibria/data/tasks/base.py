@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
+import torch
 
 from equilibria.data.batches import NO_TARGET, Batches, Segment
 from equilibria.data.sources.base import Split
@@ -33,10 +34,10 @@ class Task(ABC):
     `fingerprint` unless it is a frozen dataclass."""
 
     has_source: ClassVar[bool] = False
-    """Whether targets are written after a source, the inputs, rather than being the next tokens."""
-    directed: ClassVar[bool] = True
-    """Whether a target rests on no later input; False where each may rest on all of them, so that a causal model cannot
-    tell it."""
+    """Whether targets are written by a decoder after a source, the inputs, all of which they may rest on."""
+    causal: ClassVar[bool] = True
+    """Whether no target rests on a later input, or all follow a source; False where one may rest on any input, which a
+    causal model has not seen."""
 
     @property
     @abstractmethod
@@ -95,9 +96,9 @@ class Task(ABC):
 class SequenceTask(Task):
     """Sequences made from their numbers: the first `held_out` are for validation, the others for training.
 
-    A subclass has `vocabulary_size`, `length`, `count` and `segment`. Different numbers make different sequences, so no
-    training sequence repeats another before all have been seen, or ever a held-out one. Where `samples` limits them,
-    each pass has them in an order of its own.
+    A subclass has `vocabulary_size`, `length`, `count` and `segment`. Different numbers make different sequences:
+    training repeats none before it has seen all, and never sees a held-out one. Where `samples` limits them, each pass
+    has them in an order of its own.
     """
 
     held_out: int
@@ -122,10 +123,43 @@ class SequenceTask(Task):
     def segment(self, numbers: np.ndarray) -> Segment:
         """The sequences of these numbers (B,), each from 0 to `count − 1`, one per row."""
 
-    def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
-        """The same for the training batch of an index, where that looks otherwise."""
-        del index
+    def training_segment(self, numbers: np.ndarray, index: int, draws: np.ndarray) -> Segment:
+        """The same for the training batch of an index, where that looks otherwise. `draws` (B,) count, for each row,
+        the training sequences before it."""
+        del index, draws
         return self.segment(numbers)
+
+    def check_unseen(self, trained: "SequenceTask") -> None:
+        """Raises a UserError where a sequence held out here may be in the training of `trained`, if that is another
+        size of this task.
+
+        By default sequences of another length are others, and those of the same length have to be held out in both.
+        """
+        if not isinstance(trained, type(self)) or self.length != trained.length:
+            return
+        self.check_held_out_of(trained)
+        numbers = np.arange(self.held_out)
+        if not torch.equal(self.segment(numbers).inputs, trained.segment(numbers).inputs):
+            raise UserError(
+                f"other sequences would be held out than in training, and may have been trained on; give "
+                f"{self.name} the options it was trained with, or another length"
+            )
+
+    def check_held_out_of(self, trained: "SequenceTask", *options: str) -> None:
+        """Raises a UserError for more held-out sequences than those of `trained`, or where one of the options that
+        decide which they are is another."""
+        for option in options:
+            found, expected = getattr(self, option), getattr(trained, option)
+            if found != expected:
+                raise UserError(
+                    f"{option} = {found}: other sequences would be held out than in training, with {option} = "
+                    f"{expected}, and may have been trained on; give {expected}"
+                )
+        if self.held_out > trained.held_out:
+            raise UserError(
+                f"held_out = {self.held_out}: all sequences but the first {trained.held_out} may have been trained "
+                f"on; give at most {trained.held_out}"
+            )
 
     def training(self, batch_size: int, segment_length: int | None = None) -> "SequenceBatches":
         self.check_count()
@@ -184,14 +218,14 @@ class SequenceBatches:
         if index < 0:
             raise IndexError(f"batch {index}: batches count from 0")
         held_out, samples = self.task.held_out, self.task.samples
-        drawn = index * self.batch_size + (np.arange(self.batch_size) if rows is None else np.asarray(rows))
+        draws = index * self.batch_size + (np.arange(self.batch_size) if rows is None else np.asarray(rows))
         if samples is None:
-            places = drawn % (self.task.count - held_out)
+            places = draws % (self.task.count - held_out)
         else:
-            passes, places = np.divmod(drawn, samples)
+            passes, places = np.divmod(draws, samples)
             for number in np.unique(passes):
                 places[passes == number] = _shuffled(samples, int(number))[places[passes == number]]
-        return self.task.training_segment(held_out + places, index)
+        return self.task.training_segment(held_out + places, index, draws)
 
 
 @lru_cache(maxsize=2)  # a batch may end one pass and begin the next

@@ -34,7 +34,7 @@ class DrawnTask(SequenceTask):
         UserError: when used, if hardly any puzzle can be drawn as the options want it.
     """
 
-    directed: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
 
     held_out: int = 1000
     samples: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -42,6 +42,7 @@ class DrawnTask(SequenceTask):
 
     def __post_init__(self) -> None:
         at_least(1, held_out=self.held_out, samples=self.samples)
+        at_least(0, seed=self.seed)
         self.check_count()
 
     @property
@@ -75,6 +76,9 @@ class DrawnTask(SequenceTask):
     def sound(self, puzzles: np.ndarray) -> np.ndarray:
         """Which puzzles have one solution, `(B,)`."""
         return np.ones(len(puzzles), dtype=bool)
+
+    def check_unseen(self, trained: SequenceTask) -> None:
+        """Digests decide, of every size and with every seed."""
 
     def segment(self, numbers: np.ndarray) -> Segment:
         puzzles = np.empty((len(numbers), self.length), dtype=np.int64)

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
-from equilibria.data.tasks.base import SequenceTask
+from equilibria.data.tasks.lengths import VariableLengthTask
 from equilibria.data.tasks.numbering import digits, distinct, hashed
 from equilibria.ranges import at_least
 
@@ -16,7 +17,7 @@ _MOST_SYMBOLS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopInduction(SequenceTask):
+class HopInduction(VariableLengthTask):
     """The symbol that `hops` hops lead to, at every position; all positions count in the loss and as answers.
 
     A hop goes from a symbol to the one after its latest earlier occurrence; one hop is what an induction head does. The
@@ -27,36 +28,22 @@ class HopInduction(SequenceTask):
     Args:
         hops: from a position to its target, at least 1.
         alphabet: different symbols, 3 to 1000.
-        length: symbols of a sequence, at least 2.
-        shortest: of the sequences of a training batch, whose length is drawn for it from here to `length`; `length`
-            itself when None.
-        valid_length: of the sequences for validation; `length` when None.
-        held_out: sequences kept for validation. No sequence of training is one of them; of a length not below the
-            shorter of `length` and `valid_length`, none begins like one of them.
-        samples: training sequences, in an order of its own for each pass; all when None.
-        seed: of the order of the sequences; another seed holds out others.
 
     Raises:
         ValueError: a number outside its range.
     """
 
+    fewest: ClassVar[int] = 2
+
     hops: int = 2
     alphabet: int = 4
     length: int = 100  # pyright: ignore[reportIncompatibleMethodOverride]
-    shortest: int | None = None
-    valid_length: int | None = None
-    held_out: int = 256
-    samples: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
-    seed: int = 0
 
     def __post_init__(self) -> None:
         at_least(1, hops=self.hops)
-        at_least(2, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
         if not 3 <= self.alphabet <= _MOST_SYMBOLS:
             raise ValueError(f"alphabet must be between 3 and {_MOST_SYMBOLS}, found {self.alphabet}")
-        if self.shortest is not None and self.shortest > self.length:
-            raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
-        self.check_count()
+        super().__post_init__()
 
     @property
     def vocabulary_size(self) -> int:
@@ -64,34 +51,15 @@ class HopInduction(SequenceTask):
 
     @property
     def count(self) -> int:
-        return distinct(self.alphabet - 1, self._told_apart)
-
-    @property
-    def validated(self) -> int:
-        """Symbols of a sequence for validation."""
-        return self.length if self.valid_length is None else self.valid_length
+        return distinct(self.alphabet - 1, self.told_apart - 1)  # the first is drawn beside them
 
     def yardsticks(self, name: Split) -> dict[str, float]:
-        """Of who knows where there is none, and guesses the others: loss, and share of right answers."""
+        """Loss and accuracy of a guess that knows only where hops lead nowhere."""
         some = float((self.segment(np.arange(self.held_out)).targets < self.alphabet).double().mean())
         return {"chance_loss": some * math.log(self.alphabet), "chance_accuracy": 1.0 - some + some / self.alphabet}
 
-    def segment(self, numbers: np.ndarray) -> Segment:
-        return self._sequences(numbers, self.validated)
-
-    def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
-        if self.shortest is None:
-            return self._sequences(numbers, self.length)
-        drawn = np.random.default_rng((self.seed, index)).integers(self.shortest, self.length, endpoint=True)
-        return self._sequences(numbers, int(drawn))
-
-    @property
-    def _told_apart(self) -> int:
-        """Symbols after the first, which is drawn beside them."""
-        return min(self.length, self.validated) - 1
-
-    def _sequences(self, numbers: np.ndarray, length: int) -> Segment:
-        steps = 1 + digits(numbers, self.alphabet - 1, length - 1, self.seed, self._told_apart)
+    def sequences(self, numbers: np.ndarray, length: int) -> Segment:
+        steps = 1 + digits(numbers, self.alphabet - 1, length - 1, self.seed, self.told_apart - 1)
         first = hashed(self.seed, -1, numbers) % self.alphabet
         symbols = np.concatenate([first[:, None], steps], axis=1).cumsum(axis=1) % self.alphabet
         targets = torch.from_numpy(hopped(symbols, self.hops, self.alphabet))

@@ -7,7 +7,7 @@ import numpy as np
 
 from equilibria.data.sources.base import Split
 from equilibria.data.tasks.drawn import DrawnTask
-from equilibria.data.tasks.numbering import drawn, hashed
+from equilibria.data.tasks.numbering import hashed, random_integers
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.data.yardsticks import frequencies
 
@@ -22,7 +22,7 @@ class Maze(DrawnTask):
     Rooms are at every second row and column from the first on. What joins them is a tree, drawn by Kruskal's algorithm
     (1956) with random weights, so there is one way. Inputs, row by row: 0 for a wall, 1 for free, 2 for the start and 3
     for the goal, which are rooms; there is no wall around the maze. Targets: 1 on the way, its ends included, 0
-    elsewhere. Answers are the free places but the two ends.
+    elsewhere. Answers are the free places except the two ends.
 
     Mazes that are turned or reflected, or have start and goal exchanged, are in the same split.
 
@@ -56,13 +56,13 @@ class Maze(DrawnTask):
         return f"maze of {self.height} × {self.width}"
 
     def yardsticks(self, name: Split) -> dict[str, float]:
-        """Of who knows how many of the free places are on the way: loss, and share of right answers."""
+        """Loss and accuracy of a guess that knows only how many of the free places are on the way."""
         return frequencies(self.segment(np.arange(self.held_out)))
 
     def drawn(self, numbers: np.ndarray) -> np.ndarray:
         rooms, doors, ends = self._plan
         # Weights of the doors, and two different rooms.
-        draws = drawn(numbers, len(doors) + 2, self.seed)
+        draws = random_integers(numbers, len(doors) + 2, self.seed)
         start = draws[:, -1] % len(rooms)
         goal = (start + 1 + draws[:, -2] % (len(rooms) - 1)) % len(rooms)
         row = np.arange(len(numbers))

@@ -48,7 +48,7 @@ def _head(base: int, length: int) -> int:
     return max(1, min(length, math.floor(math.log(_LARGEST) / math.log(base) + 1e-9)))
 
 
-def drawn(numbers: np.ndarray, count: int, seed: int) -> np.ndarray:
+def random_integers(numbers: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Rows of integers below 2^62, `(B,) → (B, count)`, as if drawn anew for each number and place in its row."""
     places = np.uint64(seed * _SEEDS % 2**64) + np.arange(count, dtype=np.uint64) * np.uint64(_PLACES)
     return _mixed(numbers.astype(np.uint64)[:, None] + places)

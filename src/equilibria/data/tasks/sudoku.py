@@ -11,12 +11,12 @@ import torch
 from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tasks.drawn import DrawnTask
-from equilibria.data.tasks.numbering import drawn, hashed
+from equilibria.data.tasks.numbering import hashed, random_integers
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.ranges import one_of
 
 Size = Literal[4, 6]
-_REPEATS = 6  # leave of the 39,168 solutions of 6 × 6 cells about one too many
+_REPEATS = 6  # enough to leave about one wrong candidate of the 39,168
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Board:
         return self.size - taken.sum(axis=2)
 
     def yardsticks(self, segment: Segment) -> dict[str, float]:
-        """Of who guesses among what the rows, columns and boxes of a puzzle leave: loss, and share of right answers."""
+        """Loss and accuracy of a guess among the digits that row, column and box leave for each blank."""
         puzzles = segment.inputs.numpy()
         left = self.candidates(puzzles)[puzzles == 0]
         return {
@@ -105,9 +105,8 @@ class Board:
 class Sudoku(DrawnTask):
     """Sudokus with one solution, of 4 × 4 cells in boxes of 2 × 2, or of 6 × 6 in boxes of 2 × 3.
 
-    Solutions are drawn evenly among all that there are (288 and 28,200,960), the cells that are given evenly among
-    those that leave no other solution. Inputs, row by row: the digits, 0 where none is given. Targets: the solution.
-    Answers are the blanks.
+    Puzzles are drawn evenly from all with one solution and so many givens. Inputs, row by row: the digits, 0 where none
+    is given. Targets: the solution. Answers are the blanks.
 
     Puzzles that differ by their digits' names, or by the order of bands, stacks, and rows and columns within them (and,
     with square boxes, by rows for columns), are in the same split.
@@ -152,7 +151,7 @@ class Sudoku(DrawnTask):
         return self.board.yardsticks(self.segment(np.arange(self.held_out)))
 
     def drawn(self, numbers: np.ndarray) -> np.ndarray:
-        draws = drawn(numbers, 1 + self.size + self.size**2, self.seed)
+        draws = random_integers(numbers, 1 + self.size + self.size**2, self.seed)
         blanks = draws[:, 1 + self.size :].argsort(axis=1)[:, self.givens :]
         puzzles = self._solutions(draws)
         np.put_along_axis(puzzles, blanks, 0, axis=1)
@@ -165,7 +164,7 @@ class Sudoku(DrawnTask):
         return solutions(self.board, puzzles) == 1
 
     def solved(self, puzzles: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return self._solutions(drawn(numbers, 1 + self.size, self.seed))
+        return self._solutions(random_integers(numbers, 1 + self.size, self.seed))
 
     def answers(self, puzzles: np.ndarray) -> np.ndarray:
         return puzzles == 0

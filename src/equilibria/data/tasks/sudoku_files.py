@@ -16,7 +16,7 @@ from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.sources.reading import read_pieces
 from equilibria.data.tasks.base import HeldOut, SequenceTask
-from equilibria.data.tasks.numbering import drawn
+from equilibria.data.tasks.numbering import random_integers
 from equilibria.data.tasks.sudoku import Board
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.errors import UserError
@@ -51,7 +51,7 @@ class SudokuFiles(SequenceTask):
         UserError: when used, if a file is missing, damaged or has too few puzzles.
     """
 
-    directed: ClassVar[bool] = False
+    causal: ClassVar[bool] = False
 
     path: Path
     puzzles: int | None = None
@@ -61,6 +61,7 @@ class SudokuFiles(SequenceTask):
 
     def __post_init__(self) -> None:
         at_least(1, puzzles=self.puzzles, held_out=self.held_out)
+        at_least(0, seed=self.seed)
 
     @property
     def vocabulary_size(self) -> int:
@@ -108,13 +109,18 @@ class SudokuFiles(SequenceTask):
         numbers = self.split(name).numbers
         return _BOARD.yardsticks(self.segment(np.array(numbers[:10_000])))
 
+    def check_unseen(self, trained: SequenceTask) -> None:
+        if isinstance(trained, SudokuFiles) and self.path.resolve() == trained.path.resolve():
+            # Fewer for validation would leave the others of them for testing.
+            self.check_held_out_of(trained, "seed", "held_out")
+
     def segment(self, numbers: np.ndarray) -> Segment:
         return _BOARD.segment(*self._all[0][numbers].swapaxes(0, 1))
 
-    def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
+    def training_segment(self, numbers: np.ndarray, index: int, draws: np.ndarray) -> Segment:
         boards = self._all[0][numbers].astype(np.int64)
         if self.augment:
-            boards = _BOARD.shuffled(boards, drawn((index << 32) + numbers, _BOARD.draws, self.seed))
+            boards = _BOARD.shuffled(boards, random_integers(draws, _BOARD.draws, self.seed))
         return _BOARD.segment(*boards.swapaxes(0, 1))
 
     @cached_property

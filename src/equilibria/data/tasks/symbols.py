@@ -41,6 +41,7 @@ class SymbolTask(SequenceTask):
     def __post_init__(self) -> None:
         if not 1 <= self.symbols <= _LONGEST:
             raise ValueError(f"symbols must be between 1 and {_LONGEST}, found {self.symbols}")
+        at_least(0, seed=self.seed)
         self.check_count()
 
     @property
@@ -55,6 +56,10 @@ class SymbolTask(SequenceTask):
     @abstractmethod
     def chance(self) -> float:
         """The least loss without memory, in nats."""
+
+    def check_unseen(self, trained: SequenceTask) -> None:
+        if isinstance(trained, SymbolTask) and self.symbols == trained.symbols:
+            self.check_held_out_of(trained, "seed")
 
     def yardsticks(self, name: Split) -> dict[str, float]:
         return {"chance_loss": self.chance}
@@ -96,7 +101,7 @@ class CopyMemory(SymbolTask):
 
     @property
     def chance(self) -> float:
-        """Certain of every blank, ignorant of every symbol."""
+        """Of a guess that knows every blank and no symbol."""
         return self.symbols * math.log(8) / self.length
 
     def arranged(self, symbols: Tensor) -> Segment:
@@ -127,7 +132,7 @@ class Reversal(SymbolTask):
 
     @property
     def chance(self) -> float:
-        """Ignorant of every symbol."""
+        """Of a guess that knows no symbol."""
         return math.log(8)
 
     def arranged(self, symbols: Tensor) -> Segment:

@@ -1,0 +1,93 @@
+"""Sequences of any length: read from left to right, trained at one or several lengths and evaluated at another."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from equilibria.data.batches import Segment
+from equilibria.data.tasks.base import SequenceTask
+from equilibria.errors import UserError
+from equilibria.ranges import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableLengthTask(SequenceTask):
+    """Sequences of which a longer one of the same number begins with the shorter.
+
+    A subclass has `vocabulary_size`, `count` and `sequences`.
+
+    Args:
+        length: positions of a sequence.
+        shortest: of the sequences of a training batch, whose length is drawn for it from here to `length`; `length`
+            itself when None.
+        growing: first training batches in which the longest sequence grows from `shortest` to `length`; none of them
+            when None.
+        valid_length: of the sequences for validation; `length` when None.
+        held_out: sequences kept for validation. No sequence of training is one of them; of a length not below the
+            shorter of `length` and `valid_length`, none begins like one of them.
+        samples: training sequences, in an order of its own for each pass; all when None.
+        seed: of the order of the sequences; another seed holds out others.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    fewest: ClassVar[int] = 1
+    """Positions of a sequence, at least."""
+
+    length: int = 16  # pyright: ignore[reportIncompatibleMethodOverride]
+    shortest: int | None = None
+    growing: int | None = None
+    valid_length: int | None = None
+    held_out: int = 256
+    samples: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self.fewest, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
+        at_least(1, growing=self.growing)
+        at_least(0, seed=self.seed)
+        if self.shortest is not None and self.shortest > self.length:
+            raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
+        if self.growing is not None and self.shortest is None:
+            raise ValueError(f"growing = {self.growing} needs a length to begin with; give shortest")
+        self.check_count()
+
+    @abstractmethod
+    def sequences(self, numbers: np.ndarray, length: int) -> Segment:
+        """The sequences of these numbers (B,) at a length; numbers differ within the first `told_apart` positions."""
+
+    @property
+    def validated(self) -> int:
+        """Positions of a sequence for validation."""
+        return self.length if self.valid_length is None else self.valid_length
+
+    @property
+    def told_apart(self) -> int:
+        """Positions within which all sequences differ."""
+        return min(self.length, self.validated)
+
+    def check_unseen(self, trained: SequenceTask) -> None:
+        if not isinstance(trained, type(self)) or self.vocabulary_size != trained.vocabulary_size:
+            return
+        if self.count != trained.count:
+            raise UserError(
+                f"the shorter of length and valid_length is {self.told_apart}, and was {trained.told_apart} in "
+                f"training: other sequences would be held out, and may have been trained on; give "
+                f"{trained.told_apart}"
+            )
+        self.check_held_out_of(trained, "seed")
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        return self.sequences(numbers, self.validated)
+
+    def training_segment(self, numbers: np.ndarray, index: int, draws: np.ndarray) -> Segment:
+        if self.shortest is None:
+            return self.sequences(numbers, self.length)
+        longest = self.length
+        if self.growing is not None and index < self.growing:
+            longest = self.shortest + round((self.length - self.shortest) * index / self.growing)
+        length = np.random.default_rng((self.seed, index)).integers(self.shortest, longest, endpoint=True)
+        return self.sequences(numbers, int(length))
