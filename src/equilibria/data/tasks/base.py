@@ -178,7 +178,8 @@ class SequenceTask(Task):
     def split(self, name: Split) -> "HeldOut":
         self.check_count()
         if name != "valid":
-            raise UserError(f"{self.name} has no {name} split; it has {", ".join(self.splits())}")
+            there = ", ".join(self.splits())
+            raise UserError(f"{self.name} has no {name} split; it has {there}")
         return HeldOut(self, range(self.held_out))
 
 
