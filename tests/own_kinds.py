@@ -1,13 +1,17 @@
-"""A model and a depth of one's own, as recipes name them."""
+"""A model, a depth and a task of one's own, as recipes name them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 import equilibria as eq
+from equilibria.data import Segment, SequenceTask
 from equilibria.depths import Depth, Reached
 from equilibria.models import ModelRecipe
 from equilibria.nn import TiedEmbedding
@@ -34,3 +38,35 @@ class Settled(Depth):
         solver = eq.Picard(tol=1e-2, max_evaluations=20, scope="prefix")
         solution = eq.fixed_point(f, z0, solver, eq.JacobianFree(), on_failure="ignore")
         return Reached(solution.value, solution)
+
+
+@dataclass(frozen=True)
+class CrossParity(SequenceTask):
+    """A grid of bits; at each cell whether its row and its column have together an odd number of ones."""
+
+    rows: int = 3
+    columns: int = 4
+    held_out: int = 40
+    directed: ClassVar[bool] = False
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 2
+
+    @property
+    def length(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
+    @property
+    def count(self) -> int:
+        return 2**self.length
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        inputs = torch.from_numpy(numbers[:, None] >> np.arange(self.length) & 1)
+        bits = inputs.view(-1, self.rows, self.columns)
+        targets = (bits.sum(1, keepdim=True) + bits.sum(2, keepdim=True)).flatten(1) % 2
+        return Segment(inputs, targets, starts=True, answers=torch.ones_like(targets, dtype=torch.bool))

@@ -64,6 +64,15 @@ def test_the_tables_have_every_kind() -> None:
     assert named == {kind for part in ("optimizer", "schedule", "averaging") for kind in kinds(part)}
 
 
+def test_the_table_of_tasks_has_every_task() -> None:
+    named = re.findall(r'^\| `"(\w+)"` \|', (DOCS / "tasks.md").read_text(encoding="utf-8"), re.MULTILINE)
+    family = section_of(options(Recipe)["data"].annotation)
+    assert isinstance(family, Family)
+    tasks = {kind: cls for kind, cls in family.kinds().items() if issubclass(cls, eq.Task)}
+    assert sorted(named) == sorted(tasks)
+    assert {kind for kind, cls in tasks.items() if cls.directed} == {*named[:4]}
+
+
 def kinds(part: str) -> dict[str, type]:
     """Those of a part of `[training]`."""
     family = section_of(options(TrainingRecipe)[part].annotation)

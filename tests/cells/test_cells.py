@@ -7,7 +7,7 @@ import torch
 
 from equilibria.cells import Cell, ContractiveCell, Memory, TransformerXLCell
 from equilibria.models import LanguageModel
-from equilibria.nn import CausalAttention, TiedEmbedding
+from equilibria.nn import SelfAttention, TiedEmbedding
 from plain_loops import randomised
 from three_blocks import three_blocks
 
@@ -17,7 +17,9 @@ SETTLING = {
     "options": lambda: ContractiveCell(
         8, 2, 12, 2, norm="rms", query_key_norm=True, key_value_heads=1, activation="swiglu"
     ),
+    "token carry": lambda: ContractiveCell(8, 2, 12, token_carry=1.0, injection_norm=True),
     "linear positions": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", normalisation="weight"),
+    "strict": lambda: ContractiveCell(8, 2, 12, 2, positions="linear", strict=True, slope_factor=16.0),
     "post norm": lambda: TransformerXLCell(d_model=8, heads=2, inner=12),
     "post norm, window": lambda: TransformerXLCell(8, 2, 12, window=3, normalisation="weight", affine=True),
 }
@@ -107,14 +109,14 @@ def test_a_segment_with_memory_continues_the_whole(build):
 def test_memory_is_projected_once_per_solve(monkeypatch):
     cell = ContractiveCell(d_model=8, heads=2, inner=12, blocks=2)
     calls = 0
-    original = CausalAttention._projected
+    original = SelfAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "_projected", counted)
+    monkeypatch.setattr(SelfAttention, "_projected", counted)
     memory = Memory((torch.randn(2, 3, 8), torch.randn(2, 3, 8)))
     bound = cell.bind(torch.randn(2, 4, 8), memory)
     z = torch.zeros(2, 4, 8)

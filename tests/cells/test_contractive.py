@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilibria.cells import ContractiveCell, Memory
+from equilibria.cells.contractive import ContractiveBlock
+from equilibria.nn.attention import Place
 from plain_loops import average, layer_normed, linear, randomised, root_mean_square_normed
 
 DEFAULT_KEYS = [
@@ -76,15 +78,24 @@ def attention(block, options: dict, seen: list[Tensor], past: int) -> list[Tenso
             group = head // (heads // grouped)
             q = placed(part(t, head), module.query_gain, t)
             scores = []
-            for s in range(t + 1):
+            seen_by_t = range(t if options["strict"] else t + 1)
+            for s in seen_by_t:
                 k = placed(part(s, heads + group), module.key_gain, s)
                 score = (q * k).sum() / math.sqrt(size)
                 if options["positions"] == "linear":
-                    score = score - (t - s) * 2.0 ** (-8.0 * (head + 1) / heads)
+                    score = score - (t - s) * options["slope_factor"] * 2.0 ** (-8.0 * (head + 1) / heads)
                 scores.append(score)
-            mixed.append(average(scores, [part(s, heads + grouped + group) for s in range(t + 1)]))
+            values = [part(s, heads + grouped + group) for s in seen_by_t]
+            mixed.append(average(scores, values) if values else torch.zeros_like(q))
         rows.append(linear(module.output, torch.cat(mixed)))
     return rows
+
+
+def carry_logit(cell, options: dict, x: Tensor) -> Tensor:
+    if not options["token_carry"]:
+        return cell.carry_logit
+    scale = torch.sqrt((x * x).mean() + torch.finfo(x.dtype).eps)
+    return cell.carry_logit + options["token_carry"] * torch.tanh(cell.carry_weight @ x / scale)
 
 
 def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Tensor:
@@ -94,11 +105,11 @@ def by_loops(cell, options: dict, z, inputs, memory: list[Tensor], bound) -> Ten
     for b in range(len(z)):
         states = list(z[b])
         if cell.injection:
-            a = 1.0 / (1.0 + torch.exp(-cell.carry_logit))
+            carries = [1.0 / (1.0 + torch.exp(-carry_logit(cell, options, e))) for e in inputs[b]]
             injected = [linear(cell.inject, e) for e in inputs[b]]
             if options["injection_norm"]:
                 injected = [e / torch.sqrt((e * e).mean() + torch.finfo(e.dtype).eps) for e in injected]
-            states = [a * h + (1.0 - a) * e for h, e in zip(states, injected, strict=True)]
+            states = [a * h + (1.0 - a) * e for a, h, e in zip(carries, states, injected, strict=True)]
         for index, block in enumerate(cell.blocks):
             masks = [bound.blocks[index].attention_dropout, bound.blocks[index].feed_forward_dropout]
             given_masks = [torch.ones_like(z) if mask is None else mask for mask in masks]
@@ -124,9 +135,12 @@ OPTIONS = st.fixed_dictionaries(
         "normalisation": st.sampled_from(["none", "weight"]),
         "injection": st.booleans(),
         "injection_norm": st.booleans(),
+        "token_carry": st.sampled_from([0.0, 1.5]),
         "carry": st.sampled_from([0.3, 0.9]),
+        "strict": st.booleans(),
+        "slope_factor": st.sampled_from([1.0, 16.0]),
     }
-)
+).map(lambda options: options if options["positions"] == "linear" else {**options, "slope_factor": 1.0})
 
 
 @settings(max_examples=40, deadline=None)
@@ -184,9 +198,26 @@ def test_dropout_masks_are_drawn_in_the_order_of_the_sublayers():
             assert torch.equal(mask, torch.empty(2, 4, 8).bernoulli_(0.5) * 2.0)
 
 
+def test_a_token_carry_starts_as_the_carry_and_then_differs_between_tokens():
+    torch.manual_seed(0)
+    cell = ContractiveCell(8, 2, 12, carry=0.7, token_carry=1.0)
+    z, inputs = torch.randn(2, 2, 4, 8)
+    plain = ContractiveCell(8, 2, 12, carry=0.7)
+    plain.load_state_dict({name: value for name, value in cell.state_dict().items() if name != "carry_weight"})
+    assert torch.equal(cell.bind(inputs)(z), plain.bind(inputs)(z))
+    with torch.no_grad():
+        cell.get_parameter("carry_weight").fill_(9.0)
+        carry = cell.bind(inputs).carry
+    assert carry is not None
+    assert carry.shape == (2, 4, 8)
+    least, most = (1 / (1 + math.exp(sign - math.log(0.7 / 0.3))) for sign in (1, -1))
+    assert least - 1e-6 < float(carry.min()) < 0.6
+    assert 0.8 < float(carry.max()) < most + 1e-6
+
+
 def test_without_injection_the_cell_does_not_depend_on_inputs():
-    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False)
-    assert not {"carry_logit", "inject.weight"} & set(cell.state_dict())
+    cell = ContractiveCell(8, 2, 12, blocks=2, injection=False, token_carry=1.0)
+    assert not {"carry_logit", "carry_weight", "inject.weight"} & set(cell.state_dict())
     z, one, two = torch.randn(3, 2, 4, 8)
     assert torch.equal(cell.bind(one)(z), cell.bind(two)(z))
 
@@ -197,9 +228,11 @@ def test_without_injection_the_cell_does_not_depend_on_inputs():
         {},
         {"norm": "rms", "query_key_norm": True, "key_value_heads": 1, "activation": "swiglu"},
         {"positions": "linear", "normalisation": "weight", "activation": "gelu", "injection_norm": True, "carry": 0.6},
+        {"token_carry": 1.5, "injection_norm": True},
         {"positions": "none", "normalisation": "spectral", "injection": False},
+        {"positions": "linear", "slope_factor": 16.0, "strict": True},
     ],
-    ids=["default", "modern", "linear", "spectral"],
+    ids=["default", "modern", "linear", "token carry", "spectral", "strict"],
 )
 def test_gradients(options):
     torch.manual_seed(5)
@@ -237,6 +270,9 @@ def test_gradients(options):
         ({"blocks": 0}, "blocks"),
         ({"carry": 0.0}, "carry"),
         ({"carry": 1.0}, "carry"),
+        ({"positions": "linear", "slope_factor": 0.0}, "slope_factor"),
+        ({"slope_factor": 2.0}, "slope_factor"),
+        ({"token_carry": -1.0}, "token_carry"),
     ],
 )
 def test_impossible_options_are_errors(options, message):
@@ -247,3 +283,22 @@ def test_impossible_options_are_errors(options, message):
 def test_positions_other_than_rotary_allow_odd_heads():
     cell = ContractiveCell(6, 2, 4, positions="none")
     assert cell.bind(torch.randn(1, 2, 6))(torch.zeros(1, 2, 6)).shape == (1, 2, 6)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "linear", "none"])
+def test_strict_tokens_attend_to_those_before_them_alone(positions):
+    """The first gets nothing, and the second the value of the first, whatever their own states are."""
+    torch.manual_seed(0)
+    block = ContractiveCell(8, 2, 12, positions=positions, strict=True).blocks[0]
+    assert isinstance(block, ContractiveBlock)
+    one, other = torch.randn(2, 1, 2, 8)
+    other[:, 0] = one[:, 0]
+    pattern = block.attention.pattern(one, Place())
+    found = block.attention.bind(pattern)(one)
+    inward, outward = (
+        part.get_parameter("weight") for part in (block.attention.queries_keys_values, block.attention.output)
+    )
+    value = one[:, 0] @ inward[16:].mT @ outward.mT
+    assert not found[:, 0].any()
+    torch.testing.assert_close(found[:, 1], value)
+    torch.testing.assert_close(block.attention.bind(pattern)(other), found)

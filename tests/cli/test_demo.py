@@ -18,8 +18,11 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
         "validation perplexity",
         "unigram",
         "trigram",
+        "after one application",
+        "evaluations per token",
         "evaluations per solve",
         "residual",
+        "spectral radius",
         "tokens per",
     ):
         assert name in shown
@@ -28,6 +31,9 @@ def test_it_ends_with_the_figures(tiny_toml: Path, capsys: pytest.CaptureFixture
     assert Path(figures["run"]).name == "demo-2"
     assert 1 < figures["trigram_perplexity"] < figures["unigram_perplexity"] < 256
     assert figures["perplexity"] > 1
+    assert 1 <= figures["evaluations_median"] <= figures["evaluations_p90"]
+    assert main(["eval", figures["run"], "--applications", "1", "--json"]) == 0
+    assert figures["perplexity_once"] == json.loads(capsys.readouterr().out)["perplexity"]
     assert figures["sample"]
     assert Path(figures["report"]).is_file()
 
@@ -38,7 +44,7 @@ def test_an_explicit_model_has_no_rows_of_solves(tiny_toml: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "trigram" in shown
     assert "tokens per" in shown
-    for name in ("evaluations per solve", "residual reached", "answers"):
+    for name in ("evaluations per", "after one application", "residual reached", "spectral radius", "answers"):
         assert name not in shown
 
 
@@ -47,7 +53,15 @@ def test_a_task_is_put_beside_chance(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_recipe(tiny_task_recipe(tmp_path), tmp_path / "task.toml")
     assert main(["demo", str(tmp_path / "task.toml"), "--training.steps", "2"]) == 0
     shown = capsys.readouterr().out
-    for name in ("validation loss", "without memory", "answers", "evaluations per solve", "report"):
+    for name in (
+        "validation loss",
+        "without memory",
+        "answers",
+        "at the last position",
+        "answers after one application",
+        "evaluations per solve",
+        "report",
+    ):
         assert name in shown
     for name in ("validation perplexity", "unigram"):
         assert name not in shown

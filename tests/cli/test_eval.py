@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from equilibria.cli.app import main
+from equilibria.depths import UnrolledDepth
 from equilibria.files.manifest import write_manifest
+from equilibria.inference.evaluation import evaluate_model
+from equilibria.inference.loading import load, load_run, load_task
 
 FIGURES = {
     *(
@@ -29,11 +32,14 @@ FIGURES = {
         "residual",
         "evaluations",
         "accuracy",
+        "last_accuracy",
+        "sequence_accuracy",
+        "spectral_radius",
         "evaluations_per_solve",
         "solves",
         "unconverged",
     ),
-    *("tolerance", "max_evaluations", "leave", "text", "device", "unknown_tokens"),
+    *("tolerance", "max_evaluations", "leave", "applications", "chunk_length", "text", "device", "unknown_tokens"),
     *("seconds", "tokens_per_second", "unigram_perplexity", "trigram_perplexity"),
 }
 
@@ -50,7 +56,9 @@ def test_json_is_all_that_is_printed_and_is_kept(run: Path, capsys: pytest.Captu
     assert figures == json.loads((run / "evaluation.json").read_text())
     assert (figures["checkpoint"], figures["step"]) == ("step-12", 12)
     assert (figures["split"], figures["device"], figures["unknown_tokens"]) == ("valid", "cpu", None)
-    assert [figures[name] for name in ("tolerance", "max_evaluations", "leave")] == [None, None, None]
+    asked = ("tolerance", "max_evaluations", "leave", "applications", "chunk_length")
+    assert [figures[name] for name in asked] == [None] * 5
+    assert 0 < figures["spectral_radius"]["median"] <= figures["spectral_radius"]["worst"]
     assert figures["tokens"] == sum(len(path.read_bytes()) for path in run.parents[1].glob("text/valid.txt")) - 1
 
 
@@ -59,6 +67,49 @@ def test_a_table_without_json(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert "test" in shown
     assert "95th percentile" in shown
+    assert "spectral radius" in shown
+
+
+def test_the_table_fits_into_80_columns(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["eval", str(run)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    for figure in ("residual per token", "evaluations per token", "spectral radius"):
+        (line,) = (number for number, line in enumerate(shown) if figure in line)
+        assert all(name in shown[line] for name in ("mean", "median", "worst"))
+        assert all(name in shown[line + 1] for name in ("90th percentile", "95th percentile"))
+
+
+def test_applications_are_read_without_solving(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solved = evaluated(run, capsys)
+    losses = [evaluated(run, capsys, "--applications", str(number))["loss"] for number in (1, 40)]
+    assert losses[0] != pytest.approx(solved["loss"], rel=1e-4)
+    assert losses[1] == pytest.approx(solved["loss"], rel=1e-3)
+    once = evaluated(run, capsys, "--applications", "1")
+    assert (once["applications"], once["solves"], once["spectral_radius"]) == (1, 0, None)
+    explicit = evaluate_model(load(run), load_task(load_run(run)).split("valid"), 2, 16, depth=UnrolledDepth(1))
+    assert once["loss"] == pytest.approx(explicit.loss, rel=1e-6)
+    assert main(["eval", str(run), "--applications", "1"]) == 0
+    assert "evaluations" not in capsys.readouterr().out
+    assert main(["eval", str(run), "--applications", "2", "--max-evaluations", "3"]) == 2
+    assert "--applications 2 solves nothing" in capsys.readouterr().err
+
+
+def test_a_text_is_read_in_chunks_over_a_cache(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tight = ["--tolerance", "1e-6", "--max-evaluations", "200"]
+    whole = evaluated(run, capsys, *tight)
+    chunks = evaluated(run, capsys, *tight, "--chunk-length", "16", "--memory-length", "8")  # as in training
+    assert chunks["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    assert (chunks["chunk_length"], chunks["segment_length"], chunks["memory_length"]) == (16, None, 8)
+    single = evaluated(run, capsys, "--chunk-length", "1")
+    assert single["memory_length"] == 16 + 8 - 1  # as far as generate sees
+    assert single["tokens"] == whole["tokens"]
+    assert single["solves"] > whole["solves"]
+    assert main(["eval", str(run), "--chunk-length", "1", "--segment-length", "8"]) == 2
+    assert "leave one of them out" in capsys.readouterr().err
 
 
 def test_lengths_and_limits_are_used(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +142,7 @@ def test_a_text_that_has_changed_is_noticed(run: Path, tmp_path: Path, capsys: p
     assert "has changed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("leave", ["converged", "unchanged", "budget"])
+@pytest.mark.parametrize("leave", ["converged", "unchanged"])
 def test_tokens_may_leave_early(leave: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     together = evaluated(run, capsys, "--tolerance", "1e-5", "--max-evaluations", "40")
     apart = evaluated(run, capsys, "--leave", leave, "--tolerance", "1e-5", "--max-evaluations", "40")

@@ -16,6 +16,7 @@ from equilibria.errors import UserError
 from equilibria.inference.loading import load, load_run, load_task
 from equilibria.paper.universal_transformer import UniversalTransformerModel
 from equilibria.runs.metrics import read_metrics
+from sudokus import boards, write
 from tiny import tiny_task_recipe
 
 TASK = CopyMemory(blanks=5, symbols=3, held_out=50)
@@ -49,6 +50,7 @@ def test_training_validates_on_so_many_whole_sequences(run: Path) -> None:
             come += 6
     assert lines[-1]["loss"] == pytest.approx(nats, rel=1e-5)
     assert lines[-1]["accuracy"] == right / come
+    assert lines[-1]["sequence_accuracy"] <= lines[-1]["last_accuracy"] <= 1
 
 
 def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,12 +60,12 @@ def test_eval_measures_loss_and_accuracy_beside_chance(run: Path, capsys: pytest
     assert figures == json.loads((run / "evaluation.json").read_text())
     assert figures["tokens"] == 50 * TASK.length
     assert figures["chance_loss"] == TASK.chance
-    assert 0 <= figures["accuracy"] <= 1
+    assert 0 <= figures["sequence_accuracy"] <= figures["accuracy"] <= 1
     assert figures["evaluations_per_solve"] == 3.0 + 1  # the last one measures
     assert not {"word_perplexity", "bits_per_byte", "unigram_perplexity"} & figures.keys()
     assert main(["eval", str(run)]) == 0
     shown = capsys.readouterr().out
-    for part in ("chance loss", "of the answers", "nats per token"):
+    for part in ("chance loss", "of the answers", "at the last position", "at every position", "nats per token"):
         assert part in shown
     assert "perplexity" not in shown
     assert main(["eval", str(run), "--split", "test"]) == 2
@@ -129,3 +131,64 @@ def test_eval_reads_the_task_at_another_length(run: Path, capsys: pytest.Capture
         **{"digest": longer.fingerprint, "own": False},
     }
     assert kept == ((run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None)
+
+
+RECIPE = """
+[run]
+name = "task"
+directory = "{base}/runs"
+
+[data]
+{data}
+
+[model.embedding]
+kind = "untied"
+
+[model.cell]
+d_model = 16
+heads = 2
+inner = 24
+
+[model.depth.solver]
+max_evaluations = 3
+
+[training]
+steps = 2
+batch_size = 4
+evaluate_every = 1
+evaluate_tokens = 200
+checkpoint_every = 1
+threads = 1
+"""
+
+TASKS = {
+    "word_problem": ("held_out = 8", ("valid_length", "20")),
+    "hop_induction": ("hops = 3\nlength = 20\nshortest = 10\nheld_out = 8", ("valid_length", "30")),
+    "cellular_automaton": ("samples = 40\nheld_out = 8", ("width", "16")),
+    "maze": ("height = 5\nwidth = 7\nheld_out = 8", ("height", "9")),
+    "sudoku": ("size = 4\ngivens = 8\nheld_out = 8\nsamples = 6", ("givens", "7")),
+    "sudoku_files": ('path = "{base}"\npuzzles = 6\nheld_out = 8', ("held_out", "9")),
+}
+
+
+@pytest.mark.parametrize("source", TASKS)
+def test_every_task_trains_and_evaluates(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "train", *boards(20, 1))
+    write(tmp_path, "test", *boards(20, 2))
+    options, (name, value) = TASKS[source]
+    recipe, run = tmp_path / "task.toml", tmp_path / "runs" / "task"
+    recipe.write_text(RECIPE.replace("{data}", f'source = "{source}"\n{options}').replace("{base}", str(tmp_path)))
+    assert main(["plan", str(recipe), "--seconds", "0.01", "--json"]) == 0
+    assert main(["train", str(recipe)]) == 0
+    assert main(["train", str(recipe), "--resume", "--training.steps", "3"]) == 0
+    (*_, last) = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "valid"]
+    assert last["step"] == 3
+    capsys.readouterr()
+    more = [["--split", "test"]] if source == "sudoku_files" else []
+    for other in ([], *more, [f"--data.{name}", value]):
+        assert main(["eval", str(run), "--json", *other]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert 0 <= figures["accuracy"] <= 1
+        assert 0 < figures["chance_loss"] < 5
+        assert 0 < figures["chance_accuracy"] < 1
+        assert figures["text"]["own"] == ("--split" in other or not other)

@@ -17,6 +17,12 @@ FLAGS = {
     "data.tokenizer": "kind vocabulary_size minimum_count path",
     'data.source = "files"': "files valid_fraction test_fraction cache",
     'data.source = "folder"': "path cache",
+    'data.source = "cellular_automaton"': "rule width distractors samples held_out seed",
+    'data.source = "word_problem"': "group length shortest growing valid_length held_out seed",
+    'data.source = "hop_induction"': "hops alphabet length shortest valid_length held_out samples seed",
+    'data.source = "maze"': "held_out samples seed height width",
+    'data.source = "sudoku"': "held_out samples seed size givens",
+    'data.source = "sudoku_files"': "path puzzles augment held_out seed",
     'data.source = "copy_memory"': "symbols held_out seed blanks",
     'data.source = "reversal"': "symbols held_out seed",
     "model": (
@@ -27,8 +33,8 @@ FLAGS = {
     "model.regularisation": "token_dropout input_dropout output_dropout activation_penalty slowness_penalty",
     "model.cell": "d_model dropout normalisation",
     'model.cell.kind = "contractive"': (
-        "heads inner blocks norm positions query_key_norm query_key_gain key_value_heads activation "
-        "carry injection_norm"
+        "heads inner blocks norm causal positions columns query_key_norm query_key_gain key_value_heads activation "
+        "strict slope_factor carry token_carry injection_norm"
     ),
     'model.cell.kind = "transformer_xl"': (
         "heads inner attention_dropout norm_position affine window initial_std blocks interleaved output_norm"

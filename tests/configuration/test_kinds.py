@@ -46,7 +46,10 @@ def test_every_family_has_its_kinds() -> None:
     assert {*family(Depth).kinds()} == {"equilibrium", "stack", "unrolled"}
     assert {*family(Optimizer).kinds()} == {"adamw", "adam", "radam", "sgd", "muon"}
     assert {*family(TokenEmbedding).kinds()} == {"adaptive", "tied", "untied"}
-    assert {*family(Source).kinds()} == {"copy_memory", "embedded", "files", "folder", "reversal"}
+    assert {*family(Source).kinds()} == {
+        *("cellular_automaton", "copy_memory", "embedded", "files", "folder", "hop_induction", "maze", "reversal"),
+        *("sudoku", "sudoku_files", "word_problem"),
+    }
     assert {*family(Limits).kinds()} == {"growing", "random"}
     assert {*family(Averaging).kinds()} == {"exponential", "uniform"}
     assert {*family(Schedule).kinds()} >= {"constant", "cosine", "inverse_square_root", "warmup_stable_decay"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import equilibria as eq
 from equilibria.cells import ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
@@ -15,9 +15,20 @@ from equilibria.models import LanguageModel
 from equilibria.nn import TiedEmbedding
 
 V, D = 23, 16
+
+
+def token_carrying() -> ContractiveCell:
+    cell = ContractiveCell(D, 2, 24, token_carry=1.0)
+    assert cell.carry_weight is not None
+    nn.init.normal_(cell.carry_weight)
+    return cell
+
+
 CELLS = {
     "rotary": lambda: ContractiveCell(D, 2, 24),
+    "token carry": token_carrying,
     "grouped, linear": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, positions="linear", blocks=2),
+    "strict": lambda: ContractiveCell(D, 2, 24, strict=True),
     "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=9),
     "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), TransformerXLCell(D, 2, 24, affine=True)]),
 }

@@ -8,6 +8,7 @@ from torch import nn
 
 import equilibria as eq
 from distributed_cases import IMPLICIT, language_model
+from equilibria.diagnostics import Audit
 from equilibria.diagnostics.audits import evaluating
 
 
@@ -44,3 +45,15 @@ def test_what_is_frozen_stays_frozen(use: str):
         model.generate(tokens, max_new_tokens=2)
     assert model.training
     assert not model.cell.training
+
+
+def test_an_audit_says_what_it_found():
+    assert str(Audit(0.0, 3)) == str(Audit(0.0, 3, by_design=True)) == "nothing leaks"
+    assert str(Audit(0.25, 3)) == "a logit changes by 0.25 (position 3)"
+    assert str(Audit(0.25, 3, by_design=True)) == "not causal, by design: tokens see those after them"
+
+
+def test_a_model_that_says_nothing_is_held_to_causality():
+    audit = eq.audit_causality(language_model(IMPLICIT), torch.arange(6).view(1, 6))
+    assert audit.holds
+    assert not audit.by_design

@@ -47,6 +47,38 @@ def test_blocks_of_tokens_are_exact(causal):
         assert max(found) == pytest.approx(0.8, rel=1e-9)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_radii_of_samples_and_of_their_tokens_are_exact(batch):
+    generator = torch.Generator().manual_seed(batch)
+    blocks = torch.randn(batch, 3, 3, 5, 5, dtype=torch.float64, generator=generator).tril(0).transpose(-1, -2)
+    blocks = blocks * torch.ones(3, 3).tril().double()[None, :, :, None, None]  # causal: a token sees those before it
+    start = torch.randn(batch, 3, 5, dtype=torch.float64, generator=generator)
+
+    def f(z):
+        return torch.einsum("btsij,bsj->bti", blocks, z)
+
+    own = torch.stack([torch.linalg.eigvals(blocks[:, t, t]).abs().amax(-1) for t in range(3)])
+    torch.testing.assert_close(eq.spectral_radii(f, start, tokens=range(3)), own, rtol=1e-8, atol=0)
+    torch.testing.assert_close(eq.spectral_radii(f, start), own.amax(0), rtol=1e-6, atol=0)
+    nested = {"a": start, "b": (start + 1,)}
+    both = eq.spectral_radii(lambda z: {"a": f(z["a"]), "b": (9.0 * z["b"][0],)}, nested)
+    torch.testing.assert_close(both, torch.full((batch,), 9.0, dtype=torch.float64))
+
+
+def test_radii_of_samples_with_smaller_spaces_are_exact_too():
+    rows = torch.tensor([[0.5] * 6, [0.1, 0.2, 0.3, 0.4, 0.6, 0.7], [0.0] * 6], dtype=torch.float64)
+    torch.testing.assert_close(eq.spectral_radii(lambda z: rows * z, torch.ones_like(rows)), rows.amax(1))
+
+
+def test_a_jacobian_that_is_not_finite_has_no_radius():
+    factor = torch.tensor([0.5, torch.inf, torch.nan]).view(3, 1, 1)
+    z = torch.ones(3, 2, 4)
+    radii = eq.spectral_radii(lambda z: factor * z, z, tokens=[0, 1])
+    assert radii.isnan().tolist() == [[False, True, True]] * 2
+    assert radii[:, 0].tolist() == pytest.approx([0.5, 0.5])
+    assert torch.tensor(eq.spectral_radius(lambda z: factor * z, z, tokens=[0, 1])).isnan()
+
+
 def test_a_part_of_the_state_that_the_map_leaves_constant_has_no_gain():
     constant, weight = torch.zeros(2, 3), torch.full((2, 3), 0.5)
 
@@ -111,6 +143,8 @@ def test_a_reference_whose_adjoint_does_not_converge_is_no_reference():
     [
         lambda f: eq.spectral_radius(f, f.start, iterations=0),
         lambda f: eq.spectral_radius(f, f.start, tokens=[]),
+        lambda f: eq.spectral_radii(f, f.start, iterations=0),
+        lambda f: eq.spectral_radii(f, f.start, tokens=[]),
     ],
 )
 def test_impossible_options_are_named(call):

@@ -11,7 +11,7 @@ import torch
 import equilibria as eq
 from distributed_cases import IMPLICIT, language_model
 from equilibria.cells import ContractiveCell
-from equilibria.depths import Depth, Equilibrium, UnrolledDepth
+from equilibria.depths import Depth, Equilibrium, Stack, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.models import LanguageModel
@@ -39,7 +39,7 @@ def contractive() -> ContractiveCell:
     return ContractiveCell(d_model=16, heads=2, inner=32)
 
 
-@pytest.mark.parametrize("leave", ["converged", "unchanged", "budget"])
+@pytest.mark.parametrize("leave", ["converged", "unchanged"])
 def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
     torch.manual_seed(0)
     plain = LanguageModel(TiedEmbedding(31, 16), contractive(), IMPLICIT)
@@ -60,6 +60,33 @@ def test_tokens_leave_one_by_one_or_it_is_said_why_not(leave) -> None:
     restarting = replace(IMPLICIT, eval_solver=replace(IMPLICIT.eval_solver, scope="sample"), restarts=eq.Restarts())
     with pytest.raises(UserError, match="from several starts"):
         depth_at(LanguageModel(TiedEmbedding(31, 16), contractive(), restarting), Effort(leave=leave))
+
+
+@pytest.mark.parametrize("depth", [IMPLICIT, Settled(), UnrolledDepth(2)], ids=["ours", "solves", "explicit"])
+@pytest.mark.parametrize("applications", [1, 2, 5])
+@torch.no_grad()
+def test_applications_are_those_of_the_explicit_network_with_the_same_weights(depth: Depth, applications: int) -> None:
+    torch.manual_seed(0)
+    model = LanguageModel(TiedEmbedding(31, 16), contractive(), depth).eval()
+    read = model(TOKENS, TOKENS, depth=depth_at(model, Effort(applications=applications)))
+    inputs = model.embedding(TOKENS) * 16**0.5
+    bound, z = model.cell.bind(inputs), torch.zeros_like(inputs)
+    for _ in range(applications):
+        z = bound(z)
+    torch.testing.assert_close(read.hidden, z)
+    explicit = replace(read, hidden=model(TOKENS, depth=UnrolledDepth(applications)).hidden)
+    assert torch.equal(explicit.logits, read.logits)
+    assert read.solution is None
+
+
+def test_applications_need_a_cell_that_is_applied_again_and_nothing_that_solves() -> None:
+    layers = LanguageModel(TiedEmbedding(31, 16), contractive(), Stack(2))
+    with pytest.raises(UserError, match="no cell that it applies again and again"):
+        depth_at(layers, Effort(applications=3))
+    others: tuple[dict[str, Any], ...] = ({"tolerance": 1e-2}, {"max_evaluations": 4}, {"leave": "converged"})
+    for other in others:
+        with pytest.raises(UserError, match="--applications 3 solves nothing"):
+            Effort(applications=3, **other)
 
 
 @pytest.mark.parametrize("depth", [Settled(), UnrolledDepth(2)], ids=["solves", "explicit"])
@@ -83,6 +110,7 @@ def test_tokens_leave_by_relative_residuals_alone() -> None:
         ({"tolerance": 0.0}, "tolerance must be above 0 and finite, found 0.0"),
         ({"tolerance": float("nan")}, "tolerance must be above 0"),
         ({"max_evaluations": 0}, "max_evaluations must be at least 1, found 0"),
+        ({"applications": 0}, "applications must be at least 1, found 0"),
     ],
 )
 def test_an_effort_that_is_none_is_named(effort: dict[str, Any], message: str) -> None:

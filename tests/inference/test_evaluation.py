@@ -9,15 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from equilibria.cells import ContractiveCell
-from equilibria.data.batches import EvaluationStream
+from equilibria.cells import ContractiveCell, TrellisCell
+from equilibria.data.batches import EvaluationStream, Segment
 from equilibria.data.prepared import EncodedSplit
+from equilibria.data.tasks.groups import WordProblem
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.gradients import Phantom
 from equilibria.inference.evaluation import Spread, TextEvaluation, evaluate_model, evaluate_segments, perplexity
-from equilibria.models import LanguageModel
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.nn import TiedEmbedding
+from equilibria.paper.baselines import LSTMLayer, SequenceModel
+from equilibria.paper.halting import Halting
 from equilibria.solvers import Picard
 
 
@@ -117,7 +120,7 @@ def test_masked_positions_do_not_count_as_tokens() -> None:
 def test_explicit_depths_have_no_residual() -> None:
     found = evaluate_model(model(UnrolledDepth(applications=3)), text(30), 2, 8)
     assert (found.evaluations_per_solve, found.unconverged, found.solves) == (None, None, 0)
-    assert found.residual == Spread(None, None, None)
+    assert found.residual == Spread(None, None, None, None, None)
     assert found.loss > 0
 
 
@@ -134,7 +137,110 @@ def test_json_has_plain_finite_numbers() -> None:
     figures = evaluate_model(MODEL, text(30), 2, 8).to_json()
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert isinstance(figures["residual"], dict)
-    assert figures["residual"].keys() == {"mean", "p95", "worst"}
+    assert figures["residual"].keys() == {"mean", "median", "p90", "p95", "worst"}
+
+
+def test_a_spread_tells_the_slowest_tenth_from_the_median() -> None:
+    counts = np.repeat([4.0, 8.0, 20.0], [80, 12, 8])
+    assert Spread.of(counts) == Spread(mean=5.76, median=4.0, p90=8.0, p95=20.0, worst=20.0)
+    assert Spread.of(np.array([1.0, 1.0, 1.0, np.inf])) == Spread(None, 1.0, None, None, None)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_accuracies_are_of_answers_and_of_whole_sequences(seed: int, rows: int, lengths: list[int]) -> None:
+    generator, segments = torch.Generator().manual_seed(seed), []
+    for _ in range(2):  # so many batches of sequences, each read in as many segments as there are lengths
+        for number, length in enumerate(lengths):
+            inputs = torch.randint(19, (rows, length), generator=generator)
+            with torch.no_grad():
+                best = MODEL.eval()(inputs).logits.argmax(-1)
+            right = torch.rand(rows, length, generator=generator) < 0.7
+            asked = torch.rand(rows, length, generator=generator) < 0.5
+            segments.append(Segment(inputs, torch.where(right, best, (best + 1) % 19), number == 0, asked))
+    found = evaluate_segments(MODEL, segments, memory_length=0)
+    answers = []  # of each sequence with any, whether they are right, in their order
+    for batch in (segments[: len(lengths)], segments[len(lengths) :]):
+        for row in range(rows):
+            parts = [(MODEL(one.inputs).logits.argmax(-1)[row] == one.targets[row], one) for one in batch]
+            answers.append([bool(hit) for hits, one in parts for hit in hits[one.answers[row]]])
+    asking = [hits for hits in answers if hits]
+    if not asking:
+        assert (found.accuracy, found.last_accuracy, found.sequence_accuracy) == (None, None, None)
+        return
+    assert found.accuracy == pytest.approx(np.mean([hit for hits in asking for hit in hits]))
+    assert found.last_accuracy == pytest.approx(np.mean([hits[-1] for hits in asking]))
+    assert found.sequence_accuracy == pytest.approx(np.mean([all(hits) for hits in asking]))
+
+
+def test_a_text_has_no_answers() -> None:
+    found = evaluate_model(MODEL, text(20), 2, 8)
+    assert (found.accuracy, found.last_accuracy, found.sequence_accuracy) == (None, None, None)
+
+
+def trellis_model() -> LanguageModel:
+    torch.manual_seed(0)
+    solver = Picard(tol=1e-6, max_evaluations=200, scope="sample")
+    cell = TrellisCell(16, 8, recurrent_std=0.2, scan=True)
+    return LanguageModel(TiedEmbedding(19, 16), cell, Equilibrium(eval_solver=solver))
+
+
+def lstm_model() -> SequenceModel:
+    torch.manual_seed(0)
+    return SequenceModel(TiedEmbedding(19, 16), [LSTMLayer(16, 16)])
+
+
+CHUNKED = {
+    "attention": model(tol=1e-6),
+    "trellis": trellis_model(),
+    "explicit": model(UnrolledDepth(3)),
+    "lstm": lstm_model(),
+}
+
+
+@pytest.mark.parametrize("reader", CHUNKED.values(), ids=CHUNKED.keys())
+@settings(deadline=None, max_examples=6)
+@given(chunk_length=st.integers(1, 30), rows=st.integers(1, 5))
+def test_a_task_read_in_chunks_is_the_task_read_whole(reader: TokenModel, chunk_length: int, rows: int) -> None:
+    split = WordProblem(group="S3", length=12, held_out=7).split("valid")
+    whole = evaluate_model(reader, split, rows, 1)
+    chunked = evaluate_model(reader, split, rows, 1, chunk_length=chunk_length)
+    assert chunked.tokens == whole.tokens == 84
+    assert chunked.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert chunked.accuracy == whole.accuracy
+    assert chunked.last_accuracy == whole.last_accuracy
+    assert chunked.sequence_accuracy == whole.sequence_accuracy
+    assert chunked.unconverged == whole.unconverged
+    if whole.solves:
+        assert chunked.solves == whole.solves * -(-12 // chunk_length)
+
+
+def test_a_text_read_in_chunks_sees_as_far_as_the_limit() -> None:
+    reader, split = model(memory_length=6, tol=1e-6), text(60)
+    segments = evaluate_model(reader, split, 2, 5)
+    chunks = evaluate_model(reader, split, 2, 99, memory_length=6, chunk_length=5)
+    assert chunks.loss == pytest.approx(segments.loss, rel=1e-4)
+    assert isinstance(chunks, TextEvaluation)
+    unlimited = evaluate_model(reader, split, 2, 99, chunk_length=5)
+    assert unlimited.loss == pytest.approx(evaluate_model(reader, split, 2, 99).loss, rel=1e-4)
+    assert unlimited.loss != pytest.approx(segments.loss, rel=1e-4)
+
+
+def test_the_chunks_of_a_model_that_solves_chunks_are_those_of_a_cache() -> None:
+    reader, split = model(memory_length=6, tol=1e-6), text(60)
+    reader.chunk_length = 4
+    whole = evaluate_model(reader, split, 1, 12)
+    chunks = evaluate_model(reader, split, 1, 12, memory_length=6, chunk_length=4)
+    assert chunks.loss == pytest.approx(whole.loss, rel=1e-4)
+
+
+def test_a_model_without_a_cache_reads_no_chunks() -> None:
+    torch.manual_seed(0)
+    halting = LanguageModel(TiedEmbedding(19, 16), ContractiveCell(16, 2, 24), Halting(16, max_steps=3))
+    with pytest.raises(UserError, match="a chunk length of 4: this model keeps nothing in a cache"):
+        evaluate_model(halting, text(20), 2, 8, chunk_length=4)
+    with pytest.raises(UserError, match="chunk length must be at least 1, found 0"):
+        evaluate_segments(MODEL, [], chunk_length=0)
 
 
 @pytest.mark.parametrize(("batch", "segment", "memory"), [(0, 4, None), (1, 0, None), (1, 4, -1)])

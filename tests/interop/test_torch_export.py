@@ -137,6 +137,21 @@ def test_the_model_itself_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in one.parameters())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("columns", [None, 5])
+def test_grids_and_sets_come_back_in_whole_rows(columns: int | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cell = ContractiveCell(8, 2, 16, causal=False, positions="none" if columns is None else "grid", columns=columns)
+    solver = Anderson(tol=1e-4, max_evaluations=2)
+    one = LanguageModel(TiedEmbedding(31, 8), cell, Equilibrium(solver=solver, eval_solver=solver)).eval()
+    program = export_program(one)
+    save_program(program, tmp_path / "solve.pt2", {})
+    loaded, eager = torch.export.load(tmp_path / "solve.pt2").module(), SolvedLogits(one, fixed_depth(one))
+    for rows, lines in SHAPES:
+        tokens = text((rows, lines * (columns or 1)))
+        torch.testing.assert_close(loaded(tokens), eager(tokens), rtol=1e-5, atol=1e-5)
+
+
 def test_what_has_no_fixed_budget_is_an_error(tmp_path: Path) -> None:
     broyden = model(ContractiveCell(8, 2, 16), Equilibrium(eval_solver=Broyden()))
     with pytest.raises(UserError, match=r"eval_solver: .* Picard or Anderson, found Broyden"):

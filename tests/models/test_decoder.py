@@ -33,6 +33,7 @@ def models() -> dict[str, TokenModel]:
     return {
         "rotary": model(ContractiveCell(D, 2, 24)),
         "linear": model(ContractiveCell(D, 2, 24, blocks=2, positions="linear")),
+        "strict": model(ContractiveCell(D, 2, 24, strict=True)),
         "post norm": model(TransformerXLCell(D, 2, 24, affine=True)),
         "windowed": model(TransformerXLCell(D, 2, 24, affine=True, window=5)),
         "trellis": model(TrellisCell(D, 8, dilation=2)),

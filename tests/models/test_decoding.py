@@ -26,6 +26,8 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "rotary": lambda: ContractiveCell(D, 2, 24),
     "grouped, normed": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, query_key_norm=True, positions="none"),
     "two blocks, linear": lambda: ContractiveCell(D, 2, 24, blocks=2, positions="linear"),
+    "strict": lambda: ContractiveCell(D, 2, 24, strict=True),
+    "strict, linear": lambda: ContractiveCell(D, 2, 24, positions="linear", strict=True, slope_factor=16.0),
     "post norm": lambda: TransformerXLCell(D, 2, 24, affine=True),
     "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=5),
     "trellis": lambda: TrellisCell(D, 8, dilation=2),

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import equilibria as eq
-from equilibria.cells import ContractiveCell, TransformerXLCell
+from equilibria.cells import Cache, ContractiveCell, TransformerXLCell
 from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.models import LanguageModel
-from equilibria.nn import CausalAttention, TiedEmbedding
+from equilibria.nn import SelfAttention, TiedEmbedding
 
 CELLS = {
     "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
@@ -56,14 +56,14 @@ def test_the_audit_sees_a_leak():
 @pytest.mark.parametrize("memory_length", [0, 7])
 def test_memory_is_projected_once_per_solve(monkeypatch, memory_length):
     calls = 0
-    original = CausalAttention._projected
+    original = SelfAttention._projected
 
     def counted(self, *arguments):
         nonlocal calls
         calls += 1
         return original(self, *arguments)
 
-    monkeypatch.setattr(CausalAttention, "_projected", counted)
+    monkeypatch.setattr(SelfAttention, "_projected", counted)
     for budget in (2, 9):
         calls = 0
         deep = model(depth=Equilibrium(solver=eq.Picard(tol=0.0, max_evaluations=budget)), memory_length=memory_length)
@@ -95,6 +95,55 @@ def test_segments_with_memory_equal_one_long_segment_at_the_equilibrium():
             memory = output.memory
             parts.append(output.logits.log_softmax(-1))
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-3, atol=1e-4)
+
+
+TIGHT = Equilibrium(eval_solver=eq.Picard(tol=1e-6, max_evaluations=200, scope="prefix"))
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+@pytest.mark.parametrize("past", ["nothing", "memory", "cache"])
+def test_a_map_and_its_solution_are_those_of_the_forward_pass(cell, past):
+    solving, tokens = model(cell, TIGHT, memory_length=12).eval(), some_tokens()
+    before, after = tokens[:, :12], tokens[:, 12:]
+    with torch.no_grad():
+        memory = {"nothing": None, "memory": solving(before).memory, "cache": solving.prefill(before).cache}[past]
+        bound, solution = solving.solve(after, memory)
+    assert solution.status is eq.Status.CONVERGED
+    with torch.no_grad():
+        torch.testing.assert_close(bound(solution.value), solution.value, rtol=0, atol=1e-4)
+        read = solving.decode(after, memory).hidden_BLD if past == "cache" else solving(after, memory=memory).hidden
+    torch.testing.assert_close(solution.value, read, rtol=0, atol=1e-4)
+    z = solution.value.clone().requires_grad_()
+    assert float(torch.autograd.grad(bound(z).square().sum(), z)[0].norm()) > 0  # products with the Jacobian are there
+
+
+def test_a_cache_is_as_it_was_after_a_solve():
+    solving, tokens = model(depth=TIGHT).eval(), some_tokens()
+    cache = solving.prefill(tokens[:, :12]).cache
+    assert isinstance(cache, Cache)
+    contents, length = [kept.clone() for kept in cache.contents], cache.tokens
+    bound, solution = solving.solve(tokens[:, 12:], cache)
+    eq.spectral_radii(bound, solution.value)
+    assert cache.tokens == length
+    assert all(torch.equal(kept, was) for kept, was in zip(cache.contents, contents, strict=True))
+    whole = solving.decode(tokens[:, 12:], cache)
+    torch.testing.assert_close(whole.hidden_BLD, solution.value, rtol=0, atol=1e-4)
+
+
+def test_in_training_mode_the_training_solve_is_told():
+    solving = model(depth=Equilibrium(solver=eq.Picard(tol=1e-9, max_evaluations=3, scope="prefix"))).train()
+    _, solution = solving.solve(some_tokens())
+    assert solution.evaluations == 3 + 1
+    assert not solution.value.requires_grad
+
+
+def test_a_depth_that_does_not_solve_has_no_solution_to_tell():
+    with pytest.raises(ValueError, match="no solution at a depth of kind UnrolledDepth"):
+        model(depth=UnrolledDepth(3)).solve(some_tokens())
+    solving = model(memory_length=4).eval()
+    memory = solving(some_tokens(batch=2)).memory
+    with pytest.raises(ValueError, match="memory has batch size 2, the tokens have 3"):
+        solving.solve(some_tokens(), memory)
 
 
 def test_unrolled_depth_is_backpropagation_through_a_tied_stack():

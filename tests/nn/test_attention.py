@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from equilibria.nn import CausalAttention, causal_mask, relative_shift
+from equilibria.nn import SelfAttention, causal_mask, relative_shift
 from equilibria.nn.attention import KeysValuesRoom, Place
-from equilibria.nn.positions import distance_embedding, linear_biases
+from equilibria.nn.positions import Rotation, distance_embedding, linear_biases
 
 
-def attention_by_loops(module: CausalAttention, states: torch.Tensor, queries_from: int) -> torch.Tensor:
+def attention_by_loops(module: SelfAttention, states: torch.Tensor, queries_from: int) -> torch.Tensor:
     """Rotary causal attention of the rows from `queries_from` on, written from the formulas."""
     heads, size = module.heads, module.head_size
     batch, total, width = states.shape
@@ -37,7 +40,7 @@ def attention_by_loops(module: CausalAttention, states: torch.Tensor, queries_fr
 
 def test_attention_with_memory_equals_plain_loops():
     torch.manual_seed(0)
-    module = CausalAttention(8, 2).double()
+    module = SelfAttention(8, 2).double()
     states = torch.randn(2, 7, 8, dtype=torch.float64)
     bound = module.bind(module.pattern(states[:, 3:], Place(3)), states[:, :3])
     torch.testing.assert_close(bound(states[:, 3:]), attention_by_loops(module, states, 3))
@@ -45,7 +48,7 @@ def test_attention_with_memory_equals_plain_loops():
 
 def test_attention_without_memory_equals_plain_loops():
     torch.manual_seed(0)
-    module = CausalAttention(8, 2).double()
+    module = SelfAttention(8, 2).double()
     states = torch.randn(2, 5, 8, dtype=torch.float64)
     bound = module.bind(module.pattern(states, Place()))
     assert bound.pattern.mask is None  # the fused kernels' own causality
@@ -53,10 +56,113 @@ def test_attention_without_memory_equals_plain_loops():
 
 
 @torch.no_grad()
+def test_attention_of_a_set_is_that_of_pytorch():
+    torch.manual_seed(0)
+    module, states = SelfAttention(12, 3, positions="none", causal=False).double(), torch.randn(2, 7, 12).double()
+    theirs = nn.MultiheadAttention(12, 3, bias=False, batch_first=True).double()
+    theirs.in_proj_weight.copy_(module.queries_keys_values.weight)
+    theirs.out_proj.weight.copy_(module.output.weight)
+    found = module.bind(module.pattern(states, Place()))(states)
+    torch.testing.assert_close(found, theirs(states, states, states, need_weights=False)[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positions": "linear"},
+        {"positions": "rotary"},
+        {"positions": "grid", "columns": 3},
+        {"positions": "grid", "columns": 6, "key_value_heads": 1, "query_key_norm": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_attention_without_a_direction_equals_plain_loops(options):
+    torch.manual_seed(0)
+    module, states = SelfAttention(16, 2, causal=False, **options).double(), torch.randn(2, 6, 16).double()
+    size, groups, columns = 8, module.key_value_heads, module.columns
+    q, k, v = (states @ module.queries_keys_values.weight.mT).split([16, size * groups, size * groups], dim=-1)
+
+    def turned(x: torch.Tensor, cell: int, gain: torch.Tensor | None) -> torch.Tensor:
+        """By `position · base^(−2i/size)`, each pair of features."""
+        if gain is not None:
+            x = x / x.square().mean().sqrt() * gain
+        pairs = torch.view_as_complex(x.view(-1, 2))
+        angles = [cell * 10_000.0 ** (-i / 4) for i in range(4)]
+        if columns is not None:
+            angles = [along * 100.0 ** (-i / 2) for along in divmod(cell, columns) for i in range(2)]
+        angles = torch.tensor([0.0] * 4 if module.positions == "linear" else angles, dtype=torch.float64)
+        return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten()
+
+    expected = torch.zeros_like(states)
+    for b in range(2):
+        for h in range(2):
+            mine, theirs = slice(h * size, (h + 1) * size), slice(h * size, (h + 1) * size) if groups > 1 else slice(8)
+            for t in range(6):
+                query = turned(q[b, t, mine], t, module.query_gain)
+                scores = [query @ turned(k[b, s, theirs], s, module.key_gain) / size**0.5 for s in range(6)]
+                if module.positions == "linear":
+                    scores = [score - 2.0 ** (-4 * (h + 1)) * abs(t - s) for s, score in enumerate(scores)]
+                expected[b, t, mine] = torch.stack(scores).softmax(0) @ v[b, :, theirs]
+    found = module.bind(module.pattern(states, Place()))(states)
+    torch.testing.assert_close(found, expected @ module.output.weight.mT)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 400), st.integers(0, 400))
+def test_scores_in_a_grid_know_distances_by_row_and_by_column_alone(height, width, down, right):
+    """A block of cells has the same scores wherever it is, also in a wider grid."""
+    queries, keys = torch.randn(2, height * width, 1, 8, generator=torch.Generator().manual_seed(0)).double()
+
+    def scores(columns: int, down: int, right: int) -> torch.Tensor:
+        row, column = torch.meshgrid(torch.arange(height) + down, torch.arange(width) + right, indexing="ij")
+        rotation = Rotation.of_grid((row * columns + column).flatten(), columns, 8, torch.float64)
+        return rotation.apply(queries).flatten(1) @ rotation.apply(keys).flatten(1).mT
+
+    torch.testing.assert_close(scores(width + right, down, right), scores(width, 0, 0), rtol=0, atol=1e-9)
+
+
+def test_neighbours_by_row_and_by_column_are_told_apart():
+    same = torch.ones(9, 1, 8, dtype=torch.float64)
+    turned = Rotation.of_grid(torch.arange(9), 3, 8, torch.float64).apply(same).flatten(1)
+    scores = turned @ turned.mT
+    torch.testing.assert_close(scores[0, 1], scores[4, 5])
+    torch.testing.assert_close(scores[0, 3], scores[4, 7])
+    # 2 and 3 follow each other in the sequence, and are far apart in the grid.
+    assert abs(float(scores[2, 3] - scores[0, 1])) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positions": "grid", "causal": False}, 'go together; found positions = "grid", columns = None'),
+        ({"columns": 3}, 'go together; found positions = "rotary", columns = 3'),
+        ({"positions": "grid", "columns": 3}, "give causal = false"),
+        ({"positions": "grid", "columns": 0, "causal": False}, "columns must be at least 1, found 0"),
+        (
+            {"positions": "grid", "columns": 3, "causal": False, "heads": 4},
+            "a multiple of 4 · heads for grid positions",
+        ),
+    ],
+)
+def test_an_impossible_grid_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelfAttention(**({"d_model": 8, "heads": 2} | options))
+
+
+def test_tokens_that_all_see_each_other_have_no_past_no_padding_and_whole_rows():
+    module, states = SelfAttention(8, 2, positions="grid", causal=False, columns=3), torch.zeros(2, 6, 8)
+    for place in (Place(past=1), Place(present_BS=torch.ones(2, 6, dtype=torch.bool))):
+        with pytest.raises(ValueError, match="no memory, no padding"):
+            module.pattern(states, place)
+    with pytest.raises(ValueError, match="a grid of 3 columns has whole rows; found 5 tokens"):
+        module.pattern(states[:, :5], Place())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("lowered", [False, True])
 def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowered):
     torch.manual_seed(0)
-    module, states = CausalAttention(8, 2), torch.randn(2, 5, 8)
+    module, states = SelfAttention(8, 2), torch.randn(2, 5, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         room = KeysValuesRoom(*torch.zeros(2, 2, 2, 5, 4))
         bound = module.bind(module.pattern(states, Place()), room)
@@ -70,9 +176,9 @@ def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowere
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("normalisation", ["none", "weight"])
 def test_the_gain_multiplies_queries_and_keys_at_the_start_and_nothing_else(normed, normalisation):
-    def built(gain: float) -> tuple[CausalAttention, torch.Tensor, torch.Tensor]:
+    def built(gain: float) -> tuple[SelfAttention, torch.Tensor, torch.Tensor]:
         torch.manual_seed(3)
-        module = CausalAttention(12, 3, 1, "none", normed, normalisation, gain)
+        module = SelfAttention(12, 3, 1, "none", normed, normalisation, gain)
         return module, module.queries_keys_values.weight.detach(), torch.rand(())
 
     (plain, weight, drawn), (sharp, sharp_weight, drawn_too) = built(1.0), built(3.0)
@@ -93,16 +199,25 @@ def test_the_gain_multiplies_queries_and_keys_at_the_start_and_nothing_else(norm
 
 def test_an_impossible_gain_is_an_error():
     with pytest.raises(ValueError, match="query_key_gain"):
-        CausalAttention(8, 2, query_key_gain=0.0)
+        SelfAttention(8, 2, query_key_gain=0.0)
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3])
-def test_causal_mask_sees_a_window_of_the_past(window):
-    mask = causal_mask(3, 4, torch.device("cpu"), window)
+def test_causal_mask_sees_a_window_of_the_past(window, strict):
+    mask = causal_mask(3, 4, torch.device("cpu"), window, strict)
     for i in range(3):
         for j in range(7):
             distance = 4 + i - j
-            assert mask[i, j] == (distance >= 0 and (window is None or distance < window))
+            assert mask[i, j] == (distance >= strict and (window is None or distance < window))
+
+
+def test_strict_padding_sees_nothing_and_is_not_seen():
+    present_BS = torch.tensor([[True, True, True], [False, True, True]])
+    mask = Place(0, present_BS=present_BS).mask(3, torch.device("cpu"), strict=True)
+    assert mask is not None
+    expected = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0], [0, 1, 0]]], dtype=torch.bool)
+    assert torch.equal(mask[:, 0], expected)
 
 
 def test_relative_shift_moves_scores_by_distance_to_their_keys():
@@ -117,9 +232,10 @@ def test_relative_shift_moves_scores_by_distance_to_their_keys():
 def test_linear_biases_fall_with_distance_by_a_slope_per_head():
     biases = linear_biases(4, 2, 3, torch.zeros(1))
     assert biases.shape == (4, 2, 5)
+    assert torch.equal(linear_biases(4, 2, 3, torch.zeros(1), 16.0), 16.0 * biases)
     for head, slope in enumerate((1 / 4, 1 / 16, 1 / 64, 1 / 256)):
         assert biases[head, 1].tolist() == [-4 * slope, -3 * slope, -2 * slope, -slope, 0.0]
-        assert biases[head, 0, 3] == 0.0
+        assert biases[head, 0, 3:].tolist() == [0.0, -slope]
 
 
 def test_distance_embedding_counts_down_to_zero():

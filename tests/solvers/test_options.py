@@ -215,3 +215,25 @@ def test_stall_and_divergence_are_found_per_group():
     assert Picard(tol=1e-6, max_evaluations=40).solve(f, torch.zeros(3, 1)).status is Status.DIVERGED
     g = rotation(1.5)
     assert Picard(tol=1e-6, max_evaluations=40).solve(g, g.start).status is Status.DIVERGED
+
+
+@pytest.mark.parametrize("scope", ["token", "prefix"])
+def test_a_token_that_waits_for_earlier_ones_has_not_stalled(scope):
+    """Down a chain, a late token stays wrong until all before it are right."""
+
+    def chain(z):
+        before = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], dim=1)
+        return torch.cos(7.0 * before + 1.0) + 0.1 * z
+
+    picard = Picard(tol=1e-4, max_evaluations=30, scope=scope)
+    start = torch.zeros(2, 60, 1, dtype=torch.float64)
+    waiting = picard.solve(chain, start)
+    assert waiting.status is Status.MAX_EVALUATIONS
+    assert waiting.converged[:, :10].all()
+    assert not waiting.converged[:, -20:].any()
+    assert replace(picard, max_evaluations=200).solve(chain, start).status is Status.CONVERGED
+
+    def never(z):
+        return torch.cat([1.0 - z[:, :1], chain(z)[:, 1:]], dim=1)
+
+    assert picard.solve(never, start).status is Status.STALLED

@@ -148,7 +148,7 @@ class BoundMap(ABC, Generic[SomeCell]):
 
 
 class Cell(nn.Module, ABC):
-    """One map of states `(B, L, ·)`, causal along `L`.
+    """One map of states `(B, L, ·)`.
 
     Your own cell sets `d_model` and defines `evaluate`, and `remember` where a later segment needs more than the state.
     One that computes anything once per solve defines `bind` instead.
@@ -159,12 +159,16 @@ class Cell(nn.Module, ABC):
         remembered: how many tensors `remember` returns.
         injection: whether the inputs enter every evaluation. If not, a solve starts from them, as in an ordinary stack
             of layers.
+        causal: whether no token sees a later one. If not, a segment is read at once: it has no memory and no cache.
+        columns: of the grid whose cells, row by row, are the tokens; None where positions know of no grid.
     """
 
     d_model: int
     layers_per_application: int = 1
     remembered: int = 1
     injection: bool = True
+    causal: bool = True
+    columns: int | None = None
 
     def bind(self, inputs_BLD: Tensor, past: Past = None) -> BoundMap[Any]:
         """The map of one solve, given the embedded inputs of a segment and what it sees of the tokens before it."""

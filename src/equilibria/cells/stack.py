@@ -37,6 +37,8 @@ class StackedCell(Cell):
         self.layers_per_application = sum(cell.layers_per_application for cell in cells)
         self.remembered = sum(cell.remembered for cell in cells)
         self.injection = any(cell.injection for cell in cells)
+        self.causal = all(cell.causal for cell in cells)
+        self.columns = next((cell.columns for cell in cells if cell.columns is not None), None)
 
     @property
     def remembers_argument(self) -> bool:

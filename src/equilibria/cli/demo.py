@@ -18,12 +18,15 @@ from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
-from equilibria.inference.loading import load_run
-from equilibria.inference.run_evaluation import evaluate, keep_evaluation
+from equilibria.inference.effort import Effort
+from equilibria.inference.evaluation import Evaluation, TextEvaluation
+from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.inference.run_evaluation import Passes, evaluate, keep_evaluation
 from equilibria.report import write_report
 from equilibria.training import train
 
-command = App(name="demo", usage="Usage: equilibria demo [RECIPE] [OPTIONS] [--KEY VALUE ...]")
+command = App(name="demo", usage="Usage: equilibria demo [RECIPE | state-tracking] [OPTIONS] [--KEY VALUE ...]")
+command.command("equilibria.cli.state_tracking:state_tracking", name="state-tracking")
 
 _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 
@@ -63,18 +66,32 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     console.print("evaluating on all validation text")
     evaluation = evaluate(loaded, progress=ConsoleProgress(console))
     keep_evaluation(loaded.folder, evaluation)
-    (sample,) = write_texts(loaded, _DRAW, lambda *_: None)
+    model, radius = evaluation.model, evaluation.model.spectral_radius
+    once = _applied_once(loaded) if model.solves else None
+    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.model.causal else []
     return {
         "run": str(folder),
         "report": str(write_report(folder)),
-        "loss": evaluation.model.loss,
-        "perplexity": evaluation.model.perplexity,
-        "accuracy": evaluation.model.accuracy,
+        "loss": model.loss,
+        "perplexity": model.perplexity,
+        "accuracy": model.accuracy,
+        "last_accuracy": model.last_accuracy,
+        "sequence_accuracy": model.sequence_accuracy,
+        "perplexity_once": once.perplexity if isinstance(once, TextEvaluation) else None,
+        "accuracy_once": None if once is None else once.accuracy,
         **evaluation.yardsticks,
-        "evaluations_per_solve": evaluation.model.evaluations_per_solve,
-        "residual": evaluation.model.residual.mean,
-        "sample": sample.text,
+        "evaluations_per_solve": model.evaluations_per_solve,
+        "evaluations_median": model.evaluations.median,
+        "evaluations_p90": model.evaluations.p90,
+        "residual": model.residual.mean,
+        "spectral_radius": None if radius is None else radius.mean,
+        "sample": samples[0].text if samples else None,
     }
+
+
+def _applied_once(loaded: LoadedRun) -> Evaluation:
+    """With the state after one application of the cell in place of the solution: what solving is for."""
+    return evaluate(loaded, Passes(effort=Effort(applications=1))).model
 
 
 def _summary(figures: dict[str, object]) -> Table:
@@ -83,9 +100,13 @@ def _summary(figures: dict[str, object]) -> Table:
         "validation perplexity": "{perplexity:.1f} "
         "(unigram model {unigram_perplexity:.1f}, trigram model {trigram_perplexity:.1f})",
         "validation loss": "{loss:.4g} nats per token (at least {chance_loss:.4g} without memory)",
-        "answers": "{accuracy:.1%} of them right",
+        "answers": "{accuracy:.1%} of them right, {last_accuracy:.1%} at the last position",
+        "after one application": "validation perplexity {perplexity_once:.1f}",
+        "answers after one application": "{accuracy_once:.1%} of them right",
+        "evaluations per token": "median {evaluations_median:.0f}; the slowest tenth at least {evaluations_p90:.0f}",
         "evaluations per solve": "{evaluations_per_solve:.1f}",
         "residual reached": "{residual:.1e} (mean over tokens)",
+        "spectral radius": "{spectral_radius:.2f} (mean over some tokens)",
         "training speed": "{training_tokens_per_second:,.0f} tokens per second",
         "sample": "{sample}",
         "run folder": "{run}",

@@ -18,7 +18,7 @@ from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, Leaving
-from equilibria.inference.evaluation import Spread, TextEvaluation
+from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate, keep_evaluation
 
@@ -34,6 +34,8 @@ def evaluate_run(
     segment_length: Count | None = None,
     batch_size: Count | None = None,
     memory_length: Natural | None = None,
+    chunk_length: Count | None = None,
+    applications: Count | None = None,
     max_evaluations: Count | None = None,
     tolerance: Positive | None = None,
     leave: Leaving | None = None,
@@ -52,12 +54,18 @@ def evaluate_run(
         split: which part of the text; default: valid, or all of --data.files.
         segment_length: tokens of each row per solve; default: as in training.
         batch_size: rows of text read side by side; default: as in training.
-        memory_length: equilibria of the segment before that a segment sees; default: as in training.
+        memory_length: equilibria of the segment before that a segment sees; default: as in training. With
+            --chunk-length the tokens before a chunk that it sees at most; default: as many as in "generate", of a task
+            all.
+        chunk_length: read from left to right over a cache, as text is written, so many tokens solved together; default:
+            segments or whole sequences are.
+        applications: read the state after exactly so many applications of the cell, without solving; default: the
+            solution.
         max_evaluations: evaluations of the cell per solve, at most; default: as the recipe's eval_solver says.
         tolerance: residual at which a token has converged; default: as the recipe's eval_solver says. With --leave
             unchanged, how many nats a prediction may change by; default: 1e-3.
-        leave: tokens leave and cost no more once they have "converged", once their prediction is "unchanged", or all
-            after the "budget" of evaluations; default: all are solved together, by the recipe's eval_solver.
+        leave: tokens leave and cost no more once they have "converged", or once their prediction is "unchanged";
+            default: all are solved together, by the recipe's eval_solver.
         checkpoint: "best" by validation loss, "last" or "step-N".
         device: where to compute; "auto" takes CUDA if there is a device.
         json: print the figures as one JSON object and nothing else.
@@ -65,9 +73,13 @@ def evaluate_run(
     loaded = load_run(run, checkpoint)
     other = _other(loaded.recipe, data)
     loaded.model.to(training_device(device))
-    effort = Effort(tolerance=tolerance, max_evaluations=max_evaluations, leave=leave)
     passes = Passes(
-        split=split, segment_length=segment_length, batch_size=batch_size, memory_length=memory_length, effort=effort
+        split=split,
+        segment_length=segment_length,
+        batch_size=batch_size,
+        memory_length=memory_length,
+        chunk_length=chunk_length,
+        effort=Effort(tolerance=tolerance, max_evaluations=max_evaluations, leave=leave, applications=applications),
     )
     result = evaluate(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
@@ -99,25 +111,44 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
 def _table(run: Path, evaluation: RunEvaluation) -> Table:
     result, text = evaluation.model, evaluation.subject
     title = f"{run}, {evaluation.settings['checkpoint']}, {text.part}"
-    unconverged = "-" if result.unconverged is None else f"{result.unconverged:.1%} of {result.solves:,}"
     rows = {
         **({} if text.own else {"text": f"{text.name}: not the run's own, so the run does not keep these figures"}),
         "loss": f"{result.loss:.4g} nats per token",
-        **({} if result.accuracy is None else {"accuracy": f"{result.accuracy:.3%} of the answers"}),
+        **_accuracies(result),
         **(_text_figures(result) if isinstance(result, TextEvaluation) else {}),
         **{name.replace("_", " "): f"{value:,.4g}" for name, value in evaluation.yardsticks.items()},
         "tokens": f"{result.tokens:,}"
         + ("" if text.unknown is None else f", {text.unknown:,} unknown words among them"),
-        "residual per token": _spread(result.residual),
-        "evaluations per token": _spread(result.evaluations),
-        "evaluations per solve": _number(result.evaluations_per_solve),
-        "solves not converged": unconverged,
+        **_solves(result),
         "speed": f"{result.tokens_per_second:,.0f} tokens per second",
     }
     table = Table(title=Text(title), show_header=False)
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _accuracies(result: Evaluation) -> dict[str, str]:
+    if result.accuracy is None:
+        return {}
+    return {
+        "accuracy": f"{result.accuracy:.3%} of the answers",
+        "at the last position": f"{result.last_accuracy:.3%} of the sequences",
+        "at every position": f"{result.sequence_accuracy:.3%} of the sequences",
+    }
+
+
+def _solves(result: Evaluation) -> dict[str, str]:
+    if not result.solves:
+        return {}
+    radius = result.spectral_radius
+    return {
+        "residual per token": _spread(result.residual),
+        "evaluations per token": _spread(result.evaluations),
+        "evaluations per solve": _number(result.evaluations_per_solve),
+        "solves not converged": f"{result.unconverged:.1%} of {result.solves:,}",
+        **({} if radius is None else {"spectral radius": _spread(radius)}),
+    }
 
 
 def _text_figures(result: TextEvaluation) -> dict[str, str]:
@@ -129,7 +160,11 @@ def _text_figures(result: TextEvaluation) -> dict[str, str]:
 
 
 def _spread(spread: Spread) -> str:
-    return f"mean {_number(spread.mean)}, 95th percentile {_number(spread.p95)}, worst {_number(spread.worst)}"
+    """In two lines, which have room in 80 columns."""
+    return (
+        f"mean {_number(spread.mean)}, median {_number(spread.median)}, worst {_number(spread.worst)}\n"
+        f"90th percentile {_number(spread.p90)}, 95th percentile {_number(spread.p95)}"
+    )
 
 
 def _number(value: float | None) -> str:

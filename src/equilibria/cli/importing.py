@@ -22,7 +22,7 @@ from equilibria.interop.published import (
     published_vocabulary,
 )
 from equilibria.interop.state_dict import read_state_dict
-from equilibria.nn.attention import Positions
+from equilibria.nn.attention import TextPositions
 
 command = App(name="import", help="Make a run of another project's model.")
 
@@ -100,7 +100,7 @@ def gpt2(
     /,
     *,
     block: Natural | None = None,
-    positions: Positions = "rotary",
+    positions: TextPositions = "rotary",
     memory_length: Natural = 0,
     text: Path | None = None,
     out: Path | None = None,

@@ -1,13 +1,29 @@
 """From a recipe to its model."""
 
 from equilibria.configuration.recipe import Recipe
+from equilibria.data import Source, Task
 from equilibria.errors import UserError
 from equilibria.models import TokenModel
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
-    """The recipe's model, freshly initialised; a UserError for numbers that do not go together."""
+    """The recipe's model, freshly initialised; a UserError for numbers that do not go together, or as `check_fit`."""
     try:
-        return recipe.model.build(vocabulary_size)
+        model = recipe.model.build(vocabulary_size)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
+    check_fit(model, recipe.data)
+    return model
+
+
+def check_fit(model: TokenModel, data: Source | Task) -> None:
+    """Raises a UserError where a model would see its answers in the data, or another grid than there is."""
+    task = data if isinstance(data, Task) else None
+    if not model.causal and (task is None or task.directed):
+        raise UserError(
+            f"model.cell.causal = false: tokens see those after them, and the answers of {data.name} may be among "
+            f"those; give true"
+        )
+    grid = None if task is None else task.grid
+    if grid is not None and model.columns not in (None, grid[1]):
+        raise UserError(f"model.cell.columns = {model.columns}: the grid of {data.name} has {grid[1]} columns")

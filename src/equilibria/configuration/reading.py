@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from equilibria.configuration.building import check_fit
 from equilibria.configuration.kinds import REQUIRED
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.tables import ITSELF, Keys, Maker, Table, Written, table_of
@@ -63,7 +64,8 @@ def recipe_from(content: Table, source: str, arguments: Sequence[str] = ()) -> R
     maker = Maker()
     try:
         recipe = maker.make(Recipe, REQUIRED, [content, _nested(flags)])
-        recipe.model.check()
+        if (model := recipe.model.check()) is not None:
+            check_fit(model, recipe.data)
         recipe_text(recipe).encode()
     except UnicodeEncodeError as problem:
         odd = problem.object[problem.start - 20 : problem.end + 20]

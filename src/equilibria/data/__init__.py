@@ -6,13 +6,19 @@ from equilibria.data.sources.base import Source, Split
 from equilibria.data.sources.embedded import EmbeddedText
 from equilibria.data.sources.files import FilesText
 from equilibria.data.sources.folder import FolderText
+from equilibria.data.tasks.automata import CellularAutomaton
 from equilibria.data.tasks.base import SequenceTask, Task
 from equilibria.data.tasks.groups import WordProblem
+from equilibria.data.tasks.hops import HopInduction
+from equilibria.data.tasks.mazes import Maze
+from equilibria.data.tasks.sudoku import Sudoku
+from equilibria.data.tasks.sudoku_files import SudokuFiles
 from equilibria.data.tasks.symbols import CopyMemory, Reversal
 from equilibria.data.tokenizer_training import TokenizerSpec, train_tokenizer
 from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, word_tokenizer
 
 __all__ = [
+    "CellularAutomaton",
     "CopyMemory",
     "Corpus",
     "EmbeddedText",
@@ -20,11 +26,15 @@ __all__ = [
     "EvaluationStream",
     "FilesText",
     "FolderText",
+    "HopInduction",
+    "Maze",
     "Reversal",
     "Segment",
     "SequenceTask",
     "Source",
     "Split",
+    "Sudoku",
+    "SudokuFiles",
     "Task",
     "Tokenizer",
     "TokenizerSpec",

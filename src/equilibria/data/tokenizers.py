@@ -146,9 +146,9 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(_bytes())
 
 
-def digit_tokenizer() -> Tokenizer:
-    """The ten digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is dropped."""
-    stock = _numbers(10)
+def digit_tokenizer(size: int = 10) -> Tokenizer:
+    """The first digits, for tasks whose tokens are classes; 0, the blank, is `eos`. White space is dropped."""
+    stock = _numbers(size)
     stock.pre_tokenizer = pre_tokenizers.Sequence([_split(), pre_tokenizers.Split(Regex("."), "isolated")])
     stock.decoder = decoders.Fuse()
     return Tokenizer(_ended(stock, "0"))

@@ -1,13 +1,13 @@
-"""Perplexities of n-gram models, to compare a trained model with.
+"""What a trained model is compared with: n-gram models of a text, and how frequent the answers of a task are.
 
-All raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
+N-gram models raise a UserError for too few tokens, ids outside the vocabulary, or too large a vocabulary for trigrams.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from equilibria.data.batches import check_tokens
+from equilibria.data.batches import NO_TARGET, Segment, check_tokens
 from equilibria.errors import UserError
 
 _LARGEST_VOCABULARY = 2_000_000  # three ids must fit into 63 bits
@@ -27,6 +27,16 @@ def trigram_perplexity(train: np.ndarray, valid: np.ndarray, vocabulary_size: in
     ids = valid.astype(np.int64)
     first = model.bigram_probability(ids[:1], ids[1:2])
     return _perplexity(np.concatenate([first, model.probability(ids[:-2], ids[1:-1], ids[2:])]))
+
+
+def frequencies(segment: Segment) -> dict[str, float]:
+    """Of who knows of the answers no more than how frequent their classes are, and all other targets: the loss per
+    target, and the share of right answers."""
+    answers = segment.targets[segment.targets != NO_TARGET if segment.answers is None else segment.answers]
+    share = np.unique(answers.numpy(), return_counts=True)[1] / len(answers)
+    targets = int((segment.targets != NO_TARGET).sum())
+    loss = -float((share * np.log(share)).sum()) * len(answers) / targets
+    return {"chance_loss": loss, "chance_accuracy": float(share.max())}
 
 
 class Trigram:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equilibria.cells import Cell
 from equilibria.depths.base import Depth, Reached
 from equilibria.depths.exits import Evaluated, Exit, ExitOnResidual
 from equilibria.ranges import at_least, share
@@ -75,6 +76,12 @@ class Adaptive(Depth):
     def __post_init__(self) -> None:
         at_least(1, max_evaluations=self.max_evaluations, together=self.together, tile=self.tile)
         share(margin=self.margin)
+
+    def obstacle(self, cell: Cell) -> str | None:
+        """A cell that is not causal."""
+        if cell.causal:
+            return None
+        return "Adaptive evaluates tokens apart, and here all see each other (causal = false); take Equilibrium"
 
     def stricter(self, share: float) -> Self:
         return replace(self, exit=self.exit.stricter(share))

@@ -48,6 +48,11 @@ class Depth(ABC):
         """How many parts a cache has: one per application of an explicit depth; None where texts cannot be decoded."""
         return 1 if self.solves else None
 
+    def obstacle(self, cell: Cell) -> str | None:
+        """Why a cell cannot be applied at this depth; None where it can."""
+        del cell
+        return None
+
     @abstractmethod
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Apply `f` from `z0`."""

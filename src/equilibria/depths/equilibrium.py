@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from equilibria.cells import Cell
 from equilibria.depths.base import Continued, Depth, Reached
 from equilibria.depths.explicit import UnrolledDepth
 from equilibria.depths.noise import PathNoise
@@ -110,6 +111,18 @@ class Equilibrium(Depth):
         if schedule.residual is not None:
             depth = replace(depth, residual_penalty=schedule.residual.at(step, steps))
         return depth
+
+    def obstacle(self, cell: Cell) -> str | None:
+        """A solver that goes from left to right, where tokens have no direction: what a set is would depend on their
+        order."""
+        roles = [role for role in ("solver", "eval_solver") if getattr(self, role).scope == "prefix"]
+        if cell.causal or not roles:
+            return None
+        keys = " and ".join(f"depth.{role}.scope" for role in roles)
+        return (
+            f'{keys} = "prefix": that solves from left to right, and tokens that all see each other (causal = false) '
+            f'have no direction; give "sample"'
+        )
 
     def stricter(self, share: float) -> Self:
         """With a share of the tolerance in evaluation."""

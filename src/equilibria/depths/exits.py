@@ -100,7 +100,7 @@ class ExitOnChange(Exit):
 
 @dataclass(frozen=True)
 class ExitAfter(Exit):
-    """Leave after a number of evaluations, whatever they have led to.
+    """Leave after a number of evaluations, the last of which measures the state that one fewer have led to.
 
     Args:
         evaluations: at least 1.

@@ -2,7 +2,7 @@
 
 from equilibria.diagnostics.audits import Audit, audit_batch_invariance, audit_causality
 from equilibria.diagnostics.gradient_error import GradientError, gradient_error
-from equilibria.diagnostics.jacobian import Coupling, audit_coupling, spectral_radius
+from equilibria.diagnostics.jacobian import Coupling, audit_coupling, spectral_radii, spectral_radius
 from equilibria.diagnostics.path_independence import PathIndependence, path_independence
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "audit_coupling",
     "gradient_error",
     "path_independence",
+    "spectral_radii",
     "spectral_radius",
 ]

@@ -15,20 +15,30 @@ class Audit:
     Attributes:
         leak: 0.0 where the promise holds.
         position: the cut (causality) or the row (batch invariance) of the largest change.
+        by_design: whether the model is meant to leak: its tokens see those after them.
     """
 
     leak: float
     position: int
+    by_design: bool = False
 
     @property
     def holds(self) -> bool:
         """Whether nothing leaked, exactly."""
         return self.leak == 0.0
 
+    def __str__(self) -> str:
+        if self.holds:
+            return "nothing leaks"
+        if self.by_design:
+            return "not causal, by design: tokens see those after them"
+        return f"a logit changes by {self.leak:.3g} (position {self.position})"
+
 
 @torch.no_grad()
 def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None = None, seed: int = 0) -> Audit:
-    """Replace every token from a cut on and compare the logits before it.
+    """Replace every token from a cut on and compare the logits before it. The audit of a model that is not `causal`
+    says so.
 
     Args:
         model: `model(tokens).logits` of shape `(B, L, V)`; it is put in evaluation mode for the audit.
@@ -52,7 +62,7 @@ def audit_causality(model: nn.Module, tokens: Tensor, cuts: Sequence[int] | None
             changed = tokens.clone()
             changed[:, cut:] = _others(tokens[:, cut:], reference.shape[-1], generator)
             changes.append((_largest(model(changed).logits[:, :cut], reference[:, :cut]), cut))
-    return Audit(*max(changes))
+    return Audit(*max(changes), by_design=not getattr(model, "causal", True))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What a map's Jacobian tells: its spectral radius, and which groups of a state depend on each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,61 +31,104 @@ def spectral_radius(
             long chain amplifies.
         tokens: for causal maps, positions along the second dimension: only the blocks by which each of these tokens
             acts on itself are considered, each in a Krylov space of its own.
+
+    Returns:
+        NaN where the Jacobian is not finite.
     """
+    evaluation = _evaluation(f, z, iterations, tokens)
+    blocks = [_TransposedBlocks(evaluation, part, 1) for part in _parts(tokens)]
+    return float(torch.cat([_largest_eigenvalues(block, iterations, seed) for block in blocks]).max())
+
+
+def spectral_radii(
+    f: Map, z: State, iterations: int = 40, seed: int = 0, tokens: Sequence[int] | None = None
+) -> Tensor:
+    """`spectral_radius` of every sample by itself, for a map that does not couple samples.
+
+    A product with the Jacobian serves all samples at once.
+
+    Returns:
+        `(B,)` for samples along the first dimension of the state; with `tokens` `(T, B)`, of each single token. NaN
+        where the Jacobian is not finite.
+    """
+    evaluation = _evaluation(f, z, iterations, tokens)
+    samples = len(evaluation.outputs[0])
+    blocks = [_TransposedBlocks(evaluation, part, samples) for part in _parts(tokens)]
+    radii = torch.stack([_largest_eigenvalues(block, iterations, seed) for block in blocks])
+    return radii[0] if tokens is None else radii
+
+
+def _evaluation(f: Map, z: State, iterations: int, tokens: Sequence[int] | None) -> TrackedEvaluation:
     at_least(1, iterations=iterations)
     if tokens is not None and not len(tokens):
         raise ValueError("tokens must name at least 1 position, or be None for the whole state; found none")
-    evaluation, _ = evaluate(f, z)
-    radii = []
-    for part in [(...,)] if tokens is None else [(slice(None), token) for token in tokens]:
-        transposed = _TransposedBlock(evaluation, part)
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(transposed.size, generator=generator, dtype=torch.float64).to(evaluation.inputs[0].device)
-        radii.append(_largest_eigenvalue(transposed, start, iterations))
-    return max(radii)
+    return evaluate(f, z)[0]
+
+
+def _parts(tokens: Sequence[int] | None) -> list[tuple[Any, ...]]:
+    """What to take of a leaf."""
+    return [(...,)] if tokens is None else [(slice(None), token) for token in tokens]
 
 
 @dataclass(frozen=True)
-class _TransposedBlock:
+class _TransposedBlocks:
     """The transposed Jacobian, or that of a part of the state with itself, at one backward pass a product. It has the
-    same spectrum as the Jacobian."""
+    same spectrum as the Jacobian. It acts on rows of numbers `(groups, size)`, which it does not couple: on one row of
+    all, or on one for each sample."""
 
     evaluation: TrackedEvaluation
     part: tuple[Any, ...]
+    groups: int
 
     @property
     def size(self) -> int:
-        return sum(as_real(leaf[self.part]).numel() for leaf in self.evaluation.outputs)
+        """Numbers of a row."""
+        return sum(as_real(leaf[self.part]).numel() for leaf in self.evaluation.outputs) // self.groups
 
     def __call__(self, v: Tensor) -> Tensor:
         probe = tuple(torch.zeros_like(leaf) for leaf in self.evaluation.outputs)
         targets = [as_real(leaf[self.part]) for leaf in probe]
-        for target, piece in zip(targets, v.split([target.numel() for target in targets]), strict=True):
+        sizes = [target.numel() // self.groups for target in targets]
+        for target, piece in zip(targets, v.split(sizes, dim=1), strict=True):
             target.copy_(piece.reshape(target.shape))
         product = self.evaluation.transposed(probe)
-        return torch.cat([as_real(leaf[self.part]).flatten().double() for leaf in product])
+        return torch.cat([as_real(leaf[self.part]).reshape(self.groups, -1).double() for leaf in product], dim=1)
 
 
-def _largest_eigenvalue(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> float:
-    """The largest modulus of an eigenvalue of a linear map on its Krylov space from `start`."""
-    basis = [start / torch.linalg.vector_norm(start)]
-    hessenberg = torch.zeros(iterations + 1, iterations, dtype=torch.float64)
-    used = 0
-    for k in range(min(iterations, start.numel())):
-        w = product(basis[k])
-        before = float(torch.linalg.vector_norm(w))
+def _largest_eigenvalues(blocks: _TransposedBlocks, iterations: int, seed: int) -> Tensor:
+    """The largest modulus of an eigenvalue on the Krylov space of each row from a random start, `(groups,)`."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(blocks.groups, blocks.size, generator=generator, dtype=torch.float64)
+    start = start.to(blocks.evaluation.inputs[0].device)
+    steps = min(iterations, blocks.size)
+    basis = start.new_zeros(blocks.groups, steps + 1, blocks.size)
+    basis[:, 0] = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    hessenberg = start.new_zeros(blocks.groups, steps + 1, steps)
+    used = torch.zeros(blocks.groups, dtype=torch.int64)
+    going = torch.ones(blocks.groups, dtype=torch.bool, device=start.device)
+    for k in range(steps):
+        w = blocks(basis[:, k])
+        before = torch.linalg.vector_norm(w, dim=1)
         for _ in range(2):
-            for j, direction in enumerate(basis):
-                overlap = torch.dot(direction, w)
-                hessenberg[j, k] += float(overlap)
-                w = w - overlap * direction
-        length = float(torch.linalg.vector_norm(w))
-        hessenberg[k + 1, k] = length
-        used = k + 1
-        if length <= 1e-12 * before:
+            overlap = torch.einsum("gkn,gn->gk", basis[:, : k + 1], w)
+            hessenberg[:, : k + 1, k] += overlap
+            w = w - torch.einsum("gkn,gk->gn", basis[:, : k + 1], overlap)
+        length = torch.linalg.vector_norm(w, dim=1)
+        hessenberg[:, k + 1, k] = length
+        used += going.cpu()
+        going = going & (length > 1e-12 * before)  # a row whose space ends goes on with zeros
+        if not bool(going.any()):
             break
-        basis.append(w / length)
-    return float(torch.linalg.eigvals(hessenberg[:used, :used]).abs().max())
+        basis[:, k + 1] = torch.where(going.unsqueeze(1), w / length.unsqueeze(1), 0.0)
+    spaces = [space[:size, :size] for space, size in zip(hessenberg.cpu(), used.tolist(), strict=True)]
+    return torch.stack([_radius(space) for space in spaces])
+
+
+def _radius(matrix: Tensor) -> Tensor:
+    """Of a square matrix; NaN where it is not finite."""
+    if not bool(torch.isfinite(matrix).all()):
+        return matrix.new_tensor(torch.nan)
+    return torch.linalg.eigvals(matrix).abs().max()
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from equilibria.depths import Adaptive, Depth, Equilibrium, Exit, ExitAfter, ExitOnChange, ExitOnResidual
+from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnChange, ExitOnResidual, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.ranges import above, at_least, one_of
 from equilibria.solvers import Solver
 
-Leaving = Literal["converged", "unchanged", "budget"]
+Leaving = Literal["converged", "unchanged"]
 
 _DIVERGENCE = 1e-3
 
@@ -25,32 +25,46 @@ class Effort:
             divergence, in nats, that counts as no change; None for 1e-3.
         max_evaluations: of a token; None for the solver's. A limit drops a solver's draft and fallback, which have
             limits of their own.
-        leave: when tokens leave and cost no more: once they have converged, once their prediction does not change, or
-            all at once after `max_evaluations`. None solves them together, by the solver's own method.
+        leave: when tokens leave and cost no more: once they have converged, or once their prediction does not change.
+            None solves them together, by the solver's own method.
+        applications: read the state after exactly so many applications of the cell, from where a solve starts, and do
+            not solve: the explicit network with the same weights. None for the model's own depth.
 
     Raises:
         ValueError: a number is out of its range, or there is no such way to leave.
+        UserError: how to solve, and not to.
     """
 
     tolerance: float | None = None
     max_evaluations: int | None = None
     leave: Leaving | None = None
+    applications: int | None = None
 
     def __post_init__(self) -> None:
         one_of(Leaving, leave=self.leave)
         above(0, tolerance=self.tolerance)
-        at_least(1, max_evaluations=self.max_evaluations)
+        at_least(1, max_evaluations=self.max_evaluations, applications=self.applications)
+        solving = (self.tolerance, self.max_evaluations, self.leave)
+        if self.applications is not None and solving != (None, None, None):
+            raise UserError(
+                f"--applications {self.applications} solves nothing, so that --max-evaluations, --tolerance and "
+                f"--leave have no effect beside it; leave them out"
+            )
 
 
 def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
     """The depth that a model is called with at that effort; None for its own.
 
     Raises:
-        UserError: it is another than the recipe's, and the model has no solver that can be limited or cannot let its
-            tokens leave so.
+        UserError: it is another than the recipe's, and the model has no solver that can be limited, cannot let its
+            tokens leave so, or has no cell that could be applied more or less often.
     """
     if effort == Effort():
         return None
+    if effort.applications is not None:
+        if not isinstance(model, LanguageModel) or not (model.depth.solves or isinstance(model.depth, UnrolledDepth)):
+            raise UserError("--applications: this model has no cell that it applies again and again; leave it out")
+        return UnrolledDepth(effort.applications)
     if not isinstance(model, LanguageModel) or not isinstance(model.depth, Equilibrium):
         raise UserError("--max-evaluations, --tolerance and --leave: this model has no solver that can be limited")
     solver = model.depth.eval_solver
@@ -62,13 +76,10 @@ def depth_at(model: TokenModel, effort: Effort) -> Depth | None:
         solver = replace(solver, max_evaluations=effort.max_evaluations, draft=None, fallback=None)
     if effort.leave is None:
         return replace(model.depth, eval_solver=replace(solver, tol=effort.tolerance or solver.tol))
-    most, tol = solver.max_evaluations, effort.tolerance or solver.tol
-    exits: dict[Leaving, Exit] = {
-        "converged": ExitOnResidual(tol),
-        "unchanged": ExitOnChange(effort.tolerance or _DIVERGENCE, solver.tol),
-        "budget": ExitAfter(most, tol),
-    }
-    return Adaptive(exits[effort.leave], max_evaluations=most)
+    exit = ExitOnResidual(effort.tolerance or solver.tol)
+    if effort.leave == "unchanged":
+        exit = ExitOnChange(effort.tolerance or _DIVERGENCE, solver.tol)
+    return Adaptive(exit, max_evaluations=solver.max_evaluations)
 
 
 def _check_leaving(model: LanguageModel, leave: Leaving, solver: Solver) -> None:

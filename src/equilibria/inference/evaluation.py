@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equilibria.cells import Cache, Memory
 from equilibria.data.batches import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
 from equilibria.data.tasks.base import EvaluationSet
@@ -24,9 +25,11 @@ from equilibria.solvers import Solution, Status
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, 95th percentile and worst of a figure; None where there is none or it is not finite."""
+    """Mean, median, 90th and 95th percentile and worst of a figure; None where there is none or it is not finite."""
 
     mean: float | None
+    median: float | None
+    p90: float | None
     p95: float | None
     worst: float | None
 
@@ -34,8 +37,9 @@ class Spread:
     def of(cls, values: np.ndarray) -> "Spread":
         """The spread of a one-dimensional array of any length."""
         if values.size == 0:
-            return cls(None, None, None)
-        figures = (values.mean(dtype=np.float64), np.quantile(values, 0.95), values.max())
+            return cls(None, None, None, None, None)
+        with np.errstate(invalid="ignore"):  # between infinite values
+            figures = (values.mean(dtype=np.float64), *np.quantile(values, (0.5, 0.9, 0.95)), values.max())
         return cls(*(float(figure) if math.isfinite(figure) else None for figure in figures))
 
 
@@ -51,10 +55,14 @@ class Evaluation:
         evaluations: over predicted tokens: evaluations after which a token's state had converged, or all
             that were spent where it had not.
         accuracy: share of the answers (see `Segment`) that are the most likely class; None where there are none.
+        last_accuracy: the same of the last answer of each sequence alone.
+        sequence_accuracy: share of the sequences whose answers are all right.
         evaluations_per_solve: evaluations of the cell per solve of a batch of segments, mean; None for
             explicit depths.
         solves: how many solves there were; 0 for explicit depths.
         unconverged: the fraction of solves that did not converge everywhere; None for explicit depths.
+        spectral_radius: of the map at the solution, over a sample of tokens (see `spectral_radii_of`); None where it
+            was not measured, and for explicit depths.
         seconds: wall-clock time.
         tokens_per_second: `tokens / seconds`.
     """
@@ -65,9 +73,12 @@ class Evaluation:
     residual: Spread
     evaluations: Spread
     accuracy: float | None
+    last_accuracy: float | None
+    sequence_accuracy: float | None
     evaluations_per_solve: float | None
     solves: int
     unconverged: float | None
+    spectral_radius: Spread | None
     seconds: float
     tokens_per_second: float
 
@@ -109,6 +120,7 @@ def evaluate_model(
     max_tokens: int | None = None,
     world: World = ALONE,
     depth: Depth | None = None,
+    chunk_length: int | None = None,
 ) -> Evaluation:
     """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
@@ -118,20 +130,23 @@ def evaluate_model(
         model: on any device.
         split: an encoded text, or the sequences that a task holds out.
         batch_size: rows that are read side by side; of a text, each row is a contiguous part.
-        segment_length: tokens per row and solve; without a meaning where sequences are whole.
-        memory_length: equilibria handed from one segment to the next; None keeps the model's own.
+        segment_length: tokens per row and solve; without a meaning where sequences are whole, and with chunks.
+        memory_length: equilibria handed from one segment to the next; None keeps the model's own. With chunks the
+            tokens before a chunk that it sees at most; None for all.
         max_tokens: read only so many tokens, from the start; None reads all.
         world: processes that all call this with the same model, and all get the result.
         depth: at which it reads; None for the model's own.
+        chunk_length: read as texts are written, from left to right over a cache, so many tokens solved together; None
+            reads segments, or whole sequences.
 
     Returns:
         A `TextEvaluation` for a text.
 
     Raises:
-        UserError: a size is not positive, or there is no token to predict.
+        UserError: a size is not positive, there is no token to predict, or the model cannot read chunks.
     """
-    segments = split.segments(batch_size, segment_length, max_tokens)
-    result = evaluate_segments(model, segments, memory_length, world, depth)
+    segments = split.segments(batch_size, segment_length if chunk_length is None else chunk_length, max_tokens)
+    result = evaluate_segments(model, segments, memory_length, world, depth, chunk_length)
     return _of_text(result, split) if isinstance(split, EncodedSplit) else result
 
 
@@ -153,17 +168,20 @@ def evaluate_segments(
     memory_length: int | None = None,
     world: World = ALONE,
     depth: Depth | None = None,
+    chunk_length: int | None = None,
 ) -> Evaluation:
     """Does the same with segments that are read once, in their order; memory flows from one to the next unless that one
     starts anew.
 
     Raises:
-        UserError: the memory length is negative, or there is no token to predict.
+        UserError: a length is out of its range, there is no token to predict, or the model cannot read chunks.
     """
     tally = _Tally()
     start = time.perf_counter()
-    _check_memory_length(model, memory_length)
-    read = partial(model, depth=depth, memory_length=memory_length)
+    _check_lengths(model, memory_length, chunk_length, depth)
+    read: Callable[..., Output] = partial(model, depth=depth, memory_length=memory_length)
+    if chunk_length is not None:
+        read, segments = partial(_decoded, model, memory_length, depth), _chunks(segments, chunk_length)
     with evaluating(model), torch.no_grad():
         _read(read, next(model.parameters()).device, _own(segments, world), tally)
     tally = sum(world.gather(tally), _Tally())
@@ -173,9 +191,10 @@ def evaluate_segments(
 
 
 def _read(read: Callable[..., Output], device: torch.device, segments: Iterable[Segment], tally: "_Tally") -> None:
-    memory = None
+    memory = sequences = None
     for segment in segments:
-        memory = None if segment.starts else memory
+        if segment.starts:
+            memory, sequences = None, tally.ended(sequences)
         output = read(segment.inputs.to(device), segment.targets.to(device), memory)
         memory = output.memory
         tally.add(output.loss, output.solution, segment.targets != NO_TARGET)
@@ -183,6 +202,34 @@ def _read(read: Callable[..., Output], device: torch.device, segments: Iterable[
             right = output.logits.argmax(dim=-1).cpu() == segment.targets
             tally.hits += int(right[segment.answers].sum())
             tally.answers += int(segment.answers.sum())
+            sequences = sequences or _Sequences.begun(len(right))
+            sequences.go_on(right, segment.answers)
+    tally.ended(sequences)
+
+
+def _decoded(
+    model: TokenModel,
+    limit: int | None,
+    depth: Depth | None,
+    inputs: Tensor,
+    targets: Tensor,
+    memory: Cache | Memory | None,
+) -> Output:
+    """A chunk, read into a new cache or into that after the chunk before."""
+    if memory is None:
+        step = model.prefill(inputs, limit=limit, depth=depth)
+    else:
+        step = model.decode(inputs, memory, depth=depth)
+    return Output(step.hidden_BLD, step.embedding, model.loss(step.hidden_BLD, targets), step.cache, step.solution)
+
+
+def _chunks(segments: Iterable[Segment], length: int) -> Iterator[Segment]:
+    for segment in segments:
+        for first in range(0, segment.inputs.shape[1], length):
+            chunk = slice(first, first + length)
+            answers = None if segment.answers is None else segment.answers[:, chunk]
+            starts = segment.starts and not first
+            yield Segment(segment.inputs[:, chunk], segment.targets[:, chunk], starts, answers)
 
 
 def _own(segments: Iterable[Segment], world: World) -> Iterator[Segment]:
@@ -195,9 +242,18 @@ def _own(segments: Iterable[Segment], world: World) -> Iterator[Segment]:
             yield Segment(segment.inputs[own], segment.targets[own], segment.starts, answers)
 
 
-def _check_memory_length(model: TokenModel, memory_length: int | None) -> None:
+def _check_lengths(model: TokenModel, memory_length: int | None, chunk_length: int | None, depth: Depth | None) -> None:
     if memory_length is not None and memory_length < 0:
         raise UserError(f"the memory length must be at least 0, found {memory_length}")
+    if chunk_length is not None:
+        if chunk_length < 1:
+            raise UserError(f"the chunk length must be at least 1, found {chunk_length}")
+        if not model.decodes(depth):
+            raise UserError(
+                f"a chunk length of {chunk_length}: this model keeps nothing in a cache, so it reads whole segments "
+                f"only; leave the chunk length out"
+            )
+        return
     if memory_length == 0 and isinstance(model, LanguageModel) and model.chunk_length is not None:
         raise UserError(
             f"a memory length of 0: this model solves chunks of {model.chunk_length} tokens, which see each other "
@@ -206,11 +262,35 @@ def _check_memory_length(model: TokenModel, memory_length: int | None) -> None:
 
 
 @dataclass
+class _Sequences:
+    """Sequences side by side, as far as they have been read: which had answers, all of them right, and the latest."""
+
+    asked_B: Tensor
+    right_B: Tensor
+    latest_B: Tensor
+
+    @classmethod
+    def begun(cls, rows: int) -> "_Sequences":
+        nothing_B = torch.zeros(rows, dtype=torch.bool)
+        return cls(nothing_B, ~nothing_B, nothing_B)
+
+    def go_on(self, right_BL: Tensor, answers_BL: Tensor) -> None:
+        asked_B = answers_BL.any(dim=1)
+        last_B1 = answers_BL.shape[1] - 1 - answers_BL.flip(1).int().argmax(dim=1, keepdim=True)
+        self.latest_B = torch.where(asked_B, right_BL.gather(1, last_B1).squeeze(1), self.latest_B)
+        self.right_B = self.right_B & (right_BL | ~answers_BL).all(dim=1)
+        self.asked_B = self.asked_B | asked_B
+
+
+@dataclass
 class _Tally:
     nats: float = 0.0
     tokens: int = 0
     hits: int = 0
     answers: int = 0
+    sequences: int = 0
+    sequence_hits: int = 0
+    last_hits: int = 0
     residuals: list[np.ndarray] = field(default_factory=list)
     group_evaluations: list[np.ndarray] = field(default_factory=list)
     evaluations: int = 0
@@ -231,6 +311,13 @@ class _Tally:
         self.residuals.append(_of_predicted(solution.residual, predicted))
         self.group_evaluations.append(_of_predicted(solution.group_evaluations, predicted))
 
+    def ended(self, sequences: _Sequences | None) -> None:
+        """Counts sequences that have been read to their end."""
+        if sequences is not None:
+            self.sequences += int(sequences.asked_B.sum())
+            self.sequence_hits += int((sequences.asked_B & sequences.right_B).sum())
+            self.last_hits += int(sequences.latest_B.sum())
+
     def __add__(self, other: "_Tally") -> "_Tally":
         return _Tally(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
@@ -243,9 +330,12 @@ class _Tally:
             residual=Spread.of(_joined(self.residuals)),
             evaluations=Spread.of(_joined(self.group_evaluations)),
             accuracy=self.hits / self.answers if self.answers else None,
+            last_accuracy=self.last_hits / self.sequences if self.sequences else None,
+            sequence_accuracy=self.sequence_hits / self.sequences if self.sequences else None,
             evaluations_per_solve=self.evaluations / self.solves if self.solves else None,
             solves=self.solves,
             unconverged=self.unconverged / self.solves if self.solves else None,
+            spectral_radius=None,
             seconds=seconds,
             tokens_per_second=self.tokens / seconds,
         )

@@ -62,10 +62,11 @@ def generate(
         say: receives one text after another, each after its prompt; the current one as it is written.
 
     Raises:
-        UserError: the tokenizer cannot encode a prompt, a number is out of its range, the effort is limited and the
-            model has no solver, or its logits are not finite.
+        UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
+            effort is limited and the model has no solver, or its logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
+    loaded.model.check_continues()
     seed = randrange(2**31) if seed is None else seed
     prompts = [prompts] if isinstance(prompts, str) else prompts
     stop = (stop,) if isinstance(stop, str) else tuple(stop)

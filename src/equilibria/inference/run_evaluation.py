@@ -11,15 +11,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from equilibria.configuration import table_of
+from equilibria.configuration.building import check_fit
 from equilibria.data import Source, Split, Task
 from equilibria.data.prepared import EncodedSplit, encode_text, told
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.data.sources.files import FilesText
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.data.tokenizers import Tokenizer, utf_8
+from equilibria.depths import Depth
+from equilibria.errors import UserError
+from equilibria.inference.contraction import spectral_radii_of
 from equilibria.inference.effort import Effort, depth_at
-from equilibria.inference.evaluation import Evaluation, evaluate_model
+from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
+from equilibria.models import TokenModel
 from equilibria.ranges import at_least
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.lock import save_beside
@@ -52,25 +57,39 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How a text is read when a run is evaluated.
+    """How a text or a task is read when a run is evaluated.
 
     Attributes:
         split: which part of the text; None for valid, or all of other files.
         segment_length: tokens of each row per solve; None for as in training.
         batch_size: rows of text read side by side; None for as in training.
-        memory_length: equilibria of the segment before that a segment sees; None for as in training.
+        memory_length: equilibria of the segment before that a segment sees; None for as in training. With chunks the
+            tokens before a chunk that it sees at most; None for as many as `generate` sees, of a task for all.
+        chunk_length: read as texts are written, from left to right over a cache, so many tokens solved together; None
+            reads segments, or whole sequences.
         effort: how much is computed per token.
+
+    Raises:
+        ValueError: a number is out of its range.
+        UserError: both a segment and a chunk length.
     """
 
     split: Split | None = None
     segment_length: int | None = None
     batch_size: int | None = None
     memory_length: int | None = None
+    chunk_length: int | None = None
     effort: Effort = field(default_factory=Effort)
 
     def __post_init__(self) -> None:
         at_least(1, segment_length=self.segment_length, batch_size=self.batch_size)
+        at_least(1, chunk_length=self.chunk_length)
         at_least(0, memory_length=self.memory_length)
+        if self.segment_length is not None and self.chunk_length is not None:
+            raise UserError(
+                f"a segment length of {self.segment_length} beside a chunk length of {self.chunk_length}: chunks are "
+                f"what is solved together; leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,19 +127,26 @@ def evaluate(
 ) -> RunEvaluation:
     """Evaluates a run's model on what it was trained on, or on other `data`, encoded with the run's own tokenizer.
 
-    Writes nothing. Tasks, whose sequences are whole, ignore the segment length.
+    Writes nothing. Tasks, whose sequences are whole, ignore the segment length. At a depth that solves, the spectral
+    radius is measured too, of a few tokens.
 
     Raises:
-        UserError: there is no such run, text or split, or the model has no solver to limit.
+        UserError: there is no such run, text or split, the model cannot be read so, or it is not for such data.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     passes = passes or Passes()
     training = loaded.recipe.training
     model, depth = loaded.model, depth_at(loaded.model, passes.effort)
-    segment_length = passes.segment_length or training.segment_length
-    memory_length = model.memory_length if passes.memory_length is None else passes.memory_length
+    chunk_length = passes.chunk_length
+    segment_length = None if chunk_length is not None else passes.segment_length or training.segment_length
     batch_size = passes.batch_size or training.batch_size
+    if data is not None:
+        check_fit(model, data)
     with _subject(loaded, passes.split, data, progress) as found:
+        memory_length = _memory_length(loaded, passes, found.content)
+        sizes = batch_size, segment_length or training.segment_length
+        radius = _spectral_radius(model, found.content, sizes, depth)  # before hours of reading, which it must not cost
+        result = evaluate_model(model, found.content, *sizes, memory_length, depth=depth, chunk_length=chunk_length)
         return RunEvaluation(
             settings={
                 "checkpoint": loaded.checkpoint.name,
@@ -128,11 +154,29 @@ def evaluate(
                 "device": next(model.parameters()).device.type,
                 "segment_length": segment_length,
                 "memory_length": memory_length,
+                "chunk_length": chunk_length,
                 **asdict(passes.effort),
             },
-            model=evaluate_model(model, found.content, batch_size, segment_length, memory_length, depth=depth),
+            model=replace(result, spectral_radius=radius),
             subject=found,
         )
+
+
+def _memory_length(run: LoadedRun, passes: Passes, content: EvaluationSet) -> int | None:
+    if passes.memory_length is not None:
+        return passes.memory_length
+    if passes.chunk_length is None:
+        return run.model.memory_length
+    return run.window - 1 if isinstance(content, EncodedSplit) else None
+
+
+def _spectral_radius(
+    model: TokenModel, content: EvaluationSet, sizes: tuple[int, int], depth: Depth | None
+) -> Spread | None:
+    """Of tokens of the first segment."""
+    first = next(iter(content.segments(*sizes)), None)
+    radii = None if first is None else spectral_radii_of(model, first.inputs, depth)
+    return None if radii is None else Spread.of(radii)
 
 
 def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:

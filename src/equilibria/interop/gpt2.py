@@ -23,7 +23,7 @@ from equilibria.interop.imported import Imported
 from equilibria.interop.state_dict import StateDict, read_tensor_file
 from equilibria.models import LanguageModelRecipe
 from equilibria.nn import TiedEmbedding, UntiedEmbedding
-from equilibria.nn.attention import Positions
+from equilibria.nn.attention import TextPositions
 from equilibria.nn.feed_forward import Activation
 from equilibria.runs.weights import shards, united
 
@@ -43,7 +43,7 @@ _LAYERS = {
 
 
 def import_gpt2(
-    folder: Path, block: int | None = None, positions: Positions = "rotary", memory_length: int = 0
+    folder: Path, block: int | None = None, positions: TextPositions = "rotary", memory_length: int = 0
 ) -> Imported:
     """The model of a folder that `save_pretrained` wrote.
 
@@ -193,7 +193,7 @@ def _embedding(state: StateDict, vocabulary_size: int, d_model: int) -> tuple[An
     return UntiedEmbedding, {f"embedding.{name}": tensor for name, tensor in weights.items()}
 
 
-def _left_out(config: Mapping[str, Any], block: Mapping[str, Tensor], positions: Positions) -> list[str]:
+def _left_out(config: Mapping[str, Any], block: Mapping[str, Tensor], positions: TextPositions) -> list[str]:
     lines = [f"wpe, the learned positions: the cell's are {positions}"]
     if any(bool(tensor.any()) for name, tensor in block.items() if name.endswith("c_bias")):
         lines.append("attn.c_attn.bias and attn.c_proj.bias: the cell's attention has none")

@@ -1,6 +1,7 @@
 """A model as a program that PyTorch runs without this package (`torch.export`), for any batch and length.
 
-A program is one evaluation of the cell, or a solve with a fixed number of evaluations: it cannot stop by residuals.
+A program is one evaluation of the cell, or a solve with a fixed number of evaluations: it cannot stop by residuals. Of
+a grid it takes any number of whole rows.
 """
 
 import copy
@@ -30,7 +31,7 @@ Part = Literal["solve", "evaluation"]
 METADATA = "equilibria.json"
 """The file inside a program that describes its origin."""
 
-_EXAMPLE = (2, 3)  # rows and tokens to trace with; 1 would become a constant
+_EXAMPLE = (2, 3)  # rows of tokens, and tokens or rows of a grid, to trace with; 1 would become a constant
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
     depth = fixed_depth(model, evaluations) if part == "solve" else None
     # A program traced without gradients refuses parameters that require them.
     fixed = copy.deepcopy(_exported(model)).eval().requires_grad_(False)
-    shape = {0: Dim("batch", min=1), 1: Dim("length", min=1)}
-    tokens = torch.zeros(_EXAMPLE, dtype=torch.long)
+    batch, length = _EXAMPLE
+    columns = model.columns or 1
+    shape = {0: Dim("batch", min=1), 1: columns * Dim("length", min=1)}
+    tokens = torch.zeros(batch, columns * length, dtype=torch.long)
     if depth is not None:
         module, given = SolvedLogits(fixed, depth), {"tokens": tokens}
     else:

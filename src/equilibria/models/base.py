@@ -15,6 +15,7 @@ from equilibria.cells import Cache, Memory
 from equilibria.cells.cache import check_padding
 from equilibria.depths import Depth
 from equilibria.diagnostics.audits import evaluating
+from equilibria.errors import UserError
 from equilibria.models.decoding import (
     CachedContinuation,
     Continuation,
@@ -62,10 +63,14 @@ class TokenModel(nn.Module, ABC):
     Attributes:
         embedding: of the tokens, and their softmax.
         memory_length: how much a segment hands to the next unless a call says otherwise; 0 for nothing.
+        causal: whether no token sees a later one. If not, targets are of the whole sequence, and no text is continued.
+        columns: of the grid whose cells, row by row, are the tokens; None where the model knows of no grid.
     """
 
     embedding: TokenEmbedding
     memory_length: int
+    causal: bool = True
+    columns: int | None = None
 
     @abstractmethod
     def forward(
@@ -220,8 +225,10 @@ class TokenModel(nn.Module, ABC):
         """Read prompts, to continue them; in evaluation mode. The arguments are those of `generate`.
 
         Raises:
-            ValueError: there is no token to start from, no window, or padding that the model cannot tell from text.
+            ValueError: the model continues no text, there is no token to start from, no window, or padding that the
+                model cannot tell from text.
         """
+        self.check_continues()
         check_shape(tokens_BL)
         at_least(1, window=window)
         if self.decodes(depth):
@@ -233,7 +240,16 @@ class TokenModel(nn.Module, ABC):
             raise ValueError("only a model that decodes from a cache takes padding; give prompts of one length")
         return FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
 
+    def check_continues(self) -> None:
+        """Raises a UserError for a model that continues no text."""
+        if not self.causal:
+            raise UserError(
+                "every token of this model sees those after it (causal = false), so it continues no text; evaluate it "
+                "on its task"
+            )
+
     def _check_decoding(self, tokens_BL: Tensor, depth: Depth | None) -> None:
+        self.check_continues()
         if not self.decodes(depth):
             raise ValueError(self._no_cache)
         self._check_mode()

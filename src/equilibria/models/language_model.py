@@ -22,11 +22,13 @@ from equilibria.cells.base import furthest
 from equilibria.cells.cache import Entry
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
 from equilibria.depths.chunks import joined
+from equilibria.errors import UserError
 from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 from equilibria.ranges import at_least, probability
+from equilibria.solvers import Solution
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
 _SHARE = 0.5
@@ -36,7 +38,8 @@ _Remember: TypeAlias = Callable[[], tuple[Tensor, ...]]
 
 
 class LanguageModel(CausalModel):
-    """Predict each next token from those before it, at a depth of one's choice.
+    """Predict each next token from those before it, at a depth of one's choice; of a cell that is not causal, the
+    target at each position from the whole sequence.
 
     Args:
         embedding: of the tokens, and their softmax; `TiedEmbedding(vocabulary_size, d_model)` for one.
@@ -53,7 +56,8 @@ class LanguageModel(CausalModel):
             coda makes of them.
 
     Raises:
-        ValueError: a number is out of its range, or a part does not read as many features as the one before it has.
+        ValueError: a number is out of its range, a part does not read as many features as the one before it has, or a
+            cell that is not causal is to have a memory or a solver that goes from left to right.
     """
 
     def __init__(
@@ -83,6 +87,31 @@ class LanguageModel(CausalModel):
         self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
+        self._length(None)
+        self._check_depth(self.depth)
+
+    @property
+    def causal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(cell.causal for cell in (self.prelude, self.cell, self.coda) if cell is not None)
+
+    @property
+    def columns(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.cell.columns
+
+    def _check_depth(self, depth: Depth) -> None:
+        if not isinstance(depth, Depth):
+            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
+        if (obstacle := depth.obstacle(self.cell)) is not None:
+            raise ValueError(obstacle)
+
+    def _length(self, memory_length: int | None) -> int:
+        length = super()._length(memory_length)
+        if length and not self.causal:
+            raise UserError(
+                f"memory_length = {length}: tokens that all see each other (causal = false) are read at once; give 0, "
+                f"and no chunk_length"
+            )
+        return length
 
     def read(
         self,
@@ -94,9 +123,8 @@ class LanguageModel(CausalModel):
     ) -> Read:
         """Chunk after chunk: where the depth arrives. From a cache, and at an `Adaptive` depth, without gradients."""
         depth, memory_length = self.depth if depth is None else depth, self._length(memory_length)
-        if not isinstance(depth, Depth):
-            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
-        inputs_BLD = x_BLD * self.cell.d_model**0.5
+        self._check_depth(depth)
+        inputs_BLD = self._inputs(x_BLD)
         if isinstance(depth, Adaptive) and memory is None:
             self._check_mode()
             memory = self.new_cache(memory_length, depth=depth)
@@ -106,8 +134,7 @@ class LanguageModel(CausalModel):
             return Read(reached.state, memory, reached.solution)
         if memory is not None:
             memory.check(len(inputs_BLD))
-        inputs_BLD = masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
-        reached, kept = self._segment(inputs_BLD, memory, memory_length, depth)
+        reached, kept = self._segment(self._dropped(inputs_BLD), memory, memory_length, depth)
         return Read(reached.state, kept, reached.solution, reached.penalty, reached.states)
 
     def decodes(self, depth: Depth | None = None) -> bool:
@@ -148,8 +175,48 @@ class LanguageModel(CausalModel):
             raise ValueError("this model decodes from the cache that its prefill returned")
         return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
 
+    def solve(
+        self, tokens_BL: Tensor, past: Memory | Cache | None = None, *, depth: Depth | None = None
+    ) -> tuple[Callable[[Tensor], Tensor], Solution]:
+        """The map that the model solves for these tokens, and its solution: what `spectral_radius` and other
+        measurements ask for. The tokens are solved together, whatever `chunk_length` says.
+
+        The solution has no graph. In training mode the map is that of a training step, with masks of its own.
+
+        Args:
+            tokens_BL: token ids, `(B, L)`.
+            past: what precedes them: the memory that a segment returned, or a cache, which stays as it is: solve and
+                map write to slots that are still free.
+            depth: of this call.
+
+        Raises:
+            ValueError: the depth does not solve, or the past is that of another model.
+        """
+        depth = self.depth if depth is None else depth
+        self._check_depth(depth)
+        if isinstance(depth, Adaptive) and past is None:
+            past = self.new_cache(depth=depth)
+        with torch.enable_grad():  # or a later evaluation with a graph could not write to a cache
+            inputs_BLD = self._inputs(self.embedded(tokens_BL))
+            if isinstance(past, Cache):
+                self._check_mode()
+                self._check_cache(past, depth)
+                bound, _ = self._over(past, inputs_BLD, depth)
+                start = self.cell.initial_state(bound.inputs_BLD)
+            else:
+                if past is not None:
+                    past.check(len(tokens_BL))
+                before, within, _ = self._divided(past)
+                inputs_BLD, _ = _once(self.prelude, self._dropped(inputs_BLD), before)
+                bound, start = self.cell.bind(inputs_BLD, within), self.cell.initial_state(inputs_BLD)
+        with torch.no_grad():
+            solution = depth.reach(bound, start, self.training).solution
+        if solution is None:
+            raise ValueError(f"there is no solution at a depth of kind {type(depth).__name__}; give one that solves")
+        return bound, solution
+
     def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
-        inputs_BLD = self.embedded(tokens_BL) * self.cell.d_model**0.5
+        inputs_BLD = self._inputs(self.embedded(tokens_BL))
         reached = self._into(cache, inputs_BLD, chunk_length, depth)
         return Step(reached.state, self.embedding, cache, reached.solution)
 
@@ -174,22 +241,29 @@ class LanguageModel(CausalModel):
     @torch.no_grad()
     def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
         """The next tokens, chunk after chunk; a ValueError for the cache of another model."""
-        if cache.entries != self._entries(depth):
-            found, kept = list(cache.entries), list(self._entries(depth))
-            raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
+        self._check_cache(cache, depth)
         chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
         return joined([self._chunk_into(cache, chunk_BLD, depth) for chunk_BLD in chunks])
 
-    def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
-        """The next tokens, which see what is in the cache and are added to it."""
-        length = inputs_BLD.shape[1]
-        present_BL1 = cache.present(length)
+    def _check_cache(self, cache: Cache, depth: Depth) -> None:
+        if cache.entries != self._entries(depth):
+            found, kept = list(cache.entries), list(self._entries(depth))
+            raise ValueError(f"the cache is of another model: it keeps {found} of a token, and this one keeps {kept}")
+
+    def _over(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> tuple[CachedMap, CacheView | None]:
+        """The map of the next tokens, which see what is in the cache, and the part of it that is the coda's."""
+        present_BL1 = cache.present(inputs_BLD.shape[1])
         views = cache.room(inputs_BLD).split([len(cell.cached) for cell in self._cached_cells(depth)])
         if self.prelude is not None:
             inputs_BLD = _applied_once(self.prelude, inputs_BLD, views.pop(0), present_BL1)
         after = views.pop() if self.coda is not None else None
         logits = self.embedding.logits if self.coda is None else None
-        cell_map = CachedMap(self.cell, inputs_BLD, views, present_BL1, logits)
+        return CachedMap(self.cell, inputs_BLD, views, present_BL1, logits), after
+
+    def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
+        """The next tokens, which see what is in the cache and are added to it."""
+        present_BL1 = cache.present(inputs_BLD.shape[1])
+        cell_map, after = self._over(cache, inputs_BLD, depth)
         start = self.cell.initial_state(cell_map.inputs_BLD)
         if self.cell.injection and depth.solves:
             start = cache.start(start)
@@ -200,6 +274,19 @@ class LanguageModel(CausalModel):
             hidden_BLD = _applied_once(self.coda, hidden_BLD, after, present_BL1)
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
+
+    def _inputs(self, x_BLD: Tensor) -> Tensor:
+        """What the prelude reads of embedded tokens, or the cell."""
+        return x_BLD * self.cell.d_model**0.5
+
+    def _dropped(self, inputs_BLD: Tensor) -> Tensor:
+        """In training, some of their features dropped."""
+        return masked(inputs_BLD, dropout_mask(inputs_BLD, self.dropout, self.training))
+
+    def _divided(self, memory: Memory | None) -> list[Memory | None]:
+        """The parts of prelude, cell and coda."""
+        cells = (self.prelude, self.cell, self.coda)
+        return Memory.split(memory, [cell.remembered if cell is not None else 0 for cell in cells])
 
     def _segment(
         self, inputs_BLD: Tensor, memory: Memory | None, memory_length: int, depth: Depth
@@ -222,8 +309,7 @@ class LanguageModel(CausalModel):
 
     def _chunk(self, inputs_BLD: Tensor, memory: Memory | None, depth: Depth) -> tuple[Reached, list[_Remember]]:
         """Prelude, depth and coda: the hidden states that they lead to, and what is remembered of each."""
-        sizes = [cell.remembered if cell is not None else 0 for cell in (self.prelude, self.cell, self.coda)]
-        before, within, after = Memory.split(memory, sizes)
+        before, within, after = self._divided(memory)
         inputs_BLD, first = _once(self.prelude, inputs_BLD, before)
         bound = self.cell.bind(inputs_BLD, within)
         reached = depth.reach(bound, self.cell.initial_state(inputs_BLD), self.training)

@@ -54,15 +54,15 @@ class ModelRecipe(ABC):
             ValueError: numbers that do not go together.
         """
 
-    def check(self) -> None:
+    def check(self) -> TokenModel | None:
         """Raises a ValueError where the model cannot be built, as far as that is known without the text.
 
-        It is built on the meta device, with an embedding of a single token. A model of your own for which that is no
-        test overrides this.
+        It is built on the meta device, with an embedding of a single token, and returned. A model of your own for which
+        that is no test overrides this; it may return None.
         """
         stand_in = UntiedEmbedding if self.untied else TiedEmbedding
         with torch.device("meta"):
-            construct(partial(replace(self, embedding=partial(stand_in)).build, 1))
+            return construct(partial(replace(self, embedding=partial(stand_in)).build, 1))
 
     @property
     def untied(self) -> bool:

@@ -1,7 +1,7 @@
 """Building blocks that know nothing of equilibria."""
 
 from equilibria.nn.adaptive import AdaptiveEmbedding, UntiedEmbedding
-from equilibria.nn.attention import CausalAttention, causal_mask
+from equilibria.nn.attention import SelfAttention, causal_mask
 from equilibria.nn.dropout import drop_connect, dropout_mask, embedding_row_dropout, masked
 from equilibria.nn.embedding import TiedEmbedding, TokenEmbedding
 from equilibria.nn.feed_forward import FeedForward
@@ -11,9 +11,9 @@ from equilibria.nn.relative_attention import RelativeAttention
 
 __all__ = [
     "AdaptiveEmbedding",
-    "CausalAttention",
     "FeedForward",
     "RelativeAttention",
+    "SelfAttention",
     "TiedEmbedding",
     "TokenEmbedding",
     "UntiedEmbedding",

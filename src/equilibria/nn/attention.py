@@ -1,4 +1,4 @@
-"""Causal attention whose keys and values of past segments are given, not recomputed.
+"""Self-attention whose keys and values of past segments are given, not recomputed.
 
 Whatever does not depend on the states is bound once per solve: weights, positions, the mask, keys and values of the
 past. Those are projected from a memory's states, or kept in a buffer with room for the segment's own, which every
@@ -19,7 +19,8 @@ from equilibria.nn.normalisation import Normalisation, normalised
 from equilibria.nn.positions import Rotation, linear_biases
 from equilibria.ranges import above, at_least, one_of
 
-Positions = Literal["rotary", "linear", "none"]
+TextPositions = Literal["rotary", "linear", "none"]
+Positions = Literal[TextPositions, "grid"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Place:
     Attributes:
         past: tokens before it that it may see, M.
         first: position of the first of these; only differences of positions matter.
-        present_BS: False at padding, which only sees itself; None without padding.
+        present_BS: False at padding, which sees itself at most; None without padding.
         shift_B: added to the positions of each row, integers; None for zeros.
     """
 
@@ -88,14 +89,17 @@ class Place:
         positions = torch.arange(self.first + start, self.first + start + length, device=device)
         return positions if self.shift_B is None else positions + self.shift_B.unsqueeze(-1)
 
-    def mask(self, length: int, device: torch.device, window: int | None = None) -> Tensor | None:
-        """What a query may see, `(L, S)` or `(B, 1, L, S)`, at most `window` keys including its own; None for all."""
+    def mask(self, length: int, device: torch.device, window: int | None = None, strict: bool = False) -> Tensor | None:
+        """What a query may see, `(L, S)` or `(B, 1, L, S)`, at most `window` keys including its own, without its own
+        where `strict`; None for all."""
         seen = self.past + length
-        if length == 1 and self.present_BS is None and (window is None or window >= seen):
+        if length == 1 and self.present_BS is None and (window is None or window >= seen) and not strict:
             return None
-        mask_LS = causal_mask(length, self.past, device, window)
+        mask_LS = causal_mask(length, self.past, device, window, strict)
         if self.present_BS is None:
             return mask_LS
+        if strict:
+            return (mask_LS & self.present_BS.unsqueeze(1)).unsqueeze(1)
         # Padding sees itself, so that no softmax is empty.
         itself_LS = torch.eye(seen, dtype=torch.bool, device=device)[self.past :]
         return (mask_LS & self.present_BS.unsqueeze(1) | itself_LS).unsqueeze(1)
@@ -118,20 +122,28 @@ class AttentionPattern:
     causal: bool
 
 
-class CausalAttention(nn.Module):
-    """Multi-head causal self-attention through `scaled_dot_product_attention`.
+class SelfAttention(nn.Module):
+    """Multi-head self-attention through `scaled_dot_product_attention`: causal, or of all tokens with each other.
 
     Args:
         d_model: features in and out.
-        heads: heads; each has `d_model / heads` features, an even number for rotary positions.
+        heads: heads; each has `d_model / heads` features, an even number for rotary positions, a multiple of 4 for
+            those of a grid.
         key_value_heads: heads of keys and values, a divisor of `heads`, shared by equally many heads of queries
             (Ainslie et al. 2023, arXiv:2305.13245); `heads` when None.
-        positions: `"rotary"` angles, `"linear"` biases against distance, or `"none"`.
+        positions: `"rotary"` angles, `"linear"` biases against distance, `"grid"`, rotary angles by row and by column
+            of a grid whose cells, row by row, are the tokens, or `"none"`, with which tokens that all see each other
+            are a set.
         query_key_norm: divide each query and key by its root mean square before positions are applied, with a learned
             gain per feature (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
         query_key_gain: factor on queries and keys at the start, as the rows of their weight or, where they are normed,
             as the learned gain: scores grow with its square, so that a head can tell tokens apart from the first step.
         normalisation: of both weights.
+        strict: whether a query sees only the keys before its own (strict future masking: Yang, Chiang and Angluin 2023,
+            arXiv:2310.13897). The first sees none, and gets zeros: what PyTorch makes of a softmax over nothing.
+        slope_factor: on the slopes of linear biases; at 64, four heads have 16, 4, 1 and 1/4.
+        causal: whether a token sees itself and those before it, and not all tokens of its segment.
+        columns: of the grid; None for no grid.
     """
 
     def __init__(
@@ -143,19 +155,35 @@ class CausalAttention(nn.Module):
         query_key_norm: bool = False,
         normalisation: Normalisation = "none",
         query_key_gain: float = 1.0,
+        strict: bool = False,
+        slope_factor: float = 1.0,
+        causal: bool = True,
+        columns: int | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads)
-        above(0, query_key_gain=query_key_gain)
+        at_least(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads, columns=columns)
+        above(0, query_key_gain=query_key_gain, slope_factor=slope_factor)
         one_of(Positions, positions=positions)
-        if d_model % heads or (positions == "rotary" and (d_model // heads) % 2):
-            wanted = "2 · heads for rotary positions" if positions == "rotary" else "heads"
+        if slope_factor != 1.0 and positions != "linear":
+            raise ValueError(f'slope_factor is of linear positions; found positions = "{positions}"')
+        if strict and not causal:
+            raise ValueError("strict is of tokens that see those before them; it has no effect beside causal = false")
+        if (positions == "grid") != (columns is not None):
+            found = f'positions = "{positions}", columns = {columns}'
+            raise ValueError(f'positions = "grid" and columns, the length of its rows, go together; found {found}')
+        if positions == "grid" and causal:
+            raise ValueError('positions = "grid" is of a grid that each token sees as a whole; give causal = false')
+        multiple = {"rotary": 2, "grid": 4}.get(positions, 1)
+        if d_model % (multiple * heads):
+            wanted = "heads" if multiple == 1 else f"{multiple} · heads for {positions} positions"
             raise ValueError(f"d_model must be a multiple of {wanted}, found d_model {d_model}, heads {heads}")
         key_value_heads = heads if key_value_heads is None else key_value_heads
         if heads % key_value_heads:
             raise ValueError(f"key_value_heads must divide heads, found {key_value_heads} of {heads} heads")
         self.heads, self.key_value_heads, self.head_size = heads, key_value_heads, d_model // heads
         self.positions: Positions = positions
+        self.strict, self.slope_factor = strict, slope_factor
+        self.causal, self.columns = causal, columns
         features = (heads + 2 * key_value_heads) * self.head_size
         queries_keys_values = nn.Linear(d_model, features, bias=False)
         if not query_key_norm:
@@ -167,16 +195,30 @@ class CausalAttention(nn.Module):
         self.query_gain, self.key_gain = gains if query_key_norm else (None, None)
 
     def pattern(self, like_BLD: Tensor, place: Place) -> AttentionPattern:
-        """Positions and mask of a segment `(B, L, ·)`."""
+        """Positions and mask of a segment `(B, L, ·)`; a ValueError where tokens that see all others have a past or
+        padding, or do not fill the rows of their grid."""
         past, length, device = place.past, like_BLD.shape[1], like_BLD.device
+        if not self.causal:
+            return self._whole(like_BLD, place)
         rotation = self._rotation(place.positions(past, length, device), like_BLD)
         # Without a past, plain causality needs no mask, and fused kernels are faster without one.
-        plain = not past and place.present_BS is None and self.positions != "linear"
-        mask = None if plain else place.mask(length, device)
+        plain = not past and place.present_BS is None and self.positions != "linear" and not self.strict
+        mask = None if plain else place.mask(length, device, strict=self.strict)
         if self.positions == "linear":
-            biases_HLS = linear_biases(self.heads, length, past, like_BLD)
+            biases_HLS = linear_biases(self.heads, length, past, like_BLD, self.slope_factor)
             mask = biases_HLS if mask is None else torch.where(mask, biases_HLS, -torch.inf)
         return AttentionPattern(place, rotation, mask, causal=plain)
+
+    def _whole(self, like_BLD: Tensor, place: Place) -> AttentionPattern:
+        """The pattern of a segment whose tokens all see each other."""
+        length = like_BLD.shape[1]
+        if place.past or place.present_BS is not None:
+            raise ValueError("tokens that all see each other (causal = false) are read at once: no memory, no padding")
+        if self.columns is not None and length % self.columns:
+            raise ValueError(f"a grid of {self.columns} columns has whole rows; found {length} tokens")
+        rotation = self._rotation(place.positions(0, length, like_BLD.device), like_BLD)
+        mask = linear_biases(self.heads, length, 0, like_BLD) if self.positions == "linear" else None
+        return AttentionPattern(place, rotation, mask, causal=False)
 
     def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> BoundAttention:
         """Attention for one solve. The past is keys and values before the segment, or `(B, M, d_model)`, the states to
@@ -198,6 +240,8 @@ class CausalAttention(nn.Module):
         return KeysValues(keys.transpose(1, 2), values.transpose(1, 2))
 
     def _rotation(self, positions: Tensor, like: Tensor) -> Rotation | None:
+        if self.columns is not None:
+            return Rotation.of_grid(positions, self.columns, self.head_size, like.dtype)
         return Rotation.of(positions, self.head_size, like.dtype) if self.positions == "rotary" else None
 
 
@@ -205,7 +249,7 @@ class CausalAttention(nn.Module):
 class BoundAttention:
     """Attention with all that it needs besides the states."""
 
-    attention: CausalAttention
+    attention: SelfAttention
     queries_keys_values: Tensor
     output: Tensor
     gain_HE: Tensor | None
@@ -248,7 +292,10 @@ def _placed(x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> T
     return x_BLHE if rotation is None else rotation.apply(x_BLHE)
 
 
-def causal_mask(length: int, past: int, device: torch.device, window: int | None = None) -> Tensor:
-    """`(L, S)` booleans, True where a query of the segment may see a key: at most `window`, its own among them."""
-    allowed = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(diagonal=past)
+def causal_mask(
+    length: int, past: int, device: torch.device, window: int | None = None, strict: bool = False
+) -> Tensor:
+    """`(L, S)` booleans, True where a query of the segment may see a key: at most `window`, its own among them, or
+    without its own where `strict`."""
+    allowed = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(diagonal=past - strict)
     return allowed if window is None else allowed.triu(diagonal=past - window + 1)

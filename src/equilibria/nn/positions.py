@@ -1,5 +1,6 @@
-"""Positions: rotary angles (Su et al. 2021, arXiv:2104.09864), sinusoidal distances (Dai et al. 2019,
-arXiv:1901.02860) and linear biases. All are relative, so a memory of any length needs no offset."""
+"""Positions: rotary angles (Su et al. 2021, arXiv:2104.09864), along a text or by row and column of a grid, sinusoidal
+distances (Dai et al. 2019, arXiv:1901.02860) and linear biases. All are relative, so a memory of any length needs no
+offset."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -7,18 +8,18 @@ from typing import Self
 import torch
 from torch import Tensor
 
-_BASE = 10_000.0
+_BASE, _GRID_BASE = 10_000.0, 100.0
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Unit complex numbers: position `t` turns feature pair `i` by `t · base^(−2i/size)`."""
+    """Unit complex numbers: position `t` turns feature pair `i` by `t · base^(−2i/size)`, with a base of 10,000."""
 
     turn: Tensor
     """`(length, head_size / 2)`, or with a batch before it where rows differ."""
 
     @classmethod
-    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32) -> Self:
+    def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32, base: float = _BASE) -> Self:
         """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32. Angles
         are taken in float64, so that a difference of positions turns by as much far from the start as near it."""
         if head_size % 2:
@@ -26,8 +27,17 @@ class Rotation:
         real = torch.promote_types(dtype, torch.float32)
         exact = torch.float32 if positions.device.type == "mps" else torch.float64
         exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
-        angle = (positions.unsqueeze(-1) * _BASE**-exponent).remainder(2 * torch.pi).to(real)
+        angle = (positions.unsqueeze(-1) * base**-exponent).remainder(2 * torch.pi).to(real)
         return cls(torch.polar(torch.ones_like(angle), angle))
+
+    @classmethod
+    def of_grid(cls, positions: Tensor, columns: int, head_size: int, dtype: torch.dtype = torch.float32) -> Self:
+        """The rotation of cells of a grid, numbered row by row: half of the features are turned by the row, the others
+        by the column, each as `of` turns heads of half the size, with a base of 100: rows and columns are few (Heo et
+        al. 2024, arXiv:2403.13298). The head size is a multiple of 4."""
+        rows, places = positions // columns, positions % columns
+        halves = (cls.of(along, head_size // 2, dtype, _GRID_BASE).turn for along in (rows, places))
+        return cls(torch.cat([*halves], dim=-1))
 
     def at(self, row: int, tokens_T: Tensor) -> Self:
         """The rotation of some tokens of a row."""
@@ -63,12 +73,12 @@ def relative_shift(scores_BHLR: Tensor) -> Tensor:
     return scores_BHLR.reshape(B, H, R, L)[:, :, 1:].view(B, H, L, R - 1)
 
 
-def linear_biases(heads: int, length: int, past: int, like: Tensor) -> Tensor:
+def linear_biases(heads: int, length: int, past: int, like: Tensor, factor: float = 1.0) -> Tensor:
     """Biases `−slope · distance` of attention scores (Press et al. 2021, arXiv:2108.12409): `(heads, length, S)`.
 
-    The slopes are `2^(−8/heads), 2^(−16/heads), …, 2^−8`; entries of later keys are positive and must be masked.
+    The slopes are `2^(−8/heads), 2^(−16/heads), …, 2^−8`, times `factor`; a later key is as far as an earlier one.
     """
     keys = torch.arange(past + length, device=like.device)
-    distance_LS = keys[past:].unsqueeze(-1) - keys
-    slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
+    distance_LS = (keys[past:].unsqueeze(-1) - keys).abs()
+    slopes = factor * 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
     return (-slopes.view(-1, 1, 1) * distance_LS).to(like.dtype)

@@ -96,7 +96,7 @@ class RelativeAttention(nn.Module):
         Args:
             around: what all blocks share.
             distances_HRE: from the end of a `distance_table`: a row of anything, then the distances `S − 1, …, 0`.
-            past: as of `CausalAttention`.
+            past: as of `SelfAttention`.
             dropout_BHLS: mask of the attention probabilities.
         """
         weight = self.queries_keys_values.weight

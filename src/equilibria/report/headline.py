@@ -87,8 +87,13 @@ def _measure(run: RunRecord, figures: Figures | None, yardsticks: Figures | None
         details.append(f"per word {per_word:,.2f}")
     if (bits := number(figures, "bits_per_byte")) is not None:
         details.append(f"{bits:.3f} bits per byte")
-    if run.made and (accuracy := number(figures, "accuracy")) is not None:
-        details.append(f"{accuracy:.2%} of the answers right")
+    for name, what in (
+        ("accuracy", "of the answers right"),
+        ("last_accuracy", "right at the last position"),
+        ("sequence_accuracy", "of the sequences right at every position"),
+    ):
+        if run.made and (share := number(figures, name)) is not None:
+            details.append(f"{share:.2%} {what}")
     return details
 
 
@@ -97,6 +102,7 @@ def _lengths(run: RunRecord, evaluation: Figures) -> list[str]:
     if run.recipe is None:
         return []
     trained = {"segment_length": run.recipe.training.segment_length, "memory_length": run.recipe.model.memory_length}
+    trained["chunk_length"] = 0
     found = ((name, number(evaluation, name), length) for name, length in trained.items())
     return [f"{name.replace('_', ' ')} {value:,.0f}" for name, value, own in found if value not in (None, own)]
 
@@ -115,19 +121,24 @@ def _solve_cards(run: RunRecord) -> list[Card]:
     details = [] if unconverged is None else [f"{unconverged:.1%} of solves did not converge"]
     per_token = nested(evaluation, "evaluations")
     if (mean := number(per_token, "mean")) is not None:
-        details.insert(0, f"per token {mean:.1f}, {', '.join(_spread(per_token, '.0f'))}")
+        details.insert(0, f"per token {mean:.1f}, {', '.join(_spread(per_token, '.3g'))}")
     spread = ["mean over tokens", *_spread(residual, ".2g")]
     depth = None if run.recipe is None else gather.depth_of(run.recipe)
     if isinstance(depth, Equilibrium):
         spread.append(f"tolerance {depth.eval_solver.tol:.2g}")
-    return [
+    found = [
         Card("Residual", _form(number(residual, "mean"), ".2g"), spread),
         Card("Evaluations per solve", _form(per_solve, ".1f"), details),
     ]
+    radius = nested(evaluation, "spectral_radius")
+    if (mean := number(radius, "mean")) is not None:
+        found.append(Card("Spectral radius", f"{mean:.2f}", ["mean over some tokens", *_spread(radius, ".2f")]))
+    return found
 
 
 def _spread(spread: Figures | None, form: str) -> list[str]:
-    named = (("95th percentile", number(spread, "p95")), ("worst", number(spread, "worst")))
+    names = {"median": "median", "p90": "90th percentile", "p95": "95th percentile", "worst": "worst"}
+    named = ((name, number(spread, key)) for key, name in names.items())
     return [f"{name} {value:{form}}" for name, value in named if value is not None]
 
 

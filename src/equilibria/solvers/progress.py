@@ -204,8 +204,15 @@ class SolveState:
     def _status(self, astray: Tensor) -> Status:
         if not self.residual.numel():
             return Status.CONVERGED
-        stalled = self.active & (len(self.counts) - self.improved_at >= PATIENCE)
-        flags = [self.active & self.broken & ~astray, astray, stalled, self.active]
+        flags = [self.active & self.broken & ~astray, astray, self._stalled(), self.active]
         statuses = Status.NON_FINITE, Status.DIVERGED, Status.STALLED, Status.MAX_EVALUATIONS
         some = torch.stack([flag.any() for flag in flags]).tolist()
         return next((status for status, holds in zip(statuses, some, strict=True) if holds), Status.CONVERGED)
+
+    def _stalled(self) -> Tensor:
+        """Groups whose residual no longer falls. A token has time anew when the last one before it has settled."""
+        since = self.improved_at
+        if self.groups.coupled:
+            before = self.active_at.cummax(dim=1).values[:, :-1]
+            since = torch.cat([since[:, :1], torch.maximum(since[:, 1:], before)], dim=1)
+        return self.active & (len(self.counts) - since >= PATIENCE)

@@ -363,6 +363,8 @@ def validation_figures(evaluation: Evaluation) -> dict[str, float | None]:
         "loss": _finite(evaluation.loss),
         "perplexity": _finite(evaluation.perplexity),
         "accuracy": evaluation.accuracy,
+        "last_accuracy": evaluation.last_accuracy,
+        "sequence_accuracy": evaluation.sequence_accuracy,
         "residual": evaluation.residual.mean,
         "residual_p95": evaluation.residual.p95,
         "residual_worst": evaluation.residual.worst,

@@ -120,6 +120,8 @@ def test_chance_is_what_the_latest_element_tells() -> None:
         ({"group": "S12"}, "expected Z, S or A"),
         ({"group": "A2"}, "group = 'A2' has 1 elements"),
         ({"shortest": 17}, "shortest = 17: expected at most length, 16"),
+        ({"growing": 5}, "growing = 5 needs a length to begin with; give shortest"),
+        ({"growing": 0, "shortest": 2}, "growing must be at least 1"),
         ({"length": 0}, "length must be at least 1"),
         ({"group": "Z2", "length": 4, "held_out": 16}, "held_out must be between 1 and 15, found 16"),
     ],
@@ -127,3 +129,16 @@ def test_chance_is_what_the_latest_element_tells() -> None:
 def test_impossible_words_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WordProblem(**arguments)
+
+
+def test_the_longest_word_grows_with_the_batches() -> None:
+    """From the shortest to the length, at a rate of which every batch knows its part; then it stays."""
+    task = WordProblem(group="Z2", length=12, shortest=2, growing=100)
+    lengths = [task.training(1).at(index).inputs.shape[1] for index in range(300)]
+    for index, length in enumerate(lengths):
+        assert 2 <= length <= min(12, 2 + round(0.1 * index))
+    assert lengths[0] == 2
+    assert max(lengths[90:110]) >= 10
+    assert set(lengths[100:]) == set(range(2, 13))
+    evenly = WordProblem(group="Z2", length=12, shortest=2)
+    assert [evenly.training(1).at(index).inputs.shape[1] for index in range(100, 300)] == lengths[100:]

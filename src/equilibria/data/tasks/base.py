@@ -8,12 +8,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from equilibria.data.batches import Batches, Segment
+from equilibria.data.batches import NO_TARGET, Batches, Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tokenizers import Tokenizer, id_tokenizer
 from equilibria.errors import UserError
@@ -34,6 +34,9 @@ class Task(ABC):
 
     has_source: ClassVar[bool] = False
     """Whether targets are written after a source, the inputs, rather than being the next tokens."""
+    directed: ClassVar[bool] = True
+    """Whether a target rests on no later input; False where each may rest on all of them, so that a causal model cannot
+    tell it."""
 
     @property
     @abstractmethod
@@ -73,6 +76,11 @@ class Task(ABC):
         """Positions of a sequence; None for a text, which continues from segment to segment."""
         return None
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the grid whose cells, row by row, are the positions; None where there is no grid."""
+        return None
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Between text and the model's tokens; by default numbers."""
@@ -88,7 +96,8 @@ class SequenceTask(Task):
     """Sequences made from their numbers: the first `held_out` are for validation, the others for training.
 
     A subclass has `vocabulary_size`, `length`, `count` and `segment`. Different numbers make different sequences, so no
-    training sequence repeats another before all have been seen, or ever a held-out one.
+    training sequence repeats another before all have been seen, or ever a held-out one. Where `samples` limits them,
+    each pass has them in an order of its own.
     """
 
     held_out: int
@@ -104,6 +113,11 @@ class SequenceTask(Task):
     def count(self) -> int:
         """How many different sequences there are."""
 
+    @property
+    def samples(self) -> int | None:
+        """Training sequences, the first after those held out; None for all."""
+        return None
+
     @abstractmethod
     def segment(self, numbers: np.ndarray) -> Segment:
         """The sequences of these numbers (B,), each from 0 to `count − 1`, one per row."""
@@ -114,27 +128,32 @@ class SequenceTask(Task):
         return self.segment(numbers)
 
     def training(self, batch_size: int, segment_length: int | None = None) -> "SequenceBatches":
-        self._check_count()
+        self.check_count()
         return SequenceBatches(self, batch_size)
 
-    def _check_count(self) -> None:
+    def check_count(self) -> None:
+        """Raises a UserError where `held_out` or `samples` is more than there is."""
         if not 2 <= self.count < 2**63:
             raise UserError(f"{self.name} has {self.count} sequences: expected from 2 to 2**63 - 1")
         if not 1 <= self.held_out < self.count:
-            raise UserError(f"held_out of {self.name} must be from 1 to {self.count - 1}, found {self.held_out}")
+            raise UserError(f"held_out must be between 1 and {self.count - 1}, found {self.held_out}")
+        others = self.count - self.held_out
+        if self.samples is not None and not 1 <= self.samples <= others:
+            raise UserError(f"samples must be between 1 and {others}, found {self.samples}")
 
     def split(self, name: Split) -> "HeldOut":
-        self._check_count()
+        self.check_count()
         if name != "valid":
             raise UserError(f"{self.name} has no {name} split; it has valid")
-        return HeldOut(self)
+        return HeldOut(self, range(self.held_out))
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The sequences that a task keeps for validation."""
+    """The sequences of a task that it is not trained on, by their numbers."""
 
     task: SequenceTask
+    numbers: range
 
     def segments(
         self, batch_size: int, segment_length: int | None = None, max_tokens: int | None = None
@@ -142,11 +161,11 @@ class HeldOut:
         """One pass, or its first batches, until `max_tokens` targets have come."""
         at_least(1, batch_size=batch_size)
         targets = 0
-        for first in range(0, self.task.held_out, batch_size):
+        for first in range(0, len(self.numbers), batch_size):
             if max_tokens is not None and targets >= max_tokens:
                 return
-            segment = self.task.segment(np.arange(first, min(first + batch_size, self.task.held_out)))
-            targets += segment.targets.numel()
+            segment = self.task.segment(np.array(self.numbers[first : first + batch_size]))
+            targets += int((segment.targets != NO_TARGET).sum())
             yield segment
 
 
@@ -164,6 +183,18 @@ class SequenceBatches:
         """As `Batches.at`; raises IndexError for a negative index."""
         if index < 0:
             raise IndexError(f"batch {index}: batches count from 0")
-        held_out = self.task.held_out
+        held_out, samples = self.task.held_out, self.task.samples
         drawn = index * self.batch_size + (np.arange(self.batch_size) if rows is None else np.asarray(rows))
-        return self.task.training_segment(held_out + drawn % (self.task.count - held_out), index)
+        if samples is None:
+            places = drawn % (self.task.count - held_out)
+        else:
+            passes, places = np.divmod(drawn, samples)
+            for number in np.unique(passes):
+                places[passes == number] = _shuffled(samples, int(number))[places[passes == number]]
+        return self.task.training_segment(held_out + places, index)
+
+
+@lru_cache(maxsize=2)  # a batch may end one pass and begin the next
+def _shuffled(samples: int, number: int) -> np.ndarray:
+    """The order of the samples in a pass."""
+    return np.random.default_rng((samples, number)).permutation(samples)

@@ -35,6 +35,8 @@ class WordProblem(SequenceTask):
         length: elements of a word.
         shortest: of the words of a training batch, whose length is drawn for it from here to `length`; `length`
             itself when None.
+        growing: first training batches in which the longest word grows from `shortest` to `length`; none of them
+            when None.
         valid_length: of the words for validation; `length` when None.
         held_out: words kept for validation. No word of training is one of them; of a length not below the shorter of
             `length` and `valid_length`, none begins like one of them.
@@ -47,17 +49,17 @@ class WordProblem(SequenceTask):
     group: str = "S3"
     length: int = 16  # pyright: ignore[reportIncompatibleMethodOverride]
     shortest: int | None = None
+    growing: int | None = None
     valid_length: int | None = None
     held_out: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
+        at_least(1, length=self.length, shortest=self.shortest, growing=self.growing, valid_length=self.valid_length)
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
         order_of(self.group)
-        if not 1 <= self.held_out < self.count:
-            raise ValueError(f"held_out must be between 1 and {self.count - 1}, found {self.held_out}")
+        self.check_count()
 
     @property
     def vocabulary_size(self) -> int:
@@ -87,7 +89,10 @@ class WordProblem(SequenceTask):
     def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
         if self.shortest is None:
             return self._words(numbers, self.length)
-        drawn = np.random.default_rng((self.seed, index)).integers(self.shortest, self.length, endpoint=True)
+        longest = self.length
+        if self.growing is not None and index < self.growing:
+            longest = self.shortest + round((self.length - self.shortest) * index / self.growing)
+        drawn = np.random.default_rng((self.seed, index)).integers(self.shortest, longest, endpoint=True)
         return self._words(numbers, int(drawn))
 
     @property

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+_SEEDS, _PLACES = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95  # odd, far from each other's multiples
 _LARGEST = 2**31  # of the numbers, so that products of two fit 64 bits
 
 
@@ -36,9 +37,9 @@ def digits(numbers: np.ndarray, base: int, length: int, seed: int, told_apart: i
     for digit in range(head):
         # Moved by a hash of the digits above it: still a bijection, without the pattern of multiples.
         place, lowest = np.divmod(place, base)
-        rows[:, digit] = (lowest + _hash(seed, digit, place) % base) % base
+        rows[:, digit] = (lowest + hashed(seed, digit, place) % base) % base
     for digit in range(head, length):
-        rows[:, digit] = _hash(seed, digit, numbers) % base
+        rows[:, digit] = hashed(seed, digit, numbers) % base
     return rows[:, :length]
 
 
@@ -47,9 +48,19 @@ def _head(base: int, length: int) -> int:
     return max(1, min(length, math.floor(math.log(_LARGEST) / math.log(base) + 1e-9)))
 
 
-def _hash(seed: int, digit: int, values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 2^62, as if drawn anew for each value (SplitMix64; Steele, Lea and Flood 2014)."""
-    x = values.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + digit * 0xD1342543DE82EF95) % 2**64)
+def drawn(numbers: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Rows of integers below 2^62, `(B,) → (B, count)`, as if drawn anew for each number and place in its row."""
+    places = np.uint64(seed * _SEEDS % 2**64) + np.arange(count, dtype=np.uint64) * np.uint64(_PLACES)
+    return _mixed(numbers.astype(np.uint64)[:, None] + places)
+
+
+def hashed(seed: int, place: int, values: np.ndarray) -> np.ndarray:
+    """Integers below 2^62, as if drawn anew for each value."""
+    return _mixed(values.astype(np.uint64) + np.uint64((seed * _SEEDS + place * _PLACES) % 2**64))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The end of SplitMix64 (Steele, Lea and Flood 2014)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ x >> np.uint64(shift)) * np.uint64(factor)
     return ((x ^ x >> np.uint64(31)) >> np.uint64(2)).astype(np.int64)

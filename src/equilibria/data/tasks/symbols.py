@@ -41,8 +41,7 @@ class SymbolTask(SequenceTask):
     def __post_init__(self) -> None:
         if not 1 <= self.symbols <= _LONGEST:
             raise ValueError(f"symbols must be between 1 and {_LONGEST}, found {self.symbols}")
-        if not 1 <= self.held_out < self.count:
-            raise ValueError(f"held_out must be between 1 and {self.count - 1}, found {self.held_out}")
+        self.check_count()
 
     @property
     def count(self) -> int:

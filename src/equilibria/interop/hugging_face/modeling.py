@@ -110,6 +110,7 @@ class EquilibriaForCausalLM(PreTrainedModel, GenerationMixin):
         model = build_model(config.whole_recipe(), config.vocab_size)
         if not isinstance(model, CausalModel):
             raise ValueError(f"a {type(model).__name__} does not continue a text; it is not a causal language model")
+        model.check_continues()
         self.model = model
         self.depth: Depth | None = None
         self.lm_head = self._head(model.embedding)

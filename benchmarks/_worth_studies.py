@@ -1,0 +1,135 @@
+"""The studies of `equilibria bench worth`: what is trained, beside what, and on what it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from equilibria.depths import Equilibrium
+from equilibria.inference.effort import Effort
+from equilibria.models import LanguageModel, TokenModel
+
+_LONG = 1000  # of a word, beyond which reading takes minutes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe of `recipes/`, and the keys that it gets."""
+
+    recipe: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a trained row is evaluated on.
+
+    Attributes:
+        data: keys of [data] that differ from training.
+        batch_size: sequences side by side.
+        chunk_length: tokens that are solved together, from left to right over a cache; None for whole sequences.
+        effort: of each solve.
+        for_all: whether explicit networks, too, are read so; their cost may be many times that of an equilibrium.
+    """
+
+    data: Mapping[str, object] = field(default_factory=dict)
+    batch_size: int = 32
+    chunk_length: int | None = None
+    effort: Effort = field(default_factory=Effort)
+    for_all: bool = True
+
+    def suits(self, model: TokenModel) -> bool:
+        """Whether a model is read so."""
+        explicit = isinstance(model, LanguageModel) and not isinstance(model.depth, Equilibrium)
+        return self.for_all or not explicit
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows and readings.
+
+    Attributes:
+        about: what it asks, in a line.
+        common: keys that all rows get.
+        goal: the reading by which a seed counts as right, its figure, and the least value of that.
+        shown: the figure in the table and the picture.
+    """
+
+    about: str
+    rows: Mapping[str, Row]
+    readings: Mapping[str, Reading]
+    goal: tuple[str, str, float]
+    common: Mapping[str, object] = field(default_factory=dict)
+    shown: str = "last_accuracy"
+
+
+def _tracking(group: str, recipe: str, explicit: int, decoded: Sequence[int]) -> Study:
+    """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times."""
+    tied = {"model.depth.kind": "unrolled"}
+    readings = {f"{length}": Reading({"valid_length": length, "held_out": 128}) for length in (16, 32, 64, 128, 256)}
+    for length in decoded:
+        word = {"valid_length": length, "held_out": 32 if length <= _LONG else 16}
+        readings[f"{length:,} decoded"] = Reading(word, chunk_length=1, for_all=length <= _LONG)
+    return Study(
+        about=f"words of {group}, trained at length 16: right answers at the last position",
+        rows={
+            "equilibrium": Row(f"state-tracking/{recipe}.toml"),
+            f"{explicit} times": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": explicit}),
+            "once": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": 1}),
+            "8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
+            "LSTM": Row("state-tracking/lstm.toml", {"data.group": group}),
+        },
+        readings=readings,
+        goal=("256", "last_accuracy", 1.0),
+    )
+
+
+def _chain() -> Study:
+    """Ways to solve a word along which a state must travel, token after token."""
+    word = {"valid_length": 1024, "held_out": 8}
+    chunks = {f"chunks of {length}": Reading(word, 8, chunk_length=length) for length in (1, 4, 8, 16, 32, 64)}
+    return Study(
+        about="one word of 1,024 elements, solved in chunks from left to right or as a whole",
+        rows={
+            "parity": Row("state-tracking/parity-trellisnet.toml"),
+            "S3": Row("state-tracking/s3-trellisnet.toml"),
+        },
+        readings=chunks | {"whole": Reading(word, 8, effort=Effort(max_evaluations=2048))},
+        goal=("chunks of 8", "last_accuracy", 1.0),
+        shown="seconds",
+    )
+
+
+def _automaton(width: int, least: float) -> Study:
+    """A fixed point as the answer, from few examples; what was published of each width is in the lab notes."""
+    recipe, stack = "fixed-points/rule-78.toml", {"model.depth.kind": "stack", "model.depth.layers": 14}
+    tied = {"model.depth.kind": "unrolled", "model.depth.applications": 14}
+    budgets = {
+        f"{budget} evaluations": Reading({}, 100, effort=Effort(max_evaluations=budget), for_all=False)
+        for budget in (2, 4, 8, 16, 32, 64, 128, 256)
+    }
+    return Study(
+        about=f"the fixed point of rule 78 on a ring of {width} bits, 4,000 examples: whole rings right",
+        rows={
+            "equilibrium": Row(recipe),
+            "14 times": Row(recipe, tied),
+            "once": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "14 layers": Row(recipe, stack),
+        },
+        readings={"as trained": Reading({}, 100), **budgets},
+        goal=("as trained", "sequence_accuracy", least),
+        common={"data.width": width},
+        shown="sequence_accuracy",
+    )
+
+
+STUDIES: Mapping[str, Study] = {
+    "parity": _tracking("Z2", "parity-trellisnet", 24, (1000, 10_000)),
+    "s3": _tracking("S3", "s3-trellisnet", 24, (1000, 10_000)),
+    "parity-transformer": _tracking("Z2", "parity-transformer", 20, (1000,)),
+    "s3-transformer": _tracking("S3", "s3-transformer", 20, (1000,)),
+    "chain": _chain(),
+    "rule-78-12": _automaton(12, 0.95),
+    "rule-78-16": _automaton(16, 0.90),
+    "rule-78-24": _automaton(24, 0.60),
+}

@@ -1,0 +1,115 @@
+"""p-hop induction: induction heads, one behind the other (Sanford, Hsu and Telgarsky 2024, arXiv:2402.09268)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from equilibria.data.batches import Segment
+from equilibria.data.sources.base import Split
+from equilibria.data.tasks.base import SequenceTask
+from equilibria.data.tasks.numbering import digits, distinct, hashed
+from equilibria.ranges import at_least
+
+_MOST_SYMBOLS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopInduction(SequenceTask):
+    """The symbol that `hops` hops lead to, at every position; all positions count in the loss and as answers.
+
+    A hop goes from a symbol to the one after its latest earlier occurrence; one hop is what an induction head does. The
+    target is the class `alphabet`, "none", where there is no such symbol. A transformer needs a depth that grows with
+    the logarithm of the hops, a recurrent network a state that grows with them. As in the source, symbols are drawn
+    evenly among those that differ from the symbol before: a hop from one of a pair would lead nowhere else.
+
+    Args:
+        hops: from a position to its target, at least 1.
+        alphabet: different symbols, 3 to 1000.
+        length: symbols of a sequence, at least 2.
+        shortest: of the sequences of a training batch, whose length is drawn for it from here to `length`; `length`
+            itself when None.
+        valid_length: of the sequences for validation; `length` when None.
+        held_out: sequences kept for validation. No sequence of training is one of them; of a length not below the
+            shorter of `length` and `valid_length`, none begins like one of them.
+        samples: training sequences, in an order of its own for each pass; all when None.
+        seed: of the order of the sequences; another seed holds out others.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    hops: int = 2
+    alphabet: int = 4
+    length: int = 100  # pyright: ignore[reportIncompatibleMethodOverride]
+    shortest: int | None = None
+    valid_length: int | None = None
+    held_out: int = 256
+    samples: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, hops=self.hops)
+        at_least(2, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
+        if not 3 <= self.alphabet <= _MOST_SYMBOLS:
+            raise ValueError(f"alphabet must be between 3 and {_MOST_SYMBOLS}, found {self.alphabet}")
+        if self.shortest is not None and self.shortest > self.length:
+            raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
+        self.check_count()
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.alphabet + 1
+
+    @property
+    def count(self) -> int:
+        return distinct(self.alphabet - 1, self._told_apart)
+
+    @property
+    def validated(self) -> int:
+        """Symbols of a sequence for validation."""
+        return self.length if self.valid_length is None else self.valid_length
+
+    def yardsticks(self, name: Split) -> dict[str, float]:
+        """Of who knows where there is none, and guesses the others: loss, and share of right answers."""
+        some = float((self.segment(np.arange(self.held_out)).targets < self.alphabet).double().mean())
+        return {"chance_loss": some * math.log(self.alphabet), "chance_accuracy": 1.0 - some + some / self.alphabet}
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        return self._sequences(numbers, self.validated)
+
+    def training_segment(self, numbers: np.ndarray, index: int) -> Segment:
+        if self.shortest is None:
+            return self._sequences(numbers, self.length)
+        drawn = np.random.default_rng((self.seed, index)).integers(self.shortest, self.length, endpoint=True)
+        return self._sequences(numbers, int(drawn))
+
+    @property
+    def _told_apart(self) -> int:
+        """Symbols after the first, which is drawn beside them."""
+        return min(self.length, self.validated) - 1
+
+    def _sequences(self, numbers: np.ndarray, length: int) -> Segment:
+        steps = 1 + digits(numbers, self.alphabet - 1, length - 1, self.seed, self._told_apart)
+        first = hashed(self.seed, -1, numbers) % self.alphabet
+        symbols = np.concatenate([first[:, None], steps], axis=1).cumsum(axis=1) % self.alphabet
+        targets = torch.from_numpy(hopped(symbols, self.hops, self.alphabet))
+        answers = torch.ones_like(targets, dtype=torch.bool)
+        return Segment(torch.from_numpy(symbols), targets, starts=True, answers=answers)
+
+
+def hopped(symbols: np.ndarray, hops: int, none: int) -> np.ndarray:
+    """For each position of `(B, L)` symbols the one that so many hops lead to, or `none`."""
+    rows, length = symbols.shape
+    # Position `length` stands for none: it is where its own hop leads.
+    after, hop = np.full((rows, int(symbols.max()) + 1), length), np.full((rows, length + 1), length)
+    row = np.arange(rows)
+    for position in range(length):
+        now = symbols[:, position]
+        hop[:, position] = after[row, now]
+        after[row, now] = position + 1
+    place = np.tile(np.arange(length), (rows, 1))
+    for _ in range(hops):
+        place = np.take_along_axis(hop, place, axis=1)
+    return np.take_along_axis(np.pad(symbols, ((0, 0), (0, 1)), constant_values=none), place, axis=1)
