@@ -56,7 +56,7 @@ def variants() -> dict[str, tuple[TrainingRecipe, TokenModel]]:
     return {
         "implicit": (RECIPE, language_model(IMPLICIT)),
         "slots": (replace(RECIPE, accumulation=2, averaging=Exponential()), language_model(PHANTOM, adaptive=True)),
-        "segments": (replace(RECIPE, steps=4, accumulation=2), language_model(replace(PHANTOM, segments=2))),
+        "rounds": (replace(RECIPE, steps=4, accumulation=2), language_model(replace(PHANTOM, rounds=2))),
         "lowered": (replace(RECIPE, steps=3, precision="bfloat16"), language_model(IMPLICIT)),
         "muon": (replace(RECIPE, steps=4, optimizer=Muon()), language_model(UnrolledDepth(2))),
         "baseline": (replace(RECIPE, optimizer=SGD(momentum=0.9), learning_rate=0.1), baseline),

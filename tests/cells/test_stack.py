@@ -173,6 +173,22 @@ def test_layers_that_do_not_fit_are_an_error(widths):
         StackedCell([AveragingLayer(width) for width in widths])
 
 
+def test_layers_agree_on_their_grid_and_on_what_a_token_sees():
+    def layer(columns: int | None = None, causal: bool = False) -> Cell:
+        return ContractiveCell(
+            8, 2, 12, causal=causal, positions="none" if columns is None else "grid", columns=columns
+        )
+
+    whole = StackedCell([layer(4), layer(), layer(4)])
+    assert (whole.causal, whole.columns) == (False, 4)
+    plain = StackedCell([layer(causal=True)] * 2)
+    assert (plain.causal, plain.columns) == (True, None)
+    with pytest.raises(ValueError, match=r"one grid; found columns \[4, 5\]"):
+        StackedCell([layer(5), layer(4)])
+    with pytest.raises(ValueError, match=r"all causal or none is; found \[True, False\]"):
+        StackedCell([layer(causal=True), layer()])
+
+
 def test_a_memory_of_another_stack_is_an_error():
     cell: Cell = stack(3)
     with pytest.raises(ValueError, match="2 tensors and the cells of this model remember 3"):

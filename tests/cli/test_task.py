@@ -157,9 +157,14 @@ kind = "untied"
 d_model = 16
 heads = 2
 inner = 24
+causal = {causal}
 
 [model.depth.solver]
 max_evaluations = 3
+scope = "{scope}"
+
+[model.depth.eval_solver]
+scope = "{scope}"
 
 [training]
 steps = 2
@@ -186,7 +191,10 @@ def test_every_task_trains_and_evaluates(source: str, tmp_path: Path, capsys: py
     write(tmp_path, "test", *boards(20, 2))
     options, (name, value) = TASKS[source]
     recipe, run = tmp_path / "task.toml", tmp_path / "runs" / "task"
-    recipe.write_text(RECIPE.replace("{data}", f'source = "{source}"\n{options}').replace("{base}", str(tmp_path)))
+    causal = source in ("word_problem", "hop_induction")
+    text = RECIPE.replace("{data}", f'source = "{source}"\n{options}').replace("{base}", str(tmp_path))
+    text = text.replace("{causal}", str(causal).lower()).replace("{scope}", "prefix" if causal else "sample")
+    recipe.write_text(text)
     assert main(["plan", str(recipe), "--seconds", "0.01", "--json"]) == 0
     assert main(["train", str(recipe)]) == 0
     assert main(["train", str(recipe), "--resume", "--training.steps", "3"]) == 0

@@ -86,6 +86,6 @@ def test_what_makes_no_sense_is_said(
 
 def test_a_text_has_its_answers_in_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(run), "--data.files", str(Path(__file__))]) == 2
-    assert "causal = false: tokens see those after them" in capsys.readouterr().err
-    with pytest.raises(UserError, match="causal = false: tokens see those after them"):
+    assert "causal = false: tokens would see the answers of" in capsys.readouterr().err
+    with pytest.raises(UserError, match="causal = false: tokens would see the answers of"):
         evaluate(run, data=FolderText(tmp_path, tokenizer=TokenizerSpec("bytes")))

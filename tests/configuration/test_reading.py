@@ -22,6 +22,7 @@ from equilibria.configuration import (
     table_of,
     write_recipe,
 )
+from equilibria.configuration.building import build_model
 from equilibria.configuration.kinds import Family, alternatives, family_of, options
 from equilibria.data import CopyMemory, EmbeddedText, FilesText, FolderText, TokenizerSpec
 from equilibria.depths import Depth, DepthSchedule, Equilibrium, GrowingLimits, Limits, ResidualPenalty, UnrolledDepth
@@ -538,7 +539,15 @@ def test_a_grid_is_read_with_a_cell_without_direction(tmp_path: Path) -> None:
     found = read_recipe(written(tmp_path, CROSS + GRID + SAMPLE))
     assert model_of(found).cell.keywords.items() >= {"causal": False, "positions": "grid", "columns": 4}.items()
     assert table_of(checked(found)) == table_of(found)
-    read_recipe(written(tmp_path, CROSS))  # a causal cell is only worse at it
+
+
+@pytest.mark.parametrize("cell", ["", '[model.cell]\nkind = "trellis"\n'])
+def test_a_causal_model_of_a_task_without_direction_is_warned_of(tmp_path: Path, cell: str) -> None:
+    said = r"each answer of cross parity may rest on all inputs, .* model\.cell\.causal = false"
+    with pytest.warns(UserWarning, match=said):
+        found = read_recipe(written(tmp_path, CROSS + cell))
+    with pytest.warns(UserWarning, match=said):
+        build_model(found, 2)
 
 
 @pytest.mark.parametrize(
@@ -550,11 +559,11 @@ def test_a_grid_is_read_with_a_cell_without_direction(tmp_path: Path) -> None:
             ["--model.depth.eval_solver.scope", "prefix"],
             '--model.depth.eval_solver.scope: depth.eval_solver.scope = "prefix"',
         ),
-        (GRID + SAMPLE, [], "model.cell.causal = false: .* the answers of .* may be among those; give true"),
+        (GRID + SAMPLE, [], "model.cell.causal = false: tokens would see the answers of .*; give causal = true"),
         (
             '[data]\nsource = "copy_memory"\n' + GRID + SAMPLE,
             [],
-            "model.cell.causal = false: .* the answers of copy memory may be among those",
+            "model.cell.causal = false: tokens would see the answers of copy memory",
         ),
         (
             CROSS + GRID + SAMPLE,
@@ -567,7 +576,7 @@ def test_a_grid_is_read_with_a_cell_without_direction(tmp_path: Path) -> None:
             ["--model.cell.positions", "none"],
             "go together; found positions = .none., columns = 4",
         ),
-        (CROSS + GRID + SAMPLE, ["--model.cell.causal", "true"], "give causal = false"),
+        (CROSS + GRID + SAMPLE, ["--model.cell.causal", "true"], 'positions = "grid" needs causal = false'),
     ],
 )
 def test_what_a_cell_without_direction_cannot_do_is_said(

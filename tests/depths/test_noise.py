@@ -1,4 +1,4 @@
-"""Noise on the way of training solves: where it is, that all else is as it was, that what is reported stays true."""
+"""Noise on the iterates of training solves: where it is, that all else is as it was, that reports stay true."""
 
 from __future__ import annotations
 

@@ -122,3 +122,17 @@ def test_the_residual_penalty_falls_along_a_line_after_the_warm_up():
 def test_impossible_options_are_errors_that_name_them(build, name):
     with pytest.raises(ValueError, match=name):
         build()
+
+
+def test_what_a_schedule_says_in_place_of_an_option_refuses_another_value_of_it():
+    growing = DepthSchedule(gradient_steps=GrowingLimits(1, 3))
+    for gradient in (eq.Phantom(steps=7), eq.Phantom(checkpoint=True)):
+        at = Equilibrium(gradient=gradient, schedule=growing).at(4, 5, 0)
+        assert isinstance(at, Equilibrium)
+        assert at.gradient == replace(gradient, steps=3)
+    with pytest.raises(ValueError, match=r"gradient.steps has no effect beside schedule.gradient_steps; drop one"):
+        Equilibrium(gradient=eq.Phantom(steps=3), schedule=growing)
+    with pytest.raises(ValueError, match=r"residual_penalty has no effect beside schedule.residual; drop one"):
+        Equilibrium(residual_penalty=1.0, schedule=DepthSchedule(residual=ResidualPenalty(1.0)))
+    with pytest.raises(ValueError, match=r"jacobian_penalty has no effect beside schedule.jacobian; drop one"):
+        Equilibrium(jacobian_penalty=1.0, schedule=DepthSchedule(jacobian=JacobianPenalty(1.0)))

@@ -174,7 +174,7 @@ def test_recipes_set_every_one_of_them_by_a_flag(tmp_path: Path):
         "start.std": "0.5",
         "start.share": "0.5",
         "noise.std": "0.1",
-        "segments": "3",
+        "rounds": "3",
         "schedule.gradient_steps.kind": "growing",
         "schedule.gradient_steps.first": "1",
         "schedule.gradient_steps.last": "4",
@@ -188,7 +188,7 @@ def test_recipes_set_every_one_of_them_by_a_flag(tmp_path: Path):
         return found.model.depth
 
     found = depth(flags)
-    assert (found.start, found.noise, found.segments) == (RandomStart(0.5, 0.5), PathNoise(0.1), 3)
+    assert (found.start, found.noise, found.rounds) == (RandomStart(0.5, 0.5), PathNoise(0.1), 3)
     assert found.schedule is not None
     assert found.schedule.gradient_steps == GrowingLimits(1, 4)
     assert depth(scoped).restarts == Restarts(starts=4, seed=9)

@@ -179,6 +179,16 @@ def test_a_causal_cell_between_layers_that_are_not_may_be_solved_from_left_to_ri
     assert eq.audit_batch_invariance(read, tokens()).holds
 
 
+def test_all_parts_of_a_model_read_one_grid():
+    def grid(columns: int) -> Cell:
+        return ContractiveCell(D, 2, 24, causal=False, positions="grid", columns=columns)
+
+    embedding, unordered = TiedEmbedding(V, D), ContractiveCell(D, 2, 24, causal=False, positions="none")
+    assert LanguageModel(embedding, unordered, UnrolledDepth(1), coda=grid(3)).columns == 3
+    with pytest.raises(ValueError, match=r"one grid; found columns \[3, 4\]"):
+        LanguageModel(embedding, grid(4), UnrolledDepth(1), prelude=grid(3))
+
+
 def test_tokens_do_not_leave_one_by_one():
     with pytest.raises(ValueError, match="Adaptive evaluates tokens apart"):
         model(DEPTHS["sample"])(tokens(), depth=Adaptive())

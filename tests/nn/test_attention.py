@@ -71,6 +71,7 @@ def test_attention_of_a_set_is_that_of_pytorch():
     "options",
     [
         {"positions": "linear"},
+        {"positions": "linear", "slope_factor": 64.0},
         {"positions": "rotary"},
         {"positions": "grid", "columns": 3},
         {"positions": "grid", "columns": 6, "key_value_heads": 1, "query_key_norm": True},
@@ -94,6 +95,9 @@ def test_attention_without_a_direction_equals_plain_loops(options):
         angles = torch.tensor([0.0] * 4 if module.positions == "linear" else angles, dtype=torch.float64)
         return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten()
 
+    def slope(head: int) -> float:
+        return options.get("slope_factor", 1.0) * 2.0 ** (-4 * (head + 1))
+
     expected = torch.zeros_like(states)
     for b in range(2):
         for h in range(2):
@@ -102,7 +106,7 @@ def test_attention_without_a_direction_equals_plain_loops(options):
                 query = turned(q[b, t, mine], t, module.query_gain)
                 scores = [query @ turned(k[b, s, theirs], s, module.key_gain) / size**0.5 for s in range(6)]
                 if module.positions == "linear":
-                    scores = [score - 2.0 ** (-4 * (h + 1)) * abs(t - s) for s, score in enumerate(scores)]
+                    scores = [score - slope(h) * abs(t - s) for s, score in enumerate(scores)]
                 expected[b, t, mine] = torch.stack(scores).softmax(0) @ v[b, :, theirs]
     found = module.bind(module.pattern(states, Place()))(states)
     torch.testing.assert_close(found, expected @ module.output.weight.mT)
@@ -136,7 +140,7 @@ def test_neighbours_by_row_and_by_column_are_told_apart():
     [
         ({"positions": "grid", "causal": False}, 'go together; found positions = "grid", columns = None'),
         ({"columns": 3}, 'go together; found positions = "rotary", columns = 3'),
-        ({"positions": "grid", "columns": 3}, "give causal = false"),
+        ({"positions": "grid", "columns": 3}, """positions = "grid" needs causal = false"""),
         ({"positions": "grid", "columns": 0, "causal": False}, "columns must be at least 1, found 0"),
         (
             {"positions": "grid", "columns": 3, "causal": False, "heads": 4},

@@ -24,7 +24,7 @@ COMPILER = next(filter(shutil.which, ("g++", "clang++")), None)
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler, which inductor needs")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(
-    "depth", [IMPLICIT, replace(IMPLICIT, start=RandomStart(), noise=PathNoise(), segments=2)], ids=["plain", "drawn"]
+    "depth", [IMPLICIT, replace(IMPLICIT, start=RandomStart(), noise=PathNoise(), rounds=2)], ids=["plain", "drawn"]
 )
 def test_compiled_steps_are_those_of_plain_ones(depth: Depth) -> None:
     losses = []

@@ -182,11 +182,11 @@ SCHEDULES = {
         states_every=2,
         schedule=DepthSchedule(limits=RandomLimits(2, 6), jacobian=JacobianPenalty(0.1, 1.0, probability=0.5)),
     ),
-    "random starts, noise and segments": Equilibrium(
+    "random starts, noise and rounds": Equilibrium(
         solver=Picard(tol=1e-3, max_evaluations=4, scope="prefix"),
         start=RandomStart(share=0.5),
         noise=PathNoise(0.05),
-        segments=3,
+        rounds=3,
         schedule=DepthSchedule(gradient_steps=GrowingLimits(1, 3)),
     ),
     "growing limits": Equilibrium(schedule=DepthSchedule(warmup_steps=1, limits=GrowingLimits(1, 7))),
@@ -239,22 +239,22 @@ class Cut(Depth):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_segments_are_one_solve_with_a_loss_after_each_and_a_gradient_that_ends_there(accumulation: int) -> None:
+def test_rounds_are_one_solve_with_a_loss_after_each_and_a_gradient_that_ends_there(accumulation: int) -> None:
     recipe = replace(TRAINING, optimizer=SGD(), learning_rate=0.5, accumulation=accumulation, clip=1e6)
     solver = Picard(max_evaluations=1, scope="prefix")
-    inner = Equilibrium(solver=solver, gradient=Unrolled(steps=2), residual_penalty=0.0, segments=3)
-    segmented = loop(recipe, depth=inner)
+    inner = Equilibrium(solver=solver, gradient=Unrolled(steps=2), residual_penalty=0.0, rounds=3)
+    in_rounds = loop(recipe, depth=inner)
     # One loss and twice the mean of two others are three times the mean of all.
     whole = loop(replace(recipe, learning_rate=recipe.learning_rate / 3), depth=Cut(6, every=2))
     assert isinstance(whole.model, LanguageModel)
     whole.model.auxiliary_weight = 2.0
     for _ in range(3):
-        assert float(segmented.step()) == pytest.approx(float(whole.step()), abs=1e-5)
-    torch.testing.assert_close(weights(segmented), weights(whole), atol=1e-6, rtol=1e-5)
+        assert float(in_rounds.step()) == pytest.approx(float(whole.step()), abs=1e-5)
+    torch.testing.assert_close(weights(in_rounds), weights(whole), atol=1e-6, rtol=1e-5)
 
 
-def test_a_segment_is_differentiated_before_the_next_is_solved_and_all_are_counted() -> None:
-    learning, order = loop(depth=Equilibrium(segments=3), framed=True), []
+def test_a_round_is_differentiated_before_the_next_is_solved_and_all_are_counted() -> None:
+    learning, order = loop(depth=Equilibrium(rounds=3), framed=True), []
     learning.model.register_forward_pre_hook(lambda *_: order.append("forward"))
     next(learning.model.parameters()).register_hook(lambda _: order.append("backward"))
     learning.step()
@@ -262,18 +262,40 @@ def test_a_segment_is_differentiated_before_the_next_is_solved_and_all_are_count
     summary = learning.statistics.summary()
     assert summary is not None
     assert (summary.steps, summary.solves) == (1, 3)
-    # From where the last one ended, another segment goes on.
-    state = torch.full((2, 16, 16), 7.0)
+
+
+def test_a_round_goes_on_from_where_the_one_before_ended_as_often_as_it_is_asked() -> None:
+    state = torch.randn(2, 16, 16)
     seen: list[Tensor] = []
 
     def f(z: Tensor) -> Tensor:
         seen.append(z)
         return 0.5 * z
 
-    continued = Equilibrium(gradient=Unrolled(steps=1), start=RandomStart(), segments=2).continued(state)
-    for length in (5, 5, 6):
-        continued.reach(f, torch.zeros(2, length, 16), training=True)
-    assert torch.equal(torch.cat(seen[::2], dim=1), state)
+    continued = Equilibrium(gradient=Unrolled(steps=1), start=RandomStart(), rounds=2).continued(state)
+    for _ in range(2):
+        seen.clear()
+        for first, last in ((0, 5), (5, 10), (10, 16)):
+            continued.of_tokens(first, last).reach(f, torch.zeros(2, last - first, 16), training=True)
+        assert torch.equal(torch.cat(seen[::2], dim=1), state)
+    for length in (5, 17):
+        with pytest.raises(ValueError, match="states of its own tokens"):
+            continued.reach(f, torch.zeros(2, length, 16), training=True)
+
+
+class Repeated(Depth):
+    """Solves of its own that it does not return."""
+
+    solves = True
+    rounds = 2
+
+    def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
+        return Reached(f(f(z0)))
+
+
+def test_rounds_of_a_depth_without_a_solution_are_an_error_that_says_how_to_mend_it() -> None:
+    with pytest.raises(ValueError, match=r"each round of Repeated .* give Reached\(solution=...\), or leave"):
+        loop(depth=Repeated()).step()
 
 
 def test_two_loops_take_turns() -> None:

@@ -98,6 +98,14 @@ def furthest(reaches: Iterable[int | None]) -> int | None:
     return None if None in known else max((reach for reach in known if reach is not None), default=None)
 
 
+def shared_columns(cells: Iterable[Cell]) -> int | None:
+    """The columns of the grid that some cells read; None where none knows of one. A ValueError for two grids."""
+    known = {cell.columns for cell in cells} - {None}
+    if len(known) > 1:
+        raise ValueError(f"cells of one model read one grid; found columns {sorted(filter(None, known))}")
+    return next(iter(known), None)
+
+
 def place_of(past: Past) -> Place:
     """Where the segment after it stands."""
     if isinstance(past, CacheView):

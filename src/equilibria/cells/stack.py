@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equilibria.cells.base import BoundMap, Cell, Memory, Past, furthest
+from equilibria.cells.base import BoundMap, Cell, Memory, Past, furthest, shared_columns
 from equilibria.cells.cache import CacheView, Entry
 
 
@@ -24,7 +24,8 @@ class StackedCell(Cell):
     Those that inject inputs inject the same ones. A layer remembers its own input.
 
     Args:
-        cells: the layers, of one width; the same one again where weights are tied.
+        cells: the layers, of one width, causal or not alike, and of one grid; the same one again where weights are
+            tied.
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
@@ -37,8 +38,10 @@ class StackedCell(Cell):
         self.layers_per_application = sum(cell.layers_per_application for cell in cells)
         self.remembered = sum(cell.remembered for cell in cells)
         self.injection = any(cell.injection for cell in cells)
-        self.causal = all(cell.causal for cell in cells)
-        self.columns = next((cell.columns for cell in cells if cell.columns is not None), None)
+        self.causal = cells[0].causal
+        if any(cell.causal != self.causal for cell in cells):
+            raise ValueError(f"cells of a stack are all causal or none is; found {[cell.causal for cell in cells]}")
+        self.columns = shared_columns(cells)
 
     @property
     def remembers_argument(self) -> bool:

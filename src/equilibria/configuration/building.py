@@ -1,5 +1,7 @@
 """From a recipe to its model."""
 
+import warnings
+
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Source, Task
 from equilibria.errors import UserError
@@ -17,12 +19,17 @@ def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
 
 
 def check_fit(model: TokenModel, data: Source | Task) -> None:
-    """Raises a UserError where a model would see its answers in the data, or another grid than there is."""
+    """Raises a UserError where a model would see its answers in the data, or another grid than there is; warns where it
+    does not see what they rest on."""
     task = data if isinstance(data, Task) else None
-    if not model.causal and (task is None or task.causal):
-        raise UserError(
-            f"model.cell.causal = false: tokens see those after them, and the answers of {data.name} may be among "
-            f"those; give true"
+    causal = task is None or task.causal
+    if not model.causal and causal:
+        raise UserError(f"model.cell.causal = false: tokens would see the answers of {data.name}; give causal = true")
+    if model.causal and not causal:
+        warnings.warn(
+            f"each answer of {data.name} may rest on all inputs, and tokens of a causal model see none after them; "
+            f"give a contractive cell model.cell.causal = false",
+            stacklevel=1,  # one place, so that a process says it once
         )
     grid = None if task is None else task.grid
     if grid is not None and model.columns not in (None, grid[1]):

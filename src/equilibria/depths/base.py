@@ -37,11 +37,11 @@ class Depth(ABC):
 
     Attributes:
         solves: whether it solves for a fixed point, so that it arrives at the same state from anywhere.
-        segments: solves of a training step, each of which begins where the one before it ended; 1 unless it solves.
+        rounds: solves of a training step, each of which begins where the one before it ended; 1 unless it solves.
     """
 
     solves: bool = False
-    segments: int = 1
+    rounds: int = 1
 
     @property
     def cache_parts(self) -> int | None:
@@ -74,29 +74,43 @@ class Depth(ABC):
         return self
 
     def continued(self, states_BLD: Tensor) -> Depth:
-        """The depth of the next segment of a training step, which begins at these states."""
+        """The depth of the next round of a training step, which begins at these states."""
         return Continued(self, states_BLD)
+
+    def of_tokens(self, first: int, last: int) -> Depth:
+        """The depth of a chunk of a forward pass: its tokens from `first` to before `last`."""
+        del first, last
+        return self
 
     def arrange(self, make: Callable[[bool], Cell]) -> Cell:
         """The cell that a model applies at this depth, of cells that `make` makes, with or without injection."""
         return make(True)
 
 
+@dataclass(frozen=True, eq=False)
 class Continued(Depth):
     """A depth that begins at given states instead of the cell's start.
 
     Args:
         depth: what is done from there.
-        states_BLD: of all tokens of a forward pass. Where that is solved in chunks, each takes its own, left to right.
+        states_BLD: of all tokens of a forward pass; `of_tokens` takes those of a chunk.
     """
 
     in_recipes = False
     solves = True
 
-    def __init__(self, depth: Depth, states_BLD: Tensor) -> None:
-        self._depth, self._left = depth, states_BLD
+    depth: Depth
+    states_BLD: Tensor
+
+    def obstacle(self, cell: Cell) -> str | None:
+        return self.depth.obstacle(cell)
+
+    def of_tokens(self, first: int, last: int) -> Depth:
+        return Continued(self.depth.of_tokens(first, last), self.states_BLD[:, first:last])
 
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
-        length = z0.shape[1]
-        start, self._left = self._left[:, :length], self._left[:, length:]
-        return self._depth.reach(f, start, training)
+        """Go on from the states; raises ValueError where they are of other tokens than `z0`."""
+        if z0.shape != self.states_BLD.shape:
+            found = f"{tuple(self.states_BLD.shape)} for a start of shape {tuple(z0.shape)}"
+            raise ValueError(f"a solve goes on from states of its own tokens; found {found}")
+        return self.depth.reach(f, self.states_BLD, training)

@@ -21,6 +21,8 @@ from equilibria.penalties import jacobian_penalty, residual_penalty
 from equilibria.ranges import at_least
 from equilibria.solvers import Broyden, Picard, Solution, Solver
 
+GRADIENT_STEPS = 7
+"""The default number of evaluations that the phantom gradient differentiates."""
 RESIDUAL_PENALTY = 2.5
 """The default weight of the residual penalty."""
 
@@ -45,17 +47,18 @@ class Equilibrium(Depth):
         states_every: in training, return the state after every so many evaluations too, as far as the solver got, for
             auxiliary losses; each costs as much as the gradient. None for no states.
         start: where training solves start; where those of evaluation do when None.
-        noise: on the way of training solves; none when None.
-        segments: solves of a training step, one after the other on the same batch. Each begins where the one before it
+        noise: on the iterates of training solves; none when None.
+        rounds: solves of a training step, one after the other on the same batch. Each begins where the one before it
             ended, with states cut from the graph, and has a gradient, a loss and penalties of its own, whose mean over
-            the segments is what the step takes; memory is that of one. It is known as deep supervision (Wang et al.
-            2025, arXiv:2506.21734; Jolicoeur-Martineau 2025, arXiv:2510.04871). Dropout is drawn anew for each.
+            the rounds is what the step takes; memory is that of one. It is known as deep supervision (Wang et al. 2025,
+            arXiv:2506.21734; Jolicoeur-Martineau 2025, arXiv:2510.04871). The embedding is recomputed and dropout
+            redrawn in each.
         restarts: further starts in evaluation; none when None. A model with them decodes without a cache.
         schedule: what changes over training; nothing when None.
     """
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
-    gradient: Gradient = field(default_factory=lambda: Phantom(steps=7))
+    gradient: Gradient = field(default_factory=lambda: Phantom(steps=GRADIENT_STEPS))
     eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
     residual_penalty: float = RESIDUAL_PENALTY
     penalty_above: float = 0.0
@@ -63,7 +66,7 @@ class Equilibrium(Depth):
     states_every: int | None = None
     start: RandomStart | None = None
     noise: PathNoise | None = None
-    segments: int = 1
+    rounds: int = 1
     restarts: Restarts | None = None
     schedule: DepthSchedule | None = None
     solves = True
@@ -74,7 +77,7 @@ class Equilibrium(Depth):
         checked_gradient(self.gradient)
         at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
         at_least(0, jacobian_penalty=self.jacobian_penalty)
-        at_least(1, states_every=self.states_every, segments=self.segments)
+        at_least(1, states_every=self.states_every, rounds=self.rounds)
         if self.restarts is not None:
             self.restarts.check(self.eval_solver)
         name = type(self.gradient).__name__
@@ -86,8 +89,11 @@ class Equilibrium(Depth):
             name = type(self.solver).__name__
             raise ValueError(f"the gradient ReuseInverse uses the pairs of a Broyden solver; found a {name}")
         if self.schedule is not None:
-            if self.schedule.gradient_steps is not None and not isinstance(self.gradient, Phantom):
-                raise ValueError(f"schedule.gradient_steps is of the gradient Phantom, found {name}; drop it")
+            if self.schedule.gradient_steps is not None:
+                if not isinstance(self.gradient, Phantom):
+                    raise ValueError(f"schedule.gradient_steps is of the gradient Phantom, found {name}; drop it")
+                if self.gradient.steps not in (Phantom.steps, GRADIENT_STEPS):
+                    raise ValueError("gradient.steps has no effect beside schedule.gradient_steps; drop one of them")
             for name, usual in (("residual", RESIDUAL_PENALTY), ("jacobian", 0.0)):
                 if getattr(self.schedule, name) is not None and getattr(self, f"{name}_penalty") != usual:
                     raise ValueError(f"{name}_penalty has no effect beside schedule.{name}; drop one of them")

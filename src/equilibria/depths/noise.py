@@ -1,4 +1,4 @@
-"""Noise on the way of a training solve."""
+"""Noise on the iterates of a training solve."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace

@@ -52,8 +52,9 @@ class Restarts:
     converged comes before one that did not (Huang, Geng and Kolter 2026, arXiv:2605.21488).
 
     The starts are solved one after the other, in the memory of one solve. Their noise is drawn from `seed` alone and is
-    the same in every row: a row's solution depends neither on its batch nor on what was solved before it. Figures are
-    of the solution that was taken, except that evaluations are those of all starts.
+    the same in every row. With scope `"sample"`, where a group is a row, a row's solution depends neither on its batch
+    nor on what was solved before it; with `"all"` one start is taken for the whole batch. Figures are of the solution
+    that was taken, except that evaluations are those of all starts.
 
     Args:
         starts: how many in all, at least 2. The first is the cell's own.
@@ -101,7 +102,7 @@ class Restarts:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best solution of every group so far, and the worst that can be said of the solves that these are from."""
+    """The best solution of each group so far, the solve that it is from, and the statuses of all solves."""
 
     best: Solution
     statuses: tuple[Status, ...]
@@ -132,8 +133,7 @@ class _Best:
         return type(self)(both, (*self.statuses, other.status), torch.where(better, number, self.taken))
 
     def solution(self) -> Solution:
-        """It is converged where all groups are; else it ended as the worst solve that a group without convergence is
-        from."""
+        """Converged if every group is; otherwise the worst status among the solves the unconverged groups came from."""
         left = ~self.best.converged
         if not bool(left.any()):
             return replace(self.best, status=Status.CONVERGED)

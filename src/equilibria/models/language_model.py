@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from equilibria.cells import Cache, CacheView, Cell, Memory
-from equilibria.cells.base import furthest
+from equilibria.cells.base import furthest, shared_columns
 from equilibria.cells.cache import Entry
 from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
 from equilibria.depths.chunks import joined
@@ -87,16 +87,20 @@ class LanguageModel(CausalModel):
         self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
+        shared_columns(self._cells())
         self._length(None)
         self._check_depth(self.depth)
 
     @property
     def causal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return all(cell.causal for cell in (self.prelude, self.cell, self.coda) if cell is not None)
+        return all(cell.causal for cell in self._cells())
 
     @property
     def columns(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.cell.columns
+        return shared_columns(self._cells())
+
+    def _cells(self) -> list[Cell]:
+        return [cell for cell in (self.prelude, self.cell, self.coda) if cell is not None]
 
     def _check_depth(self, depth: Depth) -> None:
         if not isinstance(depth, Depth):
@@ -293,9 +297,10 @@ class LanguageModel(CausalModel):
     ) -> tuple[Reached, Memory | None]:
         """Chunk after chunk: where they arrived, and the memory after the last."""
         chunks = (inputs_BLD,) if self.chunk_length is None else inputs_BLD.split(self.chunk_length, dim=1)
-        arrived = []
+        arrived, read = [], 0
         for number, chunk_BLD in enumerate(chunks, start=1):
-            reached, remembered = self._chunk(chunk_BLD, memory, depth)
+            first, read = read, read + chunk_BLD.shape[1]
+            reached, remembered = self._chunk(chunk_BLD, memory, depth.of_tokens(first, read))
             arrived.append(reached)
             # Within a segment a later chunk sends its gradient back through the memory; the next segment does not.
             last = number == len(chunks)

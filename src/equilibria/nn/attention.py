@@ -165,14 +165,14 @@ class SelfAttention(nn.Module):
         above(0, query_key_gain=query_key_gain, slope_factor=slope_factor)
         one_of(Positions, positions=positions)
         if slope_factor != 1.0 and positions != "linear":
-            raise ValueError(f'slope_factor is of linear positions; found positions = "{positions}"')
+            raise ValueError(f'slope_factor applies only to positions = "linear"; found "{positions}"')
         if strict and not causal:
-            raise ValueError("strict is of tokens that see those before them; it has no effect beside causal = false")
+            raise ValueError("strict needs causal = true")
         if (positions == "grid") != (columns is not None):
             found = f'positions = "{positions}", columns = {columns}'
             raise ValueError(f'positions = "grid" and columns, the length of its rows, go together; found {found}')
         if positions == "grid" and causal:
-            raise ValueError('positions = "grid" is of a grid that each token sees as a whole; give causal = false')
+            raise ValueError('positions = "grid" needs causal = false')
         multiple = {"rotary": 2, "grid": 4}.get(positions, 1)
         if d_model % (multiple * heads):
             wanted = "heads" if multiple == 1 else f"{multiple} · heads for {positions} positions"
@@ -217,7 +217,8 @@ class SelfAttention(nn.Module):
         if self.columns is not None and length % self.columns:
             raise ValueError(f"a grid of {self.columns} columns has whole rows; found {length} tokens")
         rotation = self._rotation(place.positions(0, length, like_BLD.device), like_BLD)
-        mask = linear_biases(self.heads, length, 0, like_BLD) if self.positions == "linear" else None
+        linear = self.positions == "linear"
+        mask = linear_biases(self.heads, length, 0, like_BLD, self.slope_factor) if linear else None
         return AttentionPattern(place, rotation, mask, causal=False)
 
     def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> BoundAttention:

@@ -164,27 +164,25 @@ class TrainingLoop:
 
     def _backward(self, slot: int, inputs: Tensor, targets: Tensor, total: int, solves: list[SolveRecord]) -> Tensor:
         """Adds the gradient of a micro-batch, weighted by its share of all targets; returns its weighted loss, that of
-        the last of its segments (`Depth.segments`)."""
+        its last round (`Depth.rounds`)."""
         count = int((targets != NO_TARGET).sum())
         if not count:  # a pass through all weights all the same, which the other processes wait for
             targets = torch.zeros_like(targets)
         weight = torch.tensor(count / total, device=self.device)
         depth = self._own_depth if self.depth is None else self.depth
-        segments = 1 if depth is None else depth.segments
+        rounds = 1 if depth is None else depth.rounds
         # Gradients of the processes are averaged, and are to be added up.
-        share = weight * self._world.size / segments
+        share = weight * self._world.size / rounds
         own = MicroBatch(inputs.to(self.device), targets.to(self.device), self._memories[slot], share, self.depth)
         last_slot = slot == self.recipe.accumulation - 1
-        figures = self._segment(own, last_slot and segments == 1, solves)
-        for number in range(2, segments + 1):
-            assert depth is not None
-            assert figures.states is not None
-            begun = replace(own, depth=depth.continued(figures.states))
-            figures = self._segment(begun, last_slot and number == segments, solves)
+        figures = self._round(own, last_slot and rounds == 1, solves)
+        for number in range(2, rounds + 1):
+            begun = replace(own, depth=_continued(depth, figures))
+            figures = self._round(begun, last_slot and number == rounds, solves)
         self._memories[slot] = figures.memory
         return figures.loss * weight
 
-    def _segment(self, batch: MicroBatch, last: bool, solves: list[SolveRecord]) -> MicroBatchResult:
+    def _round(self, batch: MicroBatch, last: bool, solves: list[SolveRecord]) -> MicroBatchResult:
         """The forward and the backward pass of a micro-batch at one depth."""
         with self._parallel.micro_batch(last):
             objective, figures = self._parallel.forward(batch)
@@ -290,6 +288,16 @@ def _compile_cell(model: LanguageModel) -> None:
     # A solve of the adjoint goes back through one evaluation many times: what it saved may not be used up.
     autograd_options.donated_buffer = False
     model.cell.compile()
+
+
+def _continued(depth: Depth | None, figures: MicroBatchResult) -> Depth:
+    """The depth of the round after one."""
+    if depth is None or figures.reached is None:
+        raise ValueError(
+            f"each round of {type(depth).__name__} begins at the solution of the one before, and it returned none; "
+            f"give Reached(solution=...), or leave rounds at 1"
+        )
+    return depth.continued(figures.reached)
 
 
 def _own_rows(recipe: TrainingRecipe, world: World) -> list[int]:

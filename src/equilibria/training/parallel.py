@@ -45,13 +45,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class MicroBatchResult:
-    """The loss of a micro-batch, in nats per target, the memory after it, and its solve with where that ended; None for
-    explicit depths."""
+    """The loss of a micro-batch, in nats per target, the memory after it, and its solve with the states that were
+    reached; None for explicit depths."""
 
     loss: Tensor
     memory: Memory | None
     solve: SolveRecord | None
-    states: Tensor | None = None
+    reached: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -75,10 +75,10 @@ class Objective(nn.Module):
         assert output.loss is not None  # there are targets
         assert not isinstance(output.memory, Cache)  # which only an inference depth returns
         objective = output.loss if output.penalty is None else output.loss + output.penalty
-        solve = states = None
+        solve = reached = None
         if output.solution is not None:
-            solve, states = SolveRecord.of(output.solution), output.solution.value.detach()
-        return objective * batch.weight, MicroBatchResult(output.loss.detach(), output.memory, solve, states)
+            solve, reached = SolveRecord.of(output.solution), output.solution.value.detach()
+        return objective * batch.weight, MicroBatchResult(output.loss.detach(), output.memory, solve, reached)
 
 
 class Parallel(ABC):
