@@ -41,7 +41,7 @@ FLAGS = {
     ),
     'model.cell.kind = "trellis"': "hidden output_size dilation weight_dropout recurrent_std scan",
     'model.depth.kind = "equilibrium"': (
-        "solver gradient eval_solver residual_penalty penalty_above jacobian_penalty states_every segments"
+        "solver gradient eval_solver residual_penalty penalty_above jacobian_penalty states_every rounds"
     ),
     "model.depth.solver": "tol max_evaluations scope criterion fallback check_every trace_groups",
     "model.depth.solver.draft": "dtype tol max_evaluations",
