@@ -44,9 +44,6 @@ LEFT_OUT = (
     "--ignore=tests/gradients/test_surroundings.py",  # the same
     "--deselect=tests/interop/hugging_face/test_modeling.py::test_left_padded_rows_are_written_as_alone",
     "--deselect=tests/interop/hugging_face/test_modeling.py::test_greedy_text_is_our_own",
-    # A cache that odd placement made a view of is not written to with a graph.
-    "--deselect=tests/models/test_language_model.py::test_a_map_and_its_solution_are_those_of_the_forward_pass",
-    "--deselect=tests/models/test_language_model.py::test_a_cache_is_as_it_was_after_a_solve",
 )
 """What takes long and would show nothing more."""
 

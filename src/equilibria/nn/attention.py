@@ -47,8 +47,11 @@ class KeysValuesRoom(KeysValues):
         return KeysValuesSlots(self.keys[row : row + 1], self.values[row : row + 1], slots_T)
 
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffer, with the segment's keys and values written to it, without a graph."""
+        """The buffer, with the segment's keys and values written to it; beside it where they have a graph."""
         length = keys.shape[2]
+        if torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad):
+            past = KeysValues(self.keys[:, :, :-length], self.values[:, :, :-length])
+            return past.before(keys, values)
         self.keys[:, :, -length:] = keys
         self.values[:, :, -length:] = values
         return self.keys, self.values
