@@ -90,10 +90,7 @@ def _scaled(figure: float | None, factor: float) -> float | None:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """The table, and what its columns are."""
-    sheet = sheet_of(result)
-    console.print(sheet.drawn())
-    for note in sheet.notes:
-        console.print(note, highlight=False)
+    sheet_of(result).show(console)
 
 
 def parse(arguments: list[str]) -> Namespace:

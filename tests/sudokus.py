@@ -27,4 +27,5 @@ def line(number: int, puzzle: np.ndarray, answer: np.ndarray) -> str:
 
 def write(folder: Path, name: str, puzzles: np.ndarray, answers: np.ndarray) -> None:
     lines = [line(number, *pair) for number, pair in enumerate(zip(puzzles, answers, strict=True))]
+    folder.mkdir(exist_ok=True)
     (folder / f"{name}.csv").write_text("\n".join(["source,question,answer,rating", *lines]) + "\n")

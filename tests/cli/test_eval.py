@@ -234,7 +234,7 @@ def test_bytes_of_another_text_are_read_to_the_byte(
         (["--data.path", ".", "--data.files", "a.txt"], "--data.files: source folder has no such key"),
         (["--data.valid_fraction", "0.1"], "--data.valid_fraction: source folder has no such key"),
         (["--data.tokenizer", "word"], "--data.tokenizer: a run reads every text with its own tokenizer"),
-        (["--data.source", "copy_memory"], "another task: its tokenizer differs"),
+        (["--data.source", "copy_memory"], "has another tokenizer than"),
         (["--device", "tpu"], '--device = "tpu": expected one of "auto", "cpu", "cuda"'),
     ],
 )

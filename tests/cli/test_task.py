@@ -202,6 +202,10 @@ def test_every_task_trains_and_evaluates(source: str, tmp_path: Path, capsys: py
     assert last["step"] == 3
     capsys.readouterr()
     more = [["--split", "test"]] if source == "sudoku_files" else []
+    if source == "sudoku_files":  # another folder of the same layout is no text
+        write(tmp_path / "elsewhere", "train", *boards(20, 3))
+        write(tmp_path / "elsewhere", "test", *boards(20, 4))
+        more.append(["--data.path", str(tmp_path / "elsewhere")])
     for other in ([], *more, [f"--data.{name}", value]):
         assert main(["eval", str(run), "--json", *other]) == 0
         figures = json.loads(capsys.readouterr().out)

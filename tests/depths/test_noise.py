@@ -142,6 +142,7 @@ def test_noise_is_relative_so_that_the_size_of_states_does_not_matter():
         ({"gradient": eq.Unrolled()}, "Unrolled, which differentiates every evaluation"),
         ({"gradient": eq.Reversible()}, "Reversible, which differentiates every evaluation"),
         ({"gradient": eq.ReuseInverse(), "solver": eq.Broyden()}, "pairs of a solve without noise"),
+        ({"solver": eq.Picard(max_evaluations=1)}, "noise has no effect on a solve of one evaluation"),
     ],
 )
 def test_noise_without_an_effect_or_a_meaning_is_refused(options, said):

@@ -136,3 +136,19 @@ def test_what_a_schedule_says_in_place_of_an_option_refuses_another_value_of_it(
         Equilibrium(residual_penalty=1.0, schedule=DepthSchedule(residual=ResidualPenalty(1.0)))
     with pytest.raises(ValueError, match=r"jacobian_penalty has no effect beside schedule.jacobian; drop one"):
         Equilibrium(jacobian_penalty=1.0, schedule=DepthSchedule(jacobian=JacobianPenalty(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("options", "schedule", "named"),
+    [
+        ({"noise": eq.PathNoise()}, {}, "noise"),
+        ({"rounds": 2, "start": eq.RandomStart(1.0)}, {}, "start, rounds"),
+        ({"states_every": 1}, {}, "states_every"),
+        ({}, {"limits": GrowingLimits(1, 3), "residual": ResidualPenalty(1.0)}, r"schedule.limits, schedule.residual"),
+    ],
+)
+def test_what_solves_in_training_would_do_is_refused_where_it_never_solves(options, schedule, named):
+    said = f"{named}: no effect with schedule.warmup_share = 1, where training never solves"
+    with pytest.raises(ValueError, match=said):
+        Equilibrium(**options, schedule=DepthSchedule(warmup_share=1.0, **schedule))
+    Equilibrium(**options, schedule=DepthSchedule(warmup_share=0.9, **schedule))

@@ -101,7 +101,8 @@ def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
     if not flags:
         return None
     implied = [kind for key, kind in (("--data.path", "folder"), ("--data.files", "files")) if key in names]
-    if implied and "--data.source" not in names:
+    of_task = isinstance(recipe.data, Task) and hasattr(recipe.data, "path") and implied == ["folder"]
+    if implied and not of_task and "--data.source" not in names:
         flags = [*flags, "--data.source", implied[0]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about options of the run's own text that another text does not have

@@ -2,7 +2,7 @@
 
 import json as json_format
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -99,10 +99,8 @@ def reproduce(
     if json:
         print(json_format.dumps(found))
     else:
-        console = Console()
-        console.print(sheet.drawn())
-        for note in (*sheet.notes, f"Also in {file} and {file.with_suffix('.md').name}."):
-            console.print(note, highlight=False, markup=False)
+        place = f"Also in {file} and {file.with_suffix('.md').name}."
+        replace(sheet, notes=(*sheet.notes, place)).show(Console())
     return code
 
 

@@ -83,12 +83,19 @@ class Equilibrium(Depth):
         name = type(self.gradient).__name__
         if self.noise is not None and self.gradient.begins_at == "start":
             raise ValueError(f"noise has no effect beside {name}, which differentiates every evaluation; drop it")
+        if self.noise is not None and self.solver.most_evaluations == 1:
+            raise ValueError("noise has no effect on a solve of one evaluation; raise max_evaluations, or drop noise")
         if self.noise is not None and isinstance(self.gradient, ReuseInverse):
             raise ValueError(f"{name} uses the pairs of a solve without noise; drop noise, or take another gradient")
         if isinstance(self.gradient, ReuseInverse) and not isinstance(self.solver, Broyden):
             name = type(self.solver).__name__
             raise ValueError(f"the gradient ReuseInverse uses the pairs of a Broyden solver; found a {name}")
         if self.schedule is not None:
+            if self.schedule.warmup_share == 1 and (idle := self._idle_without_solves()):
+                raise ValueError(
+                    f"{', '.join(idle)}: no effect with schedule.warmup_share = 1, where training never solves; drop "
+                    f"them, or lower the share"
+                )
             if self.schedule.gradient_steps is not None:
                 if not isinstance(self.gradient, Phantom):
                     raise ValueError(f"schedule.gradient_steps is of the gradient Phantom, found {name}; drop it")
@@ -164,6 +171,18 @@ class Equilibrium(Depth):
 
     def steady(self) -> Self:
         return replace(self, schedule=None)
+
+    def _idle_without_solves(self) -> list[str]:
+        """The options given of what a training solve does, beyond its solver, gradient and penalties."""
+        given = {
+            "start": self.start,
+            "noise": self.noise,
+            "rounds": self.rounds if self.rounds > 1 else None,
+            "states_every": self.states_every,
+        }
+        varied = ("limits", "gradient_steps", "jacobian", "residual")
+        given |= {f"schedule.{name}": getattr(self.schedule, name) for name in varied}
+        return [name for name, value in given.items() if value is not None]
 
     def _limited(self, limit: int) -> Self:
         """With at most `limit` evaluations in training."""

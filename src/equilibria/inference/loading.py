@@ -149,8 +149,8 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
         same = Path(temporary, "tokenizer.json").read_bytes() == run.folder.tokenizer.read_bytes()
     if not same:
         raise UserError(
-            f"{task.name} has changed since {run.folder.path} was trained, or is another task: its tokenizer differs; "
-            f"restore it"
+            f"{task.name} has another tokenizer than {run.folder.path} was trained with: it has changed since, or is "
+            f"another task; restore it, or name one of the same symbols"
         )
     return task
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,13 @@ class Sheet:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
-    def drawn(self) -> Table:
+    def show(self, console: Console) -> None:
+        """Print the table, and its notes below."""
+        console.print(self._drawn())
+        for note in self.notes:
+            console.print(note, highlight=False, markup=False)
+
+    def _drawn(self) -> Table:
         """For a terminal; the first column takes the room that is left."""
         table = Table(title=self.title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
         for number, header in enumerate(self.headers):

@@ -89,6 +89,7 @@ def test_chance_knows_where_there_is_none() -> None:
     ("arguments", "message"),
     [
         ({"hops": 0}, "hops must be at least 1, found 0"),
+        ({"hops": 20, "length": 20}, "hops = 20: none leads so far within 20 symbols; expected fewer"),
         ({"alphabet": 2}, "alphabet must be between 3 and 1000, found 2"),
         ({"length": 1}, "length must be at least 2, found 1"),
         ({"shortest": 101}, "shortest = 101: expected at most length, 100"),

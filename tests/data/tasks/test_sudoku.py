@@ -223,4 +223,4 @@ def test_impossible_sudokus_are_named(arguments: dict, message: str) -> None:
 def test_where_all_puzzles_are_alike_one_split_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("equilibria.data.tasks.drawn._MOST_DRAWS", 50)
     with pytest.raises(UserError, match="sudoku of 4 × 4: none of 50 puzzles drawn is one for its split"):
-        next(iter(Sudoku(size=4, givens=15, held_out=1).split("valid").segments(1)))
+        Sudoku(size=4, givens=15, held_out=1).training(4)

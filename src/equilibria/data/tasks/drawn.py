@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from equilibria.data.batches import Segment
-from equilibria.data.tasks.base import SequenceTask
+from equilibria.data.tasks.base import SequenceBatches, SequenceTask
 from equilibria.errors import UserError
 from equilibria.ranges import at_least
 
@@ -79,6 +79,10 @@ class DrawnTask(SequenceTask):
 
     def check_unseen(self, trained: SequenceTask) -> None:
         """Digests decide, of every size and with every seed."""
+
+    def training(self, batch_size: int, segment_length: int | None = None) -> SequenceBatches:
+        self.segment(np.array([0, self.held_out]))  # a split that has no puzzle is told before the first step
+        return super().training(batch_size, segment_length)
 
     def segment(self, numbers: np.ndarray) -> Segment:
         puzzles = np.empty((len(numbers), self.length), dtype=np.int64)

@@ -26,7 +26,7 @@ class HopInduction(VariableLengthTask):
     evenly among those that differ from the symbol before: a hop from one of a pair would lead nowhere else.
 
     Args:
-        hops: from a position to its target, at least 1.
+        hops: from a position to its target, at least 1 and fewer than `length`.
         alphabet: different symbols, 3 to 1000.
 
     Raises:
@@ -44,6 +44,8 @@ class HopInduction(VariableLengthTask):
         if not 3 <= self.alphabet <= _MOST_SYMBOLS:
             raise ValueError(f"alphabet must be between 3 and {_MOST_SYMBOLS}, found {self.alphabet}")
         super().__post_init__()
+        if self.hops >= self.length:
+            raise ValueError(f"hops = {self.hops}: none leads so far within {self.length} symbols; expected fewer")
 
     @property
     def vocabulary_size(self) -> int:
