@@ -84,7 +84,8 @@ def figures_of(recipe: Recipe, readings: Mapping[str, Reading], console: Console
         if not reading.suits(loaded.model):
             continue
         flags = [f"--data.{key}={value}" for key, value in reading.data.items()]
-        passes = Passes(batch_size=reading.batch_size, chunk_length=reading.chunk_length, effort=reading.effort)
+        effort = reading.effort_of(loaded.model)
+        passes = Passes(batch_size=reading.batch_size, chunk_length=reading.chunk_length, effort=effort)
         result = evaluate(loaded, passes, checked(loaded.recipe, flags).data).to_json()
         found["readings"][name] = {key: result[key] for key in _FIGURES}
         last, accuracy = result["last_accuracy"], result["accuracy"]
