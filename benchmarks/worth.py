@@ -64,12 +64,15 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
 
 
 def trained(recipe: Recipe, console: Console) -> Path:
-    """The folder of a recipe's run, trained to the end, from where it was; a UserError if another recipe made it."""
+    """The folder of a recipe's run, trained to the end, from where it was; a UserError if another recipe made it, or a
+    signal interrupts it."""
     status = RunStatus(RunFolder(recipe.run.folder))
     if status.started and (difference := run_difference(read_recipe(status.folder.config), recipe)):
         raise UserError(f"{recipe.run.folder} was run with {difference}; remove it, or name another file with --out")
     if status.step < recipe.training.steps:
-        train(recipe, resume=status.step > 0, console=Console(quiet=True))
+        result = train(recipe, resume=status.step > 0, console=Console(quiet=True))
+        if result.interrupted is not None:
+            raise UserError(f"{recipe.run.folder} was interrupted after step {result.step}; the same command goes on")
         console.print(f"{recipe.run.name}: trained")
     return recipe.run.folder
 

@@ -1,11 +1,13 @@
 """`equilibria bench worth`: rows that are trained, read at other lengths and told apart."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch import Tensor
 
 from benchmarks._worth_studies import STUDIES, Goal, Reading
 from benchmarks._worth_table import _cell, right, sheet_of
@@ -15,6 +17,7 @@ from equilibria.configuration import RunRecipe
 from equilibria.configuration.building import build_model
 from equilibria.data.prepared import opened
 from equilibria.models import TokenModel
+from equilibria.training.loop import TrainingLoop
 
 pytestmark = pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
 
@@ -86,6 +89,26 @@ def test_a_run_of_another_recipe_is_not_taken(tmp_path: Path, capsys: pytest.Cap
     assert "was run with" in capsys.readouterr().err
     assert main([*command, "--set", "model.hidden"]) == 2
     assert "--set model.hidden: give a key of the recipe and its value" in capsys.readouterr().err
+
+
+def test_a_row_that_is_interrupted_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s3.json"
+    command = ["bench", "worth", "s3", "--rows", "LSTM", "--seeds", "0", "--steps", "4", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        take = TrainingLoop.step
+
+        def stopping(loop: TrainingLoop) -> Tensor:
+            loss = take(loop)
+            if loop.done == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return loss
+
+        patch.setattr(TrainingLoop, "step", stopping)
+        assert main(command) == 2
+    assert "was interrupted after step 3; the same command goes on" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_worst_of_a_cost_is_the_most() -> None:
