@@ -121,6 +121,8 @@ def test_chance_is_what_the_latest_element_tells() -> None:
         ({"group": "A2"}, "group = 'A2' has 1 elements"),
         ({"shortest": 17}, "shortest = 17: expected at most length, 16"),
         ({"growing": 5}, "growing = 5 needs a length to begin with; give shortest"),
+        ({"staying": 5}, "staying = 5 needs a length to begin with; give shortest"),
+        ({"staying": -1, "shortest": 2}, "staying must be at least 0"),
         ({"growing": 0, "shortest": 2}, "growing must be at least 1"),
         ({"length": 0}, "length must be at least 1"),
         ({"group": "Z2", "length": 4, "held_out": 16}, "held_out must be between 1 and 15, found 16"),

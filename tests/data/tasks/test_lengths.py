@@ -74,15 +74,27 @@ def test_what_may_have_been_trained_on_is_said(changes: dict[str, int], message:
 
 
 @settings(deadline=None, max_examples=20)
-@given(TASKS, st.integers(2, 8), st.integers(1, 60))
-def test_the_longest_sequence_grows_with_the_batches(task: VariableLengthTask, shortest: int, growing: int) -> None:
-    growing_task, plain = replace(task, shortest=shortest, growing=growing), replace(task, shortest=shortest)
-    for index in range(80):
+@given(TASKS, st.integers(2, 8), st.integers(0, 20), st.integers(1, 60))
+def test_the_longest_sequence_grows_with_the_batches(
+    task: VariableLengthTask, shortest: int, staying: int, growing: int
+) -> None:
+    plain = replace(task, shortest=shortest)
+    growing_task = replace(plain, staying=staying, growing=growing)
+    for index in range(90):
         length = growing_task.training(1).at(index).inputs.shape[1]
-        if index < growing:
-            assert shortest <= length <= shortest + round((16 - shortest) * index / growing)
+        if index < staying:
+            assert length == shortest
+        elif index < staying + growing:
+            assert shortest <= length <= shortest + round((16 - shortest) * (index - staying) / growing)
         else:
             assert length == plain.training(1).at(index).inputs.shape[1]
+
+
+def test_sequences_that_stay_short_are_drawn_from_all_lengths_at_once_after() -> None:
+    task = WordProblem(group="Z2", shortest=3, staying=40)
+    lengths = [task.training(1).at(index).inputs.shape[1] for index in range(140)]
+    assert {*lengths[:40]} == {3}
+    assert max(lengths[40:60]) > 12
 
 
 def test_few_sequences_come_again_in_each_pass() -> None:

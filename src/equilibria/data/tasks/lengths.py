@@ -22,8 +22,9 @@ class VariableLengthTask(SequenceTask):
         length: positions of a sequence.
         shortest: of the sequences of a training batch, whose length is drawn for it from here to `length`; `length`
             itself when None.
-        growing: first training batches in which the longest sequence grows from `shortest` to `length`; none of them
-            when None.
+        staying: first training batches, whose sequences all have the length `shortest`.
+        growing: training batches after those in which the longest sequence grows from `shortest` to `length`; none of
+            them when None.
         valid_length: of the sequences for validation; `length` when None.
         held_out: sequences kept for validation. No sequence of training is one of them; of a length not below the
             shorter of `length` and `valid_length`, none begins like one of them.
@@ -39,6 +40,7 @@ class VariableLengthTask(SequenceTask):
 
     length: int = 16  # pyright: ignore[reportIncompatibleMethodOverride]
     shortest: int | None = None
+    staying: int = 0
     growing: int | None = None
     valid_length: int | None = None
     held_out: int = 256
@@ -48,11 +50,12 @@ class VariableLengthTask(SequenceTask):
     def __post_init__(self) -> None:
         at_least(self.fewest, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
         at_least(1, growing=self.growing)
-        at_least(0, seed=self.seed)
+        at_least(0, seed=self.seed, staying=self.staying)
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
-        if self.growing is not None and self.shortest is None:
-            raise ValueError(f"growing = {self.growing} needs a length to begin with; give shortest")
+        for name, batches in (("staying", self.staying or None), ("growing", self.growing)):
+            if batches is not None and self.shortest is None:
+                raise ValueError(f"{name} = {batches} needs a length to begin with; give shortest")
         self.check_count()
 
     @abstractmethod
@@ -86,8 +89,9 @@ class VariableLengthTask(SequenceTask):
     def training_segment(self, numbers: np.ndarray, index: int, draws: np.ndarray) -> Segment:
         if self.shortest is None:
             return self.sequences(numbers, self.length)
-        longest = self.length
-        if self.growing is not None and index < self.growing:
-            longest = self.shortest + round((self.length - self.shortest) * index / self.growing)
+        grown = 1.0 if self.growing is None else min(1.0, max(0, index - self.staying) / self.growing)
+        longest = self.shortest
+        if index >= self.staying:
+            longest += round((self.length - self.shortest) * grown)
         length = np.random.default_rng((self.seed, index)).integers(self.shortest, longest, endpoint=True)
         return self.sequences(numbers, int(length))
