@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
+from equilibria.errors import UserError
 from equilibria.files.durable import write_durably
 from equilibria.measuring.spread import Quartiles
 
@@ -38,6 +39,14 @@ def prepare(options: Namespace) -> Console:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     return Console(stderr=options.json)
+
+
+def given_keys(changes: Sequence[str]) -> dict[str, str]:
+    """The keys of a recipe and their values, each given as `KEY=VALUE`; a UserError for what is not."""
+    for change in changes:
+        if "=" not in change:
+            raise UserError(f"--set {change}: give a key of the recipe and its value, KEY=VALUE")
+    return dict(change.split("=", 1) for change in changes)
 
 
 def publish(

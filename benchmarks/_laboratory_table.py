@@ -77,6 +77,7 @@ def sheet_of(result: dict[str, Any], whole: bool = False) -> Sheet:
             rows.append((statistics.fmean(seed["loss"] for seed in seeds), columns))
     notes = [
         "loss: validation, nats per token, at the recipe's own tolerance, and its deviation",
+        "best: the least loss in the course of training, mean over the seeds",
         "/ twin: mean of the ratios to the better twin, seed by seed",
         "time: to the twin's final loss, over the twin's time",
         "saved: bytes kept for the backward pass, over the twin's",
@@ -101,6 +102,7 @@ def _judged(seeds: list[dict[str, Any]], against: dict[str, float | None]) -> di
     budgets = [seed["budgets"] for seed in seeds if "budgets" in seed]
     return {
         "loss": f"{statistics.fmean(losses):.4f}{spread}",
+        "best": form(_mean([min(point["loss"] for point in seed["curve"]) for seed in seeds]), ".3f"),
         "/ twin": form(against["loss"], ".4f"),
         "time": form(against["time"], ".2f"),
         "saved": form(against["saved"], ".2f"),

@@ -19,8 +19,13 @@ _RUN = 512
 """Characters of a run, about: several times a segment of the laboratory's proxies."""
 
 
-def shuffled_folder(sources: Sequence[Source], beside: Path) -> Path:
+def shuffled_folder(sources: Sequence[Source], beside: Path, characters: int | None = None) -> Path:
     """Writes the train and valid text of all sources, in an order that is random but always the same.
+
+    Args:
+        sources: of the text.
+        beside: where the folder will be.
+        characters: of the training text, about, from its beginning; all when None.
 
     Returns:
         A folder in `beside`, named by all texts; it is written once.
@@ -28,7 +33,9 @@ def shuffled_folder(sources: Sequence[Source], beside: Path) -> Path:
     Raises:
         UserError: a source cannot be read.
     """
-    digest = text_digest([str(_RUN), *(source.fingerprint() for source in sources)])[:8]
+    digest = text_digest(
+        [str(_RUN), *([] if characters is None else [str(characters)]), *(source.fingerprint() for source in sources)]
+    )[:8]
     folder = beside / f"{'-and-'.join(source.name for source in sources)}-shuffled-{digest}"
     splits: tuple[Split, ...] = ("train", "valid")
     for split in splits:
@@ -37,8 +44,18 @@ def shuffled_folder(sources: Sequence[Source], beside: Path) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             runs = [run for source in sources for run in _runs(source, split)]
             random.Random(split).shuffle(runs)
-            save_text(file, "".join(runs))
+            save_text(file, "".join(_first(runs, characters if split == "train" else None)))
     return folder
+
+
+def _first(runs: Sequence[str], characters: int | None) -> Iterator[str]:
+    """Whole runs, until there are so many characters."""
+    read = 0
+    for run in runs:
+        if characters is not None and read >= characters:
+            return
+        read += len(run)
+        yield run
 
 
 def _runs(source: Source, split: Split) -> Iterator[str]:

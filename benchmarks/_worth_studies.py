@@ -84,8 +84,18 @@ class Study:
         return not self.shown.endswith("accuracy")
 
 
-def _tracking(group: str, recipe: str, explicit: int, decoded: Sequence[int], *goals: Goal) -> Study:
-    """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times."""
+def _tracking(
+    group: str,
+    recipe: str,
+    explicit: int,
+    decoded: Sequence[int],
+    *goals: Goal,
+    layers: Mapping[str, object] | None = None,
+    recurrent: Mapping[str, object] | None = None,
+    common: Mapping[str, object] | None = None,
+) -> Study:
+    """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times; separate layers
+    and the recurrent control may get keys of their own."""
     tied, within = {"model.depth.kind": "unrolled"}, Effort(max_evaluations=512)
     readings = {
         f"{length}": Reading({"valid_length": length, "held_out": 128}, effort=within)
@@ -100,11 +110,27 @@ def _tracking(group: str, recipe: str, explicit: int, decoded: Sequence[int], *g
             "equilibrium": Row(f"state-tracking/{recipe}.toml"),
             f"{explicit} times": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": explicit}),
             "once": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": 1}),
-            "8 layers": Row("state-tracking/stack.toml", {"data.group": group}),
-            "LSTM": Row("state-tracking/lstm.toml", {"data.group": group}),
+            "8 layers": Row("state-tracking/stack.toml", {"data.group": group, **(layers or {})}),
+            "LSTM": Row("state-tracking/lstm.toml", {"data.group": group, **(recurrent or {})}),
         },
         readings=readings,
         goals=goals,
+        common=common or {},
+    )
+
+
+def _wide(group: str, *goals: Goal) -> Study:
+    """A word problem of a group of 60 elements, A5 or the cyclic control."""
+    common = {"data.group": group, "data.shortest": 2, "data.staying": 2000, "data.growing": 1500}
+    return _tracking(
+        group,
+        "a5-transformer",
+        20,
+        (1000,),
+        *goals,
+        layers={"model.cell.d_model": 96, "model.cell.inner": 512},
+        recurrent={"model.d_model": 96, "model.hidden": 192},
+        common={**common, "training.steps": 4500, "training.batch_size": 128},
     )
 
 
@@ -155,6 +181,8 @@ STUDIES: Mapping[str, Study] = {
     "s3": _tracking("S3", "s3-trellisnet", 24, (1000, 10_000), *_FAR),
     "parity-transformer": _tracking("Z2", "parity-transformer", 20, (1000,), *_FOLLOWED),
     "s3-transformer": _tracking("S3", "s3-transformer", 20, (1000,), *_FOLLOWED),
+    "a5": _wide("A5", Goal("128", 0.98)),
+    "z60": _wide("Z60", Goal("16", 0.98)),
     "chain": _chain(),
     "rule-78-12": _automaton(12, 0.95),
     "rule-78-16": _automaton(16, 0.90),

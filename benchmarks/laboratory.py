@@ -6,8 +6,9 @@ steps than the default, for a comparison at equal time. The results file grows b
 as 4,096 byte pairs, and the bytes of that English and of the text that Python carries, both shuffled.
 
     equilibria bench laboratory --proxy pairs|bytes --data-path FOLDER [--rows NAME ...] [--variant NAME KEY=VALUE ...]
-                                [--width N] [--seeds S ...] [--steps N] [--evaluations N] [--evaluate-tokens N]
-                                [--threads N] [--json] [--out FILE] [--picture FILE]
+                                [--set KEY=VALUE ...] [--characters N] [--width N] [--seeds S ...] [--steps N]
+                                [--evaluations N] [--evaluate-tokens N] [--threads N] [--json] [--out FILE]
+                                [--picture FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks._harness import options_of, prepare, publish
+from benchmarks._harness import given_keys, options_of, prepare, publish
 from benchmarks._laboratory_table import draw, sheet_of
 from benchmarks._race import run
 from benchmarks._shuffled_text import shuffled_folder
@@ -59,13 +60,18 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
         changed[name] = "default", _width(options, "default") | dict(change.split("=", 1) for change in changes)
     text = {"data.source": "folder", "data.path": _text(options), "training.evaluate_tokens": options.evaluate_tokens}
     common = dict(PROXIES[options.proxy]) | text
-    return {name: _recipe(base, common | _steps(options, base) | changes) for name, (base, changes) in changed.items()}
+    given = given_keys(options.set)
+    return {
+        name: _recipe(base, common | _steps(options, base) | changes | given)
+        for name, (base, changes) in changed.items()
+    }
 
 
 def _text(options: Namespace) -> Path:
     """The folder of the proxy's text."""
     source = FolderText(options.data_path)
-    return shuffled_folder([source, EmbeddedText()] if options.proxy == "bytes" else [source], options.out.parent)
+    sources = [source, EmbeddedText()] if options.proxy == "bytes" else [source]
+    return shuffled_folder(sources, options.out.parent, options.characters)
 
 
 def _steps(options: Namespace, name: str) -> dict[str, int]:
@@ -98,10 +104,12 @@ def parse(arguments: list[str]) -> Namespace:
     parser = options_of("laboratory", __doc__)
     parser.add_argument("--proxy", choices=sorted(PROXIES), default="pairs", help="how the text becomes tokens")
     parser.add_argument("--data-path", type=Path, required=True, help="folder of train/valid text")
+    parser.add_argument("--characters", type=int, help="of the training text, for many passes over little; else all")
     parser.add_argument("--rows", nargs="+", default=[], help="recipes of recipes/laboratory")
     parser.add_argument(
         "--variant", nargs="+", action="append", default=[], help="a name, and KEY=VALUE of the default"
     )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys that all rows get")
     parser.add_argument("--width", type=int, default=WIDTH, help="of the default, other rows in proportion")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     parser.add_argument("--steps", type=int, help="training steps of the default, others in proportion; else their own")

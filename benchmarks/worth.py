@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks._harness import options_of, prepare, publish
+from benchmarks._harness import given_keys, options_of, prepare, publish
 from benchmarks._race import Results
 from benchmarks._worth_studies import STUDIES, Reading, Study
 from benchmarks._worth_table import draw, sheet_of
@@ -47,10 +47,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
     for name in names:
         if name not in study.rows:
             raise UserError(f"--rows {name}: {options.study} has no such row; it has {', '.join(study.rows)}")
-    for change in options.set:
-        if "=" not in change:
-            raise UserError(f"--set {change}: give a key of the recipe and its value, KEY=VALUE")
-    given = dict(change.split("=", 1) for change in options.set)
+    given: dict[str, object] = dict(given_keys(options.set))
     if options.steps is not None:
         given |= {"training.steps": options.steps, "training.evaluate_every": options.steps}
     found = {}

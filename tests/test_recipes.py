@@ -175,6 +175,8 @@ def shrunk(recipe: Recipe) -> Recipe:
         return replace(recipe, model=replace(model, embedding=narrow(model.embedding)))
     given = model.cell.keywords
     sizes: dict[str, Any] = {"d_model": 2 * given.get("heads", 4), "output_size": None}
+    if given.get("columns"):
+        sizes["d_model"] = 4 * given["heads"]
     sizes = {name: size for name, size in {**SMALL, **sizes}.items() if name in given or name == "d_model"}
     depth = model.depth
     if getattr(depth, "applications", 0) > SMALL["applications"]:
@@ -196,7 +198,7 @@ def test_a_small_version_of_it_learns(name: str) -> None:
     recipe = shrunk(recipe_of(name))
     torch.manual_seed(0)
     model = build_model(recipe, 16)
-    chunk = getattr(recipe.model, "chunk_length", None) or 4
+    chunk = getattr(recipe.model, "chunk_length", None) or model.columns or 4
     tokens = torch.randint(16, (2, 2 * chunk + 1), generator=torch.Generator().manual_seed(1))
     steps = recipe.training.steps
     for step in {0, steps - 1}:

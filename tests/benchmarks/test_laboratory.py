@@ -66,6 +66,14 @@ def test_another_width_keeps_the_proportions_of_a_row(command: list[str], folder
     assert {row.training.evaluate_tokens for row in found.values()} == {500}
 
 
+def test_keys_that_all_rows_get(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["--rows", "late", "attractor", "--set", "model.cell.dropout=0.2", "training.steps=7"]
+    found = recipes_of(parse([*command[2:], *rows, "--out", str(folder / "set.json")]))
+    assert [(settings(row)["model.cell.dropout"], row.training.steps) for row in found.values()] == [(0.2, 7)] * 2
+    assert main([*command, "--rows", "late", "--set", "training.steps", "--out", str(folder / "set.json")]) == 2
+    assert "--set training.steps: give a key" in capsys.readouterr().err
+
+
 def test_unknown_rows_and_malformed_variants_are_errors(
     command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +111,12 @@ def test_the_shuffled_text_has_every_passage_of_both_once(tmp_path: Path) -> Non
         assert order != lines
         assert order[order.index(lines[0]) + 1] == lines[1]  # passages of a run stay together
         assert 0.4 < sum(place < len(found) / 2 for place in places) / len(places) < 0.6
+    little = shuffled_folder(sources, tmp_path / "mixed", 9000)
+    begun, whole = ((one / "train.txt").read_text() for one in (little, folder))
+    assert whole.startswith(begun)
+    assert 9000 <= len(begun) < 12_000
+    assert begun.endswith("\n")
+    assert (little / "valid.txt").read_bytes() == (folder / "valid.txt").read_bytes()
     (path / "valid.txt").write_text("other text\n")
     other = shuffled_folder(sources, tmp_path / "mixed")
     assert "other text" in (other / "valid.txt").read_text()

@@ -25,7 +25,7 @@ FIGURES = {
 
 def lines_of(sheet: Sheet) -> list[str]:
     stream = io.StringIO()
-    Console(file=stream, width=80).print(sheet.drawn())
+    sheet.show(Console(file=stream, width=80))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
