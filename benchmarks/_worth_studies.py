@@ -150,14 +150,18 @@ def _chain() -> Study:
     )
 
 
+def _budgets() -> dict[str, Reading]:
+    """The recipe's own budget, and others."""
+    return {"as trained": Reading({}, 100)} | {
+        f"{budget} evaluations": Reading({}, 100, effort=Effort(max_evaluations=budget), for_all=False)
+        for budget in (2, 4, 8, 16, 32, 64, 128, 256)
+    }
+
+
 def _automaton(width: int, least: float) -> Study:
     """A fixed point as the answer, from few examples; what was published of each width is in the lab notes."""
     recipe, stack = "fixed-points/rule-78.toml", {"model.depth.kind": "stack", "model.depth.layers": 14}
     tied = {"model.depth.kind": "unrolled", "model.depth.applications": 14}
-    budgets = {
-        f"{budget} evaluations": Reading({}, 100, effort=Effort(max_evaluations=budget), for_all=False)
-        for budget in (2, 4, 8, 16, 32, 64, 128, 256)
-    }
     return Study(
         about=f"the fixed point of rule 78 on a ring of {width} bits, 4,000 examples: whole rings right",
         rows={
@@ -166,9 +170,32 @@ def _automaton(width: int, least: float) -> Study:
             "once": Row(recipe, {**tied, "model.depth.applications": 1}),
             "14 layers": Row(recipe, stack),
         },
-        readings={"as trained": Reading({}, 100), **budgets},
+        readings=_budgets(),
         goals=[Goal("as trained", least, "sequence_accuracy")],
         common={"data.width": width},
+        shown="sequence_accuracy",
+    )
+
+
+def _sudoku() -> Study:
+    """Constraints that all cells put on each other, from few puzzles; stacks of about the equilibrium's weights."""
+    recipe, tied = "fixed-points/sudoku-6.toml", {"model.depth.kind": "unrolled"}
+
+    def layers(count: int, width: int) -> dict[str, object]:
+        sizes = {"model.cell.d_model": width, "model.cell.inner": 4 * width}
+        return {"model.depth.kind": "stack", "model.depth.layers": count, **sizes}
+
+    return Study(
+        about="sudokus of 6 × 6 cells with 14 givens, 10,000 examples: whole grids right",
+        rows={
+            "equilibrium": Row(recipe),
+            "10 times": Row(recipe, {**tied, "model.depth.applications": 10}),
+            "once": Row(recipe, {**tied, "model.depth.applications": 1}),
+            "4 layers": Row(recipe, layers(4, 48)),
+            "10 layers": Row(recipe, layers(10, 32)),
+        },
+        readings=_budgets(),
+        goals=[Goal("as trained", 0.5, "sequence_accuracy")],
         shown="sequence_accuracy",
     )
 
@@ -184,6 +211,7 @@ STUDIES: Mapping[str, Study] = {
     "a5": _wide("A5", Goal("128", 0.98)),
     "z60": _wide("Z60", Goal("16", 0.98)),
     "chain": _chain(),
+    "sudoku-6": _sudoku(),
     "rule-78-12": _automaton(12, 0.95),
     "rule-78-16": _automaton(16, 0.90),
     "rule-78-24": _automaton(24, 0.60),

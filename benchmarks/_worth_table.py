@@ -54,7 +54,7 @@ def _solves(result: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}, {solved[0][0]}: evaluations per token {' / '.join(form(one, '.1f') for one in spent)} "
                 f"(mean / median / 90th percentile), spectral radius {form(radius, '.2f')}, "
-                f"solves not converged {worst:.1%} at most"
+                f"tokens not converged {worst:.1%} at most"
             )
     return lines
 

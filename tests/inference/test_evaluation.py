@@ -112,6 +112,22 @@ def test_convergence_is_reported_over_tokens() -> None:
     assert evaluate_model(hasty, text(50), 2, 8).unconverged == 1.0
 
 
+def test_the_share_that_did_not_converge_is_one_of_tokens() -> None:
+    def hasty(tol: float) -> LanguageModel:
+        short = Picard(tol=tol, max_evaluations=3, scope="prefix")
+        return model(Equilibrium(solver=short, eval_solver=short, gradient=Phantom(steps=2))).eval()
+
+    segment = next(iter(text(50).segments(2, 8)))
+    reached = hasty(1e-9)(segment.inputs).solution
+    assert reached is not None
+    middle = hasty(float(reached.residual.median()))
+    found = evaluate_segments(middle, [segment])
+    solution = middle(segment.inputs).solution
+    assert solution is not None
+    assert 0 < int(solution.converged.sum()) < 16
+    assert found.unconverged == pytest.approx(1.0 - int(solution.converged.sum()) / 16)
+
+
 def test_masked_positions_do_not_count_as_tokens() -> None:
     seen = evaluate_model(MODEL, text(8), batch_size=2, segment_length=16)  # rows of 3 and 4 targets
     assert seen.tokens == 7

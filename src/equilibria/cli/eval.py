@@ -147,7 +147,7 @@ def _solves(result: Evaluation) -> dict[str, str]:
         "residual per token": _spread(result.residual),
         "evaluations per token": _spread(result.evaluations),
         "evaluations per solve": _number(result.evaluations_per_solve),
-        "solves not converged": f"{result.unconverged:.1%} of {result.solves:,}",
+        "not converged": f"{result.unconverged:.1%} of the tokens",
         **({} if radius is None else {"spectral radius": _spread(radius)}),
     }
 

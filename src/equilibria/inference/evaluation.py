@@ -20,7 +20,7 @@ from equilibria.diagnostics.audits import evaluating
 from equilibria.distributed import ALONE, World
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, Output, TokenModel
-from equilibria.solvers import Solution, Status
+from equilibria.solvers import Solution
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Evaluation:
         evaluations_per_solve: evaluations of the cell per solve of a batch of segments, mean; None for
             explicit depths.
         solves: how many solves there were; 0 for explicit depths.
-        unconverged: the fraction of solves that did not converge everywhere; None for explicit depths.
+        unconverged: share of the predicted tokens whose state did not converge; None for explicit depths.
         spectral_radius: of the map at the solution, over a sample of tokens (see `spectral_radii_of`); None where it
             was not measured, and for explicit depths.
         seconds: wall-clock time.
@@ -297,7 +297,7 @@ class _Tally:
     group_evaluations: list[np.ndarray] = field(default_factory=list)
     evaluations: int = 0
     solves: int = 0
-    unconverged: int = 0
+    converged: list[np.ndarray] = field(default_factory=list)
 
     def add(self, loss: Tensor | None, solution: Solution | None, predicted: Tensor) -> None:
         """Counts one segment; `predicted` (B, L) on the CPU marks the tokens that are targets."""
@@ -309,7 +309,7 @@ class _Tally:
             return
         self.evaluations += solution.evaluations
         self.solves += 1
-        self.unconverged += solution.status is not Status.CONVERGED
+        self.converged.append(_of_predicted(solution.converged, predicted))
         self.residuals.append(_of_predicted(solution.residual, predicted))
         self.group_evaluations.append(_of_predicted(solution.group_evaluations, predicted))
 
@@ -336,7 +336,7 @@ class _Tally:
             sequence_accuracy=self.sequence_hits / self.sequences if self.sequences else None,
             evaluations_per_solve=self.evaluations / self.solves if self.solves else None,
             solves=self.solves,
-            unconverged=self.unconverged / self.solves if self.solves else None,
+            unconverged=1.0 - float(_joined(self.converged).mean()) if self.solves else None,
             spectral_radius=None,
             seconds=seconds,
             tokens_per_second=self.tokens / seconds,

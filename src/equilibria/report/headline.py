@@ -118,7 +118,7 @@ def _solve_cards(run: RunRecord) -> list[Card]:
     if per_solve is None:
         per_solve = number(line, "evaluations")
     unconverged = number(evaluation if evaluation is not None else line, "unconverged")
-    details = [] if unconverged is None else [f"{unconverged:.1%} of solves did not converge"]
+    details = [] if unconverged is None else [f"{unconverged:.1%} of tokens did not converge"]
     per_token = nested(evaluation, "evaluations")
     if (mean := number(per_token, "mean")) is not None:
         details.insert(0, f"per token {mean:.1f}, {', '.join(_spread(per_token, '.3g'))}")

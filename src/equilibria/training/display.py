@@ -147,7 +147,7 @@ def validation_line(step: int, figures: Figures) -> str:
         f"residual {_number(figures['residual'], '.1e')} "
         f"(95% {_number(figures['residual_p95'], '.1e')}, "
         f"worst {_number(figures['residual_worst'], '.1e')})  "
-        f"unconverged solves {_number(figures['unconverged'], '.0%')}"
+        f"unconverged {_number(figures['unconverged'], '.1%')}"
     )
 
 
