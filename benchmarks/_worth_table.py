@@ -80,24 +80,29 @@ def _words(figure: str) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The study's figure for each reading: a line for each row, medians, with all seeds around it."""
+    """The study's figure for each reading: a line for each row, medians, with all seeds around it. The first row's is
+    broad, so that it shows below one that covers it."""
     from matplotlib.figure import Figure
 
     study = STUDIES[result["study"]]
     names = list(study.readings)
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, row in result["rows"].items():
+    for number, (name, row) in enumerate(result["rows"].items()):
         seeds = list(row["seeds"].values())
         columns = [[seed["readings"].get(reading, {}).get(study.shown) for seed in seeds] for reading in names]
         places = [place for place, column in enumerate(columns) if any(value is not None for value in column)]
         if not places:
             continue
         known = [[value for value in columns[place] if value is not None] for place in places]
-        (line,) = axes.plot(places, [statistics.median(column) for column in known], "o-", markersize=4, label=name)
+        (line,) = axes.plot(places, [statistics.median(column) for column in known], label=name)
+        if number:
+            line.set(marker="o", markersize=4)
+        else:
+            line.set(linewidth=6, alpha=0.5, solid_capstyle="round")
         ends = [min(column) for column in known], [max(column) for column in known]
         axes.fill_between(places, *ends, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=9)
     if study.shown.endswith("accuracy"):
         axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel(_words(study.shown))
