@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.depths import Equilibrium, PathNoise
+from equilibria.depths import DepthSchedule, Equilibrium, GrowingLimits, PathNoise
 from equilibria.solvers.residual import relative_residual
 from problems import causal_attention
 
@@ -150,3 +150,9 @@ def test_noise_without_an_effect_or_a_meaning_is_refused(options, said):
         Equilibrium(**options, noise=PathNoise())
     with pytest.raises(ValueError, match="std must be at least 0"):
         PathNoise(-1.0)
+
+
+def test_noise_is_for_a_short_solve_that_a_schedule_makes_longer():
+    growing = DepthSchedule(limits=GrowingLimits(1, 4))
+    depth = Equilibrium(solver=eq.Picard(max_evaluations=1), noise=PathNoise(), schedule=growing)
+    assert depth.noise is not None

@@ -83,7 +83,8 @@ class Equilibrium(Depth):
         name = type(self.gradient).__name__
         if self.noise is not None and self.gradient.begins_at == "start":
             raise ValueError(f"noise has no effect beside {name}, which differentiates every evaluation; drop it")
-        if self.noise is not None and self.solver.most_evaluations == 1:
+        varied = self.schedule is not None and self.schedule.limits is not None
+        if self.noise is not None and self.solver.most_evaluations == 1 and not varied:
             raise ValueError("noise has no effect on a solve of one evaluation; raise max_evaluations, or drop noise")
         if self.noise is not None and isinstance(self.gradient, ReuseInverse):
             raise ValueError(f"{name} uses the pairs of a solve without noise; drop noise, or take another gradient")
@@ -173,7 +174,7 @@ class Equilibrium(Depth):
         return replace(self, schedule=None)
 
     def _idle_without_solves(self) -> list[str]:
-        """The options given of what a training solve does, beyond its solver, gradient and penalties."""
+        """The options given that change training solves, beyond their solver, gradient and penalties."""
         given = {
             "start": self.start,
             "noise": self.noise,

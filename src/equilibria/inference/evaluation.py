@@ -297,7 +297,7 @@ class _Tally:
     group_evaluations: list[np.ndarray] = field(default_factory=list)
     evaluations: int = 0
     solves: int = 0
-    converged: list[np.ndarray] = field(default_factory=list)
+    unconverged: int = 0
 
     def add(self, loss: Tensor | None, solution: Solution | None, predicted: Tensor) -> None:
         """Counts one segment; `predicted` (B, L) on the CPU marks the tokens that are targets."""
@@ -309,7 +309,7 @@ class _Tally:
             return
         self.evaluations += solution.evaluations
         self.solves += 1
-        self.converged.append(_of_predicted(solution.converged, predicted))
+        self.unconverged += int((_of_predicted(solution.converged, predicted) == 0).sum())
         self.residuals.append(_of_predicted(solution.residual, predicted))
         self.group_evaluations.append(_of_predicted(solution.group_evaluations, predicted))
 
@@ -336,7 +336,7 @@ class _Tally:
             sequence_accuracy=self.sequence_hits / self.sequences if self.sequences else None,
             evaluations_per_solve=self.evaluations / self.solves if self.solves else None,
             solves=self.solves,
-            unconverged=1.0 - float(_joined(self.converged).mean()) if self.solves else None,
+            unconverged=self.unconverged / self.tokens if self.solves else None,
             spectral_radius=None,
             seconds=seconds,
             tokens_per_second=self.tokens / seconds,

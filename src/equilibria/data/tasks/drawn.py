@@ -81,7 +81,7 @@ class DrawnTask(SequenceTask):
         """Digests decide, of every size and with every seed."""
 
     def training(self, batch_size: int, segment_length: int | None = None) -> SequenceBatches:
-        self.segment(np.array([0, self.held_out]))  # a split that has no puzzle is told before the first step
+        self.segment(np.array([0, self.held_out]))  # an error before the first step if a split has none
         return super().training(batch_size, segment_length)
 
     def segment(self, numbers: np.ndarray) -> Segment:
