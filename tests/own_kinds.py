@@ -70,3 +70,29 @@ class CrossParity(SequenceTask):
         bits = inputs.view(-1, self.rows, self.columns)
         targets = (bits.sum(1, keepdim=True) + bits.sum(2, keepdim=True)).flatten(1) % 2
         return Segment(inputs, targets, starts=True, answers=torch.ones_like(targets, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Counting(SequenceTask):
+    """Digits, each so much more than the one before: a task whose answers are the next inputs."""
+
+    continues: ClassVar[bool] = True
+    digits: int = 8
+    held_out: int = 20
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 10
+
+    @property
+    def length(self) -> int:
+        return self.digits
+
+    @property
+    def count(self) -> int:
+        return 100
+
+    def segment(self, numbers: np.ndarray) -> Segment:
+        first, more = numbers[:, None] % 10, numbers[:, None] // 10
+        digits = torch.from_numpy((first + more * np.arange(self.digits + 1)) % 10)
+        return Segment(digits[:, :-1], digits[:, 1:], starts=True)

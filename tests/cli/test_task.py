@@ -36,6 +36,19 @@ def test_the_task_of_a_run_is_that_of_its_recipe(run: Path) -> None:
     assert loaded.tokenizer.vocabulary_size == TASK.vocabulary_size == 10
 
 
+@pytest.mark.parametrize(
+    "command", [["generate"], ["serve", "--port", "0"], ["export", "--to", "hf"]], ids=lambda words: words[0]
+)
+def test_answers_that_are_not_the_next_inputs_are_no_text_to_write(
+    run: Path, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [str(tmp_path / "out")] if command[0] == "export" else []
+    assert main([command[0], str(run), *out, *command[1:]]) == 2
+    said = "error: the answers of copy memory are not the next inputs, so the model continues no text; "
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_validates_on_so_many_whole_sequences(run: Path) -> None:
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "valid"]
     assert [line["step"] for line in lines] == [6, 12]
@@ -81,14 +94,6 @@ def test_the_report_shows_losses_on_a_logarithmic_axis_beside_chance(run: Path) 
     for part in ("perplexity</dt>", "Evaluations per token</h2>", "Missing from this report"):
         assert part not in html
     assert "Residual against evaluations" in html
-
-
-def test_it_writes_digits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert main(["generate", str(run), "--prompt", "123 0000", "--max-new-tokens", "5", "--json"]) == 0
-    text = json.loads(capsys.readouterr().out)["text"]
-    assert len(text) == 5
-    assert text.isdecimal()
 
 
 def test_a_model_with_too_few_classes_is_an_error(run: Path) -> None:

@@ -36,7 +36,7 @@ def demo(recipe: Path | None = None, /, *flags: Settings, json: bool = False) ->
     """Train a small model on the documentation inside Python, evaluate it, write text and a report.
 
     Args:
-        recipe: the TOML file; default: the demo's own. The name of its run gets a number.
+        recipe: the TOML file; default: recipes/demo.toml. The name of its run gets a number.
         flags: flags of `equilibria train`, after the recipe.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
@@ -68,7 +68,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     keep_evaluation(loaded.folder, evaluation)
     model, radius = evaluation.model, evaluation.model.spectral_radius
     once = _applied_once(loaded) if model.solves else None
-    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.model.causal else []
+    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.continues else []
     return {
         "run": str(folder),
         "report": str(write_report(folder)),

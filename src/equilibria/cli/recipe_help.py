@@ -16,8 +16,8 @@ from equilibria.errors import UserError, nearest
 
 _ABOUT = (
     "Settings of the recipe: keys of its file, and flags, which have the last word: tol below model.depth.solver is "
-    "--model.depth.solver.tol. --help KEY explains all kinds of a section, --help package.module:Class your own. "
-    "--unset KEY takes a key out of the file."
+    "--model.depth.solver.tol. A default is for what neither has. --help KEY explains all kinds of a section, --help "
+    "package.module:Class your own. --unset KEY takes a key out of the file."
 )
 _TAKEN = {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}
 _SAID = {None: NOTHING, True: "true", False: "false"}

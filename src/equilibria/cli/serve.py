@@ -58,7 +58,7 @@ def serve(
         raise UserError(f"{missing.name} is not installed; pip install 'equilibria[serve]'") from missing
     go_on_unheard()
     loaded = load_run(run, checkpoint)
-    loaded.model.check_continues()
+    loaded.check_continues()
     if threads is not None:
         torch.set_num_threads(threads)
     model = loaded.model

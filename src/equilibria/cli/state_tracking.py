@@ -53,7 +53,7 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
     """Train an equilibrium to follow a state through 16 steps, and see it follow 1,000.
 
     Beside it the same cell, with as many weights, applied a fixed number of times. The task is to read permutations of
-    three things and to give the product so far after each.
+    three things and to give the product so far after each. The recipe is state-tracking/s3-trellisnet.toml.
 
     Args:
         flags: flags of `equilibria train`, for both; those of model.depth for the equilibrium alone.

@@ -66,7 +66,7 @@ def generate(
             effort is limited and the model has no solver, or its logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
-    loaded.model.check_continues()
+    loaded.check_continues()
     seed = randrange(2**31) if seed is None else seed
     prompts = [prompts] if isinstance(prompts, str) else prompts
     stop = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -54,6 +54,22 @@ class LoadedRun:
         """Tokens that a prediction saw at most in training: a segment or a task's sequence, and the memory."""
         return self.recipe.context + self.model.memory_length
 
+    @property
+    def continues(self) -> bool:
+        """Whether the model writes on after what it reads: no token sees one after it, and each learned which comes
+        next, there or in what is written after a source."""
+        data = self.recipe.data
+        return self.model.causal and not (isinstance(data, Task) and not (data.continues or data.has_source))
+
+    def check_continues(self) -> None:
+        """Raises a UserError for a model that continues no text."""
+        self.model.check_continues()
+        if not self.continues:
+            raise UserError(
+                f"the answers of {self.recipe.data.name} are not the next inputs, so the model continues no text; "
+                f"evaluate it on its task: equilibria eval {self.folder.path}"
+            )
+
 
 def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     """Loads a trained model.

@@ -16,9 +16,10 @@ import tiny
 from equilibria.cli.app import main
 from equilibria.configuration import table_of
 from equilibria.errors import UserError
-from equilibria.inference import load_run
+from equilibria.inference import generate, load_run
 from equilibria.interop.hugging_face import EquilibriaForCausalLM
 from equilibria.interop.hugging_face.exporting import export_folder
+from own_kinds import Counting
 from wrapped_kinds import loaded
 
 PROMPT = "12 the cat"
@@ -135,11 +136,14 @@ def test_a_failure_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_tokens_that_are_numbers(tmp_path: Path) -> None:
-    recipe = tiny.tiny_task_recipe(tmp_path)
+    recipe = replace(tiny.tiny_task_recipe(tmp_path), data=Counting())
     recipe = replace(recipe, training=replace(recipe.training, steps=4, evaluate_every=4, checkpoint_every=4))
     tiny.tiny_trainer(recipe).run()
     export_folder(load_run(recipe.run.folder), tmp_path / "out")
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("102")["input_ids"] == [1, 0, 2]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("1 0 2")["input_ids"] == [1, 0, 2]
     assert 'tokenizer("0",' in (tmp_path / "out" / "README.md").read_text()
     model = loaded(tmp_path / "out")
     assert model.generate(max_new_tokens=3).shape == (1, 4)
+    [sample] = generate(load_run(recipe.run.folder), "1 2 3", max_new_tokens=5)
+    assert all(token.isdecimal() for token in sample.text.split())
+    assert len(sample.text.split()) == 5

@@ -35,6 +35,8 @@ class Task(ABC):
 
     has_source: ClassVar[bool] = False
     """Whether targets are written by a decoder after a source, the inputs, all of which they may rest on."""
+    continues: ClassVar[bool] = True
+    """Whether each target is the input after it, as in a text, so that a model goes on by reading what it wrote."""
     causal: ClassVar[bool] = True
     """Whether no target rests on a later input, or all follow a source; False where one may rest on any input, which a
     causal model has not seen."""
@@ -101,6 +103,7 @@ class SequenceTask(Task):
     has them in an order of its own.
     """
 
+    continues: ClassVar[bool] = False
     held_out: int
     """Sequences kept for validation; fewer than there are."""
 

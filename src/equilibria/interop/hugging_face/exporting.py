@@ -88,7 +88,7 @@ def _wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
     """A run's model for transformers, in evaluation mode."""
     if not isinstance(loaded.model, CausalModel):
         raise UserError(f"a {type(loaded.model).__name__} does not continue a text; it cannot be exported")
-    loaded.model.check_continues()  # before its recipe is read as that of a text
+    loaded.check_continues()  # before its recipe is read as that of a text
     config = EquilibriaConfig.of(loaded.recipe.model, loaded.tokenizer.vocabulary_size, loaded.window)
     model = EquilibriaForCausalLM(config).eval()
     fill(distinct_state(model.model), distinct_state(loaded.model), loaded.checkpoint)
