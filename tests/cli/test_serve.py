@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,13 @@ class Server:
         with urllib.request.urlopen(f"{self.address}/health") as answer:
             return json.load(answer)
 
+    def figure(self, name: str) -> float:
+        """One of the metrics; the sum where it has labels."""
+        with urllib.request.urlopen(f"{self.address}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line.rpartition(" ")[2] for line in lines if re.match(rf"equilibria_{name}[ {{]", line)]
+        return sum(map(float, found))
+
     def idle(self) -> bool:
         """Whether all places become free within some seconds."""
         for _ in range(300):
@@ -52,7 +60,8 @@ def start(run: Path, *flags: str) -> Server:
 
 @pytest.fixture(scope="module")
 def server(run: Path) -> Iterator[Server]:
-    started = start(run, "--max-batch", "3", "--max-queue", "6", "--max-tokens", "5000", "--request-timeout", "30")
+    limits = ["--max-batch", "3", "--max-queue", "6", "--max-tokens", "5000", "--request-timeout", "30"]
+    started = start(run, *limits, "--min-tolerance", "1e-9")
     yield started
     started.process.kill()
     started.process.communicate()
@@ -89,7 +98,9 @@ def test_an_answer_is_what_the_library_writes(run: Path, client: openai.OpenAI) 
         assert len(extra(choice, "evaluations")) == len(extra(choice, "converged")) == 12
         assert choice.logprobs is not None
         assert len(choice.logprobs.tokens or []) == len(choice.logprobs.top_logprobs or []) == 12
-        assert all(len(top) == 2 for top in choice.logprobs.top_logprobs or [])
+        for token, top in zip(choice.logprobs.tokens or [], choice.logprobs.top_logprobs or [], strict=True):
+            assert token in top  # also where it is not among the two most likely
+            assert len(top) in (2, 3)
     assert whole.usage is not None
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 24)
     chunks = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
@@ -122,14 +133,15 @@ def test_an_echo_has_the_prompts_probabilities(run: Path, client: openai.OpenAI)
 
 
 def test_solves_that_fail_are_told_of(server: Server, client: openai.OpenAI) -> None:
-    before = server.health()["unconverged"]
+    before = server.figure("unconverged_tokens_total")
     few = {"max_evaluations": 1, "tolerance": 1e-9}
     settings = {"model": "shared", "prompt": "a cat", "max_tokens": 3, "echo": True, "logprobs": 0}
     choice = client.completions.create(**settings, extra_body=few).choices[0]
     assert extra(choice, "converged") == [False] * 3
     assert choice.logprobs is not None
     assert choice.logprobs.model_extra == {"converged": [None, *[False] * 7]}
-    assert server.health()["unconverged"] == before + 4 + 3
+    assert server.figure("unconverged_tokens_total") == before + 4 + 3
+    assert min(extra(choice, "residual")) > 1e-9
 
 
 def test_a_text_stops_before_a_stop_string(run: Path, client: openai.OpenAI) -> None:
@@ -179,14 +191,14 @@ def test_models_errors_and_the_page(server: Server, client: openai.OpenAI) -> No
         assert "default-src 'self'" in page.headers["content-security-policy"]
 
 
-def test_who_goes_away_frees_his_place_and_too_many_are_refused(server: Server, client: openai.OpenAI) -> None:
+def test_places_are_shared_and_freed_and_too_many_are_refused(server: Server, client: openai.OpenAI) -> None:
     streams = [client.completions.create(model="shared", prompt="a", max_tokens=5000, stream=True) for _ in range(3)]
     for stream in streams:
         next(iter(stream))
     assert server.health()["running"] == 3
-    impatient = client.with_options(timeout=1.0)
-    with pytest.raises(openai.APITimeoutError):
-        impatient.completions.create(model="shared", prompt="b", max_tokens=3)
+    # As many texts are written as there are places; one more gets its turn all the same.
+    assert len(client.completions.create(model="shared", prompt="b", max_tokens=3).choices) == 1
+    assert server.health()["running"] == 3
     with pytest.raises(openai.RateLimitError, match="texts wait already"):
         # One request fills the queue; this is asked while it does.
         asyncio.run(_crowd(server))
