@@ -45,7 +45,7 @@ def malformed(seed: int, count: int, model: str, vocabulary_size: int) -> Iterat
 
 
 def _post(body: bytes, length: str | None = None, kind: str = "application/json", verb: str = "POST") -> bytes:
-    head = f"host: server\r\ncontent-type: {kind}\r\ncontent-length: {length or len(body)}\r\nconnection: close\r\n"
+    head = f"host: localhost\r\ncontent-type: {kind}\r\ncontent-length: {length or len(body)}\r\nconnection: close\r\n"
     return verb.encode() + b" " + _PATH + b" HTTP/1.1\r\n" + head.encode() + b"\r\n" + body
 
 
@@ -100,7 +100,7 @@ _JSON: dict[str, Maker] = {
     "a switch of another type": lambda c, r, v: {**r, c.choice(_SWITCHES): c.choice([*_OTHER, 0, 1])},
     "a negative number": lambda c, r, v: {**r, c.choice([*_NUMBERS[:4], "tolerance"]): -c.uniform(0.01, 1e6)},
     "a negative integer": lambda c, r, v: {**r, c.choice(_INTEGERS[:-1]): -c.randint(1, 10**20)},
-    "zero": lambda c, r, v: {**r, c.choice(["max_tokens", "n", "top_k", "max_evaluations", "top_p", "tolerance"]): 0},
+    "zero": lambda c, r, v: {**r, c.choice(["max_tokens", "n", "top_k", "max_evaluations", "tolerance"]): 0},
     "a huge number": lambda c, r, v: {**r, c.choice(_NUMBERS): c.choice([1e6, 1e30, 1.7e308])},
     "a huge integer": lambda c, r, v: {**r, c.choice(_INTEGERS): 10 ** c.randint(19, 300)},
     "another model": lambda c, r, v: {**r, "model": c.choice([_word(c) + "?", "", "../" + r["model"]])},
@@ -115,6 +115,11 @@ _JSON: dict[str, Maker] = {
     "a prompt of another type": lambda c, r, v: {**r, "prompt": c.choice([1, 1.5, True, {}, {"a": 1}, [], [[]]])},
     "prompts of several types": lambda c, r, v: {**r, "prompt": c.choice([["a", 1], [1, "a"], [[1], "a"], [None]])},
     "wrong token ids": lambda c, r, v: {**r, "prompt": _ids(c, v)},
+    "more effort than allowed": lambda c, r, v: {
+        **r,
+        **c.choice([{"tolerance": 1e-30}, {"max_evaluations": 1000}, {"tolerance": 5e-324, "max_evaluations": 999}]),
+    },
+    "a text too long": lambda c, r, v: {**r, "prompt": _word(c) * c.randint(66_000, 80_000)},
     "a prompt too long": lambda c, r, v: {**r, "prompt": [c.randrange(v)] * c.randint(5000, 9000)},
     "half a surrogate pair": lambda c, r, v: {
         **r,
@@ -129,7 +134,7 @@ _JSON: dict[str, Maker] = {
 _HTTP: dict[str, Maker] = {
     "another method": lambda c, r, v: _post(json.dumps(r).encode(), verb=c.choice(["GET", "PUT", "DELETE", "PATCH"])),
     "another path": lambda c, r, v: (
-        f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()
+        f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
     ),
     "another kind of content": lambda c, r, v: _post(
         json.dumps(r).encode(), kind=c.choice(["text/plain", "a", "image/png"])
@@ -141,5 +146,8 @@ _HTTP: dict[str, Maker] = {
     "no HTTP": lambda c, r, v: c.randbytes(c.randint(1, 300)).replace(b"\n", b"") + b"\r\n\r\n",
     "a header that is none": lambda c, r, v: b"POST /v1/completions HTTP/1.1\r\n" + _word(c).encode() + b"\r\n\r\n",
     "no host": lambda c, r, v: b"GET /health HTTP/1.1\r\n\r\n",
-    "another version": lambda c, r, v: b"GET /health HTTP/" + c.choice([b"9.9", b"x", b"1"]) + b"\r\nhost: a\r\n\r\n",
+    "another version": lambda c, r, v: (
+        b"GET /health HTTP/" + c.choice([b"9.9", b"x", b"1"]) + b"\r\nhost: localhost\r\n\r\n"
+    ),
+    "another host": lambda c, r, v: f"GET /health HTTP/1.1\r\nhost: {_word(c)}.com\r\n\r\n".encode(),
 }

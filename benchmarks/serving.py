@@ -5,7 +5,12 @@ stream after another, each one of a set of requests with a prompt, settings and 
 token, the text that the library writes alone for that request. Meanwhile malformed requests come in, each of which
 must be refused with a status of 4xx and a reason in JSON.
 
-    equilibria bench serving [--json] [--run RUN | --steps N] [--streams N] [--seconds N] [--malformed N] [--out FILE]
+With `--hostile N` so many further connections, from another address, are idle or slow, ask for as much as they may, or
+do not read what they asked for; they must not change an answer. From a third address come short requests, and
+questions after the server's health, whose waits are measured.
+
+    equilibria bench serving [--json] [--run RUN | --steps N] [--streams N] [--seconds N] [--malformed N] [--hostile N]
+                             [--out FILE]
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,11 +42,14 @@ from rich.table import Table
 
 import equilibria
 from benchmarks._harness import options_of, prepare, publish
+from benchmarks._hostile import Hostile
 from benchmarks._malformed import Malformed, malformed
 from equilibria.cli.checkout import in_checkout
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import Piece, TextRequest, Writer
 from equilibria.models.sampling import Sampling
+
+_THIRD = "127.0.0.3"
 
 _SAMPLINGS = (
     Sampling(0.0),
@@ -87,21 +97,41 @@ class Tally:
     lost: list[str] = field(default_factory=list)
 
 
-def cases(loaded: LoadedRun, count: int, longest: int, seed: int) -> list[Case]:
-    """So many requests, each written by the library alone."""
+@dataclass
+class Waits:
+    """What came of short questions that were asked one after another."""
+
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        longest = max(self.seconds, default=0.0)
+        return {
+            "asked": len(self.seconds),
+            "wrong": self.wrong,
+            "seconds": _quantiles(self.seconds) | {"longest": longest},
+        }
+
+
+def cases(loaded: LoadedRun, count: int, longest: int, seed: int, part: int) -> list[Case]:
+    """So many requests, each written by the library alone, its prompt in parts as the server reads it."""
     choose, found = random.Random(seed), list[Case]()
-    size, tokenizer = loaded.tokenizer.vocabulary_size, loaded.tokenizer
+    tokenizer = loaded.tokenizer
+    text = tokenizer.encode(f"{asyncio.__doc__}{json.__doc__}{random.__doc__}{subprocess.__doc__}")
     for number in range(count):
-        prompt = tuple(choose.choices(range(min(size, 2000)), k=choose.randint(1, 40)))
+        start = choose.randrange(len(text) - 40)
         request = TextRequest(
-            prompt=prompt,
+            prompt=tuple(text[start : start + choose.randint(1, 40)]),
             max_new_tokens=choose.randint(min(4, longest), longest),
             sampling=_SAMPLINGS[number % len(_SAMPLINGS)],
             seed=choose.randrange(2**31),
             stop=choose.choice([(), (), tuple(choose.choices([" th", "and", "e", ". "], k=2))]),
         )
         writer = Writer(loaded.model, tokenizer, loaded.window)
-        written = writer.join(request)
+        read = writer.read(request, part)
+        while not read.read:
+            read.advance()
+        written = writer.start(read, range(request.copies))
         while writer.texts:
             written += writer.step()
         pieces = [piece for _, piece in written if isinstance(piece, Piece)]
@@ -181,7 +211,54 @@ async def refuse(address: str, wrong: Malformed) -> str | None:
     return f"{wrong.kind}: {answer[:200]!r}"
 
 
-async def load(address: str, options: Namespace, expected: list[Case], loaded: LoadedRun) -> dict[str, Any]:
+async def ask(address: str, data: bytes) -> tuple[int, bytes]:
+    """The status and the body of the answer to a request on a connection of its own, from the third address."""
+    where = urlsplit(address)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port, local_addr=(_THIRD, 0))
+    try:
+        writer.write(data)
+        answer = await asyncio.wait_for(reader.read(), 600)
+    finally:
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head[9:12] or 0), body
+
+
+async def wait_for(address: str, data: bytes, expected: str, every: float, end: float, waits: Waits) -> None:
+    """Asks again and again until the end, and looks for what is expected in each answer."""
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        try:
+            status, body = await ask(address, data)
+        except (OSError, TimeoutError, ValueError) as problem:
+            waits.wrong.append(repr(problem))
+        else:
+            if status != 200 or expected not in body.decode():
+                waits.wrong.append(f"{status}: {body[:200]!r}")
+        waits.seconds.append(time.perf_counter() - start)
+        await asyncio.sleep(max(0.0, start + every - time.perf_counter()))
+
+
+def questions(model: str, case: Case) -> dict[str, tuple[bytes, str, float]]:
+    """A short request and a question after health: what is sent, what the answer must hold, and how often."""
+    body = json.dumps(
+        {"model": model, "prompt": list(case.request.prompt), "max_tokens": len(case.tokens), "temperature": 0}
+    )
+    tail = "host: localhost\r\nconnection: close\r\n"
+    post = f"POST /v1/completions HTTP/1.1\r\n{tail}content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return {
+        "short_requests": (
+            f"{post}\r\n{body}".encode(),
+            f'"token_ids":{json.dumps(case.tokens, separators=(",", ":"))}',
+            0.5,
+        ),
+        "health": (f"GET /health HTTP/1.1\r\n{tail}\r\n".encode(), '"status":"ok"', 0.25),
+    }
+
+
+async def load(
+    address: str, options: Namespace, expected: list[Case], short: Case, loaded: LoadedRun
+) -> dict[str, Any]:
     """The streams and, among them, the malformed requests."""
     model, tally = loaded.folder.path.resolve().name, Tally()
     client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=600)
@@ -203,7 +280,12 @@ async def load(address: str, options: Namespace, expected: list[Case], loaded: L
             await asyncio.sleep(max(0.0, left))
         return found
 
-    streams = asyncio.gather(*(one(number) for number in range(options.streams)))
+    hostile, waits = Hostile(address, model, options.seconds), dict[str, Waits]()
+    asked = []
+    for name, (data, found, every) in questions(model, short).items():
+        waits[name] = Waits()
+        asked.append(wait_for(address, data, found, every, start + options.seconds, waits[name]))
+    streams = asyncio.gather(*(one(number) for number in range(options.streams)), *asked, hostile.run(options.hostile))
     problems = await refusals()
     await streams
     seconds = time.perf_counter() - start
@@ -218,6 +300,11 @@ async def load(address: str, options: Namespace, expected: list[Case], loaded: L
         "tokens_per_second": tally.tokens / seconds,
         "seconds_to_first_token": _quantiles(tally.first),
         "seconds_to_last_token": _quantiles(tally.whole),
+        **{name: one.summary() for name, one in waits.items()},
+        "hostile": {
+            "connections": options.hostile,
+            "answers": {kind: dict(sorted(found.items())) for kind, found in sorted(hostile.answers.items())},
+        },
         "malformed": {
             "sent": len(wrong),
             "kinds": len(Counter(request.kind for request in wrong)),
@@ -258,9 +345,14 @@ def show(result: dict, console: Console) -> None:
     table.add_row("right, wrong, lost", f"{result['right']}, {len(result['wrong'])}, {len(result['lost'])}")
     table.add_row("tokens per second", f"{result['tokens_per_second']:,.0f}")
     table.add_row("seconds to the first token", f"{first['median']:.2f} median, {first['p95']:.2f} p95")
+    for name in ("short_requests", "health"):
+        one, seconds = result[name], result[name]["seconds"]
+        waited = f"{seconds['median']:.2f} s median, {seconds['p95']:.2f} p95, {seconds['longest']:.2f} longest"
+        table.add_row(name.replace("_", " "), f"{one['asked']}, {len(one['wrong'])} wrong; {waited}")
+    table.add_row("the server's memory", f"{result['peak_megabytes']:.0f} MB at most")
     table.add_row("malformed", f"{refused['refused_with_a_reason']} of {refused['sent']} refused with a reason")
     console.print(table)
-    for problem in [*result["wrong"], *result["lost"], *refused["others"]]:
+    for problem in bad(result):
         console.print(problem, markup=False)
 
 
@@ -268,10 +360,12 @@ def parse(arguments: list[str]) -> Namespace:
     """The options."""
     parser = options_of("serving", __doc__)
     parser.add_argument("--run", type=Path, help="folder of a run; otherwise one is trained")
-    parser.add_argument("--steps", type=int, default=100, help="training steps, where there is no run")
+    parser.add_argument("--steps", type=int, default=300, help="training steps, where there is no run")
     parser.add_argument("--streams", type=int, default=50, help="concurrent clients")
     parser.add_argument("--seconds", type=float, default=60, help="for which new requests are made")
     parser.add_argument("--malformed", type=int, default=516, help="requests to be refused")
+    parser.add_argument("--hostile", type=int, default=0, help="connections that are idle, slow or want too much")
+    parser.add_argument("--prompt-part", type=int, default=16, help="of the server: most prompts have several parts")
     parser.add_argument("--distinct", type=int, default=60, help="distinct requests of the streams")
     parser.add_argument("--max-tokens", type=int, default=64, help="new tokens of a request, at most")
     parser.add_argument("--max-batch", type=int, default=32, help="of the server")
@@ -285,13 +379,15 @@ def main(arguments: list[str]) -> int:
     console = prepare(options)
     with run_of(options, console) as run:
         loaded = load_run(run)
-        expected = cases(loaded, options.distinct, options.max_tokens, options.seed)
+        expected = cases(loaded, options.distinct, options.max_tokens, options.seed, options.prompt_part)
+        (short,) = cases(loaded, 1, 4, options.seed, options.prompt_part)
         console.print(f"{len(expected)} texts written by the library")
         flags = ["--max-batch", str(options.max_batch), "--request-timeout", "600"]
+        flags += ["--prompt-part", str(options.prompt_part)]
         if options.threads is not None:
             flags += ["--threads", str(options.threads)]
         with server(run, *flags) as address:
-            measured = asyncio.run(load(address, options, expected, loaded))
+            measured = asyncio.run(load(address, options, expected, short, loaded))
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     result = {
         "parameters": parameters,
@@ -300,8 +396,14 @@ def main(arguments: list[str]) -> int:
         "streams": options.streams,
         "max_batch": options.max_batch,
         "load_average": os.getloadavg()[0],
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
         **measured,
     }
     publish("serving", arguments, options, result, show)
-    bad = len(result["wrong"]) + len(result["lost"]) + len(result["malformed"]["others"])
-    return 1 if bad else 0
+    return 1 if bad(result) else 0
+
+
+def bad(result: dict[str, Any]) -> list[str]:
+    """All that went wrong."""
+    parts = result["wrong"], result["lost"], result["malformed"]["others"]
+    return [*chain(*parts, *(result[name]["wrong"] for name in ("short_requests", "health")))]

@@ -29,6 +29,7 @@ def serve(
     max_queue: Count = 256,
     max_tokens: Count = 1024,
     max_prompt_tokens: Count = 2048,
+    prompt_part: Count = 64,
     max_body_bytes: Count = 1_000_000,
     min_tolerance: Positive | None = None,
     max_evaluations: Count | None = None,
@@ -52,6 +53,7 @@ def serve(
         max_queue: texts that may wait; further requests are refused.
         max_tokens: new tokens of a text.
         max_prompt_tokens: tokens of a prompt.
+        prompt_part: tokens of a prompt that are read in one turn; between two turns others write on.
         max_body_bytes: bytes of a request.
         min_tolerance: least that a request may ask for; default: that of the recipe's eval_solver.
         max_evaluations: most per token that a request may ask for; default: those of the recipe's eval_solver.
@@ -95,6 +97,7 @@ def serve(
             max_queue=max_queue,
             max_tokens=max_tokens,
             max_prompt_tokens=max_prompt_tokens,
+            prompt_part=prompt_part,
             max_body_bytes=max_body_bytes,
             min_tolerance=min_tolerance,
             max_evaluations=max_evaluations,

@@ -21,6 +21,7 @@ KEEP_ALIVE_SECONDS = 15
 """For which a connection without a request stays open after an answer."""
 
 _HEAD_SECONDS = 10.0  # for the head of a request to arrive
+_HALF_OPEN_SECONDS = 1.0  # for which a client that says no more is taken for one that listens: it may be gone
 _UNREAD_SECONDS = 30.0  # for which a client may read nothing of its answer
 _RESERVED = 4 * ACCEPTED_AT_ONCE  # descriptors for connections on their way in or out, and for files
 _MOST = 1024
@@ -113,9 +114,15 @@ class Connection(H11Protocol):
             return
         super().handle_events()
 
-    def eof_received(self) -> None:
-        if self.cycle is not None and not self.cycle.response_started and self.cycle.more_body:
+    def eof_received(self) -> bool:
+        """Returns whether the connection stays open for now: who has said all may still listen, for a moment."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if not self.cycle.response_started and self.cycle.more_body:
             self.send_400_response("the body is shorter than its content-length")
+        else:
+            self.loop.call_later(_HALF_OPEN_SECONDS, self.transport.close)
+        return True
 
     def _watch_head(self) -> None:
         """Sees to it that the head of a request arrives in time, from the connection's or the head's beginning on."""

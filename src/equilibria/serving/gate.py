@@ -46,7 +46,7 @@ class Gate:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer":
             return None
-        value = given.strip().encode("utf-8", "surrogateescape")
+        value = given.strip().encode("latin-1")  # the bytes, as they were sent
         right = [hmac.compare_digest(value, key.encode()) for key in self.keys]
         return right.index(True) if any(right) else None
 

@@ -51,7 +51,7 @@ class ServerLimits:
     max_queue: int = 256
     max_tokens: int = 1024
     max_prompt_tokens: int = 2048
-    prompt_part: int = 128
+    prompt_part: int = 64
     max_body_bytes: int = 1_000_000
     min_tolerance: float | None = None
     max_evaluations: int | None = None
