@@ -28,12 +28,12 @@ def test_without_a_template_messages_follow_one_another(tmp_path: Path) -> None:
 def test_a_template_says_how_messages_are_told(tmp_path: Path) -> None:
     (tmp_path / TEMPLATE).write_text(CHATML, encoding="utf-8")
     told = chat_of(tmp_path, byte_tokenizer())(MESSAGES)
-    assert told == "<|system|>Be brief.\n<|user|>Hi <b>\n<|assistant|>"
+    assert told == "<|system|>Be brief.\n\n<|user|>Hi <b>\n\n<|assistant|>"  # a newline ends a passage
 
 
 def test_a_template_that_is_none_is_the_folder_s_fault(tmp_path: Path) -> None:
     (tmp_path / TEMPLATE).write_text("{% for %}", encoding="utf-8")
-    with pytest.raises(UserError, match="chat_template.jinja is not a template"):
+    with pytest.raises(UserError, match=r"chat_template\.jinja is not a template"):
         chat_of(tmp_path, byte_tokenizer())
 
 
@@ -42,7 +42,7 @@ def test_a_template_that_is_none_is_the_folder_s_fault(tmp_path: Path) -> None:
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[7].content }}", "has no element 7"),
-        ("{{ messages.append(1) }}", "not safely callable"),
+        ("{{ messages.append(1) }}", "is unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
