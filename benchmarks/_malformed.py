@@ -44,6 +44,26 @@ def malformed(seed: int, count: int, model: str, vocabulary_size: int) -> Iterat
         yield Malformed(kind, made if isinstance(made, bytes) else _post(json.dumps(made).encode()))
 
 
+def mutated(seed: int, count: int, model: str) -> Iterator[bytes]:
+    """Requests in order, damaged in a few places: what they ask for then may be right or wrong."""
+    choose = random.Random(seed)
+    words = [json.dumps(one).encode() for one in (*_NUMBERS, *_INTEGERS, "prompt", "messages", "role", "user", "stop")]
+    words += [b"null", b"-1", b"1e400", b"[]", b"{}", b"\\ud800", b"\xff", b"\r\n", b": ", b"\x00", b"0\r\n\r\n"]
+    for _ in range(count):
+        messages = [{"role": "user", "content": "The"}]
+        wanted: dict[str, Any] = choose.choice([{"prompt": "The"}, {"prompt": [1, 2]}, {"messages": messages}])
+        options = {"temperature": 0.5, "stop": ["a", "b"], "logprobs": None, "n": 2, "stream": choose.random() < 0.5}
+        body = json.dumps({"model": model, **wanted, "max_tokens": 2, **options}).encode()
+        data = bytearray(_post(body))
+        if "messages" in wanted:
+            data = data.replace(_PATH, b"/v1/chat/completions", 1)
+        for _ in range(choose.randint(1, 4)):
+            place, length = choose.randrange(len(data) + 1), choose.choice([0, 1, 1, 2, 8])
+            again, byte = bytes(data[place : place + 9]), bytes([choose.randrange(256)])
+            data[place : place + length] = choose.choice([b"", byte, again, choose.choice(words)])
+        yield bytes(data)
+
+
 def _post(body: bytes, length: str | None = None, kind: str = "application/json", verb: str = "POST") -> bytes:
     head = f"host: localhost\r\ncontent-type: {kind}\r\ncontent-length: {length or len(body)}\r\nconnection: close\r\n"
     return verb.encode() + b" " + _PATH + b" HTTP/1.1\r\n" + head.encode() + b"\r\n" + body

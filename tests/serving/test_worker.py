@@ -208,3 +208,24 @@ def test_the_end_comes_in_time_though_the_model_hangs(hanging: Signal) -> None:
         desk.close()
 
     asyncio.run(ask())
+
+
+def test_a_client_that_fills_the_queue_keeps_no_other_out() -> None:
+    model, _ = equilibrium()
+    served = replace(SERVED, limits=ServerLimits(max_queue=8))
+
+    async def ask() -> None:
+        desk = Desk(model, served)
+        desk.open()
+        eight, two = (read_request({"model": "m", "prompt": "a", "n": n}, served) for n in (8, 2))
+        desk.submit(eight, "a")
+        for client, taken in (("a", False), ("b", True), ("b", True), ("b", False), ("c", True), ("c", False)):
+            if taken:
+                desk.submit(two, client)
+            else:
+                with pytest.raises(ApiError, match="texts wait already") as refused:
+                    desk.submit(two, client)
+                assert refused.value.status == 429
+        desk.close()
+
+    asyncio.run(ask())

@@ -121,7 +121,7 @@ class Connection(H11Protocol):
         if not self.cycle.response_started and self.cycle.more_body:
             self.send_400_response("the body is shorter than its content-length")
         else:
-            self.loop.call_later(_HALF_OPEN_SECONDS, self.transport.close)
+            self.loop.call_later(_HALF_OPEN_SECONDS, self.transport.abort)
         return True
 
     def _watch_head(self) -> None:

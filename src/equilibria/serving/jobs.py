@@ -27,6 +27,7 @@ class Job:
     """
 
     request: TextsRequest
+    client: Hashable
     waiting: int
     running: int = 0
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
@@ -86,21 +87,29 @@ class Desk:
         """Takes a request in.
 
         Args:
-            client: who asks; places are shared among clients.
+            client: who asks; places and the queue are shared among clients.
 
         Raises:
             ApiError: the queue is full (429), or `check` says why not.
         """
         self.check()
-        wanted, queued, most = len(request.texts) * request.copies, self.waiting, self._limits.max_queue
-        if queued + wanted > most:
-            message = f"{queued} texts wait already, and {wanted} more exceed the limit of {most}; try again later"
-            raise ApiError(429, message, code="queue_full")
-        job, seconds = Job(request, wanted), self._limits.request_timeout
+        wanted = len(request.texts) * request.copies
+        self._check_room(wanted, client)
+        job, seconds = Job(request, client, wanted), self._limits.request_timeout
         late = ApiError(504, f"the request took more than {seconds:g} seconds", code="timeout")
         self._jobs[job] = asyncio.get_running_loop().call_later(seconds, self._cut, job, late)
         self._worker.order(Order(job, request, (client, request.user)))
         return job
+
+    def _check_room(self, wanted: int, client: Hashable) -> None:
+        """Raises an ApiError (429) where the queue is full, unless the client has less than its share of it: who fills
+        it keeps no other out."""
+        queued, most = self.waiting, self._limits.max_queue
+        share = most // len({client, *(job.client for job in self._jobs)})
+        own = sum(job.waiting for job in self._jobs if job.client == client)
+        if queued + wanted > most and own + wanted > share:
+            message = f"{queued} texts wait already, and {wanted} more exceed the limit of {most}; try again later"
+            raise ApiError(429, message, code="queue_full")
 
     def drop(self, job: Job) -> None:
         """Forgets a request, whether it has been answered or nobody waits for it any more."""

@@ -43,6 +43,7 @@ from equilibria.serving.worker import Event, Scored, Wrote
 
 _BODY_SECONDS = 10.0
 _CUT_SECONDS = 0.3  # for the last words to requests that are cut
+_SWITCH_SECONDS = 5e-4  # that the model's thread may keep the interpreter while the event loop wants it
 _READ_ON = 16  # times the limit is read of a body that is too large: clients read no answer before they have sent it
 _PAGE = {
     "": ("index.html", "text/html"),
@@ -174,8 +175,6 @@ class _Endpoints:
     async def ready(self, request: Request) -> Response:
         """`GET /ready`: whether a request would be taken now."""
         self._desk.check()
-        if self._desk.waiting >= self._served.limits.max_queue:
-            raise ApiError(503, "as many texts wait as may", code="queue_full")
         return JSONResponse({"status": "ready"})
 
     async def figures(self, request: Request) -> Response:
@@ -385,6 +384,8 @@ def serve(model: TokenModel, served: Served, host: str, port: int, gate: Gate) -
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises them again at the end for the handlers it found; a requested shutdown is no error.
             signal.signal(number, lambda *_: None)
+        # Every system call of the event loop gives the interpreter away, and it waits so long for it to come back.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         server = _Server(config, desk)
         server.run(sockets=[listener])
         return server.cut
