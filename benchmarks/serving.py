@@ -403,7 +403,7 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--malformed", type=int, default=516, help="requests to be refused")
     parser.add_argument("--fuzz", type=int, default=0, help="damaged requests, after the streams")
     parser.add_argument("--hostile", type=int, default=0, help="connections that are idle, slow or want too much")
-    parser.add_argument("--prompt-part", type=int, default=16, help="of the server: most prompts have several parts")
+    parser.add_argument("--prompt-part", type=int, default=32, help="of the server: most prompts have several parts")
     parser.add_argument("--distinct", type=int, default=60, help="distinct requests of the streams")
     parser.add_argument("--max-tokens", type=int, default=64, help="new tokens of a request, at most")
     parser.add_argument("--max-batch", type=int, default=32, help="of the server")

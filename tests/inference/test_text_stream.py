@@ -88,7 +88,7 @@ def test_stops_cost_the_same_per_character_however_many_have_begun(monkeypatch: 
         return longer(*what)
 
     monkeypatch.setattr(text_stream, "_longer", counted)
-    stops = ["a" * 255 + chr(98 + n) for n in range(16)]
+    stops, before = ["a" * 255 + chr(98 + n) for n in range(16)], 0
     for _ in range(3):  # prepared once, for all texts
         stream, before = TextStream(byte_tokenizer(), stop=stops), steps
         for byte in b"a" * 1000 + b"c":

@@ -114,7 +114,7 @@ class Connection(H11Protocol):
             return
         super().handle_events()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns whether the connection stays open for now: who has said all may still listen, for a moment."""
         if self.cycle is None or self.cycle.response_complete:
             return False

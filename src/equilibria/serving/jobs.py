@@ -7,13 +7,18 @@ health says so.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from equilibria.models import TokenModel
 from equilibria.serving.errors import ApiError
 from equilibria.serving.request import Served, TextsRequest
 from equilibria.serving.worker import Event, News, Order, Scored, Worker, Wrote
+
+_ROUNDS = 8  # of the event loop: from a connection to an answer that needs no model
+_HEARD_SECONDS = 0.03  # for which the model waits for them at most
 
 
 @dataclass(eq=False)
@@ -140,11 +145,22 @@ class Desk:
         self.drop(job)
 
     def _tell(self, news: News) -> None:
-        """Called by the thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._take, news)
+        """Called by the thread, after each turn. It lets the event loop go round some times before the next one: both
+        need the interpreter, which the loop would lose to the thread with every system call."""
+        heard = threading.Event()
+        with suppress(RuntimeError):  # the loop has ended
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._take, news, heard)
+            heard.wait(_HEARD_SECONDS)
 
-    def _take(self, news: News) -> None:
+    def _go_round(self, heard: threading.Event, times: int) -> None:
+        if times and self._loop is not None:
+            self._loop.call_soon(self._go_round, heard, times - 1)
+        else:
+            heard.set()
+
+    def _take(self, news: News, heard: threading.Event) -> None:
+        self._go_round(heard, _ROUNDS)
         for job, event in news:
             if isinstance(job, Job) and job in self._jobs:
                 job.take(event)

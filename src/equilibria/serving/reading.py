@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from equilibria.serving.errors import ApiError
 from equilibria.serving.fields import Fields, parse_json
-from equilibria.serving.request import Served, TextsRequest, asked, encoded, wanted
+from equilibria.serving.request import Served, TextsRequest, asked, encoded, read_request, wanted
 
 _BODIES = 4  # times the largest body may wait in all
 _SHORT = 2048  # bytes that are read at once: to hand them over would take longer
@@ -36,17 +36,17 @@ class Reader:
         if self._waiting + len(body) > most:
             message = f"{self._waiting} bytes of requests wait to be read already; try again later"
             raise ApiError(429, message, code="queue_full")
+        if len(body) <= _SHORT:
+            return read_request(parse_json(body), served, kind)
         self._waiting += len(body)
         try:
             found = await self._later(len(body), lambda: asked(parse_json(body), served, kind))
             ids = [await self._later(len(one), lambda one=one: encoded(one, served)) for one in found.prompts]
-            return await self._later(0, lambda: wanted(found, ids, served))
+            return wanted(found, ids, served)
         finally:
             self._waiting -= len(body)
 
     async def _later(self, size: int, work: Callable[[], Result]) -> Result:
-        if size <= _SHORT:
-            return work()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
 

@@ -103,12 +103,13 @@ class Worker:
                 orders, self._orders = self._orders, []
             for order in orders:
                 self._take(order)
-            if (turn := self._schedule.next()) is not None:
+            turn = self._schedule.next()
+            if turn is not None:
                 started = time.perf_counter()
                 self._do(turn)
                 self._schedule.charge(turn, time.perf_counter() - started)
             news, self._news = self._news, []
-            if news:
+            if news or turn is not None:
                 self._tell(news)
 
     def _take(self, order: Order) -> None:
