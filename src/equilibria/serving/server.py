@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
@@ -139,7 +139,7 @@ class _Endpoints:
         if answer.finished and not wanted.asked.stream:
             return JSONResponse(answer.whole(answer.echoes()))
         if answer.finished:
-            return _event_stream(_end(wanted, answer))
+            return _EventStream(_end(wanted, answer))
         address = None if request.client is None else request.client.host
         job = self._desk.submit(wanted, self._gate.client(address, request.headers))
         streaming = False
@@ -151,7 +151,7 @@ class _Endpoints:
             if not wanted.asked.stream:
                 return JSONResponse(answer.whole(await self._collect(request, job, answer, first)))
             streaming = True
-            return _event_stream(self._lines(wanted, job, answer, first))
+            return _EventStream(self._lines(wanted, job, answer, first), partial(self._desk.drop, job))
         finally:
             if not streaming:
                 self._desk.drop(job)
@@ -215,21 +215,22 @@ class _Endpoints:
         raise event
 
     async def _lines(self, wanted: TextsRequest, job: Job, answer: Answer, event: Event) -> AsyncIterator[bytes]:
-        """The events of a stream; a client that stops listening frees the places of its texts."""
-        try:
-            while not isinstance(event, ApiError):
-                choice = self._choice(answer, event)
-                if choice is not None:
-                    yield event_line(answer.chunk([choice]))
-                if answer.finished:
-                    async for line in _end(wanted, answer):
-                        yield line
-                    return
-                event = await job.events.get()
-            yield event_line(event.body)
-            yield DONE
-        finally:
-            self._desk.drop(job)
+        """The events of a stream; those that are there at the same time go together."""
+        said = b""
+        while not isinstance(event, ApiError):
+            choice = self._choice(answer, event)
+            if choice is not None:
+                said += event_line(answer.chunk([choice]))
+            if said and (answer.finished or job.events.empty()):
+                yield said
+                said = b""
+            if answer.finished:
+                async for line in _end(wanted, answer):
+                    yield line
+                return
+            event = await job.events.get()
+        yield said + event_line(event.body)
+        yield DONE
 
 
 async def _end(wanted: TextsRequest, answer: Answer) -> AsyncIterator[bytes]:
@@ -241,8 +242,18 @@ async def _end(wanted: TextsRequest, answer: Answer) -> AsyncIterator[bytes]:
     yield DONE
 
 
-def _event_stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+class _EventStream(StreamingResponse):
+    """Server-sent events; `end` is called when they have been sent, or nobody listens, even before the first."""
+
+    def __init__(self, lines: AsyncIterator[bytes], end: Callable[[], None] = lambda: None) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
 
 
 async def _next(request: Request, job: Job) -> Event:
