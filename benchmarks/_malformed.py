@@ -44,8 +44,28 @@ def malformed(seed: int, count: int, model: str, vocabulary_size: int) -> Iterat
         yield Malformed(kind, made if isinstance(made, bytes) else _post(json.dumps(made).encode()))
 
 
+def mutated(seed: int, count: int, model: str) -> Iterator[bytes]:
+    """Requests in order, damaged in a few places: what they ask for then may be right or wrong."""
+    choose = random.Random(seed)
+    words = [json.dumps(one).encode() for one in (*_NUMBERS, *_INTEGERS, "prompt", "messages", "role", "user", "stop")]
+    words += [b"null", b"-1", b"1e400", b"[]", b"{}", b"\\ud800", b"\xff", b"\r\n", b": ", b"\x00", b"0\r\n\r\n"]
+    for _ in range(count):
+        messages = [{"role": "user", "content": "The"}]
+        wanted: dict[str, Any] = choose.choice([{"prompt": "The"}, {"prompt": [1, 2]}, {"messages": messages}])
+        options = {"temperature": 0.5, "stop": ["a", "b"], "logprobs": None, "n": 2, "stream": choose.random() < 0.5}
+        body = json.dumps({"model": model, **wanted, "max_tokens": 2, **options}).encode()
+        data = bytearray(_post(body))
+        if "messages" in wanted:
+            data = data.replace(_PATH, b"/v1/chat/completions", 1)
+        for _ in range(choose.randint(1, 4)):
+            place, length = choose.randrange(len(data) + 1), choose.choice([0, 1, 1, 2, 8])
+            again, byte = bytes(data[place : place + 9]), bytes([choose.randrange(256)])
+            data[place : place + length] = choose.choice([b"", byte, again, choose.choice(words)])
+        yield bytes(data)
+
+
 def _post(body: bytes, length: str | None = None, kind: str = "application/json", verb: str = "POST") -> bytes:
-    head = f"host: server\r\ncontent-type: {kind}\r\ncontent-length: {length or len(body)}\r\nconnection: close\r\n"
+    head = f"host: localhost\r\ncontent-type: {kind}\r\ncontent-length: {length or len(body)}\r\nconnection: close\r\n"
     return verb.encode() + b" " + _PATH + b" HTTP/1.1\r\n" + head.encode() + b"\r\n" + body
 
 
@@ -100,7 +120,7 @@ _JSON: dict[str, Maker] = {
     "a switch of another type": lambda c, r, v: {**r, c.choice(_SWITCHES): c.choice([*_OTHER, 0, 1])},
     "a negative number": lambda c, r, v: {**r, c.choice([*_NUMBERS[:4], "tolerance"]): -c.uniform(0.01, 1e6)},
     "a negative integer": lambda c, r, v: {**r, c.choice(_INTEGERS[:-1]): -c.randint(1, 10**20)},
-    "zero": lambda c, r, v: {**r, c.choice(["max_tokens", "n", "top_k", "max_evaluations", "top_p", "tolerance"]): 0},
+    "zero": lambda c, r, v: {**r, c.choice(["max_tokens", "n", "top_k", "max_evaluations", "tolerance"]): 0},
     "a huge number": lambda c, r, v: {**r, c.choice(_NUMBERS): c.choice([1e6, 1e30, 1.7e308])},
     "a huge integer": lambda c, r, v: {**r, c.choice(_INTEGERS): 10 ** c.randint(19, 300)},
     "another model": lambda c, r, v: {**r, "model": c.choice([_word(c) + "?", "", "../" + r["model"]])},
@@ -115,6 +135,11 @@ _JSON: dict[str, Maker] = {
     "a prompt of another type": lambda c, r, v: {**r, "prompt": c.choice([1, 1.5, True, {}, {"a": 1}, [], [[]]])},
     "prompts of several types": lambda c, r, v: {**r, "prompt": c.choice([["a", 1], [1, "a"], [[1], "a"], [None]])},
     "wrong token ids": lambda c, r, v: {**r, "prompt": _ids(c, v)},
+    "more effort than allowed": lambda c, r, v: {
+        **r,
+        **c.choice([{"tolerance": 1e-30}, {"max_evaluations": 1000}, {"tolerance": 5e-324, "max_evaluations": 999}]),
+    },
+    "a text too long": lambda c, r, v: {**r, "prompt": _word(c) * c.randint(66_000, 80_000)},
     "a prompt too long": lambda c, r, v: {**r, "prompt": [c.randrange(v)] * c.randint(5000, 9000)},
     "half a surrogate pair": lambda c, r, v: {
         **r,
@@ -129,7 +154,7 @@ _JSON: dict[str, Maker] = {
 _HTTP: dict[str, Maker] = {
     "another method": lambda c, r, v: _post(json.dumps(r).encode(), verb=c.choice(["GET", "PUT", "DELETE", "PATCH"])),
     "another path": lambda c, r, v: (
-        f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()
+        f"GET /{_word(c)}/{_word(c)} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
     ),
     "another kind of content": lambda c, r, v: _post(
         json.dumps(r).encode(), kind=c.choice(["text/plain", "a", "image/png"])
@@ -141,5 +166,8 @@ _HTTP: dict[str, Maker] = {
     "no HTTP": lambda c, r, v: c.randbytes(c.randint(1, 300)).replace(b"\n", b"") + b"\r\n\r\n",
     "a header that is none": lambda c, r, v: b"POST /v1/completions HTTP/1.1\r\n" + _word(c).encode() + b"\r\n\r\n",
     "no host": lambda c, r, v: b"GET /health HTTP/1.1\r\n\r\n",
-    "another version": lambda c, r, v: b"GET /health HTTP/" + c.choice([b"9.9", b"x", b"1"]) + b"\r\nhost: a\r\n\r\n",
+    "another version": lambda c, r, v: (
+        b"GET /health HTTP/" + c.choice([b"9.9", b"x", b"1"]) + b"\r\nhost: localhost\r\n\r\n"
+    ),
+    "another host": lambda c, r, v: f"GET /health HTTP/1.1\r\nhost: {_word(c)}.com\r\n\r\n".encode(),
 }

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import equilibria as eq
 from equilibria.errors import UserError
@@ -37,8 +38,18 @@ def test_less_effort_is_another_depth(run: Path) -> None:
     with pytest.warns(eq.ConvergenceWarning, match="5 of 5 tokens"):
         (sample,) = eq.generate(run, **draw, say=lambda _, evaluations: counts.append(evaluations))
     assert sample.unconverged == 5
+    assert sample.residual is not None
+    assert 1e-9 < sample.residual < 10
     assert counts[0] is None
     assert all(count is not None and count <= 3 for count in counts[1:])
+
+
+def test_a_solve_without_a_state_is_an_error(run: Path) -> None:
+    loaded = eq.load_run(run)
+    with torch.no_grad():
+        next(loaded.model.cell.parameters()).fill_(torch.nan)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match="not finite"):
+        eq.generate(loaded, "the cat", max_new_tokens=3)
 
 
 @pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"samples": 0}, {"stop": [""]}])

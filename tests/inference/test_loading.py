@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from equilibria.configuration import table_of, write_recipe
 from equilibria.errors import UserError
@@ -54,6 +55,19 @@ def test_weights_with_their_config_beside_them(run: Path, tmp_path: Path) -> Non
     assert found.step is None
     expected = load_run(run, "last").model.state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in found.model.state_dict().items())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(run: Path, tmp_path: Path, number: float) -> None:
+    folder = RunFolder(run)
+    for file in (folder.config, folder.tokenizer):
+        shutil.copy(file, tmp_path)
+    tensors = load_file(folder.checkpoint("last") / "model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[-2:] = number
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=rf"bad\.safetensors has 2 of \d+ numbers in {name} that are not finite"):
+        load_run(tmp_path / "bad.safetensors")
 
 
 def test_what_is_not_there_is_named(copy: RunFolder, tmp_path: Path) -> None:

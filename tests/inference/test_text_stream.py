@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equilibria.data.tokenizer_training import train_byte_pairs
 from equilibria.data.tokenizers import Tokenizer, byte_tokenizer, id_tokenizer, word_tokenizer
+from equilibria.inference import text_stream
 from equilibria.inference.text_stream import TextStream
 
 TOKENIZERS: list[Tokenizer] = [
@@ -28,6 +32,16 @@ def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
     return text, None
 
 
+def after(tokenizer: Tokenizer, tokens: list[int], prompt: int) -> str:
+    """The text after a prompt: with a character that the prompt begins, without what begins none."""
+    begun = 0
+    while begun < prompt and tokenizer.decode(tokens[: prompt - begun]).endswith("\ufffd"):
+        begun += 1
+    if begun >= 4:
+        return tokenizer.decode(tokens[prompt:])
+    return tokenizer.decode(tokens)[len(tokenizer.decode(tokens[:prompt]).rstrip("\ufffd")) :]
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(TOKENIZERS), st.lists(SHORT, max_size=3), st.booleans(), st.data())
 def test_pieces_are_the_text_before_the_first_stop(
@@ -38,10 +52,7 @@ def test_pieces_are_the_text_before_the_first_stop(
     else:
         tokens = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=16))
     prompt = data.draw(st.integers(0, len(tokens)))
-    before = tokenizer.decode(tokens[:prompt])
-    if before.endswith("\ufffd"):  # half a character belongs to no text
-        prompt, before = 0, ""
-    whole = tokenizer.decode(tokens)[len(before) :]
+    whole = after(tokenizer, tokens, prompt)
     expected, stopped = cut(whole, stops)
     stream, pieces = TextStream(tokenizer, tokens[:prompt], stops), []
     for token in tokens[prompt:]:
@@ -59,6 +70,33 @@ def test_half_a_character_and_half_a_stop_string_are_held_back() -> None:
     stream = TextStream(byte_tokenizer(), stop=["abc"])
     pieces = [stream.write(byte) for byte in "aéababx".encode()]
     assert pieces == ["", "", "aé", "", "", "ab", "", "abx"]
+
+
+def test_a_character_that_the_prompt_begins_is_of_the_text() -> None:
+    for prompt in range(1, 4):
+        tokens = list("a\U0001d11eb".encode())
+        stream = TextStream(byte_tokenizer(), tokens[: 1 + prompt])
+        assert "".join(stream.write(token) for token in tokens[1 + prompt :]) + stream.finish() == "\U0001d11eb"
+
+
+def test_stops_cost_the_same_per_character_however_many_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, longer = 0, text_stream._longer
+
+    def counted(*what: Any) -> int:
+        nonlocal steps
+        steps += 1
+        return longer(*what)
+
+    monkeypatch.setattr(text_stream, "_longer", counted)
+    stops, before = ["a" * 255 + chr(98 + n) for n in range(16)], 0
+    for _ in range(3):  # prepared once, for all texts
+        stream, before = TextStream(byte_tokenizer(), stop=stops), steps
+        for byte in b"a" * 1000 + b"c":
+            stream.write(byte)
+        assert stream.stopped == stops[1]
+        assert stream.text == "a" * 745
+    assert steps - before == 16 * 1001
+    assert steps <= 3 * 16 * 1001 + 16 * 255
 
 
 def test_a_stream_knows_where_a_character_ends() -> None:

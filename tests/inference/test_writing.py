@@ -184,7 +184,7 @@ def test_prompts_are_read_on_the_models_device(model: LanguageModel, monkeypatch
         found.append(tokens.device.type)
         raise ValueError("read")
 
-    for name in ("begin", "forward"):
+    for name in ("begin_in_parts", "forward"):
         monkeypatch.setattr(elsewhere, name, read)
     writer, wanted = Writer(elsewhere, byte_tokenizer(), WINDOW), TextRequest(prompt=(1, 2), max_new_tokens=1)
     for reading in (writer.join, writer.likelihoods):

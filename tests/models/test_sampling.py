@@ -118,7 +118,7 @@ def test_a_row_is_drawn_as_it_is_alone() -> None:
         {"temperature": -1.0},
         {"temperature": math.nan},
         {"top_k": 0},
-        {"top_p": 0.0},
+        {"top_p": -0.1},
         {"min_p": 1.5},
         {"repetition_penalty": 0.0},
         {"presence_penalty": math.inf},

@@ -14,10 +14,10 @@ from equilibria.data.tokenizers import byte_tokenizer, digit_tokenizer
 from equilibria.inference.effort import Effort
 from equilibria.models.sampling import Sampling
 from equilibria.serving.errors import ApiError
-from equilibria.serving.fields import parse_json
-from equilibria.serving.request import CompletionRequest, Served, ServerLimits, read_request
+from equilibria.serving.fields import ChatFields, CompletionFields, Fields, parse_json
+from equilibria.serving.request import Served, ServerLimits, TextsRequest, read_request
 
-LIMITS = ServerLimits(max_tokens=50, max_batch=4, max_prompt_tokens=20)
+LIMITS = ServerLimits(max_tokens=50, max_queue=4, max_prompt_tokens=20, min_tolerance=0.004, max_evaluations=25)
 SERVED = Served("m", byte_tokenizer(), 10, True, True, LIMITS)
 FIELDS = [
     "model",
@@ -44,10 +44,26 @@ FIELDS = [
     "best_of",
     "suffix",
     "logit_bias",
+    "messages",
+    "max_completion_tokens",
+    "top_logprobs",
+    "response_format",
+    "tools",
 ]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2)
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "system", "assistant", "tool"]) | SCALARS,
+            "content": st.text(max_size=9) | VALUES,
+            "name": SCALARS,
+        },
+    ),
+    max_size=3,
 )
 
 
@@ -60,17 +76,22 @@ def refusal(read: Callable[[], object]) -> ApiError | None:
     return None
 
 
-def check(request: CompletionRequest) -> None:
+def check(request: TextsRequest) -> None:
     assert all(0 < text.max_new_tokens <= 50 and text.copies <= 4 for text in request.texts)
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES, max_size=5), st.booleans())
-def test_any_object_is_in_order_or_refused(content: dict[str, Any], begun: bool) -> None:
+@given(
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES | MESSAGES, max_size=5),
+    st.booleans(),
+    st.sampled_from([CompletionFields, ChatFields]),
+)
+def test_any_object_is_in_order_or_refused(content: dict[str, Any], begun: bool, kind: type[Fields]) -> None:
     if begun:
-        content = {"model": "m", "prompt": "text"} | content
+        text = {"prompt": "text"} if kind is CompletionFields else {"messages": [{"role": "user", "content": "text"}]}
+        content = {"model": "m"} | text | content
     body = json.dumps(content).encode()
-    problem = refusal(lambda: check(read_request(parse_json(body), SERVED)))
+    problem = refusal(lambda: check(read_request(parse_json(body), SERVED, kind)))
     if problem is not None:
         assert 400 <= problem.status < 500
         assert problem.body["error"]["message"]
@@ -113,7 +134,8 @@ def test_every_field_arrives() -> None:
         },
         SERVED,
     )
-    assert (request.asked.stream, request.usage, request.asked.echo, request.scores) == (True, True, True, True)
+    assert (request.asked.stream, request.usage, request.echo, request.scores) == (True, True, True, True)
+    assert request.user == "me"
     assert request.effort == Effort(tolerance=1e-2, max_evaluations=4)
     first, second = request.texts
     assert (first.prompt, second.prompt) == ((97, 98), (10,))  # an empty prompt is the start of a passage
@@ -146,7 +168,10 @@ def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_named() -> None:
         ({"prompt": "a" * 21}, 400, "prompt"),
         ({"prompt": "a" * 11, "echo": True, "logprobs": 1}, 400, "logprobs"),
         ({"temperature": "1"}, 400, "temperature"),
-        ({"top_p": 0}, 400, "top_p"),
+        ({"top_p": -0.1}, 400, "top_p"),
+        ({"tolerance": 0.003}, 400, "tolerance"),
+        ({"tolerance": 1e-30, "max_evaluations": 1000}, 400, "tolerance"),
+        ({"max_evaluations": 26}, 400, "max_evaluations"),
         ({"colour": 1}, 400, "colour"),
         ({"stop": [""]}, 400, "stop"),
         ({"logit_bias": {"1": 5}}, 400, "logit_bias"),
@@ -165,7 +190,7 @@ def test_what_is_wrong_is_named(wrong: dict[str, Any], status: int, param: str) 
 def test_all_wrong_fields_are_named_at_once() -> None:
     with pytest.raises(ApiError) as caught:
         read_request({"prompt": 1, "top_p": 2, "stream_options": {"include_usage": "yes"}, "colour": 1}, SERVED)
-    assert caught.value.param == "prompt"
+    assert caught.value.param == "stream_options.include_usage"
     for part in (
         "prompt must be a string, a list of",
         "top_p must be above 0 and at most 1, found 2",
@@ -206,7 +231,7 @@ def test_a_number_out_of_its_range_is_shown_with_the_range(field: str, value: fl
 def test_a_model_that_does_not_continue_its_prompt_has_no_probabilities_of_it() -> None:
     asked = {"model": "m", "prompt": "a", "logprobs": 1}
     served = Served("m", byte_tokenizer(), 10, True, False, LIMITS)
-    assert read_request(asked, served).asked.logprobs == 1
+    assert read_request(asked, served).top == 1
     with pytest.raises(ApiError, match="omit echo") as caught:
         read_request({**asked, "echo": True}, served)
     assert caught.value.param == "logprobs"
@@ -225,3 +250,85 @@ def test_a_deep_request_is_the_client_s_error(field: str, depth: int) -> None:
     with pytest.raises(ApiError) as refused:
         read_request(parse_json(f'{{"prompt": "a", "{field}": {value}}}'.encode()), SERVED)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("length", [21 * 32, 10**6])
+def test_a_prompt_is_too_long_before_it_is_encoded(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(text: str) -> list[int]:
+        raise AssertionError("it was encoded")
+
+    monkeypatch.setattr(SERVED.tokenizer, "encode", never)
+    with pytest.raises(ApiError, match="maximum context length is 20 tokens") as refused:
+        read_request({"model": "m", "prompt": "a" * length}, SERVED)
+    assert (refused.value.param, refused.value.code) == ("prompt", "context_length_exceeded")
+
+
+def test_a_prompt_of_too_many_tokens_is_refused_in_the_words_that_clients_look_for() -> None:
+    for prompt in ("a" * 21, [1] * 21, [10**30] * 10**5):
+        with pytest.raises(ApiError, match="maximum context length is 20 tokens"):
+            read_request({"model": "m", "prompt": prompt}, SERVED)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        ({"tolerance": 0.5}, Effort(tolerance=0.3)),
+        ({"tolerance": 0.3}, Effort(tolerance=0.3)),
+        ({"tolerance": 0.0299}, Effort(tolerance=0.01)),
+        ({"tolerance": 0.004}, Effort(tolerance=0.004)),
+        ({"tolerance": 1}, Effort(tolerance=1.0)),
+        ({"max_evaluations": 25}, Effort(max_evaluations=25)),
+        ({"max_evaluations": 23}, Effort(max_evaluations=16)),
+        ({"max_evaluations": 7, "tolerance": 0.12}, Effort(tolerance=0.1, max_evaluations=6)),
+        ({}, Effort()),
+    ],
+)
+def test_efforts_are_of_few_kinds_within_the_limits(asked: dict[str, float], taken: Effort) -> None:
+    assert read_request({"model": "m", "prompt": "a", **asked}, SERVED).effort == taken
+
+
+@settings(deadline=None)
+@given(st.floats(1e-300, 1), st.integers(1, 1000))
+def test_an_effort_is_at_most_a_rung_from_what_was_asked(tolerance: float, evaluations: int) -> None:
+    served = Served("m", byte_tokenizer(), 10, True, True, ServerLimits())
+    asked = {"model": "m", "prompt": "a", "tolerance": tolerance, "max_evaluations": evaluations}
+    effort = read_request(asked, served).effort
+    assert effort.tolerance is not None
+    assert effort.max_evaluations is not None
+    assert effort.tolerance <= tolerance <= 3.4 * effort.tolerance
+    assert effort.max_evaluations <= evaluations <= 1.5 * effort.max_evaluations
+
+
+def chat(**more: Any) -> TextsRequest:
+    said = [{"type": "text", "text": "a"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]
+    return read_request({"model": "m", "messages": messages, **more}, SERVED, ChatFields)
+
+
+def test_a_chat_is_a_prompt() -> None:
+    request = chat(max_completion_tokens=7, logprobs=True, top_logprobs=3, stop="x", seed=3, n=2)
+    assert request.prompts == (tuple(b"Be brief.\na"),)
+    assert (request.top, request.copies, request.scores, request.write) == (3, 2, False, True)
+    assert (request.texts[0].max_new_tokens, request.texts[0].seed, request.texts[0].stop) == (7, 3, ("x",))
+    assert (chat().texts[0].max_new_tokens, chat().top, chat(logprobs=True).top) == (50, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages.role"),
+        ({"messages": [{"role": "user"}]}, "messages.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.content"),
+        ({"messages": None}, "messages"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"prompt": "a"}, "prompt"),
+    ],
+)
+def test_what_is_wrong_with_a_chat_is_named(wrong: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        chat(**wrong)
+    assert (caught.value.status, caught.value.param) == (400, param)

@@ -1,7 +1,7 @@
 """Texts of a run's model, for prompts: written together, told one after another."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import randrange
 
@@ -25,6 +25,7 @@ class Sample:
         seed: draws it again.
         finish_reason: why it ended.
         unconverged: how many of its tokens were drawn after a solve that did not converge; None for explicit depths.
+        residual: the largest of the solves behind its tokens; None for explicit depths.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Sample:
     seed: int
     finish_reason: FinishReason
     unconverged: int | None
+    residual: float | None = field(compare=False)  # its rounding depends on what is written beside it
 
 
 def generate(
@@ -63,7 +65,7 @@ def generate(
 
     Raises:
         UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
-            effort is limited and the model has no solver, or its logits are not finite.
+            effort is limited and the model has no solver, or its states or logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     loaded.check_continues()
@@ -90,8 +92,8 @@ def generate(
     while writer.texts:
         turns.add(writer.step())
     found = [
-        Sample(prompts[number // samples], text, seed + number, reason, unconverged)
-        for number, (text, reason, unconverged) in enumerate(turns.texts())
+        Sample(prompts[number // samples], text, seed + number, reason, unconverged, residual)
+        for number, (text, reason, unconverged, residual) in enumerate(turns.texts())
     ]
     warn_of_failures(sum(one.unconverged or 0 for one in found), sum(len(text.tokens) for text in turns.pieces))
     return found
@@ -119,13 +121,15 @@ class _Turns:
             self._sayings.setdefault(text, [(prompt, None)]).append((piece.text, piece.evaluations))
         self._speak()
 
-    def texts(self) -> Iterator[tuple[str, FinishReason, int | None]]:
-        """What was written, without prompts, why it ended, and how many of its tokens' solves did not converge."""
+    def texts(self) -> Iterator[tuple[str, FinishReason, int | None, float | None]]:
+        """What was written, without prompts, why it ended, how many of its tokens' solves did not converge, and the
+        largest residual of all."""
         for pieces in self.pieces.values():
             finish = pieces[-1].finish
             assert finish is not None
             solved = [piece.converged for piece in pieces if piece.converged is not None]
-            yield "".join(piece.text for piece in pieces), finish, solved.count(False) if solved else None
+            residual = max((piece.residual for piece in pieces if piece.residual is not None), default=None)
+            yield "".join(piece.text for piece in pieces), finish, solved.count(False) if solved else None, residual
 
     def _speak(self) -> None:
         texts = list(self.pieces)

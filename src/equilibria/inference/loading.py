@@ -80,7 +80,7 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
             `"last"` or `"step-N"`.
 
     Raises:
-        UserError: something is missing, damaged or of another shape.
+        UserError: something is missing, damaged, of another shape, or not finite.
     """
     path = Path(path)
     folder = RunFolder(path.parent if _is_file(path) else path)

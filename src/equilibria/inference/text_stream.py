@@ -6,11 +6,14 @@ Decoding goes on from the last token whose text was whole, so that a long text c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from equilibria.data.tokenizers import Tokenizer
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What bytes that are no character (yet) decode to."""
+
+_LONGEST = 4  # bytes, and so tokens, of a character at most
 
 
 def check_stops(stop: Sequence[str]) -> None:
@@ -28,7 +31,7 @@ class TextStream:
 
     Args:
         tokenizer: whose tokens these are.
-        prompt: tokens before the text, not part of it.
+        prompt: tokens before the text, not part of it; a character that they begin and the text completes is.
         stop: strings at which the text stops.
 
     Attributes:
@@ -41,12 +44,15 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
         check_stops(stop)
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._context = [int(token) for token in prompt[-1:]]  # what words are joined to
-        if tokenizer.decode(self._context).endswith(INCOMPLETE):
-            self._context = []
+        self._tokenizer = tokenizer
+        self._stops = [_Stop(one) for one in stop]
+        self._context: list[int] = []  # what words are joined to
         self._open: list[int] = []
         self._taken = 0
+        for token in prompt[-4 * _LONGEST :]:
+            self._decode(int(token))
+        if not self.begun:
+            self._open, self._taken = [], 0
         self._held = ""
         self.text = ""
         self.stopped: str | None = None
@@ -57,12 +63,25 @@ class TextStream:
         return len(self.text) + len(self._held)
 
     @property
+    def begun(self) -> bool:
+        """Whether the last tokens may be the beginning of a character."""
+        return 0 < len(self._open) < _LONGEST
+
+    @property
     def whole(self) -> bool:
         """Whether the tokens so far end where a character ends."""
         return not self._open
 
     def write(self, token: int) -> str:
         """Takes the next token; returns the text that is certain now and was not before."""
+        return self._say(self._decode(token), last=False)
+
+    def finish(self) -> str:
+        """Returns what was held back, unless the text has stopped."""
+        return self._say(self._decoded()[self._taken :], last=True)
+
+    def _decode(self, token: int) -> str:
+        """The whole characters that one more token completes."""
         self._open.append(token)
         decoded = self._decoded()
         whole = decoded.rstrip(INCOMPLETE)
@@ -70,11 +89,7 @@ class TextStream:
         self._taken = max(self._taken, len(whole))
         if len(whole) == len(decoded):
             self._context, self._open, self._taken = [token], [], 0
-        return self._say(new, last=False)
-
-    def finish(self) -> str:
-        """Returns what was held back, unless the text has stopped."""
-        return self._say(self._decoded()[self._taken :], last=True)
+        return new
 
     def _decoded(self) -> str:
         before = self._tokenizer.decode(self._context)
@@ -84,17 +99,49 @@ class TextStream:
         if self.stopped is not None:
             return ""
         unsaid = self._held + new
-        found = [(unsaid.find(stop), stop) for stop in self._stop if stop in unsaid]
-        if found:
-            start, self.stopped = min(found, key=lambda place: (place[0] + len(place[1]), place[0]))
-            unsaid, self._held = unsaid[:start], ""
+        end = len(self._held)
+        for character in new:
+            end += 1
+            complete = [stop.text for stop in self._stops if stop.read(character)]
+            if complete:
+                self.stopped = max(complete, key=len)
+                unsaid, kept = unsaid[: end - len(self.stopped)], 0
+                break
         else:
-            kept = 0 if last else self._beginning(unsaid)
-            unsaid, self._held = unsaid[: len(unsaid) - kept], unsaid[len(unsaid) - kept :]
+            kept = 0 if last else max((stop.begun for stop in self._stops), default=0)
+        unsaid, self._held = unsaid[: len(unsaid) - kept], unsaid[len(unsaid) - kept :]
         self.text += unsaid
         return unsaid
 
-    def _beginning(self, text: str) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
-        lengths = (size for stop in self._stop for size in range(1, len(stop)) if text.endswith(stop[:size]))
-        return max(lengths, default=0)
+
+class _Stop:
+    """A string that is looked for as characters come (Knuth, Morris and Pratt 1977).
+
+    Attributes:
+        begun: how many characters at the end of those that came are the beginning of it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.begun = text, 0
+        self._shorter = _shorter(text)
+
+    def read(self, character: str) -> bool:
+        """Whether one more character completes it."""
+        self.begun = _longer(self.text, self._shorter, self.begun, character)
+        return self.begun == len(self.text)
+
+
+def _longer(text: str, shorter: Sequence[int], begun: int, character: str) -> int:
+    """How much of a string has begun after one more character."""
+    while begun and (begun == len(text) or text[begun] != character):
+        begun = shorter[begun - 1]
+    return begun + (text[begun] == character)
+
+
+@lru_cache(1024)
+def _shorter(text: str) -> tuple[int, ...]:
+    """Of each beginning of a string, how long the next shorter one is that it ends with; made once for many texts."""
+    lengths = [0]
+    for character in text[1:]:
+        lengths.append(_longer(text, lengths, lengths[-1], character))
+    return tuple(lengths)

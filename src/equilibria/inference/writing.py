@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from equilibria.depths.chunks import per_token
 from equilibria.errors import UserError
 from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, TokenModel
-from equilibria.models.decoding import DrawnTokens
+from equilibria.models.decoding import Continuation, DrawnTokens
 from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
 from equilibria.ranges import at_least
 
@@ -83,6 +84,7 @@ class Piece:
         evaluations: that its prediction took; None for explicit depths.
         converged: whether the solve behind its prediction did, of the first token that of the whole prompt; None for
             explicit depths.
+        residual: the largest of that solve; None for explicit depths.
         likelihood: where it was asked for.
         finish: why the text has ended; None while it goes on.
         stopped: the stop string that ended it.
@@ -93,9 +95,18 @@ class Piece:
     text: str
     evaluations: int | None
     converged: bool | None
+    residual: float | None
     likelihood: Likelihood | None = None
     finish: FinishReason | None = None
     stopped: str | None = None
+
+
+class SolvedRow(NamedTuple):
+    """How the solve behind a prediction ended; all None for explicit depths."""
+
+    evaluations: int | None = None
+    converged: bool | None = None
+    residual: float | None = None
 
 
 class Text:
@@ -109,7 +120,7 @@ class Text:
         self._stream = TextStream(tokenizer, request.prompt, request.stop)
         self._end = tokenizer.eos if request.stop_at_end else None
 
-    def take(self, token: int, evaluations: int | None, converged: bool | None, likelihood: Likelihood | None) -> Piece:
+    def take(self, token: int, solved: SolvedRow, likelihood: Likelihood | None) -> Piece:
         """One more token."""
         self.tokens.append(token)
         said, finish, offset = "", None, self._stream.length
@@ -123,11 +134,38 @@ class Text:
             said += self._stream.finish()
         if self._stream.stopped is not None:
             finish = "stop"
-        return Piece(token, offset, said, evaluations, converged, likelihood, finish, self._stream.stopped)
+        return Piece(token, offset, said, *solved, likelihood, finish, self._stream.stopped)
 
 
 Written = list[tuple[Text, Piece | Exception]]
 """Texts with what has been added to each, or why it could not go on; a text that could not has left."""
+
+
+class Prompt:
+    """A prompt that is read part by part."""
+
+    def __init__(self, request: TextRequest, parts: Iterator[Continuation | None]) -> None:
+        self.request, self._parts = request, parts
+        self._where: Continuation | None = None
+
+    @property
+    def read(self) -> bool:
+        """Whether all of it has been."""
+        return self._where is not None
+
+    def advance(self) -> None:
+        """Reads the next part.
+
+        Raises:
+            ValueError: a token is outside the vocabulary.
+        """
+        self._where = next(self._parts)
+
+    @property
+    def where(self) -> Continuation:
+        """Where texts go on."""
+        assert self._where is not None
+        return self._where
 
 
 class Writer:
@@ -149,17 +187,34 @@ class Writer:
         Raises:
             ValueError: a token is outside the vocabulary. The other texts go on.
         """
-        size = self._model.embedding.vocabulary_size
-        texts = {
-            text.sampler: text for text in (Text(request, n, self._tokenizer, size) for n in range(request.copies))
-        }
-        drawn = self._decoder.join(self._tokens(request), [*texts])
+        prompt = self.read(request)
+        while not prompt.read:
+            prompt.advance()
+        return self.start(prompt, range(request.copies))
+
+    def read(self, request: TextRequest, part_length: int | None = None) -> Prompt:
+        """A prompt, to be read in parts of so many tokens, and continued by `start`; all at once when None."""
+        return Prompt(request, self._decoder.read(self._tokens(request), part_length))
+
+    def start(self, prompt: Prompt, copies: Sequence[int], keep: bool = False) -> Written:
+        """Draws the first token of some of the texts that continue a prompt.
+
+        Args:
+            prompt: which has been read.
+            copies: numbers of the texts.
+            keep: whether further ones will be started.
+        """
+        size, request = self._model.embedding.vocabulary_size, prompt.request
+        texts = {text.sampler: text for text in (Text(request, n, self._tokenizer, size) for n in copies)}
+        drawn = self._decoder.start(prompt.where, [*texts], keep)
         self._texts |= texts
         return self._written(drawn)
 
-    def step(self) -> Written:
-        """One more token of every text."""
-        return self._written(self._decoder.step()) if self._texts else []
+    def step(self, texts: Collection[Text] | None = None) -> Written:
+        """One more token of some texts that go on, by default of all."""
+        if not self._texts:
+            return []
+        return self._written(self._decoder.step(None if texts is None else [text.sampler for text in texts]))
 
     def leave(self, text: Text) -> None:
         """A text ends here, whatever else was wanted of it."""
@@ -186,15 +241,17 @@ class Writer:
         return torch.tensor([request.prompt], device=next(self._model.parameters()).device)
 
     def _written(self, drawn: DrawnTokens) -> Written:
-        none = [None] * len(drawn.samplers)
-        evaluations = none if drawn.solved is None else drawn.solved.evaluations_B.tolist()
-        converged = none if drawn.solved is None else drawn.solved.converged_B.tolist()
-        rows = zip(drawn.samplers, drawn.token_B.tolist(), evaluations, converged, drawn.logits_BV, strict=True)
+        solves = [SolvedRow()] * len(drawn.samplers)
+        if (solved := drawn.solved) is not None:
+            figures = solved.evaluations_B.tolist(), solved.converged_B.tolist(), solved.residual_B.tolist()
+            solves = [SolvedRow(*row) for row in zip(*figures, strict=True)]
         written: Written = []
-        for sampler, token, spent, solved, logits_V in rows:
+        for sampler, token, row, logits_V in zip(
+            drawn.samplers, drawn.token_B.tolist(), solves, drawn.logits_BV, strict=True
+        ):
             text = self._texts[sampler]
             try:
-                piece = _taken(text, token, spent, solved, logits_V)
+                piece = _taken(text, token, row, logits_V)
             except Exception as problem:  # of this text alone
                 piece = problem
             if isinstance(piece, Exception) or piece.finish is not None:
@@ -203,14 +260,14 @@ class Writer:
         return written
 
 
-def _taken(text: Text, token: int, evaluations: int | None, converged: bool | None, logits_V: Tensor) -> Piece:
+def _taken(text: Text, token: int, solved: SolvedRow, logits_V: Tensor) -> Piece:
     """One more token of a text; -1 is none."""
     if token < 0:
         raise UserError(NOT_FINITE)
     top, likelihood = text.request.top, None
     if top is not None:
-        likelihood = _likelihood(logits_V.log_softmax(-1), token, top, converged)
-    return text.take(token, evaluations, converged, likelihood)
+        likelihood = _likelihood(logits_V.log_softmax(-1), token, top, solved.converged)
+    return text.take(token, solved, likelihood)
 
 
 def _likelihood(logprobs_V: Tensor, token: int, top: int, converged: bool | None) -> Likelihood:

@@ -228,17 +228,46 @@ class TokenModel(nn.Module, ABC):
             ValueError: the model continues no text, there is no token to start from, no window, or padding that the
                 model cannot tell from text.
         """
+        *_, where = self.begin_in_parts(tokens_BL, window, padding_B, depth=depth)
+        assert where is not None
+        return where
+
+    def begin_in_parts(
+        self,
+        tokens_BL: Tensor,
+        window: int = 256,
+        padding_B: Tensor | None = None,
+        part_length: int | None = None,
+        *,
+        depth: Depth | None = None,
+    ) -> Iterator[Continuation | None]:
+        """As `begin`, a part of the prompts after the other, each seeing those before it.
+
+        Args:
+            part_length: tokens of a part; all when None, and without a cache.
+
+        Yields:
+            None after each part but the last; after that, where the texts stand.
+        """
         self.check_continues()
         check_shape(tokens_BL)
-        at_least(1, window=window)
+        at_least(1, window=window, part_length=part_length)
         if self.decodes(depth):
             cut = max(0, tokens_BL.shape[1] - window)
             padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)
-            step = self.prefill(tokens_BL[:, cut:], padding_B, limit=window - 1, depth=depth)
-            return CachedContinuation.after(self, depth, step)
+            first_BL, *others = tokens_BL[:, cut:].split(part_length or window, dim=1)
+            where = CachedContinuation.after(
+                self, depth, self.prefill(first_BL, padding_B, limit=window - 1, depth=depth)
+            )
+            for part_BL in others:
+                yield None
+                step = self.decode(part_BL, where.cache, depth=depth)
+                where = CachedContinuation.after(self, depth, step, where)
+            yield where
+            return
         if padding_B is not None and bool(padding_B.any()):
             raise ValueError("only a model that decodes from a cache takes padding; give prompts of one length")
-        return FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
+        yield FreshContinuation.of(self, depth, window, [(tokens_BL, tokens_BL[:, :0])])
 
     def check_continues(self) -> None:
         """Raises a UserError for a model that continues no text."""

@@ -7,7 +7,7 @@ Shapes: B rows, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -33,18 +33,23 @@ class Solved:
     Attributes:
         evaluations_B: after which the token before the prediction had converged, or all that were spent.
         converged_B: whether all tokens have converged that were read since the prediction before, at first the prompt.
+        residual_B: the largest residual of these tokens; not finite where the map never was.
     """
 
     evaluations_B: Tensor
     converged_B: Tensor
+    residual_B: Tensor
 
     @classmethod
     def of(cls, solution: Solution | None, rows: int) -> Solved | None:
         """The figures of a solve of that many rows; None for explicit depths."""
         if solution is None:
             return None
-        evaluations_BL = per_token(solution.group_evaluations, (rows, -1))
-        return cls(evaluations_BL[:, -1], per_token(solution.converged, (rows, -1)).all(dim=1))
+        evaluations_BL, converged_BL, residual_BL = (
+            per_token(figure, (rows, -1))
+            for figure in (solution.group_evaluations, solution.converged, solution.residual)
+        )
+        return cls(evaluations_BL[:, -1], converged_BL.all(dim=1), residual_BL.amax(dim=1))
 
     @classmethod
     def joined(cls, parts: Sequence[Solved | None]) -> Solved | None:
@@ -52,10 +57,27 @@ class Solved:
         there = [part for part in parts if part is not None]
         if not there:
             return None
-        return cls(torch.cat([part.evaluations_B for part in there]), torch.cat([part.converged_B for part in there]))
+        return cls(
+            torch.cat([part.evaluations_B for part in there]),
+            torch.cat([part.converged_B for part in there]),
+            torch.cat([part.residual_B for part in there]),
+        )
+
+    def then(self, later: Solved) -> Solved:
+        """The figures of these solves and of those of the tokens after them."""
+        return Solved(
+            later.evaluations_B,
+            self.converged_B & later.converged_B,
+            torch.maximum(self.residual_B, later.residual_B),
+        )
+
+    @property
+    def finite_B(self) -> Tensor:
+        """Whether there is a state at all: where the map was never finite, none is known."""
+        return torch.isfinite(self.residual_B)
 
     def __getitem__(self, rows: Tensor | list[int]) -> Solved:
-        return Solved(self.evaluations_B[rows], self.converged_B[rows])
+        return Solved(self.evaluations_B[rows], self.converged_B[rows], self.residual_B[rows])
 
 
 def warn_of_failures(failed: int, tokens: int) -> None:
@@ -136,9 +158,15 @@ class Reader(Protocol):
     @property
     def embedding(self) -> TokenEmbedding: ...
 
-    def begin(
-        self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None
-    ) -> Continuation: ...
+    def begin_in_parts(
+        self,
+        tokens_BL: Tensor,
+        window: int = 256,
+        padding_B: Tensor | None = None,
+        part_length: int | None = None,
+        *,
+        depth: Depth | None = None,
+    ) -> Iterator[Continuation | None]: ...
 
     def decode(self, tokens_BL: Tensor, cache: Cache | Memory, *, depth: Depth | None = None) -> Step: ...
 
@@ -158,8 +186,14 @@ class CachedContinuation:
     cache: Cache | Memory
 
     @classmethod
-    def after(cls, model: Reader, depth: Depth | None, step: Step) -> CachedContinuation:
-        return cls(model, depth, step.logits_BV, step.solved, step.cache)
+    def after(
+        cls, model: Reader, depth: Depth | None, step: Step, before: CachedContinuation | None = None
+    ) -> CachedContinuation:
+        """After a step, and after what was read of the same prompt before it."""
+        solved = step.solved
+        if before is not None and before.solved is not None and solved is not None:
+            solved = before.solved.then(solved)
+        return cls(model, depth, step.logits_BV, solved, step.cache)
 
     def read(self, token_B: Tensor) -> CachedContinuation:
         return self.after(self.model, self.depth, self.model.decode(token_B, self.cache, depth=self.depth))
@@ -221,7 +255,7 @@ class DrawnTokens:
     """A token of each row.
 
     Attributes:
-        token_B: their ids; -1 where the logits are not finite, and the text has ended.
+        token_B: their ids; -1 where no state or no logits are finite, and the text has ended.
         solved: how the solves ended that the draws rest on; None for explicit depths.
         logits_BV: what they were drawn from.
         samplers: who drew them.
@@ -241,15 +275,39 @@ class _Group:
     rows: list[int]
     samplers: list[Sampler | None]
 
+    @property
+    def going(self) -> list[Sampler]:
+        return [sampler for sampler in self.samplers if sampler is not None]
+
     def drawn(self) -> DrawnTokens:
-        samplers = [sampler for sampler in self.samplers if sampler is not None]
+        samplers = self.going
         logits_BV, solved = self.where.logits_BV, self.where.solved
         if self.rows != [*range(len(logits_BV))]:
             logits_BV = logits_BV[self.rows]
             solved = None if solved is None else solved[self.rows]
+        if solved is not None and not bool(solved.finite_B.all()):
+            # What a solve without a state returns is where it began: its logits would look like any others.
+            logits_BV = torch.where(solved.finite_B.unsqueeze(1), logits_BV, torch.nan)
         tokens = Sampler.draw(samplers, logits_BV)
         self.samplers = [sampler if token >= 0 else None for sampler, token in zip(samplers, tokens, strict=True)]
         return DrawnTokens(torch.tensor(tokens, device=logits_BV.device), solved, logits_BV, samplers)
+
+    def taken(self, chosen: Collection[Sampler]) -> tuple[_Group | None, _Group | None]:
+        """The chosen ones, and the others that go on, each as a group of its own or None."""
+        going = [(row, one) for row, one in zip(self.rows, self.samplers, strict=True) if one is not None]
+        parts = [[(row, one) for row, one in going if (one in chosen) is wanted] for wanted in (True, False)]
+        these, others = (
+            _Group(self.where, [row for row, _ in part], [one for _, one in part]) if part else None for part in parts
+        )
+        if these is not None and others is not None:  # what is read is used up: the others keep rows of their own
+            others = others.copied()
+        return these, others
+
+    def copied(self) -> _Group:
+        """With rows of its own."""
+        rows = torch.tensor(self.rows, device=self.where.logits_BV.device)
+        where = self.where.gathered([(self.where, rows)])
+        return _Group(where, [*range(len(self.rows))], self.samplers)
 
 
 class Decoder:
@@ -268,7 +326,7 @@ class Decoder:
     @property
     def samplers(self) -> list[Sampler]:
         """Of the texts that go on."""
-        return [sampler for group in self._groups for sampler in group.samplers if sampler is not None]
+        return [sampler for group in self._groups for sampler in group.going]
 
     def join(self, tokens_BL: Tensor, samplers: Sequence[Sampler], padding_B: Tensor | None = None) -> DrawnTokens:
         """Reads prompts and draws the first token of their texts.
@@ -279,20 +337,36 @@ class Decoder:
             padding_B: tokens at the left of each row that are padding.
 
         Raises:
-            ValueError: as `begin`. The other texts continue.
+            ValueError: as `TokenModel.begin`. The other texts continue.
         """
-        where = self._model.begin(tokens_BL, self._window, padding_B, depth=self._depth)
-        copies = len(tokens_BL) == 1
+        *_, where = self._model.begin_in_parts(tokens_BL, self._window, padding_B, depth=self._depth)
+        assert where is not None
+        return self.start(where, samplers)
+
+    def read(self, tokens_BL: Tensor, part_length: int | None = None) -> Iterator[Continuation | None]:
+        """Reads prompts part by part, to be continued by `start`; see `TokenModel.begin_in_parts`."""
+        return self._model.begin_in_parts(tokens_BL, self._window, part_length=part_length, depth=self._depth)
+
+    def start(self, where: Continuation, samplers: Sequence[Sampler], keep: bool = False) -> DrawnTokens:
+        """Draws the first token of texts that continue what has been read.
+
+        Args:
+            where: their prompts have been read to here.
+            samplers: one for each row, or several that all continue a single row.
+            keep: whether more texts will be started from there.
+        """
+        copies = len(where.logits_BV) == 1
         group = _Group(where, [0] * len(samplers) if copies else [*range(len(samplers))], [*samplers])
+        group = group.copied() if keep else group
         self._groups.append(group)
         return group.drawn()
 
-    def step(self) -> DrawnTokens:
-        """One more token of every text; there must be one."""
-        where, samplers = self._together()
-        tokens = torch.tensor([sampler.token for sampler in samplers], device=where.logits_BV.device)
-        group = _Group(where.read(tokens), [*range(len(samplers))], [*samplers])
-        self._groups = [group]
+    def step(self, samplers: Collection[Sampler] | None = None) -> DrawnTokens:
+        """One more token of these texts, by default of all; there must be one. The others stay where they are."""
+        chosen = set(self.samplers if samplers is None else samplers)
+        parts = [group.taken(chosen) for group in self._groups]
+        group = self._advanced([these for these, _ in parts if these is not None])
+        self._groups = [*(others for _, others in parts if others is not None), group]
         return group.drawn()
 
     def leave(self, sampler: Sampler) -> None:
@@ -300,20 +374,14 @@ class Decoder:
         for group in self._groups:
             if sampler in group.samplers:
                 group.samplers[group.samplers.index(sampler)] = None
-        if not self.samplers:
-            self._groups = []  # and nothing keeps their cache
+        self._groups = [group for group in self._groups if group.going]  # nothing keeps the cache of the others
 
-    def _together(self) -> tuple[Continuation, list[Sampler]]:
-        chosen, samplers = [], []
-        for group in self._groups:
-            going = [
-                (row, sampler) for row, sampler in zip(group.rows, group.samplers, strict=True) if sampler is not None
-            ]
-            if going:
-                chosen.append((group.where, [row for row, _ in going]))
-                samplers += [sampler for _, sampler in going]
-        (where, rows), *others = chosen
-        if others or rows != [*range(len(where.logits_BV))]:
-            device = where.logits_BV.device
-            where = where.gathered([(part, torch.tensor(rows, device=device)) for part, rows in chosen])
-        return where, samplers
+    @staticmethod
+    def _advanced(groups: Sequence[_Group]) -> _Group:
+        """All rows of these as one group, after the token that each has drawn."""
+        samplers = [sampler for group in groups for sampler in group.going]
+        where, device = groups[0].where, groups[0].where.logits_BV.device
+        if len(groups) > 1 or groups[0].rows != [*range(len(where.logits_BV))]:
+            where = where.gathered([(group.where, torch.tensor(group.rows, device=device)) for group in groups])
+        tokens = torch.tensor([sampler.token for sampler in samplers], device=device)
+        return _Group(where.read(tokens), [*range(len(samplers))], [*samplers])

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.ranges import above, at_least, share
+from equilibria.ranges import above, at_least
 
-NOT_FINITE = "the model's logits are not finite; was it trained to its end?"
+NOT_FINITE = "the model's state or its logits are not finite; was it trained to its end?"
 
 _COLDEST = torch.finfo(torch.float32).tiny  # what is colder rounds to nothing, and nothing divides
 _LARGEST = 1e30  # the largest logit that penalties leave: infinite ones have no shares
@@ -28,7 +28,8 @@ class Sampling:
     Args:
         temperature: logits are divided by it; 0 takes the most likely token.
         top_k: how many tokens stay in the draw, more where several are equal to the last; all when None.
-        top_p: the smallest set with this share of the probability stays (Holtzman et al. 2019, arXiv:1904.09751).
+        top_p: the smallest set with this share of the probability stays, at 0 the most likely token (Holtzman et al.
+            2019, arXiv:1904.09751).
         min_p: tokens stay with at least this share of the most likely one's probability (Nguyen et al. 2024,
             arXiv:2407.01082).
         repetition_penalty: positive logits of tokens that were read or written are divided by it, negative ones
@@ -51,10 +52,11 @@ class Sampling:
     def __post_init__(self) -> None:
         at_least(0, temperature=self.temperature)
         at_least(1, top_k=self.top_k)
-        share(top_p=self.top_p)
         above(0, repetition_penalty=self.repetition_penalty)
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be from 0 to 1, found {self.min_p}")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, found {value}")
         for name in ("presence_penalty", "frequency_penalty"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name} must be finite, found {getattr(self, name)}")

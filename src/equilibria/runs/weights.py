@@ -79,7 +79,7 @@ def build_filled(build: Callable[[], Model], tensors: Mapping[str, Tensor], path
     """A model with weights that were read from `path`; takes no memory before their sizes have been compared.
 
     Raises:
-        UserError: as `build`; a name is missing or unknown, or a shape differs.
+        UserError: as `build`; a name is missing or unknown, a shape differs, or a number is not finite.
     """
     try:
         with torch.device("meta"):
@@ -93,14 +93,22 @@ def build_filled(build: Callable[[], Model], tensors: Mapping[str, Tensor], path
 
 
 def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies `tensors`, read from `path`, into `targets` in place, once every name, shape and type has been checked.
+    """Copies `tensors`, read from `path`, into `targets` in place, once every name, shape, type and number is checked.
 
     The precision of floating-point numbers may differ; no other type becomes another.
 
     Raises:
-        UserError: a name is missing or unknown, or a shape or a type differs; nothing has been written then.
+        UserError: a name is missing or unknown, a shape or a type differs, or a number is not finite; nothing has been
+            written then.
     """
     _compare(targets, tensors, path)
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"{path} has {count} of {tensor.numel()} numbers in {name} that are not finite, so that the model says "
+                f"nothing; choose an earlier checkpoint, or restore the file"
+            )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])

@@ -1,16 +1,18 @@
-"""The fields of a completion request, read from JSON by cattrs: what each may be stands beside it."""
+"""The fields of requests, read from JSON by cattrs: what each may be stands beside it."""
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
 from equilibria.serving.errors import ApiError, invalid
 
 MOST_TEXTS = 128
+MOST_MESSAGES = 1024
+ROLES = ("system", "developer", "user", "assistant")
 _KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
 
 
@@ -105,6 +107,32 @@ def _object(cls: type) -> Callable[[Any], Any]:
     return read
 
 
+def _content(value: Any) -> str:
+    """Reads the content of a message: a string, or parts that are texts."""
+    if not isinstance(value, list):
+        return _text(value)
+    parts = [part for part in value if isinstance(part, dict) and part.get("type") == "text"]
+    if len(parts) < len(value):
+        raise ValueError('must be a string, or a list of {"type": "text", "text": …}: this model reads text alone')
+    return "".join(_text(part.get("text")) for part in parts)
+
+
+def _messages(value: Any) -> "tuple[Message, ...]":
+    """Reads what has been said, at least one message."""
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of messages, at least one")
+    if len(value) > MOST_MESSAGES:
+        raise ValueError(f"holds at most {MOST_MESSAGES} messages, found {len(value)}")
+    read = _object(Message)
+    return tuple(read(one) for one in value)
+
+
+def _role(value: Any) -> str:
+    if value not in ROLES:
+        raise ValueError(f"must be one of {', '.join(ROLES)}, {_found(value)}")
+    return value
+
+
 _integer, _real = partial(_number, int), partial(_number, float)
 
 
@@ -117,23 +145,31 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Message:
+    """What one side has said."""
+
+    role: Annotated[str, _role]
+    content: Annotated[str, _content]
+    name: Annotated[str | None, _text] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fields:
-    """What a client asks for; each field's annotation holds what reads it."""
+    """What a client may ask for either way; each field's annotation holds what reads it."""
+
+    what = "a request"
 
     model: Annotated[str | None, _text] = None
-    prompt: Annotated[list[str | list[int]] | None, _prompts] = None
     max_tokens: Annotated[int | None, _integer(0, 2**31)] = None
     n: Annotated[int, _integer(1, 2**31)] = 1
     seed: Annotated[int | None, _integer(-(2**63), 2**63 - 1)] = None
     stop: Annotated[tuple[str, ...], _stops] = ()
     stop_at_end: Annotated[bool, _flag] = False
-    logprobs: Annotated[int | None, _integer(0, 5)] = None
-    echo: Annotated[bool, _flag] = False
     stream: Annotated[bool, _flag] = False
     stream_options: Annotated[StreamOptions | None, _object(StreamOptions)] = None
     temperature: Annotated[float, _real(0, 100)] = 1.0
     top_k: Annotated[int | None, _integer(1, 2**31)] = None
-    top_p: Annotated[float | None, _real(0, 1, open_below=True)] = None
+    top_p: Annotated[float | None, _real(0, 1)] = None
     min_p: Annotated[float | None, _real(0, 1)] = None
     repetition_penalty: Annotated[float, _real(0, 100, open_below=True)] = 1.0
     presence_penalty: Annotated[float, _real(-2, 2)] = 0.0
@@ -141,34 +177,71 @@ class Fields:
     tolerance: Annotated[float | None, _real(0, 1, open_below=True)] = None
     max_evaluations: Annotated[int | None, _integer(1, 1000)] = None
     user: Annotated[str | None, _text] = None
-    best_of: Annotated[int | None, _integer(1, 2**31)] = None
-    suffix: Annotated[None, _only("")] = None
     logit_bias: Annotated[None, _only({})] = None
 
 
-def read_fields(content: dict[str, Any]) -> Fields:
+@dataclass(frozen=True, kw_only=True)
+class CompletionFields(Fields):
+    """Those of a completion."""
+
+    what = "a completion request"
+
+    prompt: Annotated[list[str | list[int]] | None, _prompts] = None
+    logprobs: Annotated[int | None, _integer(0, 5)] = None
+    echo: Annotated[bool, _flag] = False
+    best_of: Annotated[int | None, _integer(1, 2**31)] = None
+    suffix: Annotated[None, _only("")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFields(Fields):
+    """Those of a chat completion."""
+
+    what = "a chat completion request"
+
+    messages: Annotated[tuple[Message, ...] | None, _messages] = None
+    max_completion_tokens: Annotated[int | None, _integer(1, 2**31)] = None
+    logprobs: Annotated[bool, _flag] = False
+    top_logprobs: Annotated[int | None, _integer(0, 20)] = None
+    response_format: Annotated[None, _only({"type": "text"})] = None
+    modalities: Annotated[None, _only(["text"])] = None
+    tools: Annotated[None, _only([])] = None
+    functions: Annotated[None, _only([])] = None
+    tool_choice: Annotated[None, _only("none")] = None
+    function_call: Annotated[None, _only("none")] = None
+    parallel_tool_calls: Annotated[bool, _flag] = False
+    store: Annotated[None, _only(False)] = None
+    service_tier: Annotated[None, _only("auto")] = None
+
+
+Kind = TypeVar("Kind", bound=Fields)
+
+
+def read_fields(content: dict[str, Any], kind: type[Kind]) -> Kind:
     """The fields of a JSON object; raises an ApiError that names every wrong field, what was found and expected."""
     try:
-        return _object(Fields)(content)
+        return _object(kind)(content)
     except ClassValidationError as error:
-        problems = list(_problems(error))
+        problems = list(_problems(error, kind.what))
         first, message = problems[0], "; ".join(problem.message for problem in problems)
         raise ApiError(first.status, message, first.param, first.code) from error
 
 
-def _problems(error: BaseException, name: str = "") -> Iterator[ApiError]:
+def _problems(error: BaseException, what: str, name: str = "") -> Iterator[ApiError]:
     match error:
         case ClassValidationError():
             named, others = error.group_exceptions()
             for problem, note in named:
-                yield from _problems(problem, f"{name}.{note.name}" if name else note.name)
+                yield from _problems(problem, what, f"{name}.{note.name}" if name else note.name)
             for problem in others:
-                yield from _problems(problem, name)
+                yield from _problems(problem, what, name)
         case ForbiddenExtraKeysError():
             for extra in sorted(error.extra_fields):
                 shown = extra[:80].encode("utf-8", "replace").decode()  # an answer cannot hold half a surrogate pair
-                of = name or "a completion request"
+                of = name or what
                 yield ApiError(400, f"{extra!r:.80} is not a field of {of}", name or shown, "unknown_field")
+        case KeyError():
+            yield ApiError(400, f"{name} is missing", name, "missing_field")
         case _UnsupportedError():
             yield ApiError(400, f"{name} {error}", name, "unsupported_field")
         case _:

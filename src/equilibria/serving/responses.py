@@ -1,8 +1,10 @@
-"""Answers to completion requests: the protocol's objects, whole or in pieces.
+"""Answers to requests: the protocols' objects, whole or in pieces.
 
-Besides the protocol's fields a choice has `token_ids`, `evaluations` (cell evaluations that the prediction of each
-token took; null for models of a fixed depth), `converged` (whether the solve behind it did; null likewise) and
-`stop_reason`, the stop string that ended the text. Its `logprobs` have `converged` too, for the tokens of an echo.
+Besides the protocols' fields a choice has `token_ids`, `evaluations` (cell evaluations that the prediction of each
+token took; null for models of a fixed depth), `converged` (whether the solve behind it did; null likewise), `residual`
+(the largest of that solve; null likewise) and `stop_reason`, the stop string that ended the text. The `logprobs` of a
+completion have `converged` too, for the tokens of an echo. An answer has the `effort` that was taken, where a request
+asks for one.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from equilibria.inference.effort import Effort
 from equilibria.inference.text_stream import INCOMPLETE, TextStream
 from equilibria.inference.writing import Likelihood
-from equilibria.serving.request import CompletionRequest, Served
+from equilibria.serving.request import Served, TextsRequest
 from equilibria.serving.worker import Scored, Wrote
 
 DONE = b"data: [DONE]\n\n"
@@ -27,18 +30,23 @@ _LEAST = -9999.0  # JSON has no infinity
 class Answer:
     """Makes the objects of one request's answer from the worker's events, in their order."""
 
-    def __init__(self, request: CompletionRequest, served: Served) -> None:
+    prefix, kind, kind_in_parts = "cmpl", "text_completion", "text_completion"
+
+    def __init__(self, request: TextsRequest, served: Served) -> None:
         self._request, self._served = request, served
-        identity = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion"}
-        self._head = {**identity, "created": int(time.time()), "model": served.name}
-        texts = len(request.texts) * request.asked.n
+        self._head: dict[str, Any] = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time())}
+        self._head["model"] = served.name
+        if request.effort != Effort():
+            taken = {"tolerance": request.effort.tolerance, "max_evaluations": request.effort.max_evaluations}
+            self._head["effort"] = taken
+        texts = len(request.texts) * request.copies
         self._open = texts if request.write else 0
         self._unscored = len(request.texts) if request.scores else 0
         self._offsets: dict[int, int] = {}
         self._echoed: dict[int, dict[str, Any]] = {}
         self._completion_tokens = 0
         lasts = [prompt[-1] if prompt else None for prompt in request.prompts]
-        self._latest = {index: lasts[index // request.asked.n] for index in range(texts)}
+        self._latest = {index: lasts[index // request.copies] for index in range(texts)}
         if not request.scores:
             for number in range(len(request.texts)):
                 self._echo(number, None)
@@ -62,7 +70,8 @@ class Answer:
         found["token_ids"].append(piece.token)
         found["evaluations"].append(piece.evaluations)
         found["converged"].append(piece.converged)
-        if self._request.asked.logprobs is not None:
+        found["residual"].append(piece.residual)
+        if self._request.top is not None:
             offset = self._offsets.get(index, 0) + piece.offset
             self._add(found["logprobs"], self._latest[index], piece.token, piece.likelihood, offset)
         self._latest[index] = piece.token
@@ -83,15 +92,28 @@ class Answer:
                 _append(joined[index], piece)
             else:
                 joined[index] = piece
-        return {**self._head, "choices": [joined[index] for index in sorted(joined)], "usage": self._usage()}
+        shaped = [self._whole(joined[index]) for index in sorted(joined)]
+        return {"object": self.kind, **self._head, "choices": shaped, "usage": self._usage()}
 
     def chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A part of a stream."""
-        return {**self._head, "choices": list(choices)} | ({"usage": None} if self._request.usage else {})
+        shaped = [self._part(choice) for choice in choices]
+        return self._chunk(shaped) | ({"usage": None} if self._request.usage else {})
 
     def last_chunk(self) -> dict[str, Any]:
         """What ends a stream whose usage is asked for."""
-        return {**self._head, "choices": [], "usage": self._usage()}
+        return self._chunk([]) | {"usage": self._usage()}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"object": self.kind_in_parts, **self._head, "choices": choices}
+
+    def _whole(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """A choice as the protocol has it."""
+        return choice
+
+    def _part(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """A piece of a choice as the protocol has it."""
+        return choice
 
     def _usage(self) -> dict[str, int]:
         prompt = sum(map(len, self._request.prompts))
@@ -99,28 +121,32 @@ class Answer:
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
     def _empty(self, index: int) -> dict[str, Any]:
-        none = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": [], "converged": []}
         return {
             "index": index,
             "text": "",
-            "logprobs": none if self._request.asked.logprobs is not None else None,
+            "logprobs": self._no_logprobs() if self._request.top is not None else None,
             "finish_reason": None,
             "stop_reason": None,
             "token_ids": [],
             "evaluations": [],
             "converged": [],
+            "residual": [],
         }
+
+    def _no_logprobs(self) -> dict[str, list[Any]]:
+        return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": [], "converged": []}
 
     def _echo(self, number: int, likelihoods: Sequence[Likelihood] | None) -> None:
         """Prepares the choices of a prompt to begin with it."""
-        if not self._request.asked.echo:
+        if not self._request.echo:
             return
-        prompt, copies = self._request.prompts[number], self._request.asked.n
+        prompt, copies = self._request.prompts[number], self._request.copies
         stream, offsets, text = TextStream(self._served.tokenizer), [], ""
         for token in prompt:
             offsets.append(stream.length)
             text += stream.write(token)
-        text += stream.finish()
+        if not (self._request.write and stream.begun):  # a character that the text completes is said there
+            text += stream.finish()
         for index in range(number * copies, (number + 1) * copies):
             choice = self._empty(index)
             choice["text"], self._offsets[index] = text, len(text)
@@ -142,7 +168,7 @@ class Answer:
             logprobs["token_logprobs"].append(None)
             logprobs["top_logprobs"].append(None)
             return
-        rivals = {self._shown(before, rival): max(value, _LEAST) for rival, value in likelihood.top}
+        rivals = {self._shown(before, rival): max(value, _LEAST) for rival, value in _ranked(token, likelihood)}
         logprobs["token_logprobs"].append(max(likelihood.logprob, _LEAST))
         logprobs["top_logprobs"].append(rivals)
 
@@ -157,13 +183,55 @@ class Answer:
 def _append(choice: dict[str, Any], piece: dict[str, Any]) -> None:
     """Adds the next piece of a choice."""
     choice["text"] += piece["text"]
-    for name in ("token_ids", "evaluations", "converged"):
+    for name in ("token_ids", "evaluations", "converged", "residual"):
         choice[name] += piece[name]
     if choice["logprobs"] is not None:
         for name, values in choice["logprobs"].items():
             values += piece["logprobs"][name]
     for name in ("finish_reason", "stop_reason"):
         choice[name] = piece[name]
+
+
+def _ranked(token: int, likelihood: Likelihood) -> list[tuple[int, float]]:
+    """The likely tokens, and the drawn one behind them if it is none of these: clients look it up among them."""
+    top = list(likelihood.top)
+    return top if any(rival == token for rival, _ in top) else [*top, (token, likelihood.logprob)]
+
+
+class ChatAnswer(Answer):
+    """An answer to a chat: the text is the assistant's next message."""
+
+    prefix, kind, kind_in_parts = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, request: TextsRequest, served: Served) -> None:
+        super().__init__(request, served)
+        self._greeted: set[int] = set()
+
+    def _whole(self, choice: dict[str, Any]) -> dict[str, Any]:
+        text = choice.pop("text")
+        return {"message": {"role": "assistant", "content": text, "refusal": None}, **choice}
+
+    def _part(self, choice: dict[str, Any]) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": choice.pop("text")}
+        if choice["index"] not in self._greeted:
+            self._greeted.add(choice["index"])
+            delta = {"role": "assistant", **delta}
+        return {"delta": delta, **choice}
+
+    def _no_logprobs(self) -> dict[str, list[Any]]:
+        return {"content": []}
+
+    def _add(
+        self, logprobs: dict[str, list[Any]], before: int | None, token: int, likelihood: Likelihood | None, offset: int
+    ) -> None:
+        assert likelihood is not None  # of every token that is drawn
+        top = [self._ranked_token(before, rival, value) for rival, value in likelihood.top]
+        logprobs["content"].append({**self._ranked_token(before, token, likelihood.logprob), "top_logprobs": top})
+
+    def _ranked_token(self, before: int | None, token: int, logprob: float) -> dict[str, Any]:
+        shown = self._shown(before, token)
+        whole = not shown.startswith("token_id:")
+        return {"token": shown, "logprob": max(logprob, _LEAST), "bytes": list(shown.encode()) if whole else None}
 
 
 def event_line(content: dict[str, Any]) -> bytes:

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
+from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from equilibria.models import TokenModel
+from equilibria.serving.connections import (
+    ACCEPTED_AT_ONCE,
+    KEEP_ALIVE_SECONDS,
+    Connection,
+    allowed_connections,
+)
 from equilibria.serving.errors import ApiError
-from equilibria.serving.fields import parse_json
-from equilibria.serving.request import CompletionRequest, Served, read_request, served_as
-from equilibria.serving.responses import DONE, Answer, event_line
-from equilibria.serving.worker import Event, Job, Worker
+from equilibria.serving.fields import ChatFields, CompletionFields, Fields
+from equilibria.serving.gate import Gate
+from equilibria.serving.jobs import Desk, Job
+from equilibria.serving.metrics import CONTENT_TYPE, Metrics
+from equilibria.serving.reading import Reader
+from equilibria.serving.request import Served, TextsRequest, served_as
+from equilibria.serving.responses import DONE, Answer, ChatAnswer, event_line
+from equilibria.serving.worker import Event, Scored, Wrote
 
 _BODY_SECONDS = 10.0
-_KEEP_ALIVE_SECONDS = 15
+_CUT_SECONDS = 0.3  # for the last words to requests that are cut
+_SWITCH_SECONDS = 5e-4  # that the model's thread may keep the interpreter while the event loop wants it
 _READ_ON = 16  # times the limit is read of a body that is too large: clients read no answer before they have sent it
 _PAGE = {
     "": ("index.html", "text/html"),
@@ -43,25 +57,29 @@ _HEADERS = {
 }
 
 
-def build_app(worker: Worker, served: Served) -> Starlette:
-    """The application of one model, whose worker starts and stops with it."""
-    endpoints = _Endpoints(worker, served)
+def build_app(desk: Desk, served: Served, gate: Gate) -> Starlette:
+    """The application of one model, whose desk opens and closes with it."""
+    endpoints = _Endpoints(desk, served, gate)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker.start()
+        desk.open()
         yield
-        worker.stop()
+        desk.close()
 
     return Starlette(
         routes=[
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{name:path}", endpoints.model, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
+            Route("/ready", endpoints.ready, methods=["GET"]),
+            Route("/metrics", endpoints.figures, methods=["GET"]),
             Route("/{name}", _page, methods=["GET"]),
             Route("/", _page, methods=["GET"]),
         ],
+        middleware=[Middleware(_Front, gate=gate, metrics=endpoints.metrics)],
         exception_handlers={
             ApiError: _api_error,
             HTTPException: _http_error,
@@ -72,32 +90,71 @@ def build_app(worker: Worker, served: Served) -> Starlette:
     )
 
 
+class _Front:
+    """Before all routes: who may come in, and what each was answered. A path may end with a slash."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, metrics: Metrics) -> None:
+        self._app, self._gate, self._metrics = app, gate, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["path"] = scope["path"].rstrip("/") or "/"
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                self._metrics.answered(route.path if isinstance(route, Route) else "none", message["status"])
+            await send(message)
+
+        try:
+            self._gate.check(scope["path"], Headers(scope=scope))
+        except ApiError as problem:
+            await _refusal(problem)(scope, receive, counted)
+            return
+        await self._app(scope, receive, counted)
+
+
 class _Endpoints:
-    def __init__(self, worker: Worker, served: Served) -> None:
-        self.worker, self._served = worker, served
+    def __init__(self, desk: Desk, served: Served, gate: Gate) -> None:
+        self._desk, self._served, self._gate = desk, served, gate
+        self._reader, self.metrics = Reader(served), Metrics(desk)
         self._created = int(time.time())
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
-        wanted = read_request(parse_json(await _body(request, self._served.limits.max_body_bytes)), self._served)
-        answer = Answer(wanted, self._served)
+        return await self._texts(request, CompletionFields, Answer)
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        return await self._texts(request, ChatFields, ChatAnswer)
+
+    async def _texts(self, request: Request, fields: type[Fields], kind: type[Answer]) -> Response:
+        arrived = time.monotonic()
+        self._desk.check()
+        wanted = await self._reader.read(await _body(request, self._served.limits.max_body_bytes), fields)
+        self.metrics.read(sum(map(len, wanted.prompts)))
+        answer = kind(wanted, self._served)
         if answer.finished and not wanted.asked.stream:
             return JSONResponse(answer.whole(answer.echoes()))
         if answer.finished:
-            return _event_stream(_end(wanted, answer))
-        job = self.worker.submit(wanted)
+            return _EventStream(_end(wanted, answer))
+        address = None if request.client is None else request.client.host
+        job = self._desk.submit(wanted, self._gate.client(address, request.headers))
         streaming = False
         try:
-            if not wanted.asked.stream:
-                return JSONResponse(answer.whole(await _collect(request, job, answer)))
             first = await _next(request, job)
             if isinstance(first, ApiError):  # nothing has been sent: the status can still say it
                 raise first
+            self.metrics.began(time.monotonic() - arrived)
+            if not wanted.asked.stream:
+                return JSONResponse(answer.whole(await self._collect(request, job, answer, first)))
             streaming = True
-            return _event_stream(self._lines(wanted, job, answer, first))
+            return _EventStream(self._lines(wanted, job, answer, first), partial(self._desk.drop, job))
         finally:
             if not streaming:
-                self.worker.cancel(job)
+                self._desk.drop(job)
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
@@ -109,8 +166,20 @@ class _Endpoints:
         return JSONResponse(self._model())
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: whether the server works, and how much it has to do."""
-        return JSONResponse({"status": "ok", "model": self._served.name, **self.worker.load})
+        """`GET /health`: whether the model works, and how much it has to do; where it does not (503), start anew."""
+        stalled = self._desk.stalled
+        load = {"running": self._desk.running, "waiting": self._desk.waiting}
+        status = {"status": "stalled" if stalled else "ok", "model": self._served.name, **load}
+        return JSONResponse(status, 503 if stalled else 200)
+
+    async def ready(self, request: Request) -> Response:
+        """`GET /ready`: whether a request would be taken now."""
+        self._desk.check()
+        return JSONResponse({"status": "ready"})
+
+    async def figures(self, request: Request) -> Response:
+        """`GET /metrics`."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
     def _model(self) -> dict[str, Any]:
         limits = self._served.limits
@@ -124,25 +193,47 @@ class _Endpoints:
             "solves": self._served.solves,
         }
 
-    async def _lines(self, wanted: CompletionRequest, job: Job, answer: Answer, event: Event) -> AsyncIterator[bytes]:
-        """The events of a stream; a client that stops listening frees the places of its texts."""
-        try:
-            while not isinstance(event, ApiError):
-                choice = answer.choice(event)
-                if choice is not None:
-                    yield event_line(answer.chunk([choice]))
-                if answer.finished:
-                    async for line in _end(wanted, answer):
-                        yield line
-                    return
-                event = await job.events.get()
-            yield event_line(event.body)
-            yield DONE
-        finally:
-            self.worker.cancel(job)
+    def _choice(self, answer: Answer, event: Scored | Wrote) -> dict[str, Any] | None:
+        """The next piece of an answer, counted."""
+        if isinstance(event, Wrote):
+            self.metrics.wrote(event.piece)
+        else:
+            for likelihood in event.likelihoods:
+                self.metrics.solved(likelihood.converged)
+        return answer.choice(event)
+
+    async def _collect(self, request: Request, job: Job, answer: Answer, event: Event) -> list[dict[str, Any]]:
+        """All pieces of an answer."""
+        choices = []
+        while not isinstance(event, ApiError):
+            choice = self._choice(answer, event)
+            if choice is not None:
+                choices.append(choice)
+            if answer.finished:
+                return choices or answer.echoes()
+            event = await _next(request, job)
+        raise event
+
+    async def _lines(self, wanted: TextsRequest, job: Job, answer: Answer, event: Event) -> AsyncIterator[bytes]:
+        """The events of a stream; those that are there at the same time go together."""
+        said = b""
+        while not isinstance(event, ApiError):
+            choice = self._choice(answer, event)
+            if choice is not None:
+                said += event_line(answer.chunk([choice]))
+            if said and (answer.finished or job.events.empty()):
+                yield said
+                said = b""
+            if answer.finished:
+                async for line in _end(wanted, answer):
+                    yield line
+                return
+            event = await job.events.get()
+        yield said + event_line(event.body)
+        yield DONE
 
 
-async def _end(wanted: CompletionRequest, answer: Answer) -> AsyncIterator[bytes]:
+async def _end(wanted: TextsRequest, answer: Answer) -> AsyncIterator[bytes]:
     """The last events of a finished stream."""
     if not wanted.write:
         yield event_line(answer.chunk(answer.echoes()))
@@ -151,21 +242,18 @@ async def _end(wanted: CompletionRequest, answer: Answer) -> AsyncIterator[bytes
     yield DONE
 
 
-def _event_stream(lines: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+class _EventStream(StreamingResponse):
+    """Server-sent events; `end` is called when they have been sent, or nobody listens, even before the first."""
 
+    def __init__(self, lines: AsyncIterator[bytes], end: Callable[[], None] = lambda: None) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._end = end
 
-async def _collect(request: Request, job: Job, answer: Answer) -> list[dict[str, Any]]:
-    """All pieces of an answer."""
-    choices = []
-    while not answer.finished:
-        event = await _next(request, job)
-        if isinstance(event, ApiError):
-            raise event
-        choice = answer.choice(event)
-        if choice is not None:
-            choices.append(choice)
-    return choices or answer.echoes()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
 
 
 async def _next(request: Request, job: Job) -> Event:
@@ -216,14 +304,18 @@ async def _page(request: Request) -> Response:
 
 async def _api_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, ApiError)
-    headers = {"retry-after": "1"} if problem.status in (429, 503) else None
-    return JSONResponse(problem.body, problem.status, headers)
+    return _refusal(problem)
+
+
+def _refusal(problem: ApiError) -> Response:
+    headers = {429: {"retry-after": "1"}, 503: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}
+    return JSONResponse(problem.body, problem.status, headers.get(problem.status))
 
 
 async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     messages = {
-        404: f"nothing is at {request.url.path[:200]}; see /v1/completions and /v1/models",
+        404: f"nothing is at {request.url.path[:200]}; see /v1/completions, /v1/chat/completions and /v1/models",
         405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}",
     }
     error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
@@ -238,47 +330,45 @@ async def _unexpected(request: Request, problem: Exception) -> Response:
     return JSONResponse(ApiError(500, "internal error; see the server's log", code="internal_error").body, 500)
 
 
-class _Protocol(H11Protocol):
-    """HTTP that answers malformed requests in JSON too."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = json.dumps(ApiError(400, f"malformed HTTP request: {msg}").body).encode()
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
-
-    def handle_events(self) -> None:
-        # An unknown version of HTTP is refused here: h11 would answer it.
-        line, end, _ = self.conn.trailing_data[0].partition(b"\r\n")
-        if end and self.conn.their_state is h11.IDLE and not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
-            self.send_400_response("its first line must end with HTTP/1.1")
-            return
-        super().handle_events()
-
-    def eof_received(self) -> None:
-        if self.cycle is not None and not self.cycle.response_started and self.cycle.more_body:
-            self.send_400_response("the body is shorter than its content-length")
-
-
 class _Server(uvicorn.Server):
-    """Tells the worker of a shutdown before it waits for connections."""
+    """Tells the desk of a shutdown before it waits for connections; a second signal cuts what is left."""
 
-    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
         super().__init__(config)
-        self._worker = worker
+        self._desk = desk
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.cut = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(1024)  # the system's queue may be long, though few are taken from it at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._worker.stop()
+        self._desk.stop()
         await super().shutdown(sockets)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and self._loop is not None and not self.cut:
+            self.cut = True
+            self._loop.call_soon_threadsafe(self._cut, self._loop)
+        self.should_exit = True
 
-def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
-    """Answers requests until SIGINT or SIGTERM.
+    def _cut(self, loop: asyncio.AbstractEventLoop) -> None:
+        count = self._desk.cut()
+        print(f"cut {count} request{'s' * (count != 1)}", file=sys.stderr, flush=True)
+        loop.call_later(_CUT_SECONDS, setattr, self, "force_exit", True)
+
+
+def serve(model: TokenModel, served: Served, host: str, port: int, gate: Gate) -> bool:
+    """Answers requests until SIGINT or SIGTERM; returns whether a second one cut requests off.
 
     Args:
         model: in evaluation mode.
         served: its name and tokenizer, and the limits.
         host, port: where to listen; port 0 takes a free one.
+        gate: who may ask.
 
     Raises:
         OSError: the address cannot be bound.
@@ -288,20 +378,25 @@ def serve(model: TokenModel, served: Served, host: str, port: int) -> None:
         where, bound, *_ = listener.getsockname()
         shown = f"[{where}]" if ":" in where else where
         print(f"serving {served.name} at http://{shown}:{bound}", flush=True)
-        worker = Worker(model, served)
+        desk = Desk(model, served)
         config = uvicorn.Config(
-            build_app(worker, served),
-            http=_Protocol,
+            build_app(desk, served, gate),
+            http=partial(Connection, most=served.limits.max_connections or allowed_connections()),  # pyright: ignore
             ws="none",
             lifespan="on",
             proxy_headers=False,
             log_level="error",
             access_log=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            backlog=ACCEPTED_AT_ONCE,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(served.limits.shutdown_timeout) + 5,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises them again at the end for the handlers it found; a requested shutdown is no error.
             signal.signal(number, lambda *_: None)
-        _Server(config, worker).run(sockets=[listener])
+        # Every system call of the event loop gives the interpreter away, and it waits so long for it to come back.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        server = _Server(config, desk)
+        server.run(sockets=[listener])
+        return server.cut

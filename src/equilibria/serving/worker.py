@@ -1,26 +1,22 @@
-"""The one thread that runs the model: takes requests from a queue and decodes all their texts together.
-
-Each round reads one waiting prompt, if there is room for its texts, and then writes one more token of every text.
-Requests of each effort form a batch of their own, since a batch has one solver.
-"""
+"""The one thread that runs the model: it takes orders, and does turn after turn what the schedule says."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.writing import Likelihood, Piece, Text, Writer, Written
 from equilibria.models import TokenModel
 from equilibria.serving.errors import ApiError
-from equilibria.serving.request import CompletionRequest, Served
+from equilibria.serving.request import Served, TextsRequest
+from equilibria.serving.schedule import Entry, Reading, Row, Schedule, Turn
 
 _log = logging.getLogger(__name__)
+_IDLE_SECONDS = 0.5  # between beats where there is nothing to do
 
 
 @dataclass(frozen=True)
@@ -40,131 +36,138 @@ class Wrote:
 
 
 Event = Scored | Wrote | ApiError
+News = list[tuple[Hashable, Event]]
 
 
-@dataclass(eq=False)
-class Job:
-    """A request on its way through the worker."""
+@dataclass(frozen=True)
+class Order:
+    """A request for a job, by whom; without one, the job is to be dropped."""
 
-    request: CompletionRequest
-    deadline: float  # in seconds of `time.monotonic`
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)  # an `ApiError` is the last
-    gone: bool = False  # its client no longer waits
+    job: Hashable
+    request: TextsRequest | None = None
+    client: tuple[Hashable, ...] = ()
 
 
 class Worker:
-    """Writes the texts of requests, by a model in evaluation mode; public methods are for the event loop."""
+    """Writes the texts of jobs, by a model in evaluation mode.
 
-    def __init__(self, model: TokenModel, served: Served) -> None:
-        self._model, self._served, self._limits = model, served, served.limits
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[Job, int]] = deque()
-        self._writers: dict[Effort, Writer] = {}
-        self._running: dict[Text, tuple[Job, int]] = {}
-        self._news: list[tuple[Job, Event]] = []
-        self._unconverged = 0
-        self._end: float | None = None
+    Args:
+        model: that nothing else uses meanwhile.
+        served: its tokenizer, window and limits.
+        tell: called by the thread with what has become of jobs.
+    """
+
+    def __init__(self, model: TokenModel, served: Served, tell: Callable[[News], None]) -> None:
+        self._model, self._served, self._tell = model, served, tell
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = threading.Condition()
+        self._orders: list[Order] = []
+        self._end = False
+        self._beat = time.monotonic()
+        # The rest is the thread's own.
+        self._schedule = Schedule(served.limits.max_batch)
+        self._prompts: dict[Entry, tuple[Hashable, int]] = {}  # the job and the prompt's number
+        self._rows: dict[Text, Row] = {}
+        self._writers: dict[Effort, Writer] = {}
+        self._news: News = []
 
     def start(self) -> None:
-        """Starts the thread; events go to the event loop that calls this."""
-        self._loop = asyncio.get_running_loop()
+        """Starts the thread."""
         self._thread.start()
 
+    def order(self, order: Order) -> None:
+        """Wants something of the thread."""
+        with self._changed:
+            self._orders.append(order)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """The thread ends after its turn."""
+        with self._changed:
+            self._end = True
+            self._changed.notify()
+
     @property
-    def load(self) -> dict[str, int]:
-        """Texts that are running, and waiting; and the tokens so far whose solves did not converge."""
-        with self._changed:
-            return {"running": len(self._running), "waiting": self._queued(), "unconverged": self._unconverged}
-
-    def submit(self, request: CompletionRequest) -> Job:
-        """Queues a request; raises an ApiError if the queue is full (429), or the server is about to stop (503)."""
-        job = Job(request, time.monotonic() + self._limits.request_timeout)
-        wanted = len(request.texts) * request.asked.n
-        with self._changed:
-            if self._end is not None:
-                raise ApiError(503, "the server is shutting down", code="shutting_down")
-            queued = self._queued()
-            if queued + wanted > self._limits.max_queue:
-                most = self._limits.max_queue
-                message = f"{queued} texts wait already, and {wanted} more exceed the limit of {most}; try again later"
-                raise ApiError(429, message, code="queue_full")
-            self._waiting.extend((job, number) for number in range(len(request.texts)))
-            self._changed.notify()
-        return job
-
-    def cancel(self, job: Job) -> None:
-        """Drops a request whose client no longer waits."""
-        with self._changed:
-            job.gone = True
-            self._changed.notify()
-
-    def stop(self) -> None:
-        """Refuses new requests, and gives the others the shutdown timeout to finish."""
-        with self._changed:
-            if self._end is None:
-                self._end = time.monotonic() + self._limits.shutdown_timeout
-            self._changed.notify()
-
-    def _queued(self) -> int:
-        return sum(job.request.asked.n for job, _ in self._waiting if not job.gone)
-
-    def _jobs(self) -> set[Job]:
-        with self._changed:
-            return {job for job, _ in [*self._waiting, *self._running.values()]}
+    def still(self) -> float:
+        """Seconds since its heart last beat, which it does with every turn; infinite once it is dead."""
+        return time.monotonic() - self._beat if self._thread.is_alive() else float("inf")
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._running:
-                    if self._end is not None:
-                        return
-                    self._changed.wait()
-            try:
-                self._dismiss()
-                self._admit()
-                self._write()
-            except Exception as problem:  # a bug of this class: fail all requests, serve on
-                _log.exception("the worker failed")
-                for job in self._jobs():
-                    self._fail(job, _internal(problem))
-                self._writers.clear()
-            self._deliver()
+                self._beat = time.monotonic()
+                if not self._orders and not self._prompts and not self._end:
+                    self._changed.wait(_IDLE_SECONDS)
+                if self._end:
+                    return
+                orders, self._orders = self._orders, []
+            for order in orders:
+                self._take(order)
+            turn = self._schedule.next()
+            if turn is not None:
+                started = time.perf_counter()
+                self._do(turn)
+                self._schedule.charge(turn, time.perf_counter() - started)
+            news, self._news = self._news, []
+            if news or turn is not None:
+                self._tell(news)
 
-    def _dismiss(self) -> None:
-        """Ends requests that are out of time or cancelled."""
-        now = time.monotonic()
-        for job in self._jobs():
-            if self._end is not None and now > self._end:
-                self._fail(job, ApiError(503, "the server is shutting down", code="shutting_down"))
-            elif now > job.deadline:
-                seconds = self._limits.request_timeout
-                self._fail(job, ApiError(504, f"the request took more than {seconds:g} seconds", code="timeout"))
-            elif job.gone:
-                self._drop(job)
+    def _take(self, order: Order) -> None:
+        if order.request is None:
+            self._drop(order.job)
+            return
+        request = order.request
+        for number, wanted in enumerate(request.texts):
+            scored = not (request.scores and request.prompts[number])
+            entry = Entry((*order.client, order.job), wanted, request.effort, scored, request.write)
+            self._prompts[entry] = order.job, number
+            self._schedule.add(entry)
+            if request.scores and scored:  # a prompt of no tokens has no probabilities
+                self._news.append((order.job, Scored(number, [])))
+                self._end_scored(entry)
 
-    def _admit(self) -> None:
-        """Reads the prompt that has waited longest, if there are places for its texts."""
-        with self._changed:
-            if not self._waiting:
-                return
-            job, number = self._waiting[0]
-            if len(self._running) + job.request.asked.n > self._limits.max_batch:
-                return
-            self._waiting.popleft()
-        request, wanted = job.request, job.request.texts[number]
+    def _do(self, turn: Turn) -> None:
+        """A turn; where it fails, its requests do."""
+        entries = [turn.entry] if isinstance(turn, Reading) else [row.entry for row in turn.rows]
         try:
-            writer = self._writer(request.effort)
-            if request.scores:
-                likelihoods = writer.likelihoods(wanted) if request.prompts[number] else []
-                self._unconverged += sum(one.converged is False for one in likelihoods)
-                self._news.append((job, Scored(number, likelihoods)))
-            if request.write:
-                self._note(writer.join(wanted), job, number * wanted.copies)
+            writer = self._writer(entries[0].effort)
+            if isinstance(turn, Reading):
+                self._read(turn.entry, writer)
+            else:
+                texts = [row.text for row in turn.rows if row.text is not None]
+                self._note(writer.step(texts))
         except Exception as problem:
-            _log.exception("a prompt could not be read")
-            self._fail(job, _internal(problem))
+            _log.exception("a turn of the model failed")
+            for job in {self._prompts[entry][0] for entry in entries if entry in self._prompts}:
+                self._fail(job, problem)
+        for effort in self._writers.keys() - self._schedule.efforts:  # free their caches
+            del self._writers[effort]
+
+    def _read(self, entry: Entry, writer: Writer) -> None:
+        """The probabilities of a prompt, its next part, or more of its texts."""
+        job, number = self._prompts[entry]
+        if not entry.scored:
+            self._news.append((job, Scored(number, writer.likelihoods(entry.wanted))))
+            entry.scored = True
+            self._end_scored(entry)
+            return
+        if entry.prompt is None:
+            entry.prompt = writer.read(entry.wanted, self._served.limits.prompt_part)
+        if not entry.prompt.read:
+            entry.prompt.advance()
+        if entry.prompt.read:
+            rows = self._schedule.begins(entry)
+            left = sum(row.text is None for row in entry.rows) - len(rows)
+            if rows:
+                written = writer.start(entry.prompt, [row.copy for row in rows], keep=left > 0)
+                for row, (text, _) in zip(rows, written, strict=True):
+                    row.text, self._rows[text] = text, row
+                self._note(written)
+
+    def _end_scored(self, entry: Entry) -> None:
+        """Ends a prompt that was only to be scored."""
+        if not entry.write:
+            self._end_rows(entry.rows)
 
     def _writer(self, effort: Effort) -> Writer:
         if effort not in self._writers:
@@ -172,61 +175,36 @@ class Worker:
             self._writers[effort] = Writer(self._model, self._served.tokenizer, self._served.window, depth)
         return self._writers[effort]
 
-    def _write(self) -> None:
-        """One more token of every text."""
-        for effort, writer in list(self._writers.items()):
-            texts = writer.texts
-            try:
-                self._note(writer.step())
-            except Exception as problem:
-                _log.exception("a batch could not be decoded")
-                for job in {self._running[text][0] for text in texts if text in self._running}:
-                    self._fail(job, _internal(problem))
-                del self._writers[effort]
-                continue
-            if not writer.texts:  # free its cache
-                del self._writers[effort]
-
-    def _note(self, written: Written, job: Job | None = None, first: int = 0) -> None:
-        """Keeps what was written for delivery; with `job`, the texts are new ones of it."""
-        if job is not None:
-            self._running |= {text: (job, first + text.copy) for text, _ in written}
+    def _note(self, written: Written) -> None:
+        """Keeps what was written for delivery."""
         for text, piece in written:
-            if text not in self._running:  # another text of its request has failed
+            if text not in self._rows:  # another text of its request has failed
                 continue
-            owner, index = self._running[text]
+            row = self._rows[text]
+            job, number = self._prompts[row.entry]
             if isinstance(piece, Exception):
-                _log.error("a text could not be written", exc_info=piece)
-                self._fail(owner, _internal(piece))
+                _log.error("a text could not be written: %s", piece)
+                self._fail(job, piece)
                 continue
-            self._unconverged += piece.converged is False
-            self._news.append((owner, Wrote(index, piece)))
+            self._news.append((job, Wrote(number * row.entry.wanted.copies + row.copy, piece)))
             if piece.finish is not None:
-                del self._running[text]
+                self._end_rows([row])
 
-    def _fail(self, job: Job, problem: ApiError) -> None:
-        self._news.append((job, problem))
+    def _fail(self, job: Hashable, problem: Exception) -> None:
+        message = f"the text could not be written: {problem}"
+        self._news.append((job, ApiError(500, message, code="internal_error")))
         self._drop(job)
 
-    def _drop(self, job: Job) -> None:
-        job.gone = True
-        with self._changed:
-            self._waiting = deque(entry for entry in self._waiting if entry[0] is not job)
-        for text in [text for text, (owner, _) in self._running.items() if owner is job]:
-            del self._running[text]
-            for writer in self._writers.values():
-                writer.leave(text)
+    def _drop(self, job: Hashable) -> None:
+        for entry in [entry for entry, (owner, _) in self._prompts.items() if owner is job]:
+            self._end_rows(entry.rows)
 
-    def _deliver(self) -> None:
-        news, self._news = self._news, []
-        if news and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_put, news)
-
-
-def _put(news: list[tuple[Job, Event]]) -> None:
-    for job, event in news:
-        job.events.put_nowait(event)
-
-
-def _internal(problem: Exception) -> ApiError:
-    return ApiError(500, f"the text could not be written: {problem}", code="internal_error")
+    def _end_rows(self, rows: Iterable[Row]) -> None:
+        for row in [*rows]:
+            self._schedule.drop(row)
+            if row.text is not None:
+                del self._rows[row.text]
+                if (writer := self._writers.get(row.entry.effort)) is not None:
+                    writer.leave(row.text)
+            if not row.entry.rows:
+                del self._prompts[row.entry]

@@ -89,6 +89,16 @@ function showFigures(tokens, started) {
   element("figures").textContent = parts.join(", ");
 }
 
+// A server with a key is asked again with the one that its user has.
+let key = null;
+async function call(path, options = {}) {
+  const headers = key === null ? options.headers : { ...options.headers, authorization: `Bearer ${key}` };
+  const response = await fetch(path, { ...options, headers });
+  if (response.status !== 401) return response;
+  key = window.prompt("The server's API key:", "");
+  return key === null ? response : call(path, options);
+}
+
 async function failure(response) {
   try { return (await response.json()).error.message; } catch { return `the server answered ${response.status}`; }
 }
@@ -108,7 +118,7 @@ async function write() {
   const started = performance.now(), open = { most: 0 };
   let tokens = 0, ending = "Connection closed early.", failed = true;
   try {
-    const response = await fetch("v1/completions", {
+    const response = await call("v1/completions", {
       method: "POST", headers: { "content-type": "application/json" },
       body: JSON.stringify(request()), signal: running.signal,
     });
@@ -153,7 +163,7 @@ document.addEventListener("keydown", (event) => {
 
 (async () => {
   try {
-    const response = await fetch("v1/models");
+    const response = await call("v1/models");
     if (!response.ok) throw new Error(await failure(response));
     model = (await response.json()).data[0];
     element("model").textContent = model.id;
