@@ -127,7 +127,7 @@ def test_nothing_is_overwritten(run: Path, folder: Path, capsys: pytest.CaptureF
     assert "exists already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert main(["export", str(run), str(folder / "new"), "--to", "hf", "--evaluations", "3"]) == 2
-    assert "--to torch" in capsys.readouterr().err
+    assert "are for programs" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

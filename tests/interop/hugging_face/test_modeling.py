@@ -438,3 +438,45 @@ def test_a_guess_changes_nothing() -> None:
     torch.manual_seed(3)
     assistant: Any = EquilibriaForCausalLM(one.config).eval()
     assert torch.equal(one.generate(prompt, assistant_model=assistant, **options), expected)
+
+
+class Adapter(torch.nn.Module):
+    """A linear layer and a product of two small matrices beside it, as libraries of adapters put in its place."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.down = torch.nn.Parameter(torch.randn(2, base.in_features) / 9)
+        self.up = torch.nn.Parameter(torch.randn(base.out_features, 2) / 9)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+@pytest.mark.parametrize("kind", ["contractive", "shared-biases", "trellis", "around"])
+def test_an_adapter_in_the_place_of_a_layer_is_used(kind: str) -> None:
+    one, merged = model(kind), model(kind)
+    adapters = []
+    for name, layer in [*one.model.named_modules()]:
+        if type(layer) is torch.nn.Linear:
+            parent, _, last = name.rpartition(".")
+            adapters.append(adapter := Adapter(layer))
+            setattr(one.model.get_submodule(parent), last, adapter)
+            with torch.no_grad():
+                merged.model.get_submodule(name).weight += adapter.up @ adapter.down
+    assert len(adapters) >= 2
+    for use_cache in (False, True):
+        with torch.no_grad():
+            found, expected = (each(text(), use_cache=use_cache).logits for each in (one, merged))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    one(text(), labels=text()).loss.backward()
+    assert all(adapter.up.grad is not None and adapter.up.grad.abs().sum() > 0 for adapter in adapters)

@@ -49,7 +49,8 @@ prompt = tokenizer("{prompt}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50, do_sample=True)[0]))
 ```
 
-A passage ends with {end!r}, token {eos}, which a text also begins after. A generated token sees {window} tokens at most.
+A passage ends with {end!r}, token {eos}, which a text also begins after. A generated token sees {window} tokens at
+most.
 The tokenizer alone needs no code of this model: `PreTrainedTokenizerFast.from_pretrained("{name}")`.
 The recipe is in `config.json` under `recipe`.
 """
@@ -114,10 +115,10 @@ def _wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
 def stock_tokenizer(tokenizer: Tokenizer, window: int | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer that transformers loads without our package, with the same ids for the same text and back.
 
-    The token that ends a passage is an ordinary one of text: were it declared as anything else, decoding would drop it and
-    batches would mask it. Where tokens are of bytes, two that UTF-8 never has are renamed: `PADDING`, and `END_OF_TEXT`
-    for tools that end a text by a token of its own. Among words `<unk>` pads, and where there is neither, nothing does. If
-    truncation is asked for, the last `window` tokens of a prompt stay.
+    The token that ends a passage is an ordinary one of text: were it declared as anything else, decoding would drop it
+    and batches would mask it. Where tokens are of bytes, two that UTF-8 never has are renamed: `PADDING`, and
+    `END_OF_TEXT` for tools that end a text by a token of its own. Among words `<unk>` pads, and where there is neither,
+    nothing does. If truncation is asked for, the last `window` tokens of a prompt stay.
     """
     content = json.loads(tokenizer.stock.to_str())
     added = content["added_tokens"]
