@@ -1,10 +1,11 @@
-"""Programs of `torch.export` give what the eager model gives, for batches and lengths they were not traced with."""
+"""Programs give what the eager model gives, in PyTorch and in ONNX, for batches and lengths not traced with."""
 
 import json
 import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from equilibria.interop.torch_export import (
     SolvedLogits,
     export_program,
     fixed_depth,
+    save_onnx,
     save_program,
 )
 from equilibria.models import LanguageModel
@@ -137,13 +139,17 @@ def test_the_model_itself_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in one.parameters())
 
 
+def whole_sequences(columns: int | None, solver: Solver) -> LanguageModel:
+    """A model of sets, or of grids of so many columns."""
+    torch.manual_seed(0)
+    cell = ContractiveCell(8, 2, 16, causal=False, positions="none" if columns is None else "grid", columns=columns)
+    return LanguageModel(TiedEmbedding(31, 8), cell, Equilibrium(solver=solver, eval_solver=solver)).eval()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("columns", [None, 5])
 def test_grids_and_sets_come_back_in_whole_rows(columns: int | None, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    cell = ContractiveCell(8, 2, 16, causal=False, positions="none" if columns is None else "grid", columns=columns)
-    solver = Anderson(tol=1e-4, max_evaluations=2)
-    one = LanguageModel(TiedEmbedding(31, 8), cell, Equilibrium(solver=solver, eval_solver=solver)).eval()
+    one = whole_sequences(columns, Anderson(tol=1e-4, max_evaluations=2))
     program = export_program(one)
     save_program(program, tmp_path / "solve.pt2", {})
     loaded, eager = torch.export.load(tmp_path / "solve.pt2").module(), SolvedLogits(one, fixed_depth(one))
@@ -209,3 +215,51 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"program\.pt2 cannot be written"):
         save_program(program, tmp_path / "file" / "program.pt2", {})
+
+
+IN_ONNX = [kind for kind, build in SOLVES.items() if "Anderson" not in repr(build().depth)]
+
+
+@pytest.fixture
+def onnxruntime() -> Any:
+    """A runtime of another project; without it, or without what writes its files, there is nothing to compare with."""
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [*IN_ONNX, "set", "grid"])
+def test_another_runtime_finds_the_same(kind: str, tmp_path: Path, onnxruntime: Any) -> None:
+    columns = 5 if kind == "grid" else 1
+    one = (
+        SOLVES[kind]() if kind in SOLVES else whole_sequences(5 if kind == "grid" else None, Picard(max_evaluations=3))
+    )
+    save_onnx(export_program(one), tmp_path / "solve.onnx", {"kind": kind})
+    session = onnxruntime.InferenceSession(str(tmp_path / "solve.onnx"))
+    assert json.loads(session.get_modelmeta().custom_metadata_map[METADATA]) == {"kind": kind}
+    eager = SolvedLogits(one, fixed_depth(one))
+    for rows, lines in SHAPES:
+        tokens = text((rows, lines * columns))
+        (found,) = session.run(None, {"tokens": tokens.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), eager(tokens), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_one_evaluation_in_another_runtime(tmp_path: Path, onnxruntime: Any) -> None:
+    one = SOLVES["anderson"]()  # whose cell has a form there, if not its solver
+    save_onnx(export_program(one, "evaluation"), tmp_path / "one.onnx", {})
+    session = onnxruntime.InferenceSession(str(tmp_path / "one.onnx"))
+    (found,) = session.run(None, {"state": torch.zeros(2, 3, 8).numpy(), "tokens": text((2, 3)).numpy()})
+    expected = one(text((2, 3)), depth=UnrolledDepth(1)).hidden
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_has_no_form_there_is_an_error(tmp_path: Path, onnxruntime: Any) -> None:
+    with pytest.raises(UserError, match=r"no form in ONNX.*Anderson"):
+        save_onnx(export_program(SOLVES["anderson"]()), tmp_path / "solve.onnx", {})
+    with pytest.raises(UserError, match=r"does not end in \.onnx"):
+        save_onnx(export_program(SOLVES["picard"]()), tmp_path / "solve.pt2", {})
+    assert list(tmp_path.iterdir()) == []

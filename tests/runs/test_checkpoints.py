@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from equilibria.errors import UserError
@@ -30,7 +31,10 @@ def saved(folder: RunFolder) -> set[str]:
 
 
 def weights(folder: RunFolder, name: str = "last") -> torch.Tensor:
-    return load_file(folder.checkpoint(name) / "model.safetensors")["w"]
+    path = folder.checkpoint(name) / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # without it other libraries refuse the file
+    return load_file(path)["w"]
 
 
 def flip(path: Path, place: int) -> None:

@@ -225,7 +225,7 @@ def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
 
 def check_padding(padding_B: Tensor, tokens_BL: Tensor) -> None:
     """Raises ValueError unless there is a number for each row, and each leaves a token."""
-    batch, length = tokens_BL.shape
+    batch, length = tokens_BL.shape[:2]
     if padding_B.shape != (batch,) or bool(((padding_B < 0) | (padding_B >= length)).any()):
         raise ValueError(
             f"padding must be {batch} numbers from 0 to {length - 1}, one for each row, found {padding_B.tolist()}"

@@ -34,7 +34,7 @@ from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
 from equilibria.nn.dropout import dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForward
-from equilibria.nn.normalisation import Normalisation
+from equilibria.nn.normalisation import Normalisation, used_weight
 from equilibria.nn.positions import distance_embedding
 from equilibria.nn.relative_attention import RelativeAttention, Surroundings
 from equilibria.ranges import above, at_least, layers, one_of, probability
@@ -153,7 +153,7 @@ class TransformerXLCell(Cell):
         memory_injection = None
         if states:
             keys_values = next(self.typed_blocks()).attention.keys_values
-            memory_injection = F.linear(states[1], keys_values(self.inject.weight), keys_values(self.inject.bias))
+            memory_injection = F.linear(states[1], keys_values(used_weight(self.inject)), keys_values(self.inject.bias))
         return Surroundings(length, visible, self.inject(inputs_BLD), memory_injection)
 
     def _distance_tables(self, inputs_BLD: Tensor, past: Past) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from equilibria.cells.base import BoundMap, Cell, Memory, Past
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.convolution import delayed, last, linear_recurrence, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
-from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.normalisation import Normalisation, normalised, used_weight
 from equilibria.ranges import at_least, probability
 
 
@@ -107,7 +107,7 @@ class TrellisCell(Cell):
         states, inputs = (last(part, self.dilation) for part in past.states)
         hidden_history, cell_history = states.chunk(2, dim=-1)
         recurrent = drop_connect(
-            self.recur.weight, self.weight_dropout, self.training, keep_norms=self.normalisation == "weight"
+            used_weight(self.recur), self.weight_dropout, self.training, keep_norms=self.normalisation == "weight"
         )
         return TrellisMap(
             self,

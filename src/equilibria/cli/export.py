@@ -1,13 +1,16 @@
 """`equilibria export`: a run's model for use without this package"""
 
 import json as json_format
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+from torch.export import ExportedProgram
 
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_program
+from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_onnx, save_program
 
 
 def export(
@@ -15,7 +18,7 @@ def export(
     out: Path,
     /,
     *,
-    to: Literal["torch", "hf"],
+    to: Literal["torch", "onnx", "hf"],
     part: Part | None = None,
     evaluations: Count | None = None,
     checkpoint: str = "best",
@@ -25,19 +28,24 @@ def export(
 
     Args:
         run: the run folder.
-        out: where to: a .pt2 file that torch.export.load reads, or a new folder that transformers loads.
-        to: "torch", a program of torch.export for any batch and length, or "hf", a folder for Hugging Face's
-            transformers, with its tokenizer.
-        part: for "torch", a solve of a fixed budget, from tokens to logits (default), or one evaluation, from
+        out: where to: a .pt2 file that torch.export.load reads, an .onnx file, or a new folder that transformers
+            loads.
+        to: "torch", a program of torch.export for any batch and length, "onnx", the same for ONNX runtimes, or
+            "hf", a folder for Hugging Face's transformers, with its tokenizer.
+        part: of a program, a solve of a fixed budget, from tokens to logits (default), or one evaluation, from
             state and tokens to state.
-        evaluations: of the solve, for "torch"; default: as many as the recipe's eval_solver or applications say.
+        evaluations: of the solve of a program; default: as many as the recipe's eval_solver or applications say.
         checkpoint: "best" by validation loss, "last" or "step-N".
         json: print what was written as one JSON object.
     """
     if to == "hf" and (part is not None or evaluations is not None):
-        raise UserError('--part and --evaluations are for --to torch; a "hf" folder is solved as the recipe says')
+        raise UserError('--part and --evaluations are for programs; a "hf" folder is solved as the recipe says')
     loaded = load_run(run, checkpoint)
-    written = _write_folder(loaded, out) if to == "hf" else _write_program(loaded, out, part or "solve", evaluations)
+    if to == "hf":
+        written = _write_folder(loaded, out)
+    else:
+        save = save_program if to == "torch" else _save_onnx
+        written = _write_program(loaded, out, part or "solve", evaluations, save)
     print(json_format.dumps(written) if json else out)
     return 0
 
@@ -50,7 +58,20 @@ def _write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     return export_folder(loaded, out)
 
 
-def _write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | None) -> dict[str, object]:
+def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:
+    try:
+        save_onnx(program, path, metadata)
+    except ModuleNotFoundError as problem:
+        raise UserError(f"--to onnx needs {problem.name}; pip install 'equilibria[onnx]'") from problem
+
+
+def _write_program(
+    loaded: LoadedRun,
+    out: Path,
+    part: Part,
+    evaluations: int | None,
+    save: Callable[[ExportedProgram, Path, dict[str, object]], None],
+) -> dict[str, object]:
     program = export_program(loaded.model, part, evaluations)
     metadata: dict[str, object] = {
         "run": loaded.folder.path.resolve().name,
@@ -59,5 +80,5 @@ def _write_program(loaded: LoadedRun, out: Path, part: Part, evaluations: int | 
         "depth": repr(fixed_depth(loaded.model, evaluations)) if part == "solve" else "one evaluation",
         "vocabulary_size": loaded.model.embedding.vocabulary_size,
     }
-    save_program(program, out, metadata)
+    save(program, out, metadata)
     return {"file": str(out), **metadata}

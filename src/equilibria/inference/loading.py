@@ -23,7 +23,7 @@ from equilibria.runs.weights import build_filled, distinct_state, fill, read_ten
 _ATTEMPTS = 100
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 _KIND = "equilibria"
-_PREFIX = "model."
+_PREFIXES = "backbone.model.", "model."  # of a language model and of its backbone alone
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,5 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     """The model's own tensors, under its own names; an output layer tied to the embedding is not among them."""
     files = [folder / name for name in (shards(folder / INDEX) if (folder / INDEX).exists() else [MODEL_FILE])]
     tensors = united((file, read_tensors(file)) for file in files)
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
+    named = ((name, next(filter(name.startswith, _PREFIXES), None)) for name in tensors)
+    return {name.removeprefix(prefix): tensors[name] for name, prefix in named if prefix is not None}

@@ -21,7 +21,7 @@ from equilibria.files.durable import new_folder
 from equilibria.files.manifest import write_manifest
 from equilibria.models import ModelRecipe, TokenModel
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.index import MODEL_FILE, CheckpointIndex, write_index
+from equilibria.runs.index import FORMAT, MODEL_FILE, CheckpointIndex, write_index
 from equilibria.runs.weights import build_filled, distinct_state
 from equilibria.training.preparation import furnish_run
 
@@ -86,7 +86,7 @@ def write_run(imported: Imported, tokenizer: Tokenizer, out: Path, text: Path | 
             checkpoint = folder.checkpoints / "step-0"
             checkpoint.mkdir()
             state = {name: tensor.detach().contiguous() for name, tensor in distinct_state(model).items()}
-            save_file(state, checkpoint / MODEL_FILE)
+            save_file(state, checkpoint / MODEL_FILE, FORMAT)
             write_manifest(checkpoint)
             write_index(folder.index_file, CheckpointIndex(checkpoint.name, own=(checkpoint.name,)))
     except (OSError, SafetensorError) as problem:

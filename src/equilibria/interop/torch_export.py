@@ -1,4 +1,5 @@
-"""A model as a program that PyTorch runs without this package (`torch.export`), for any batch and length.
+"""A model as a program that PyTorch (`torch.export`) or an ONNX runtime runs without this package, for any batch and
+length.
 
 A program is one evaluation of the cell, or a solve with a fixed number of evaluations: it cannot stop by residuals. Of
 a grid it takes any number of whole rows.
@@ -7,8 +8,10 @@ a grid it takes any number of whole rows.
 import copy
 import io
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -166,6 +169,50 @@ def export_program(model: TokenModel, part: Part = "solve", evaluations: int | N
         ) from problem
 
 
+def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:
+    """Writes a program for ONNX runtimes, whole or not at all; its inputs and outputs have the names of the program's.
+
+    Args:
+        path: an `.onnx` file that does not exist.
+        metadata: written into it, as JSON, under the name `METADATA`.
+
+    Raises:
+        UserError: the path is not a new `.onnx` file or cannot be written, or the program has no form in ONNX.
+        ModuleNotFoundError: the packages onnx and onnxscript are missing.
+    """
+    _check_new(path, ".onnx", "ONNX")
+    import_module("onnxscript")  # which torch.onnx needs
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:  # what they say is of packages that nothing here needs
+        logger.setLevel(logging.ERROR)
+    try:
+        converted = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert converted is not None
+        model = converted.model_proto
+        model.metadata_props.add(key=METADATA, value=json.dumps(metadata))
+        content = model.SerializeToString()
+    except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
+        raise UserError(
+            f"this program has no form in ONNX: {cause(problem)}. Steps of Anderson solve linear systems, which ONNX "
+            f"does not; those of Picard do not"
+        ) from problem
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    with reported(path, "choose another name"):
+        write_durably(path, content)
+
+
+def _check_new(path: Path, suffix: str, of: str) -> None:
+    if path.suffix != suffix:
+        raise UserError(f"{path} does not end in {suffix}, the suffix of {of}; choose another name")
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name or remove it")
+
+
 def save_program(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:
     """Writes a program for `torch.export.load`, whole or not at all.
 
@@ -176,10 +223,7 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
     Raises:
         UserError: the path is not a new `.pt2` file, or cannot be written.
     """
-    if path.suffix != ".pt2":
-        raise UserError(f"{path} does not end in .pt2, the suffix of torch.export; choose another name")
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another name or remove it")
+    _check_new(path, ".pt2", "torch.export")
     content = io.BytesIO()  # PyTorch's own file writer aborts the process on a full disk
     torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
     with reported(path, "choose another name"):

@@ -85,7 +85,8 @@ class TokenModel(nn.Module, ABC):
         """One segment.
 
         Args:
-            tokens_BL: token ids, `(B, L)` integers.
+            tokens_BL: token ids, `(B, L)` integers; or features in place of embedded tokens, `(B, L, d_model)`. The
+                same goes for `prefill` and `decode`.
             targets: next tokens `(B, L)`; -100 where there is none.
             memory: what the segment before returned.
             depth: of this call; the model's own when None. The same goes for all calls that take one.
@@ -304,8 +305,8 @@ class TokenModel(nn.Module, ABC):
         return self.embedding.loss(hidden_BLD.flatten(0, 1), targets_BL.flatten())
 
     def check(self, tokens_BL: Tensor) -> None:
-        """Raises ValueError for a token id outside the vocabulary."""
-        if torch.compiler.is_compiling():
+        """Raises ValueError for a token id outside the vocabulary; features in place of ids have none."""
+        if torch.compiler.is_compiling() or tokens_BL.is_floating_point():
             return  # a program cannot depend on its data
         if tokens_BL.device.type != "cpu" or not tokens_BL.numel():
             return  # on an accelerator the look-up itself asserts, without a synchronisation here
@@ -318,6 +319,6 @@ class TokenModel(nn.Module, ABC):
 
 
 def check_shape(tokens_BL: Tensor) -> None:
-    """Raises ValueError unless there are rows of at least one token."""
-    if tokens_BL.dim() != 2 or tokens_BL.shape[1] < 1:
+    """Raises ValueError unless there are rows of at least one token, or of the features of one."""
+    if tokens_BL.dim() != 2 + tokens_BL.is_floating_point() or tokens_BL.shape[1] < 1:
         raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")

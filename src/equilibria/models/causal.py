@@ -87,11 +87,20 @@ class CausalModel(TokenModel):
 
     def embedded(self, tokens_BL: Tensor) -> Tensor:
         """The embedded tokens, `(B, L) → (B, L, D)`, in training with some of them and of their features dropped.
+        Features in their place, `(B, L, D)`, are not embedded.
 
         Raises:
-            ValueError: tokens of another shape, or an id outside the vocabulary.
+            ValueError: tokens of another shape, an id outside the vocabulary, or features of which some tokens are to
+                be dropped.
         """
         check_shape(tokens_BL)
+        if tokens_BL.is_floating_point():
+            if tokens_BL.shape[2] != self.embedding.d_model:
+                raise ValueError(
+                    f"features of embedded tokens must be (batch, length, {self.embedding.d_model}), found shape "
+                    f"{tuple(tokens_BL.shape)}"
+                )
+            return self.regularisation.featured(tokens_BL, self.training)
         self.check(tokens_BL)
         return self.regularisation.embedded(
             self.embedding(tokens_BL), tokens_BL, self.embedding.vocabulary_size, self.training

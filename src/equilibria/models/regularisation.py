@@ -39,6 +39,18 @@ class Regularisation:
     def embedded(self, x_BLD: Tensor, tokens_BL: Tensor, vocabulary_size: int, training: bool) -> Tensor:
         """Embedded tokens with tokens and features dropped."""
         x_BLD = embedding_row_dropout(x_BLD, tokens_BL, vocabulary_size, self.token_dropout, training)
+        return self._features_dropped(x_BLD, training)
+
+    def featured(self, x_BLD: Tensor, training: bool) -> Tensor:
+        """Features of no known tokens, some dropped; a ValueError where tokens of the vocabulary are to be."""
+        if training and self.token_dropout:
+            raise ValueError(
+                f"token_dropout = {self.token_dropout} drops tokens of the vocabulary, and features name none; train "
+                f"on token ids, or without it"
+            )
+        return self._features_dropped(x_BLD, training)
+
+    def _features_dropped(self, x_BLD: Tensor, training: bool) -> Tensor:
         return masked(x_BLD, row_mask(x_BLD, self.input_dropout, training))
 
     def penalty(self, raw_BLD: Tensor, dropped_BLD: Tensor) -> Tensor | None:

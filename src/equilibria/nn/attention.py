@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.normalisation import Normalisation, normalised, used_weight
 from equilibria.nn.positions import Rotation, linear_biases
 from equilibria.ranges import above, at_least, one_of
 
@@ -227,13 +227,13 @@ class SelfAttention(nn.Module):
     def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None = None) -> BoundAttention:
         """Attention for one solve. The past is keys and values before the segment, or `(B, M, d_model)`, the states to
         project them from, in the form that the bound attention is given states."""
-        weight, gain_HE = self.queries_keys_values.weight, None
+        weight, gain_HE = used_weight(self.queries_keys_values), None
         if self.query_gain is not None and self.key_gain is not None:
             gains = (self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1))
             gain_HE = torch.cat(gains)
         if isinstance(past, Tensor):
             past = self._projected(past, pattern.place, weight)
-        return BoundAttention(self, weight, self.output.weight, gain_HE, pattern, past)
+        return BoundAttention(self, weight, used_weight(self.output), gain_HE, pattern, past)
 
     def _projected(self, x_BMD: Tensor, place: Place, weight: Tensor) -> KeysValues:
         """Keys and values of the states of a segment's past."""

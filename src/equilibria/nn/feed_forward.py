@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.nn.dropout import masked
-from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.normalisation import Normalisation, normalised, used_weight
 from equilibria.ranges import at_least, one_of
 
 Activation = Literal["relu", "gelu", "relu_squared", "swiglu"]
@@ -41,7 +41,7 @@ class FeedForward(nn.Module):
 
     def bind(self, dropout: Tensor | None = None) -> BoundFeedForward:
         """The network for one solve; `dropout` masks the hidden layer, `(…, inner)`."""
-        return BoundFeedForward(self, self.expand.weight, self.contract.weight, dropout)
+        return BoundFeedForward(self, used_weight(self.expand), used_weight(self.contract), dropout)
 
 
 @dataclass(frozen=True)

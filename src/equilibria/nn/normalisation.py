@@ -3,7 +3,8 @@ is trained each time it is read, so nothing can go stale; a cell reads it once p
 
 from typing import Literal, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from equilibria.ranges import one_of
@@ -27,6 +28,16 @@ def normalised(layer: Layer, normalisation: Normalisation) -> Layer:
     if normalisation == "weight":
         return weight_norm(layer, dim=0)  # pyright: ignore[reportReturnType]
     return spectral_norm(layer) if normalisation == "spectral" else layer  # pyright: ignore[reportReturnType]
+
+
+def used_weight(layer: nn.Module) -> Tensor:
+    """The weight `(out, in)` of a linear layer. What another library has put in the place of one, such as an adapter,
+    says by its outputs for unit vectors which weight it has."""
+    if isinstance(layer, nn.Linear):
+        return layer.weight
+    assert isinstance(layer.weight, Tensor)
+    units = torch.eye(layer.weight.shape[1], dtype=layer.weight.dtype, device=layer.weight.device)
+    return (layer(units) - layer(torch.zeros_like(units[:1]))).T
 
 
 def feature_norm(kind: Norm, features: int) -> nn.Module:

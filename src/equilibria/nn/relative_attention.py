@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.attention import KeysValues, KeysValuesRoom
 from equilibria.nn.dropout import masked
-from equilibria.nn.normalisation import Normalisation, normalised
+from equilibria.nn.normalisation import Normalisation, normalised, used_weight
 from equilibria.nn.positions import relative_shift
 from equilibria.ranges import at_least
 
@@ -81,7 +81,7 @@ class RelativeAttention(nn.Module):
 
     def distance_table(self, distances_SD: Tensor) -> Tensor:
         """A row of zeros, then projected embeddings of distances over `√E`, `(H, 1 + S, E)`."""
-        distances_SHE = F.linear(distances_SD, self.distances.weight).unflatten(-1, (self.heads, -1))
+        distances_SHE = self.distances(distances_SD).unflatten(-1, (self.heads, -1))
         return F.pad(distances_SHE.transpose(0, 1) * self.head_size**-0.5, (0, 0, 1, 0))
 
     def bind(
@@ -99,7 +99,7 @@ class RelativeAttention(nn.Module):
             past: as of `SelfAttention`.
             dropout_BHLS: mask of the attention probabilities.
         """
-        weight = self.queries_keys_values.weight
+        weight = used_weight(self.queries_keys_values)
         if isinstance(past, Tensor):
             keys_values = F.linear(past, self.keys_values(weight))
             if around.memory_injection_BMC is not None:
@@ -114,7 +114,7 @@ class RelativeAttention(nn.Module):
             self,
             around.length,
             weight,
-            self.output.weight,
+            used_weight(self.output),
             addend_NC,
             (self.distance_bias - self.content_bias).unsqueeze(1),
             distances_HRE,

@@ -35,7 +35,7 @@ from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest, write_manifest
 from equilibria.runs import index as indexing
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.index import MODEL_FILE, SCALARS_FILE, CheckpointIndex, latest_first, step_of, write_index
+from equilibria.runs.index import FORMAT, MODEL_FILE, SCALARS_FILE, CheckpointIndex, latest_first, step_of, write_index
 
 TRAINER_FOLDER = "trainer"
 
@@ -198,7 +198,7 @@ def _complete(
     folder: RunFolder, partial: Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint, index: CheckpointIndex
 ) -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, partial / MODEL_FILE)
+    save_file(tensors, partial / MODEL_FILE, FORMAT)
     (partial / SCALARS_FILE).write_text(json.dumps(checkpoint.scalars, indent=1), encoding="utf-8")
     write_manifest(partial)
     flush_folder(partial)

@@ -12,6 +12,7 @@ from equilibria.files.manifest import check_manifest
 from equilibria.files.seal import read_sealed_json, sealed_json
 
 MODEL_FILE = "model.safetensors"
+FORMAT = {"format": "pt"}  # in its header, where other libraries look for it
 SCALARS_FILE = "trainer.json"
 
 _NAME = re.compile(r"step-(0|[1-9][0-9]{0,17})")

@@ -19,6 +19,7 @@ from equilibria.errors import UserError
 from equilibria.inference import generate, load_run
 from equilibria.interop.hugging_face import EquilibriaForCausalLM
 from equilibria.interop.hugging_face.exporting import export_folder
+from equilibria.models.sampling import Sampling
 from own_kinds import Counting
 from wrapped_kinds import loaded
 
@@ -42,13 +43,19 @@ def test_the_text_is_our_own(run: Path, folder: Path, capsys: pytest.CaptureFixt
         inputs = tokenizer(prompt, return_tensors="pt") if prompt else {}
         (ids,) = model.generate(**inputs, max_new_tokens=40, do_sample=False)
         assert tokenizer.decode(ids) == (prompt or "\n") + ours
+
+
+def test_a_pipeline_keeps_passages_apart(alphabet: Path, tmp_path: Path) -> None:
+    assert main(["export", str(alphabet), str(tmp_path / "out"), "--to", "hf"]) == 0
+    model, tokenizer = loaded(tmp_path / "out"), AutoTokenizer.from_pretrained(tmp_path / "out")
     write = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    alone, together = (
-        write(prompts, max_new_tokens=9, do_sample=False, batch_size=2, skip_special_tokens=False)
-        for prompts in ([PROMPT], ["a fixed point is", PROMPT])
-    )
-    assert alone[0][0]["generated_text"].startswith(PROMPT)
-    assert together[1][0]["generated_text"].endswith(alone[0][0]["generated_text"])
+    prompts = ["ab", "abcdefgh\nabcd"]
+    for batch_size in (1, 2):
+        written = write(prompts, max_new_tokens=20, do_sample=False, batch_size=batch_size)
+        for [text], prompt in zip(written, prompts, strict=True):
+            [ours] = generate(load_run(alphabet), prompt, max_new_tokens=20, sampling=Sampling(temperature=0))
+            assert ours.text.count("\n") >= 2
+            assert text["generated_text"] == prompt + ours.text
 
 
 def test_what_is_in_the_folder(run: Path, folder: Path) -> None:
@@ -120,7 +127,7 @@ def test_nothing_is_overwritten(run: Path, folder: Path, capsys: pytest.CaptureF
     assert "exists already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert main(["export", str(run), str(folder / "new"), "--to", "hf", "--evaluations", "3"]) == 2
-    assert "--to torch" in capsys.readouterr().err
+    assert "are for programs" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +151,6 @@ def test_tokens_that_are_numbers(tmp_path: Path) -> None:
     assert 'tokenizer("0",' in (tmp_path / "out" / "README.md").read_text()
     model = loaded(tmp_path / "out")
     assert model.generate(max_new_tokens=3).shape == (1, 4)
-    [sample] = generate(load_run(recipe.run.folder), "1 2 3", max_new_tokens=5)
+    [sample] = generate(load_run(recipe.run.folder), "1 2 3", max_new_tokens=5, sampling=Sampling(temperature=0))
     assert all(token.isdecimal() for token in sample.text.split())
     assert len(sample.text.split()) == 5

@@ -28,6 +28,16 @@ def cache_layers(model: TokenModel) -> int | None:
     return len(model.new_cache().entries) // 2
 
 
+def head_sizes(model: TokenModel) -> tuple[int, int, int]:
+    """The heads of a model's cell, those that a cache keeps, and their features; one head where a cell has none."""
+    if cache_layers(model) is None:
+        return 1, 1, model.embedding.d_model
+    assert isinstance(model, LanguageModel)
+    *kept, features = model.new_cache().entries[0]
+    heads = kept[0] if kept else 1
+    return getattr(model.cell, "heads", heads), heads, features
+
+
 def read_on(
     model: LanguageModel,
     tokens_BL: Tensor,
@@ -50,7 +60,7 @@ def read_on(
         ValueError: the cache is of another kind, another model's or of another batch size, the model is in training
             mode, or a token is outside the vocabulary.
     """
-    _check(past, len(model.new_cache(depth=depth).entries) // 2)
+    check_cache(past, model, depth)
     model.check(tokens_BL)
     length = past.get_seq_length()
     if not length:
@@ -89,12 +99,19 @@ def _filled(past: TransformersCache) -> Iterator[tuple[DynamicLayer, Tensor, Ten
         yield layer, layer.keys, layer.values
 
 
-def _check(past: TransformersCache, layers: int) -> None:
+def check_cache(past: TransformersCache, model: TokenModel, depth: Depth | None = None) -> None:
+    """Raises a ValueError for a cache that is of another kind or another model's."""
+    if cache_layers(model) is None:
+        raise ValueError(
+            f"a {type(model).__name__} of this kind has no keys and values of tokens to keep; omit past_key_values"
+        )
     stock = isinstance(past, DynamicCache) and not past.offloading
     if not stock or any(type(layer) is not DynamicLayer for layer in past.layers):
         raise ValueError(
-            f"this model reads into a DynamicCache that keeps every token and stays on the device, found {past!r}; "
+            f"this model reads into a DynamicCache that keeps every token and stays on the device, found {past!r:.80}; "
             f"omit past_key_values and cache_implementation"
         )
+    assert isinstance(model, LanguageModel)
+    layers = len(model.new_cache(depth=depth).entries) // 2
     if len(past.layers) not in (0, layers):
         raise ValueError(f"this model's cache has {layers} layers, found {len(past.layers)}: another model's cache")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import fields
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from tokenizers import AddedToken
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from equilibria.data import Tokenizer
-from equilibria.data.tokenizers import END
+from equilibria.data.tokenizers import UNKNOWN, stock_from
 from equilibria.errors import UserError, unwritable
 from equilibria.files.durable import new_folder
 from equilibria.files.formats import read_json
@@ -19,6 +22,11 @@ from equilibria.inference.loading import LoadedRun
 from equilibria.interop.hugging_face.modeling import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.models.causal import CausalModel
 from equilibria.runs.weights import distinct_state, fill
+
+PADDING, END_OF_TEXT = "<|pad|>", "<|end|>"
+"""Tokens that text never has, where tokens are of bytes."""
+
+_SPARE = {"\u00ff": PADDING, "\u00fe": END_OF_TEXT}  # letters of the bytes 255 and 254, which are not in UTF-8
 
 _CARD = """\
 ---
@@ -41,7 +49,9 @@ prompt = tokenizer("{prompt}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50, do_sample=True)[0]))
 ```
 
-A passage ends with {end!r}, the token that a text also begins after. A generated token sees {window} tokens at most.
+A passage ends with {end!r}, token {eos}, which a text also begins after. A generated token sees {window} tokens at
+most.
+The tokenizer alone needs no code of this model: `PreTrainedTokenizerFast.from_pretrained("{name}")`.
 The recipe is in `config.json` under `recipe`.
 """
 
@@ -56,6 +66,8 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
         raise UserError(f"{out} exists already; choose another name or remove it")
     model = _wrapped(loaded)
     tokenizer = stock_tokenizer(loaded.tokenizer, model.config.max_position_embeddings)
+    if tokenizer.pad_token == PADDING:  # `<unk>` may be in a prompt, where it is no padding
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     out = out.resolve()
     try:
         with new_folder(out) as folder:
@@ -68,6 +80,7 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
                 figures=_figures(loaded),
                 prompt=_prompt(loaded.tokenizer),
                 end=loaded.tokenizer.decode([loaded.tokenizer.eos]),
+                eos=loaded.tokenizer.eos,
                 window=model.config.max_position_embeddings,
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
@@ -100,24 +113,46 @@ def _wrapped(loaded: LoadedRun) -> EquilibriaForCausalLM:
 
 
 def stock_tokenizer(tokenizer: Tokenizer, window: int | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer that `AutoTokenizer` loads without our package, with the same ids for the same text and back.
+    """A tokenizer that transformers loads without our package, with the same ids for the same text and back.
 
-    `eos` is declared as the token of the beginning, the end and padding, so decoding with `skip_special_tokens=True`,
-    which is not the default, drops newlines. If truncation is asked for, the last `window` tokens of a prompt stay.
+    The token that ends a passage is an ordinary one of text: were it declared as anything else, decoding would drop it
+    and batches would mask it. Where tokens are of bytes, two that UTF-8 never has are renamed: `PADDING`, and
+    `END_OF_TEXT` for tools that end a text by a token of its own. Among words `<unk>` pads, and where there is neither,
+    nothing does. If truncation is asked for, the last `window` tokens of a prompt stay.
     """
-    word = AddedToken(END, single_word=True, normalized=True, special=True)
-    end = tokenizer.stock.get_added_tokens_decoder().get(tokenizer.eos, word)
-    limit = {} if window is None else {"model_max_length": window}
+    content = json.loads(tokenizer.stock.to_str())
+    added = content["added_tokens"]
+    for token in added:
+        token["special"] = False
+    names: dict[str, str] = {}
+    if _renamed(content["model"], _SPARE):
+        names = {"pad_token": PADDING, "eos_token": END_OF_TEXT}
+    elif tokenizer.unknown is not None:
+        names = {"pad_token": UNKNOWN, "unk_token": UNKNOWN}
+    for name in sorted(set(names.values()), key=content["model"]["vocab"].__getitem__):
+        word = name == UNKNOWN
+        flags = {"single_word": word, "normalized": word, "lstrip": False, "rstrip": False, "special": True}
+        added.append({"id": content["model"]["vocab"][name], "content": name, **flags})
+    added.sort(key=itemgetter("id"))
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.stock,
-        bos_token=end,
-        eos_token=end,
-        pad_token=end,
+        tokenizer_object=stock_from(content),
         padding_side="left",
         truncation_side="left",
         clean_up_tokenization_spaces=False,
-        **limit,
+        **names,
+        **({} if window is None else {"model_max_length": window}),
     )
+
+
+def _renamed(model: dict[str, Any], names: Mapping[str, str]) -> bool:
+    """Renames letters of a vocabulary of bytes and their pairs, if it has them all and no pair has any."""
+    vocabulary = model["vocab"]
+    pairs = (token for token in vocabulary if len(token) > 1)
+    if model["type"] != "BPE" or not names.keys() <= vocabulary.keys() or any(names.keys() & {*pair} for pair in pairs):
+        return False
+    for letter, name in names.items():
+        vocabulary[name] = vocabulary.pop(letter)
+    return True
 
 
 def _prompt(tokenizer: Tokenizer) -> str:
