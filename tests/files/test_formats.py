@@ -14,6 +14,7 @@ from equilibria.files.formats import DEEPEST, is_file_name, parse_json, read_jso
 SOURCES = Path(__file__).parents[2] / "src" / "equilibria"
 HERE = "formats.py"
 OTHERS = {
+    "interop/hugging_face/exporting.py": {"json.loads"},  # a tokenizer in memory, which has no other form to change
     "serving/fields.py": {"json.loads"},  # a request's body, whose errors are answers
 }
 """What besides that module reads JSON, and why."""

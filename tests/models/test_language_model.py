@@ -212,7 +212,7 @@ def test_a_token_outside_the_vocabulary_is_named(bad, found):
         model()(torch.full((1, 2), bad))
 
 
-@pytest.mark.parametrize("option", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize("option", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": -0.1}, {"top_p": 1.5}])
 def test_impossible_sampling_options_are_named(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         model().generate(some_tokens(1, 2), 1, **option)

@@ -193,7 +193,7 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     assert caught.value.param == "stream_options.include_usage"
     for part in (
         "prompt must be a string, a list of",
-        "top_p must be above 0 and at most 1, found 2",
+        "top_p must be from 0 to 1, found 2",
         "stream_options.include_usage must be true or false, found a string",
         "'colour' is not a field",
     ):
