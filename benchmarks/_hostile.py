@@ -116,11 +116,12 @@ def _asking(make: Callable[[random.Random], dict[str, Any]]) -> Act:
 
 
 def _leaving(make: Callable[[random.Random], dict[str, Any]]) -> Act:
+    asking = _asking(make)
+
     async def act(
         hostile: Hostile, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, choose: random.Random
     ) -> None:
-        writer.write(hostile.post(make(choose)))
-        await writer.drain()
+        await asking(hostile, reader, writer, choose)
         await reader.read(choose.randint(1, 2000))
         writer.transport.abort()
 

@@ -120,6 +120,8 @@ def test_every_command_works_on_an_encoder_decoder(tmp_path: Path, capsys: pytes
     assert 0 < figures["loss"] < 4
     assert main(["generate", str(run), "--prompt", "123", "--max-new-tokens", "3", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["text"]) == 3
+    assert main(["serve", str(run), "--port", "0", "--max-evaluations", "3"]) == 2
+    assert "this model has no solver to limit" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0
     assert f"chance {math.log(8):.3g}" in (run / "report.html").read_text(encoding="utf-8")
 

@@ -83,6 +83,8 @@ def serve(
     solver = (
         model.depth.eval_solver if isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium) else None
     )
+    if solver is None and (min_tolerance or max_evaluations):
+        raise UserError("--min-tolerance and --max-evaluations: this model has no solver to limit; omit them")
     if solver is not None:
         min_tolerance = min_tolerance or solver.tol
         max_evaluations = max_evaluations or solver.most_evaluations

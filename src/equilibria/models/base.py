@@ -242,7 +242,7 @@ class TokenModel(nn.Module, ABC):
         *,
         depth: Depth | None = None,
     ) -> Iterator[Continuation | None]:
-        """As `begin`, a part of the prompts after the other, each seeing those before it.
+        """As `begin`, one part of the prompts after another, each seeing those before it.
 
         Args:
             part_length: tokens of a part; all when None, and without a cache.

@@ -285,7 +285,7 @@ class _Group:
         if self.rows != [*range(len(logits_BV))]:
             logits_BV = logits_BV[self.rows]
             solved = None if solved is None else solved[self.rows]
-        if solved is not None and not bool(solved.finite_B.all()):
+        if solved is not None:
             # What a solve without a state returns is where it began: its logits would look like any others.
             logits_BV = torch.where(solved.finite_B.unsqueeze(1), logits_BV, torch.nan)
         tokens = Sampler.draw(samplers, logits_BV)
