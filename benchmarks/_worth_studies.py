@@ -121,7 +121,7 @@ def _tracking(
 
 def _wide(group: str, *goals: Goal) -> Study:
     """A word problem of a group of 60 elements, A5 or the cyclic control."""
-    common = {"data.group": group, "data.shortest": 2, "data.staying": 3000, "data.growing": 1500}
+    common = {"data.group": group, "data.shortest": 2, "data.staying": 4000, "data.growing": 1500}
     return _tracking(
         group,
         "a5-transformer",
@@ -130,7 +130,7 @@ def _wide(group: str, *goals: Goal) -> Study:
         *goals,
         layers={"model.cell.d_model": 96, "model.cell.inner": 512},
         recurrent={"model.d_model": 96, "model.hidden": 192},
-        common={**common, "training.steps": 8000, "training.batch_size": 128},
+        common={**common, "training.steps": 9000, "training.batch_size": 128},
     )
 
 

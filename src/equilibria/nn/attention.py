@@ -269,9 +269,10 @@ class BoundAttention:
         v = v.transpose(1, 2)
         if self.past is not None:
             k, v = self.past.before(k, v)
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=pattern.mask, is_causal=pattern.causal, enable_gqa=K != H
-        )
+        mask = pattern.mask
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unsqueeze(0)  # fused kernels take masks of two or four dimensions; others are a third as fast
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=pattern.causal, enable_gqa=K != H)
         return F.linear(mixed.transpose(1, 2).flatten(-2), self.output)
 
     def at(self, row: int, tokens_T: Tensor) -> BoundAttention:
