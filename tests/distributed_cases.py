@@ -45,7 +45,7 @@ PHANTOM = Equilibrium(replace(SOLVER, max_evaluations=5), Phantom(steps=2, check
 def language_model(depth: Depth, adaptive: bool = False, dropout: float = 0.0) -> LanguageModel:
     """Without dropout, the masks of other processes do not matter."""
     embedding = AdaptiveEmbedding(31, 16, cutoffs=(20,), div_val=2) if adaptive else TiedEmbedding(31, 16)
-    cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=dropout)
+    cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=dropout, carry=0.3)
     return LanguageModel(embedding, cell, depth, memory_length=8, dropout=dropout)
 
 

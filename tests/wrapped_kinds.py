@@ -22,7 +22,7 @@ VOCABULARY = 61
 WINDOW = 24
 
 _SIZES = {"d_model": 16, "heads": 2, "inner": 32}
-_CONTRACTIVE: partial[Cell] = partial(ContractiveCell, **_SIZES)
+_CONTRACTIVE: partial[Cell] = partial(ContractiveCell, **_SIZES, carry=0.3)
 _POST_NORM: partial[Cell] = partial(TransformerXLCell, **_SIZES)
 _EXACT = Equilibrium(eval_solver=Picard(tol=1e-6, max_evaluations=400, scope="prefix"))
 

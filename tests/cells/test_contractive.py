@@ -21,6 +21,8 @@ DEFAULT_KEYS = [
     "inject.bias",
     "blocks.0.attention_norm.weight",
     "blocks.0.attention_norm.bias",
+    "blocks.0.attention.query_gain",
+    "blocks.0.attention.key_gain",
     "blocks.0.attention.queries_keys_values.weight",
     "blocks.0.attention.output.weight",
     "blocks.0.feed_forward_norm.weight",
@@ -169,13 +171,16 @@ def test_every_variant_equals_its_equations(options, batch, length, past, blocks
 def test_the_default_is_what_it_was():
     """Recorded names and values of the default cell: its weights, then two evaluations of it."""
     assert list(ContractiveCell(16, 2, 24).state_dict()) == DEFAULT_KEYS
-    values = {
-        (1, 0): [0.3010935427, 0.2173625490, 2.2848207680],
-        (2, 3): [1.5766501394, -0.1562309112, 0.4966621862],
-    }
-    for (blocks, past), expected in values.items():
+    plain = {"carry": 0.3, "query_key_norm": False, "injection_norm": False}
+    values = [
+        (1, 0, plain, [0.3010935427, 0.2173625490, 2.2848207680]),
+        (2, 3, plain, [1.5766501394, -0.1562309112, 0.4966621862]),
+        (1, 0, {}, [-0.3219526160, 0.4878692685, 2.1633647432]),
+        (2, 3, {}, [1.1861424494, -0.1407059005, -0.1620835890]),
+    ]
+    for blocks, past, options, expected in values:
         torch.manual_seed(11)
-        cell = ContractiveCell(d_model=16, heads=2, inner=24, blocks=blocks).double()
+        cell = ContractiveCell(d_model=16, heads=2, inner=24, blocks=blocks, **options).double()
         inputs, z = (torch.randn(2, 5, 16, dtype=torch.float64) for _ in range(2))
         memory = None
         if past:

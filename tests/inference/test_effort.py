@@ -36,7 +36,7 @@ def test_a_limit_holds_whatever_the_solver_would_add(limit: int) -> None:
 
 
 def contractive() -> ContractiveCell:
-    return ContractiveCell(d_model=16, heads=2, inner=32)
+    return ContractiveCell(d_model=16, heads=2, inner=32, carry=0.3)
 
 
 @pytest.mark.parametrize("leave", ["converged", "unchanged"])

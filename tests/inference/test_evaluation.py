@@ -28,7 +28,7 @@ def model(depth: Depth | None = None, memory_length: int = 0, tol: float = 1e-4)
     torch.manual_seed(0)
     solver = Picard(tol=tol, max_evaluations=60, scope="prefix")
     depth = depth or Equilibrium(solver=solver, eval_solver=solver, gradient=Phantom(steps=2))
-    cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=0.3)
+    cell = ContractiveCell(d_model=16, heads=2, inner=32, dropout=0.3, carry=0.3)
     return LanguageModel(TiedEmbedding(19, cell.d_model), cell, depth, memory_length, dropout=0.3)
 
 

@@ -27,7 +27,7 @@ WINDOW = 40
 def model() -> LanguageModel:
     torch.manual_seed(0)
     depth = Equilibrium(eval_solver=eq.Picard(tol=1e-3, max_evaluations=30, scope="prefix"))
-    return LanguageModel(TiedEmbedding(256, 16), ContractiveCell(16, 2, 24), depth).eval()
+    return LanguageModel(TiedEmbedding(256, 16), ContractiveCell(16, 2, 24, carry=0.3), depth).eval()
 
 
 def request(number: int) -> TextRequest:
@@ -137,7 +137,7 @@ def failures_beside(writer: Writer, wanted: TextRequest, others: TextRequest) ->
 def test_texts_whose_logits_are_not_finite_leave_the_others_alone(place: int) -> None:
     torch.manual_seed(0)
     embedding = UntiedEmbedding(256, 16)
-    explicit = LanguageModel(embedding, ContractiveCell(16, 2, 24), UnrolledDepth(2)).eval()
+    explicit = LanguageModel(embedding, ContractiveCell(16, 2, 24, injection_norm=False), UnrolledDepth(2)).eval()
     wanted = TextRequest(prompt=tuple(b"some text"), max_new_tokens=6, seed=1)
     others = replace(wanted, prompt=tuple(b"OTHERS"), sampling=Sampling(0.0), copies=2)
     bad = (others.prompt + tuple(alone(explicit, others, 0)))[len(others.prompt) + place - 1]

@@ -16,8 +16,8 @@ from equilibria.models import LanguageModel
 from equilibria.nn import SelfAttention, TiedEmbedding
 
 CELLS = {
-    "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24),
-    "two blocks": lambda: ContractiveCell(d_model=16, heads=2, inner=24, blocks=2),
+    "contractive": lambda: ContractiveCell(d_model=16, heads=2, inner=24, carry=0.3),
+    "two blocks": lambda: ContractiveCell(d_model=16, heads=2, inner=24, blocks=2, carry=0.3),
     "post norm": lambda: TransformerXLCell(d_model=16, heads=2, inner=24),
 }
 

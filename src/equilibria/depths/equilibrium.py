@@ -21,9 +21,7 @@ from equilibria.penalties import jacobian_penalty, residual_penalty
 from equilibria.ranges import at_least
 from equilibria.solvers import Broyden, Picard, Solution, Solver
 
-GRADIENT_STEPS = 7
-"""The default number of evaluations that the phantom gradient differentiates."""
-RESIDUAL_PENALTY = 2.5
+RESIDUAL_PENALTY = 0.1
 """The default weight of the residual penalty."""
 
 
@@ -58,8 +56,8 @@ class Equilibrium(Depth):
     """
 
     solver: Solver = field(default_factory=lambda: Picard(tol=1e-2, max_evaluations=4, scope="prefix"))
-    gradient: Gradient = field(default_factory=lambda: Phantom(steps=GRADIENT_STEPS))
-    eval_solver: Solver = field(default_factory=lambda: Picard(tol=5e-3, max_evaluations=10, scope="prefix"))
+    gradient: Gradient = field(default_factory=Phantom)
+    eval_solver: Solver = field(default_factory=lambda: Picard(tol=1e-3, max_evaluations=64, scope="prefix"))
     residual_penalty: float = RESIDUAL_PENALTY
     penalty_above: float = 0.0
     jacobian_penalty: float = 0.0
@@ -100,7 +98,7 @@ class Equilibrium(Depth):
             if self.schedule.gradient_steps is not None:
                 if not isinstance(self.gradient, Phantom):
                     raise ValueError(f"schedule.gradient_steps is of the gradient Phantom, found {name}; drop it")
-                if self.gradient.steps not in (Phantom.steps, GRADIENT_STEPS):
+                if self.gradient.steps != Phantom.steps:
                     raise ValueError("gradient.steps has no effect beside schedule.gradient_steps; drop one of them")
             for name, usual in (("residual", RESIDUAL_PENALTY), ("jacobian", 0.0)):
                 if getattr(self.schedule, name) is not None and getattr(self, f"{name}_penalty") != usual:

@@ -27,7 +27,7 @@ from equilibria.nn.attention import TextPositions
 from equilibria.nn.feed_forward import Activation
 from equilibria.runs.weights import shards, united
 
-_CARRY = 0.3  # the share of the carried state that a fresh cell starts with
+_CARRY = 0.3  # the share of the carried state
 _EPSILON = 1e-5  # of the cell's layer norms
 _SEGMENT_LENGTH = 128
 _APPROXIMATE = ("gelu_new", "gelu_pytorch_tanh")
@@ -85,6 +85,9 @@ def import_gpt2(
             inner=inner,
             positions=positions,
             activation=_ACTIVATIONS[config["activation_function"]],
+            query_key_norm=False,
+            injection_norm=False,
+            carry=_CARRY,
         ),
         memory_length=memory_length,
     )
