@@ -323,6 +323,36 @@ def test_a_key_opens_and_a_second_signal_says_what_it_cuts(run: Path) -> None:
             process.kill()
 
 
+@pytest.mark.parametrize("step", ["table @ table", "time.sleep(120)"])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_end_aborts_no_turn_that_runs(run: Path, step: str, signals: int) -> None:
+    """The model is in native code, which it may come back from, or not for long."""
+    code = (
+        "import sys, time, torch\nfrom equilibria.cli.app import main\n"
+        "from equilibria.inference.writing import Writer\n"
+        f"table, own = torch.ones(3000, 3000), Writer.step\ndef step(*given):\n    {step}\n    return own(*given)\n"
+        f"Writer.step = step\nsys.exit(main(['serve', {str(run)!r}, '--port', '0', '--shutdown-timeout', '0.2']))\n"
+    )
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **settings, env=environment()) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            address = process.stdout.readline().split()[-1]
+            with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
+                stream = client.completions.create(model="shared", prompt="a", max_tokens=500, stream=True)
+                next(iter(stream))
+                for _ in range(signals):
+                    process.send_signal(signal.SIGTERM)
+                    time.sleep(0.05)
+                with pytest.raises(openai.APIError, match="shutting down"):
+                    list(stream)
+            assert process.wait(30) == (130 if signals > 1 else 0)
+            assert process.stderr.read() == ("cut 1 request\n" if signals > 1 else "")
+        finally:
+            process.kill()
+
+
 def test_idle_connections_keep_nobody_out(run: Path) -> None:
     """Two hundred of them, at 128 descriptors."""
     shell = ["bash", "-c", 'ulimit -n 128; exec "$@"', "bash", sys.executable, "-m", "equilibria", "serve", str(run)]

@@ -68,3 +68,5 @@ def test_what_is_wrong_is_said_and_many_short_prompts_are_read() -> None:
         with pytest.raises(ApiError) as refused:
             asyncio.run(read(content))
         assert 400 <= refused.value.status < 500
+    reader.close()
+    assert reader.ended(30)

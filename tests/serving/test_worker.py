@@ -206,6 +206,9 @@ def test_the_end_comes_in_time_though_the_model_hangs(hanging: Signal) -> None:
         with pytest.raises(ApiError, match="shutting down"):
             desk.check()
         desk.close()
+        assert not desk.ended(0.1)
+        hanging.set()
+        assert desk.ended(30)
 
     asyncio.run(ask())
 

@@ -140,6 +140,10 @@ class Desk:
         """The thread ends after its turn."""
         self._worker.close()
 
+    def ended(self, seconds: float) -> bool:
+        """Whether the thread ends within so many seconds."""
+        return self._worker.ended(seconds)
+
     def _cut(self, job: Job, problem: ApiError) -> None:
         job.events.put_nowait(problem)
         self.drop(job)

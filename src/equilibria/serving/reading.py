@@ -27,8 +27,18 @@ class Reader:
         self._served = served
         self._waiting = 0  # bytes of the bodies that are not read yet
         self._numbers = itertools.count()
-        self._work: PriorityQueue[tuple[int, int, Callable[[], None]]] = PriorityQueue()
-        threading.Thread(target=self._run, name="reader", daemon=True).start()
+        self._work: PriorityQueue[tuple[int, int, Callable[[], None] | None]] = PriorityQueue()
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The thread ends after the piece of work that it does."""
+        self._work.put((-1, 0, None))
+
+    def ended(self, seconds: float) -> bool:
+        """Whether the thread ends within so many seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     async def read(self, body: bytes, kind: type[Fields]) -> TextsRequest:
         """The request of a body; an ApiError says what is wrong with it (4xx), or that too much waits (429)."""
@@ -66,6 +76,5 @@ class Reader:
         return await future
 
     def _run(self) -> None:
-        while True:
-            *_, work = self._work.get()
+        while (work := self._work.get()[-1]) is not None:
             work()

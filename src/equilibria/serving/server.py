@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -42,7 +43,8 @@ from equilibria.serving.responses import DONE, Answer, ChatAnswer, event_line
 from equilibria.serving.worker import Event, Scored, Wrote
 
 _BODY_SECONDS = 10.0
-_CUT_SECONDS = 0.3  # for the last words to requests that are cut
+_CUT_SECONDS = 0.3  # for the last words to requests that are cut, and for the model's turn then
+_TURN_SECONDS = 5.0  # for a turn of the model that runs when the server ends
 _SWITCH_SECONDS = 5e-4  # that the model's thread may keep the interpreter while the event loop wants it
 _READ_ON = 16  # times the limit is read of a body that is too large: clients read no answer before they have sent it
 _PAGE = {
@@ -57,15 +59,14 @@ _HEADERS = {
 }
 
 
-def build_app(desk: Desk, served: Served, gate: Gate) -> Starlette:
-    """The application of one model, whose desk opens and closes with it."""
-    endpoints = _Endpoints(desk, served, gate)
+def build_app(desk: Desk, reader: Reader, served: Served, gate: Gate) -> Starlette:
+    """The application of one model, whose desk opens with it."""
+    endpoints = _Endpoints(desk, reader, served, gate)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         desk.open()
         yield
-        desk.close()
 
     return Starlette(
         routes=[
@@ -117,9 +118,9 @@ class _Front:
 
 
 class _Endpoints:
-    def __init__(self, desk: Desk, served: Served, gate: Gate) -> None:
-        self._desk, self._served, self._gate = desk, served, gate
-        self._reader, self.metrics = Reader(served), Metrics(desk)
+    def __init__(self, desk: Desk, reader: Reader, served: Served, gate: Gate) -> None:
+        self._desk, self._reader, self._served, self._gate = desk, reader, served, gate
+        self.metrics = Metrics(desk)
         self._created = int(time.time())
 
     async def completions(self, request: Request) -> Response:
@@ -362,7 +363,8 @@ class _Server(uvicorn.Server):
 
 
 def serve(model: TokenModel, served: Served, host: str, port: int, gate: Gate) -> bool:
-    """Answers requests until SIGINT or SIGTERM; returns whether a second one cut requests off.
+    """Answers requests until SIGINT or SIGTERM; returns whether a second one cut requests off. Where the model does not
+    come back from its turn in time, the process ends here, with the exit code of the command.
 
     Args:
         model: in evaluation mode.
@@ -378,9 +380,9 @@ def serve(model: TokenModel, served: Served, host: str, port: int, gate: Gate) -
         where, bound, *_ = listener.getsockname()
         shown = f"[{where}]" if ":" in where else where
         print(f"serving {served.name} at http://{shown}:{bound}", flush=True)
-        desk = Desk(model, served)
+        desk, reader = Desk(model, served), Reader(served)
         config = uvicorn.Config(
-            build_app(desk, served, gate),
+            build_app(desk, reader, served, gate),
             http=partial(Connection, most=served.limits.max_connections or allowed_connections()),  # pyright: ignore
             ws="none",
             lifespan="on",
@@ -399,4 +401,12 @@ def serve(model: TokenModel, served: Served, host: str, port: int, gate: Gate) -
         sys.setswitchinterval(_SWITCH_SECONDS)
         server = _Server(config, desk)
         server.run(sockets=[listener])
+        desk.close()
+        reader.close()
+        # A thread that comes back from native code once the interpreter is gone would abort the process.
+        seconds = _CUT_SECONDS if server.cut else _TURN_SECONDS
+        if not (desk.ended(seconds) and reader.ended(seconds)):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130 if server.cut else 0)
         return server.cut

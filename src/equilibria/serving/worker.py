@@ -87,6 +87,12 @@ class Worker:
             self._end = True
             self._changed.notify()
 
+    def ended(self, seconds: float) -> bool:
+        """Whether the thread ends within so many seconds."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     @property
     def still(self) -> float:
         """Seconds since its heart last beat, which it does with every turn; infinite once it is dead."""
