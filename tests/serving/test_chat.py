@@ -31,6 +31,26 @@ def test_a_template_says_how_messages_are_told(tmp_path: Path) -> None:
     assert told == "<|system|>Be brief.\n\n<|user|>Hi <b>\n\n<|assistant|>"  # a newline ends a passage
 
 
+OTHER = """{%- if tools is not none or documents is not none %}{{ raise_exception('no tools') }}{% endif %}
+{%- for message in messages %}
+    {%- generation %}{{ message | tojson }}{% endgeneration %}
+    {%- if loop.index == limit | default(2) %}{% break %}{% endif %}
+{%- endfor %}
+{{ strftime_now('%d') | length }}{{ {'a': 1} | tojson(indent=1) }}"""
+
+
+@pytest.mark.parametrize("template", [CHATML, OTHER])
+def test_templates_say_what_they_say_to_hugging_face(tmp_path: Path, template: str) -> None:
+    utilities = pytest.importorskip("transformers.utils.chat_template_utils")
+    (tmp_path / TEMPLATE).write_text(template, encoding="utf-8")
+    messages = [*MESSAGES, Message(role="assistant", content="é 'a' & b"), Message(role="user", content="?")]
+    said = [{name: value for name, value in vars(one).items() if value is not None} for one in messages]
+    (told,), _ = utilities.render_jinja_template(
+        [said], chat_template=template, add_generation_prompt=True, bos_token="\n", eos_token="\n"
+    )
+    assert chat_of(tmp_path, byte_tokenizer())(messages) == told
+
+
 def test_a_template_that_is_none_is_the_folder_s_fault(tmp_path: Path) -> None:
     (tmp_path / TEMPLATE).write_text("{% for %}", encoding="utf-8")
     with pytest.raises(UserError, match=r"chat_template\.jinja is not a template"):

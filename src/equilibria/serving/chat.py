@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +28,9 @@ def lines(messages: Sequence[Message]) -> str:
 def chat_of(folder: Path, tokenizer: Tokenizer) -> Chat:
     """What makes prompts of messages for the run in a folder: its `chat_template.jinja`, otherwise `lines`.
 
-    The template sees `messages`, `add_generation_prompt`, `bos_token`, `eos_token` and `raise_exception`, as those of
-    Hugging Face's libraries do. It is rendered in a sandbox, whose objects it cannot change.
+    The template is understood as by Hugging Face's libraries: it sees `messages`, `tools` and `documents` (none),
+    `add_generation_prompt`, `bos_token`, `eos_token`, `raise_exception` and `strftime_now`; `tojson` escapes nothing,
+    and loops may have `break` and `continue`. It is rendered in a sandbox, whose objects it cannot change.
 
     Raises:
         UserError: the template cannot be read, or is none.
@@ -35,7 +39,10 @@ def chat_of(folder: Path, tokenizer: Tokenizer) -> Chat:
     if not path.is_file():
         return lines
     try:
+        from jinja2 import nodes
         from jinja2.exceptions import TemplateError
+        from jinja2.ext import Extension, LoopControlExtension
+        from jinja2.parser import Parser
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ModuleNotFoundError as missing:
         raise UserError(f"{path} needs jinja2; pip install 'equilibria[serve]'") from missing
@@ -43,13 +50,33 @@ def chat_of(folder: Path, tokenizer: Tokenizer) -> Chat:
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    class Generation(Extension):
+        """`{% generation %}` marks what the assistant has said, for training: here it is text like other."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, LoopControlExtension]
+    )
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     try:
         template = environment.from_string(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, TemplateError) as problem:
         raise UserError(f"{path} is not a template: {problem}") from problem
     end = tokenizer.decode([tokenizer.eos])
-    names = {"add_generation_prompt": True, "bos_token": end, "eos_token": end, "raise_exception": raise_exception}
+    names = {
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+        "bos_token": end,
+        "eos_token": end,
+        "raise_exception": raise_exception,
+        "strftime_now": lambda form: datetime.now().strftime(form),
+    }
 
     def rendered(messages: Sequence[Message]) -> str:
         said: list[dict[str, Any]] = [
