@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
+from equilibria.errors import UserError
 from equilibria.serving.errors import ApiError
 from equilibria.serving.gate import Gate
 
@@ -56,3 +57,9 @@ def test_a_client_is_its_key_or_its_address() -> None:
     other = Headers({"authorization": "Bearer b"})
     assert Gate(keys=["a"]).client("1.2.3.4", other) == "1.2.3.4"
     assert Gate(keys=["a", "b"]).client("1.2.3.4", other) == 1
+
+
+@pytest.mark.parametrize("key", ["", " ", "a\n"])
+def test_a_key_that_no_request_can_say_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match="--api-key wants a key, found"):
+        Gate(keys=["a", key])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
+from equilibria.errors import UserError
 from equilibria.serving.errors import ApiError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -21,10 +22,19 @@ class Gate:
     Args:
         hosts: names of the server in requests, beside those of this machine alone; `*` for any.
         keys: one of which a request must have; none for no keys.
+
+    Raises:
+        UserError: a key is empty, or begins or ends with white space, which requests cannot say.
     """
 
     hosts: Sequence[str] = ()
     keys: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            if not key or key != key.strip():
+                found = "white space around one" if key.strip() else "an empty one"
+                raise UserError(f"--api-key wants a key, found {found}; is the variable set that it comes from?")
 
     def check(self, path: str, headers: Headers) -> None:
         """Raises an ApiError for a request that may not come in: by another name (421), or without a key (401).

@@ -45,6 +45,7 @@ from equilibria.serving.worker import Event, Scored, Wrote
 _BODY_SECONDS = 10.0
 _CUT_SECONDS = 0.3  # for the last words to requests that are cut, and for the model's turn then
 _TURN_SECONDS = 5.0  # for a turn of the model that runs when the server ends
+_SAME_SECONDS = 0.2  # for which a further signal is the first one again: `timeout`, as others, sends it twice
 _SWITCH_SECONDS = 5e-4  # that the model's thread may keep the interpreter while the event loop wants it
 _READ_ON = 16  # times the limit is read of a body that is too large: clients read no answer before they have sent it
 _PAGE = {
@@ -338,6 +339,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._desk = desk
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = 0.0
         self.cut = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -351,10 +353,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and self._loop is not None and not self.cut:
+        if not self.should_exit:
+            self._asked, self.should_exit = time.monotonic(), True
+        elif self._loop is not None and not self.cut and time.monotonic() - self._asked > _SAME_SECONDS:
             self.cut = True
             self._loop.call_soon_threadsafe(self._cut, self._loop)
-        self.should_exit = True
 
     def _cut(self, loop: asyncio.AbstractEventLoop) -> None:
         count = self._desk.cut()
