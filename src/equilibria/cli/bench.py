@@ -1,14 +1,17 @@
-"""`equilibria bench`."""
+"""`equilibria bench`, whose benchmarks are in the source checkout and not in the installed package."""
 
+import difflib
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from equilibria.cli.checkout import in_checkout
+from equilibria.errors import UserError
 
+_CHECKOUTS = (Path(__file__).parents[3], Path())  # that of this code, or else the working directory
 # `--help` after a benchmark's name is for the benchmark.
 command = App(name="bench", usage="Usage: equilibria bench NAME [ARGS...]", help_flags=[])
 
@@ -28,10 +31,21 @@ def bench(
     if name in ("--help", "-h"):
         command.help_print([])
         return 0
-    path = in_checkout("benchmarks", f"{name}.py")
+    folder = _file(name).parent.resolve()
     # Benchmarks share code as a package that is not installed.
     package = ModuleType("benchmarks")
-    package.__path__ = [str(path.parent.resolve())]
+    package.__path__ = [str(folder)]
     sys.modules["benchmarks"] = package
     sys.modules.pop(f"benchmarks.{name}", None)
     return import_module(f"benchmarks.{name}").main(list(arguments))
+
+
+def _file(name: str) -> Path:
+    """The file of a benchmark; a UserError if there is none."""
+    files = {path.stem: path for root in _CHECKOUTS for path in sorted(root.glob("benchmarks/[!_]*.py"))}
+    if name in files:
+        return files[name]
+    if not files:
+        raise UserError("there is no folder benchmarks here; run this in a checkout of the sources")
+    nearest = difflib.get_close_matches(name, files, n=1, cutoff=0.0)[0]
+    raise UserError(f"there is no benchmark {name}; the nearest is {nearest}, and there are {', '.join(files)}")
