@@ -87,6 +87,7 @@ def recipe(tables: str) -> Recipe:
 SECTIONS = [(page.name, block) for page in sorted(DOCS.glob("*.md")) for block in blocks(page.name, "toml")]
 
 
+@pytest.mark.filterwarnings("ignore:.*when a token stops depends on later ones")
 @pytest.mark.parametrize(
     ("page", "tables"),
     [(page, tables) for page, tables in SECTIONS if not page.startswith(("adding-", "extending"))],

@@ -44,11 +44,6 @@ def test_help_is_that_of_the_benchmark_or_without_a_name_our_own(
     assert "NAME --help says what it takes" in shown
 
 
-def test_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench"]) == 2
-    assert "NAME is missing" in capsys.readouterr().err
-
-
 def test_the_nearest_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sped"]) == 2
     said = "error: there is no benchmark sped; the nearest is speed, and there are bank, convergence, "

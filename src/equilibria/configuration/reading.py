@@ -103,6 +103,8 @@ def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--help"):
+            raise UserError(f"{argument}: no such flag; --help explains all, --help SECTION a part of it")
         if argument.startswith("--") and "" not in key.split("."):
             found.append((key, [value] if equals else []))
         elif argument.startswith("--") or not found:
