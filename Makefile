@@ -10,7 +10,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .PHONY: demo test test-slow test-kernels lint format clean help
 
 demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
-	$(BIN)/equilibria demo recipes/demo.toml
+	$(BIN)/equilibria demo
 
 test: lint  ## lint, formatting, types, and all tests but the slow ones
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m 'not slow'
@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 hatchling editables
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,plot,tensorboard,data,serve]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,tensorboard,data,serve]'
 	@touch $@
 
 # What only tests need, Hugging Face's libraries, so that `make demo` need not wait for it.

@@ -14,7 +14,7 @@ _LONG = 1000  # of a word, beyond which reading takes minutes
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe of `recipes/`, and the keys that it gets."""
+    """A recipe of the package, and the keys that it gets."""
 
     recipe: str
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -107,11 +107,11 @@ def _tracking(
     return Study(
         about=f"words of {group}, trained at length 16: right answers at the last position",
         rows={
-            "equilibrium": Row(f"state-tracking/{recipe}.toml"),
-            f"{explicit} times": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": explicit}),
-            "once": Row(f"state-tracking/{recipe}.toml", {**tied, "model.depth.applications": 1}),
-            "8 layers": Row("state-tracking/stack.toml", {"data.group": group, **(layers or {})}),
-            "LSTM": Row("state-tracking/lstm.toml", {"data.group": group, **(recurrent or {})}),
+            "equilibrium": Row(f"state-tracking/{recipe}"),
+            f"{explicit} times": Row(f"state-tracking/{recipe}", {**tied, "model.depth.applications": explicit}),
+            "once": Row(f"state-tracking/{recipe}", {**tied, "model.depth.applications": 1}),
+            "8 layers": Row("state-tracking/stack", {"data.group": group, **(layers or {})}),
+            "LSTM": Row("state-tracking/lstm", {"data.group": group, **(recurrent or {})}),
         },
         readings=readings,
         goals=goals,
@@ -141,8 +141,8 @@ def _chain() -> Study:
     return Study(
         about="one word of 1,024 elements, solved in chunks from left to right or as a whole",
         rows={
-            "parity": Row("state-tracking/parity-trellisnet.toml"),
-            "S3": Row("state-tracking/s3-trellisnet.toml"),
+            "parity": Row("state-tracking/parity-trellisnet"),
+            "S3": Row("state-tracking/s3-trellisnet"),
         },
         readings=chunks | {"whole": Reading(word, 8, effort=Effort(max_evaluations=2048))},
         goals=[Goal("chunks of 8", 1.0)],
@@ -160,7 +160,7 @@ def _budgets() -> dict[str, Reading]:
 
 def _automaton(width: int, least: float) -> Study:
     """A fixed point as the answer, from few examples; what was published of each width is in the lab notes."""
-    recipe, stack = "fixed-points/rule-78.toml", {"model.depth.kind": "stack", "model.depth.layers": 14}
+    recipe, stack = "fixed-points/rule-78", {"model.depth.kind": "stack", "model.depth.layers": 14}
     tied = {"model.depth.kind": "unrolled", "model.depth.applications": 14}
     return Study(
         about=f"the fixed point of rule 78 on a ring of {width} bits, 4,000 examples: whole rings right",
@@ -179,7 +179,7 @@ def _automaton(width: int, least: float) -> Study:
 
 def _sudoku() -> Study:
     """Constraints that all cells put on each other, from few puzzles; stacks of about the equilibrium's weights."""
-    recipe, tied = "fixed-points/sudoku-6.toml", {"model.depth.kind": "unrolled"}
+    recipe, tied = "fixed-points/sudoku-6", {"model.depth.kind": "unrolled"}
 
     def layers(count: int, width: int) -> dict[str, object]:
         sizes = {"model.cell.d_model": width, "model.cell.inner": 4 * width}

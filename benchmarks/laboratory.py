@@ -1,6 +1,6 @@
 """The laboratory: what is tried for an equilibrium that learns as well as depth, each beside its explicit rivals.
 
-Contenders are the recipes of `recipes/laboratory/`, and variants of its default that are given as keys, so that every
+Contenders are the recipes of `laboratory/`, and variants of its default that are given as keys, so that every
 row of the lab notes is one command away. All rows of a run see the same batches, step by step in turn; some take more
 steps than the default, for a comparison at equal time. The results file grows by rows and seeds. Proxies are English
 as 4,096 byte pairs, and the bytes of that English and of the text that Python carries, both shuffled.
@@ -27,12 +27,13 @@ from benchmarks._shuffled_text import shuffled_folder
 from benchmarks._solved import figures_of
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
+from equilibria.configuration.shipped import FOLDER
 from equilibria.data import EmbeddedText, FolderText
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
 
 FEATURES = ("model.embedding.d_embed", "model.cell.d_model", "model.cell.inner", "model.coda_inner")
-RECIPES = Path(__file__).parents[1] / "recipes" / "laboratory"
+RECIPES = FOLDER / "laboratory"
 WIDTH = 128
 PROXIES: Mapping[str, Mapping[str, object]] = {
     "pairs": {"data.tokenizer.kind": "bpe", "data.tokenizer.vocabulary_size": 4096, "training.segment_length": 64},
@@ -105,7 +106,7 @@ def parse(arguments: list[str]) -> Namespace:
     parser.add_argument("--proxy", choices=sorted(PROXIES), default="pairs", help="how the text becomes tokens")
     parser.add_argument("--data-path", type=Path, required=True, help="folder of train/valid text")
     parser.add_argument("--characters", type=int, help="of the training text, for many passes over little; else all")
-    parser.add_argument("--rows", nargs="+", default=[], help="recipes of recipes/laboratory")
+    parser.add_argument("--rows", nargs="+", default=[], help="recipes of laboratory/")
     parser.add_argument(
         "--variant", nargs="+", action="append", default=[], help="a name, and KEY=VALUE of the default"
     )

@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._harness import options_of, prepare, publish
-from equilibria.cli.checkout import in_checkout
 from equilibria.data.prepared import EncodedSplit
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import evaluate_model
@@ -61,7 +60,7 @@ def measure(run: LoadedRun, tokens: np.ndarray, folder: Path, batch_size: int) -
 def harness(folder: Path, text: str, prefix: int, batch_size: int) -> dict[str, Any]:
     """What lm-evaluation-harness makes of the folder's model and a text."""
     (folder / "text.txt").write_text(text, encoding="utf-8")
-    task = yaml.safe_load(in_checkout("recipes/lm-eval", f"{TASK}.yaml").read_text(encoding="utf-8"))
+    task = yaml.safe_load((Path(__file__).parent / "lm-eval" / f"{TASK}.yaml").read_text(encoding="utf-8"))
     task["dataset_kwargs"]["data_files"]["test"] = str(folder / "text.txt")
     (folder / "tasks").mkdir()
     (folder / "tasks" / f"{TASK}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")

@@ -20,11 +20,12 @@ from rich.console import Console
 from benchmarks._harness import options_of, prepare, publish
 from benchmarks._race import Racer, run
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration.shipped import FOLDER
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
 from equilibria.paper.sheet import Sheet, count, form
 
-RECIPES = Path(__file__).parents[1] / "recipes" / "english-4m"
+RECIPES = FOLDER / "english-4m"
 
 
 def recipes_of(options: Namespace) -> dict[str, Recipe]:

@@ -44,7 +44,6 @@ import equilibria
 from benchmarks._harness import options_of, prepare, publish
 from benchmarks._hostile import Hostile
 from benchmarks._malformed import Malformed, malformed, mutated
-from equilibria.cli.checkout import in_checkout
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import Piece, TextRequest, Writer
 from equilibria.models.sampling import Sampling
@@ -366,7 +365,7 @@ def run_of(options: Namespace, console: Console) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         flags = ["--training.steps", str(options.steps), "--run.directory", folder, "--run.name", "small", *_MODEL]
         with redirect_stdout(sys.stderr):
-            code = equilibria_main(["train", str(in_checkout("recipes", "demo.toml")), *flags])
+            code = equilibria_main(["train", "demo", *flags])
         if code:
             raise RuntimeError("training failed")
         console.print(f"trained for {options.steps} steps")

@@ -33,7 +33,6 @@ from equilibria.runs.folder import RunFolder
 from equilibria.runs.status import RunStatus
 from equilibria.training import train
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 _FIGURES = (
     *("accuracy", "last_accuracy", "sequence_accuracy", "loss", "perplexity", "unconverged"),
     *("evaluations", "residual", "spectral_radius", "evaluations_per_solve", "tokens", "seconds"),
@@ -56,7 +55,7 @@ def recipes_of(options: Namespace) -> dict[str, Recipe]:
         changes = {**study.common, **row.changes, **given}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about keys of the depth that a row's own replaces
-            found[name] = read_recipe(RECIPES / row.recipe, [f"--{key}={value}" for key, value in changes.items()])
+            found[name] = read_recipe(row.recipe, [f"--{key}={value}" for key, value in changes.items()])
     return found
 
 

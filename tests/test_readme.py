@@ -113,9 +113,9 @@ def test_the_commands_of_the_readme_have_these_flags(words: list[str]) -> None:
     """What each of them does is tested in tests/cli."""
     app.parse_args(words, print_error=False, exit_on_error=False)
     if words[0] == "sweep":
-        assert read_grid(words[2:]).recipes(ROOT / words[1])
+        assert read_grid(words[2:]).recipes(Path(words[1]))
     elif words[0] in ("train", "plan"):
-        read_recipe(ROOT / words[1], words[2:])
+        read_recipe(words[1], words[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

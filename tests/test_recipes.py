@@ -1,4 +1,4 @@
-"""Every recipe in the checkout can be read and its model built, in the sizes that it stands for."""
+"""Every recipe of the package can be read and its model built, in the sizes that it stands for."""
 
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration import Recipe, read_recipe, shipped_recipe, shipped_recipes
 from equilibria.configuration.building import build_model
 from equilibria.data import Task
 from equilibria.models import LanguageModel, LanguageModelRecipe, TokenModel
 from equilibria.nn import AdaptiveEmbedding, UntiedEmbedding
 
-FOLDER = Path(__file__).parents[1] / "recipes"
-NAMES = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+NAMES = list(shipped_recipes())
 VOCABULARIES = {"ptb": 10_000, "wikitext-103": 267_735, "wikitext-2": 33_278, "english-4m": 4096}
 
 EXACT = {
@@ -69,7 +68,7 @@ COPY_MEMORY = {"deq-transformer": 14, "tcn": 16, "lstm": 14, "gru": 14}
 
 
 def recipe_of(name: str) -> Recipe:
-    return read_recipe(FOLDER / f"{name}.toml")
+    return read_recipe(name)
 
 
 def built(name: str) -> TokenModel:
@@ -125,7 +124,10 @@ def paths(value: Any) -> list[Path]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_says_what_it_is(name: str) -> None:
-    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    recipe = shipped_recipe(name)
+    assert 15 <= len(recipe.title) <= 72, "a title is the first line, alone"
+    text = recipe.file.read_text(encoding="utf-8")
+    assert text.startswith(f"# {recipe.title}.\n#\n# ")
     comment = " ".join(text[: text.index("[run]")].replace("#", " ").split())
     assert len(comment) > 60
     if name.startswith(("ptb", "wikitext-103")):

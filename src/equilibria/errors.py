@@ -75,8 +75,13 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of some words, if any is."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+    """The most similar of some words, if any is; capitals and kinds of dash make no difference."""
+    alike = {_plain(other): other for other in known}
+    return alike.get(next(iter(difflib.get_close_matches(_plain(word), alike, n=1, cutoff=0.5)), ""))
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("_", "-")
 
 
 def cause(problem: Exception) -> str:

@@ -37,7 +37,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], 'Unknown command "trian". Did you mean "train"?'),
+        (["trian"], "trian: no such command; the nearest is train"),
         (["train"], "RECIPE is missing: expected a path"),
         (["eval", "absent"], "there is no run folder absent"),
         (

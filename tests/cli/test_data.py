@@ -14,8 +14,6 @@ from equilibria.data.prepared import opened
 from loopback import Loopback, serving
 from watching import Watcher
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
@@ -41,7 +39,7 @@ def test_a_recipe_runs_without_further_flags(server: Loopback, capsys: pytest.Ca
     assert [source["verified"] for source in found["sources"]] == [False] * 3
     assert found["splits"]["valid"]["tokens"] == found["splits"]["valid"]["words"] > 100
     watcher = Watcher()
-    task = opened(read_recipe(RECIPES / "ptb" / "deq-trellisnet.toml").data, watcher)
+    task = opened(read_recipe("ptb/deq-trellisnet").data, watcher)
     assert watcher.bars == []  # it was prepared as the recipe has it
     assert task.tokenizer.vocabulary_size == found["vocabulary_size"]
 

@@ -81,7 +81,7 @@ def test_a_text_ends_before_a_stop_string(run: Path, capsys: pytest.CaptureFixtu
 
 def test_prompts_that_cannot_be_read_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
-    for name, reason in (("empty.txt", "holds no prompt"), ("missing.txt", "cannot be read")):
+    for name, reason in (("empty.txt", "holds no prompt"), ("missing.txt", "there is no file")):
         assert main(["generate", str(run), "--prompts-file", str(tmp_path / name)]) == 2
         assert reason in capsys.readouterr().err
 

@@ -7,8 +7,6 @@ import pytest
 
 from equilibria.cli.app import main
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
 
 def test_lines_for_a_person(
     tiny_toml: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -40,16 +38,16 @@ def test_without_the_text(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_task_has_tokens_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(RECIPES / "copy-memory" / "lstm.toml"), "--vocabulary", "77"]) == 2
+    assert main(["plan", "copy-memory/lstm", "--vocabulary", "77"]) == 2
     said = "error: --vocabulary: copy memory is a task, with tokens of its own; omit the flag\n"
     assert capsys.readouterr().err == said
-    assert main(["plan", str(RECIPES / "reversal.toml"), "--data.symbols", "1"]) == 2
-    assert capsys.readouterr().err.endswith("reversal.toml: data: held_out must be between 1 and 7, found 2000\n")
+    assert main(["plan", "reversal", "--data.symbols", "1"]) == 2
+    assert capsys.readouterr().err.endswith("reversal: data: held_out must be between 1 and 7, found 2000\n")
 
 
 def test_pairs_of_sequences(capsys: pytest.CaptureFixture[str]) -> None:
     """An encoder-decoder has no memory, and does no pass without a target."""
-    assert main(["plan", str(RECIPES / "reversal.toml"), "--seconds", "0.01", "--json"]) == 0
+    assert main(["plan", "reversal", "--seconds", "0.01", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["memory"]["saved"] > 0
     assert found["memory"]["segments"] == 0

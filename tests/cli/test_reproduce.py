@@ -11,7 +11,7 @@ import pytest
 import stand_ins
 from equilibria.cli import reproduce
 from equilibria.cli.app import main
-from equilibria.configuration import Recipe
+from equilibria.configuration import Recipe, shipped
 from equilibria.training.loop import TrainingLoop
 from equilibria.training.trainer import TrainingResult
 
@@ -19,6 +19,7 @@ from equilibria.training.trainer import TrainingResult
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stand_ins.write_checkout(tmp_path)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     trained = {"ptb": stand_ins.TEXT, "copy-memory": stand_ins.TASK}
     monkeypatch.setattr(reproduce, "TRAINED", trained)

@@ -91,7 +91,7 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path, make: Callable
 def test_what_is_not_there_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"is missing; look|cannot be read .*; look"):
         read_json(tmp_path / name, dict, "look")
-    with pytest.raises(UserError, match=r"no such recipe|cannot be read"):
+    with pytest.raises(UserError, match=r"no such file|cannot be read"):
         read_toml(tmp_path / name)
 
 

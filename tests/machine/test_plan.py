@@ -31,9 +31,6 @@ class GrowingDepth(UnrolledDepth):
         return replace(self, applications=min(self.applications, 1 + step // self.every))
 
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
 def planned(recipe: Recipe, seconds: float = 60.0) -> Plan:
     task = opened(recipe.data)
     data = PlannedData(task.tokenizer.vocabulary_size, task)
@@ -162,7 +159,7 @@ def test_without_its_text_random_tokens_stand_for_it(tmp_path: Path) -> None:
 def test_the_largest_recipe_is_counted_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The medium model of WikiText-103 on a machine with 2 GiB free: 172 million parameters, none of them allocated."""
     monkeypatch.setattr(module, "available_memory", lambda _: 2**31)
-    recipe = read_recipe(RECIPES / "wikitext-103" / "deq-transformer-medium.toml")
+    recipe = read_recipe("wikitext-103/deq-transformer-medium")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = plan_run(recipe, PlannedData(267_735), torch.device("cpu"), 60.0, lambda _: None)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

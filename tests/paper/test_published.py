@@ -10,6 +10,7 @@ from equilibria.cli.reproduce import reproduce
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.configuration.comparing import settings
+from equilibria.configuration.shipped import shipped_recipes
 from equilibria.data import FolderText
 from equilibria.depths import Equilibrium, Stack, UnrolledDepth
 from equilibria.measuring.size import size_without_weights
@@ -18,7 +19,6 @@ from equilibria.paper import published
 from equilibria.paper.runs import recipe_of
 from equilibria.paper.tables import Contest, Row, Scale, TrainedTable
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 DEPTH = tuple(f"model.depth.{key}" for key in ("kind", "applications", "layers"))
 SCALES: tuple[Scale, ...] = get_args(Scale)
 ROWS = [(table, row) for table in published.TRAINED.values() for row in table.rows]
@@ -33,7 +33,7 @@ def named(value: object) -> str | None:
 
 
 def scaled(table: TrainedTable, row: Row, scale: Scale) -> Recipe:
-    return recipe_of(table, row, RECIPES / table.name / f"{row.recipe}.toml", scale, 5, Path("runs"))
+    return recipe_of(table, row, scale, 5, Path("runs"))
 
 
 def inner(table: TrainedTable, row: Row, scale: Scale) -> int:
@@ -53,11 +53,9 @@ def test_rows_have_names_of_their_own() -> None:
 
 
 def test_all_recipes_of_the_tables_are_rows() -> None:
-    files = {
-        path.relative_to(RECIPES).as_posix() for name in published.TRAINED for path in (RECIPES / name).glob("*.toml")
-    }
-    later = {"wikitext-103/deq-transformer-medium-regularised.toml"}  # a model of the paper of 2021
-    assert {f"{table.name}/{row.recipe}.toml" for table, row in ROWS} == files - later
+    names = {name for name in shipped_recipes() if name.split("/")[0] in published.TRAINED}
+    later = {"wikitext-103/deq-transformer-medium-regularised"}  # a model of the paper of 2021
+    assert {f"{table.name}/{row.recipe}" for table, row in ROWS} == names - later
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=named)

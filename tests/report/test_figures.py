@@ -52,7 +52,7 @@ def test_a_drawing_is_repeatable() -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"equilibria\[plot\]"):
+    with pytest.raises(UserError, match=r"pip install --force-reinstall matplotlib"):
         draw(plot("one"))
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.cli.checkout import in_checkout
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
@@ -32,18 +31,19 @@ _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 
 
 @command.default
-def demo(recipe: Path | None = None, /, *flags: Settings, json: bool = False) -> int:
+def demo(*settings: Settings, json: bool = False) -> int:
     """Train a small model on the documentation inside Python, evaluate it, write text and a report.
 
     Args:
-        recipe: the TOML file; default: recipes/demo.toml. The name of its run gets a number.
-        flags: flags of `equilibria train`, after the recipe.
+        settings: a TOML file or the name of a recipe of the package, demo where there is none; then flags of
+            `equilibria train`. The name of the run gets a number.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
     go_on_unheard()
     console = Console(stderr=json)
-    settings = _numbered(read_recipe(recipe or in_checkout("recipes", "demo.toml"), flags))
-    result = train(settings, console=console, progress=ConsoleProgress(console))
+    named = bool(settings) and not settings[0].startswith("-")
+    recipe, *flags = settings if named else ("demo", *settings)
+    result = train(_numbered(read_recipe(recipe, flags)), console=console, progress=ConsoleProgress(console))
     if result.interrupted is not None:
         return exit_code(result)
     figures = _figures(result.folder, console) | {"training_tokens_per_second": result.tokens_per_second}

@@ -15,6 +15,12 @@ _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "
 def explain(problem: cyclopts.CycloptsError) -> str:
     """What is wrong, what was expected, and the nearest right flag."""
     match problem:
+        case cyclopts.UnknownCommandError(unused_tokens=[given, *_], app=app) if app is not None:
+            commands = [name for name in app if not name.startswith("-")]
+            flags = {"help": "--help", "version": "--version", "v": "--version"}
+            close = nearest(given.lstrip("-"), [*commands, *flags])
+            instead = f"the nearest is {flags.get(close, close)}" if close else f"there are {', '.join(commands)}"
+            return f"{given}: no such command; {instead}"
         case cyclopts.UnknownOptionError(token=token, argument_collection=arguments):
             given = token.keyword or token.value
             close = nearest(given, [name for argument in arguments for name in argument.names])

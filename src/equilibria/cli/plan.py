@@ -12,7 +12,7 @@ from rich.text import Text
 from equilibria.cli.output import clock
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Count, Positive, Settings
-from equilibria.configuration import Recipe, read_recipe
+from equilibria.configuration import Recipe, read_recipe, recipe_text, table_of
 from equilibria.data import Task
 from equilibria.data.prepared import opened
 from equilibria.distributed import training_device
@@ -37,21 +37,31 @@ def plan(
     text is read, and prepared as for training, unless --vocabulary says how many tokens it has.
 
     Args:
-        recipe: the TOML file.
+        recipe: the TOML file, or the name of a recipe of the package.
         settings: of the recipe.
         vocabulary: tokens in the vocabulary; random tokens then stand in for the text. A task has its own.
         seconds: roughly how long measuring may take.
         json: print the figures as one JSON object and nothing else.
     """
-    whole = read_recipe(recipe, settings)
+    return print_plan(read_recipe(recipe, settings), vocabulary, seconds, json)
+
+
+def print_plan(
+    whole: Recipe, vocabulary: int | None = None, seconds: float = 30.0, json: bool = False, *, recipe: bool = False
+) -> int:
+    """Prints what a run takes, after its whole recipe where that is asked for; 0."""
     if whole.training.threads is not None:
         torch.set_num_threads(whole.training.threads)
     device, progress = torch.device(training_device(whole.training.device)), Console(stderr=True, quiet=json)
     data = _data(whole, vocabulary, progress)
     found = plan_run(whole, data, device, seconds, progress.out)
     if json:
-        print(json_format.dumps({"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}))
+        given = {"recipe": table_of(whole)} if recipe else {}
+        figures = {"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}
+        print(json_format.dumps(given | figures))
     else:
+        if recipe:
+            print(recipe_text(whole))
         _print(whole, found, device)
     return 0
 

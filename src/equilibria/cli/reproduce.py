@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from equilibria.cli.checkout import in_checkout
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Natural
@@ -44,8 +43,7 @@ class Reproduction:
 
     def recipe(self, table: TrainedTable, row: Row) -> Recipe:
         """The recipe of a row."""
-        file = in_checkout(f"recipes/{table.name}", f"{row.recipe}.toml")
-        return recipe_of(table, row, file, self.scale, self.seed, self.out, self.text)
+        return recipe_of(table, row, self.scale, self.seed, self.out, self.text)
 
     def file(self, table: str) -> Path:
         """The table as JSON; that of chosen rows is named after them, so that it never replaces the whole."""

@@ -2,7 +2,6 @@
 
 import json as json_format
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import count, pairwise
@@ -13,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from equilibria.cli.checkout import in_checkout
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
@@ -80,13 +78,13 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
         followed[name] = follow(loaded.model, next(iter(words.split("valid").segments(_WORDS))))
     picture = folder / "accuracy.svg"
     assert task is not None
-    drawn = _drawn(followed, task, picture)
+    _draw(followed, task, picture)
     if json:
         figures = {name: _figures(one) for name, one in followed.items()}
-        print(json_format.dumps({**figures, "folder": str(folder), "picture": str(picture) if drawn else None}))
+        print(json_format.dumps({**figures, "folder": str(folder), "picture": str(picture)}))
     else:
         console.print(_table(followed, task.length))
-        console.print(f"picture: {picture}" if drawn else 'for a picture: pip install "equilibria[plot]"')
+        console.print(f"picture: {picture}")
     return 0
 
 
@@ -97,8 +95,7 @@ def _free_folder() -> Path:
 
 def _recipe(folder: Path, depth: Depth | None, flags: Sequence[str]) -> Recipe:
     """The demo's recipe for a folder, at another depth than its own where one is given."""
-    path = in_checkout("recipes/state-tracking", "s3-trellisnet.toml")
-    recipe = read_recipe(path, flags, RunRecipe(name=folder.name, directory=folder.parent))
+    recipe = read_recipe("state-tracking/s3-trellisnet", flags, RunRecipe(name=folder.name, directory=folder.parent))
     if not isinstance(recipe.data, WordProblem):
         raise UserError("the demo of state tracking is about words of a group; leave --data.source out")
     if depth is None or not isinstance(recipe.model, LanguageModelRecipe):
@@ -151,26 +148,23 @@ def _table(followed: Mapping[str, Followed], trained: int) -> Table:
     return table
 
 
-def _drawn(followed: Mapping[str, Followed], task: WordProblem, path: Path) -> bool:
-    """Draw right answers against the position, means of 16 neighbours; whether there is something to draw with."""
-    with suppress(ImportError):
-        from matplotlib.figure import Figure
+def _draw(followed: Mapping[str, Followed], task: WordProblem, path: Path) -> None:
+    """Draw right answers against the position, means of 16 neighbours."""
+    from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        for name, one in followed.items():
-            share = one.right_BL.mean(axis=0)
-            window = np.convolve(share, np.full(16, 1 / 16), mode="valid")
-            axes.plot(np.arange(16, len(share) + 1), window, label=name)
-        axes.axvline(task.length, color="grey", linewidth=1, linestyle=":")
-        axes.annotate(" length in training", (task.length, 0.03), color="grey", fontsize=8)
-        axes.axhline(1 / task.vocabulary_size, color="grey", linewidth=1, linestyle="--", label="chance")
-        axes.set(xlabel="position", ylabel="right answers", ylim=(0, 1.05), xlim=(0, _LENGTH))
-        axes.set_title(task.name, loc="left", fontsize=10)
-        axes.legend(loc="center right")
-        axes.grid(alpha=0.3)
-        buffer = StringIO()
-        figure.savefig(buffer, format="svg")
-        save_text(path, buffer.getvalue())
-        return True
-    return False
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, one in followed.items():
+        share = one.right_BL.mean(axis=0)
+        window = np.convolve(share, np.full(16, 1 / 16), mode="valid")
+        axes.plot(np.arange(16, len(share) + 1), window, label=name)
+    axes.axvline(task.length, color="grey", linewidth=1, linestyle=":")
+    axes.annotate(" length in training", (task.length, 0.03), color="grey", fontsize=8)
+    axes.axhline(1 / task.vocabulary_size, color="grey", linewidth=1, linestyle="--", label="chance")
+    axes.set(xlabel="position", ylabel="right answers", ylim=(0, 1.05), xlim=(0, _LENGTH))
+    axes.set_title(task.name, loc="left", fontsize=10)
+    axes.legend(loc="center right")
+    axes.grid(alpha=0.3)
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg")
+    save_text(path, buffer.getvalue())

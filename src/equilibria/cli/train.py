@@ -7,9 +7,11 @@ from cyclopts import App
 from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
+from equilibria.cli.plan import print_plan
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
+from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.training import TrainingResult, train
 
@@ -17,19 +19,26 @@ command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--K
 
 
 @command.default
-def train_recipe(recipe: Path, /, *settings: Settings, resume: bool = False, json: bool = False) -> int:
+def train_recipe(
+    recipe: Path, /, *settings: Settings, resume: bool = False, dry_run: bool = False, json: bool = False
+) -> int:
     """Train the model of a recipe.
 
     Each key of a recipe is a flag too, and a flag has the last word. Ctrl-C saves a checkpoint first. Several
     processes: torchrun --nproc-per-node N -m equilibria train RECIPE.
 
     Args:
-        recipe: the TOML file, or a run folder to resume.
+        recipe: the TOML file, the name of a recipe of the package (`equilibria recipes`), or a run folder to resume.
         settings: of the recipe.
         resume: continue the run from its last checkpoint.
+        dry_run: print the whole recipe and what the run takes, as `equilibria plan` predicts it, and train nothing.
         json: print how the run ended as one JSON object on stdout; progress goes to stderr.
     """
     whole = _recipe(recipe, settings)
+    if dry_run:
+        if resume:
+            raise UserError("--dry-run trains nothing, so --resume has no effect; drop one of them")
+        return print_plan(whole, json=json, recipe=True)
     go_on_unheard()
     console = Console(stderr=json)
     result = train(whole, resume=resume, console=console, progress=ConsoleProgress(console))

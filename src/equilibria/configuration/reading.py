@@ -13,6 +13,7 @@ from typing import Any
 from equilibria.configuration.building import check_fit
 from equilibria.configuration.kinds import REQUIRED
 from equilibria.configuration.recipe import Recipe, RunRecipe
+from equilibria.configuration.shipped import recipe_file
 from equilibria.configuration.tables import ITSELF, Keys, Maker, Table, Written, table_of
 from equilibria.errors import Problems, UserError
 from equilibria.files.durable import write_durably
@@ -21,9 +22,10 @@ from equilibria.files.seal import check_toml, sealed_toml
 
 
 def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | None = None) -> Recipe:
-    """The recipe in a TOML file.
+    """The recipe in a TOML file, or of the package.
 
     Args:
+        path: of a file; or the name of a recipe of the package, such as `english-4m/default`.
         flags: what has the last word, as on the command line: `["--training.steps", "10"]`; `--unset KEY` takes a key
             out of the file.
         run: where the run is, whatever the file says.
@@ -31,9 +33,9 @@ def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | No
     Raises:
         UserError: a line for everything that is wrong, with file or flag, key, what was expected and the nearest key.
     """
-    path = Path(path)
-    check_toml(path)
-    content = read_toml(path)
+    file = recipe_file(path)
+    check_toml(file)
+    content = read_toml(file)
     if run is not None:
         content["run"] = table_of(run)
     return recipe_from(content, str(path), flags)
@@ -101,6 +103,8 @@ def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--help"):
+            raise UserError(f"{argument}: no such flag; --help explains all, --help SECTION a part of it")
         if argument.startswith("--") and "" not in key.split("."):
             found.append((key, [value] if equals else []))
         elif argument.startswith("--") or not found:

@@ -7,7 +7,7 @@ nothing else. Sections become objects at once, but for classes whose objects nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -128,7 +128,7 @@ class Maker:
         known, family, arguments = options(cls), family_of(cls), {}
         of = "" if family is None else f"{family.tag} {family.name(cls)} has "
         problems: list[tuple[Keys, str]] = [
-            ((*keys, name), f"{of}no such key; {_instead(name, known, keys)}") for name in sorted(given.keys() - known)
+            ((*keys, name), f"{of}no such key; {_instead(name, cls, keys)}") for name in sorted(given.keys() - known)
         ]
         for name, option in known.items():
             default, layers, outer = values.get(name, option.default), given.get(name, ()), {}
@@ -194,9 +194,33 @@ def _expanded(given: Any, section: Family | type) -> Mapping[str, Any]:
     raise ValueError(f"{value!r}: expected a section with keys")
 
 
-def _instead(name: str, known: Mapping[str, Any], keys: Keys) -> str:
-    close = nearest(name, known)
+def _instead(name: str, cls: Any, keys: Keys) -> str:
+    """What may be meant by a key that there is not: one like it here, or below; else all that there are here."""
+    known = list(options(cls))
+    close = nearest(name, known) or _below(name, cls)
     return f"the nearest is {'.'.join((*keys, close))}" if close else f"it takes {', '.join(known) or 'none'}"
+
+
+def _below(name: str, cls: Any) -> str | None:
+    """A key further below whose last part is a name, or has its letters as initials, as `lr` has of learning_rate."""
+    found = sorted(_dotted(cls), key=lambda key: key.count("."))
+    parts = {key: key.rpartition(".")[2] for key in found if "." in key}
+    same = [key for key, part in parts.items() if part == name.replace("-", "_")]
+    short = [key for key, part in parts.items() if "_" in part and "".join(w[0] for w in part.split("_")) == name]
+    return next(iter(same + short), None)
+
+
+def _dotted(cls: Any) -> Iterator[str]:
+    """The keys of a section with those of the sections below it, of their default kinds."""
+    for name, option in options(cls).items():
+        yield name
+        section = section_of(option.annotation)
+        default = option.default if isinstance(section, Family) else section
+        inner = (
+            default.func if isinstance(default, partial) else default if isinstance(default, type) else type(default)
+        )
+        if section is not None and default not in (None, REQUIRED):
+            yield from (f"{name}.{key}" for key in _dotted(inner))
 
 
 class Written(tuple[list[str], ...]):
@@ -264,7 +288,9 @@ def _single(given: Any, expected: Any) -> Any:
             return read(value)
     except (ValueError, KeyError, OverflowError):
         pass
-    raise ValueError(f"= {_shown(value)}: expected {words}")
+    several = written and "," in str(value) and expected in (int, float)
+    hint = "; `equilibria sweep` takes several values" if several else ""
+    raise ValueError(f"= {_shown(value)}: expected {words}{hint}")
 
 
 def _shown(value: Any) -> str:

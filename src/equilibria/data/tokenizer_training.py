@@ -70,7 +70,10 @@ class TokenizerSpec:
                 f"vocabulary_size {self.vocabulary_size} is too small for {self.kind!r}; give {smallest} or more"
             )
         if self.kind == "bytes" and self.vocabulary_size not in (None, 256):
-            raise UserError(f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; omit vocabulary_size")
+            raise UserError(
+                f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; omit vocabulary_size (as a flag: "
+                f"--unset data.tokenizer.vocabulary_size)"
+            )
         at_least(1, minimum_count=self.minimum_count)
 
     def identity(self) -> dict[str, object]:

@@ -53,6 +53,11 @@ class Depth(ABC):
         del cell
         return None
 
+    def leak(self, cell: Cell) -> str | None:
+        """How a token of a causal cell would see later ones at this depth; None where it cannot."""
+        del cell
+        return None
+
     @abstractmethod
     def reach(self, f: Callable[[Tensor], Tensor], z0: Tensor, training: bool) -> Reached:
         """Apply `f` from `z0`."""
@@ -104,6 +109,9 @@ class Continued(Depth):
 
     def obstacle(self, cell: Cell) -> str | None:
         return self.depth.obstacle(cell)
+
+    def leak(self, cell: Cell) -> str | None:
+        return self.depth.leak(cell)
 
     def of_tokens(self, first: int, last: int) -> Depth:
         return Continued(self.depth.of_tokens(first, last), self.states_BLD[:, first:last])

@@ -136,6 +136,14 @@ class Equilibrium(Depth):
             f'have no direction; give "sample"'
         )
 
+    def leak(self, cell: Cell) -> str | None:
+        """Solvers that go on, or mix iterates, by the residual of whole samples."""
+        roles = [role for role in ("solver", "eval_solver") if getattr(self, role).scope in ("sample", "all")]
+        if not cell.causal or not roles:
+            return None
+        keys = ", ".join(f'depth.{role}.scope = "{getattr(self, role).scope}"' for role in roles)
+        return f'{keys}: when a token stops depends on later ones; scopes "prefix" and "token" look at none'
+
     def stricter(self, share: float) -> Self:
         """With a share of the tolerance in evaluation."""
         return replace(self, eval_solver=replace(self.eval_solver, tol=share * self.eval_solver.tol))

@@ -70,7 +70,7 @@ def read_toml(path: Path) -> dict[str, object]:
         if _is_too_deep(content):
             raise _too_deep()
     except FileNotFoundError as problem:
-        raise UserError(f"{path}: no such recipe; give the path of a TOML file") from problem
+        raise UserError(f"{path}: no such file; give the path of a TOML file") from problem
     except (OSError, ValueError, RecursionError) as problem:
         cause = _too_deep() if isinstance(problem, RecursionError) else problem
         raise UserError(f"{path}: cannot be read as TOML: {_reason(cause)}") from problem

@@ -21,7 +21,7 @@ from equilibria.measuring.steps import synchronize
 
 Section = dict[str, str]
 
-_PACKAGES = ("tensorboard", "matplotlib", "datasets", "transformers", "lm-eval")
+_PACKAGES = ("tensorboard", "datasets", "transformers", "lm-eval")
 _KERNELS = {
     SDPBackend.CUDNN_ATTENTION: "cuDNN",
     SDPBackend.FLASH_ATTENTION: "flash",

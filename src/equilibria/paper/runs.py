@@ -26,14 +26,11 @@ from equilibria.training.trainer import TrainingResult
 Figures = Mapping[str, object]
 
 
-def recipe_of(
-    table: TrainedTable, row: Row, file: Path, scale: Scale, seed: int, runs: Path, text: Path | None = None
-) -> Recipe:
-    """The recipe of a row at a scale.
+def recipe_of(table: TrainedTable, row: Row, scale: Scale, seed: int, runs: Path, text: Path | None = None) -> Recipe:
+    """The recipe of a row at a scale, from the package's.
 
     Args:
         table, row, scale, seed: of the run.
-        file: the row's recipe.
         runs: folder for the runs of all tables.
         text: a folder to read instead of the recipe's own text; its runs have a folder of their own.
 
@@ -43,7 +40,9 @@ def recipe_of(
     folder = runs / (table.name if text is None else f"{table.name}-on-{text.resolve().name}")
     place = ["--run.name", f"{row.name}-{scale}-{seed}", "--run.directory", str(folder)]
     other = [] if text is None else ["--data.path", str(text)]
-    return read_recipe(file, [*table.flags(row, scale), *other, *place, "--training.seed", str(seed)])
+    return read_recipe(
+        f"{table.name}/{row.recipe}", [*table.flags(row, scale), *other, *place, "--training.seed", str(seed)]
+    )
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,13 @@ class Plot:
 
 
 def draw(plot: Plot) -> str:
-    """The plot as an `<svg>` element without its own colours; a UserError if matplotlib is not installed."""
+    """The plot as an `<svg>` element without its own colours; a UserError if matplotlib cannot be loaded."""
     try:
         from matplotlib import rc_context, rcParams
         from matplotlib.figure import Figure
     except ImportError as problem:
-        missing = isinstance(problem, ModuleNotFoundError) and problem.name == "matplotlib"
-        found = "is not installed" if missing else f"cannot be loaded ({problem})"
-        raise UserError(f'a report needs matplotlib, which {found}; pip install "equilibria[plot]"') from problem
+        said = f"matplotlib cannot be loaded ({problem}); pip install --force-reinstall matplotlib"
+        raise UserError(said) from problem
     with rc_context():
         rcParams.update({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.size": 9, "axes.titlesize": 10})
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")

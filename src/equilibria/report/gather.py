@@ -11,7 +11,7 @@ from equilibria.data import Task
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
-from equilibria.runs.folder import RunFolder
+from equilibria.runs.folder import RunFolder, no_run
 from equilibria.runs.metrics import read_metrics
 
 Figures = Mapping[str, object]
@@ -110,7 +110,7 @@ def gather(path: Path) -> RunRecord:
     """Reads a run folder; a UserError where there is none."""
     folder = RunFolder(path)
     if not path.is_dir():
-        raise UserError(f"there is no run folder {path}; give the path of one that `equilibria train` made")
+        raise UserError(no_run(path))
     if not folder.config.exists() and not folder.metrics.exists():
         raise UserError(f"{path} is not a run folder: it has neither config.toml nor metrics.jsonl")
     run = RunRecord(folder)

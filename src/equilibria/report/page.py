@@ -23,7 +23,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(run: RunRecord, cards: Sequence[Card], solves: Solves | None) -> str:
-    """The whole document; `solves` is what `measure_solves` found. A UserError if matplotlib is not installed."""
+    """The whole document; `solves` is what `measure_solves` found. A UserError if matplotlib cannot be loaded."""
     name = escape(run.folder.path.resolve().name)
     recipe = run.config and f"<details open><summary>Recipe</summary>\n<pre>{escape(run.config)}</pre></details>"
     sections = [

@@ -23,7 +23,7 @@ def write_report(run: LoadedRun | Path | str, out: Path | str | None = None) -> 
         out: the file to write; None for the run's `report.html`.
 
     Raises:
-        UserError: there is no such run, matplotlib is not installed, or the page cannot be written.
+        UserError: there is no such run, matplotlib cannot be loaded, or the page cannot be written.
     """
     folder = run.folder.path if isinstance(run, LoadedRun) else Path(run)
     found = gather(folder)

@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, nearest
 from equilibria.files.manifest import MANIFEST
 from equilibria.runs.index import CheckpointIndex, latest_first, read_index, rebuilt_index, step_of
 
@@ -106,7 +106,7 @@ class RunFolder:
             UserError: there is no such run, or no such checkpoint in it.
         """
         if not self.path.is_dir():
-            raise UserError(f"there is no run folder {self.path}; give the path of one that `equilibria train` made")
+            raise UserError(no_run(self.path))
         index = self.index()
         if index is None:
             raise UserError(f"{self.path} holds no checkpoint yet; train until the first one is saved")
@@ -118,3 +118,14 @@ class RunFolder:
             present = ", ".join(entry.name for entry in reversed(latest_first(self.checkpoints))) or "none"
             raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")
         return folder
+
+
+def no_run(path: Path) -> str:
+    """That there is no run folder at a path, and which may be meant: one beside it, or in `runs`."""
+    if path.is_file():
+        return f"{path} is a file, and no run folder; if it is a recipe, train it first: equilibria train {path}"
+    places = {place for parent in (path.parent, Path("runs")) for place in parent.glob("*/config.toml")}
+    runs = {place.parent.name: str(place.parent) for place in sorted(places)}
+    close = nearest(path.name, runs)
+    instead = f"the nearest is {runs[close]}" if close else "give the path of one that `equilibria train` made"
+    return f"there is no run folder {path}; {instead}"

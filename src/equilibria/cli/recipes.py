@@ -1,0 +1,60 @@
+"""`equilibria recipes` and `equilibria init`."""
+
+import json as json_format
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from equilibria.configuration import shipped_recipe, shipped_recipes
+from equilibria.errors import UserError
+from equilibria.files.durable import write_durably
+
+
+def recipes(*, json: bool = False) -> int:
+    """List the recipes that come with the package.
+
+    Every command that takes a recipe takes their names: `equilibria train english-4m/default`.
+
+    Args:
+        json: print their names and titles as one JSON object.
+    """
+    titles = {name: recipe.title for name, recipe in shipped_recipes().items()}
+    if json:
+        print(json_format.dumps(titles))
+        return 0
+    table = Table.grid(padding=(0, 2))
+    for folder, names in groupby(sorted(titles, key=_place), key=lambda name: _place(name)[0]):
+        if folder:
+            table.add_row(Text(f"{folder}/", style="bold"))
+        for name in names:
+            table.add_row(Text(("  " if folder else "") + _place(name)[1]), Text(titles[name]))
+    Console().print(table)
+    return 0
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The folder, and the name in it."""
+    folder, _, last = name.rpartition("/")
+    return folder, last
+
+
+def init(name: str, file: Path | None = None, /) -> int:
+    """Copy a recipe of the package, to edit it.
+
+    Args:
+        name: of the recipe, as `equilibria recipes` lists it.
+        file: where the copy goes; default: the last part of the name, with .toml, here.
+    """
+    recipe = shipped_recipe(name)
+    file = file or Path(recipe.file.name)
+    if file.exists():
+        raise UserError(f"{file} exists already; name another file: equilibria init {name} FILE")
+    try:
+        write_durably(file, recipe.file.read_bytes())
+    except OSError as problem:
+        raise UserError(f"{file}: cannot be written: {problem.strerror}") from problem
+    print(f"wrote {file}; train it with: equilibria train {file}")
+    return 0
