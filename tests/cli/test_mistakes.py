@@ -75,7 +75,7 @@ def test_a_solver_that_looks_ahead_is_warned_of(
     flags: list[str], keys: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", RECIPE, "--seconds", "0.01", *flags]) == 0
-    assert f'warning: {keys}: when a token stops depends on later ones' in capsys.readouterr().err
+    assert f"warning: {keys}: when a token stops depends on later ones" in capsys.readouterr().err
 
 
 def test_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

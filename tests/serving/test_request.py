@@ -311,6 +311,8 @@ def test_a_chat_is_a_prompt() -> None:
     assert (request.top, request.copies, request.scores, request.write) == (3, 2, False, True)
     assert (request.texts[0].max_new_tokens, request.texts[0].seed, request.texts[0].stop) == (7, 3, ("x",))
     assert (chat().texts[0].max_new_tokens, chat().top, chat(logprobs=True).top) == (50, None, 0)
+    harmless = {"service_tier": "default", "metadata": {}, "tools": [], "tool_choice": "none", "store": False}
+    assert chat(**harmless).texts == chat().texts
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,8 @@ def test_a_chat_is_a_prompt() -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"metadata": {"run": "1"}}, "metadata"),
         ({"prompt": "a"}, "prompt"),
     ],
 )

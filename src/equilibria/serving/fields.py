@@ -86,11 +86,11 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
-def _only(harmless: Any) -> Callable[[Any], None]:
+def _only(*harmless: Any) -> Callable[[Any], None]:
     """Reads a field that is not supported, unless it says what is done anyway."""
 
     def read(value: Any) -> None:
-        if type(value) is not type(harmless) or value != harmless:
+        if not any(type(value) is type(one) and value == one for one in harmless):
             raise _UnsupportedError("is not supported by this server; omit it")
 
     return read
@@ -211,7 +211,8 @@ class ChatFields(Fields):
     function_call: Annotated[None, _only("none")] = None
     parallel_tool_calls: Annotated[bool, _flag] = False
     store: Annotated[None, _only(False)] = None
-    service_tier: Annotated[None, _only("auto")] = None
+    service_tier: Annotated[None, _only("auto", "default")] = None
+    metadata: Annotated[None, _only({})] = None
 
 
 Kind = TypeVar("Kind", bound=Fields)
