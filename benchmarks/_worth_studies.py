@@ -151,11 +151,12 @@ def _chain() -> Study:
 
 
 def _budgets() -> dict[str, Reading]:
-    """The recipe's own budget, and others."""
-    return {"as trained": Reading({}, 100)} | {
+    """Several budgets, and the recipe's own."""
+    budgets = {
         f"{budget} evaluations": Reading({}, 100, effort=Effort(max_evaluations=budget), for_all=False)
         for budget in (2, 4, 8, 16, 32, 64, 128, 256)
     }
+    return budgets | {"as trained": Reading({}, 100)}
 
 
 def _automaton(width: int, least: float) -> Study:
