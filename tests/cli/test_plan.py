@@ -32,7 +32,7 @@ def test_json_and_flags(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_without_the_text(tiny_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = ["plan", str(tiny_toml), "--data.path", str(tiny_toml.parent / "absent")]
     assert main(absent) == 2
-    assert "without the text: --vocabulary N" in capsys.readouterr().err
+    assert "without the text `equilibria plan` takes --vocabulary N" in capsys.readouterr().err
     assert main([*absent, "--vocabulary", "300", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"]["embedding"] == 300 * 16
 

@@ -1,7 +1,6 @@
 """`equilibria bench`, whose benchmarks are in the source checkout and not in the installed package."""
 
 import ast
-import difflib
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, nearest
 
-_CHECKOUTS = (Path(__file__).parents[3], Path())  # that of this code, or else the working directory
+_CHECKOUTS = (Path(__file__).parents[3], Path())  # that of this code; where it has the same, the working directory
 # `--help` after a benchmark's name is for the benchmark.
 command = App(name="bench", usage="Usage: equilibria bench NAME [ARGS...]", help_flags=[])
 
@@ -51,8 +50,9 @@ def _file(name: str) -> Path:
     files = _files()
     if name in files:
         return files[name]
-    nearest = difflib.get_close_matches(name, files, n=1, cutoff=0.0)[0]
-    raise UserError(f"there is no benchmark {name}; the nearest is {nearest}, and there are {', '.join(files)}")
+    close = nearest(name, files)
+    instead = f"the nearest is {close}, and " if close else ""
+    raise UserError(f"there is no benchmark {name}; {instead}there are {', '.join(files)}")
 
 
 def _files() -> dict[str, Path]:

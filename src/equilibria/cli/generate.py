@@ -73,9 +73,9 @@ class Draw:
             return list(self.prompt) or [""]
         try:
             lines = self.prompts_file.read_text(encoding="utf-8-sig").split("\n")
+        except FileNotFoundError as problem:
+            raise UserError(f"there is no file {self.prompts_file}; name one with --prompts-file") from problem
         except (OSError, UnicodeDecodeError) as problem:
-            if isinstance(problem, FileNotFoundError):
-                raise UserError(f"there is no file {self.prompts_file}; name one with --prompts-file") from problem
             raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text: {problem}") from problem
         from_file = [line for line in lines if line.strip()]
         if not from_file:

@@ -12,7 +12,7 @@ from rich.text import Text
 from equilibria.cli.output import clock
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Count, Positive, Settings
-from equilibria.configuration import Recipe, read_recipe, recipe_text, table_of
+from equilibria.configuration import Recipe, read_recipe
 from equilibria.data import Task
 from equilibria.data.prepared import opened
 from equilibria.distributed import training_device
@@ -46,22 +46,16 @@ def plan(
     return print_plan(read_recipe(recipe, settings), vocabulary, seconds, json)
 
 
-def print_plan(
-    whole: Recipe, vocabulary: int | None = None, seconds: float = 30.0, json: bool = False, *, recipe: bool = False
-) -> int:
-    """Prints what a run takes, after its whole recipe where that is asked for; 0."""
+def print_plan(whole: Recipe, vocabulary: int | None = None, seconds: float = 30.0, json: bool = False) -> int:
+    """Prints what a run takes; returns 0."""
     if whole.training.threads is not None:
         torch.set_num_threads(whole.training.threads)
     device, progress = torch.device(training_device(whole.training.device)), Console(stderr=True, quiet=json)
     data = _data(whole, vocabulary, progress)
     found = plan_run(whole, data, device, seconds, progress.out)
     if json:
-        given = {"recipe": table_of(whole)} if recipe else {}
-        figures = {"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}
-        print(json_format.dumps(given | figures))
+        print(json_format.dumps({"device": str(device), "threads": torch.get_num_threads(), **found.to_json()}))
     else:
-        if recipe:
-            print(recipe_text(whole))
         _print(whole, found, device)
     return 0
 
@@ -78,7 +72,9 @@ def _data(settings: Recipe, vocabulary: int | None, progress: Console) -> Planne
     except UserError as problem:
         if is_task:
             raise
-        raise UserError(f"{problem}; without the text: --vocabulary N, its tokens in the vocabulary") from problem
+        raise UserError(
+            f"{problem}; without the text `equilibria plan` takes --vocabulary N, its tokens in the vocabulary"
+        ) from problem
     return PlannedData(task.tokenizer.vocabulary_size, task)
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from equilibria.configuration import shipped_recipe, shipped_recipes
 from equilibria.errors import UserError
-from equilibria.files.durable import write_durably
+from equilibria.files.durable import save_text
 
 
 def recipes(*, json: bool = False) -> int:
@@ -52,9 +52,6 @@ def init(name: str, file: Path | None = None, /) -> int:
     file = file or Path(recipe.file.name)
     if file.exists():
         raise UserError(f"{file} exists already; name another file: equilibria init {name} FILE")
-    try:
-        write_durably(file, recipe.file.read_bytes())
-    except OSError as problem:
-        raise UserError(f"{file}: cannot be written: {problem.strerror}") from problem
+    save_text(file, recipe.file.read_text(encoding="utf-8"))
     print(f"wrote {file}; train it with: equilibria train {file}")
     return 0

@@ -10,7 +10,7 @@ from equilibria.cli.output import go_on_unheard
 from equilibria.cli.plan import print_plan
 from equilibria.cli.progress import ConsoleProgress
 from equilibria.cli.settings import Settings
-from equilibria.configuration import Recipe, RunRecipe, read_recipe
+from equilibria.configuration import Recipe, RunRecipe, read_recipe, recipe_text, table_of
 from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.training import TrainingResult, train
@@ -31,14 +31,19 @@ def train_recipe(
         recipe: the TOML file, the name of a recipe of the package (`equilibria recipes`), or a run folder to resume.
         settings: of the recipe.
         resume: continue the run from its last checkpoint.
-        dry_run: print the whole recipe and what the run takes, as `equilibria plan` predicts it, and train nothing.
+        dry_run: print the whole recipe, and what the run takes as `equilibria plan` predicts it, and train nothing;
+            with --json the recipe alone.
         json: print how the run ended as one JSON object on stdout; progress goes to stderr.
     """
     whole = _recipe(recipe, settings)
     if dry_run:
         if resume:
             raise UserError("--dry-run trains nothing, so --resume has no effect; drop one of them")
-        return print_plan(whole, json=json, recipe=True)
+        if json:
+            print(json_format.dumps({"recipe": table_of(whole)}))
+            return 0
+        print(recipe_text(whole), flush=True)
+        return print_plan(whole)
     go_on_unheard()
     console = Console(stderr=json)
     result = train(whole, resume=resume, console=console, progress=ConsoleProgress(console))

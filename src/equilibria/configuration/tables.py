@@ -216,11 +216,10 @@ def _dotted(cls: Any) -> Iterator[str]:
         yield name
         section = section_of(option.annotation)
         default = option.default if isinstance(section, Family) else section
-        inner = (
-            default.func if isinstance(default, partial) else default if isinstance(default, type) else type(default)
-        )
-        if section is not None and default not in (None, REQUIRED):
-            yield from (f"{name}.{key}" for key in _dotted(inner))
+        if section is None or default is None or default is REQUIRED:
+            continue
+        made = default.func if isinstance(default, partial) else default
+        yield from (f"{name}.{key}" for key in _dotted(made if isinstance(made, type) else type(made)))
 
 
 class Written(tuple[list[str], ...]):
