@@ -90,6 +90,7 @@ def _tracking(
     explicit: int,
     decoded: Sequence[int],
     *goals: Goal,
+    lengths: Sequence[int] = (16, 32, 64, 128, 256),
     layers: Mapping[str, object] | None = None,
     recurrent: Mapping[str, object] | None = None,
     common: Mapping[str, object] | None = None,
@@ -97,15 +98,12 @@ def _tracking(
     """A word problem: the equilibrium, and beside it the same weights applied a fixed number of times; separate layers
     and the recurrent control may get keys of their own."""
     tied, within = {"model.depth.kind": "unrolled"}, Effort(max_evaluations=512)
-    readings = {
-        f"{length}": Reading({"valid_length": length, "held_out": 128}, effort=within)
-        for length in (16, 32, 64, 128, 256)
-    }
+    readings = {f"{length}": Reading({"valid_length": length, "held_out": 128}, effort=within) for length in lengths}
     for length in decoded:
         word = {"valid_length": length, "held_out": 64 if length <= _LONG else 16}
         readings[f"{length:,} decoded"] = Reading(word, batch_size=64, chunk_length=1, for_all=False)
     return Study(
-        about=f"words of {group}, trained at length 16: right answers at the last position",
+        about=f"words of {group}, trained at length {lengths[0]}: right answers at the last position",
         rows={
             "equilibrium": Row(f"state-tracking/{recipe}"),
             f"{explicit} times": Row(f"state-tracking/{recipe}", {**tied, "model.depth.applications": explicit}),
@@ -121,16 +119,17 @@ def _tracking(
 
 def _wide(group: str, *goals: Goal) -> Study:
     """A word problem of a group of 60 elements, A5 or the cyclic control."""
-    common = {"data.group": group, "data.shortest": 2, "data.staying": 4000, "data.growing": 1500}
+    words = {"data.group": group, "data.length": 32, "data.shortest": 2, "data.staying": 4000, "data.growing": 4000}
     return _tracking(
         group,
         "a5-transformer",
         20,
         (1000,),
         *goals,
+        lengths=(32, 64, 128, 256),
         layers={"model.cell.d_model": 96, "model.cell.inner": 512},
         recurrent={"model.d_model": 96, "model.hidden": 192},
-        common={**common, "training.steps": 9000, "training.batch_size": 128},
+        common={**words, "training.steps": 9000, "training.batch_size": 128, "training.segment_length": 32},
     )
 
 
@@ -210,7 +209,7 @@ STUDIES: Mapping[str, Study] = {
     "parity-transformer": _tracking("Z2", "parity-transformer", 20, (1000,), *_FOLLOWED),
     "s3-transformer": _tracking("S3", "s3-transformer", 20, (1000,), *_FOLLOWED),
     "a5": _wide("A5", Goal("128", 0.98)),
-    "z60": _wide("Z60", Goal("16", 0.98)),
+    "z60": _wide("Z60", Goal("32", 0.98)),
     "chain": _chain(),
     "sudoku-6": _sudoku(),
     "rule-78-12": _automaton(12, 0.95),
