@@ -7,7 +7,7 @@ TESTED := .venv/installed-for-tests
 # One thread per process: the tests run two processes on two cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: demo test test-slow test-kernels lint format clean help
+.PHONY: demo docs test test-slow test-kernels lint format clean help
 
 demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
 	$(BIN)/equilibria demo
@@ -20,6 +20,9 @@ test-slow: $(TESTED)  ## kills, power cuts, torchrun, compilers, long fuzzing
 
 test-kernels: $(TESTED)  ## the numerical tests with other kernels and oddly placed memory; LISTS="avx2 odd" for some
 	$(BIN)/python tests/kernels.py $(LISTS)
+
+docs: $(TESTED)  ## the documentation site, in .cache/site; `.venv/bin/mkdocs serve` shows it while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check
@@ -47,5 +50,5 @@ $(STAMP): pyproject.toml constraints.txt
 
 # What only tests need, Hugging Face's libraries, so that `make demo` need not wait for it.
 $(TESTED): $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[hf,eval]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[hf,eval,docs]'
 	@touch $@

@@ -19,7 +19,7 @@ import yaml
 
 import equilibria as eq
 from equilibria import cells
-from equilibria.cli.app import main
+from equilibria.cli.app import app, main
 from equilibria.configuration import Recipe, TrainingRecipe, recipe_from, write_recipe
 from equilibria.configuration.kinds import Family, options, section_of
 from equilibria.depths import Equilibrium
@@ -197,3 +197,97 @@ def test_the_changelog_names_what_there_is() -> None:
             kind, part = name.split(".")
             found = getattr(eq, kind, None) or getattr(cells, kind)
             assert part in {*dir(found), *getattr(found, "__dataclass_fields__", ())}, name
+
+
+def programs(page: str) -> list[tuple[str, str | None]]:
+    """The Python blocks of a page, each with the text block right behind it, which is what it prints."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.finditer(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", text, re.DOTALL | re.MULTILINE)
+    return [(match.group(1), match.group(2)) for match in found]
+
+
+WHOLE = ["getting-started.md", "concepts.md", "networks.md", "debugging.md", "coming-from.md"]
+
+
+@pytest.mark.parametrize("page", WHOLE)
+def test_the_programs_of_a_page_run_one_after_the_other(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text((DOCS / "lab-notes.md").read_text(encoding="utf-8"), encoding="utf-8")
+    names: dict[str, Any] = {}
+    for program, printed in programs(page):
+        capsys.readouterr()
+        exec(compile(program, page, "exec"), names)
+        if printed is not None:
+            assert capsys.readouterr().out == printed, program
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs, and what was exported from one of them, under the names that the pages use."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny = tiny_recipe(folder, name="deq-lm")
+    eq.train(tiny)
+    run = str(tiny.run.folder)
+    assert main(["export", run, str(folder / "model.pt2"), "--to", "torch"]) == 0
+    assert main(["export", run, str(folder / "exported"), "--to", "hf"]) == 0
+    short = ["--run.directory", str(folder / "runs"), "--run.name", "parity-trellisnet", "--training.steps", "2"]
+    eq.train(eq.read_recipe("state-tracking/parity-trellisnet", short))
+    return folder
+
+
+# What stands before the fragments of a page; a long word is made short.
+FRAGMENTS = {
+    "adding-a-gradient.md": "import torch, equilibria as eq\nf, z0 = torch.cos, torch.ones(2, 3)",
+    "adding-a-solver.md": "import torch, equilibria as eq\nf, z0 = lambda z: 0.5 * torch.cos(z), torch.ones(2, 4, 3)",
+    "how-to-choose.md": "import torch, equilibria as eq\n"
+    "class Cell(torch.nn.Module):\n"
+    "    def forward(self, z, x, mask=None):\n"
+    "        return 0.5 * z + x * mask\n"
+    "cell, z0, x, mask = Cell(), torch.zeros(2, 3), torch.ones(2, 3), torch.ones(3)",
+    "hugging-face.md": "",
+    "inference.md": "import torch, equilibria, equilibria as eq\n"
+    "model, solver = eq.load('runs/deq-lm'), eq.Picard(scope='prefix', max_evaluations=100)\n"
+    "tokens_BL, token_B = torch.randint(200, (2, 48)), torch.randint(200, (2,))",
+    "interop.md": "import torch, equilibria\ntokens = targets = torch.randint(200, (2, 20))",
+}
+
+
+@pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")  # the runs are hardly trained
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_the_fragments_of_a_page_run(page: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(FRAGMENTS[page], names)
+    for program, _ in programs(page):
+        exec(compile(program.replace("10_000", "20"), page, "exec"), names)
+
+
+def test_every_program_of_the_pages_is_run() -> None:
+    """Those of serving.md by tests/cli/test_serve.py."""
+    elsewhere = {"extending.md", "training-options.md", "serving.md", "gallery.md"}
+    shown = {page.name for page in DOCS.glob("*.md") if programs(page.name)}
+    assert shown <= {*WHOLE, *FRAGMENTS, *elsewhere}
+
+
+COMMANDS = [
+    (page.name, line)
+    for page in sorted(DOCS.glob("*.md"))
+    for block in re.findall(
+        r"^```(?:bash|text)?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("equilibria ")
+]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: value if value.endswith(".md") else "")
+def test_the_commands_of_the_pages_can_be_given(page: str, line: str) -> None:
+    """Their words and flags, and the keys of recipes where a recipe is named."""
+    _, *words = shlex.split(line, comments=True)
+    app.parse_args(words, print_error=False, exit_on_error=False)
+    if words[0] in ("train", "plan") and words[1] in eq.shipped_recipes():
+        flags = [word for word in words[2:] if word not in ("--resume", "--dry-run", "--json")]
+        assert eq.read_recipe(words[1], flags)

@@ -83,6 +83,15 @@ def written(run: Path, prompt: str, count: int, seed: int, sampling: Sampling) -
     return found[0, tokens.shape[1] :].tolist()
 
 
+def test_the_program_of_the_page_prints_a_text(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(program.replace("http://127.0.0.1:8000", server.address).replace('"first"', '"shared"'), names)
+    names["client"].close()
+    assert capsys.readouterr().out
+
+
 def extra(choice: CompletionChoice, name: str) -> Any:
     """A field besides the protocol's."""
     assert choice.model_extra is not None
