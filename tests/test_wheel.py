@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from equilibria.configuration import shipped_recipes
+from equilibria.inference.trained import trained_models
 from processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,11 @@ def test_the_main_job(installed: Path, empty: Path) -> None:
     assert (empty / run / "report.html").is_file()
     assert ran(installed, empty, "generate", run, "--prompt", "The", "--max-new-tokens", "5").startswith("The")
     ran(installed, empty, "report", run)
+
+
+def test_a_model_of_the_package_writes_at_once(installed: Path, empty: Path) -> None:
+    assert json.loads(ran(installed, empty, "models", "--json")).keys() == trained_models().keys()
+    assert ran(installed, empty, "generate", "demo", "--prompt", "The", "--max-new-tokens", "5").startswith("The")
 
 
 def test_a_recipe_of_ones_own(installed: Path, empty: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from equilibria.cli.app import main
-from equilibria.cli.colours import shade
 from equilibria.inference.loading import load_run
 from equilibria.runs.index import MODEL_FILE
 from equilibria.runs.weights import read_tensors
@@ -94,7 +93,6 @@ def test_evaluations_are_shown_in_colours_with_a_legend(run: Path, capsys: pytes
     shown = capsys.readouterr().out
     assert shown.startswith(plain)
     assert "evaluations:" in shown.removeprefix(plain)
-    assert shade(2) != shade(5) != shade(12) == shade(40)
 
 
 @pytest.mark.filterwarnings("always::equilibria.ConvergenceWarning")

@@ -42,7 +42,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("eval vim", "there is no run folder vim; the nearest is runs/vim"),
         ("eval runs/vimm", "there is no run folder runs/vimm; the nearest is runs/vim"),
         ("report runs/vin", "there is no run folder runs/vin; the nearest is runs/vim"),
-        ("eval runs/other", "there is no run folder runs/other; give the path of one that `equilibria train` made"),
+        (
+            "eval runs/other",
+            "there is no run folder runs/other; give one that `equilibria train` made or",
+        ),
         (
             f"eval {RECIPE}",
             f"{RECIPE} is a file, and no run folder; if it is a recipe, train it first: equilibria train",

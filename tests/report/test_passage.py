@@ -6,8 +6,9 @@ from re import findall, sub
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equilibria.inference.shades import LEVELS
 from equilibria.report.measurement import TokenFigures
-from equilibria.report.page import LEVELS, coloured, legend
+from equilibria.report.page import coloured, legend
 
 
 def piece(text: str, evaluations: int, converged: bool = True) -> TokenFigures:

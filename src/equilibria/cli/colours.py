@@ -4,39 +4,65 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from equilibria.inference.shades import Shades
+
 # From light to dark in hues that differ for all eyes; terminals of few colours take their nearest.
-_SHADES = (
-    ("black", "#fde725"),
-    ("black", "#a0da39"),
-    ("black", "#4ac16d"),
-    ("black", "#2ab07f"),
-    ("white", "#277f8e"),
-    ("white", "#365c8d"),
-    ("white", "#46327e"),
-    ("white", "#440154"),
+_STYLES = tuple(
+    Style(color=foreground, bgcolor=background)
+    for foreground, background in (
+        ("black", "#fde725"),
+        ("black", "#a0da39"),
+        ("black", "#4ac16d"),
+        ("black", "#2ab07f"),
+        ("white", "#277f8e"),
+        ("white", "#365c8d"),
+        ("white", "#46327e"),
+        ("white", "#440154"),
+    )
 )
 
-
-def shade(evaluations: int) -> Style:
-    """Darker for more: a shade for each number up to 6, the last three for 7, 8 to 11, and 12 or more."""
-    level = min(max(evaluations - 2, 0), 5)
-    if evaluations >= 8:
-        level = 6 if evaluations < 12 else 7
-    foreground, background = _SHADES[level]
-    return Style(color=foreground, bgcolor=background)
+_FIRST = 24  # tokens that say what is little and what is much
 
 
-def print_piece(console: Console, text: str, evaluations: int | None) -> None:
-    """Prints a piece of text without ending the line; plain where its evaluations are unknown."""
-    style = shade(evaluations) if evaluations is not None else Style()
-    console.print(Text(text, style=style), end="", soft_wrap=True)
+class ColouredText:
+    """Prints pieces of text as they come, each in the shade of its evaluations; plain where these are unknown.
+
+    The first pieces wait until enough are known to tell the shades apart; `end` prints what still waits, and a legend.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shades: Shades | None = None
+        self._waiting: list[tuple[str, int | None]] = []
+        self.counts: list[int] = []
+
+    def say(self, text: str, evaluations: int | None) -> None:
+        """Takes the next piece."""
+        self._waiting.append((text, evaluations))
+        if evaluations is not None:
+            self.counts.append(evaluations)
+        if self._shades is None and len(self.counts) >= _FIRST:
+            self._shades = Shades.of(self.counts)
+        if self._shades is not None:
+            self._print(self._shades)
+
+    def end(self) -> None:
+        """Prints the rest, and what the shades stand for, with the share of each."""
+        shades = self._shades or Shades.of(self.counts or [0])
+        self._print(shades)
+        self._console.print()
+        if self.counts:
+            self._console.print(_legend(shades, self.counts))
+
+    def _print(self, shades: Shades) -> None:
+        for text, evaluations in self._waiting:
+            style = Style() if evaluations is None else _STYLES[shades.level(evaluations)]
+            self._console.print(Text(text, style=style), end="", soft_wrap=True)
+        self._waiting.clear()
 
 
-def legend(counts: list[int]) -> Text:
-    """What the shades stand for, with the share of each number of evaluations."""
+def _legend(shades: Shades, counts: list[int]) -> Text:
     line = Text("evaluations:")
-    for number in sorted(set(counts)):
-        share = counts.count(number) / len(counts)
-        percent = f"{share:.0%}" if share >= 0.005 else "<1%"
-        line.append(" ").append(f" {number} ", shade(number)).append(f" {percent}")
+    for shade in shades.legend(counts):
+        line.append(" ").append(f" {shade.text} ", _STYLES[shade.level]).append(f" {shade.percent}")
     return line

@@ -65,7 +65,7 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     loaded = load_run(folder)
     console.print("evaluating on all validation text")
     evaluation = evaluate(loaded, progress=ConsoleProgress(console))
-    keep_evaluation(loaded.folder, evaluation)
+    keep_evaluation(loaded, evaluation)
     model, radius = evaluation.model, evaluation.model.spectral_radius
     once = _applied_once(loaded) if model.solves else None
     samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.continues else []

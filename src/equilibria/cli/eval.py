@@ -83,7 +83,7 @@ def evaluate_run(
     )
     result = evaluate(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
     if result.subject.own:
-        keep_evaluation(loaded.folder, result)  # before printing, which may fail
+        keep_evaluation(loaded, result)  # before printing, which may fail
     if json:
         print(json_format.dumps(result.to_json()))
     else:

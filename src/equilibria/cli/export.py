@@ -1,16 +1,18 @@
-"""`equilibria export`: a run's model for use without this package"""
+"""`equilibria export`: a run's model, to give away or for use without this package."""
 
 import json as json_format
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch.export import ExportedProgram
 
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_onnx, save_program
+from equilibria.interop.weights import export_weights
 
 
 def export(
@@ -18,31 +20,37 @@ def export(
     out: Path,
     /,
     *,
-    to: Literal["torch", "onnx", "hf"],
+    to: Literal["torch", "onnx", "hf", "equilibria"],
     part: Part | None = None,
     evaluations: Count | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
     checkpoint: str = "best",
     json: bool = False,
 ) -> int:
-    """Write a run's model for use without this package.
+    """Write a run's model, to give away or for use without this package.
 
     Args:
         run: the run folder.
-        out: where to: a .pt2 file that torch.export.load reads, an .onnx file, or a new folder that transformers
-            loads.
-        to: "torch", a program of torch.export for any batch and length, "onnx", the same for ONNX runtimes, or
-            "hf", a folder for Hugging Face's transformers, with its tokenizer.
+        out: where to: a .pt2 file that torch.export.load reads, an .onnx file, or a new folder.
+        to: "torch", a program of torch.export for any batch and length, "onnx", the same for ONNX runtimes, "hf", a
+            folder for Hugging Face's transformers, with its tokenizer, or "equilibria", a folder for this package:
+            weights, recipe, tokenizer and a card.
         part: of a program, a solve of a fixed budget, from tokens to logits (default), or one evaluation, from
             state and tokens to state.
         evaluations: of the solve of a program; default: as many as the recipe's eval_solver or applications say.
+        dtype: of the weights in an "equilibria" folder; default: float32.
         checkpoint: "best" by validation loss, "last" or "step-N".
         json: print what was written as one JSON object.
     """
-    if to == "hf" and (part is not None or evaluations is not None):
-        raise UserError('--part and --evaluations are for programs; a "hf" folder is solved as the recipe says')
+    if to in ("hf", "equilibria") and (part is not None or evaluations is not None):
+        raise UserError(f'--part and --evaluations are for programs; a "{to}" folder is solved as the recipe says')
+    if to != "equilibria" and dtype is not None:
+        raise UserError(f'--dtype is for folders of this package, "equilibria"; a "{to}" export is in float32')
     loaded = load_run(run, checkpoint)
     if to == "hf":
         written = _write_folder(loaded, out)
+    elif to == "equilibria":
+        written = export_weights(loaded, out, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     else:
         save = save_program if to == "torch" else _save_onnx
         written = _write_program(loaded, out, part or "solve", evaluations, save)

@@ -11,14 +11,13 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from equilibria import inference
-from equilibria.cli.colours import legend, print_piece
+from equilibria.cli.colours import ColouredText
 from equilibria.cli.settings import Count, Natural, Positive
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort
 from equilibria.inference.generating import Sample, Say
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.models.sampling import Sampling
-from equilibria.runs.lock import save_beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
         effort=Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations),
         say=say,
     )
-    save_beside(loaded.folder, loaded.folder.sample, json_format.dumps(_as_json(draw, samples)) + "\n")
+    loaded.keep(loaded.folder.sample, json_format.dumps(_as_json(draw, samples)) + "\n")
     return samples
 
 
@@ -139,15 +138,8 @@ def _as_json(draw: Draw, samples: list[Sample]) -> dict[str, object]:
 
 
 def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
-    console, counts = Console(highlight=False), []
-
-    def say(text: str, evaluations: int | None) -> None:
-        print_piece(console, text, evaluations)
-        if evaluations is not None:
-            counts.append(evaluations)
-
-    write_texts(loaded, draw, say)
-    console.print()
-    if not counts:
+    text = ColouredText(Console(highlight=False))
+    write_texts(loaded, draw, text.say)
+    text.end()
+    if not text.counts:
         raise UserError("--show-evaluations has nothing to show: this model does not solve")
-    console.print(legend(counts))

@@ -15,9 +15,11 @@ from equilibria.data.tokenizers import Tokenizer, load_tokenizer
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest
+from equilibria.inference.trained import FOLDER, weights_at
 from equilibria.models import TokenModel
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import MODEL_FILE, latest_first, step_of
+from equilibria.runs.lock import save_beside
 from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors, shards, united
 
 _ATTEMPTS = 100
@@ -61,13 +63,23 @@ class LoadedRun:
         data = self.recipe.data
         return self.model.causal and not (isinstance(data, Task) and not (data.continues or data.has_source))
 
+    @property
+    def called(self) -> str:
+        """What commands call it: its folder, or the name of a model of the package."""
+        return self.folder.path.name if self.folder.path.parent == FOLDER else str(self.folder.path)
+
+    def keep(self, file: Path, content: str) -> None:
+        """Writes a file of the run, or warns that it could not; beside a model of the package nothing is written."""
+        if self.folder.path.parent != FOLDER:
+            save_beside(self.folder, file, content)
+
     def check_continues(self) -> None:
         """Raises a UserError for a model that continues no text."""
         self.model.check_continues()
         if not self.continues:
             raise UserError(
                 f"the answers of {self.recipe.data.name} are not the next inputs, so the model continues no text; "
-                f"evaluate it on its task: equilibria eval {self.folder.path}"
+                f"evaluate it on its task: equilibria eval {self.called}"
             )
 
 
@@ -75,14 +87,16 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
     """Loads a trained model.
 
     Args:
-        path: a run folder, or a `.safetensors` file with its `config.toml` and `tokenizer.json` beside it.
+        path: a run folder, the name of a model of the package (`equilibria models`), a folder that
+            `equilibria export RUN FOLDER --to equilibria` wrote, or a `.safetensors` file with its `config.toml` and
+            `tokenizer.json` beside it.
         checkpoint: for a run folder `"best"` (by validation loss; the last one before the first evaluation),
             `"last"` or `"step-N"`.
 
     Raises:
         UserError: something is missing, damaged, of another shape, or not finite.
     """
-    path = Path(path)
+    path = weights_at(Path(path))
     folder = RunFolder(path.parent if _is_file(path) else path)
     if folder.path == path:
         folder.checkpoint(checkpoint)  # says first whether there is any
@@ -157,7 +171,8 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
                 f"{place} does not exist here: {run.folder.config} names the text as seen from where the run was "
                 f"trained; repeat this there, or evaluate with --data.path or --data.files"
             )
-    if isinstance(data, Source) and data.tokenizer.kind == "file":  # the file may have been moved since
+    alone = not run.folder.checkpoints.is_dir()  # weights that were given away, for this text in any version
+    if isinstance(data, Source) and (alone or data.tokenizer.kind == "file"):  # the file may have been moved since
         recipe = replace(recipe, data=replace(data, tokenizer=TokenizerSpec("file", path=run.folder.tokenizer)))
     task = opened(recipe.data, progress)
     with TemporaryDirectory() as temporary:
@@ -172,7 +187,8 @@ def load_task(run: LoadedRun, progress: Progress = UNWATCHED) -> Task:
 
 
 def load(path: Path | str) -> TokenModel:
-    """The best model of a run (see `load_run`), or that of a folder for Hugging Face; in evaluation mode."""
+    """The best model of a run or of what else `load_run` takes, or that of a folder for Hugging Face; in evaluation
+    mode."""
     path = Path(path)
     return load_exported(path) if is_exported(path) else load_run(path).model
 

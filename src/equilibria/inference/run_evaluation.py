@@ -26,8 +26,6 @@ from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.models import TokenModel
 from equilibria.ranges import at_least
-from equilibria.runs.folder import RunFolder
-from equilibria.runs.lock import save_beside
 
 _BLOCK = 1 << 24  # tokens that are counted at once
 
@@ -183,9 +181,9 @@ def _spectral_radius(
     return None if radii is None else Spread.of(radii)
 
 
-def keep_evaluation(folder: RunFolder, result: RunEvaluation) -> None:
+def keep_evaluation(run: LoadedRun, result: RunEvaluation) -> None:
     """Writes a run's evaluation.json, or warns: figures that took hours are worth having without it."""
-    save_beside(folder, folder.evaluation, json.dumps(result.to_json()) + "\n")
+    run.keep(run.folder.evaluation, json.dumps(result.to_json()) + "\n")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The page: sections of HTML put together, with all text escaped."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -8,15 +7,13 @@ from importlib.resources import files
 
 from equilibria.configuration import table_of
 from equilibria.depths import Equilibrium
+from equilibria.inference.shades import Shades
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.report.curves import MOST_POINTS, convergence_plot, loss_plots, solve_plots
 from equilibria.report.figures import Plot, draw
 from equilibria.report.gather import Figures, RunRecord, number
 from equilibria.report.headline import Card
 from equilibria.report.measurement import Solves, TokenFigures
-
-LEVELS = 8
-"""Shades that the page's style sheet has: `.e0` (least) to `.e7` (most)."""
 
 # The page may load nothing, whatever its texts contain.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -134,11 +131,31 @@ def _sample(run: RunRecord) -> str:
     if run.sample is None:
         return ""
     prompt, text = run.sample.get("prompt") or "", run.sample.get("text") or ""
-    shown_apart = ("prompt", "text", "texts")
-    settings = (f"{key} {value}" for key, value in run.sample.items() if key not in shown_apart and value is not None)
-    note = escape(", ".join(settings).replace("_", " "))
+    note = escape(_settings(run.sample))
     shown = f'<span class="prompt">{escape(str(prompt))}</span>{escape(str(text))}'
     return f'<h2>Generated text</h2>\n<p class="quiet">{note}</p>\n<pre class="text">{shown}</pre>'
+
+
+_DRAWN = {
+    "temperature": "temperature {}",
+    "top_k": "the {} most likely tokens",
+    "top_p": "nucleus of {}",
+    "min_p": "at least {} of the most likely one's probability",
+    "repetition_penalty": "repetition penalty {}",
+    "tolerance": "tolerance {}",
+    "max_evaluations": "at most {} evaluations",
+    "max_new_tokens": "at most {} tokens",
+    "seed": "seed {}",
+}
+"""How a text was drawn, in words."""
+
+
+def _settings(sample: Figures) -> str:
+    usual = {"repetition_penalty": 1.0}
+    known = {name: sample.get(name) for name in _DRAWN}
+    return ", ".join(
+        _DRAWN[name].format(value) for name, value in known.items() if value is not None and value != usual.get(name)
+    )
 
 
 def _events(run: RunRecord) -> str:
@@ -155,18 +172,12 @@ def _event(line: Figures) -> str:
 
 
 def legend(passage: Sequence[TokenFigures]) -> str:
-    """A shade per number of evaluations (or per range of them), with its share of the tokens."""
-    counts = Counter(piece.evaluations for piece in passage)
-    least, most = min(counts), max(counts)
-    entries = []
-    for level in range(LEVELS):
-        inside = [number for number in counts if _level(number, least, most) == level]
-        if not inside:
-            continue
-        share = sum(counts[number] for number in inside) / len(passage)
-        percent = f"{share:.0%}" if share >= 0.005 else "<1%"
-        span = f"{min(inside)}" if len(inside) == 1 else f"{min(inside)} to {max(inside)}"
-        entries.append(f'<li><span class="swatch e{level}"></span>{span} <small>{escape(percent)}</small></li>')
+    """What the shades stand for, with their shares of the tokens."""
+    counts = [piece.evaluations for piece in passage]
+    entries = [
+        f'<li><span class="swatch e{shade.level}"></span>{shade.text} <small>{escape(shade.percent)}</small></li>'
+        for shade in Shades.of(counts).legend(counts)
+    ]
     if not all(piece.converged for piece in passage):
         entries.append('<li><span class="swatch open"></span>not converged</li>')
     return f'<ul class="legend"><li>evaluations:</li>{"".join(entries)}</ul>'
@@ -174,9 +185,8 @@ def legend(passage: Sequence[TokenFigures]) -> str:
 
 def coloured(passage: Sequence[TokenFigures]) -> str:
     """The text, each piece in the shade of its evaluations and with its figures as its title."""
-    least = min(piece.evaluations for piece in passage)
-    most = max(piece.evaluations for piece in passage)
-    spans = (_span(piece, _level(piece.evaluations, least, most)) for piece in passage)
+    shades = Shades.of(piece.evaluations for piece in passage)
+    spans = (_span(piece, shades.level(piece.evaluations)) for piece in passage)
     return f'<p class="passage">{"".join(spans)}</p>'
 
 
@@ -186,10 +196,3 @@ def _span(piece: TokenFigures, level: int) -> str:
     classes = f"e{level}" if piece.converged else f"e{level} open"
     text = escape(piece.text).replace("\n", "<i>↵</i>\n")
     return f'<span class="{classes}" title="{escape(title)}">{text}</span>'
-
-
-def _level(evaluations: int, least: int, most: int) -> int:
-    """Each number its own shade where there are enough, else equal ranges; the most is always the darkest."""
-    if most == least:
-        return 0
-    return round((evaluations - least) / (most - least) * (LEVELS - 1))

@@ -127,5 +127,9 @@ def no_run(path: Path) -> str:
     places = {place for parent in (path.parent, Path("runs")) for place in parent.glob("*/config.toml")}
     runs = {place.parent.name: str(place.parent) for place in sorted(places)}
     close = nearest(path.name, runs)
-    instead = f"the nearest is {runs[close]}" if close else "give the path of one that `equilibria train` made"
+    instead = (
+        f"the nearest is {runs[close]}"
+        if close
+        else "give one that `equilibria train` made or `equilibria models` lists"
+    )
     return f"there is no run folder {path}; {instead}"

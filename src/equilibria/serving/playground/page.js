@@ -5,11 +5,34 @@ const element = (id) => document.getElementById(id);
 const form = element("form"), shown = element("text"), prompt = element("prompt");
 let model = null, running = null, counts = new Map(), unconverged = 0;
 
-// The levels of `equilibria generate --show-evaluations`: 2 to 6 each, 7, 8 to 11, and more.
+// Shades as in inference/shades.py: eight between the 5th and the 95th percentile of the evaluations so far.
+const LEVELS = 8;
+let least = 0, most = 0;
+
+function percentile(share) {
+  const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
+  let left = Math.max(1, Math.ceil(share * total));
+  for (const [evaluations, count] of [...counts].sort((one, other) => one[0] - other[0])) {
+    left -= count;
+    if (left <= 0) return evaluations;
+  }
+  return 0;
+}
+
 function level(evaluations) {
-  if (evaluations >= 12) return 7;
-  if (evaluations >= 8) return 6;
-  return Math.min(Math.max(evaluations - 2, 0), 5);
+  if (evaluations <= least) return 0;
+  if (evaluations >= most) return LEVELS - 1;
+  return Math.floor(((evaluations - least) / (most - least)) * (LEVELS - 1) + 0.5);
+}
+
+// Sets the ends of the scale; a text that is already shown is shaded anew where they have moved.
+function rescale() {
+  const ends = [percentile(0.05), percentile(0.95)];
+  if (ends[0] === least && ends[1] === most) return;
+  [least, most] = ends;
+  for (const piece of shown.querySelectorAll("[data-evaluations]")) {
+    piece.className = `e${level(Number(piece.dataset.evaluations))}`;
+  }
 }
 
 function say(message, isError = false) {
@@ -27,10 +50,16 @@ function span(text, className, title) {
 
 function showLegend() {
   const entries = [], total = [...counts.values()].reduce((sum, count) => sum + count, 0);
+  const levels = new Map();
   for (const [evaluations, count] of [...counts].sort((one, other) => one[0] - other[0])) {
+    const entry = levels.get(level(evaluations)) || { least: evaluations, count: 0 };
+    levels.set(level(evaluations), { least: entry.least, most: evaluations, count: entry.count + count });
+  }
+  for (const [shade, inside] of levels) {
     const entry = document.createElement("li"), share = document.createElement("small");
-    share.textContent = count / total >= 0.005 ? `${Math.round((100 * count) / total)}%` : "<1%";
-    entry.append(span("", `swatch e${level(evaluations)}`), `${evaluations} `, share);
+    share.textContent = inside.count / total >= 0.005 ? `${Math.round((100 * inside.count) / total)}%` : "<1%";
+    const numbers = inside.least === inside.most ? `${inside.least} ` : `${inside.least} to ${inside.most} `;
+    entry.append(span("", `swatch e${shade}`), numbers, share);
     entries.push(entry);
   }
   if (entries.length) {
@@ -70,11 +99,14 @@ function add(choice, open) {
     counts.set(evaluations, (counts.get(evaluations) || 0) + 1);
     open.most = Math.max(open.most, evaluations);
   }
+  rescale();
   unconverged += choice.converged.filter((converged) => converged === false).length;
   if (!choice.text) return;
   const known = open.most > 0, title = known ? `${open.most} evaluations` : "";
   const atEnd = shown.scrollTop + shown.clientHeight >= shown.scrollHeight - 30;
-  shown.append(span(choice.text, known ? `e${level(open.most)}` : "", title));
+  const piece = span(choice.text, known ? `e${level(open.most)}` : "", title);
+  if (known) piece.dataset.evaluations = open.most;
+  shown.append(piece);
   if (atEnd) shown.scrollTop = shown.scrollHeight;
   open.most = 0;
 }
@@ -107,7 +139,7 @@ async function write() {
   if (running || !model || !form.reportValidity()) return;
   running = new AbortController();
   counts = new Map();
-  unconverged = 0;
+  least = most = unconverged = 0;
   shown.replaceChildren(span(prompt.value, "prompt"));
   shown.setAttribute("aria-busy", "true");
   showLegend();
