@@ -40,7 +40,7 @@ def run_cases(size: int, folder: Path, *cases: str) -> dict[str, list[dict[str, 
     return {case: [load_file(folder / f"{case}-{rank}.safetensors") for rank in range(size)] for case in cases}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -57,7 +57,7 @@ def _work(case: str, rank: int, size: int, folder: Path) -> int:
 
 def fork(case: str, size: int, folder: Path) -> int:
     """Runs one case in processes of its own; returns 0 if all succeeded."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     children = []
     for rank in range(size):
         child = os.fork()

@@ -26,6 +26,7 @@ from equilibria.depths import Equilibrium
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
 from equilibria.sweep.grid import read_grid
+from processes import free_port
 from tiny import tiny_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -209,6 +210,24 @@ def programs(page: str) -> list[tuple[str, str | None]]:
 WHOLE = ["getting-started.md", "concepts.md", "networks.md", "debugging.md", "coming-from.md"]
 
 
+@pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+def test_the_programs_with_the_rest_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a group of one process; with a compiler that is quick."""
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch._functorch.config.donated_buffer", True)
+    names: dict[str, Any] = {}
+    for program, _ in programs("pytorch.md"):
+        exec(
+            compile(program.replace("compile(cell)", "compile(cell, backend='aot_eager')"), "pytorch.md", "exec"), names
+        )
+    assert names["cell"].linear.weight.grad is not None
+    assert names["replicated"].module.deq.cell.linear.weight.grad is not None
+    assert names["logits"].isfinite().all()
+
+
 @pytest.mark.parametrize("page", WHOLE)
 def test_the_programs_of_a_page_run_one_after_the_other(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -267,7 +286,7 @@ def test_the_fragments_of_a_page_run(page: str, trained: Path, monkeypatch: pyte
 
 def test_every_program_of_the_pages_is_run() -> None:
     """Those of serving.md by tests/cli/test_serve.py."""
-    elsewhere = {"extending.md", "training-options.md", "serving.md", "gallery.md"}
+    elsewhere = {"pytorch.md", "extending.md", "training-options.md", "serving.md", "gallery.md"}
     shown = {page.name for page in DOCS.glob("*.md") if programs(page.name)}
     assert shown <= {*WHOLE, *FRAGMENTS, *elsewhere}
 
