@@ -37,6 +37,7 @@ app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on 
 app.command("equilibria.cli.generate:generate", name="generate", help="Write text with a run's model.")
 app.command("equilibria.cli.serve:serve", name="serve", help="Serve a run's model over HTTP, with a page to try it.")
 app.command("equilibria.cli.report:report", name="report", help="Write a run's report, one HTML page.")
+app.command("equilibria.cli.runs:runs", name="runs", help="List runs: how far each has come, and how to go on.")
 app.command("equilibria.cli.recipes:recipes", name="recipes", help="List the recipes that come with the package.")
 app.command("equilibria.cli.recipes:init", name="init", help="Copy a recipe of the package, to edit it.")
 app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
