@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from equilibria.cli.app import main
 from equilibria.cli.recipe_help import sections
+from equilibria.configuration import write_recipe
 from equilibria.inference import load
 from equilibria.models import LanguageModel
 
@@ -168,3 +170,22 @@ def test_a_run_cannot_be_resumed_with_another_model(run: Path, capsys: pytest.Ca
     config = run / "config.toml"
     assert main(["train", str(config), "--resume", "--model.cell.d_model", "24"]) == 2
     assert "model.cell.d_model" in capsys.readouterr().err
+
+
+def test_it_ends_with_the_folder_and_the_next_commands(
+    run: Path, tiny_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(run), "--resume"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-4:] == [
+        f"the run is in {run}; go on with:",
+        *(f"  equilibria {command} {run}" for command in ("eval", "generate", "report")),
+    ]
+
+
+def test_a_task_is_not_written_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny.tiny_task_recipe(tmp_path)
+    write_recipe(recipe, tmp_path / "task.toml")
+    assert main(["train", str(tmp_path / "task.toml"), "--training.steps", "1"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in shown[-2:]] == ["eval", "report"]

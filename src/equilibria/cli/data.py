@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Count
 from equilibria.configuration import table_of
 from equilibria.configuration.reading import toml_text
@@ -100,7 +99,7 @@ def hf(
 
 def _provide(text: RemoteText, name: str, published: TokenizerSpec, asked: Preparation) -> int:
     go_on_unheard()
-    console = Console(stderr=asked.json)
+    console = progress_console(asked.json)
     progress = ConsoleProgress(console)
     spec = TokenizerSpec(asked.tokenizer or published.kind, asked.vocabulary_size, asked.minimum_count)
     folder = asked.out or Path("data", name)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch.export import ExportedProgram
 
+from equilibria.cli.progress import ConsoleProgress, side_console
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
@@ -45,7 +46,8 @@ def export(
         written = _write_folder(loaded, out)
     else:
         save = save_program if to == "torch" else _save_onnx
-        written = _write_program(loaded, out, part or "solve", evaluations, save)
+        with ConsoleProgress(side_console(json)).bar("tracing the model", None, "steps"):
+            written = _write_program(loaded, out, part or "solve", evaluations, save)
     print(json_format.dumps(written) if json else out)
     return 0
 
