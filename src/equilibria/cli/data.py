@@ -21,7 +21,11 @@ from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.sources.folder import FolderText
 from equilibria.data.tokenizer_training import TokenizerSpec
 
-command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
+command = App(
+    name="data",
+    usage="Usage: equilibria data NAME [OPTIONS]",
+    help="Fetch a text and prepare it for training: published corpora, or one of the hub.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def data(
     return _provide(WebText(text, url, digest), name, text.tokenizer, preparation or Preparation())
 
 
-@command.command
+@command.command(usage="Usage: equilibria data hf OWNER/NAME [OPTIONS]")
 def hf(
     name: str,
     /,

@@ -26,7 +26,11 @@ from equilibria.report import write_report
 from equilibria.training import train
 
 command = App(name="demo", usage="Usage: equilibria demo [RECIPE | state-tracking] [OPTIONS] [--KEY VALUE ...]")
-command.command("equilibria.cli.state_tracking:state_tracking", name="state-tracking")
+command.command(
+    "equilibria.cli.state_tracking:state_tracking",
+    name="state-tracking",
+    usage="Usage: equilibria demo state-tracking [OPTIONS] [--KEY VALUE ...]",
+)
 
 _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 

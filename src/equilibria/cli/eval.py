@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,10 +20,7 @@ from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate, keep_evaluation
 
-command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
-
-@command.default
 def evaluate_run(
     run: Path,
     /,

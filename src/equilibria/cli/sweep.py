@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -22,10 +22,7 @@ from equilibria.sweep.grid import read_grid
 from equilibria.sweep.runs import SweepRun, failure_file, note_failure, runs_in, sweep_run, varied
 from equilibria.training import train
 
-command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
 
-
-@command.default
 def sweep(
     recipe: Path,
     /,

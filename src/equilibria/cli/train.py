@@ -4,7 +4,6 @@ import json as json_format
 import shlex
 from pathlib import Path
 
-from cyclopts import App
 from rich.text import Text
 
 from equilibria.cli.output import go_on_unheard
@@ -17,10 +16,7 @@ from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.training import TrainingResult, train
 
-command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--KEY VALUE ...]")
 
-
-@command.default
 def train_recipe(
     recipe: Path, /, *settings: Settings, resume: bool = False, dry_run: bool = False, json: bool = False
 ) -> int:
