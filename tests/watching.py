@@ -1,4 +1,4 @@
-"""Someone who watches long work on data and remembers what was told."""
+"""Someone who watches long work and remembers what was told."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ class Watcher:
         self.said.append(sentence)
 
     @contextmanager
-    def bar(self, sentence: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def bar(self, sentence: str, total: int | None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+        del unit
         done: list[int] = []
         self.bars.append((sentence, total, done))
         yield done.append

@@ -117,8 +117,13 @@ def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "c
     """
     needed, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cuda" and found < needed:
-        raise UserError(f'the device is "cuda", and there are {found} CUDA devices for {needed} processes; use "cpu"')
+        devices, processes = _several(found, "CUDA device"), _several(needed, "process", "es")
+        raise UserError(f'the device is to be "cuda", and there are {devices} for {processes}; use "cpu" or "auto"')
     return "cpu" if device == "cpu" or found < needed else "cuda"
+
+
+def _several(count: int, what: str, ending: str = "s") -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else ending}"
 
 
 def own_rows(count: int, world: World) -> slice:

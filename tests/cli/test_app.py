@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from equilibria.cli.app import main
 from equilibria.errors import UserError
 from processes import environment
 
-COMMANDS = ("train", "eval", "generate", "report", "bench", "data", "demo", "doctor", "plan", "sweep")
+COMMANDS = (
+    *("train", "eval", "generate", "serve", "report", "runs", "recipes", "init", "plan", "sweep", "doctor"),
+    *("import", "export", "bench", "reproduce", "data", "demo"),
+)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,10 +26,20 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f" {command} " in shown for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    assert f"Usage: equilibria {command}" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "data hf", "demo state-tracking", "import gpt2", "import torchdeq-lm", "import torchdeq-seq"]
+)
+def test_every_command_has_help_whose_usage_has_arguments_before_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    usage = next(line for line in shown.splitlines() if line.startswith("Usage: "))
+    assert usage.startswith(f"Usage: equilibria {command}")
+    assert "[OPTIONS]" in usage or command in ("init", "bench")
+    assert not re.search(r"\[OPTIONS\] [A-Z]", usage)
+    assert "default: False" not in shown
+    assert "default: None" not in shown
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

@@ -169,3 +169,37 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(
     flags = ["--prompts-file", str(tmp_path / "prompts.txt"), "--max-new-tokens", "1", "--json"]
     assert main(["generate", str(run), *flags]) == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == "the cat"
+
+
+def test_short_names_and_a_device(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for prompt, tokens in (("-p", "-n"), ("--prompt", "--max-new-tokens")):
+        assert main(["generate", str(run), prompt, "the cat", tokens, "4", "--seed", "1", "--device", "cpu"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+
+
+def test_help_says_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for _ in range(2):
+        assert main(["generate", "--help"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("command", ["generate", "serve", "eval"])
+def test_a_device_that_is_not_here_is_a_sentence(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main([command, "run", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err == (
+        'error: the device is to be "cuda", and there are no CUDA devices for 1 process; use "cpu" or "auto"\n'
+    )
+
+
+def test_colours_of_what_is_not_printed_or_does_not_solve_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", str(run), "--show-evaluations", "--json"]) == 2
+    assert "omit one of them" in capsys.readouterr().err

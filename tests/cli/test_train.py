@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from equilibria.cli.app import main
 from equilibria.cli.recipe_help import sections
+from equilibria.configuration import write_recipe
 from equilibria.inference import load
 from equilibria.models import LanguageModel
 
@@ -96,13 +98,9 @@ A change here changes what users have written down: note it in CHANGELOG.md.
 """
 
 
-SECTIONS = ("run", "data", "model", "training", "distributed")
-
-
-def listed() -> dict[str, list[tuple[str, str]]]:
+def listed() -> dict[str, tuple[tuple[str, str], ...]]:
     """The flags below each section, all kinds, each with what there is to say of it."""
-    found = [(title.partition(": ")[0], flags) for name in SECTIONS for title, flags in sections(name)]
-    return {title: flags for title, flags in found if flags}
+    return {section.title.partition(": ")[0]: section.flags for section in sections() if section.flags}
 
 
 def test_the_settings_are_these() -> None:
@@ -115,16 +113,21 @@ def test_every_setting_is_explained() -> None:
     assert [entry for entry in flags if not re.match(r"[A-Za-z'`].{8}", entry[2])] == []
 
 
-def test_help_shows_the_settings_of_default_kinds_or_of_a_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_short_and_shows_a_section_on_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    for part in ("--resume", "--json", "training.schedule:", "warmup_steps INT", 'method = "picard"'):
+    for part in ("--resume", "--json", "training.schedule "):
         assert part in shown
-    assert 'method = "broyden"' not in shown
+    assert "warmup_steps INT" not in shown
+    assert len(shown.splitlines()) <= 60
     assert main(["train", "--help", "model.depth.solver"]) == 0
     shown = capsys.readouterr().out
     assert 'method = "broyden"' in shown
     assert "training.schedule" not in shown
+    assert "Usage" not in shown
 
 
 def test_a_run_folder_is_complete(run: Path) -> None:
@@ -168,3 +171,22 @@ def test_a_run_cannot_be_resumed_with_another_model(run: Path, capsys: pytest.Ca
     config = run / "config.toml"
     assert main(["train", str(config), "--resume", "--model.cell.d_model", "24"]) == 2
     assert "model.cell.d_model" in capsys.readouterr().err
+
+
+def test_it_ends_with_the_folder_and_the_next_commands(
+    run: Path, tiny_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(run), "--resume"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-4:] == [
+        f"the run is in {run}; go on with:",
+        *(f"  equilibria {command} {run}" for command in ("eval", "generate", "report")),
+    ]
+
+
+def test_a_task_is_not_written_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny.tiny_task_recipe(tmp_path)
+    write_recipe(recipe, tmp_path / "task.toml")
+    assert main(["train", str(tmp_path / "task.toml"), "--training.steps", "1"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in shown[-2:]] == ["eval", "report"]

@@ -23,6 +23,7 @@ from equilibria.configuration import (
     write_recipe,
 )
 from equilibria.configuration.building import build_model
+from equilibria.configuration.comparing import settings as settings_of
 from equilibria.configuration.kinds import Family, alternatives, family_of, options
 from equilibria.data import CopyMemory, EmbeddedText, FilesText, FolderText, TokenizerSpec
 from equilibria.depths import Depth, DepthSchedule, Equilibrium, GrowingLimits, Limits, ResidualPenalty, UnrolledDepth
@@ -585,3 +586,22 @@ def test_what_a_cell_without_direction_cannot_do_is_said(
 ) -> None:
     with pytest.raises(UserError, match=message):
         read_recipe(written(tmp_path, text), flags)
+
+
+@pytest.mark.parametrize(
+    ("short", "key", "value"),
+    [
+        ("--lr", "training.learning_rate", "0.002"),
+        ("--steps", "training.steps", "3"),
+        ("--batch-size", "training.batch_size", "4"),
+        ("--batch_size", "training.batch_size", "4"),
+        ("--seed", "training.seed", "9"),
+        ("--name", "run.name", "mine"),
+        ("--training.learning-rate", "training.learning_rate", "0.002"),
+        ("--device", "training.device", "cpu"),
+    ],
+)
+def test_short_names_and_dashes_stand_for_keys(short: str, key: str, value: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text('[run]\nname = "x"\n')
+    assert str(settings_of(read_recipe(file, [short, value]))[key]) == value

@@ -22,6 +22,7 @@ from equilibria.nn import TiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.paper.halting import Halting
 from equilibria.solvers import Picard
+from watching import Watcher
 
 
 def model(depth: Depth | None = None, memory_length: int = 0, tol: float = 1e-4) -> LanguageModel:
@@ -286,3 +287,13 @@ def test_segments_that_are_no_text_are_evaluated_too() -> None:
     for empty in ([], nothing):
         with pytest.raises(UserError, match="no token to predict"):
             evaluate_segments(MODEL, empty)
+
+
+def test_batches_are_watched() -> None:
+    watcher = Watcher()
+    evaluate_model(MODEL, text(33), 2, 4, progress=watcher)
+    evaluate_model(MODEL, WordProblem(valid_length=4, held_out=5).split("valid"), 2, 4, progress=watcher)
+    assert [(sentence, total, sum(done)) for sentence, total, done in watcher.bars] == [
+        ("evaluating", 4, 4),
+        ("evaluating", 3, 3),
+    ]

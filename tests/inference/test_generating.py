@@ -8,6 +8,7 @@ import torch
 import equilibria as eq
 from equilibria.errors import UserError
 from tiny import TRAINING, tiny_recipe, tiny_trainer
+from watching import Watcher
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,11 @@ def test_a_solve_without_a_state_is_an_error(run: Path) -> None:
 def test_numbers_out_of_range_are_errors_of_the_user(run: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"at least 1|1 character"):
         eq.generate(run, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_reading_several_prompts_and_writing_are_watched(run: Path) -> None:
+    watcher = Watcher()
+    eq.generate(run, ["the cat", "a fixed"], samples=2, max_new_tokens=3, seed=5, progress=watcher)
+    (reading, prompts, read), (writing, tokens, written) = watcher.bars
+    assert (reading, prompts, sum(read)) == ("reading the prompts", 2, 2)
+    assert (writing, tokens, sum(written)) == ("writing", 12, 8)  # the first of each text comes with its prompt

@@ -127,7 +127,7 @@ def test_it_learns_to_reverse() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert evaluate_segments(built, task.split("valid").segments(50)).loss < 0.2  # chance is 2.08
-    segment = next(task.split("valid").segments(100))
+    segment = next(iter(task.split("valid").segments(100)))
     written = built.generate(segment.inputs, max_new_tokens=4, temperature=0.0)[:, 4:]
     assert (written == segment.targets).float().mean() > 0.9
 

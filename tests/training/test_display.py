@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -69,10 +70,11 @@ def test_a_live_table_on_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("width", "shown", "left_out"),
     [
-        (24, ("10/100", "2.0000"), ("time left", "evaluations")),
-        (40, ("10/100", "2.0000", "time left"), ("perplexity", "tokens/s")),
-        (60, ("evaluations", "tokens/s"), ("perplexity", "residual")),
-        (80, ("perplexity", "1.2e-02", "4,321"), ()),
+        (20, ("10/100", "2.0000"), ("time left", "evaluations")),
+        (40, ("10/100", "2.0000", "time left", "validation"), ("perplexity", "tokens/s")),
+        (60, ("evaluations", "validation"), ("perplexity", "residual")),
+        (80, ("validation", "2.5000", "1.2e-02", "4,321"), ("perplexity  evaluations",)),
+        (120, ("perplexity", "1.2e-02", "4,321"), ()),
     ],
 )
 def test_a_narrow_terminal_goes_without_columns(width: int, shown: tuple[str, ...], left_out: tuple[str, ...]) -> None:
@@ -81,10 +83,15 @@ def test_a_narrow_terminal_goes_without_columns(width: int, shown: tuple[str, ..
     with display(where, "run", steps=100, done=0) as table:
         table.advance(10)
         table.train(10, TRAIN)
+        table.valid(10, VALID)
+        with table.bar("evaluating", 10, "batches") as advance:
+            advance(5)
     text = stream.getvalue()
     assert all(part in text for part in shown)
     assert not any(part in text for part in left_out)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
+    assert max(len(line.rpartition("\r")[2]) for line in lines) <= width
 
 
 def test_small_losses_keep_their_digits_and_answers_are_counted() -> None:

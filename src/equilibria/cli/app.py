@@ -25,30 +25,49 @@ _WITH_RECIPE = ("train", "plan", "sweep", "demo")
 
 _LONGEST = 2000  # letters of a message: what it quotes may be of any length
 
+
+def _shown_default(default: object) -> str | None:
+    """What help says of a default: nothing of a flag that is off, an empty list or what the explanation tells."""
+    return None if default in (None, False, ()) else str(default)
+
+
 app = App(
     name="equilibria",
     help="Deep equilibrium language models: train, evaluate, write text, report.",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=_shown_default),
 )
-app.command("equilibria.cli.train:command", name="train", help="Train the model of a recipe.")
-app.command("equilibria.cli.eval:command", name="eval", help="Evaluate a run on its text.")
-app.command("equilibria.cli.generate:generate", name="generate", help="Write text with a run's model.")
-app.command("equilibria.cli.serve:serve", name="serve", help="Serve a run's model over HTTP, with a page to try it.")
-app.command("equilibria.cli.report:report", name="report", help="Write a run's report, one HTML page.")
-app.command("equilibria.cli.recipes:recipes", name="recipes", help="List the recipes that come with the package.")
-app.command("equilibria.cli.models:models", name="models", help="List the trained models of the package.")
-app.command("equilibria.cli.recipes:init", name="init", help="Copy a recipe of the package, to edit it.")
-app.command("equilibria.cli.plan:command", name="plan", help="Predict memory, speed and time of a recipe's run.")
-app.command("equilibria.cli.sweep:command", name="sweep", help="Train a recipe at every combination of values.")
-app.command("equilibria.cli.doctor:doctor", name="doctor", help="Show the environment and run self-checks.")
-app.command("equilibria.cli.importing:command", name="import", help="Make a run of another project's model.")
-app.command("equilibria.cli.export:export", name="export", help="Write a run's model, to give away.")
-app.command("equilibria.cli.bench:command", name="bench", help="Run a benchmark of the source checkout.")
-app.command("equilibria.cli.reproduce:reproduce", name="reproduce", help="Print a table of the paper, ours beside it.")
-app.command("equilibria.cli.data:command", name="data", help="Fetch a text and prepare it for training.")
-app.command("equilibria.cli.demo:command", name="demo", help="Train, evaluate, write text and report at once.")
+_COMMANDS = (
+    ("train", "train:train_recipe", "RECIPE [OPTIONS] [--KEY VALUE ...]", "Train the model of a recipe."),
+    ("eval", "eval:evaluate_run", "RUN [OPTIONS] [--data.KEY VALUE ...]", "Evaluate a run on its text."),
+    ("generate", "generate:generate", "RUN [OPTIONS]", "Write text with a run's model."),
+    ("serve", "serve:serve", "RUN [OPTIONS]", "Serve a run's model over HTTP, with a page to try it."),
+    ("report", "report:report", "RUN [OPTIONS]", "Write a run's report, one HTML page."),
+    ("runs", "runs:runs", "[FOLDER] [OPTIONS]", "List runs: how far each has come, and how to resume."),
+    ("recipes", "recipes:recipes", "[OPTIONS]", "List the recipes that come with the package."),
+    ("models", "models:models", "[NAME] [OPTIONS]", "List the trained models of the package."),
+    ("init", "recipes:init", "NAME [FILE]", "Copy a recipe of the package, to edit it."),
+    ("plan", "plan:plan", "RECIPE [OPTIONS] [--KEY VALUE ...]", "Predict memory, speed and time of a recipe's run."),
+    (
+        "sweep",
+        "sweep:sweep",
+        "RECIPE [OPTIONS] [--KEY VALUE,VALUE ...]",
+        "Train a recipe at every combination of values.",
+    ),
+    ("doctor", "doctor:doctor", "[OPTIONS]", "Show the environment and run self-checks."),
+    ("import", "importing:command", None, "Make a run of another project's model."),
+    ("export", "export:export", "RUN OUT --to FORMAT [OPTIONS]", "Write a run's model, to give away."),
+    ("bench", "bench:command", None, "Run a benchmark of the source checkout."),
+    ("reproduce", "reproduce:reproduce", "TABLE [OPTIONS]", "Print a table of the paper, ours beside it."),
+    ("data", "data:command", None, "Fetch a text and prepare it for training."),
+    ("demo", "demo:command", None, "Train, evaluate, write text and report at once."),
+)
+"""Each command's name, its module and function, what follows its name, which an app says itself, and what it does."""
+
+for _name, _where, _arguments, _help in _COMMANDS:
+    _usage = {} if _arguments is None else {"usage": f"Usage: equilibria {_name} {_arguments}"}
+    app.command(f"equilibria.cli.{_where}", name=_name, help=_help, **_usage)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warn
-                code = app(given, exit_on_error=False, print_error=False) or 0
-                _explain_settings(given)
+                code = _run(given)
             print(end="", flush=True)  # the buffer may have no place to go either
             return code
         except CycloptsError as problem:
@@ -87,13 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(_memory(problem, given))
 
 
-def _explain_settings(given: Sequence[str]) -> None:
-    """Adds to the help of a command that takes a recipe its settings, or those below a key."""
-    asked = [place for place, word in enumerate(given) if word in app.help_flags]
-    if asked and given[0] in _WITH_RECIPE:
+def _run(given: list[str]) -> int:
+    """Runs the command. The help of one that takes a recipe ends with an outline of its settings; help about a key is
+    of that alone."""
+    asked = [place for place, word in enumerate(given) if word in ("--help", "-h")]
+    of_recipe = bool(asked) and given[0] in _WITH_RECIPE
+    key = given[asked[0] + 1] if of_recipe and len(given) > asked[0] + 1 else ""
+    code = 0 if key else app(given, exit_on_error=False, print_error=False) or 0
+    if of_recipe:
         from equilibria.cli.recipe_help import print_settings  # reads the source of every class it explains
 
-        print_settings(Console(), *given[asked[0] + 1 :][:1])
+        print_settings(Console(), key)
+    return code
 
 
 def _memory(problem: Exception, given: Sequence[str]) -> str:

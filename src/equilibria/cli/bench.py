@@ -13,7 +13,7 @@ from equilibria.errors import UserError, nearest
 
 _CHECKOUTS = (Path(__file__).parents[3], Path())  # that of this code; where it has the same, the working directory
 # `--help` after a benchmark's name is for the benchmark.
-command = App(name="bench", usage="Usage: equilibria bench NAME [ARGS...]", help_flags=[])
+command = App(name="bench", usage="Usage: equilibria bench [NAME] [ARGS ...]", help_flags=[])
 
 
 @command.default

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Count
 from equilibria.configuration import table_of
 from equilibria.configuration.reading import toml_text
@@ -22,7 +21,11 @@ from equilibria.data.prepared import Corpus, prepare
 from equilibria.data.sources.folder import FolderText
 from equilibria.data.tokenizer_training import TokenizerSpec
 
-command = App(name="data", help="Fetch a text and prepare it for training: published corpora, or one of the hub.")
+command = App(
+    name="data",
+    usage="Usage: equilibria data NAME [OPTIONS]",
+    help="Fetch a text and prepare it for training: published corpora, or one of the hub.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,7 @@ def data(
     return _provide(WebText(text, url, digest), name, text.tokenizer, preparation or Preparation())
 
 
-@command.command
+@command.command(usage="Usage: equilibria data hf OWNER/NAME [OPTIONS]")
 def hf(
     name: str,
     /,
@@ -100,7 +103,7 @@ def hf(
 
 def _provide(text: RemoteText, name: str, published: TokenizerSpec, asked: Preparation) -> int:
     go_on_unheard()
-    console = Console(stderr=asked.json)
+    console = progress_console(asked.json)
     progress = ConsoleProgress(console)
     spec = TokenizerSpec(asked.tokenizer or published.kind, asked.vocabulary_size, asked.minimum_count)
     folder = asked.out or Path("data", name)

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
+from equilibria.data.progress import Progress
 from equilibria.inference.effort import Effort
 from equilibria.inference.evaluation import Evaluation, TextEvaluation
 from equilibria.inference.loading import LoadedRun, load_run
@@ -25,7 +26,11 @@ from equilibria.report import write_report
 from equilibria.training import train
 
 command = App(name="demo", usage="Usage: equilibria demo [RECIPE | state-tracking] [OPTIONS] [--KEY VALUE ...]")
-command.command("equilibria.cli.state_tracking:state_tracking", name="state-tracking")
+command.command(
+    "equilibria.cli.state_tracking:state_tracking",
+    name="state-tracking",
+    usage="Usage: equilibria demo state-tracking [OPTIONS] [--KEY VALUE ...]",
+)
 
 _DRAW = Draw(max_new_tokens=120, temperature=0.7, top_p=0.9, seed=1)
 
@@ -40,7 +45,7 @@ def demo(*settings: Settings, json: bool = False) -> int:
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
     go_on_unheard()
-    console = Console(stderr=json)
+    console = progress_console(json)
     named = bool(settings) and not settings[0].startswith("-")
     recipe, *flags = settings if named else ("demo", *settings)
     result = train(_numbered(read_recipe(recipe, flags)), console=console, progress=ConsoleProgress(console))
@@ -63,15 +68,16 @@ def _numbered(recipe: Recipe) -> Recipe:
 def _figures(folder: Path, console: Console) -> dict[str, object]:
     """Evaluates the trained model and its yardsticks, writes a sample and the report."""
     loaded = load_run(folder)
+    progress = ConsoleProgress(console)
     console.print("evaluating on all validation text")
-    evaluation = evaluate(loaded, progress=ConsoleProgress(console))
+    evaluation = evaluate(loaded, progress=progress)
     keep_evaluation(loaded, evaluation)
     model, radius = evaluation.model, evaluation.model.spectral_radius
-    once = _applied_once(loaded) if model.solves else None
-    samples = write_texts(loaded, _DRAW, lambda *_: None) if loaded.continues else []
+    once = _applied_once(loaded, progress) if model.solves else None
+    samples = write_texts(loaded, _DRAW, lambda *_: None, progress) if loaded.continues else []
     return {
         "run": str(folder),
-        "report": str(write_report(folder)),
+        "report": str(write_report(folder, progress=progress)),
         "loss": model.loss,
         "perplexity": model.perplexity,
         "accuracy": model.accuracy,
@@ -89,9 +95,9 @@ def _figures(folder: Path, console: Console) -> dict[str, object]:
     }
 
 
-def _applied_once(loaded: LoadedRun) -> Evaluation:
+def _applied_once(loaded: LoadedRun, progress: Progress) -> Evaluation:
     """With the state after one application of the cell in place of the solution: what solving is for."""
-    return evaluate(loaded, Passes(effort=Effort(applications=1))).model
+    return evaluate(loaded, Passes(effort=Effort(applications=1)), progress=progress).model
 
 
 def _summary(figures: dict[str, object]) -> Table:

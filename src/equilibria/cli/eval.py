@@ -4,15 +4,13 @@ import json as json_format
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Count, Natural, Positive, Settings
+from equilibria.cli.progress import ConsoleProgress, side_console
+from equilibria.cli.settings import Count, Device, Natural, Positive, Settings
 from equilibria.configuration import Recipe, checked
 from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
@@ -22,10 +20,7 @@ from equilibria.inference.evaluation import Evaluation, Spread, TextEvaluation
 from equilibria.inference.loading import load_run
 from equilibria.inference.run_evaluation import Passes, RunEvaluation, evaluate, keep_evaluation
 
-command = App(name="eval", usage="Usage: equilibria eval RUN [OPTIONS] [--data.KEY VALUE ...]")
 
-
-@command.default
 def evaluate_run(
     run: Path,
     /,
@@ -40,7 +35,7 @@ def evaluate_run(
     tolerance: Positive | None = None,
     leave: Leaving | None = None,
     checkpoint: str = "best",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     json: bool = False,
 ) -> int:
     """Evaluate a run on its text, each token predicted once, or its task; evaluation.json keeps the figures.
@@ -70,9 +65,10 @@ def evaluate_run(
         device: where to compute; "auto" takes CUDA if there is a device.
         json: print the figures as one JSON object and nothing else.
     """
+    where = training_device(device)
     loaded = load_run(run, checkpoint)
     other = _other(loaded.recipe, data)
-    loaded.model.to(training_device(device))
+    loaded.model.to(where)
     passes = Passes(
         split=split,
         segment_length=segment_length,
@@ -81,7 +77,7 @@ def evaluate_run(
         chunk_length=chunk_length,
         effort=Effort(tolerance=tolerance, max_evaluations=max_evaluations, leave=leave, applications=applications),
     )
-    result = evaluate(loaded, passes, other, ConsoleProgress(Console(stderr=True)))
+    result = evaluate(loaded, passes, other, ConsoleProgress(side_console(json)))
     if result.subject.own:
         keep_evaluation(loaded, result)  # before printing, which may fail
     if json:

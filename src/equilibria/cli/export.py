@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch.export import ExportedProgram
 
+from equilibria.cli.progress import ConsoleProgress, side_console
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
@@ -53,7 +54,8 @@ def export(
         written = export_weights(loaded, out, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     else:
         save = save_program if to == "torch" else _save_onnx
-        written = _write_program(loaded, out, part or "solve", evaluations, save)
+        with ConsoleProgress(side_console(json)).bar("tracing the model", None, "steps"):
+            written = _write_program(loaded, out, part or "solve", evaluations, save)
     print(json_format.dumps(written) if json else out)
     return 0
 

@@ -1,9 +1,11 @@
 """`equilibria generate`."""
 
 import json as json_format
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import randrange
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,11 +14,15 @@ from rich.console import Console
 
 from equilibria import inference
 from equilibria.cli.colours import ColouredText
-from equilibria.cli.settings import Count, Natural, Positive
+from equilibria.cli.progress import ConsoleProgress, side_console
+from equilibria.cli.settings import Count, Device, Natural, Positive
+from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort
 from equilibria.inference.generating import Sample, Say
 from equilibria.inference.loading import LoadedRun, load_run
+from equilibria.models import LanguageModel, TokenModel
 from equilibria.models.sampling import Sampling
 
 
@@ -24,13 +30,13 @@ from equilibria.models.sampling import Sampling
 class Draw:
     """How texts are drawn."""
 
-    prompt: tuple[str, ...] = ()
+    prompt: Annotated[tuple[str, ...], Parameter(alias="-p")] = ()
     """The text to continue; default: the start of a passage. Given several times: several texts."""
     prompts_file: Path | None = None
     """A file with a prompt on each line."""
     samples: Count = 1
     """Texts to write for each prompt."""
-    max_new_tokens: Count = 128
+    max_new_tokens: Annotated[Count, Parameter(alias="-n")] = 128
     """Tokens to write, at most."""
     stop: tuple[str, ...] = ()
     """Ends a text before this string; may be given several times."""
@@ -46,7 +52,7 @@ class Draw:
     """Draw from tokens with at least this share of the most likely one's probability."""
     repetition_penalty: Positive = 1.0
     """Above 1 makes tokens that the text already has less likely."""
-    seed: Natural = field(default_factory=lambda: randrange(2**31))
+    seed: Natural | None = None
     """Seed of the first text, one more for each text after it; default: a random one."""
     tolerance: Positive | None = None
     """Residual at which a token has converged; default: as the recipe's eval_solver says."""
@@ -88,6 +94,7 @@ def generate(
     *,
     draw: Annotated[Draw | None, Parameter(name="*")] = None,
     checkpoint: str = "best",
+    device: Device = "auto",
     show_evaluations: bool = False,
     json: bool = False,
 ) -> int:
@@ -97,21 +104,45 @@ def generate(
         run: the run folder.
         draw: how.
         checkpoint: "best" by validation loss, "last" or "step-N".
+        device: where to compute; "auto" takes CUDA if there is a device.
         show_evaluations: colour each token by the evaluations that its prediction took.
         json: print texts and settings as one JSON object and nothing else.
     """
+    if json and show_evaluations:
+        raise UserError("--show-evaluations colours what is printed, and --json prints figures alone; omit one of them")
+    where = training_device(device)
     draw, loaded = draw or Draw(), load_run(run, checkpoint)
+    loaded.model.to(where)
+    if show_evaluations and not _solves(loaded.model):
+        raise UserError("--show-evaluations has nothing to show: this model does not solve")
+    console = side_console(json)
+    progress = _ReadingProgress(console) if sys.stdout.isatty() else ConsoleProgress(console)
     if json:
-        print(json_format.dumps(_as_json(draw, write_texts(loaded, draw, lambda *_: None))))
+        print(json_format.dumps(_as_json(draw, write_texts(loaded, draw, lambda *_: None, progress))))
     elif show_evaluations:
-        _print_coloured(loaded, draw)
+        _print_coloured(loaded, draw, progress)
     else:
-        write_texts(loaded, draw, lambda text, _: print(text, end="", flush=True))
+        write_texts(loaded, draw, lambda text, _: print(text, end="", flush=True), progress)
         print()
     return 0
 
 
-def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
+@dataclass(frozen=True)
+class _ReadingProgress(ConsoleProgress):
+    """Of prompts alone: where the texts themselves are seen as they are written."""
+
+    @contextmanager
+    def bar(self, sentence: str, total: int | None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+        shown = super().bar if unit == "prompts" else UNWATCHED.bar
+        with shown(sentence, total, unit) as advance:
+            yield advance
+
+
+def _solves(model: TokenModel) -> bool:
+    return isinstance(model, LanguageModel) and model.depth.solves
+
+
+def write_texts(loaded: LoadedRun, draw: Draw, say: Say, progress: Progress = UNWATCHED) -> list[Sample]:
     """Continues all prompts together, and keeps the first text in the run folder's sample.json where it can."""
     if "" in draw.stop:
         raise UserError("--stop must have at least 1 character; omit it to stop at no string")
@@ -126,6 +157,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say) -> list[Sample]:
         stop_at_end=draw.stop_at_end,
         effort=Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations),
         say=say,
+        progress=progress,
     )
     loaded.keep(loaded.folder.sample, json_format.dumps(_as_json(draw, samples)) + "\n")
     return samples
@@ -137,9 +169,7 @@ def _as_json(draw: Draw, samples: list[Sample]) -> dict[str, object]:
     return {**settings, **first, **({"texts": [asdict(sample) for sample in samples]} if len(samples) > 1 else {})}
 
 
-def _print_coloured(loaded: LoadedRun, draw: Draw) -> None:
+def _print_coloured(loaded: LoadedRun, draw: Draw, progress: Progress) -> None:
     text = ColouredText(Console(highlight=False))
-    write_texts(loaded, draw, text.say)
+    write_texts(loaded, draw, text.say, progress)
     text.end()
-    if not text.counts:
-        raise UserError("--show-evaluations has nothing to show: this model does not solve")

@@ -24,7 +24,9 @@ from equilibria.interop.published import (
 from equilibria.interop.state_dict import read_state_dict
 from equilibria.nn.attention import TextPositions
 
-command = App(name="import", help="Make a run of another project's model.")
+command = App(
+    name="import", usage="Usage: equilibria import KIND FILE [OPTIONS]", help="Make a run of another project's model."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Published:
 Settings = Annotated[Published | None, Parameter(name="*")]
 
 
-@command.command(name="torchdeq-lm")
+@command.command(name="torchdeq-lm", usage="Usage: equilibria import torchdeq-lm FILE [OPTIONS]")
 def torchdeq_lm(file: Path, /, *, iterations: Count = PUBLISHED_ITERATIONS, settings: Settings = None) -> int:
     """A language model of TorchDEQ's deq-lm.
 
@@ -72,7 +74,7 @@ def torchdeq_lm(file: Path, /, *, iterations: Count = PUBLISHED_ITERATIONS, sett
     return _finish(import_torchdeq_lm(read_state_dict(file), settings.options, iterations), settings)
 
 
-@command.command(name="torchdeq-seq")
+@command.command(name="torchdeq-seq", usage="Usage: equilibria import torchdeq-seq FILE [OPTIONS]")
 def torchdeq_seq(
     file: Path,
     /,
@@ -94,7 +96,7 @@ def torchdeq_seq(
     return _finish(imported, settings)
 
 
-@command.command(name="gpt2")
+@command.command(name="gpt2", usage="Usage: equilibria import gpt2 FOLDER [OPTIONS]")
 def gpt2(
     folder: Path,
     /,

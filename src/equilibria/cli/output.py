@@ -78,6 +78,22 @@ def clock(seconds: float) -> str:
     return f"{days}{whole // 3600 % 24}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def age(seconds: float) -> str:
+    """How long ago something was, in its largest unit, as `3 h`."""
+    for name, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds / length)} {name}"
+    return "now"
+
+
+def size_on_disk(size: int) -> str:
+    """Bytes in the unit that keeps them short, as `1.2 MB`."""
+    for name, unit in (("GB", 1e9), ("MB", 1e6)):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.0f} kB"
+
+
 def _end(problem: OSError) -> None:
     if isinstance(problem, BrokenPipeError):
         raise NobodyReads from problem

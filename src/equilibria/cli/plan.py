@@ -4,7 +4,6 @@ import json as json_format
 from pathlib import Path
 
 import torch
-from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +18,7 @@ from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.machine.plan import MemoryPlan, Plan, PlannedData, plan_run
 
-command = App(name="plan", usage="Usage: equilibria plan RECIPE [OPTIONS] [--KEY VALUE ...]")
 
-
-@command.default
 def plan(
     recipe: Path,
     /,

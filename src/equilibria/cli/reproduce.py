@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Natural
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
@@ -83,7 +83,7 @@ def reproduce(
         json: print the table as one JSON object on stdout; progress goes to stderr.
     """
     go_on_unheard()
-    scale, console = scale or ("full" if table in TRAINED else "tiny"), Console(stderr=json)
+    scale, console = scale or ("full" if table in TRAINED else "tiny"), progress_console(json)
     asked = Reproduction(scale=scale, rows=rows, seed=seed, text=data_path, out=out, console=console)
     file, code = asked.file(table), 0
     if table in TRAINED:

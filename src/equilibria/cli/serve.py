@@ -8,8 +8,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.settings import Count, Positive
+from equilibria.cli.settings import Count, Device, Positive
 from equilibria.depths import Equilibrium
+from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.models import LanguageModel
@@ -40,6 +41,7 @@ def serve(
     stall_timeout: _Seconds = 30.0,
     shutdown_timeout: _Seconds = 10.0,
     threads: Count | None = None,
+    device: Device = "auto",
 ) -> int:
     """Serve a run's model: OpenAI's protocols of completions and chat at /v1, and a page to try it at /.
 
@@ -66,6 +68,7 @@ def serve(
         stall_timeout: seconds without an answer of the model after which /health says 503.
         shutdown_timeout: seconds that running requests are given after SIGTERM.
         threads: of PyTorch; default: its own choice.
+        device: where to compute; "auto" takes CUDA if there is a device.
     """
     try:
         from equilibria.serving.chat import chat_of
@@ -75,11 +78,12 @@ def serve(
     except ModuleNotFoundError as missing:
         raise UserError(f"{missing.name} is not installed; pip install 'equilibria[serve]'") from missing
     go_on_unheard()
+    where = training_device(device)
     loaded = load_run(run, checkpoint)
     loaded.check_continues()
     if threads is not None:
         torch.set_num_threads(threads)
-    model = loaded.model
+    model = loaded.model.to(where)
     solver = (
         model.depth.eval_solver if isinstance(model, LanguageModel) and isinstance(model.depth, Equilibrium) else None
     )

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Settings
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
@@ -60,7 +59,7 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
     if own := [flag for flag in flags if flag.startswith("--run.")]:
         raise UserError(f"{own[0]}: the demo chooses where its two runs are; leave it out")
     go_on_unheard()
-    console = Console(stderr=json)
+    console = progress_console(json)
     folder = _free_folder()
     followed, task = {}, None
     for name, depth in (("equilibrium", None), (f"{_EXPLICIT.applications} applications", _EXPLICIT)):

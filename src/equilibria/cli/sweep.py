@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from equilibria.cli.output import clock, go_on_unheard
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
 from equilibria.cli.settings import Natural, Settings
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
@@ -22,10 +22,7 @@ from equilibria.sweep.grid import read_grid
 from equilibria.sweep.runs import SweepRun, failure_file, note_failure, runs_in, sweep_run, varied
 from equilibria.training import train
 
-command = App(name="sweep", usage="Usage: equilibria sweep RECIPE [OPTIONS] --KEY VALUE,VALUE ...")
 
-
-@command.default
 def sweep(
     recipe: Path,
     /,
@@ -55,7 +52,7 @@ def sweep(
     if index is not None and index >= len(recipes):
         raise UserError(f"--index {index}: the sweep has {len(recipes)} runs, 0 to {len(recipes) - 1}")
     chosen = range(len(recipes)) if index is None else (index,)
-    signal = None if only_list else _train(recipes, chosen, Console(stderr=json))
+    signal = None if only_list else _train(recipes, chosen, progress_console(json))
     runs = {number: sweep_run(recipes[number]) for number in chosen}
     keys = varied(recipes)
     if json:

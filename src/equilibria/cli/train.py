@@ -1,24 +1,22 @@
 """`equilibria train`."""
 
 import json as json_format
+import shlex
 from pathlib import Path
 
-from cyclopts import App
-from rich.console import Console
+from rich.text import Text
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.plan import print_plan
-from equilibria.cli.progress import ConsoleProgress
+from equilibria.cli.progress import ConsoleProgress, progress_console
+from equilibria.cli.runs import resume_command
 from equilibria.cli.settings import Settings
 from equilibria.configuration import Recipe, RunRecipe, read_recipe, recipe_text, table_of
 from equilibria.errors import UserError
 from equilibria.runs.folder import RunFolder
 from equilibria.training import TrainingResult, train
 
-command = App(name="train", usage="Usage: equilibria train RECIPE [OPTIONS] [--KEY VALUE ...]")
 
-
-@command.default
 def train_recipe(
     recipe: Path, /, *settings: Settings, resume: bool = False, dry_run: bool = False, json: bool = False
 ) -> int:
@@ -45,11 +43,23 @@ def train_recipe(
         print(recipe_text(whole), flush=True)
         return print_plan(whole)
     go_on_unheard()
-    console = Console(stderr=json)
+    console = progress_console(json)
     result = train(whole, resume=resume, console=console, progress=ConsoleProgress(console))
     if json and result.main:
         print(json_format.dumps(result.to_json()))
+    elif result.main:
+        console.print(_ending(result), soft_wrap=True)
     return exit_code(result)
+
+
+def _ending(result: TrainingResult) -> Text:
+    """Where the run is, and the commands to go on with."""
+    if result.interrupted is not None:
+        commands = [resume_command(result.folder)]
+    else:
+        names = ("eval", "generate", "report") if result.writes_on else ("eval", "report")
+        commands = [f"equilibria {name} {shlex.quote(str(result.folder))}" for name in names]
+    return Text("\n  ".join((f"the run is in {result.folder}; go on with:", *commands)))
 
 
 def _recipe(path: Path, flags: tuple[str, ...]) -> Recipe:

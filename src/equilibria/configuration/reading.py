@@ -98,15 +98,28 @@ def _line(keys: Keys, text: str, source: str, flags: Mapping[str, Any]) -> str:
     return f"{where}{' ' if of_value else ': '}{text}"
 
 
+SHORT_KEYS = {
+    "name": "run.name",
+    "steps": "training.steps",
+    "lr": "training.learning_rate",
+    "batch_size": "training.batch_size",
+    "seed": "training.seed",
+    "device": "training.device",
+}
+"""Flags that stand for longer keys."""
+
+
 def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """The key of each flag, and the values behind it; a UserError for an argument without a flag."""
+    """The key of each flag, in which dashes are underscores, and the values behind it; a UserError for an argument
+    without a flag."""
     found: list[tuple[str, list[str]]] = []
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--help"):
-            raise UserError(f"{argument}: no such flag; --help explains all, --help SECTION a part of it")
+            raise UserError(f"{argument}: no such flag; --help all explains everything, --help SECTION a part of it")
         if argument.startswith("--") and "" not in key.split("."):
-            found.append((key, [value] if equals else []))
+            key = key.replace("-", "_")
+            found.append((SHORT_KEYS.get(key, key), [value] if equals else []))
         elif argument.startswith("--") or not found:
             raise UserError(f"{argument}: unexpected argument; see --help")
         else:

@@ -1,8 +1,10 @@
-"""Progress of long work on data: lines, and bars where the size of the work is known."""
+"""Progress of long work: lines, and bars where the size of the work is known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -12,12 +14,15 @@ class Progress(Protocol):
         """Shows a line."""
         ...
 
-    def bar(self, sentence: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-        """A context around work, which yields a function to call with each number of bytes done.
+    def bar(
+        self, sentence: str, total: int | None, unit: str = "bytes"
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """A context around work, which yields a function to call with each number of units done.
 
         Args:
             sentence: what the work is.
-            total: about how many bytes it has; None if unknown.
+            total: about how many units it has; None if unknown.
+            unit: what is counted, in the plural.
         """
         ...
 
@@ -27,8 +32,15 @@ class _Unwatched:
         pass
 
     @contextmanager
-    def bar(self, sentence: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def bar(self, sentence: str, total: int | None, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
         yield lambda amount: None
+
+
+def counted(items: Iterable[Item], advance: Callable[[int], None]) -> Iterator[Item]:
+    """The same items; each is reported once the next one is asked for."""
+    for item in items:
+        yield item
+        advance(1)
 
 
 UNWATCHED: Progress = _Unwatched()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from operator import length_hint
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from equilibria.cells import Cache, Memory
 from equilibria.data.batches import NO_TARGET, Segment
 from equilibria.data.prepared import EncodedSplit
+from equilibria.data.progress import UNWATCHED, Progress, counted
 from equilibria.data.tasks.base import EvaluationSet
 from equilibria.depths import Depth
 from equilibria.depths.chunks import per_token
@@ -121,6 +123,7 @@ def evaluate_model(
     world: World = ALONE,
     depth: Depth | None = None,
     chunk_length: int | None = None,
+    progress: Progress = UNWATCHED,
 ) -> Evaluation:
     """Predicts every target of a split once (of a text all tokens but the first) and measures loss and convergence.
 
@@ -138,6 +141,7 @@ def evaluate_model(
         depth: at which it reads; None for the model's own.
         chunk_length: read as texts are written, from left to right over a cache, so many tokens solved together; None
             reads segments, or whole sequences.
+        progress: is told of each batch.
 
     Returns:
         A `TextEvaluation` for a text.
@@ -146,7 +150,9 @@ def evaluate_model(
         UserError: a size is not positive, there is no token to predict, or the model cannot read chunks.
     """
     segments = split.segments(batch_size, segment_length if chunk_length is None else chunk_length, max_tokens)
-    result = evaluate_segments(model, segments, memory_length, world, depth, chunk_length)
+    with progress.bar("evaluating", length_hint(segments) or None, "batches") as advance:
+        watched = counted(segments, advance)
+        result = evaluate_segments(model, watched, memory_length, world, depth, chunk_length)
     return _of_text(result, split) if isinstance(split, EncodedSplit) else result
 
 
@@ -178,7 +184,7 @@ def evaluate_segments(
     """
     tally = _Tally()
     start = time.perf_counter()
-    _check_lengths(model, memory_length, chunk_length, depth)
+    check_lengths(model, memory_length, chunk_length, depth)
     read: Callable[..., Output] = partial(model, depth=depth, memory_length=memory_length)
     if chunk_length is not None:
         read, segments = partial(_decoded, model, memory_length, depth), _chunks(segments, chunk_length)
@@ -242,7 +248,8 @@ def _own(segments: Iterable[Segment], world: World) -> Iterator[Segment]:
             yield Segment(segment.inputs[own], segment.targets[own], segment.starts, answers)
 
 
-def _check_lengths(model: TokenModel, memory_length: int | None, chunk_length: int | None, depth: Depth | None) -> None:
+def check_lengths(model: TokenModel, memory_length: int | None, chunk_length: int | None, depth: Depth | None) -> None:
+    """Raises a UserError where a length is out of its range, or the model cannot read chunks."""
     if memory_length is not None and memory_length < 0:
         raise UserError(f"the memory length must be at least 0, found {memory_length}")
     if chunk_length is not None:

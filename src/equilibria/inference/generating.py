@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import randrange
 
+from equilibria.data.progress import UNWATCHED, Progress, counted
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
@@ -48,6 +49,7 @@ def generate(
     stop_at_end: bool = False,
     effort: Effort | None = None,
     say: Say = lambda text, evaluations: None,
+    progress: Progress = UNWATCHED,
 ) -> list[Sample]:
     """Continues prompts with a run's model, all together. A `ConvergenceWarning` counts solves that did not converge.
 
@@ -62,6 +64,7 @@ def generate(
         stop_at_end: whether it ends at the end of a passage, too.
         effort: evaluations per token, where other than the recipe says.
         say: receives one text after another, each after its prompt; the current one as it is written.
+        progress: of several prompts that are read, and of the tokens that are written then.
 
     Raises:
         UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
@@ -74,10 +77,10 @@ def generate(
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     tokenizer, turns = loaded.tokenizer, _Turns(say)
     writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort or Effort()))
-    for number, prompt in enumerate(prompts):
-        start = tokenizer.encode(prompt)
-        try:
-            request = TextRequest(
+    starts = [tokenizer.encode(prompt) for prompt in prompts]
+    try:
+        requests = [
+            TextRequest(
                 prompt=tuple(start or [tokenizer.eos]),
                 max_new_tokens=max_new_tokens,
                 sampling=sampling or Sampling(),
@@ -86,11 +89,20 @@ def generate(
                 stop=stop,
                 stop_at_end=stop_at_end,
             )
-        except ValueError as problem:
-            raise UserError(str(problem)) from problem
-        turns.add(writer.join(request), tokenizer.decode(start))
-    while writer.texts:
-        turns.add(writer.step())
+            for number, start in enumerate(starts)
+        ]
+    except ValueError as problem:
+        raise UserError(str(problem)) from problem
+    several = progress if len(requests) > 1 else UNWATCHED
+    with several.bar("reading the prompts", len(requests), "prompts") as advance:
+        joined = [writer.join(request) for request in counted(requests, advance)]
+    for start, written in zip(starts, joined, strict=True):
+        turns.add(written, tokenizer.decode(start))
+    with progress.bar("writing", max_new_tokens * samples * len(requests), "tokens") as advance:
+        while writer.texts:
+            written = writer.step()
+            turns.add(written)
+            advance(len(written))
     found = [
         Sample(prompts[number // samples], text, seed + number, reason, unconverged, residual)
         for number, (text, reason, unconverged, residual) in enumerate(turns.texts())

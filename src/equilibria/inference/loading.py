@@ -58,10 +58,8 @@ class LoadedRun:
 
     @property
     def continues(self) -> bool:
-        """Whether the model writes on after what it reads: no token sees one after it, and each learned which comes
-        next, there or in what is written after a source."""
-        data = self.recipe.data
-        return self.model.causal and not (isinstance(data, Task) and not (data.continues or data.has_source))
+        """Whether the model writes on after what it reads."""
+        return writes_on(self.model, self.recipe.data)
 
     @property
     def called(self) -> str:
@@ -81,6 +79,12 @@ class LoadedRun:
                 f"the answers of {self.recipe.data.name} are not the next inputs, so the model continues no text; "
                 f"evaluate it on its task: equilibria eval {self.called}"
             )
+
+
+def writes_on(model: TokenModel, data: Source | Task) -> bool:
+    """Whether a model of some data writes on after what it reads: no token sees one after it, and each learned which
+    comes next, there or in what is written after a source."""
+    return model.causal and not (isinstance(data, Task) and not (data.continues or data.has_source))
 
 
 def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:

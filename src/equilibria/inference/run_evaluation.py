@@ -22,7 +22,7 @@ from equilibria.depths import Depth
 from equilibria.errors import UserError
 from equilibria.inference.contraction import spectral_radii_of
 from equilibria.inference.effort import Effort, depth_at
-from equilibria.inference.evaluation import Evaluation, Spread, evaluate_model
+from equilibria.inference.evaluation import Evaluation, Spread, check_lengths, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.models import TokenModel
 from equilibria.ranges import at_least
@@ -144,11 +144,17 @@ def evaluate(
         trained = loaded.recipe.data
         if isinstance(data, SequenceTask) and isinstance(trained, SequenceTask):
             data.check_unseen(trained)
+    check_lengths(model, passes.memory_length, chunk_length, depth)  # before what takes long
     with _subject(loaded, passes.split, data, progress) as found:
         memory_length = _memory_length(loaded, passes, found.content)
         sizes = batch_size, segment_length or training.segment_length
-        radius = _spectral_radius(model, found.content, sizes, depth)  # before hours of reading, which it must not cost
-        result = evaluate_model(model, found.content, *sizes, memory_length, depth=depth, chunk_length=chunk_length)
+        with progress.bar(
+            "measuring the spectral radius", None, "tokens"
+        ):  # before hours of reading, which it must not cost
+            radius = _spectral_radius(model, found.content, sizes, depth)
+        result = evaluate_model(
+            model, found.content, *sizes, memory_length, depth=depth, chunk_length=chunk_length, progress=progress
+        )
         return RunEvaluation(
             settings={
                 "checkpoint": loaded.checkpoint.name,
@@ -196,13 +202,15 @@ def _subject(run: LoadedRun, split: Split | None, other: Source | Task | None, p
         task = load_task(replace(run, recipe=replace(run.recipe, data=data)), progress)
         part = split or "valid"
         content = task.split(part)
+        with progress.bar("counting n-grams", None, "tokens"):
+            yardsticks = task.yardsticks(part)
         yield Subject(
             name=task.name,
             part=part,
             own=own,
             content=content,
             text=_text(data, task.fingerprint, own),
-            yardsticks=task.yardsticks(part),
+            yardsticks=yardsticks,
             unknown=_unknown(content, run.tokenizer),
         )
         return

@@ -83,7 +83,7 @@ def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, pr
     """
     loaded = load_run(recipe.run.folder)
     progress.say(f"evaluating {recipe.run.name}")
-    evaluation, read = _evaluated(loaded, load_task(loaded, progress), test_tokens)
+    evaluation, read = _evaluated(loaded, load_task(loaded, progress), test_tokens, progress)
     figures = {
         **read,
         "step": loaded.step,
@@ -95,15 +95,18 @@ def conclude(recipe: Recipe, result: TrainingResult, test_tokens: int | None, pr
     return figures
 
 
-def _evaluated(loaded: LoadedRun, task: Task, test_tokens: int | None) -> tuple[Evaluation, Figures]:
+def _evaluated(
+    loaded: LoadedRun, task: Task, test_tokens: int | None, progress: Progress
+) -> tuple[Evaluation, Figures]:
     """The evaluation on test text, else on validation text or on what the task holds out; and which of them it was."""
     training, model = loaded.recipe.training, loaded.model
     split = "test" if "test" in task.splits() else "valid"
     sizes = training.batch_size, training.segment_length
     if isinstance(task, SymbolTask):
         read = {"data": task.name, "split": "held out", "chance": task.chance}
-        return evaluate_model(model, task.split(split), *sizes), read
-    return evaluate_model(model, task.split(split), *sizes, max_tokens=test_tokens), {"data": task.name, "split": split}
+        return evaluate_model(model, task.split(split), *sizes, progress=progress), read
+    result = evaluate_model(model, task.split(split), *sizes, max_tokens=test_tokens, progress=progress)
+    return result, {"data": task.name, "split": split}
 
 
 def trained_size(figures: Figures) -> Size:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.data import EncodedSplit, EvaluationStream, Tokenizer
+from equilibria.data import EncodedSplit, EvaluationStream, Task, Tokenizer
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.depths import Depth, Equilibrium, Reached
 from equilibria.depths.chunks import per_token
 from equilibria.inference.loading import LoadedRun, load_task
@@ -64,7 +65,7 @@ Solves = tuple[Sequence[TokenFigures], Convergence | None]
 evaluation; None for a depth that has no solver to follow."""
 
 
-def measure_solves(loaded: LoadedRun) -> Solves | None:
+def measure_solves(loaded: LoadedRun, progress: Progress = UNWATCHED) -> Solves | None:
     """Reads the beginning of the run's validation data; None for explicit depths.
 
     Raises:
@@ -73,7 +74,13 @@ def measure_solves(loaded: LoadedRun) -> Solves | None:
     model = loaded.model
     if not isinstance(model, LanguageModel) or not model.depth.solves:
         return None
-    valid, training = load_task(loaded).split("valid"), loaded.recipe.training
+    task = load_task(loaded, progress)
+    with progress.bar("measuring solves", None, "tokens"):
+        return _measured(model, loaded, task)
+
+
+def _measured(model: LanguageModel, loaded: LoadedRun, task: Task) -> Solves:
+    valid, training = task.split("valid"), loaded.recipe.training
     passage = []
     if isinstance(valid, EncodedSplit):
         tokens = valid.tokens[: _PASSAGE_TOKENS + 1]

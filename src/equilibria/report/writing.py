@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.errors import UserError
 from equilibria.files.durable import reported, write_durably
 from equilibria.inference.loading import LoadedRun, load_run
@@ -13,7 +14,7 @@ from equilibria.report.page import page
 from equilibria.runs.lock import keeping
 
 
-def write_report(run: LoadedRun | Path | str, out: Path | str | None = None) -> Path:
+def write_report(run: LoadedRun | Path | str, out: Path | str | None = None, progress: Progress = UNWATCHED) -> Path:
     """Writes a run's report and returns its path: one self-contained HTML file, replaced in one go.
 
     The best checkpoint reads some validation text for it. The page names what the folder lacks.
@@ -21,6 +22,7 @@ def write_report(run: LoadedRun | Path | str, out: Path | str | None = None) -> 
     Args:
         run: one that has started, or its folder.
         out: the file to write; None for the run's `report.html`.
+        progress: receives the stages.
 
     Raises:
         UserError: there is no such run, matplotlib cannot be loaded, or the page cannot be written.
@@ -28,12 +30,13 @@ def write_report(run: LoadedRun | Path | str, out: Path | str | None = None) -> 
     folder = run.folder.path if isinstance(run, LoadedRun) else Path(run)
     found = gather(folder)
     loaded = found.attempt(lambda: load_run(folder))
-    solves = None if loaded is None else found.attempt(lambda: measure_solves(loaded))
+    solves = None if loaded is None else found.attempt(lambda: measure_solves(loaded, progress))
     headline = cards(found, None if loaded is None else loaded.model)
     target = found.folder.report if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
-    html = page(found, headline, solves).encode(errors="replace")
+    with progress.bar("drawing", None, "pictures"):
+        html = page(found, headline, solves).encode(errors="replace")
     with reported(target, "write elsewhere with --out FILE"), keeping(found.folder) if out is None else nullcontext():
         write_durably(target, html)
     return target

@@ -35,14 +35,14 @@ _LONGEST_KEEPING = 10.0  # seconds, enough for a file or two
 
 @dataclass(frozen=True)
 class LockHolder:
-    """The process that writes a run, and since when it does."""
+    """The process that writes a run, and since when it does; nothing of one that could not leave its name."""
 
-    pid: int
-    host: str
-    since: str
+    pid: int | None = None
+    host: str = ""
+    since: str = ""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return "another process" if self.pid is None else f"process {self.pid} on {self.host} since {self.since}"
 
 
 class RunInUse(UserError):
@@ -103,7 +103,7 @@ def save_beside(folder: RunFolder, path: Path, content: str) -> None:
 
 
 def writer_of(folder: RunFolder) -> LockHolder | None:
-    """Who is writing a run; None if nobody is, or the name is unknown."""
+    """Who is writing a run; None if nobody is."""
     return None if _is_free(folder) else _read(folder)
 
 
@@ -123,11 +123,9 @@ def _locked(folder: RunFolder) -> BaseFileLock:
     try:
         return _acquired(folder.lock, _PATIENCE)
     except Timeout as problem:
-        writer = _read(folder)
         gone = f"; if it is gone, remove {_marker(folder.lock)}" if _marker(folder.lock).exists() else ""
         raise RunInUse(
-            f"the run {folder.path} is being written by {writer or 'another process'}; "
-            f"wait until that has ended, or stop it{gone}"
+            f"the run {folder.path} is being written by {_read(folder)}; wait until that has ended, or stop it{gone}"
         ) from problem
     except OSError as problem:
         raise unwritable(folder.path, problem) from problem
@@ -159,8 +157,8 @@ def _marker(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.marker")
 
 
-def _read(folder: RunFolder) -> LockHolder | None:
+def _read(folder: RunFolder) -> LockHolder:
     try:
         return LockHolder(**read_json(folder.writer, dict))
     except (UserError, TypeError):
-        return None
+        return LockHolder()

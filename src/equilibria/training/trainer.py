@@ -20,7 +20,7 @@ from equilibria.data.tasks.base import Task
 from equilibria.distributed import ALONE, World, joined, launch, seed_process, training_device
 from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate_model, perplexity
-from equilibria.inference.loading import load_trained
+from equilibria.inference.loading import load_trained, writes_on
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
@@ -46,6 +46,7 @@ class TrainingResult:
         best_loss: least validation loss so far, in nats per token; None before the first evaluation.
         seconds: training time of the whole run, evaluations and saving excluded.
         tokens_per_second: predicted tokens per second of this start's training; 0.0 without a step.
+        writes_on: whether the model writes on after what it reads, as `generate` has it do.
         main: whether this is the process of rank 0.
     """
 
@@ -56,6 +57,7 @@ class TrainingResult:
     best_loss: float | None
     seconds: float
     tokens_per_second: float
+    writes_on: bool
     main: bool = True
 
     def to_json(self) -> dict[str, object]:
@@ -157,6 +159,7 @@ class Trainer:
             best_loss=self._best,
             seconds=self._seconds,
             tokens_per_second=self.loop.tokens / taken if taken else 0.0,
+            writes_on=writes_on(self.model, self.recipe.data),
             main=world.main,
         )
 
@@ -252,7 +255,7 @@ class Trainer:
         with self.loop.gathered():
             evaluated, limit = self.loop.evaluated, training.evaluate_tokens
             result = evaluate_model(
-                evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth
+                evaluated, valid, *sizes, max_tokens=limit, world=self._world, depth=self.loop.depth, progress=shown
             )
         self._validation = result
         self.loop.validated(result.loss)

@@ -127,7 +127,7 @@ def test_impossible_sizes_are_named(arguments: dict[str, int], message: str) -> 
     with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
         CopyMemory().training(0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
-        next(CopyMemory().split("valid").segments(0))
+        CopyMemory().split("valid").segments(0)
     with pytest.raises(IndexError, match="batch -1"):
         CopyMemory().training(1).at(-1)
 

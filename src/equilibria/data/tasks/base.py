@@ -195,14 +195,29 @@ class HeldOut:
 
     def segments(
         self, batch_size: int, segment_length: int | None = None, max_tokens: int | None = None
-    ) -> Iterator[Segment]:
+    ) -> "HeldOutPass":
         """One pass, or its first batches, until `max_tokens` targets have come."""
         at_least(1, batch_size=batch_size)
-        targets = 0
-        for first in range(0, len(self.numbers), batch_size):
-            if max_tokens is not None and targets >= max_tokens:
+        return HeldOutPass(self, batch_size, max_tokens)
+
+
+@dataclass(frozen=True)
+class HeldOutPass:
+    """The batches of one pass; fewer than its length where `max_tokens` ends it."""
+
+    sequences: HeldOut
+    batch_size: int
+    max_tokens: int | None
+
+    def __len__(self) -> int:
+        return -(-len(self.sequences.numbers) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Segment]:
+        task, numbers, targets = self.sequences.task, self.sequences.numbers, 0
+        for first in range(0, len(numbers), self.batch_size):
+            if self.max_tokens is not None and targets >= self.max_tokens:
                 return
-            segment = self.task.segment(np.array(self.numbers[first : first + batch_size]))
+            segment = task.segment(np.array(numbers[first : first + self.batch_size]))
             targets += int((segment.targets != NO_TARGET).sum())
             yield segment
 
