@@ -185,6 +185,8 @@ function stop() {
   if (running) running.abort();
 }
 
+// What is wrong must be seen.
+form.addEventListener("invalid", (event) => { const more = event.target.closest("details"); if (more) more.open = true; }, true);
 form.addEventListener("submit", (event) => { event.preventDefault(); write(); });
 element("stop").addEventListener("click", stop);
 element("onward").addEventListener("click", () => { prompt.value = shown.textContent; write(); });
