@@ -50,4 +50,4 @@ def check_flags(command: Callable[..., int], flags: Sequence[str], keys: Sequenc
 def _flag(argument: Argument) -> str:
     """The name of a flag, which may be another than that of its argument."""
     given = [meta.name for meta in get_args(argument.annotation) if isinstance(meta, Parameter) and meta.name]
-    return given[0][0] if given else f"--{argument.name.replace('_', '-')}"
+    return next(iter(given[0])) if given else f"--{argument.name.replace('_', '-')}"
