@@ -443,7 +443,7 @@ def test_what_is_wrong_with_a_flag(recipe: Path, flags: Sequence[str], message: 
 
 def test_a_recipe_without_a_name_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").touch()
-    with pytest.raises(UserError, match=r"empty\.toml: run is missing"):
+    with pytest.raises(UserError, match=r"empty\.toml: run\.name is missing"):
         read_recipe(tmp_path / "empty.toml")
     with pytest.raises(UserError, match=r"absent\.toml does not exist; a recipe is"):
         read_recipe(tmp_path / "absent.toml")

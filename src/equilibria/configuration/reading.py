@@ -130,6 +130,8 @@ def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
 def _as_flag(argument: str) -> str:
     """How something is given that looks like a key."""
     key, equals, _ = argument.lstrip("-").partition("=")
+    if "" in key.split("."):
+        return "see --help"
     if equals or argument.startswith("-") or key.partition(".")[0] in {*SHORT_KEYS, *options(Recipe)}:
         return f"a key of the recipe is a flag: --{key} VALUE"
     return "one recipe is given, and flags after it; see --help"
