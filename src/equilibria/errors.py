@@ -16,8 +16,9 @@ _MEMORY = re.compile(
 _MEND: dict[int | None, str] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     errno.EROFS: "make its disk writable",
+    errno.ENOTDIR: "a file is where a folder should be; remove it, or choose another place",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "get permission to write there"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make its folder first"),
+    errno.ENOENT: "make its folder first",
 }
 
 
@@ -77,11 +78,11 @@ def printable(text: str) -> str:
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The most similar of some words, if any is; capitals and kinds of dash make no difference."""
     alike = {_plain(other): other for other in known}
-    return alike.get(next(iter(difflib.get_close_matches(_plain(word), alike, n=1, cutoff=0.5)), ""))
+    return alike.get(next(iter(difflib.get_close_matches(_plain(word), alike, n=1, cutoff=0.6)), ""))
 
 
 def _plain(word: str) -> str:
-    return word.lower().replace("_", "-")
+    return word.lower().lstrip("-").replace("_", "-")
 
 
 def cause(problem: Exception) -> str:

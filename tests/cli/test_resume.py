@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from equilibria.cli.app import main
 from equilibria.configuration import read_recipe
 from equilibria.inference.loading import load_run
@@ -136,3 +137,17 @@ def test_a_run_of_any_other_name_can_be_read(tiny_toml: Path, capsys: pytest.Cap
     assert load_run(run / "checkpoints" / "step-2" / ".." / "..").step == 2
     train(capsys, tiny_toml, "--run.name", f"from-{name[:100]}", "--training.initial_weights", run)
     train(capsys, run, "--resume", "--training.steps", 3)
+
+
+def test_another_text_is_refused_before_it_is_read(
+    tiny_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(tiny_toml), "--run.name", "refused", "--training.steps", "2"]) == 0
+    text = tiny.write_text(tmp_path / "other")
+    (text / "train.txt").write_text("another text altogether\n" * 100)
+    capsys.readouterr()
+    run = tiny_toml.parent / "runs" / "refused"
+    assert main(["train", str(run), "--resume", "--training.steps", "4", "--data.path", str(text)]) == 2
+    printed = capsys.readouterr()
+    assert "the text or its tokenizer is not the one" in printed.err
+    assert "encoding" not in printed.out

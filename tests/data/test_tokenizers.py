@@ -318,8 +318,8 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer: Tokenizer, offset: int)
         (("bytes", 300), "has 256 ids"),
         (("word", None, 0), "minimum_count must be at least 1, found 0"),
         (("letters",), "no tokenizer is called 'letters'"),
-        (("file",), 'path goes with kind "file"'),
-        (("bytes", None, 1, Path("tokenizer.json")), 'path goes with kind "file"'),
+        (("file",), 'kind "file" needs a path'),
+        (("bytes", None, 1, Path("tokenizer.json")), 'kind "bytes" takes no path'),
         (("file", 300, 1, Path("tokenizer.json")), "the vocabulary of a file is given"),
     ],
 )

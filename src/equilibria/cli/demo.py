@@ -14,7 +14,7 @@ from rich.text import Text
 from equilibria.cli.generate import Draw, write_texts
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress, progress_console
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Settings, check_flags
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.data.progress import Progress
@@ -48,6 +48,7 @@ def demo(*settings: Settings, json: bool = False) -> int:
     console = progress_console(json)
     named = bool(settings) and not settings[0].startswith("-")
     recipe, *flags = settings if named else ("demo", *settings)
+    check_flags(demo, flags)
     result = train(_numbered(read_recipe(recipe, flags)), console=console, progress=ConsoleProgress(console))
     if result.interrupted is not None:
         return exit_code(result)

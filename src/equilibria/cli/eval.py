@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress, side_console
-from equilibria.cli.settings import Count, Device, Natural, Positive, Settings
+from equilibria.cli.settings import Count, Device, Natural, Positive, Settings, check_flags
 from equilibria.configuration import Recipe, checked
 from equilibria.data import Source, Split, Task
 from equilibria.distributed import training_device
@@ -87,11 +87,17 @@ def evaluate_run(
     return 0
 
 
+_ANOTHER = "another text is given with --data.files FILE or --data.path FOLDER"
+
+
 def _other(recipe: Recipe, flags: Sequence[str]) -> Source | Task | None:
+    if flags and not flags[0].startswith("--"):
+        raise UserError(f"{flags[0]}: unexpected argument; {_ANOTHER}")
+    check_flags(evaluate_run, flags, keys=("data",))
     names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
     for name in names:
         if not name.startswith("--data."):
-            raise UserError(f"{name}: no such option; see equilibria eval --help")
+            raise UserError(f"{name}: no such option; {_ANOTHER}, and equilibria eval --help lists the options")
         if name.startswith("--data.tokenizer"):
             raise UserError(f"{name}: a run reads every text with its own tokenizer; omit the flag")
     if not flags:

@@ -1,6 +1,7 @@
 """What is wrong with a command line, in one line."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -17,14 +18,14 @@ def explain(problem: cyclopts.CycloptsError) -> str:
     match problem:
         case cyclopts.UnknownCommandError(unused_tokens=[given, *_], app=app) if app is not None:
             commands = [name for name in app if not name.startswith("-")]
+            if given == "help" and (asked := [word for word in problem.root_input_tokens or () if word in commands]):
+                return f"help: no such command; give equilibria {asked[0]} --help"
             flags = {"help": "--help", "version": "--version", "v": "--version"}
             close = nearest(given.lstrip("-"), [*commands, *flags])
             instead = f"the nearest is {flags.get(close, close)}" if close else f"there are {', '.join(commands)}"
             return f"{given}: no such command; {instead}"
         case cyclopts.UnknownOptionError(token=token, argument_collection=arguments):
-            given = token.keyword or token.value
-            close = nearest(given, [name for argument in arguments for name in argument.names])
-            return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
+            return _unknown(token.keyword or token.value, [name for argument in arguments for name in argument.names])
         case cyclopts.CoercionError(argument=Argument() as argument):
             return _unexpected(argument, problem.token or argument.tokens[0])
         case cyclopts.ValidationError(argument=Argument() as argument) if argument.tokens:
@@ -34,9 +35,22 @@ def explain(problem: cyclopts.CycloptsError) -> str:
             lacking = f"{problem.keyword} has no value" if problem.keyword else f"{argument.name} is missing"
             return f"{lacking}: expected {_expected(argument, None)}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
-            return f"{unexpected}: unexpected argument; see --help"
+            prompt = ["a prompt is given with -p, and so on;"] if "generate" in (problem.command_chain or ()) else []
+            command = " ".join(("equilibria", *(problem.command_chain or ())))
+            return " ".join((f"{unexpected}: unexpected argument;", *prompt, f"see {command} --help"))
     problem.verbose = False
     return " ".join(str(problem).split())
+
+
+def _unknown(given: str, names: Sequence[str]) -> str:
+    """About an option that a command does not have."""
+    arguments, flags = ([name for name in names if name.startswith("-") is flag] for flag in (False, True))
+    if nearest(given, arguments[:1]):
+        return f"{given}: give {arguments[0]} alone, without a flag before it"
+    if {"SETTINGS", "FLAGS"} & {*arguments[1:]}:
+        return f"{given}: {arguments[0]} comes first, and flags after it"
+    close = nearest(given, flags)
+    return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
 
 
 def _unexpected(argument: Argument, token: cyclopts.Token) -> str:

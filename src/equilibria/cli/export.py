@@ -2,6 +2,7 @@
 
 import json as json_format
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,10 @@ from equilibria.cli.progress import ConsoleProgress, side_console
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
 from equilibria.inference.loading import LoadedRun, load_run
-from equilibria.interop.torch_export import Part, export_program, fixed_depth, save_onnx, save_program
+from equilibria.interop.torch_export import Part, check_new, export_program, fixed_depth, save_onnx, save_program
 from equilibria.interop.weights import export_weights
+
+_SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 
 def export(
@@ -43,17 +46,21 @@ def export(
         checkpoint: "best" by validation loss, "last" or "step-N".
         json: print what was written as one JSON object.
     """
-    if to in ("hf", "equilibria") and (part is not None or evaluations is not None):
+    if to not in _SUFFIXES and (part is not None or evaluations is not None):
         raise UserError(f'--part and --evaluations are for programs; a "{to}" folder is solved as the recipe says')
     if to != "equilibria" and dtype is not None:
         raise UserError(f'--dtype is for folders of this package, "equilibria"; a "{to}" export is in float32')
+    if to in _SUFFIXES:  # before what takes long
+        check_new(out, _SUFFIXES[to])
+    if to == "onnx" and find_spec("onnxscript") is None:
+        raise UserError("--to onnx needs onnxscript; pip install 'equilibria[onnx]'")
     loaded = load_run(run, checkpoint)
     if to == "hf":
         written = _write_folder(loaded, out)
     elif to == "equilibria":
         written = export_weights(loaded, out, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     else:
-        save = save_program if to == "torch" else _save_onnx
+        save = save_program if to == "torch" else save_onnx
         with ConsoleProgress(side_console(json)).bar("tracing the model", None, "steps"):
             written = _write_program(loaded, out, part or "solve", evaluations, save)
     print(json_format.dumps(written) if json else out)
@@ -66,13 +73,6 @@ def _write_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     except ModuleNotFoundError as problem:
         raise UserError(f"--to hf needs {problem.name}; pip install 'equilibria[hf]'") from problem
     return export_folder(loaded, out)
-
-
-def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object]) -> None:
-    try:
-        save_onnx(program, path, metadata)
-    except ModuleNotFoundError as problem:
-        raise UserError(f"--to onnx needs {problem.name}; pip install 'equilibria[onnx]'") from problem
 
 
 def _write_program(

@@ -81,7 +81,8 @@ class Draw:
         except FileNotFoundError as problem:
             raise UserError(f"there is no file {self.prompts_file}; name one with --prompts-file") from problem
         except (OSError, UnicodeDecodeError) as problem:
-            raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text: {problem}") from problem
+            reason = problem.strerror if isinstance(problem, OSError) else "it is in another encoding"
+            raise UserError(f"{self.prompts_file} cannot be read as UTF-8 text ({reason})") from problem
         from_file = [line for line in lines if line.strip()]
         if not from_file:
             raise UserError(f"{self.prompts_file} holds no prompt; write one on each line")

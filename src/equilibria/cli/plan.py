@@ -10,8 +10,9 @@ from rich.text import Text
 
 from equilibria.cli.output import clock
 from equilibria.cli.progress import ConsoleProgress
-from equilibria.cli.settings import Count, Positive, Settings
-from equilibria.configuration import Recipe, read_recipe
+from equilibria.cli.recipes import recipe_at
+from equilibria.cli.settings import Count, Positive, Settings, check_flags
+from equilibria.configuration import Recipe
 from equilibria.data import Task
 from equilibria.data.prepared import opened
 from equilibria.distributed import training_device
@@ -33,13 +34,14 @@ def plan(
     text is read, and prepared as for training, unless --vocabulary says how many tokens it has.
 
     Args:
-        recipe: the TOML file, or the name of a recipe of the package.
+        recipe: the TOML file, the name of a recipe of the package, or a run folder.
         settings: of the recipe.
         vocabulary: tokens in the vocabulary; random tokens then stand in for the text. A task has its own.
         seconds: roughly how long measuring may take.
         json: print the figures as one JSON object and nothing else.
     """
-    return print_plan(read_recipe(recipe, settings), vocabulary, seconds, json)
+    check_flags(plan, settings)
+    return print_plan(recipe_at(recipe, settings), vocabulary, seconds, json)
 
 
 def print_plan(whole: Recipe, vocabulary: int | None = None, seconds: float = 30.0, json: bool = False) -> int:

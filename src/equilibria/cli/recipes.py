@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equilibria.configuration import shipped_recipe, shipped_recipes
+from equilibria.configuration import Recipe, RunRecipe, read_recipe, shipped_recipe, shipped_recipes
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
+from equilibria.runs.folder import RunFolder
 
 
 def recipes(*, json: bool = False) -> int:
@@ -46,12 +47,21 @@ def init(name: str, file: Path | None = None, /) -> int:
 
     Args:
         name: of the recipe, as `equilibria recipes` lists it.
-        file: where the copy goes; default: the last part of the name, with .toml, here.
+        file: where the copy goes, or the folder for it; default: the last part of the name, with .toml, here.
     """
     recipe = shipped_recipe(name)
-    file = file or Path(recipe.file.name)
+    file = file / recipe.file.name if file is not None and file.is_dir() else file or Path(recipe.file.name)
     if file.exists():
         raise UserError(f"{file} exists already; name another file: equilibria init {name} FILE")
     save_text(file, recipe.file.read_text(encoding="utf-8"))
     print(f"wrote {file}; train it with: equilibria train {file}")
     return 0
+
+
+def recipe_at(path: Path, flags: tuple[str, ...]) -> Recipe:
+    """The recipe of a file or of a run, whose name and folder are where the run is now."""
+    run = RunFolder.named(path)
+    if run is None:
+        return read_recipe(path, flags)
+    folder = run.path if run.path.name not in ("", "..") else run.path.resolve()
+    return read_recipe(run.config, flags, RunRecipe(name=folder.name, directory=folder.parent))

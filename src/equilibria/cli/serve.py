@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.settings import Count, Device, Positive
+from equilibria.cli.settings import Count, Device, Positive, whole
 from equilibria.depths import Equilibrium
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
@@ -23,7 +23,7 @@ def serve(
     /,
     *,
     host: str = "127.0.0.1",
-    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8000,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535), converter=whole)] = 8000,
     name: str | None = None,
     checkpoint: str = "best",
     max_batch: Count = 32,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress, progress_console
-from equilibria.cli.settings import Settings
+from equilibria.cli.settings import Settings, check_flags
 from equilibria.cli.train import exit_code
 from equilibria.configuration import Recipe, RunRecipe, read_recipe
 from equilibria.data import WordProblem
@@ -56,6 +56,7 @@ def state_tracking(*flags: Settings, json: bool = False) -> int:
         flags: flags of `equilibria train`, for both; those of model.depth for the equilibrium alone.
         json: print the figures as one JSON object on stdout; progress goes to stderr.
     """
+    check_flags(state_tracking, flags)
     if own := [flag for flag in flags if flag.startswith("--run.")]:
         raise UserError(f"{own[0]}: the demo chooses where its two runs are; leave it out")
     go_on_unheard()

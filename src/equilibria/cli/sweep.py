@@ -12,7 +12,7 @@ from rich.table import Table
 
 from equilibria.cli.output import clock, go_on_unheard
 from equilibria.cli.progress import ConsoleProgress, progress_console
-from equilibria.cli.settings import Natural, Settings
+from equilibria.cli.settings import Natural, Settings, check_flags
 from equilibria.configuration import Recipe, read_recipe
 from equilibria.configuration.comparing import settings
 from equilibria.errors import UserError
@@ -47,6 +47,7 @@ def sweep(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep trains each run in one process; start runs of several with torchrun and train")
+    check_flags(sweep, flags)
     go_on_unheard()
     recipes = _recipes(recipe, flags, only_list)
     if index is not None and index >= len(recipes):

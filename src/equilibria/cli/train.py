@@ -9,11 +9,12 @@ from rich.text import Text
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.plan import print_plan
 from equilibria.cli.progress import ConsoleProgress, progress_console
+from equilibria.cli.recipes import recipe_at
 from equilibria.cli.runs import resume_command
-from equilibria.cli.settings import Settings
-from equilibria.configuration import Recipe, RunRecipe, read_recipe, recipe_text, table_of
+from equilibria.cli.settings import Settings, check_flags
+from equilibria.configuration import recipe_text, shipped_recipes, table_of
 from equilibria.errors import UserError
-from equilibria.runs.folder import RunFolder
+from equilibria.runs.folder import RunFolder, no_run
 from equilibria.training import TrainingResult, train
 
 
@@ -33,7 +34,11 @@ def train_recipe(
             with --json the recipe alone.
         json: print how the run ended as one JSON object on stdout; progress goes to stderr.
     """
-    whole = _recipe(recipe, settings)
+    check_flags(train_recipe, settings)
+    is_recipe = recipe.is_file() or recipe.as_posix() in shipped_recipes()
+    if resume and not is_recipe and RunFolder.named(recipe) is None:
+        raise UserError(no_run(recipe))
+    whole = recipe_at(recipe, settings)
     if dry_run:
         if resume:
             raise UserError("--dry-run trains nothing, so --resume has no effect; drop one of them")
@@ -60,15 +65,6 @@ def _ending(result: TrainingResult) -> Text:
         names = ("eval", "generate", "report") if result.writes_on else ("eval", "report")
         commands = [f"equilibria {name} {shlex.quote(str(result.folder))}" for name in names]
     return Text("\n  ".join((f"the run is in {result.folder}; go on with:", *commands)))
-
-
-def _recipe(path: Path, flags: tuple[str, ...]) -> Recipe:
-    """The recipe of a file or of a run, whose name and folder are where the run is now."""
-    run = RunFolder.named(path)
-    if run is None:
-        return read_recipe(path, flags)
-    folder = run.path if run.path.name not in ("", "..") else run.path.resolve()
-    return read_recipe(run.config, flags, RunRecipe(name=folder.name, directory=folder.parent))
 
 
 def exit_code(result: TrainingResult) -> int:

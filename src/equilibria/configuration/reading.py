@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equilibria.configuration.building import check_fit
-from equilibria.configuration.kinds import REQUIRED
+from equilibria.configuration.kinds import REQUIRED, options
 from equilibria.configuration.recipe import Recipe, RunRecipe
 from equilibria.configuration.shipped import recipe_file
 from equilibria.configuration.tables import ITSELF, Keys, Maker, Table, Written, table_of
@@ -62,7 +62,7 @@ def recipe_from(content: Table, source: str, arguments: Sequence[str] = ()) -> R
     if [] in unset:
         raise UserError("--unset has no value: expected a key of the file")
     for key in unset.all:
-        _unset(content, key, source)
+        _unset(content, key.removeprefix("--"), source)
     maker = Maker()
     try:
         recipe = maker.make(Recipe, REQUIRED, [content, _nested(flags)])
@@ -121,10 +121,20 @@ def read_flags(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
             key = key.replace("-", "_")
             found.append((SHORT_KEYS.get(key, key), [value] if equals else []))
         elif argument.startswith("--") or not found:
-            raise UserError(f"{argument}: unexpected argument; see --help")
+            raise UserError(f"{argument}: unexpected argument; {_as_flag(argument)}")
         else:
             found[-1][1].append(argument)
     return found
+
+
+def _as_flag(argument: str) -> str:
+    """How something is given that looks like a key."""
+    key, equals, _ = argument.lstrip("-").partition("=")
+    if "" in key.split("."):
+        return "see --help"
+    if equals or argument.startswith("-") or key.partition(".")[0] in {*SHORT_KEYS, *options(Recipe)}:
+        return f"a key of the recipe is a flag: --{key} VALUE"
+    return "one recipe is given, and flags after it; see --help"
 
 
 def _nested(flags: Mapping[str, Written]) -> Table:
@@ -144,7 +154,8 @@ def _unset(content: Table, key: str, source: str) -> None:
     for section in sections:
         inner = inner.get(section) if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or name not in inner:
-        raise UserError(f"--unset {key}: {source} does not set it")
+        alone = "; give the key without a value" if "=" in key else ""
+        raise UserError(f"--unset {key}: {source} does not set it{alone}")
     del inner[name]
 
 

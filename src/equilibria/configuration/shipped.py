@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, nearest
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -54,8 +54,14 @@ def recipe_file(path: Path | str) -> Path:
     recipes = shipped_recipes()
     if (name := file.as_posix()) in recipes:
         return recipes[name].file
+    if (file / "config.toml").is_file():
+        raise UserError(f"{path} is a run; its recipe is {file / 'config.toml'}")
     what = "is a folder without a run" if file.is_dir() else "does not exist"
-    raise UserError(f"{path} {what}; a recipe is a TOML file, or {_nearest(name.removesuffix('.toml'), recipes)}")
+    here = {other.stem: other for other in file.parent.glob("*.toml")}
+    close = nearest(file.stem, here)
+    beside = f" such as {here[close]}" if close else ""
+    packaged = _nearest(name.removesuffix(".toml"), recipes)
+    raise UserError(f"{path} {what}; a recipe is a TOML file{beside}, or {packaged}")
 
 
 def _nearest(name: str, recipes: dict[str, ShippedRecipe]) -> str:
@@ -67,5 +73,5 @@ def _nearest(name: str, recipes: dict[str, ShippedRecipe]) -> str:
         return max(whole, difflib.SequenceMatcher(None, last, known.rpartition("/")[2]).ratio() - 0.01)
 
     best = max(recipes, key=likeness)
-    nearest = f", of which {best} is the nearest" if likeness(best) > 0.6 else ""
-    return f"one of the package{nearest} (`equilibria recipes` lists them)"
+    close = f", of which {best} is the nearest" if likeness(best) > 0.6 else ""
+    return f"one of the package{close} (`equilibria recipes` lists them)"

@@ -128,12 +128,13 @@ class Maker:
         known, family, arguments = options(cls), family_of(cls), {}
         of = "" if family is None else f"{family.tag} {family.name(cls)} has "
         problems: list[tuple[Keys, str]] = [
-            ((*keys, name), f"{of}no such key; {_instead(name, cls, keys)}") for name in sorted(given.keys() - known)
+            ((*keys, name), f"{of}no such key; {_of_other_kinds(name, family) or _instead(name, cls, keys)}")
+            for name in sorted(given.keys() - known)
         ]
         for name, option in known.items():
             default, layers, outer = values.get(name, option.default), given.get(name, ()), {}
             if default is REQUIRED and not layers:
-                problems.append(((*keys, name), "is missing"))
+                problems.append(((*keys, name, *_needed(option)), "is missing"))
                 continue
             if family is not None and section_of(option.annotation) is family:
                 outer = {key: arguments[key] for key in family.inherited if key in arguments}
@@ -194,6 +195,22 @@ def _expanded(given: Any, section: Family | type) -> Mapping[str, Any]:
     raise ValueError(f"{value!r}: expected a section with keys")
 
 
+def _needed(option: Any) -> list[str]:
+    """The first key that a section needs; none of a value."""
+    section = section_of(option.annotation)
+    known = options(section).items() if isinstance(section, type) else ()
+    return [name for name, inner in known if inner.default is REQUIRED][:1]
+
+
+def _of_other_kinds(name: str, family: Family | None) -> str:
+    """Which other kinds have a key."""
+    found = [] if family is None else [kind for kind, cls in family.kinds().items() if name in options(cls)]
+    if family is None or not found:
+        return ""
+    *others, last = found
+    return f"{family.tag} {', '.join(others)} and {last} have it" if others else f"{family.tag} {last} has it"
+
+
 def _instead(name: str, cls: Any, keys: Keys) -> str:
     """What may be meant by a key that there is not: one like it here, or below; else all that there are here."""
     known = list(options(cls))
@@ -207,7 +224,8 @@ def _below(name: str, cls: Any) -> str | None:
     parts = {key: key.rpartition(".")[2] for key in found if "." in key}
     same = [key for key, part in parts.items() if part == name.replace("-", "_")]
     short = [key for key, part in parts.items() if "_" in part and "".join(w[0] for w in part.split("_")) == name]
-    return next(iter(same + short), None)
+    close = nearest(name, parts.values())
+    return next(iter((*same, *short, *(key for key, part in parts.items() if part == close))), None)
 
 
 def _dotted(cls: Any) -> Iterator[str]:
@@ -287,6 +305,8 @@ def _single(given: Any, expected: Any) -> Any:
             return read(value)
     except (ValueError, KeyError, OverflowError):
         pass
+    if isinstance(given, Written) and not given[-1]:
+        raise ValueError(f"has no value: expected {words}")
     several = written and "," in str(value) and expected in (int, float)
     hint = "; `equilibria sweep` takes several values" if several else ""
     raise ValueError(f"= {_shown(value)}: expected {words}{hint}")

@@ -116,6 +116,15 @@ def opened(data: Source | Task, progress: Progress = UNWATCHED) -> Task:
     return data if isinstance(data, Task) else prepare(data, data.tokenizer, data.cache, progress)
 
 
+def fingerprint_of(data: Source | Task) -> str:
+    """That of the task that `opened` gives, before a text is prepared; a UserError where it cannot be read."""
+    return data.fingerprint if isinstance(data, Task) else _fingerprint(data.fingerprint(), data.tokenizer)
+
+
+def _fingerprint(text: str, spec: TokenizerSpec) -> str:
+    return text_digest([str(_FORMAT), text, json.dumps(spec.identity(), sort_keys=True)])
+
+
 def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress = UNWATCHED) -> Corpus:
     """Encodes a text, or opens what an earlier call with the same text and tokenizer left in `cache`.
 
@@ -131,7 +140,7 @@ def prepare(source: Source, spec: TokenizerSpec, cache: Path, progress: Progress
         UserError: the text cannot be read or is empty, or the cache cannot be written.
     """
     text = source.fingerprint()
-    fingerprint = text_digest([str(_FORMAT), text, json.dumps(spec.identity(), sort_keys=True)])
+    fingerprint = _fingerprint(text, spec)
     directory = cache / fingerprint
     if not _is_whole(directory):
         with _alone(cache, fingerprint):

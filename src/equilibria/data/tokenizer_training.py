@@ -62,7 +62,8 @@ class TokenizerSpec:
         if smallest is None:
             raise UserError(f"no tokenizer is called {self.kind!r}; take 'word', 'bpe', 'bytes' or 'file'")
         if (self.path is None) is (self.kind == "file"):
-            raise UserError(f'path goes with kind "file", and only with it; found kind "{self.kind}" and {self.path}')
+            mend = "give its path" if self.path is None else f'omit path, or take kind "file": {self.path}'
+            raise UserError(f'kind "{self.kind}" {"needs a" if self.path is None else "takes no"} path; {mend}')
         if self.kind == "file" and (self.vocabulary_size is not None or self.minimum_count != 1):
             raise UserError("the vocabulary of a file is given; omit vocabulary_size and minimum_count")
         if self.vocabulary_size is not None and self.vocabulary_size < smallest:

@@ -167,7 +167,7 @@ def id_tokenizer(vocabulary_size: int) -> Tokenizer:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Reads a `tokenizer.json`; raises a UserError if it is missing, damaged or not for `Tokenizer`."""
-    content = read_json(path, dict, "prepare the text again")
+    content = read_json(path, dict, "if it is a tokenizer.json, prepare the text again")
     try:
         return Tokenizer(stock_from(content))
     except Exception as error:  # the library raises bare Exception

@@ -118,4 +118,6 @@ def _too_deep() -> ValueError:
 
 
 def _reason(problem: Exception) -> str:
+    if isinstance(problem, UnicodeDecodeError):
+        return "it is not UTF-8 text"
     return (problem.strerror or str(problem)) if isinstance(problem, OSError) else str(problem)

@@ -17,7 +17,7 @@ from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest
 from equilibria.inference.trained import FOLDER, weights_at
 from equilibria.models import TokenModel
-from equilibria.runs.folder import RunFolder
+from equilibria.runs.folder import RunFolder, no_run
 from equilibria.runs.index import MODEL_FILE, latest_first, step_of
 from equilibria.runs.lock import save_beside
 from equilibria.runs.weights import build_filled, distinct_state, fill, read_tensors, shards, united
@@ -107,6 +107,8 @@ def load_run(path: Path | str, checkpoint: str = "best") -> LoadedRun:
         _check(folder, folder.path, folder.tokenizer.name)
     for file in (folder.config, folder.tokenizer):
         if not file.is_file():
+            if RunFolder.named(folder.path.parent.parent) is not None:
+                raise UserError(no_run(path))
             raise UserError(f"{file} is missing; a model is loaded with its config.toml and tokenizer.json")
     recipe = read_recipe(folder.config, [])
     tokenizer = load_tokenizer(folder.tokenizer)

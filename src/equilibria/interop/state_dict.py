@@ -145,7 +145,7 @@ def read_tensor_file(path: Path) -> Mapping[str, object]:
     except UserError:
         raise
     except pickle.UnpicklingError as problem:
-        found = f"holds more than tensors, or is not a PyTorch file ({_line(problem)})"
+        found = "holds more than tensors, or is not a PyTorch file"
         raise UserError(f"{path} {found}; save model.state_dict() alone") from problem
     except Exception as problem:  # PyTorch's reader raises whatever a damaged byte leads it to
         raise UserError(f"{path} cannot be read ({_line(problem)}); copy it again") from problem

@@ -180,7 +180,7 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object])
         UserError: the path is not a new `.onnx` file or cannot be written, or the program has no form in ONNX.
         ModuleNotFoundError: the packages onnx and onnxscript are missing.
     """
-    _check_new(path, ".onnx", "ONNX")
+    check_new(path, ".onnx")
     import_module("onnxscript")  # which torch.onnx needs
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
@@ -206,9 +206,10 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object])
         write_durably(path, content)
 
 
-def _check_new(path: Path, suffix: str, of: str) -> None:
+def check_new(path: Path, suffix: str) -> None:
+    """Raises a UserError where a path is not that of a new file with the suffix of a program."""
     if path.suffix != suffix:
-        raise UserError(f"{path} does not end in {suffix}, the suffix of {of}; choose another name")
+        raise UserError(f"{path} does not end in {suffix}, the suffix of such a program; choose another name")
     if path.exists():
         raise UserError(f"{path} exists already; choose another name or remove it")
 
@@ -223,7 +224,7 @@ def save_program(program: ExportedProgram, path: Path, metadata: dict[str, objec
     Raises:
         UserError: the path is not a new `.pt2` file, or cannot be written.
     """
-    _check_new(path, ".pt2", "torch.export")
+    check_new(path, ".pt2")
     content = io.BytesIO()  # PyTorch's own file writer aborts the process on a full disk
     torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
     with reported(path, "choose another name"):

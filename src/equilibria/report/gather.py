@@ -109,10 +109,8 @@ def depth_of(recipe: Recipe) -> object:
 def gather(path: Path) -> RunRecord:
     """Reads a run folder; a UserError where there is none."""
     folder = RunFolder(path)
-    if not path.is_dir():
-        raise UserError(no_run(path))
     if not folder.config.exists() and not folder.metrics.exists():
-        raise UserError(f"{path} is not a run folder: it has neither config.toml nor metrics.jsonl")
+        raise UserError(no_run(path))
     run = RunRecord(folder)
     run.config = run.attempt(lambda: _text(folder.config, "the recipe cannot be shown"))
     if run.config is not None:

@@ -29,12 +29,12 @@ def write_report(run: LoadedRun | Path | str, out: Path | str | None = None, pro
     """
     folder = run.folder.path if isinstance(run, LoadedRun) else Path(run)
     found = gather(folder)
-    loaded = found.attempt(lambda: load_run(folder))
-    solves = None if loaded is None else found.attempt(lambda: measure_solves(loaded, progress))
-    headline = cards(found, None if loaded is None else loaded.model)
     target = found.folder.report if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} cannot be written: it is a folder; name a file with --out FILE")
+    loaded = found.attempt(lambda: load_run(folder))
+    solves = None if loaded is None else found.attempt(lambda: measure_solves(loaded, progress))
+    headline = cards(found, None if loaded is None else loaded.model)
     with progress.bar("drawing", None, "pictures"):
         html = page(found, headline, solves).encode(errors="replace")
     with reported(target, "write elsewhere with --out FILE"), keeping(found.folder) if out is None else nullcontext():

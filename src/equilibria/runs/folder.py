@@ -105,7 +105,7 @@ class RunFolder:
         Raises:
             UserError: there is no such run, or no such checkpoint in it.
         """
-        if not self.path.is_dir():
+        if not self.config.is_file() and not self.checkpoints.is_dir():
             raise UserError(no_run(self.path))
         index = self.index()
         if index is None:
@@ -115,15 +115,28 @@ class RunFolder:
         if name in named and not folder.is_dir() and self.index() != index:
             return self.checkpoint(name)  # a training has saved another and removed this one meanwhile
         if not folder.is_dir():
-            present = ", ".join(entry.name for entry in reversed(latest_first(self.checkpoints))) or "none"
-            raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {present})")
+            present = [entry.name for entry in reversed(latest_first(self.checkpoints))]
+            others = ", ".join(present) or "none"
+            likely = {"latest": "last"}.get(name, f"step-{name}" if name.isdigit() else name)
+            close = nearest(likely, [*named, *present])
+            meant = f'; did you mean "{close}"?' if close else ""
+            raise UserError(f"there is no checkpoint {folder.name} in {self.checkpoints} (present: {others}){meant}")
         return folder
 
 
 def no_run(path: Path) -> str:
-    """That there is no run folder at a path, and which may be meant: one beside it, or in `runs`."""
+    """That there is no run folder at a path, and which may be meant: one around it, in it, beside it or in `runs`."""
+    around = next((run for run in map(RunFolder.named, path.parents) if run is not None), None)
+    if around is not None:
+        within = path if step_of(path) is not None else path.parent
+        checkpoint = "" if step_of(within) is None else f" (eval, generate and serve take --checkpoint {within.name})"
+        return f"{path} is inside the run {around.path}; name that{checkpoint}"
     if path.is_file():
-        return f"{path} is a file, and no run folder; if it is a recipe, train it first: equilibria train {path}"
+        train = f"; if it is a recipe, train it first: equilibria train {path}" if path.suffix == ".toml" else ""
+        return f"{path} is a file, and no run folder{train}"
+    if path.is_dir():
+        inside = next((place.parent for place in sorted(path.glob("*/config.toml"))), None)
+        return f"{path} is a folder without a run" + (f"; name one in it, such as {inside}" if inside else "")
     places = {place for parent in (path.parent, Path("runs")) for place in parent.glob("*/config.toml")}
     runs = {place.parent.name: str(place.parent) for place in sorted(places)}
     close = nearest(path.name, runs)

@@ -5,13 +5,16 @@ from contextlib import contextmanager
 
 from equilibria.configuration import Recipe, read_recipe, write_recipe
 from equilibria.configuration.comparing import differences, settings
+from equilibria.data.prepared import fingerprint_of
 from equilibria.data.tokenizers import Tokenizer
 from equilibria.distributed import launch, restarted
 from equilibria.errors import UserError
 from equilibria.files.durable import leftovers, make_folder, remove_leftovers, reported, write_durably
+from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest, write_manifest
 from equilibria.runs.checkpoints import start_from
 from equilibria.runs.folder import RunFolder
+from equilibria.runs.index import SCALARS_FILE, read_index
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
 
 _FIXED = {
@@ -139,6 +142,30 @@ def check_unchanged(folder: RunFolder, earlier: Mapping[str, object], recipe: Re
         raise UserError(
             f"the run in {folder.path} has {key} = {before}, the recipe {now}; resume with the same, or start a new run"
         )
+
+
+def check_data(folder: RunFolder, saved: object, fingerprint: str) -> None:
+    """Raises a UserError where data have another fingerprint than what a run was trained on."""
+    if saved != fingerprint:
+        raise UserError(
+            f"the text or its tokenizer is not the one that {folder.path} was trained on; "
+            f"resume with the same data, or start a new run"
+        )
+
+
+def check_before_reading(folder: RunFolder, recipe: Recipe) -> None:
+    """Checks, before a text is prepared, that a run can be resumed with a recipe; leaves to `sound_checkpoint` what is
+    damaged.
+
+    Raises:
+        UserError: it cannot.
+    """
+    check_resumable(folder, recipe)
+    try:
+        scalars = read_json(folder.checkpoints / read_index(folder.index_file).last / SCALARS_FILE, dict)
+    except UserError:
+        return
+    check_data(folder, scalars.get("corpus"), fingerprint_of(recipe.data))
 
 
 def record_recipe(folder: RunFolder, recipe: Recipe) -> None:

@@ -307,11 +307,7 @@ class Trainer:
             )
         checkpoint = read_checkpoint(path, self.loop.layout, self._world)
         scalars = checkpoint.scalars
-        if scalars.get("corpus") != self._fingerprint:
-            raise UserError(
-                f"the text or its tokenizer is not the one that {self.folder.path} was trained on; "
-                f"resume with the same data, or start a new run"
-            )
+        preparation.check_data(self.folder, scalars.get("corpus"), self._fingerprint)
         earlier = scalars.get("recipe")  # config.toml may have been edited since
         preparation.check_unchanged(self.folder, earlier if isinstance(earlier, dict) else {}, self.recipe)
         self.loop.restore(checkpoint, path)
@@ -411,7 +407,10 @@ def train(
     device = training_device(recipe.training.device)
     with joined(device) as world:
         if world.main:  # before what takes long
-            preparation.check_startable(folder, resume or preparation.made_before(folder))
+            again = resume or preparation.made_before(folder)
+            preparation.check_startable(folder, again)
+            if again:
+                preparation.check_before_reading(folder, recipe)
         with world.main_first():
             task = opened(recipe.data, progress if world.main else UNWATCHED)
         seed_everything(recipe.training.seed)

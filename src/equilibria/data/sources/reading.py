@@ -87,5 +87,7 @@ def _named(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is a damaged gzip file ({error}); copy or compress it again") from error
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; name the text files in it") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
