@@ -103,25 +103,15 @@ def _value(source: str, name: str, names: dict[str, Any]) -> object:
 def _pictures() -> list[tuple[str, bytes]]:
     """All open figures, which are closed."""
     import matplotlib.pyplot as plt
+    from gallery.picture import png
 
     found = []
     for number in plt.get_fignums():
         figure = plt.figure(number)
         titles = [figure.get_suptitle(), *(axes.get_title(loc) for axes in figure.axes for loc in ("left", "center"))]
-        found.append(("; ".join(filter(None, titles)), png(figure)))
+        found.append(("; ".join(filter(None, titles)), png(figure, DPI)))
     plt.close("all")
     return found
-
-
-def png(figure: Any, dpi: int = DPI) -> bytes:
-    """A figure as a small PNG: 128 colours of its own."""
-    from PIL import Image
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi, facecolor="white")
-    image = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    image.save(small, format="png", optimize=True)
-    return small.getvalue()
 
 
 def notebook(of: Sequence[Cell], ran: Sequence[Ran]) -> dict[str, Any]:
