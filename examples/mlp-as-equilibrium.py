@@ -13,7 +13,7 @@
 # to an equilibrium: the residual, the number of evaluations and the spectral radius. At the end we see what happens
 # when the map does not contract, and what to do about it.
 #
-# It takes about half a minute on one CPU core. It needs `equilibria` and `scikit-learn`, which comes with the
+# It takes about a minute on one CPU core. It needs `equilibria` and `scikit-learn`, which comes with the
 # digits: nothing is downloaded.
 
 # %%

@@ -53,6 +53,7 @@ shown = right.imshow(evaluations, origin="lower", extent=(-1.2, 1.2, -1.2, 1.2),
 right.set_title("Evaluations to a residual of 1e-3")
 figure.colorbar(shown, ax=right, shrink=0.9)
 for axes in (left, right):
-    axes.set(aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    axes.set(aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1], xlabel="first coordinate")
+left.set_ylabel("second coordinate")
 print(f"accuracy {accuracy:.3f}; evaluations from {evaluations.min()} to {evaluations.max()}")
 save(figure, "classifier")

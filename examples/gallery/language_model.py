@@ -59,7 +59,7 @@ for row, line in enumerate(lines):
     for column, text, count in line:
         axes.add_patch(Rectangle((column, row - 0.5), len(text), 1, color=colours(share(count)), linewidth=0))
         for place, letter in enumerate(text, start=column):
-            shade = "white" if share(count) > 0.6 else "black"
+            shade = "white" if share(count) > 0.68 else "black"
             axes.text(place + 0.5, row, letter, family="monospace", fontsize=9, color=shade, ha="center", va="center")
 axes.set(xlim=(0, WIDTH), ylim=(len(lines) - 0.4, -0.6))
 axes.axis("off")
