@@ -3,10 +3,11 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from drawing import plt, save
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 import equilibria as eq
@@ -36,8 +37,10 @@ with torch.no_grad():
 evaluations = output.solution.group_evaluations[0].tolist()  # of each token
 pieces = [loaded.tokenizer.decode([token]) for token in tokens]
 # --8<-- [end:code]
+folder.cleanup()
 
 WIDTH = 68  # characters of a line
+PALEST, DARKEST = 0.03, 0.6
 colours = plt.get_cmap("YlGnBu")
 least, most = min(evaluations), max(evaluations)
 lines = [[]]  # of (column, text, evaluations)
@@ -50,8 +53,8 @@ for piece, count in zip(pieces, evaluations, strict=True):
 
 
 def share(count):
-    """Where on the scale of colours, which leaves out its palest and its darkest."""
-    return 0.05 + 0.8 * (count - least) / max(1, most - least)
+    """Where on the scale of colours: on its lighter part, on which black letters can be read."""
+    return PALEST + (DARKEST - PALEST) * (count - least) / max(1, most - least)
 
 
 figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(lines) + 0.8))
@@ -59,15 +62,12 @@ for row, line in enumerate(lines):
     for column, text, count in line:
         axes.add_patch(Rectangle((column, row - 0.5), len(text), 1, color=colours(share(count)), linewidth=0))
         for place, letter in enumerate(text, start=column):
-            shade = "white" if share(count) > 0.68 else "black"
-            axes.text(place + 0.5, row, letter, family="monospace", fontsize=9, color=shade, ha="center", va="center")
+            axes.text(place + 0.5, row, letter, family="monospace", fontsize=9, ha="center", va="center")
 axes.set(xlim=(0, WIDTH), ylim=(len(lines) - 0.4, -0.6))
 axes.axis("off")
-span = (most - least) / 0.8
-scale = ScalarMappable(Normalize(least - 0.05 * span, least + 0.95 * span), colours)
+scale = ScalarMappable(Normalize(least, most), ListedColormap(colours(np.linspace(PALEST, DARKEST, 128))))
 bar = figure.colorbar(scale, ax=axes, orientation="horizontal", aspect=40, fraction=0.1, pad=0.04)
 bar.set_label("evaluations of each token")
-bar.ax.set_xlim(least, most)
 bar.ax.set_xticks([least, (least + most) // 2, most])
 print(f"evaluations from {least} to {most}; {output.solution.explain()}")
 save(figure, "language-model")
