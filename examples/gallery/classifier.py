@@ -41,13 +41,14 @@ ticks = torch.linspace(-1.2, 1.2, 161)
 with torch.no_grad():
     accuracy = float((head(deq(None, encoder(points)).value).argmax(1) == side).float().mean())
     solution = deq(None, encoder(torch.cartesian_prod(ticks, ticks)), tol=1e-3, max_evaluations=100)
-    share = head(solution.value).softmax(1)[:, 1].view(161, 161).T
-evaluations = solution.group_evaluations.view(161, 161).T
+    share = head(solution.value).softmax(1)[:, 1].view(161, 161).T.numpy()
+evaluations = solution.group_evaluations.view(161, 161).T.numpy()
+ticks = ticks.numpy()
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.3))
 left.contourf(ticks, ticks, share, levels=[0, 0.25, 0.5, 0.75, 1], colors=["#c6dbef", "#deebf7", "#fee6ce", "#fdd0a2"])
-left.scatter(*points[side == 0].T, color="tab:blue", s=6)
-left.scatter(*points[side == 1].T, color="tab:orange", s=6)
+left.scatter(*points[side == 0].T.numpy(), color="tab:blue", s=6)
+left.scatter(*points[side == 1].T.numpy(), color="tab:orange", s=6)
 left.set_title(f"Two spirals, {accuracy:.0%} of 300 points right")
 shown = right.imshow(evaluations, origin="lower", extent=(-1.2, 1.2, -1.2, 1.2), cmap="viridis_r")
 right.set_title("Evaluations to a residual of 1e-3")

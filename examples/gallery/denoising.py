@@ -57,7 +57,7 @@ solved = decibels(solution.value)
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=(1.3, 1))
 rows = {"noisy": y, "1 step": steps[1], "3 steps": steps[3], "equilibrium": solution.value, "clean": clean[test]}
 tiles = torch.stack([nn.functional.pad(images[:9].view(9, 8, 8), (1, 1, 1, 1)) for images in rows.values()])
-left.imshow(tiles.transpose(1, 2).reshape(50, 90), cmap="gray_r", vmin=0, vmax=1)
+left.imshow(tiles.transpose(1, 2).reshape(50, 90).numpy(), cmap="gray_r", vmin=0, vmax=1)
 left.set_xticks([])
 left.set_yticks(range(5, 50, 10), rows)
 left.tick_params(length=0)

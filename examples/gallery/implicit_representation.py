@@ -77,7 +77,7 @@ figure = plt.figure(figsize=(7.2, 2.4))
 left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
 images = {"photograph": brightness.view(SIZE, SIZE), **drawn}
 for axes, (name, image) in zip(left.subplots(1, 3), images.items(), strict=True):
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
     what = f"{curves[name][-1][1]:.1f} dB" if name in curves else f"{SIZE} × {SIZE} pixels"
     axes.set_title(f"{name}\n{what}", fontsize=8)
     axes.axis("off")
