@@ -26,6 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from gallery.picture import png
+
 HERE = Path(__file__).parent
 NAMES = ("mlp-as-equilibrium", "what-the-gradient-does", "a-state-tracker")
 DPI = 130
@@ -103,7 +105,6 @@ def _value(source: str, name: str, names: dict[str, Any]) -> object:
 def _pictures() -> list[tuple[str, bytes]]:
     """All open figures, which are closed."""
     import matplotlib.pyplot as plt
-    from gallery.picture import png
 
     found = []
     for number in plt.get_fignums():
