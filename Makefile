@@ -7,7 +7,7 @@ TESTED := .venv/installed-for-tests
 # One thread per process: the tests run two processes on two cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: demo docs test test-slow test-kernels lint format clean help
+.PHONY: demo docs test test-slow test-kernels lint format notebooks pictures clean help
 
 demo: $(STAMP)  ## train, evaluate, write text and a report, from nothing (6 minutes on two cores)
 	$(BIN)/equilibria demo
@@ -32,6 +32,14 @@ lint: $(TESTED)  ## ruff and pyright
 format: $(STAMP)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: $(TESTED)  ## execute the notebooks of examples/ whose code has changed
+	$(BIN)/python examples/notebooks.py
+
+pictures: $(TESTED)  ## draw the pictures of the gallery; RUN=runs/demo-1 takes those of report, playground, terminal, too
+	set -e; for name in classifier graph_network denoising implicit_representation language_model; do \
+	  $(BIN)/python examples/gallery/$$name.py; done
+	$(if $(RUN),$(BIN)/python docs/_screens.py $(RUN))
 
 clean:  ## remove the environment, caches and build results (runs are kept)
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,37 +1,58 @@
 """The pages of the documentation site that are made of other things: the README, the code, the recipes, `--help`."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import equilibria
 from equilibria.cli.app import app
 from equilibria.configuration import shipped_recipes
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import notebooks
+
 ROOT = Path(__file__).parents[1]
-COPIED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+NOTEBOOKS = [ROOT / "examples" / f"{name}.ipynb" for name in notebooks.NAMES]
+PLACES = {
+    ROOT / "README.md": "index.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "examples" / "README.md": "notebooks/index.md",
+    **{file: f"notebooks/{file.stem}.md" for file in NOTEBOOKS},
+}
+"""Pages that stand elsewhere in the repository, and their places in the site."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages."""
-    for name, text in pages():
-        files.append(File.generated(config, name, content=text))
+    for name, content in pages():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Pages in docs/ link to those of the root as they stand in the repository."""
-    return re.sub(r"\]\(\.\./(\w+\.md)", lambda match: f"]({COPIED[match.group(1)]}", markdown)
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Pages link to each other as they stand in the repository; in the site they may stand elsewhere."""
+    places = {place: source for source, place in PLACES.items()}
+    place = page.file.src_uri
+    return _moved(markdown, places.get(place, ROOT / "docs" / place), place)
 
 
-def pages() -> Iterator[tuple[str, str]]:
-    """Paths and texts of the generated pages."""
-    for source, name in COPIED.items():
-        yield name, _links_from_docs((ROOT / source).read_text(encoding="utf-8"))
+def pages() -> Iterator[tuple[str, str | bytes]]:
+    """Paths and contents of the generated pages, and of their pictures."""
+    for source, place in PLACES.items():
+        if source.suffix == ".md":
+            yield place, source.read_text(encoding="utf-8")
+    for file in NOTEBOOKS:
+        text, pictures = notebooks.page_of(file)
+        yield PLACES[file], text
+        yield from ((f"notebooks/{name}", picture) for name, picture in pictures.items())
     yield "commands.md", commands()
     yield "recipes.md", recipes()
     yield "reference/index.md", overview()
@@ -39,17 +60,22 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"reference/{package}.md", reference(package)
 
 
-def _links_from_docs(text: str) -> str:
-    """A page of the root, moved to docs/; what is not part of the site is named and not linked."""
+def _moved(text: str, source: Path, place: str) -> str:
+    """A page with its links as they lead from its place; what is not part of the site is named and not linked."""
 
     def moved(match: re.Match[str]) -> str:
         shown, target = match.groups()
         path, mark, anchor = target.partition("#")
-        if path in COPIED:
-            return f"[{shown}]({COPIED[path]}{mark}{anchor})"
-        if path.startswith("docs/") and (ROOT / path).is_file():
-            return f"[{shown}]({path.removeprefix('docs/')}{mark}{anchor})"
-        return match.group() if re.match(r"\w+:|#|$", target) else shown
+        if not path or ":" in path:
+            return match.group()
+        file = Path(os.path.normpath(source.parent / path))
+        if file not in PLACES and (not file.is_relative_to(ROOT / "docs") or file.is_dir()):
+            # A picture of a notebook stands beside it in the site alone.
+            if source in NOTEBOOKS and file.parent == source.parent:
+                return match.group()
+            return shown if shown == file.name else f"{shown} (`{file.relative_to(ROOT)}`)"
+        to = PLACES.get(file) or file.relative_to(ROOT / "docs").as_posix()
+        return f"[{shown}]({os.path.relpath(to, os.path.dirname(place))}{mark}{anchor})"
 
     return re.sub(r"\[([^\]]*)\]\(([^)\s]*)\)", moved, text)
 

@@ -48,6 +48,15 @@ def test_without_gradients_only_the_solver_runs():
     torch.testing.assert_close(solution.value, f.answer, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("gradient", [eq.Unrolled(2), eq.Reversible(2), eq.Phantom(2)])
+def test_without_gradients_steps_for_a_gradient_are_not_taken(gradient):
+    f, solver = affine(radius=0.5), eq.Picard(tol=1e-6)
+    with torch.no_grad():
+        solution = eq.fixed_point(f, f.start, solver, gradient)
+    assert solution.evaluations == solver.solve(f, f.start).evaluations > 2
+    torch.testing.assert_close(solution.value, f.answer, rtol=1e-4, atol=1e-4)
+
+
 def test_evaluations_count_every_application_of_the_map():
     f = affine(radius=0.5)
     calls = 0

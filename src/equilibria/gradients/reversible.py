@@ -35,7 +35,8 @@ Pairs = tuple[Pair, ...]
 
 @dataclass(frozen=True)
 class Reversible(Gradient):
-    """Solve by a reversible iteration, and take the exact gradient of what it computed, converged or not.
+    """Solve by a reversible iteration, and take the exact gradient of what it computed, converged or not. Where
+    gradients are off, the solver solves as ever.
 
     Of the solver `tol`, `criterion` and `scope` are used and, where `steps` is None, `max_evaluations` and
     `check_every`. A backward pass repeats every evaluation once and stores one at a time; each step leaves a few

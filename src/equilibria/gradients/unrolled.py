@@ -18,6 +18,8 @@ from equilibria.solvers.state import leaves, leaves_as, rebuild
 class Unrolled(Gradient):
     """Apply the map `steps` times from `z0` with gradients; of the solver only `tol` and `scope` are used, to measure.
 
+    This is a way to take gradients: where they are off (`torch.no_grad()`), the solver solves as ever.
+
     Args:
         steps: evaluations, at least 1.
         checkpoint: keep only the state between evaluations and recompute the rest in the backward pass,
