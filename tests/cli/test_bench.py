@@ -40,7 +40,7 @@ def test_help_is_that_of_the_benchmark_or_without_a_name_our_own(
     assert capsys.readouterr().out == f"Result(arguments=['{flag}'])\n"
     assert main(["bench", flag]) == 0
     shown = capsys.readouterr().out
-    assert "Usage: equilibria bench NAME" in shown
+    assert "Usage: equilibria bench [NAME]" in shown
     assert "NAME --help says what it takes" in shown
 
 

@@ -48,7 +48,7 @@ def test_the_demo_writes_text_and_keeps_nothing(
 def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
-    with pytest.raises(eq.UserError, match="holds no checkpoint yet"):
+    with pytest.raises(eq.UserError, match="is a folder without a run"):
         eq.load("demo")
 
 

@@ -12,7 +12,7 @@ from equilibria.runs.index import CheckpointIndex, write_index
 def test_an_absent_or_foreign_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run folder"):
         gather(tmp_path / "absent")
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match="is a folder without a run"):
         gather(tmp_path)
 
 

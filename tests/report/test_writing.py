@@ -145,7 +145,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0, "seconds": 0.5}\n')
     html = read(write_report(tmp_path))
     assert "Loss against steps" in html
-    for missing in ("config.toml", "no checkpoint yet", "evaluation.json", "sample.json"):
+    for missing in ("config.toml", "a folder without a run", "evaluation.json", "sample.json"):
         assert missing in html
 
 

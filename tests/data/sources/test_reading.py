@@ -56,7 +56,7 @@ def test_the_size_of_a_compressed_text_is_that_of_the_text(tmp_path: Path) -> No
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.txt does not exist"):
         list(read_pieces(tmp_path / "gone.txt"))
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; name the text files in it"):
         list(read_pieces(tmp_path))
     latin = tmp_path / "latin.txt"
     latin.write_bytes("café".encode("latin-1"))
