@@ -50,6 +50,27 @@ def test_a_folder_is_evaluated_and_keeps_its_figures(
     assert json.loads((folder / "evaluation.json").read_text())["loss"] == given["loss"]
 
 
+def test_a_flipped_byte_is_found(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "given"
+    assert main(["export", str(run), str(folder), "--to", "equilibria"]) == 0
+    for name in ("model.safetensors", "tokenizer.json", "config.toml"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+        with pytest.raises(eq.UserError, match=rf"{name} is not what was saved.*export the run again"):
+            load_run(folder)
+        (folder / name).write_bytes(whole)
+    assert load_run(folder).model.causal
+
+
+def test_a_run_with_a_stray_file_of_weights_stays_a_run(run: Path) -> None:
+    stray = run / "model.safetensors"
+    stray.write_bytes(b"no weights")
+    try:
+        assert load_run(run).step is not None
+    finally:
+        stray.unlink()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

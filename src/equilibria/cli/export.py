@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from equilibria.cli.progress import ConsoleProgress, side_console
 from equilibria.cli.settings import Count
 from equilibria.errors import UserError
+from equilibria.files.durable import check_vacant
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.interop.torch_export import Part, check_new, export_program, fixed_depth, save_onnx, save_program
 from equilibria.interop.weights import export_weights
@@ -52,6 +53,8 @@ def export(
         raise UserError(f'--dtype is for folders of this package, "equilibria"; a "{to}" export is in float32')
     if to in _SUFFIXES:  # before what takes long
         check_new(out, _SUFFIXES[to])
+    else:
+        check_vacant(out)
     if to == "onnx" and find_spec("onnxscript") is None:
         raise UserError("--to onnx needs onnxscript; pip install 'equilibria[onnx]'")
     loaded = load_run(run, checkpoint)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from equilibria.errors import unwritable
+from equilibria.errors import UserError, unwritable
 
 _SUFFIX = ".partial"
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -65,6 +65,12 @@ def replaced_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # what kept it from being written may keep it from being removed
             partial.unlink(missing_ok=True)
         raise
+
+
+def check_vacant(path: Path) -> None:
+    """Raises a UserError where a folder cannot be made: something is there, and it is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already; choose another name or remove it")
 
 
 @contextmanager

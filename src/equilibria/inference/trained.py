@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from equilibria.errors import UserError
+from equilibria.files.manifest import check_manifest
+from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import MODEL_FILE
 
 FOLDER = Path(__file__).parents[1] / "trained"
@@ -22,11 +25,6 @@ class TrainedModel:
     folder: Path
 
     @property
-    def weights(self) -> Path:
-        """The file that is loaded in its name."""
-        return self.folder / MODEL_FILE
-
-    @property
     def card(self) -> str:
         """What it was trained on, how well it does, and how it was made; Markdown."""
         return (self.folder / CARD).read_text(encoding="utf-8")
@@ -44,8 +42,19 @@ def trained_models() -> dict[str, TrainedModel]:
 
 
 def weights_at(path: Path) -> Path:
-    """What is loaded in the name of a path: of a folder with weights alone that file, and where there is nothing but
-    the path is the name of a model of the package, that model's; anything else as it is."""
+    """The weights that a path names: those in a folder that was given away, and where there is nothing but the path is
+    the name of a model of the package, that model's; anything else, a run too, is the path itself.
+
+    Raises:
+        UserError: they, their recipe or their tokenizer are not what was exported.
+    """
     model = None if path.exists() else trained_models().get(path.as_posix())
-    alone = path / MODEL_FILE if model is None else model.weights
-    return alone if alone.is_file() else path
+    folder = RunFolder(path if model is None else model.folder)
+    weights = folder.path / MODEL_FILE
+    if folder.checkpoints.exists() or not (weights.is_file() and folder.config.is_file()):
+        return path
+    try:
+        check_manifest(folder.path)
+    except UserError as problem:
+        raise UserError(f"{problem}; restore it, or export the run again") from problem
+    return weights

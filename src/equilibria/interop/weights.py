@@ -7,8 +7,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from equilibria.errors import UserError, unwritable
-from equilibria.files.durable import new_folder
+from equilibria.errors import unwritable
+from equilibria.files.durable import check_vacant, new_folder
+from equilibria.files.manifest import write_manifest
 from equilibria.inference.loading import LoadedRun
 from equilibria.inference.trained import CARD
 from equilibria.runs.index import MODEL_FILE
@@ -35,8 +36,7 @@ def export_weights(loaded: LoadedRun, out: Path, dtype: torch.dtype) -> dict[str
     Raises:
         UserError: the folder exists already or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another name or remove it")
+    check_vacant(out)
     state = distinct_state(loaded.model)
     tensors = {
         name: tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
@@ -49,6 +49,7 @@ def export_weights(loaded: LoadedRun, out: Path, dtype: torch.dtype) -> dict[str
             save_file(tensors, folder / MODEL_FILE)
             for file in (loaded.folder.config, loaded.folder.tokenizer):
                 shutil.copyfile(file, folder / file.name)
+            write_manifest(folder)
             card = _CARD.format(
                 name=out.name,
                 about=f"A model of equilibria, from the run {loaded.folder.path.resolve().name}.",

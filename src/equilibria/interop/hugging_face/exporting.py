@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from equilibria.data import Tokenizer
 from equilibria.data.tokenizers import UNKNOWN, stock_from
 from equilibria.errors import UserError, unwritable
-from equilibria.files.durable import new_folder
+from equilibria.files.durable import check_vacant, new_folder
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
 from equilibria.inference.loading import LoadedRun
@@ -62,8 +62,7 @@ def export_folder(loaded: LoadedRun, out: Path) -> dict[str, object]:
     Raises:
         UserError: the folder exists already or cannot be written, or the model does not continue text.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another name or remove it")
+    check_vacant(out)
     model = _wrapped(loaded)
     tokenizer = stock_tokenizer(loaded.tokenizer, model.config.max_position_embeddings)
     if tokenizer.pad_token == PADDING:  # `<unk>` may be in a prompt, where it is no padding
