@@ -5,9 +5,9 @@ Each command is a process of its own, forked after one import; prints what came 
 
 import json
 import os
+import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,15 +17,30 @@ import equilibria.cli.train  # once, before the forks
 from equilibria.cli.app import main as equilibria
 from equilibria.configuration.reading import read_recipe
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.metrics import read_metrics
+from equilibria.runs.metrics import MetricsWriter, read_metrics
 
 Ended = dict[str, object]
 
 
-def start(folder: Path, name: str, *arguments: str) -> int:
-    """A process that runs the command; its output goes to a file of that name."""
+def stop_after(last: int) -> None:
+    """This process stops once it has logged that step, with all that it holds, until it is sent SIGCONT."""
+    write = MetricsWriter.write
+
+    def writing(self: MetricsWriter, kind: str, step: int, figures: Mapping[str, object]) -> None:
+        write(self, kind, step, figures)
+        if step == last:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    MetricsWriter.write = writing
+
+
+def start(folder: Path, name: str, *arguments: str, stopping: int | None = None) -> int:
+    """A process that runs the command and stops after a step, if one is given; its output goes to a file of that
+    name."""
     child = os.fork()
     if not child:
+        if stopping is not None:
+            stop_after(stopping)
         output = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -46,11 +61,12 @@ def steps(run: RunFolder) -> list[object]:
 
 
 def resumed_alive(folder: Path, run: RunFolder) -> object:
-    """One trains, another one resumes the same run meanwhile."""
-    first = start(folder, "first", "train")
-    while not (run.metrics.exists() and run.metrics.read_bytes().count(b"\n") > 3):
-        time.sleep(0.001)
+    """One is in the middle of its training while another one resumes the same run."""
+    first = start(folder, "first", "train", stopping=7)
+    _, status = os.waitpid(first, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), (folder / "first").read_text()
     second = ended(folder, "second", start(folder, "second", "train", "--resume"))
+    os.kill(first, signal.SIGCONT)
     return {"first": ended(folder, "first", first), "second": second, "steps": steps(run)}
 
 

@@ -23,12 +23,12 @@ def contend(folder: Path, case: str, steps: int) -> Any:
 
 
 def test_a_run_that_is_alive_is_not_resumed_and_loses_nothing(tmp_path: Path) -> None:
-    found = contend(tmp_path, "resumed_alive", 100)
+    found = contend(tmp_path, "resumed_alive", 20)
     assert found["second"]["code"] == 2
     said = found["second"]["said"][-1]
     assert f"is being written by process {found['first']['pid']} on " in said
     assert found["first"]["code"] == 0
-    assert found["steps"] == list(range(1, 101))
+    assert found["steps"] == list(range(1, 21))
 
 
 def test_of_two_starts_at_once_one_makes_the_run(tmp_path: Path) -> None:
