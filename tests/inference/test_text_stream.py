@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ TOKENIZERS: list[Tokenizer] = [
     word_tokenizer(["<eos>", "a", "b", "ab", "ba", "<unk>"]),
     train_byte_pairs(["abab äöü ab\n", "aab bba ü€𝄞 aaa\n"] * 3, 290, 1),
 ]
+BROKEN = b"\xff", b"\x82", b"\xe2\x82", b"\xf0\x9f", b"\xed\xa0"
 SHORT = st.text("ab \nü€", min_size=1, max_size=4)
 
 
@@ -103,3 +105,33 @@ def test_a_stream_knows_where_a_character_ends() -> None:
     stream = TextStream(byte_tokenizer(), stop=["é€"])
     found = [(stream.write(byte), stream.whole)[1] for byte in "né€".encode()]
     assert found == [True, False, True, False, False, True]
+
+
+def places(text: bytes) -> list[int]:
+    """Of each byte, the number of the character that it is part of; what is no character is one."""
+    broken: dict[int, int] = {}
+
+    def replaced(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        broken[error.start] = error.end - error.start
+        return "\ufffd", error.end
+
+    codecs.register_error("places", replaced)
+    found: list[int] = []
+    for number, character in enumerate(text.decode(errors="places")):
+        found += [number] * broken.get(len(found), len(character.encode()))
+    return found
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.sampled_from(["a", "ü", "€", "𝄞", b"\xff", b"\xe2\x82", b"\xf0\x9f", b"\x82", b"\xed\xa0"])), st.text()
+)
+def test_a_token_begins_where_its_character_does(pieces: list[str | bytes], stop: str) -> None:
+    text = b"".join(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
+    stream, offsets = TextStream(byte_tokenizer(), stop=[stop] if stop else []), []
+    for byte in text:
+        stream.write(byte)
+        offsets.append(stream.offset)
+    if stream.stopped is None:
+        assert offsets == places(text)

@@ -34,9 +34,9 @@ def events(request: TextsRequest, tokens: bytes, index: int = 0, top: int | None
     stream = TextStream(byte_tokenizer(), request.prompts[0])
     for place, token in enumerate(tokens):
         likelihood = None if top is None else Likelihood(-3.0 if token > 98 else -0.5, TOP[:top], True)
-        offset, last = stream.length, place == len(tokens) - 1
+        last = place == len(tokens) - 1
         said = stream.write(token) + (stream.finish() if last else "")
-        yield Wrote(index, Piece(token, offset, said, 7, True, 1e-4, likelihood, "length" if last else None))
+        yield Wrote(index, Piece(token, stream.offset, said, 7, True, 1e-4, likelihood, "length" if last else None))
 
 
 def whole(request: TextsRequest, *tokens: bytes, top: int | None = None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class TextStream:
 
     Attributes:
         text: what has been said so far.
+        offset: where in the text, held back or not, the last token's own characters begin.
         stopped: the string at which the text has stopped, or None.
 
     Raises:
@@ -55,12 +56,8 @@ class TextStream:
             self._open, self._taken = [], 0
         self._held = ""
         self.text = ""
+        self.offset = 0
         self.stopped: str | None = None
-
-    @property
-    def length(self) -> int:
-        """Characters of all tokens so far that are whole, held back or not."""
-        return len(self.text) + len(self._held)
 
     @property
     def begun(self) -> bool:
@@ -74,11 +71,21 @@ class TextStream:
 
     def write(self, token: int) -> str:
         """Takes the next token; returns the text that is certain now and was not before."""
-        return self._say(self._decode(token), last=False)
+        length, before = len(self.text) + len(self._held), self._undecided()
+        new = self._decode(token)
+        # Bytes that turn out to be no character stand before the token; those that it completes are its own.
+        after = new or self._undecided()
+        broken = len(after) - len(after.lstrip(INCOMPLETE))
+        self.offset = length + max(0, min(len(before), broken, len(after) - 1))
+        return self._say(new, last=False)
 
     def finish(self) -> str:
         """Returns what was held back, unless the text has stopped."""
-        return self._say(self._decoded()[self._taken :], last=True)
+        return self._say(self._undecided(), last=True)
+
+    def _undecided(self) -> str:
+        """How tokens read that may yet be the beginning of a character."""
+        return self._decoded()[self._taken :] if self._open else ""
 
     def _decode(self, token: int) -> str:
         """The whole characters that one more token completes."""

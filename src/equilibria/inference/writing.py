@@ -123,15 +123,15 @@ class Text:
     def take(self, token: int, solved: SolvedRow, likelihood: Likelihood | None) -> Piece:
         """One more token."""
         self.tokens.append(token)
-        said, finish, offset = "", None, self._stream.length
+        said, finish = "", None
         if token == self._end:
-            finish = "end"
+            finish, said = "end", self._stream.finish()
+            offset = len(self._stream.text)
         else:
-            said = self._stream.write(token)
+            said, offset = self._stream.write(token), self._stream.offset
             if len(self.tokens) == self.request.max_new_tokens:
                 finish = "length"
-        if finish is not None:
-            said += self._stream.finish()
+                said += self._stream.finish()
         if self._stream.stopped is not None:
             finish = "stop"
         return Piece(token, offset, said, *solved, likelihood, finish, self._stream.stopped)

@@ -143,8 +143,8 @@ class Answer:
         prompt, copies = self._request.prompts[number], self._request.copies
         stream, offsets, text = TextStream(self._served.tokenizer), [], ""
         for token in prompt:
-            offsets.append(stream.length)
             text += stream.write(token)
+            offsets.append(stream.offset)
         if not (self._request.write and stream.begun):  # a character that the text completes is said there
             text += stream.finish()
         for index in range(number * copies, (number + 1) * copies):
