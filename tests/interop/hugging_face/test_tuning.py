@@ -25,19 +25,17 @@ def tokenizer(model: Any, tmp_path: Path) -> Any:
     return AutoTokenizer.from_pretrained(tmp_path / "model")
 
 
-def tuned(model: Any, tokenizer: Any, steps: int = 30) -> list[float]:
-    """The losses of some steps on a batch."""
+def tuned(model: Any, tokenizer: Any, steps: int = 30) -> tuple[float, float]:
+    """The loss of a batch, without dropout, before and after some steps on it."""
     batch = tokenizer(LINES, return_tensors="pt", padding=True)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-2)
-    losses = []
+    before = model.eval()(**batch, labels=labels).loss.item()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = model.train()(**batch, labels=labels).loss
-        loss.backward()
+        model.train()(**batch, labels=labels).loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    return losses
+    return before, model.eval()(**batch, labels=labels).loss.item()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -51,8 +49,8 @@ def test_adapters_and_prompts(model: Any, tokenizer: Any, tmp_path: Path) -> Non
     prompt = tokenizer(["ab", "abcdefgh\nab"], return_tensors="pt", padding=True)
     for kind, config in configs.items():
         one = peft.get_peft_model(loaded(tmp_path / "model"), config)
-        losses = tuned(one, tokenizer)
-        assert losses[-1] < (0.9 if kind == "adapter" else 1) * losses[0]
+        loss, tuned_loss = tuned(one, tokenizer)
+        assert tuned_loss < (0.9 if kind == "adapter" else 0.97) * loss
         trained = {name: parameter for name, parameter in one.named_parameters() if parameter.requires_grad}
         assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained.values())
         written = one.eval().generate(**prompt, max_new_tokens=6, do_sample=False)
