@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 
 import equilibria
 from equilibria.cli.app import app
-from equilibria.configuration import shipped_recipes
+from equilibria.configuration import read_recipe, shipped_recipes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import notebooks
@@ -105,7 +105,9 @@ def recipes() -> str:
         comment = re.match(r"(?:#.*\n)+", recipe.file.read_text(encoding="utf-8"))
         assert comment is not None
         lines = [line.removeprefix("#").strip() for line in comment.group().splitlines()]
-        parts.append(f"### {name}\n\n**{lines[0]}**\n\n" + "\n".join(lines[1:]).strip() + "\n")
+        training = read_recipe(name).training
+        size = f"{training.steps:,} steps of {training.batch_size} x {training.segment_length} tokens"
+        parts.append(f"### {name}\n\n**{lines[0]}** *{size}*\n\n" + "\n".join(lines[1:]).strip() + "\n")
     return "\n".join(parts)
 
 

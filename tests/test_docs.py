@@ -88,7 +88,6 @@ def recipe(tables: str) -> Recipe:
 SECTIONS = [(page.name, block) for page in sorted(DOCS.glob("*.md")) for block in blocks(page.name, "toml")]
 
 
-@pytest.mark.filterwarnings("ignore:.*when a token stops depends on later ones")
 @pytest.mark.parametrize(
     ("page", "tables"),
     [(page, tables) for page, tables in SECTIONS if not page.startswith(("adding-", "extending"))],
@@ -207,7 +206,7 @@ def programs(page: str) -> list[tuple[str, str | None]]:
     return [(match.group(1), match.group(2)) for match in found]
 
 
-WHOLE = ["getting-started.md", "concepts.md", "networks.md", "debugging.md", "coming-from.md"]
+WHOLE = ["getting-started.md", "concepts.md", "networks.md", "debugging.md", "coming-from.md", "compared.md"]
 
 
 @pytest.mark.filterwarnings("ignore::equilibria.ConvergenceWarning")

@@ -163,8 +163,8 @@ def test_it_is_told(typed: str, told: str, place: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("flags", "keys"),
     [
-        (["--model.depth.solver.scope", "sample"], 'model.depth.solver.scope = "sample"'),
-        (["--model.depth.eval_solver.scope", "all"], 'model.depth.eval_solver.scope = "all"'),
+        (["--model.depth.solver.scope", "sample"], 'depth.solver.scope = "sample"'),
+        (["--model.depth.eval_solver.scope", "all"], 'depth.eval_solver.scope = "all"'),
     ],
 )
 def test_a_solver_that_looks_ahead_is_warned_of(

@@ -509,7 +509,6 @@ def problem_with(recipe: Path, flags: list[str]) -> str:
     return ""
 
 
-@pytest.mark.filterwarnings("ignore:.*when a token stops depends on later ones")
 @pytest.mark.parametrize(
     ("found", "kind", "option"), NUMBERS, ids=lambda value: value if isinstance(value, str) else ""
 )

@@ -167,7 +167,6 @@ def test_a_model_with_restarts_is_independent_of_its_batch_and_writes_without_a_
     assert model.generate(tokens, 2, temperature=0.0).shape == (3, 11)
 
 
-@pytest.mark.filterwarnings("ignore:.*when a token stops depends on later ones")
 def test_recipes_set_every_one_of_them_by_a_flag(tmp_path: Path):
     path = tmp_path / "recipe.toml"
     write_recipe(tiny_recipe(tmp_path), path)

@@ -47,7 +47,8 @@ def test_an_audit_without_a_cut_is_an_error():
 
 
 def test_the_audit_sees_a_leak():
-    leaking = model(depth=Equilibrium(eval_solver=eq.Anderson(tol=1e-3, max_evaluations=6, scope="sample")))
+    with pytest.warns(UserWarning, match='depth.eval_solver.scope = "sample": when a token stops'):
+        leaking = model(depth=Equilibrium(eval_solver=eq.Anderson(tol=1e-3, max_evaluations=6, scope="sample")))
     audit = eq.audit_causality(leaking, some_tokens())
     assert audit.leak > 0.0
     assert not audit.holds

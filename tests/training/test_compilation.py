@@ -46,7 +46,6 @@ def test_without_the_compiler_that_pytorch_takes_it_is_an_error(monkeypatch: pyt
         build(replace(RECIPE, compile=True), language_model(IMPLICIT), ALONE, "ddp")
 
 
-@pytest.mark.filterwarnings("ignore:.*when a token stops depends on later ones")
 def test_what_compiled_code_cannot_do_is_named(tmp_path: Path) -> None:
     path, trellis = tmp_path / "recipe.toml", tmp_path / "trellis.toml"
     recipe = tiny_recipe(tmp_path)

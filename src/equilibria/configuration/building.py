@@ -5,7 +5,7 @@ import warnings
 from equilibria.configuration.recipe import Recipe
 from equilibria.data import Source, Task
 from equilibria.errors import UserError
-from equilibria.models import LanguageModel, TokenModel
+from equilibria.models import TokenModel
 
 
 def build_model(recipe: Recipe, vocabulary_size: int) -> TokenModel:
@@ -31,8 +31,6 @@ def check_fit(model: TokenModel, data: Source | Task) -> None:
             f"give a contractive cell model.cell.causal = false",
             stacklevel=1,  # one place, so that a process says it once
         )
-    if causal and isinstance(model, LanguageModel) and (leak := model.depth.leak(model.cell)) is not None:
-        warnings.warn(f"model.{leak}", stacklevel=1)
     grid = None if task is None else task.grid
     if grid is not None and model.columns not in (None, grid[1]):
         raise UserError(f"model.cell.columns = {model.columns}: the grid of {data.name} has {grid[1]} columns")

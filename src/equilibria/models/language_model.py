@@ -9,6 +9,7 @@ Shapes: B batch, L length, D features, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -107,6 +108,8 @@ class LanguageModel(CausalModel):
             raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
         if (obstacle := depth.obstacle(self.cell)) is not None:
             raise ValueError(obstacle)
+        if (leak := depth.leak(self.cell)) is not None:
+            warnings.warn(leak, stacklevel=1)  # one place, so that a process says it once
 
     def _length(self, memory_length: int | None) -> int:
         length = super()._length(memory_length)
