@@ -19,6 +19,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 NAME = "elsewhere"
 _waits: Counter[str] = Counter()
+_doubles = True
 
 
 class _Stream:
@@ -129,6 +130,11 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return found if goes is False else _outer(found)
 
 
+def _check_no_doubles(one: Any) -> None:
+    if isinstance(one, Tensor) and one.dtype == torch.float64:
+        raise TypeError(f"{DEVICE} has no float64")
+
+
 def _masked(indices: Any) -> bool:
     return any(index is not None and index.dtype == torch.bool for index in indices)
 
@@ -138,6 +144,8 @@ def _inner(tree: Any) -> Any:
 
 
 def _outer(tree: Any) -> Any:
+    if not _doubles:
+        tree_map(_check_no_doubles, tree)
     return tree_map(lambda one: Elsewhere(one.resolve_conj().resolve_neg()) if isinstance(one, Tensor) else one, tree)
 
 
@@ -153,6 +161,18 @@ def _made(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 torch.tensor, torch.as_tensor = _made(torch.tensor), _made(torch.as_tensor)
+
+
+@contextmanager
+def without_doubles() -> Iterator[None]:
+    """The device has no float64 meanwhile."""
+    global _doubles
+    _doubles = False
+    try:
+        yield
+    finally:
+        _doubles = True
+
 
 _library = torch.library.Library("_", "IMPL")
 _library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # it does all in the precision it is given

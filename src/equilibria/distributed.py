@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from equilibria.devices import Device
 from equilibria.errors import UserError
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ ALONE = World()
 
 
 @contextmanager
-def joined(device: Literal["cpu", "cuda"]) -> Iterator[World]:
+def joined(device: str) -> Iterator[World]:
     """Joins the processes that torchrun started while entered: with gloo on the CPU, with nccl on CUDA, where each
     process takes the device of its local rank. `ALONE` without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -109,17 +110,25 @@ def joined(device: Literal["cpu", "cuda"]) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def training_device(device: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+def training_device(device: Device) -> Literal["cpu", "cuda", "mps"]:
     """The kind of device to train on; `"auto"` is CUDA if there is a device for each process.
 
+    `"mps"` is taken by name alone: it has no float64, so that the small systems of solvers are solved in float32.
+
     Raises:
-        UserError: CUDA is wanted, and this machine has fewer devices than processes.
+        UserError: CUDA or MPS is wanted, and this machine has fewer such devices than processes.
     """
-    needed, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if device == "cuda" and found < needed:
-        devices, processes = _several(found, "CUDA device"), _several(needed, "process", "es")
-        raise UserError(f'the device is to be "cuda", and there are {devices} for {processes}; use "cpu" or "auto"')
-    return "cpu" if device == "cpu" or found < needed else "cuda"
+    needed = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cpu":
+        return device
+    kind = "cuda" if device == "auto" else device
+    found = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if found >= needed:
+        return kind
+    if device == "auto":
+        return "cpu"
+    devices, processes = _several(found, f"{kind.upper()} device"), _several(needed, "process", "es")
+    raise UserError(f'the device is to be "{kind}", and there are {devices} for {processes}; use "cpu" or "auto"')
 
 
 def _several(count: int, what: str, ending: str = "s") -> str:

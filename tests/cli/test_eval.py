@@ -235,7 +235,7 @@ def test_bytes_of_another_text_are_read_to_the_byte(
         (["--data.valid_fraction", "0.1"], "--data.valid_fraction: source folder has no such key"),
         (["--data.tokenizer", "word"], "--data.tokenizer: a run reads every text with its own tokenizer"),
         (["--data.source", "copy_memory"], "has another tokenizer than"),
-        (["--device", "tpu"], '--device = "tpu": expected one of "auto", "cpu", "cuda"'),
+        (["--device", "tpu"], '--device = "tpu": expected one of "auto", "cpu", "cuda", "mps"'),
     ],
 )
 def test_what_is_no_text_to_evaluate_is_named(

@@ -83,7 +83,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"sweep {RECIPE} --seed 0,", "there is no value before, after or between commas"),
         (f"sweep {RECIPE} --seed 0,0", "a value comes twice"),
         (f"sweep {RECIPE} --seed 0,1 --index 5", "--index 5: the sweep has 2 runs, 0 to 1"),
-        (f"train {RECIPE} --training.device gpu", 'expected one of "auto", "cpu", "cuda"; did you mean "cpu"?'),
+        (f"train {RECIPE} --training.device gpu", 'expected one of "auto", "cpu", "cuda", "mps"; did you mean "cpu"?'),
         (f"train {RECIPE} --training.precision fp16", 'expected one of "float32", "bfloat16"'),
         (f"train {RECIPE} --model.cell transformer", 'did you mean "transformer_xl"?'),
         (f"train {RECIPE} --model.depth.layers 3", "kind equilibrium has no such key; kind stack has it"),

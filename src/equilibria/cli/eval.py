@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.progress import ConsoleProgress, side_console
-from equilibria.cli.settings import Count, Device, Natural, Positive, Settings, check_flags
+from equilibria.cli.settings import Count, Natural, Positive, Settings, check_flags
 from equilibria.configuration import Recipe, checked
 from equilibria.data import Source, Split, Task
+from equilibria.devices import Device
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort, Leaving

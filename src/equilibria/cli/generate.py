@@ -15,8 +15,9 @@ from rich.console import Console
 from equilibria import inference
 from equilibria.cli.colours import ColouredText
 from equilibria.cli.progress import ConsoleProgress, side_console
-from equilibria.cli.settings import Count, Device, Natural, Positive
+from equilibria.cli.settings import Count, Natural, Positive
 from equilibria.data.progress import UNWATCHED, Progress
+from equilibria.devices import Device
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.effort import Effort

@@ -8,8 +8,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from equilibria.cli.output import go_on_unheard
-from equilibria.cli.settings import Count, Device, Positive, whole
+from equilibria.cli.settings import Count, Positive, whole
 from equilibria.depths import Equilibrium
+from equilibria.devices import Device
 from equilibria.distributed import training_device
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run

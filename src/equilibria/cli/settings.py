@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from inspect import Parameter as Argument
 from inspect import signature
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
@@ -23,7 +23,6 @@ Count = Annotated[int, Parameter(validator=Number(gte=1), converter=whole)]
 Natural = Annotated[int, Parameter(validator=Number(gte=0), converter=whole)]
 Positive = Annotated[float, Parameter(validator=Number(gt=0))]
 
-Device = Literal["auto", "cpu", "cuda"]
 """Where to compute; auto takes CUDA if there is a device."""
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]

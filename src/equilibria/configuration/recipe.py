@@ -13,6 +13,7 @@ from typing import Literal
 from torch import optim
 
 from equilibria.data import EmbeddedText, Source, Task
+from equilibria.devices import Device
 from equilibria.errors import Problems
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule, adopted
@@ -98,7 +99,7 @@ class TrainingRecipe:
     log_every: int = 10
     tensorboard: bool = False
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     initial_weights: Path | None = None
     threads: int | None = None
 

@@ -210,6 +210,8 @@ def _generators(device: torch.device) -> list[torch.Generator]:
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         index = device.index if device.index is not None else torch.cuda.current_device()
         found.append(torch.cuda.default_generators[index])
+    if device.type == "mps":
+        found.append(torch.mps._get_default_mps_generator())
     return found
 
 

@@ -81,7 +81,7 @@ def _functional(value: State, seed: int) -> Tensor:
 def _compare(found: Tensor, wanted: Tensor) -> GradientError:
     if not (found.any() or wanted.any()):  # zeros have no angle
         return GradientError(cosine=1.0, relative_norm=1.0, relative_error=0.0)
-    found, wanted = as_real(found).flatten().double(), as_real(wanted).flatten().double()
+    found, wanted = (as_real(one).flatten().cpu().double() for one in (found, wanted))
     norm, reference = torch.linalg.vector_norm(found), torch.linalg.vector_norm(wanted)
     safe = reference.clamp(min=1e-300)
     return GradientError(

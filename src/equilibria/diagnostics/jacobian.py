@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equilibria.devices import widest
 from equilibria.gradients.adjoint import TrackedEvaluation, evaluate
 from equilibria.ranges import at_least
 from equilibria.solvers import Map, Scope, State
@@ -176,7 +177,7 @@ def audit_coupling(f: Map, z: State, scope: Scope = "sample", seed: int = 0) -> 
             direction = torch.randn(packed.shape, generator=generator, dtype=torch.float64).to(packed)
             sent = packing.unpack(torch.where(chosen.unsqueeze(-1), direction, 0.0))
             product = evaluation.transposed(tuple(leaves(sent)))
-            arrived = norm(packing.pack(rebuild(z, iter(product)))).double()
+            arrived = norm(packing.pack(rebuild(z, iter(product)))).to(widest(packed.device))
             reached = ~chosen & (arrived > 0)
             coupled |= reached
             if bool(reached.any()):

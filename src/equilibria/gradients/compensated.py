@@ -14,11 +14,6 @@ Pair = tuple[Tensor, Tensor]
 _UPPER = {torch.float64: (torch.int64, -(1 << 27)), torch.float32: (torch.int32, -(1 << 12))}
 
 
-def carrier(like: Tensor) -> torch.dtype:
-    """The dtype of `high` and `low` for a tensor: float64 where its device has that."""
-    return torch.float32 if like.device.type == "mps" else torch.float64
-
-
 def scale_and_add(x: Pair, factor: float, w: Tensor) -> Pair:
     """`factor · x + w`."""
     product, error = _product(x[0], factor)

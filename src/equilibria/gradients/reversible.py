@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from equilibria.devices import widest
 from equilibria.gradients.adjoint import Tensors
 from equilibria.gradients.base import Attached, Gradient, Solve
-from equilibria.gradients.compensated import Pair, carrier, scale_and_add, subtract_and_divide
+from equilibria.gradients.compensated import Pair, scale_and_add, subtract_and_divide
 from equilibria.ranges import above, at_least, probability
 from equilibria.solvers import AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.residual import Gauge, norm
@@ -185,7 +186,7 @@ class _Trail:
 
     def __post_init__(self) -> None:
         like = next(leaves(self.start))
-        self._token, self._carrier = like.new_empty(0), carrier(like)
+        self._token, self._carrier = like.new_empty(0), widest(like.device)
         # In the carrier's arithmetic, so that errors and gradients of any size have a norm.
         self._packing = Packing.of(rebuild(self.start, (high for high, _ in self.carried(self.start))), self.scope)
         # Rounded to the carrier's dtype.

@@ -60,8 +60,8 @@ def saved_by_step(model: TokenModel, batches: Batches) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 def timed_step(loop: TrainingLoop) -> float:

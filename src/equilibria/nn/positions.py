@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from equilibria.devices import widest
+
 _BASE, _GRID_BASE = 10_000.0, 100.0
 
 
@@ -21,11 +23,12 @@ class Rotation:
     @classmethod
     def of(cls, positions: Tensor, head_size: int, dtype: torch.dtype = torch.float32, base: float = _BASE) -> Self:
         """The rotation of integer `positions` `(…, length)` for heads of even size, in float64 or else float32. Angles
-        are taken in float64, so that a difference of positions turns by as much far from the start as near it."""
+        are taken in the widest floats, so that a difference of positions turns by as much far from the start as near
+        it."""
         if head_size % 2:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
-        exact = torch.float32 if positions.device.type == "mps" else torch.float64
+        exact = widest(positions.device)
         exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
         angle = (positions.unsqueeze(-1) * base**-exponent).remainder(2 * torch.pi).to(real)
         return cls(_unit(angle))
@@ -96,5 +99,5 @@ def linear_biases(heads: int, length: int, past: int, like: Tensor, factor: floa
     """
     keys = torch.arange(past + length, device=like.device)
     distance_LS = (keys[past:].unsqueeze(-1) - keys).abs()
-    slopes = factor * 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=torch.float64) / heads)
+    slopes = factor * 2.0 ** (-8.0 * torch.arange(1, heads + 1, device=like.device, dtype=widest(like.device)) / heads)
     return (-slopes.view(-1, 1, 1) * distance_LS).to(like.dtype)

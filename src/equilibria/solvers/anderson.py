@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.devices import widest
 from equilibria.ranges import at_least, share
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
 
 _ROUNDING = torch.finfo(torch.float32).eps
-# Below every inner product of float32 vectors; keeps the equations of a frozen group solvable, by zero.
-_TINY = 1e-60
+# Keeps the equations of a frozen group solvable, by zero; in float64 below every inner product of float32 vectors.
+_TINY = {torch.float64: 1e-60, torch.float32: torch.finfo(torch.float32).tiny}
 
 
 class _History:
@@ -82,7 +83,7 @@ class Anderson(Solver):
         filled = memory.push(point)
         gamma: Sequence[Tensor] = ()
         if filled:
-            gram = groups.products(memory.residuals, memory.residuals).double()
+            gram = groups.products(memory.residuals, memory.residuals).to(widest(point.value.device))
             weights = solve_gram(gram[..., :filled, :filled], gram[..., :filled, memory.limit], self.ridge)
             gamma = weights.to(point.value.dtype).unbind(-1)
         proposal = combine(point.value, gamma, memory.values)
@@ -107,10 +108,10 @@ def solve_gram(gram: Tensor, target: Tensor, ridge: float) -> Tensor:
     """The `γ`, `(*groups, n)`, that minimises `‖r − Σ γᵢ dᵢ‖² + ridge · Σ ‖dᵢ‖² γᵢ²` per group; 0 for a `dᵢ` of 0.
 
     Args:
-        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, in float64, so that rounding of float32 does not grow; it is
-            changed.
-        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, in float64.
+        gram: inner products `⟨dᵢ, dⱼ⟩`, `(*groups, n, n)`, in the widest floats, so that rounding of float32 does not
+            grow; it is changed.
+        target: inner products `⟨dᵢ, r⟩`, `(*groups, n)`, likewise.
         ridge: at least the rounding of float32 products is used.
     """
-    gram.diagonal(dim1=-2, dim2=-1).mul_(1.0 + max(ridge, _ROUNDING)).add_(_TINY)
+    gram.diagonal(dim1=-2, dim2=-1).mul_(1.0 + max(ridge, _ROUNDING)).add_(_TINY[gram.dtype])
     return torch.linalg.solve_ex(gram, target)[0]

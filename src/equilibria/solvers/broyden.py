@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.devices import widest
 from equilibria.ranges import at_least
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
@@ -39,7 +40,7 @@ class _Pairs:
         slots = min(limit, _SLOTS)
         self.rows = z.new_empty(*groups, 2 * slots, features)
         self.latest = z.new_empty(*groups, 3, features)
-        self.matrix = torch.zeros(*groups, slots, slots, dtype=torch.float64, device=z.device)
+        self.matrix = torch.zeros(*groups, slots, slots, dtype=widest(z.device), device=z.device)
         self.scale = z.new_zeros(*groups, slots)
         self.pairs = 0
         self.point: Point | None = None
@@ -110,7 +111,7 @@ class _Pairs:
         matrix = self.matrix[..., : self.filled, : self.filled]
         if transposed:
             matrix = matrix.mT
-        gamma, information = torch.linalg.solve_ex(matrix, target.double())
+        gamma, information = torch.linalg.solve_ex(matrix, target.to(matrix.dtype))
         usable = (information == 0) & torch.isfinite(gamma.sum(dim=-1))
         gamma = torch.where(usable.unsqueeze(-1), gamma, 0.0)
         return gamma.to(target.dtype) * self.scale[..., : self.filled]

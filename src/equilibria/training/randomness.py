@@ -12,8 +12,8 @@ def seed_everything(seed: int) -> None:
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's generators, on the CPU and on the model's accelerator, if it is on one."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
     return state
 
 
@@ -25,5 +25,5 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
         RuntimeError: a state is of another length.
     """
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type in state.keys() - {"cpu"}:
+        torch.get_device_module(device).set_rng_state(state[device.type])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilibria.devices import widest
 from equilibria.distributed import ALONE, World
 from equilibria.solvers import AdjointReport, Solution, Status
 
@@ -60,7 +61,8 @@ class SolveRecord:
     @classmethod
     def of(cls, solution: Solution) -> "SolveRecord":
         """Those of a solution; the adjoint is filled in by the backward pass."""
-        residual = solution.residual.detach().double()
+        residual = solution.residual.detach()
+        residual = residual.to(widest(residual.device))
         return cls(residual, solution.tolerance, solution.evaluations, solution.status, solution.adjoint)
 
     @property
@@ -82,17 +84,17 @@ class StepStatistics:
 
     def reset(self) -> None:
         """Resets all sums."""
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)  # loss, gradient norm
+        self._sums = torch.zeros(2, dtype=widest(self._device), device=self._device)  # loss, gradient norm
         self._counts = [0, 0, 0]  # steps, skipped steps, tokens
         # residual, unconverged: an addend per solve
-        self._solve_sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        self._worst = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._solve_sums = torch.zeros(2, dtype=widest(self._device), device=self._device)
+        self._worst = torch.zeros((), dtype=widest(self._device), device=self._device)
         self._solve_counts = [0, 0, 0]  # evaluations, solves, failed solves
 
     def add_solves(self, solves: Sequence[SolveRecord]) -> None:
         """Counts the solves of a training step, after its backward pass."""
         for solve in solves:
-            beyond = (~(solve.residual <= solve.tolerance)).double()
+            beyond = (~(solve.residual <= solve.tolerance)).to(solve.residual.dtype)
             self._solve_sums += torch.stack([solve.residual.mean(), beyond.mean()])
             self._worst = torch.maximum(self._worst, solve.residual.max())
             added = (solve.evaluations, 1, int(solve.failed))
