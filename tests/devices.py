@@ -83,14 +83,13 @@ def test_a_device_without_doubles(solver: Any, monkeypatch: pytest.MonkeyPatch) 
         assert weight.grad is not None
         return [solution.value.detach().cpu(), weight.grad.cpu()]
 
-    monkeypatch.setattr(devices, "WITHOUT_DOUBLES", {NAME})
+    monkeypatch.setattr(devices, "_WITHOUT_DOUBLES", {NAME})
     with without_doubles():
         agree(of, 1e-3)
 
 
 def test_a_text_on_a_device_without_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "WITHOUT_DOUBLES", {NAME})
-    monkeypatch.setattr(sampling, "WITHOUT_DOUBLES", {NAME})
+    monkeypatch.setattr(devices, "_WITHOUT_DOUBLES", {NAME})
     with without_doubles():
         for positions in ("rotary", "linear"):
             cell = partial(ContractiveCell, D, 2, 24, positions=positions)

@@ -113,7 +113,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         raise RuntimeError(f"aten::{name}: tensors of {DEVICE} and, of shapes {shapes}, of the CPU")
     target = kwargs.get("device")
     goes = None if target is None else torch.device(target).type == NAME
-    if name in _READS | _SHAPES or (name in ("index", "index_put_", "index_put") and _masked(args[1])):
+    known = name == "repeat_interleave" and kwargs.get("output_size") is not None
+    if (name in _READS | _SHAPES and not known) or (name in ("index", "index_put_", "index_put") and _masked(args[1])):
         _waits[name] += 1
     if goes is False or (func is _aten.copy_.default and not isinstance(args[0], Elsewhere)):
         _waits["copy to the host"] += 1

@@ -1,5 +1,4 @@
-"""`devices.py` in a process of its own: PyTorch knows one device besides the CPU and CUDA, and once it does, DDP, FSDP
-and others take it."""
+"""`devices.py` in a process of its own: once PyTorch knows the stand-in, DDP and FSDP take it for the accelerator."""
 
 import subprocess
 import sys

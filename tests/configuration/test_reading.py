@@ -22,7 +22,6 @@ from equilibria.configuration import (
     table_of,
     write_recipe,
 )
-from equilibria.configuration.building import build_model
 from equilibria.configuration.comparing import settings as settings_of
 from equilibria.configuration.kinds import Family, alternatives, family_of, options
 from equilibria.data import CopyMemory, EmbeddedText, FilesText, FolderText, TokenizerSpec
@@ -529,62 +528,6 @@ def test_no_number_of_any_option_ends_in_anything_but_a_sentence(
     for value in ("-1", "0", "1", "2", "0.5", "1.5", "1000000007", "1e30", "nan", "inf", "-inf"):
         said = problem_with(recipe, [*flags, f"--{place}.{option}={value}"])
         assert not said or any(word in said for word in (option, "must", "d_model", "sizes"))
-
-
-SAMPLE = '[model.depth.solver]\nscope = "sample"\n[model.depth.eval_solver]\nscope = "sample"\n'
-GRID = '[model.cell]\ncausal = false\npositions = "grid"\ncolumns = 4\n'
-CROSS = '[data]\nsource = "own_kinds:CrossParity"\ncolumns = 4\n'
-
-
-def test_a_grid_is_read_with_a_cell_without_direction(tmp_path: Path) -> None:
-    found = read_recipe(written(tmp_path, CROSS + GRID + SAMPLE))
-    assert model_of(found).cell.keywords.items() >= {"causal": False, "positions": "grid", "columns": 4}.items()
-    assert table_of(checked(found)) == table_of(found)
-
-
-@pytest.mark.parametrize("cell", ["", '[model.cell]\nkind = "trellis"\n'])
-def test_a_causal_model_of_a_task_without_direction_is_warned_of(tmp_path: Path, cell: str) -> None:
-    said = r"each answer of cross parity may rest on all inputs, .* model\.cell\.causal = false"
-    with pytest.warns(UserWarning, match=said):
-        found = read_recipe(written(tmp_path, CROSS + cell))
-    with pytest.warns(UserWarning, match=said):
-        build_model(found, 2)
-
-
-@pytest.mark.parametrize(
-    ("text", "flags", "message"),
-    [
-        (CROSS + GRID, [], 'model: depth.solver.scope and depth.eval_solver.scope = "prefix": .* give "sample"'),
-        (
-            CROSS + GRID + SAMPLE,
-            ["--model.depth.eval_solver.scope", "prefix"],
-            '--model.depth.eval_solver.scope: depth.eval_solver.scope = "prefix"',
-        ),
-        (GRID + SAMPLE, [], "model.cell.causal = false: tokens would see the answers of .*; give causal = true"),
-        (
-            '[data]\nsource = "copy_memory"\n' + GRID + SAMPLE,
-            [],
-            "model.cell.causal = false: tokens would see the answers of copy memory",
-        ),
-        (
-            CROSS + GRID + SAMPLE,
-            ["--data.columns", "3"],
-            "model.cell.columns = 4: the grid of cross parity has 3 columns",
-        ),
-        (CROSS + GRID + SAMPLE, ["--model.memory_length", "8"], "memory_length = 8: .* give 0, and no chunk_length"),
-        (
-            CROSS + GRID + SAMPLE,
-            ["--model.cell.positions", "none"],
-            "go together; found positions = .none., columns = 4",
-        ),
-        (CROSS + GRID + SAMPLE, ["--model.cell.causal", "true"], 'positions = "grid" needs causal = false'),
-    ],
-)
-def test_what_a_cell_without_direction_cannot_do_is_said(
-    tmp_path: Path, text: str, flags: list[str], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        read_recipe(written(tmp_path, text), flags)
 
 
 @pytest.mark.parametrize(

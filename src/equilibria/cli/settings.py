@@ -23,8 +23,6 @@ Count = Annotated[int, Parameter(validator=Number(gte=1), converter=whole)]
 Natural = Annotated[int, Parameter(validator=Number(gte=0), converter=whole)]
 Positive = Annotated[float, Parameter(validator=Number(gt=0))]
 
-"""Where to compute; auto takes CUDA if there is a device."""
-
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 """A part of a flag of the recipe: whatever a command does not know itself is a key of the recipe and its value."""
 

@@ -16,6 +16,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.graph import saved_tensors_hooks
 
+from equilibria.devices import own_generator
 from equilibria.solvers import Map, State
 from equilibria.solvers.state import detach, leaves, leaves_as, rebuild
 
@@ -206,13 +207,9 @@ def _storage(leaf: Tensor) -> int:
 
 def _generators(device: torch.device) -> list[torch.Generator]:
     """The default generators a map on `device` draws from; not that of a GPU while a graph is recorded."""
-    found = [torch.default_generator]
-    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        found.append(torch.cuda.default_generators[index])
-    if device.type == "mps":
-        found.append(torch.mps._get_default_mps_generator())
-    return found
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    own = None if recording else own_generator(device)
+    return [torch.default_generator] if own is None else [torch.default_generator, own]
 
 
 def _unseen() -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ class TextStream:
         return self._say(self._undecided(), last=True)
 
     def _undecided(self) -> str:
-        """How tokens read that may yet be the beginning of a character."""
+        """What the last tokens decode to, where they may be the beginning of a character."""
         return self._decoded()[self._taken :] if self._open else ""
 
     def _decode(self, token: int) -> str:

@@ -61,7 +61,7 @@ def saved_by_step(model: TokenModel, batches: Batches) -> int:
 
 def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
-        torch.get_device_module(device).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def timed_step(loop: TrainingLoop) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.devices import WITHOUT_DOUBLES
+from equilibria.devices import widest
 from equilibria.ranges import above, at_least
 
 NOT_FINITE = "the model's state or its logits are not finite; was it trained to its end?"
@@ -152,8 +152,8 @@ class Sampler:
     @staticmethod
     def draw(samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
         """A token of each row, for which there is a sampler; -1 where the row's logits are not finite."""
-        if logits_BV.device.type in WITHOUT_DOUBLES:
-            logits_BV = logits_BV.cpu()
+        if widest(logits_BV.device) is not torch.float64:
+            logits_BV = logits_BV.cpu()  # where the sums of a draw have all their digits
         finite = torch.isfinite(logits_BV).all(dim=-1).tolist()
         tokens = [-1] * len(samplers)
         alike: dict[Sampling, list[int]] = {}

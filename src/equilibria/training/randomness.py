@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from equilibria.devices import own_generator
+
 
 def seed_everything(seed: int) -> None:
     """Seeds every generator that initialisation and training draw from; call it before the model is built."""
@@ -12,8 +14,8 @@ def seed_everything(seed: int) -> None:
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's generators, on the CPU and on the model's accelerator, if it is on one."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        state[device.type] = torch.get_device_module(device).get_rng_state()
+    if (own := own_generator(device)) is not None:
+        state[device.type] = own.get_state()
     return state
 
 
@@ -25,5 +27,5 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
         RuntimeError: a state is of another length.
     """
     torch.set_rng_state(state["cpu"])
-    if device.type in state.keys() - {"cpu"}:
-        torch.get_device_module(device).set_rng_state(state[device.type])
+    if (own := own_generator(device)) is not None and device.type in state:
+        own.set_state(state[device.type])
