@@ -168,7 +168,7 @@ def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowere
     torch.manual_seed(0)
     module, states = SelfAttention(8, 2), torch.randn(2, 5, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
-        room = KeysValuesRoom(*torch.zeros(2, 2, 2, 5, 4))
+        room = KeysValuesRoom(*torch.zeros(2, 2, 2, 5, 4), past=0)
         bound = module.bind(module.pattern(states, Place()), room)
         whole = bound(states)
         tokens_T = torch.tensor([3, 1])

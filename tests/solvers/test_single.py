@@ -43,7 +43,7 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch):
 
 
 def test_what_is_not_finite_is_left_to_the_solve_loop():
-    assert iterate_single(eq.Picard(max_evaluations=5), lambda z: z / 0.0, torch.ones(1, 1, 2)) is None
+    assert iterate_single(eq.Picard(max_evaluations=5), lambda z: z / 0.0, torch.ones(1, 1, 2), []) is None
 
 
 class TestResult:

@@ -12,7 +12,7 @@ projected anew under weights that change. A `CacheView` holds what the same cell
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import KeysValuesRoom, Place
+from equilibria.nn.hooks import unhooked
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def place_of(past: Past) -> Place:
 
 def keys_values_rooms(view: CacheView) -> list[KeysValuesRoom]:
     """A view of keys and values in turn, as pairs."""
-    return [KeysValuesRoom(keys, values) for keys, values in zip(view.tensors[::2], view.tensors[1::2], strict=True)]
+    pairs, past = zip(view.tensors[::2], view.tensors[1::2], strict=True), view.place.past
+    return [KeysValuesRoom(keys, values, past) for keys, values in pairs]
 
 
 SomeCell = TypeVar("SomeCell", bound="Cell")
@@ -130,6 +132,11 @@ class BoundMap(ABC, Generic[SomeCell]):
     def __call__(self, z_BLD: Tensor) -> Tensor:
         """One evaluation: by way of the module, whose hooks and whose compilation act here."""
         return self.cell(z_BLD, self)
+
+    @property
+    def shortest(self) -> Callable[[Tensor], Tensor]:
+        """What evaluates the map with the fewest calls: itself, where the module has hooks or is compiled."""
+        return self.evaluate if unhooked(self.cell) else self
 
     @abstractmethod
     def evaluate(self, z_BLD: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """A transformer block: attention and a position-wise network, each with a residual and a norm."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -10,6 +13,7 @@ from equilibria.cells.cache import CacheView
 from equilibria.nn.attention import BoundAttention, KeysValuesRoom
 from equilibria.nn.dropout import add_masked
 from equilibria.nn.feed_forward import BoundFeedForward, FeedForward
+from equilibria.nn.normalisation import bound_norm
 from equilibria.nn.relative_attention import BoundRelativeAttention
 
 
@@ -29,12 +33,25 @@ class Block(nn.Module):
         """States as the attention is given them."""
         return self.attention_norm(states) if self.pre_norm else states
 
+    def around(
+        self,
+        attention: BoundAttention | BoundRelativeAttention,
+        feed_forward: BoundFeedForward,
+        attention_dropout: Tensor | None = None,
+        feed_forward_dropout: Tensor | None = None,
+    ) -> BoundBlock:
+        """The block around its bound sublayers, for one solve."""
+        norms = bound_norm(self.attention_norm), bound_norm(self.feed_forward_norm)
+        return BoundBlock(self.pre_norm, *norms, attention, feed_forward, attention_dropout, feed_forward_dropout)
+
 
 @dataclass(frozen=True, eq=False)
 class BoundBlock:
     """A block during one solve; a dropout mask is None where nothing is dropped."""
 
-    block: Block
+    pre_norm: bool
+    attention_norm: Callable[[Tensor], Tensor]
+    feed_forward_norm: Callable[[Tensor], Tensor]
     attention: BoundAttention | BoundRelativeAttention
     feed_forward: BoundFeedForward
     attention_dropout: Tensor | None
@@ -42,13 +59,12 @@ class BoundBlock:
 
     def __call__(self, z_BLD: Tensor) -> Tensor:
         """`(B, L, D) → (B, L, D)`."""
-        block = self.block
-        a_BLD = add_masked(z_BLD, self.attention(block.seen(z_BLD)), self.attention_dropout)
-        if block.pre_norm:
-            fed = self.feed_forward(block.feed_forward_norm(a_BLD))
+        if self.pre_norm:
+            a_BLD = add_masked(z_BLD, self.attention(self.attention_norm(z_BLD)), self.attention_dropout)
+            fed = self.feed_forward(self.feed_forward_norm(a_BLD))
             return add_masked(a_BLD, fed, self.feed_forward_dropout)
-        a_BLD = block.attention_norm(a_BLD)
-        return block.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
+        a_BLD = self.attention_norm(add_masked(z_BLD, self.attention(z_BLD), self.attention_dropout))
+        return self.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
 
     def over(self, room: KeysValuesRoom) -> Self:
         """With other keys and values before it."""

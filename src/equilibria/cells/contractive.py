@@ -14,7 +14,7 @@ causal, or of all tokens with each other, for grids and sets.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.attention import AttentionPattern, KeysValuesRoom, Positions, SelfAttention
 from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
-from equilibria.nn.normalisation import Norm, Normalisation, feature_norm
+from equilibria.nn.normalisation import Norm, Normalisation, bound_norm, feature_norm, over_root_mean_square
 from equilibria.ranges import above, at_least, layers, probability
 
 
@@ -46,7 +46,7 @@ class ContractiveBlock(Block):
     ) -> BoundBlock:
         """The block for one solve; `past` is its states at earlier positions, or the keys and values kept of them."""
         past = self.seen(past) if isinstance(past, Tensor) else past
-        return BoundBlock(self, self.attention.bind(pattern, past), self.feed_forward.bind(), *masks)
+        return self.around(self.attention.bind(pattern, past), self.feed_forward.bind(), *masks)
 
 
 class ContractiveCell(Cell):
@@ -162,16 +162,17 @@ class ContractiveCell(Cell):
             masks = (dropout_mask(inputs_BLD, self.dropout, self.training) for _ in range(2))
             blocks.append(block.bind(pattern, before, *masks))
         if self.inject is None or self.carry_logit is None:
-            return ContractiveMap(self, tuple(blocks), None, None)
+            return ContractiveMap(self, tuple(blocks), bound_norm(self.norm), None, None)
         logit = self.carry_logit
         if self.carry_weight is not None:
-            gate_BL1 = F.rms_norm(inputs_BLD, (self.d_model,), self.carry_weight).sum(-1, keepdim=True)
-            logit = logit + self.token_carry * torch.tanh(gate_BL1)
+            gate_BL1 = F.linear(over_root_mean_square(inputs_BLD), self.carry_weight.unsqueeze(0))
+            logit = torch.add(logit, torch.tanh(gate_BL1), alpha=self.token_carry)
         carry = torch.sigmoid(logit)
         injection_BLD = self.inject(inputs_BLD)
         if self.injection_norm:
-            injection_BLD = F.rms_norm(injection_BLD, (self.d_model,))
-        return ContractiveMap(self, tuple(blocks), carry, (1.0 - carry) * injection_BLD)
+            injection_BLD = over_root_mean_square(injection_BLD)
+        injection_BLD = (1.0 - carry) * injection_BLD
+        return ContractiveMap(self, tuple(blocks), bound_norm(self.norm), carry, injection_BLD)
 
     def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:
         """What each block is given of the past."""
@@ -182,8 +183,10 @@ class ContractiveCell(Cell):
 
 @dataclass(frozen=True, eq=False)
 class ContractiveMap(BlockMap[ContractiveCell]):
-    """The cell bound, with its gate, `(D,)` or `(B, L, D)`, and the injection weighted by it; None without an input."""
+    """The cell bound, with its outer norm, its gate, `(D,)` or `(B, L, D)`, and the injection weighted by it; None
+    without an input."""
 
+    norm: Callable[[Tensor], Tensor]
     carry: Tensor | None
     injection: Tensor | None
 
@@ -191,7 +194,7 @@ class ContractiveMap(BlockMap[ContractiveCell]):
         h_BLD = self._carried(z_BLD)
         for block in self.blocks:
             h_BLD = block(h_BLD)
-        return self.cell.norm(h_BLD)
+        return self.norm(h_BLD)
 
     def remember(self, z_BLD: Tensor, latest: bool = False) -> tuple[Tensor, ...]:
         """The input of each block at `z`: with it, a later segment sees this one exactly at any depth."""
@@ -205,7 +208,7 @@ class ContractiveMap(BlockMap[ContractiveCell]):
         if carry is not None and carry.dim() > 1:
             carry = carry[row : row + 1, tokens_T]
         injection = None if injection is None else injection[row : row + 1, tokens_T]
-        return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), carry, injection)
+        return ContractiveMap(self.cell, self.blocks_at(row, tokens_T), self.norm, carry, injection)
 
     def _carried(self, z_BLD: Tensor) -> Tensor:
         if self.carry is None or self.injection is None:

@@ -187,7 +187,7 @@ class TransformerXLCell(Cell):
         scores_BHLS = inputs_BLD.new_empty(()).expand(B, self.heads, L, distances_HRE.shape[1] - 1)
         probabilities = dropout_mask(scores_BHLS, self.attention_dropout, self.training)
         attention = block.attention.bind(around, distances_HRE, past, probabilities)
-        return BoundBlock(block, attention, block.feed_forward.bind(inner), mixed, fed)
+        return block.around(attention, block.feed_forward.bind(inner), mixed, fed)
 
     def _mask(self, inputs_BLD: Tensor, features: int) -> Tensor | None:
         batch, length = inputs_BLD.shape[:2]

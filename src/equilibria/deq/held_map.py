@@ -63,16 +63,18 @@ class HeldMap:
         if self._writes:
             value = self._replay(_copied(z))
         else:
-            arguments = _parts(z)
-            before = versions(arguments)
+            alone = isinstance(z, Tensor)
+            before = _version(z) if alone else versions(leaves(z))
             value = self._replay(z) if self._random else self._f(z)
-            if versions(arguments) != before:
+            if (_version(z) if alone else versions(leaves(z))) != before:
                 raise RuntimeError(
                     f"the map wrote to its argument in evaluation {self._calls} and not before; "
                     "let it write to a copy (`z = z.clone()`)"
                 )
         if self._reuses:
             return _copied(value)
+        if isinstance(value, Tensor) and _storage(value) not in self._addresses:
+            return value
         if self._addresses:
             parts = (value,) if isinstance(value, Tensor) else tuple(leaves_as(z, value))
             for leaf in parts:
@@ -192,7 +194,11 @@ def _parts(state: State) -> tuple[Tensor, ...]:
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:
     """How often each was written to; 0 for inference tensors, which do not count."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return [_version(tensor) for tensor in tensors]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _storage(leaf: Tensor) -> int:

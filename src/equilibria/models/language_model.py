@@ -361,6 +361,7 @@ class CachedMap:
         self.inputs_BLD = inputs_BLD if present_BL1 is None else inputs_BLD * present_BL1
         self._present_BL1 = present_BL1
         self._bound = cell.bind(self.inputs_BLD, views[0])
+        self._evaluate = self._bound.shortest
         self._following = iter(views[1:])
         self._several = len(views) > 1
         self._argument: Tensor | None = None
@@ -370,7 +371,8 @@ class CachedMap:
         """One evaluation; the next of several parts is the one that it fills."""
         if self._several and self._argument is not None:
             self._bound = self._bound.over(next(self._following))
-        value = self._bound(z_BLD)
+            self._evaluate = self._bound.shortest
+        value = self._evaluate(z_BLD)
         self._argument = z_BLD
         if self._present_BL1 is not None:
             value = torch.where(self._present_BL1, value, z_BLD)

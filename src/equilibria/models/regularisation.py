@@ -37,7 +37,9 @@ class Regularisation:
         probability(**{name: value for name, value in vars(self).items() if name not in weights})
 
     def embedded(self, x_BLD: Tensor, tokens_BL: Tensor, vocabulary_size: int, training: bool) -> Tensor:
-        """Embedded tokens with tokens and features dropped."""
+        """Embedded tokens, in training with tokens and features dropped."""
+        if not training:
+            return x_BLD
         x_BLD = embedding_row_dropout(x_BLD, tokens_BL, vocabulary_size, self.token_dropout, training)
         return self._features_dropped(x_BLD, training)
 

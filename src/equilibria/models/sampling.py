@@ -181,6 +181,8 @@ def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 
 
 def _drawn(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
+    if sampling.greedy and not sampling.penalises:
+        return logits_BV.argmax(dim=-1).tolist()
     read_BV = _counts([sampler._read_V for sampler in samplers], logits_BV)
     written_BV = _counts([sampler._written_V for sampler in samplers], logits_BV)
     shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)

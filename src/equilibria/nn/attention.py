@@ -8,14 +8,15 @@ values, E head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.nn.normalisation import Normalisation, normalised, used_weight
+from equilibria.nn.normalisation import Normalisation, normalised, over_root_mean_square, used_weight
 from equilibria.nn.positions import Rotation, linear_biases
 from equilibria.ranges import above, at_least, one_of
 
@@ -42,18 +43,25 @@ class KeysValuesRoom(KeysValues):
     After an evaluation the buffer holds those of its states; nothing of the past is copied.
     """
 
+    past: int
+
+    @cached_property
+    def own(self) -> tuple[Tensor, Tensor]:
+        """Where those of the segment are."""
+        return self.keys[:, :, self.past :], self.values[:, :, self.past :]
+
     def at(self, row: int, slots_T: Tensor) -> KeysValuesSlots:
         """The same buffer for some tokens of a row."""
         return KeysValuesSlots(self.keys[row : row + 1], self.values[row : row + 1], slots_T)
 
     def before(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The buffer, with the segment's keys and values written to it; beside it where they have a graph."""
-        length = keys.shape[2]
         if torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad):
-            past = KeysValues(self.keys[:, :, :-length], self.values[:, :, :-length])
+            past = KeysValues(self.keys[:, :, : self.past], self.values[:, :, : self.past])
             return past.before(keys, values)
-        self.keys[:, :, -length:] = keys
-        self.values[:, :, -length:] = values
+        own_keys, own_values = self.own
+        own_keys.copy_(keys)
+        own_values.copy_(values)
         return self.keys, self.values
 
 
@@ -80,12 +88,22 @@ class Place:
         first: position of the first of these; only differences of positions matter.
         present_BS: False at padding, which sees itself at most; None without padding.
         shift_B: added to the positions of each row, integers; None for zeros.
+        rotations: those made so far; see `rotation`.
     """
 
     past: int = 0
     first: int = 0
     present_BS: Tensor | None = None
     shift_B: Tensor | None = None
+    rotations: dict[tuple[int, torch.dtype], Rotation] = field(default_factory=dict, compare=False)
+
+    def rotation(self, like_BLD: Tensor, head_size: int) -> Rotation:
+        """Of the positions of a segment's own tokens; made once for all cells that are given this place."""
+        kind = head_size, like_BLD.dtype
+        if kind not in self.rotations:
+            positions = self.positions(self.past, like_BLD.shape[1], like_BLD.device)
+            self.rotations[kind] = Rotation.of(positions, *kind)
+        return self.rotations[kind]
 
     def positions(self, start: int, length: int, device: torch.device) -> Tensor:
         """Positions of `length` tokens from `start` after the first that is seen: `(length,)` or `(B, length)`."""
@@ -203,7 +221,7 @@ class SelfAttention(nn.Module):
         past, length, device = place.past, like_BLD.shape[1], like_BLD.device
         if not self.causal:
             return self._whole(like_BLD, place)
-        rotation = self._rotation(place.positions(past, length, device), like_BLD)
+        rotation = place.rotation(like_BLD, self.head_size) if self.positions == "rotary" else None
         # Without a past, plain causality needs no mask, and fused kernels are faster without one.
         plain = not past and place.present_BS is None and self.positions != "linear" and not self.strict
         mask = None if plain else place.mask(length, device, strict=self.strict)
@@ -229,7 +247,7 @@ class SelfAttention(nn.Module):
         project them from, in the form that the bound attention is given states."""
         weight, gain_HE = used_weight(self.queries_keys_values), None
         if self.query_gain is not None and self.key_gain is not None:
-            gains = (self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1))
+            gains = self.query_gain.expand(self.heads, -1), self.key_gain.expand(self.key_value_heads, -1)
             gain_HE = torch.cat(gains)
         if isinstance(past, Tensor):
             past = self._projected(past, pattern.place, weight)
@@ -263,9 +281,11 @@ class BoundAttention:
     def __call__(self, x_BLD: Tensor) -> Tensor:
         """`(B, L, d_model) → (B, L, d_model)`."""
         H, K, pattern = self.attention.heads, self.attention.key_value_heads, self.pattern
-        projected = F.linear(x_BLD, self.queries_keys_values).unflatten(-1, (H + 2 * K, self.attention.head_size))
-        q_k, v = projected.split((H + K, K), dim=-2)
-        q, k = _placed(q_k, self.gain_HE, pattern.rotation).transpose(1, 2).split((H, K), dim=1)
+        B, L, _ = x_BLD.shape
+        # `split_with_sizes` and `view` where `split` and `unflatten` do more in Python than a token's products take.
+        projected = F.linear(x_BLD, self.queries_keys_values).view(B, L, H + 2 * K, -1)
+        q_k, v = projected.split_with_sizes((H + K, K), 2)
+        q, k = _placed(q_k, self.gain_HE, pattern.rotation).transpose(1, 2).split_with_sizes((H, K), 1)
         v = v.transpose(1, 2)
         if self.past is not None:
             k, v = self.past.before(k, v)
@@ -293,7 +313,7 @@ class BoundAttention:
 def _placed(x_BLHE: Tensor, gain: Tensor | None, rotation: Rotation | None) -> Tensor:
     """Queries or keys, normed where there is a gain and turned where there is a rotation."""
     if gain is not None:
-        x_BLHE = F.rms_norm(x_BLHE, x_BLHE.shape[-1:]) * gain
+        x_BLHE = over_root_mean_square(x_BLHE) * gain
     return x_BLHE if rotation is None else rotation.apply(x_BLHE)
 
 

@@ -41,22 +41,27 @@ class FeedForward(nn.Module):
 
     def bind(self, dropout: Tensor | None = None) -> BoundFeedForward:
         """The network for one solve; `dropout` masks the hidden layer, `(…, inner)`."""
-        return BoundFeedForward(self, used_weight(self.expand), used_weight(self.contract), dropout)
+        expand, contract = self.expand, self.contract
+        return BoundFeedForward(
+            self.activation, used_weight(expand), expand.bias, used_weight(contract), contract.bias, dropout
+        )
 
 
 @dataclass(frozen=True)
 class BoundFeedForward:
-    """The network with its weights as used, and a dropout mask of the hidden layer, or None."""
+    """The network's weights as used, and a dropout mask of the hidden layer, or None."""
 
-    network: FeedForward
+    activation: Activation
     expand: Tensor
+    expand_bias: Tensor
     contract: Tensor
+    contract_bias: Tensor
     dropout: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(…, d_model) → (…, d_model)`."""
-        hidden = _activated(self.network.activation, F.linear(x, self.expand, self.network.expand.bias))
-        return F.linear(masked(hidden, self.dropout), self.contract, self.network.contract.bias)
+        hidden = _activated(self.activation, F.linear(x, self.expand, self.expand_bias))
+        return F.linear(masked(hidden, self.dropout), self.contract, self.contract_bias)
 
 
 def _activated(activation: Activation, a: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ distances (Dai et al. 2019, arXiv:1901.02860) and linear biases. All are relativ
 offset."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -29,8 +30,9 @@ class Rotation:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
         exact = widest(positions.device)
-        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
-        angle = (positions.unsqueeze(-1) * base**-exponent).remainder(2 * torch.pi).to(real)
+        speeds = [base ** (-feature / head_size) for feature in range(0, head_size, 2)]
+        angle = positions.unsqueeze(-1) * torch.tensor(speeds, device=positions.device, dtype=exact)
+        angle = angle.remainder(2 * torch.pi).to(real)
         return cls(_unit(angle))
 
     @classmethod
@@ -48,8 +50,18 @@ class Rotation:
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate `(…, length, heads, head_size)` by position."""
-        pairs = x_BLHE.to(self.turn.dtype).unflatten(-1, (-1, 2))
-        return _product(pairs, self.turn.unsqueeze(-3)).flatten(-2).to(x_BLHE.dtype)
+        if torch.compiler.is_exporting():  # a program for other runtimes has real numbers alone
+            pairs = x_BLHE.to(self.turn.dtype).unflatten(-1, (-1, 2))
+            return _product(pairs, self.turn.unsqueeze(-3)).flatten(-2).to(x_BLHE.dtype)
+        wide = x_BLHE if x_BLHE.dtype == self.turn.dtype else x_BLHE.to(self.turn.dtype)
+        turned = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)) * self._units
+        turned = torch.view_as_real(turned).flatten(-2)
+        return turned if wide is x_BLHE else turned.to(x_BLHE.dtype)
+
+    @cached_property
+    def _units(self) -> Tensor:
+        """The complex numbers, `(…, length, 1, head_size / 2)`: with them a turn is ten times as fast."""
+        return torch.view_as_complex(self.turn).unsqueeze(-2)
 
 
 def _unit(angle: Tensor) -> Tensor:
@@ -60,12 +72,9 @@ def _unit(angle: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Of complex numbers as pairs of real ones. A program for other runtimes has real numbers alone; here complex ones
-    are ten times as fast."""
-    if torch.compiler.is_exporting():
-        (a_re, a_im), (b_re, b_im) = a.unbind(-1), b.unbind(-1)
-        return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], dim=-1)
-    return torch.view_as_real(torch.view_as_complex(a) * torch.view_as_complex(b))
+    """Of complex numbers as pairs of real ones."""
+    (a_re, a_im), (b_re, b_im) = a.unbind(-1), b.unbind(-1)
+    return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], dim=-1)
 
 
 def distance_embedding(length: int, features: int, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Picard iteration, damped on request: `z ← (1 − β) z + β f(z)`."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,37 +40,25 @@ class Picard(Solver):
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         """The solve loop, or a shorter one for single tokens where nothing is asked for on the way."""
         asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
-        if not asked and is_single(z0):
-            f = _Recorded(f)
-            found = iterate_single(self, f, z0)
-            if found is not None:
-                return found
-            f.replay()
-        return super()._solve(f, z0, propose, iterates)
+        if asked or not is_single(z0):
+            return super()._solve(f, z0, propose, iterates)
+        made: list[tuple[Tensor, Tensor]] = []
+        found = iterate_single(self, f, z0, made)
+        return super()._solve(_Recorded(f, made), z0, propose, iterates) if found is None else found
 
 
 class _Recorded:
-    """A map that repeats its evaluations at no cost, for as long as it is asked for the same ones in the same order."""
+    """A map that repeats evaluations that were made at no cost, for as long as it is asked for these in their order."""
 
-    def __init__(self, f: Map) -> None:
-        self.f = f
-        self.made: list[tuple[Tensor, Tensor]] = []
-        self.replayed: Iterator[tuple[Tensor, Tensor]] | None = None
-
-    def replay(self) -> None:
-        """Begin anew; nothing more is recorded."""
-        self.replayed = iter(self.made)
+    def __init__(self, f: Map, made: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self._f, self._made = f, iter(made)
 
     def __call__(self, z: Tensor) -> Tensor:
-        if self.replayed is None:
-            value = self.f(z)
-            self.made.append((z, value))
-            return value
-        there, value = next(self.replayed, (None, None))
+        there, value = next(self._made, (None, None))
         if there is not None and value is not None and torch.equal(there, z):
             return value
-        self.replayed = iter(())
-        return self.f(z)
+        self._made = iter(())
+        return self._f(z)
 
 
 def is_single(state: State) -> bool:
@@ -80,68 +68,73 @@ def is_single(state: State) -> bool:
     return state.shape[1] == 1 and state.dtype in (torch.float32, torch.float64)
 
 
-def iterate_single(picard: Picard, f: Map, z0: Tensor) -> Iterate | None:
+def iterate_single(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Tensor]]) -> Iterate | None:
     """Picard iteration of `(B, 1, features)` with the solve loop's arithmetic and as little bookkeeping as it needs.
 
     When a text is decoded every evaluation is small, and the bookkeeping of `SolveState` would take much of the time.
     Here groups are rows, none depends on another, and nothing is asked for along the way. None where a value is not
-    finite, grows alone or needs other units: that is left to the solve loop.
+    finite, grows alone or needs other units: that is left to the solve loop, for which `made` takes the evaluations.
     """
     tol, max_evaluations, damping = picard.tol, picard.max_evaluations, picard.damping
     packing = Packing.of(z0, "token")
     gauge = Gauge(packing, picard.criterion, tol)
+    shape, dtype, alone = z0.shape, z0.dtype, len(z0) == 1
     z = z0
     residuals: list[Tensor] = []
+    differences: list[Tensor] = []
     trace: list[float] = []
     while True:
-        value = packing.pack(f(z))
+        value = f(z)
+        made.append((z, value))
+        if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+            value = packing.pack(value)
         if not trace:
             gauge.begin(z, value)
             if gauge.packing is not packing:
                 return None
         value_norm, difference_norm = norm(value), norm(value - z)
-        gauge.note(difference_norm)
-        residuals.append(gauge.residual(value_norm, difference_norm))
-        trace.append(float(residuals[-1].max()))
-        if not trace[-1] < torch.inf:
+        differences.append(difference_norm)
+        residual = gauge.ratio(value_norm, difference_norm)
+        worst = float(residual) if alone else float(residual.max())
+        residuals.append(residual)
+        trace.append(worst)
+        if not worst < torch.inf:
             return None
-        if trace[-1] <= tol or len(trace) == max_evaluations + 1:
+        if worst <= tol or len(trace) == max_evaluations + 1:
             break
-        if len(trace) == max_evaluations and bool((residuals[-1] > WORSE * torch.stack(residuals).amin(0)).any()):
+        if len(trace) == max_evaluations and bool((residual > WORSE * torch.stack(residuals).amin(0)).any()):
             return None
         proposal = value if damping == 1.0 else torch.lerp(z, value, damping)
-        if len(z) > 1:
-            proposal = torch.lerp(z, proposal, (residuals[-1] > tol).to(z.dtype).unsqueeze(-1))
-        z = proposal
-    history = torch.stack(residuals)
-    within = history[-1] <= tol
+        z = proposal if alone else torch.lerp(z, proposal, (residual > tol).to(z.dtype).unsqueeze(-1))
+    gauge.note(torch.stack(differences).amax(0))
+    within = residual <= tol
     if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
         return None
-    steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
-    active_at = ((history > tol) * steps).amax(0)
+    counts = torch.full_like(residual, len(trace), dtype=torch.int32)
+    if not alone:  # a row may have been done before the last
+        steps = torch.arange(2, len(trace) + 2, dtype=torch.int32, device=z.device).view(-1, 1, 1)
+        counts = torch.minimum(((torch.stack(residuals) > tol) * steps).amax(0).clamp_min(1), counts)
+    status = Status.CONVERGED if worst <= tol else _unsolved(residuals, tol)
     z = z.clone() if z is z0 else z  # the start stays the caller's
     return Iterate(
         value=z,
         proposal=z,
-        residual=residuals[-1],
+        residual=residual.float(),
         converged=within,
         tolerance=tol,
         evaluations=len(trace),
         trace=trace,
-        group_evaluations=(active_at + 1).clamp_max(len(trace)),
-        status=_status(history, tol),
+        group_evaluations=counts,
+        status=status,
         gauge=gauge,
     )
 
 
-def _status(history: Tensor, tol: float) -> Status:
-    """How a finite solve ended, by the rules of `SolveState`."""
-    active = history[-1] > tol
-    if not bool(active.any()):
-        return Status.CONVERGED
-    improved_at, best = torch.zeros_like(history[0], dtype=torch.int32), torch.full_like(history[0], torch.inf)
-    for step, residual in enumerate(history, start=1):
+def _unsolved(residuals: Sequence[Tensor], tol: float) -> Status:
+    """How a finite solve ended in which rows have not converged, by the rules of `SolveState`."""
+    improved_at, best = torch.zeros_like(residuals[0], dtype=torch.int32), torch.full_like(residuals[0], torch.inf)
+    for step, residual in enumerate(residuals, start=1):
         improved_at.masked_fill_(residual < IMPROVEMENT * best, step)
         best = torch.minimum(best, residual)
-    stalled = active & (len(history) - improved_at >= PATIENCE)
+    stalled = (residuals[-1] > tol) & (len(residuals) - improved_at >= PATIENCE)
     return Status.STALLED if bool(stalled.any()) else Status.MAX_EVALUATIONS

@@ -103,13 +103,17 @@ class Gauge:
 
     def residual(self, value: Tensor, difference: Tensor) -> Tensor:
         """From the `norms` of `f(z)` and of `f(z) − z`: float32, `(*groups,)`, infinite where it is not a number."""
+        return _finite_or_infinite(self.ratio(value, difference))
+
+    def ratio(self, value: Tensor, difference: Tensor) -> Tensor:
+        """The same, as it comes: not a number where that is none, and in the precision of the norms."""
         units = self.packing.units
         if self.criterion == "absolute":
             if units is not None:
                 difference = difference * (units if difference.dim() == units.dim() else units.squeeze(-1))
-            return _finite_or_infinite(self.total(difference))
+            return self.total(difference)
         ratio = difference / torch.clamp(value, min=self._floor)
-        return _finite_or_infinite(ratio if len(self.packing.sizes) == 1 else ratio.amax(dim=-1))
+        return ratio if len(self.packing.sizes) == 1 else ratio.amax(dim=-1)
 
     def measure(self, value: Tensor, difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The residuals from `f(z)` and `f(z) − z`, and the norms of these, `(*groups,)` each."""
