@@ -14,6 +14,8 @@ from equilibria.solvers.residual import Gauge, Groups, norm
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, State
 
+_FEW = 2**14  # numbers of a state, about as many as a map of one layer takes the time of the bookkeeping for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picard(Solver):
@@ -38,12 +40,12 @@ class Picard(Solver):
         return torch.lerp(point.z, point.value, self.damping), None
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
-        """The solve loop, or a shorter one for single tokens where nothing is asked for on the way."""
+        """The solve loop, or a shorter one for a few tokens where nothing is asked for on the way."""
         asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
-        if asked or not is_single(z0):
+        if asked or not are_few(z0):
             return super()._solve(f, z0, propose, iterates)
         made: list[tuple[Tensor, Tensor]] = []
-        found = iterate_single(self, f, z0, made)
+        found = iterate_few(self, f, z0, made)
         return super()._solve(_Recorded(f, made), z0, propose, iterates) if found is None else found
 
 
@@ -61,24 +63,25 @@ class _Recorded:
         return self._f(z)
 
 
-def is_single(state: State) -> bool:
-    """Whether a state is one token per row, `(B, 1, features)`, in the solver's own precision."""
-    if not isinstance(state, Tensor) or state.dim() != 3 or not state.numel():
+def are_few(state: State) -> bool:
+    """Whether a state is tokens, `(B, L, features)`, few enough that bookkeeping would take a good part of the time, and
+    in the solver's own precision."""
+    if not isinstance(state, Tensor) or state.dim() != 3 or not 0 < state.numel() <= _FEW:
         return False
-    return state.shape[1] == 1 and state.dtype in (torch.float32, torch.float64)
+    return state.dtype in (torch.float32, torch.float64)
 
 
-def iterate_single(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Tensor]]) -> Iterate | None:
-    """Picard iteration of `(B, 1, features)` with the solve loop's arithmetic and as little bookkeeping as it needs.
+def iterate_few(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Tensor]]) -> Iterate | None:
+    """Picard iteration of tokens `(B, L, features)` with the solve loop's arithmetic and little of its bookkeeping.
 
     When a text is decoded every evaluation is small, and the bookkeeping of `SolveState` would take much of the time.
-    Here groups are rows, none depends on another, and nothing is asked for along the way. None where a value is not
-    finite, grows alone or needs other units: that is left to the solve loop, for which `made` takes the evaluations.
+    None where a value is not finite, grows alone or needs other units: that is left to the solve loop, for which `made`
+    takes the evaluations.
     """
     tol, max_evaluations, damping = picard.tol, picard.max_evaluations, picard.damping
     packing = Packing.of(z0, "token")
     gauge = Gauge(packing, picard.criterion, tol)
-    shape, dtype, alone = z0.shape, z0.dtype, len(z0) == 1
+    shape, dtype, alone = z0.shape, z0.dtype, z0.shape[:2] == (1, 1)
     z = z0
     residuals: list[Tensor] = []
     differences: list[Tensor] = []
@@ -110,11 +113,12 @@ def iterate_single(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, 
     within = residual <= tol
     if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
         return None
-    counts = torch.full_like(residual, len(trace), dtype=torch.int32)
-    if not alone:  # a row may have been done before the last
-        steps = torch.arange(2, len(trace) + 2, dtype=torch.int32, device=z.device).view(-1, 1, 1)
-        counts = torch.minimum(((torch.stack(residuals) > tol) * steps).amax(0).clamp_min(1), counts)
-    status = Status.CONVERGED if worst <= tol else _unsolved(residuals, tol)
+    counts, status = torch.full_like(residual, len(trace), dtype=torch.int32), Status.CONVERGED
+    if not alone or worst > tol:
+        steps = torch.arange(1, len(trace) + 1, dtype=torch.int32, device=z.device).view(-1, 1, 1)
+        active_at = ((torch.stack(residuals) > tol) * steps).amax(0)
+        counts = torch.minimum(active_at + 1, counts)
+        status = status if worst <= tol else _unsolved(residuals, active_at, tol)
     z = z.clone() if z is z0 else z  # the start stays the caller's
     return Iterate(
         value=z,
@@ -130,11 +134,14 @@ def iterate_single(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, 
     )
 
 
-def _unsolved(residuals: Sequence[Tensor], tol: float) -> Status:
-    """How a finite solve ended in which rows have not converged, by the rules of `SolveState`."""
-    improved_at, best = torch.zeros_like(residuals[0], dtype=torch.int32), torch.full_like(residuals[0], torch.inf)
+def _unsolved(residuals: Sequence[Tensor], active_at: Tensor, tol: float) -> Status:
+    """How a finite solve ended in which tokens have not converged, by the rules of `SolveState`; `active_at` is the last
+    evaluation after which each had not."""
+    improved_at, best = torch.zeros_like(active_at), torch.full_like(residuals[0], torch.inf)
     for step, residual in enumerate(residuals, start=1):
         improved_at.masked_fill_(residual < IMPROVEMENT * best, step)
         best = torch.minimum(best, residual)
-    stalled = (residuals[-1] > tol) & (len(residuals) - improved_at >= PATIENCE)
+    before = active_at.cummax(dim=1).values[:, :-1]
+    since = torch.cat([improved_at[:, :1], torch.maximum(improved_at[:, 1:], before)], dim=1)
+    stalled = (residuals[-1] > tol) & (len(residuals) - since >= PATIENCE)
     return Status.STALLED if bool(stalled.any()) else Status.MAX_EVALUATIONS

@@ -1,4 +1,4 @@
-"""The short loop of single tokens is the solve loop's arithmetic, to the last bit."""
+"""The short loop of few tokens is the solve loop's arithmetic, to the last bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.solvers.base import Solver
-from equilibria.solvers.picard import iterate_single
+from equilibria.solvers.picard import iterate_few
+
+_AFTER = torch.ones(8, 1).index_fill(0, torch.tensor(0), 0.0)  # the first has none before it
 
 MAPS = {
     "contracts": lambda z, x, weight: torch.tanh(0.1 * z @ weight + x),
@@ -19,21 +21,22 @@ MAPS = {
     "grows": lambda z, x, weight: 1.7 * z + x,
     "grows by little": lambda z, x, weight: z + 1e3 * x,
     "overflows": lambda z, x, weight: z * 1e30 + x,
+    "waits for tokens before": lambda z, x, weight: torch.tanh(z.roll(1, 1) @ weight * _AFTER[: z.shape[1]] + x),
 }
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (4, 1), (1, 6), (3, 6)])
 @pytest.mark.parametrize("name", MAPS)
-def test_the_outcome_is_that_of_the_solve_loop(name, batch):
+def test_the_outcome_is_that_of_the_solve_loop(name, batch, length):
     torch.manual_seed(batch)
-    weight, x = torch.randn(16, 16) / 2, torch.randn(batch, 1, 16)
+    weight, x = torch.randn(16, 16) / 2, torch.randn(batch, length, 16)
 
     def f(z: Tensor) -> Tensor:
         return MAPS[name](z, x, weight)
 
     for budget, damping, criterion in product((1, 2, 5, 60), (1.0, 0.7), ("relative", "absolute")):
-        solver = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token", damping=damping, criterion=criterion)
-        start = torch.zeros(batch, 1, 16)
+        solver = eq.Picard(tol=1e-4, max_evaluations=budget, scope="prefix", damping=damping, criterion=criterion)
+        start = torch.zeros(batch, length, 16)
         one, two = solver.solve(f, start), Solver._solve(solver, f, start, False, ())
         assert torch.equal(one.value, two.value)
         assert torch.equal(one.residual, two.residual)
@@ -43,7 +46,7 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch):
 
 
 def test_what_is_not_finite_is_left_to_the_solve_loop():
-    assert iterate_single(eq.Picard(max_evaluations=5), lambda z: z / 0.0, torch.ones(1, 1, 2), []) is None
+    assert iterate_few(eq.Picard(max_evaluations=5), lambda z: z / 0.0, torch.ones(1, 1, 2), []) is None
 
 
 class TestResult:
@@ -71,7 +74,7 @@ class TestResult:
 @pytest.mark.parametrize("name", MAPS)
 def test_every_evaluation_is_counted_and_none_is_made_twice(name):
     torch.manual_seed(0)
-    weight, x = torch.randn(16, 16) / 2, torch.randn(2, 1, 16)
+    weight, x = torch.randn(16, 16) / 2, torch.randn(2, 3, 16)
     calls = 0
 
     def f(z: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ def test_every_evaluation_is_counted_and_none_is_made_twice(name):
 
     for budget in (1, 10, 60):
         calls = 0
-        iterate = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token").solve(f, torch.zeros(2, 1, 16))
+        iterate = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token").solve(f, torch.zeros(2, 3, 16))
         assert calls == iterate.evaluations == len(iterate.trace) <= budget + 2
 
 
