@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.cells import Cache, Cell, ContractiveCell, StackedCell, TransformerXLCell, TrellisCell
-from equilibria.depths import Adaptive, Depth, Equilibrium, ExitOnResidual, UnrolledDepth
+from cached_models import CELLS, D, V, model, text
+from equilibria.cells import Cache, Cell, ContractiveCell
+from equilibria.depths import Adaptive, Equilibrium, ExitOnResidual, UnrolledDepth
 from equilibria.models import Decoder, LanguageModel
 from equilibria.models.decoding import Solved, Step
 from equilibria.models.sampling import Sampler, Sampling
@@ -20,41 +20,9 @@ from equilibria.paper.baselines import LSTMLayer, SequenceModel
 from equilibria.paper.halting import Halting
 from three_blocks import three_blocks
 
-V, D = 29, 16
-
-CELLS: dict[str, Callable[[], Cell]] = {
-    "rotary": lambda: ContractiveCell(D, 2, 24),
-    "grouped, normed": lambda: ContractiveCell(D, 4, 24, key_value_heads=2, query_key_norm=True, positions="none"),
-    "two blocks, linear": lambda: ContractiveCell(D, 2, 24, blocks=2, positions="linear"),
-    "strict": lambda: ContractiveCell(D, 2, 24, strict=True),
-    "strict, linear": lambda: ContractiveCell(D, 2, 24, positions="linear", strict=True, slope_factor=16.0),
-    "post norm": lambda: TransformerXLCell(D, 2, 24, affine=True),
-    "windowed": lambda: TransformerXLCell(D, 2, 24, affine=True, window=5),
-    "trellis": lambda: TrellisCell(D, 8, dilation=2),
-    "scanned trellis": lambda: TrellisCell(D, 8, scan=True),
-    "stack": lambda: StackedCell([ContractiveCell(D, 2, 24), TransformerXLCell(D, 2, 24, affine=True)]),
-}
-
 
 def solved(tol: float = 1e-6, solver: type = eq.Anderson, scope: str = "prefix") -> Equilibrium:
     return Equilibrium(eval_solver=solver(tol=tol, max_evaluations=200, scope=scope))
-
-
-def model(cell: Callable[[], Cell], depth: Depth, framed: bool = False, memory_length: int = 64) -> LanguageModel:
-    torch.manual_seed(0)
-    frame = {}
-    if framed:
-        frame["prelude"] = StackedCell([ContractiveCell(D, 2, 24, injection=False)])
-        frame["coda"] = ContractiveCell(D, 2, 24, injection=False)
-    built = LanguageModel(TiedEmbedding(V, D), cell(), depth, memory_length, **frame).eval()
-    with torch.no_grad():
-        for parameter in built.cell.parameters():
-            parameter.mul_(0.6)
-    return built
-
-
-def text(batch: int = 3, length: int = 16, seed: int = 1) -> Tensor:
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def logits(step: Step) -> Tensor:

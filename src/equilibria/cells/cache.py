@@ -134,7 +134,7 @@ class Cache:
         if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
             self._make_room(like_BLD, past)
         first, end = self._end - past, self._end + length
-        tensors = tuple(t[..., first:end, :] for t in self._tensors)
+        tensors = tuple(t.narrow(-2, first, end - first) for t in self._tensors)
         position = self.tokens - past
         place = Place(past, position, self._present(position, past + length), self._shift_B)
         return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])

@@ -171,7 +171,7 @@ class ContractiveCell(Cell):
         injection_BLD = self.inject(inputs_BLD)
         if self.injection_norm:
             injection_BLD = over_root_mean_square(injection_BLD)
-        injection_BLD = (1.0 - carry) * injection_BLD
+        injection_BLD = torch.addcmul(injection_BLD, carry, injection_BLD, value=-1.0)
         return ContractiveMap(self, tuple(blocks), bound_norm(self.norm), carry, injection_BLD)
 
     def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:

@@ -59,6 +59,9 @@ class Draw:
     """Residual at which a token has converged; default: as the recipe's eval_solver says."""
     max_evaluations: Count | None = None
     """Evaluations of the cell per token, at most; default: as the recipe's eval_solver says."""
+    guesses: Natural = 0
+    """Tokens to guess ahead, at most, of a text that is written alone, and to solve with it: the same text sooner, but
+    for what the tolerance leaves open."""
 
     @property
     def sampling(self) -> Sampling:
@@ -158,6 +161,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say, progress: Progress = UN
         stop=draw.stop,
         stop_at_end=draw.stop_at_end,
         effort=Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations),
+        guesses=draw.guesses,
         say=say,
         progress=progress,
     )

@@ -48,6 +48,7 @@ def generate(
     stop: str | Sequence[str] = (),
     stop_at_end: bool = False,
     effort: Effort | None = None,
+    guesses: int = 0,
     say: Say = lambda text, evaluations: None,
     progress: Progress = UNWATCHED,
 ) -> list[Sample]:
@@ -63,12 +64,14 @@ def generate(
         stop: a string before which a text ends, or several.
         stop_at_end: whether it ends at the end of a passage, too.
         effort: evaluations per token, where other than the recipe says.
+        guesses: tokens that are guessed ahead at most, of a text that is written alone; see `TokenModel.guesser`.
         say: receives one text after another, each after its prompt; the current one as it is written.
         progress: of several prompts that are read, and of the tokens that are written then.
 
     Raises:
         UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
-            effort is limited and the model has no solver, or its states or logits are not finite.
+            effort is limited and the model has no solver, tokens are to be guessed where that cannot be, or the model's
+            states or logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     loaded.check_continues()
@@ -76,7 +79,8 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else prompts
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     tokenizer, turns = loaded.tokenizer, _Turns(say)
-    writer = Writer(loaded.model, tokenizer, loaded.window, depth_at(loaded.model, effort or Effort()))
+    depth = depth_at(loaded.model, effort or Effort())
+    writer = Writer(loaded.model, tokenizer, loaded.window, depth, guesses)
     starts = [tokenizer.encode(prompt) for prompt in prompts]
     try:
         requests = [

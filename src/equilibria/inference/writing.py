@@ -169,11 +169,14 @@ class Prompt:
 
 
 class Writer:
-    """Writes texts together; the model, in evaluation mode, window and depth are those of a `Decoder`."""
+    """Writes texts together; the model, in evaluation mode, window and depth are those of a `Decoder`. `guesses` are of
+    a text that is written alone; see `TokenModel.guesser`."""
 
-    def __init__(self, model: TokenModel, tokenizer: Tokenizer, window: int, depth: Depth | None = None) -> None:
+    def __init__(
+        self, model: TokenModel, tokenizer: Tokenizer, window: int, depth: Depth | None = None, guesses: int = 0
+    ) -> None:
         self._model, self._tokenizer, self._depth = model, tokenizer, depth
-        self._decoder = Decoder(model, window, depth)
+        self._decoder = Decoder(model, window, depth, model.guesser(guesses, depth))
         self._texts: dict[Sampler, Text] = {}
 
     @property

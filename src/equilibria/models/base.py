@@ -22,6 +22,7 @@ from equilibria.models.decoding import (
     Decoder,
     DrawnTokens,
     FreshContinuation,
+    Guesser,
     Step,
     warn_of_failures,
 )
@@ -154,6 +155,7 @@ class TokenModel(nn.Module, ABC):
         *,
         sampling: Sampling | None = None,
         depth: Depth | None = None,
+        guesses: int = 0,
     ) -> Tensor:
         """Continue `tokens_BL` `(B, L ≥ 1)` by sampling; returns prompt and continuation `(B, L + max_new_tokens)`.
 
@@ -171,15 +173,19 @@ class TokenModel(nn.Module, ABC):
             padding_B: tokens at the left of each row that are padding.
             sampling: all settings of the draw, in place of temperature, top_k and top_p.
             depth: of this call.
+            guesses: tokens that are guessed ahead at most, where there is one row, and solved together with it: the
+                same text in less time, but for what the tolerance leaves open. See `Speculation`.
 
         Raises:
-            ValueError: there is no token to start from, no window, or a negative number of tokens to add.
+            ValueError: there is no token to start from, no window, or a negative number of tokens to add or to guess.
+            UserError: tokens are to be guessed at a depth where that cannot be.
         """
         at_least(0, max_new_tokens=max_new_tokens)
         sampling = sampling or Sampling(temperature, top_k, top_p)
         written, converged = [tokens_BL], []
         with evaluating(self):
-            for drawn in islice(self.stream(tokens_BL, sampling, seed, window, padding_B, depth=depth), max_new_tokens):
+            stream = self.stream(tokens_BL, sampling, seed, window, padding_B, depth=depth, guesses=guesses)
+            for drawn in islice(stream, max_new_tokens):
                 written.append(drawn.token_B.unsqueeze(1))
                 if drawn.solved is not None:
                     converged.append(drawn.solved.converged_B)
@@ -199,6 +205,7 @@ class TokenModel(nn.Module, ABC):
         padding_B: Tensor | None = None,
         *,
         depth: Depth | None = None,
+        guesses: int = 0,
     ) -> Iterator[DrawnTokens]:
         """What `generate` draws, token after token, without end. In evaluation mode.
 
@@ -208,7 +215,7 @@ class TokenModel(nn.Module, ABC):
         check_shape(tokens_BL)
         if padding_B is not None:
             check_padding(padding_B, tokens_BL)
-        decoder = Decoder(self, window, depth)
+        decoder = Decoder(self, window, depth, self.guesser(guesses, depth))
         padding = [0] * len(tokens_BL) if padding_B is None else padding_B.tolist()
         samplers = [
             Sampler(sampling, None if seed is None else seed + row, tokens[gap:], self.embedding.vocabulary_size)
@@ -219,6 +226,20 @@ class TokenModel(nn.Module, ABC):
             yield drawn
             drawn = decoder.step()
         raise ValueError(NOT_FINITE)
+
+    def guesser(self, guesses: int, depth: Depth | None = None) -> Guesser | None:
+        """What guesses so many tokens ahead at most; None for 0.
+
+        Raises:
+            ValueError: `guesses` is below 0.
+            UserError: tokens cannot be guessed at this depth, or by this model at all.
+        """
+        at_least(0, guesses=guesses)
+        if guesses:
+            raise UserError(
+                f"a {type(self).__name__} does not solve, so it guesses no tokens ahead; leave guesses at 0"
+            )
+        return None
 
     def begin(
         self, tokens_BL: Tensor, window: int = 256, padding_B: Tensor | None = None, *, depth: Depth | None = None

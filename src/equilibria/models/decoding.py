@@ -152,6 +152,14 @@ class Continuation(Protocol):
         ...
 
 
+class Guesser(Protocol):
+    """What guesses tokens ahead."""
+
+    def read(self, where: Continuation, sampler: Sampler) -> Continuation | None:
+        """Where a single text stands after the token that was drawn last; None where that takes the usual way."""
+        ...
+
+
 class Reader(Protocol):
     """What is asked of a model."""
 
@@ -317,10 +325,13 @@ class Decoder:
         model: in evaluation mode.
         window: tokens that each prediction sees at most.
         depth: the model's own when None.
+        guesser: guesses tokens ahead while a single text is decoded; None for no guesses.
     """
 
-    def __init__(self, model: Reader, window: int = 256, depth: Depth | None = None) -> None:
-        self._model, self._window, self._depth = model, window, depth
+    def __init__(
+        self, model: Reader, window: int = 256, depth: Depth | None = None, guesser: Guesser | None = None
+    ) -> None:
+        self._model, self._window, self._depth, self._guesser = model, window, depth, guesser
         self._groups: list[_Group] = []
 
     @property
@@ -376,12 +387,15 @@ class Decoder:
                 group.samplers[group.samplers.index(sampler)] = None
         self._groups = [group for group in self._groups if group.going]  # nothing keeps the cache of the others
 
-    @staticmethod
-    def _advanced(groups: Sequence[_Group]) -> _Group:
+    def _advanced(self, groups: Sequence[_Group]) -> _Group:
         """All rows of these as one group, after the token that each has drawn."""
         samplers = [sampler for group in groups for sampler in group.going]
         where, device = groups[0].where, groups[0].where.logits_BV.device
         if len(groups) > 1 or groups[0].rows != [*range(len(where.logits_BV))]:
             where = where.gathered([(group.where, torch.tensor(group.rows, device=device)) for group in groups])
-        tokens = torch.tensor([sampler.token for sampler in samplers], device=device)
-        return _Group(where.read(tokens), [*range(len(samplers))], [*samplers])
+        after = None
+        if self._guesser is not None and len(samplers) == 1:
+            after = self._guesser.read(where, samplers[0])
+        if after is None:
+            after = where.read(torch.tensor([sampler.token for sampler in samplers], device=device))
+        return _Group(after, [*range(len(samplers))], [*samplers])

@@ -25,8 +25,9 @@ from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
 from equilibria.depths.chunks import joined
 from equilibria.errors import UserError
 from equilibria.models.causal import CausalModel, Read
-from equilibria.models.decoding import Step
+from equilibria.models.decoding import Guesser, Step
 from equilibria.models.regularisation import Regularisation
+from equilibria.models.speculation import Speculation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
 from equilibria.ranges import at_least, probability
 from equilibria.solvers import Solution
@@ -182,6 +183,11 @@ class LanguageModel(CausalModel):
             raise ValueError("this model decodes from the cache that its prefill returned")
         return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
 
+    def guesser(self, guesses: int, depth: Depth | None = None) -> Guesser | None:
+        at_least(0, guesses=guesses)
+        depth = self.depth if depth is None else depth
+        return Speculation(self, depth.stricter(_SHARE), guesses) if guesses else None
+
     def solve(
         self, tokens_BL: Tensor, past: Memory | Cache | None = None, *, depth: Depth | None = None
     ) -> tuple[Callable[[Tensor], Tensor], Solution]:
@@ -269,18 +275,28 @@ class LanguageModel(CausalModel):
 
     def _chunk_into(self, cache: Cache, inputs_BLD: Tensor, depth: Depth) -> Reached:
         """The next tokens, which see what is in the cache and are added to it."""
-        present_BL1 = cache.present(inputs_BLD.shape[1])
         cell_map, after = self._over(cache, inputs_BLD, depth)
-        start = self.cell.initial_state(cell_map.inputs_BLD)
+        start = cell_map.start
         if self.cell.injection and depth.solves:
             start = cache.start(start)
         reached = depth.reach(cell_map, start, training=False)
         cell_map.settle(reached)
-        hidden_BLD = self.cell.readout(reached.state)
-        if self.coda is not None and after is not None:
-            hidden_BLD = _applied_once(self.coda, hidden_BLD, after, present_BL1)
+        hidden_BLD = self._hidden(cell_map, after, reached.state)
         cache.advance(reached.state)
         return replace(reached, state=hidden_BLD)
+
+    def over(self, tokens_BL: Tensor, cache: Cache, depth: Depth) -> tuple[CachedMap, Callable[[Tensor], Tensor]]:
+        """The map of tokens that follow a cache, which writes to its free slots, and what makes final states of theirs.
+        Without gradients, in evaluation mode."""
+        cell_map, after = self._over(cache, self._inputs(self.embedded(tokens_BL)), depth)
+        return cell_map, partial(self._hidden, cell_map, after)
+
+    def _hidden(self, cell_map: CachedMap, after: CacheView | None, states_BLD: Tensor) -> Tensor:
+        """The final states of tokens, which the coda adds to its part of the cache."""
+        hidden_BLD = self.cell.readout(states_BLD)
+        if self.coda is None or after is None:
+            return hidden_BLD
+        return _applied_once(self.coda, hidden_BLD, after, cell_map.present_BL1)
 
     def _inputs(self, x_BLD: Tensor) -> Tensor:
         """What the prelude reads of embedded tokens, or the cell."""
@@ -359,13 +375,18 @@ class CachedMap:
         self._logits = logits
         self.cell = cell
         self.inputs_BLD = inputs_BLD if present_BL1 is None else inputs_BLD * present_BL1
-        self._present_BL1 = present_BL1
+        self.present_BL1 = present_BL1
         self._bound = cell.bind(self.inputs_BLD, views[0])
         self._evaluate = self._bound.shortest
         self._following = iter(views[1:])
         self._several = len(views) > 1
         self._argument: Tensor | None = None
         self._value: Tensor | None = None
+
+    @property
+    def start(self) -> Tensor:
+        """Where a solve starts."""
+        return self.cell.initial_state(self.inputs_BLD)
 
     def __call__(self, z_BLD: Tensor) -> Tensor:
         """One evaluation; the next of several parts is the one that it fills."""
@@ -374,8 +395,8 @@ class CachedMap:
             self._evaluate = self._bound.shortest
         value = self._evaluate(z_BLD)
         self._argument = z_BLD
-        if self._present_BL1 is not None:
-            value = torch.where(self._present_BL1, value, z_BLD)
+        if self.present_BL1 is not None:
+            value = torch.where(self.present_BL1, value, z_BLD)
         self._value = value
         if self._several:
             self._bound.keep(z_BLD, value)
@@ -407,14 +428,19 @@ class CachedMap:
         final = reached.state if reached.argument is None else reached.argument
         if self._argument is None or not torch.equal(self._argument, final):
             self(final)
+        self.keep()
+
+    def keep(self) -> None:
+        """Have the cache hold what belongs to the latest evaluation."""
+        assert self._argument is not None
         assert self._value is not None
-        self._bound.keep(final, self._value)
+        self._bound.keep(self._argument, self._value)
 
 
 def _applied_once(cell: Cell, inputs_BLD: Tensor, view: CacheView, present_BL1: Tensor | None) -> Tensor:
     """The output of a cell applied once, as preludes and codas are."""
     applied = CachedMap(cell, inputs_BLD, [view], present_BL1)
-    start = cell.initial_state(applied.inputs_BLD)
+    start = applied.start
     value = applied(start)
     applied.settle(Reached(value, argument=start))
     return cell.readout(value)

@@ -143,6 +143,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, seed: int | None, prompt: Sequence[int], vocabulary_size: int) -> None:
         self.sampling = sampling
         self.token = -1
+        self._ahead: list[Tensor] = []  # random numbers of draws to come, that were guessed with
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._read_V = self._written_V = None
         if sampling.penalises:
@@ -170,8 +171,24 @@ class Sampler:
                     written_V[token] += 1
         return tokens
 
+    def guesses(self, logits_LV: Tensor) -> list[int]:
+        """What its next draws would be, were these their logits: by the random numbers that they will be made with, and
+        without penalties of what is guessed."""
+        if self.sampling.greedy and not self.sampling.penalises:
+            return logits_LV.argmax(dim=-1).tolist()
+        if widest(logits_LV.device) is not torch.float64:
+            logits_LV = logits_LV.cpu()
+        shares_LV = _shares(self.sampling, [self] * len(logits_LV), logits_LV)
+        if self.sampling.greedy:
+            return shares_LV.argmax(dim=-1).tolist()
+        while len(self._ahead) < len(logits_LV):
+            self._ahead.append(torch.rand(1, dtype=torch.float64, generator=self._generator))
+        return _inverted(shares_LV, torch.stack(self._ahead[: len(logits_LV)]))
+
     def _uniform(self) -> Tensor:
         """A random number from 0 to below 1; none is taken where nothing is drawn."""
+        if self._ahead:
+            return self._ahead.pop(0)
         return torch.rand(1, dtype=torch.float64, generator=self._generator)
 
 
@@ -183,14 +200,23 @@ def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 def _drawn(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
     if sampling.greedy and not sampling.penalises:
         return logits_BV.argmax(dim=-1).tolist()
-    read_BV = _counts([sampler._read_V for sampler in samplers], logits_BV)
-    written_BV = _counts([sampler._written_V for sampler in samplers], logits_BV)
-    shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
+    shares_BV = _shares(sampling, samplers, logits_BV)
     if sampling.greedy:
         return shares_BV.argmax(dim=-1).tolist()
+    return _inverted(shares_BV, torch.stack([sampler._uniform() for sampler in samplers]))
+
+
+def _shares(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> Tensor:
+    read_BV = _counts([sampler._read_V for sampler in samplers], logits_BV)
+    written_BV = _counts([sampler._written_V for sampler in samplers], logits_BV)
+    return sampling.probabilities(logits_BV, read_BV, written_BV)
+
+
+def _inverted(shares_BV: Tensor, uniform_B1: Tensor) -> list[int]:
+    """The tokens where the cumulative distributions pass random numbers."""
     cumulative_BV = shares_BV.double().cumsum(dim=-1)
     whole_B1 = cumulative_BV[:, -1:].contiguous()
-    uniform_B1 = torch.stack([sampler._uniform() for sampler in samplers]).to(logits_BV.device)
+    uniform_B1 = uniform_B1.to(shares_BV.device)
     # The first token beyond the number, which no token of probability zero is; rounding must not pass the last one.
     token_B1 = torch.searchsorted(cumulative_BV, uniform_B1 * whole_B1, right=True)
     return torch.minimum(token_B1, torch.searchsorted(cumulative_BV, whole_B1)).squeeze(1).tolist()

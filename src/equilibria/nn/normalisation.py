@@ -58,7 +58,7 @@ def over_root_mean_square(x: Tensor) -> Tensor:
     features = x.shape[-1]
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     least = (features * torch.finfo(x.dtype).eps) ** 0.5
-    return x * (features**0.5 / size.clamp_min(least))
+    return x / (size.clamp_min(least) * features**-0.5)
 
 
 def bound_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:

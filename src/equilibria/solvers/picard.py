@@ -64,8 +64,8 @@ class _Recorded:
 
 
 def are_few(state: State) -> bool:
-    """Whether a state is tokens, `(B, L, features)`, few enough that bookkeeping would take a good part of the time, and
-    in the solver's own precision."""
+    """Whether a state is tokens, `(B, L, features)`, in the solver's own precision, and so few that bookkeeping would
+    take a good part of the time."""
     if not isinstance(state, Tensor) or state.dim() != 3 or not 0 < state.numel() <= _FEW:
         return False
     return state.dtype in (torch.float32, torch.float64)
@@ -135,8 +135,8 @@ def iterate_few(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Ten
 
 
 def _unsolved(residuals: Sequence[Tensor], active_at: Tensor, tol: float) -> Status:
-    """How a finite solve ended in which tokens have not converged, by the rules of `SolveState`; `active_at` is the last
-    evaluation after which each had not."""
+    """How a finite solve ended in which tokens have not converged, by the rules of `SolveState`; `active_at` is after
+    which evaluation each had not for the last time."""
     improved_at, best = torch.zeros_like(active_at), torch.full_like(residuals[0], torch.inf)
     for step, residual in enumerate(residuals, start=1):
         improved_at.masked_fill_(residual < IMPROVEMENT * best, step)

@@ -124,6 +124,8 @@ def test_chance_is_what_the_latest_element_tells() -> None:
         ({"staying": 5}, "staying = 5 needs a length to begin with; give shortest"),
         ({"staying": -1, "shortest": 2}, "staying must be at least 0"),
         ({"growing": 0, "shortest": 2}, "growing must be at least 1"),
+        ({"growth_power": 0.0, "growing": 5, "shortest": 2}, "growth_power must be above 0"),
+        ({"growth_power": 2.0, "shortest": 2}, "growth_power = 2.0 needs lengths that grow; give growing"),
         ({"length": 0}, "length must be at least 1"),
         ({"group": "Z2", "length": 4, "held_out": 16}, "held_out must be between 1 and 15, found 16"),
     ],

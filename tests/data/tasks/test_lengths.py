@@ -74,18 +74,19 @@ def test_what_may_have_been_trained_on_is_said(changes: dict[str, int], message:
 
 
 @settings(deadline=None, max_examples=20)
-@given(TASKS, st.integers(2, 8), st.integers(0, 20), st.integers(1, 60))
+@given(TASKS, st.integers(2, 8), st.integers(0, 20), st.integers(1, 60), st.sampled_from([0.5, 1.0, 2.0]))
 def test_the_longest_sequence_grows_with_the_batches(
-    task: VariableLengthTask, shortest: int, staying: int, growing: int
+    task: VariableLengthTask, shortest: int, staying: int, growing: int, power: float
 ) -> None:
     plain = replace(task, shortest=shortest)
-    growing_task = replace(plain, staying=staying, growing=growing)
+    growing_task = replace(plain, staying=staying, growing=growing, growth_power=power)
     for index in range(90):
         length = growing_task.training(1).at(index).inputs.shape[1]
         if index < staying:
             assert length == shortest
         elif index < staying + growing:
-            assert shortest <= length <= shortest + round((16 - shortest) * (index - staying) / growing)
+            share = ((index - staying) / growing) ** power
+            assert shortest <= length <= shortest + round((16 - shortest) * share)
         else:
             assert length == plain.training(1).at(index).inputs.shape[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 from equilibria.data.batches import Segment
 from equilibria.data.tasks.base import SequenceTask
 from equilibria.errors import UserError
-from equilibria.ranges import at_least
+from equilibria.ranges import above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class VariableLengthTask(SequenceTask):
         staying: first training batches, whose sequences all have the length `shortest`.
         growing: training batches after those in which the longest sequence grows from `shortest` to `length`; none of
             them when None.
+        growth_power: the longest grows with this power of the share of these batches that are done; above 1 slowly at
+            first, where a model still has to learn what it will only repeat in longer ones.
         valid_length: of the sequences for validation; `length` when None.
         held_out: sequences kept for validation. No sequence of training is one of them; of a length not below the
             shorter of `length` and `valid_length`, none begins like one of them.
@@ -42,6 +44,7 @@ class VariableLengthTask(SequenceTask):
     shortest: int | None = None
     staying: int = 0
     growing: int | None = None
+    growth_power: float = 1.0
     valid_length: int | None = None
     held_out: int = 256
     samples: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -51,11 +54,14 @@ class VariableLengthTask(SequenceTask):
         at_least(self.fewest, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
         at_least(1, growing=self.growing)
         at_least(0, seed=self.seed, staying=self.staying)
+        above(0, growth_power=self.growth_power)
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")
         for name, batches in (("staying", self.staying or None), ("growing", self.growing)):
             if batches is not None and self.shortest is None:
                 raise ValueError(f"{name} = {batches} needs a length to begin with; give shortest")
+        if self.growth_power != 1.0 and self.growing is None:
+            raise ValueError(f"growth_power = {self.growth_power} needs lengths that grow; give growing")
         self.check_count()
 
     @abstractmethod
@@ -92,6 +98,6 @@ class VariableLengthTask(SequenceTask):
         grown = 1.0 if self.growing is None else min(1.0, max(0, index - self.staying) / self.growing)
         longest = self.shortest
         if index >= self.staying:
-            longest += round((self.length - self.shortest) * grown)
+            longest += round((self.length - self.shortest) * grown**self.growth_power)
         length = np.random.default_rng((self.seed, index)).integers(self.shortest, longest, endpoint=True)
         return self.sequences(numbers, int(length))

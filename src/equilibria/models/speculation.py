@@ -1,0 +1,194 @@
+"""Speculative decoding at an equilibrium: tokens are guessed from states that are still being solved.
+
+A text that is written alone is solved token after token, and each of its evaluations is a small one. Here a window of
+tokens is evaluated at once: the text's last one, and those that are guessed after it. After every round of evaluations
+each state says which token may follow, and where that is another than the one guessed, the window ends with it anew. A
+state counts once it and all before it have converged, so that the text is one without guesses, as far as the tolerance
+tells texts apart. There is no second model, as in Leviathan et al. 2022, arXiv:2211.17192, and no whole pass for each
+renewal, as in Santilli et al. 2023, arXiv:2305.10427: guesses are those of early iterates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equilibria.cells import Cache
+from equilibria.depths import Depth, Equilibrium
+from equilibria.errors import UserError
+from equilibria.models.decoding import CachedContinuation, Continuation, Solved
+from equilibria.models.sampling import Sampler
+from equilibria.ranges import at_least
+from equilibria.solvers import Picard
+from equilibria.solvers.residual import Gauge, norm
+from equilibria.solvers.state import Packing
+
+if TYPE_CHECKING:
+    from equilibria.models.language_model import LanguageModel
+
+_EVALUATIONS = 4  # of a round: with fewer, guesses are too often wrong; with more, a guess waits for too many
+
+
+@dataclass
+class _Window:
+    """The text's last token and those guessed after it, W in all.
+
+    Attributes:
+        tokens: their ids.
+        states_1WD: what is known of their states; of the last ones nothing, where there are fewer.
+        evaluations_W: of each state.
+        scale_1W, peak_1W: how large each state was at first, and how far it has moved at most; see `Gauge`.
+        final: how many states count, the first ones.
+        hidden_1WD: what the model makes of them.
+        residual_1W, converged_1W: by the last evaluation.
+    """
+
+    tokens: list[int]
+    evaluations_W: list[int]
+    states_1WD: Tensor
+    scale_1W: Tensor
+    peak_1W: Tensor
+    final: int = 0
+    hidden_1WD: Tensor | None = None
+    residual_1W: Tensor | None = None
+    converged_1W: Tensor | None = None
+
+    @classmethod
+    def of(cls, token: int, like_BV: Tensor) -> _Window:
+        """Of a token of which nothing is known."""
+        nothing = like_BV.new_empty(1, 0)
+        return cls([token], [0], like_BV.new_empty(1, 0, 0), nothing, nothing)
+
+    def cut(self, length: int) -> None:
+        """Forget the tokens from a place on."""
+        del self.tokens[length:], self.evaluations_W[length:]
+        self.states_1WD = self.states_1WD[:, :length]
+        self.scale_1W, self.peak_1W = self.scale_1W[:, :length], self.peak_1W[:, :length]
+
+    def shift(self) -> None:
+        """Forget the first token, which has been read."""
+        del self.tokens[0], self.evaluations_W[0]
+        self.final -= 1
+        for name in ("states_1WD", "scale_1W", "peak_1W", "hidden_1WD", "residual_1W", "converged_1W"):
+            setattr(self, name, getattr(self, name)[:, 1:])
+
+
+class Speculation:
+    """Reads the tokens of a single text, and guesses those after them.
+
+    Args:
+        model: in evaluation mode.
+        depth: an equilibrium by plain iteration, whose groups are tokens or prefixes.
+        guesses: tokens of the window beyond the text, at most.
+
+    Raises:
+        ValueError: `guesses` is below 1.
+        UserError: the depth solves otherwise, or not at all.
+    """
+
+    def __init__(self, model: LanguageModel, depth: Depth, guesses: int) -> None:
+        at_least(1, guesses=guesses)
+        self._solver = _plain_iteration(depth)
+        self._model, self._depth, self._most = model, depth, guesses + 1
+        self._cache: Cache | None = None
+        self._read = 0
+        self._window: _Window | None = None
+
+    @torch.no_grad()
+    def read(self, where: Continuation, sampler: Sampler) -> CachedContinuation | None:
+        """Where the text stands after the token that was drawn last, which is used up. None where that takes the usual
+        way: states that are not finite, or a cache that is about to forget."""
+        assert isinstance(where, CachedContinuation)
+        cache = where.cache
+        assert isinstance(cache, Cache)
+        if cache.limit is not None and cache.length + self._most > cache.limit:
+            return None
+        window = self._window if cache is self._cache and cache.tokens == self._read else None
+        if window is None or window.tokens[:1] != [sampler.token]:
+            window = _Window.of(sampler.token, where.logits_BV)
+        self._cache, self._window = cache, window
+        while not window.final:
+            if not self._round(window, cache, sampler):
+                self._cache = None
+                return None
+        assert window.hidden_1WD is not None
+        assert window.residual_1W is not None
+        assert window.converged_1W is not None
+        evaluations_B = torch.tensor(window.evaluations_W[:1], dtype=torch.int32, device=where.logits_BV.device)
+        solved = Solved(evaluations_B, window.converged_1W[:, 0], window.residual_1W[:, 0].float())
+        logits_BV = self._model.embedding.logits(window.hidden_1WD[:, 0])
+        cache.advance(window.states_1WD[:, :1])
+        self._read = cache.tokens
+        window.shift()
+        return CachedContinuation(where.model, where.depth, logits_BV, solved, cache)
+
+    def _round(self, window: _Window, cache: Cache, sampler: Sampler) -> bool:
+        """Evaluates the window, and renews its guesses; False where a state is not finite."""
+        known = window.states_1WD.shape[1]
+        tokens_1W = torch.tensor([window.tokens], device=window.scale_1W.device)
+        evaluate, finish = self._model.over(tokens_1W, cache, self._depth)
+        z_1WD = evaluate.start
+        if known:
+            z_1WD = torch.cat([window.states_1WD, z_1WD[:, known:]], dim=1)
+        iterates = [z_1WD]
+        for _ in range(_EVALUATIONS):
+            iterates.append(evaluate(iterates[-1]))
+        evaluate.keep()
+        self._weigh(window, known, torch.cat(iterates))
+        assert window.residual_1W is not None
+        assert window.converged_1W is not None
+        window.evaluations_W = [count + _EVALUATIONS for count in window.evaluations_W]
+        for residual, converged, count in zip(
+            window.residual_1W[0].tolist(), window.converged_1W[0].tolist(), window.evaluations_W, strict=True
+        ):
+            if not residual < torch.inf:
+                return False
+            if not (converged or count > self._solver.max_evaluations):
+                break
+            window.final += 1
+        # A state that counts is the one that was measured, whose keys and values the cache holds.
+        window.states_1WD = torch.cat([iterates[-2][:, : window.final], iterates[-1][:, window.final :]], dim=1)
+        window.hidden_1WD = finish(window.states_1WD)
+        self._guess(window, sampler.guesses(self._model.embedding.logits(window.hidden_1WD)[0]))
+        return True
+
+    def _weigh(self, window: _Window, known: int, iterates_KWD: Tensor) -> None:
+        """Takes in how large the iterates of this round are, and how far they have moved; nothing was known of the
+        window's tokens from the place `known` on."""
+        norms_KW, moved_KW = norm(iterates_KWD), norm(iterates_KWD.diff(dim=0))
+        first_1W = norms_KW[:2, known:].amax(dim=0, keepdim=True)
+        peak_1W = moved_KW.amax(dim=0, keepdim=True)
+        peak_1W[:, :known] = torch.maximum(window.peak_1W, peak_1W[:, :known])
+        window.scale_1W, window.peak_1W = torch.cat([window.scale_1W, first_1W], dim=1), peak_1W
+        gauge = Gauge(Packing.of(iterates_KWD[-1:], "token"), self._solver.criterion, self._solver.tol)
+        gauge.scale, gauge.peak = window.scale_1W, window.peak_1W
+        size_1W, last_1W = norms_KW[-1:], moved_KW[-1:]
+        window.residual_1W = gauge.ratio(size_1W, last_1W)
+        window.converged_1W = (window.residual_1W <= self._solver.tol) & ~gauge.grown(size_1W, last_1W)
+
+    def _guess(self, window: _Window, guesses: list[int]) -> None:
+        """Renews the guesses; one more where none has changed."""
+        for place, token in enumerate(guesses, start=1):
+            if window.tokens[place : place + 1] != [token]:
+                window.cut(place)
+                if place < self._most:
+                    window.tokens.append(token)
+                    window.evaluations_W.append(0)
+                return
+
+
+def _plain_iteration(depth: Depth) -> Picard:
+    """The solver of a depth at which tokens can be guessed."""
+    solver = depth.eval_solver if isinstance(depth, Equilibrium) and depth.restarts is None else None
+    plain = isinstance(solver, Picard) and solver.damping == 1.0 and solver.scope in ("token", "prefix")
+    if not plain or solver is None or solver.draft is not None or solver.fallback is not None:
+        found = type(depth).__name__ if solver is None else repr(solver)
+        raise UserError(
+            f"tokens are guessed ahead only at an equilibrium that eval_solver finds by plain iteration "
+            f'(Picard, scope "prefix" or "token"); found {found}'
+        )
+    assert isinstance(solver, Picard)
+    return solver
