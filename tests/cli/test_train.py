@@ -20,8 +20,12 @@ FLAGS = {
     'data.source = "files"': "files valid_fraction test_fraction cache",
     'data.source = "folder"': "path cache",
     'data.source = "cellular_automaton"': "rule width distractors samples held_out seed",
-    'data.source = "word_problem"': "length shortest staying growing valid_length held_out samples seed group",
-    'data.source = "hop_induction"': "length shortest staying growing valid_length held_out samples seed hops alphabet",
+    'data.source = "word_problem"': (
+        "length shortest staying growing growth_power valid_length held_out samples seed group"
+    ),
+    'data.source = "hop_induction"': (
+        "length shortest staying growing growth_power valid_length held_out samples seed hops alphabet"
+    ),
     'data.source = "maze"': "held_out samples seed height width",
     'data.source = "sudoku"': "held_out samples seed size givens",
     'data.source = "sudoku_files"': "path puzzles augment held_out seed",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equilibria as eq
 from equilibria.solvers.base import Solver
-from equilibria.solvers.picard import iterate_few
+from equilibria.solvers.picard import Recorded, iterate_few
 
 _AFTER = torch.ones(8, 1).index_fill(0, torch.tensor(0), 0.0)  # the first has none before it
 
@@ -46,7 +46,7 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch, length):
 
 
 def test_what_is_not_finite_is_left_to_the_solve_loop():
-    assert iterate_few(eq.Picard(max_evaluations=5), lambda z: z / 0.0, torch.ones(1, 1, 2), []) is None
+    assert iterate_few(eq.Picard(max_evaluations=5), Recorded(lambda z: z / 0.0), torch.ones(1, 1, 2)) is None
 
 
 class TestResult:

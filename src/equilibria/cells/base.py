@@ -135,8 +135,9 @@ class BoundMap(ABC, Generic[SomeCell]):
 
     @property
     def shortest(self) -> Callable[[Tensor], Tensor]:
-        """What evaluates the map with the fewest calls: itself, where the module has hooks or is compiled."""
-        return self.evaluate if unhooked(self.cell) else self
+        """What evaluates the map with the fewest calls: itself, where the module is compiled, or has hooks or a forward
+        pass of its own."""
+        return self.evaluate if type(self.cell).forward is Cell.forward and unhooked(self.cell) else self
 
     @abstractmethod
     def evaluate(self, z_BLD: Tensor) -> Tensor:

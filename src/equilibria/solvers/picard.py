@@ -1,6 +1,6 @@
 """Picard iteration, damped on request: `z ← (1 − β) z + β f(z)`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,39 +44,58 @@ class Picard(Solver):
         asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
         if asked or not are_few(z0):
             return super()._solve(f, z0, propose, iterates)
-        made: list[tuple[Tensor, Tensor]] = []
-        found = iterate_few(self, f, z0, made)
-        return super()._solve(_Recorded(f, made), z0, propose, iterates) if found is None else found
+        made = Recorded(f)
+        found = iterate_few(self, made, z0)
+        if found is not None:
+            return found
+        made.replay()
+        return super()._solve(made, z0, propose, iterates)
 
 
-class _Recorded:
-    """A map that repeats evaluations that were made at no cost, for as long as it is asked for these in their order."""
+class Recorded:
+    """A map that notes its evaluations, and makes none of them twice when it is asked for them again in their order.
 
-    def __init__(self, f: Map, made: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self._f, self._made = f, iter(made)
+    Attributes:
+        certain: whether it will be: otherwise arguments are compared, for which the host waits for the device.
+    """
+
+    def __init__(self, f: Map) -> None:
+        self.certain = True
+        self._f = f
+        self._made: list[tuple[Tensor, Tensor]] = []
+        self._replayed: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def replay(self) -> None:
+        """Begin anew."""
+        self._replayed = iter(self._made)
 
     def __call__(self, z: Tensor) -> Tensor:
-        there, value = next(self._made, (None, None))
-        if there is not None and value is not None and torch.equal(there, z):
+        if self._replayed is None:
+            value = self._f(z)
+            self._made.append((z, value))
             return value
-        self._made = iter(())
+        there, value = next(self._replayed, (None, None))
+        if there is not None and value is not None and (self.certain or torch.equal(there, z)):
+            return value
+        self._replayed = iter(())
         return self._f(z)
 
 
 def are_few(state: State) -> bool:
     """Whether a state is tokens, `(B, L, features)`, in the solver's own precision, and so few that bookkeeping would
-    take a good part of the time."""
+    take a good part of the time; on an accelerator, one token per row: of several, some do not converge more often, and
+    then the host has waited for nothing."""
     if not isinstance(state, Tensor) or state.dim() != 3 or not 0 < state.numel() <= _FEW:
         return False
-    return state.dtype in (torch.float32, torch.float64)
+    return state.dtype in (torch.float32, torch.float64) and (state.device.type == "cpu" or state.shape[1] == 1)
 
 
-def iterate_few(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Tensor]]) -> Iterate | None:
+def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
     """Picard iteration of tokens `(B, L, features)` with the solve loop's arithmetic and little of its bookkeeping.
 
     When a text is decoded every evaluation is small, and the bookkeeping of `SolveState` would take much of the time.
-    None where a value is not finite, grows alone or needs other units: that is left to the solve loop, for which `made`
-    takes the evaluations.
+    None where a value is not finite, grows alone or needs other units, or a token is worse at the last evaluation than
+    before: that is left to the solve loop, which is given the same map to go on with.
     """
     tol, max_evaluations, damping = picard.tol, picard.max_evaluations, picard.damping
     packing = Packing.of(z0, "token")
@@ -88,7 +107,6 @@ def iterate_few(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Ten
     trace: list[float] = []
     while True:
         value = f(z)
-        made.append((z, value))
         if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
             value = packing.pack(value)
         if not trace:
@@ -112,6 +130,7 @@ def iterate_few(picard: Picard, f: Map, z0: Tensor, made: list[tuple[Tensor, Ten
     gauge.note(torch.stack(differences).amax(0))
     within = residual <= tol
     if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
+        f.certain = False  # the solve loop may have seen it earlier, and gone on elsewhere
         return None
     counts, status = torch.full_like(residual, len(trace), dtype=torch.int32), Status.CONVERGED
     if not alone or worst > tol:
