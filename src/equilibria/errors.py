@@ -76,9 +76,11 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of some words, if any is; capitals and kinds of dash make no difference."""
-    alike = {_plain(other): other for other in known}
-    return alike.get(next(iter(difflib.get_close_matches(_plain(word), alike, n=1, cutoff=0.6)), ""))
+    """The most similar of some words, or else the only one that begins so; capitals and kinds of dash do not matter."""
+    alike, plain = {_plain(other): other for other in known}, _plain(word)
+    close = difflib.get_close_matches(plain, alike, n=1, cutoff=0.6)
+    begun = [other for other in alike if len(plain) >= 3 and other.startswith(plain)]
+    return alike.get(next(iter(close or (begun if len(begun) == 1 else ())), ""))
 
 
 def _plain(word: str) -> str:

@@ -35,6 +35,7 @@ def test_without_a_key_there_is_a_line_for_each_section() -> None:
     assert {"run", "model.depth.solver", "training.optimizer"} <= set(keys)
     assert "model.depth.solver       picard (default), anderson" in shown
     assert "--lr for --training.learning_rate" in " ".join(shown.split())
+    assert not [line for line in lines if line.rstrip().endswith((";", ":", "."))]
 
 
 def test_below_a_key_all_kinds_are_explained_and_what_is_further_below_is_named() -> None:

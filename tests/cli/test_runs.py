@@ -30,10 +30,16 @@ def test_a_table_fits_eighty_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    rows = [line for line in shown if line.startswith("run")][:4]
+    rows = [line for line in shown if line.split()[:2] in (["run", "state"], ["interrupted", "12/24"])]
+    rows += [line for line in shown if line.startswith(("runs/done", "runs/damaged  "))]
+    assert len(rows) == 4
     assert max(map(len, rows)) <= 80
+    assert len(set(map(len, rows))) == 1  # right-aligned, one below the other
     assert [line.split()[:2] for line in rows if "done" in line] == [["runs/done", "finished"]]
     assert any("interrupted" in line and "12/24" in line for line in rows)
+    long = next(line for line in shown if line.startswith("runs/sweep/"))
+    assert long.endswith("method=anderson it's")  # whole, on a line of its own above its figures
+    assert shown[shown.index(long) + 1].split()[:2] == ["interrupted", "12/24"]
     assert any(line.startswith("runs/damaged: ") for line in shown)
     assert shown[-1].startswith("resume an interrupted one: equilibria train 'runs/sweep/seed=0,")
 

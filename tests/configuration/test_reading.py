@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -547,3 +548,9 @@ def test_short_names_and_dashes_stand_for_keys(short: str, key: str, value: str,
     file = tmp_path / "recipe.toml"
     file.write_text('[run]\nname = "x"\n')
     assert str(settings_of(read_recipe(file, [short, value]))[key]) == value
+
+
+@pytest.mark.parametrize("flags", ["--training.steps 3", {"training.steps": 3}])
+def test_flags_are_a_list_of_words(flags: Any) -> None:
+    with pytest.raises(UserError, match="flags must be a list of words"):
+        read_recipe("demo", flags)

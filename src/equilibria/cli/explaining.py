@@ -33,7 +33,10 @@ def explain(problem: cyclopts.CycloptsError) -> str:
             return f"{_unexpected(argument, argument.tokens[0])} {limit}"
         case cyclopts.MissingArgumentError(argument=Argument() as argument):
             lacking = f"{problem.keyword} has no value" if problem.keyword else f"{argument.name} is missing"
-            return f"{lacking}: expected {_expected(argument, None)}"
+            usage = (
+                "" if problem.keyword else f"; see {' '.join(('equilibria', *(problem.command_chain or ())))} --help"
+            )
+            return f"{lacking}: expected {_expected(argument, None)}{usage}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
             prompt = ["a prompt is given with -p, and so on;"] if "generate" in (problem.command_chain or ()) else []
             command = " ".join(("equilibria", *(problem.command_chain or ())))
@@ -47,10 +50,19 @@ def _unknown(given: str, names: Sequence[str]) -> str:
     arguments, flags = ([name for name in names if name.startswith("-") is flag] for flag in (False, True))
     if nearest(given, arguments[:1]):
         return f"{given}: give {arguments[0]} alone, without a flag before it"
+    if given.startswith("--help"):
+        return f"{given}: no such option; the nearest is --help"
     if {"SETTINGS", "FLAGS"} & {*arguments[1:]}:
         return f"{given}: {arguments[0]} comes first, and flags after it"
     close = nearest(given, flags)
-    return f"{given}: no such option; {f'the nearest is {close}' if close else 'see --help'}"
+    return f"{given}: no such option; {f'the nearest is {close}' if close else _there_are(flags)}"
+
+
+def _there_are(flags: Sequence[str]) -> str:
+    """The long options among some names, without those that only negate another."""
+    long = [flag for flag in dict.fromkeys(flags) if flag.startswith("--") and flag not in ("--help", "--version")]
+    known = [flag for flag in long if not (flag.startswith("--no-") and f"--{flag.removeprefix('--no-')}" in long)]
+    return f"there are {', '.join((*known, '--help'))}" if known else "see --help"
 
 
 def _unexpected(argument: Argument, token: cyclopts.Token) -> str:

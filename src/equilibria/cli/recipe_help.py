@@ -89,7 +89,7 @@ def _outline(console: Console, found: Iterable[Section]) -> None:
     """Print a line for each key."""
     first: dict[str, str] = {}
     for section in found:
-        first.setdefault(section.key, re.split(r"(?<=[.:;]) | \(\D* \d{4}", section.about)[0])
+        first.setdefault(section.key, re.split(r"(?<=[.:;]) | \(\D* \d{4}", section.about)[0].rstrip(":;."))
     width = max(map(len, first), default=0)
     for key, about in first.items():
         line = Text(f"  {key:{width}}  {about}")

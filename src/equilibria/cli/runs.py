@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from equilibria.cli.output import age, size_on_disk
@@ -58,18 +58,23 @@ def _state(run: ListedRun) -> str:
 
 
 def _print(found: Sequence[ListedRun]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for heading in ("state", "step", "loss", "age", "size"):
-        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-    now = time.time()
+    console, now = Console(), time.time()
+    rows = [("run", "state", "step", "loss", "age", "size")]
     for run in found:
         step = "-" if run.state == "damaged" else f"{run.step}/{run.steps}"
         loss = "-" if run.loss is None else f"{run.loss:.4g}"
-        cells = (_state(run), step, loss, age(now - run.changed), size_on_disk(run.size))
-        table.add_row(Text(printable(str(run.folder))), *map(Text, cells))
-    console = Console()
-    console.print(table)
+        figures = (_state(run), step, loss, age(now - run.changed), size_on_disk(run.size))
+        rows.append((printable(str(run.folder)), *figures))
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)][1:]
+    room = console.width - sum(2 + width for width in widths)
+    indent = max((cell_len(name) for name, *_ in rows if cell_len(name) <= room), default=0)
+    for name, state, *figures in rows:
+        if cell_len(name) > room:  # a line of its own, whole, and its figures below
+            console.print(Text(name), soft_wrap=True)
+            name = ""
+        aligned = (f"{figure:>{width}}" for figure, width in zip(figures, widths[1:], strict=True))
+        line = "  ".join((name + " " * (indent - cell_len(name)), f"{state:<{widths[0]}}", *aligned))
+        console.print(Text(line, style="bold" if state == "state" else ""), soft_wrap=True)
     for run in found:
         if run.message:
             console.print(Text(printable(f"{run.folder}: {run.message}")), soft_wrap=True)

@@ -33,6 +33,8 @@ def read_recipe(path: Path | str, flags: Sequence[str] = (), run: RunRecipe | No
     Raises:
         UserError: a line for everything that is wrong, with file or flag, key, what was expected and the nearest key.
     """
+    if isinstance(flags, str | Mapping):
+        raise UserError(f'flags must be a list of words, such as ["--training.steps", "10"]; found {flags!r}')
     file = recipe_file(path)
     check_toml(file)
     content = read_toml(file)

@@ -7,7 +7,7 @@ nothing else. Sections become objects at once, but for classes whose objects nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -214,8 +214,13 @@ def _of_other_kinds(name: str, family: Family | None) -> str:
 def _instead(name: str, cls: Any, keys: Keys) -> str:
     """What may be meant by a key that there is not: one like it here, or below; else all that there are here."""
     known = list(options(cls))
-    close = nearest(name, known) or _below(name, cls)
+    close = _abbreviated(name, known) or nearest(name, known) or _below(name, cls)
     return f"the nearest is {'.'.join((*keys, close))}" if close else f"it takes {', '.join(known) or 'none'}"
+
+
+def _abbreviated(name: str, known: Iterable[str]) -> str | None:
+    """The key of which a name has the initials, as `lr` has those of learning_rate."""
+    return next((key for key in known if "_" in key and "".join(word[0] for word in key.split("_")) == name), None)
 
 
 def _below(name: str, cls: Any) -> str | None:
@@ -223,7 +228,7 @@ def _below(name: str, cls: Any) -> str | None:
     found = sorted(_dotted(cls), key=lambda key: key.count("."))
     parts = {key: key.rpartition(".")[2] for key in found if "." in key}
     same = [key for key, part in parts.items() if part == name.replace("-", "_")]
-    short = [key for key, part in parts.items() if "_" in part and "".join(w[0] for w in part.split("_")) == name]
+    short = [key for key, part in parts.items() if _abbreviated(name, [part])]
     close = nearest(name, parts.values())
     return next(iter((*same, *short, *(key for key, part in parts.items() if part == close))), None)
 

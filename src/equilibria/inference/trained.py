@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from equilibria.errors import UserError
+from equilibria.errors import UserError, nearest
 from equilibria.files.manifest import check_manifest
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.index import MODEL_FILE
@@ -49,6 +49,10 @@ def weights_at(path: Path) -> Path:
         UserError: they, their recipe or their tokenizer are not what was exported.
     """
     model = None if path.exists() else trained_models().get(path.as_posix())
+    if not (path.exists() or model or len(path.parts) > 1 or ("runs" / path).exists()):
+        close = nearest(path.name, trained_models())
+        if close is not None:
+            raise UserError(f"there is no run folder {path}; the nearest is {close}, a model of the package")
     folder = RunFolder(path if model is None else model.folder)
     weights = folder.path / MODEL_FILE
     if folder.checkpoints.exists() or not (weights.is_file() and folder.config.is_file()):

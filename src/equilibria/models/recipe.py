@@ -91,7 +91,11 @@ def construct(part: partial[Any], **given: Any) -> Any:
     """
     known = signature(part.func).parameters
     if given.get("injection") is False and "injection" not in known:
-        raise ValueError(f"a {getattr(part.func, '__name__', part.func)} has no form without injection, as layers have")
+        kind = getattr(part.func, "__name__", part.func)
+        raise ValueError(
+            f"a {kind} has no form without injection, as layers have; set prelude_layers and coda_layers to 0, "
+            'and no depth "stack"'
+        )
     try:
         return part(**{name: value for name, value in given.items() if name in known})
     except Exception as problem:
