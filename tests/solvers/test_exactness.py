@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -62,6 +63,15 @@ def test_no_token_depends_on_a_later_one(
     solver = replace(solver, scope=scope, tol=tol, max_evaluations=budget, check_every=check_every, criterion=criterion)
     one, other = two_solves(f, other_from(f.offset, cut, 1, seed), solver, dtype)
     assert torch.equal(one[:, :cut], other[:, :cut])
+
+
+def test_a_token_that_grows_within_the_tolerance_for_a_while_depends_on_no_later_one():
+    """Growth alone makes its residual small; whether it counts is seen at every evaluation, and not at the last."""
+    f = causal_mixing(6, 6.0, 3, 3, 3)
+    for dtype, budget in product((torch.float32, torch.float64), range(1, 15)):
+        solver = Picard(scope="token", tol=0.3, max_evaluations=budget)
+        one, other = two_solves(f, other_from(f.offset, 1, 1, 6), solver, dtype)
+        assert torch.equal(one[:, :1], other[:, :1])
 
 
 @settings(deadline=None, max_examples=150)

@@ -53,32 +53,24 @@ class Picard(Solver):
 
 
 class Recorded:
-    """A map that notes its evaluations, and makes none of them twice when it is asked for them again in their order.
-
-    Attributes:
-        certain: whether it will be: otherwise arguments are compared, for which the host waits for the device.
-    """
+    """A map that notes its evaluations, and makes none of them twice when it is asked for them again in their order."""
 
     def __init__(self, f: Map) -> None:
-        self.certain = True
         self._f = f
-        self._made: list[tuple[Tensor, Tensor]] = []
-        self._replayed: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._made: list[Tensor] = []
+        self._replayed: Iterator[Tensor] | None = None
 
     def replay(self) -> None:
         """Begin anew."""
         self._replayed = iter(self._made)
 
     def __call__(self, z: Tensor) -> Tensor:
+        if self._replayed is not None and (value := next(self._replayed, None)) is not None:
+            return value
+        value = self._f(z)
         if self._replayed is None:
-            value = self._f(z)
-            self._made.append((z, value))
-            return value
-        there, value = next(self._replayed, (None, None))
-        if there is not None and value is not None and (self.certain or torch.equal(there, z)):
-            return value
-        self._replayed = iter(())
-        return self._f(z)
+            self._made.append(value)
+        return value
 
 
 def are_few(state: State) -> bool:
@@ -103,7 +95,6 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
     shape, dtype, alone = z0.shape, z0.dtype, z0.shape[:2] == (1, 1)
     z = z0
     residuals: list[Tensor] = []
-    differences: list[Tensor] = []
     trace: list[float] = []
     while True:
         value = f(z)
@@ -114,23 +105,22 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
             if gauge.packing is not packing:
                 return None
         value_norm, difference_norm = norm(value), norm(value - z)
-        differences.append(difference_norm)
+        gauge.note(difference_norm)
         residual = gauge.ratio(value_norm, difference_norm)
-        worst = float(residual) if alone else float(residual.max())
+        least, worst = [float(residual)] * 2 if alone else torch.stack(torch.aminmax(residual)).tolist()
         residuals.append(residual)
         trace.append(worst)
         if not worst < torch.inf:
             return None
+        if least <= tol and bool(((residual <= tol) & gauge.grown(value_norm, difference_norm)).any()):
+            return None  # a token that the solve loop does not take for converged
         if worst <= tol or len(trace) == max_evaluations + 1:
             break
         if len(trace) == max_evaluations and bool((residual > WORSE * torch.stack(residuals).amin(0)).any()):
             return None
         proposal = value if damping == 1.0 else torch.lerp(z, value, damping)
         z = proposal if alone else torch.lerp(z, proposal, (residual > tol).to(z.dtype).unsqueeze(-1))
-    gauge.note(torch.stack(differences).amax(0))
-    within = residual <= tol
-    if bool((within & gauge.grown(value_norm, difference_norm) | gauge.astray(value_norm, difference_norm)).any()):
-        f.certain = False  # the solve loop may have seen it earlier, and gone on elsewhere
+    if bool(gauge.astray(value_norm, difference_norm).any()):
         return None
     counts, status = torch.full_like(residual, len(trace), dtype=torch.int32), Status.CONVERGED
     if not alone or worst > tol:
@@ -143,7 +133,7 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
         value=z,
         proposal=z,
         residual=residual.float(),
-        converged=within,
+        converged=residual <= tol,
         tolerance=tol,
         evaluations=len(trace),
         trace=trace,
