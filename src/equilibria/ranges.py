@@ -1,5 +1,7 @@
-"""Checks of arguments: one sentence for a number outside its range. None is always within it."""
+"""Checks of arguments: one sentence for a number outside its range, or for what is no number. None is always within
+it."""
 
+from collections.abc import Iterator, Mapping
 from math import inf, isfinite
 from typing import Any, get_args
 
@@ -7,46 +9,56 @@ MOST_LAYERS = 1000
 """Layers of one kind that a model is built of, at most."""
 
 
+def _given(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    """Those that are not None; raises TypeError for what is no number."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{name} must be a number, found {value!r}")
+        yield name, value
+
+
 def at_least(least: float, /, **values: float | None) -> None:
     """Raises ValueError for a value below `least`, or one that is infinite or NaN."""
-    for name, value in values.items():
-        if value is not None and not least <= value < inf:
+    for name, value in _given(values):
+        if not least <= value < inf:
             finite = "" if isfinite(value) else " and finite"
             raise ValueError(f"{name} must be at least {least}{finite}, found {value}")
 
 
 def at_most(most: float, /, **values: float | None) -> None:
     """Raises ValueError for a value above `most`."""
-    for name, value in values.items():
-        if value is not None and value > most:
+    for name, value in _given(values):
+        if value > most:
             raise ValueError(f"{name} must be at most {most}, found {value}")
 
 
 def layers(least: int = 1, **values: int) -> None:
     """Raises ValueError for a number that is not from `least` to 1000: each layer takes time to build."""
-    for name, value in values.items():
+    for name, value in _given(values):
         if not least <= value <= MOST_LAYERS:
             raise ValueError(f"{name} must be from {least} to {MOST_LAYERS}, found {value}")
 
 
 def above(bound: float, /, **values: float | None) -> None:
     """Raises ValueError for a value of at most `bound`, or one that is infinite or NaN."""
-    for name, value in values.items():
-        if value is not None and not bound < value < inf:
+    for name, value in _given(values):
+        if not bound < value < inf:
             raise ValueError(f"{name} must be above {bound} and finite, found {value}")
 
 
 def probability(**values: float | None) -> None:
     """Raises ValueError for a value that is not at least 0 and below 1."""
-    for name, value in values.items():
-        if value is not None and not 0 <= value < 1:
+    for name, value in _given(values):
+        if not 0 <= value < 1:
             raise ValueError(f"{name} must be at least 0 and below 1, found {value}")
 
 
 def share(**values: float | None) -> None:
     """Raises ValueError for a value that is not above 0 and at most 1."""
-    for name, value in values.items():
-        if value is not None and not 0 < value <= 1:
+    for name, value in _given(values):
+        if not 0 < value <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, found {value}")
 
 

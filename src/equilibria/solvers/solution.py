@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -204,6 +204,12 @@ class Solution(Outcome):
 
     tracked: tuple[State, State] | None = None
     adjoint: AdjointReport = field(default_factory=AdjointReport)
+
+    if not TYPE_CHECKING:  # a checker knows what there is
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "; it is no tensor: the state is its value" if hasattr(Tensor, name) else ""
+            raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}{hint}", name=name, obj=self)
 
     def detached(self) -> Solution:
         """The same value and figures, without a graph or what needs one."""
