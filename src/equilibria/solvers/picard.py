@@ -10,7 +10,7 @@ from equilibria.ranges import share
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Map, Point
 from equilibria.solvers.progress import IMPROVEMENT, PATIENCE, WORSE
-from equilibria.solvers.residual import Gauge, Groups, norm
+from equilibria.solvers.residual import Gauge, Groups, as_residual, norm
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, State
 
@@ -89,9 +89,9 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
     None where a value is not finite, grows alone or needs other units, or a token is worse at the last evaluation than
     before: that is left to the solve loop, which is given the same map to go on with.
     """
-    tol, max_evaluations, damping = picard.tol, picard.max_evaluations, picard.damping
+    tol, max_evaluations, damping = as_residual(picard.tol), picard.max_evaluations, picard.damping
     packing = Packing.of(z0, "token")
-    gauge = Gauge(packing, picard.criterion, tol)
+    gauge = Gauge(packing, picard.criterion, picard.tol)
     shape, dtype, alone = z0.shape, z0.dtype, z0.shape[:2] == (1, 1)
     z = z0
     residuals: list[Tensor] = []
@@ -106,7 +106,7 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
                 return None
         value_norm, difference_norm = norm(value), norm(value - z)
         gauge.note(difference_norm)
-        residual = gauge.ratio(value_norm, difference_norm)
+        residual = gauge.ratio(value_norm, difference_norm).float()
         least, worst = [float(residual)] * 2 if alone else torch.stack(torch.aminmax(residual)).tolist()
         residuals.append(residual)
         trace.append(worst)
@@ -132,9 +132,9 @@ def iterate_few(picard: Picard, f: Recorded, z0: Tensor) -> Iterate | None:
     return Iterate(
         value=z,
         proposal=z,
-        residual=residual.float(),
+        residual=residual,
         converged=residual <= tol,
-        tolerance=tol,
+        tolerance=picard.tol,
         evaluations=len(trace),
         trace=trace,
         group_evaluations=counts,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equilibria.solvers.point import CountedMap, Point
-from equilibria.solvers.residual import Gauge, Groups, norm
+from equilibria.solvers.residual import Gauge, Groups, as_residual, norm
 from equilibria.solvers.solution import Iterate, Status, no_groups_like
 from equilibria.solvers.state import Packing, State
 
@@ -32,6 +32,7 @@ class SolveState:
 
     def __init__(self, solver: Solver, packing: Packing, z0: State, apply: CountedMap, wanted: Collection[int]) -> None:
         self.solver, self.apply, self.wanted = solver, apply, wanted
+        self.tol = as_residual(solver.tol)
         self.gauge = Gauge(packing, solver.criterion, solver.tol)
         self.groups = Groups(solver.scope)
         self.z = packing.pack(z0).clone()  # the start stays the caller's, also where it is the solution
@@ -181,12 +182,12 @@ class SolveState:
         low, high, some_worse = 0.0, torch.inf, 1.0
         if looking:
             low, high, some_worse = torch.stack([lowest, self.highest, worse.any().to(lowest.dtype)]).tolist()
-        self.some_settled, self.some_broken = low <= self.solver.tol, high == torch.inf
+        self.some_settled, self.some_broken = low <= self.tol, high == torch.inf
         if self.some_settled:
             # A residual that is small by growth alone does not end a group.
             self.active = self.active | self.gauge.grown(self.value_norm, self.difference_norm)
         if looking:
-            self.done = high <= self.solver.tol and not bool(self.active.any())
+            self.done = high <= self.tol and not bool(self.active.any())
             if self.some_broken and len(self.counts) > 1:
                 # A map that was not finite twice at its start never will be.
                 hopeless = torch.isinf(self.best_residual) & torch.isinf(self.residual)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,11 @@ Criterion = Literal["relative", "absolute"]
 def norm(x: Tensor) -> Tensor:
     """The Euclidean norm over the last dimension."""
     return torch.linalg.vector_norm(x, dim=-1)
+
+
+def as_residual(tol: float) -> float:
+    """A tolerance as residuals are rounded, so that the host's comparisons are those of tensors."""
+    return float(np.float32(tol))
 
 
 def relative_residual(f_z: Tensor, z: Tensor) -> Tensor:
