@@ -2,7 +2,7 @@
 
 The model is a run's, or the demo that comes with the package. GPT-2 has its width, vocabulary and heads, and as many
 layers as come nearest to its weights; its own stay as they were drawn, for they do not change its time. Both write
-greedily after the same text, with a cache, and both read the same rows for a loss. The contenders take turns; seconds
+after the same text, with a cache, and both read the same rows for a loss. The contenders take turns; seconds
 are CPU seconds of the process. Text that is guessed ahead is compared with the text without.
 
     equilibria bench gpt2 [--json] [--run RUN] [--tokens N] [--guesses N …] [--rounds N] [--threads N] [--out FILE]
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 
 import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
+from equilibria.diagnostics import spectral_radius
 from equilibria.errors import UserError
 from equilibria.inference.loading import load_run
 from equilibria.measuring.spread import ratios
@@ -69,11 +71,13 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
     prompt_1L = sampled(model, PROMPT, 1)
 
     def ours(guesses: int) -> Tensor:
-        return model.generate(prompt_1L, options.tokens, temperature=0.0, window=1024, guesses=guesses)
+        temperature = options.temperature
+        return model.generate(prompt_1L, options.tokens, temperature, seed=1, window=1024, guesses=guesses)
 
     def theirs() -> Tensor:
         lengths = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens}
-        return other.generate(prompt_1L, do_sample=False, pad_token_id=0, **lengths)
+        draw = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.temperature else {}
+        return other.generate(prompt_1L, pad_token_id=0, **lengths, **draw)
 
     def loss_of(logits_BLV: Tensor) -> Tensor:
         return F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), rows_BL[:, 1:].flatten())
@@ -92,12 +96,17 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
                     times[name].append(spent)
             console.print(f"{task}: round {number} of {options.rounds}")
         found[task] = {
-            name: {"seconds_per_token": spread(spent), "over_gpt2": spread_of(spent, times["GPT-2"])}
+            name: {"seconds_per_token": spread(spent), "over_gpt2": asdict(ratios(spent, times["GPT-2"]))}
             for name, spent in times.items()
         }
-    drawn = islice(model.stream(prompt_1L, Sampling(0.0), window=1024), options.tokens)
+    drawn = islice(model.stream(prompt_1L, Sampling(options.temperature), 1, window=1024), options.tokens)
     spent = [float(one.solved.evaluations_B) for one in drawn if one.solved is not None]
     found["writing"]["without guesses"]["evaluations"] = spread(spent)
+    f, solution = model.solve(rows_BL)
+    found["reading"]["ours"] |= {
+        "evaluations": spread(solution.group_evaluations.flatten().tolist()) | {"most": solution.evaluations},
+        "spectral_radius": spectral_radius(f, solution.value, tokens=[LENGTH // 2, LENGTH - 1]),
+    }
     usual = ours(0)
     for count in options.guesses:
         same = int((ours(count) == usual)[0, PROMPT:].sum())
@@ -105,11 +114,6 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
     weights = [sum(parameter.numel() for parameter in one.parameters()) for one in (model, other)]
     layers = other.config.n_layer
     return {"weights": weights, "layers_of_gpt2": layers, "tokens": options.tokens, "figures": found}
-
-
-def spread_of(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """The ratio of each round."""
-    return vars(ratios(ours, theirs)).copy()
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -128,6 +132,7 @@ def main(arguments: list[str]) -> int:
     parser = options_of("gpt2", __doc__)
     parser.add_argument("--run", type=Path, help="the folder of a trained run; the demo that is shipped when left out")
     parser.add_argument("--tokens", type=int, default=128, help="tokens to write")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of what is written")
     parser.add_argument("--guesses", type=int, nargs="*", default=[3, 6], help="tokens to guess ahead")
     parser.add_argument("--rounds", type=int, default=7, help="how often each contender works")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ def test_the_other_network_has_about_as_many_weights_and_figures_are_those_of_bo
     ours, theirs = (sum(parameter.numel() for parameter in one.parameters()) for one in (model, gpt2.beside(model)))
     assert theirs == pytest.approx(ours, rel=0.2)
     console = Console(quiet=True)
-    result = gpt2.measure(Namespace(run=None, tokens=3, guesses=[2], rounds=2), console)
+    result = gpt2.measure(Namespace(run=None, tokens=3, temperature=0.0, guesses=[2], rounds=2), console)
     assert result["figures"]["writing"].keys() == {"GPT-2", "without guesses", "2 guesses"}
     assert result["figures"]["writing"]["2 guesses"]["tokens_as_without"] == 3
     for rows in result["figures"].values():

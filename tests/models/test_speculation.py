@@ -18,6 +18,7 @@ from equilibria.depths import Equilibrium, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.models import Decoder
 from equilibria.models.sampling import Sampler, Sampling
+from equilibria.models.speculation import Speculation, _Window
 from equilibria.nn import UntiedEmbedding
 from equilibria.paper.baselines import LSTMLayer, SequenceModel
 
@@ -87,6 +88,54 @@ def test_the_cache_keeps_what_a_reading_of_the_text_leaves_there(cell):
     for found, expected in zip(group.where.cache.contents, whole.cache.contents, strict=True):  # pyright: ignore
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(group.where.logits_BV, whole.logits_BV, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0.1, 1.0])
+def test_whatever_is_guessed_the_text_is_the_same(wrong, monkeypatch):
+    built, prompt, generator = doubled("rotary", framed=True), text(1, 5), torch.Generator().manual_seed(0)
+    usual, right = built.generate(prompt, 30, temperature=0.0), Sampler.guesses
+
+    def guesses(self: Sampler, logits_LV: Tensor) -> list[int]:
+        kept = torch.rand(len(logits_LV), generator=generator) >= wrong
+        others = torch.randint(V, (len(logits_LV),), generator=generator)
+        return torch.where(kept, torch.tensor(right(self, logits_LV)), others).tolist()
+
+    monkeypatch.setattr(Sampler, "guesses", guesses)
+    assert built.generate(prompt, 30, temperature=0.0, guesses=8).equal(usual)
+
+
+def test_a_wrong_guess_that_is_kept_until_its_state_counts_is_forgotten_with_it(monkeypatch):
+    built, prompt = doubled("rotary", framed=True), text(1, 5)
+    usual, right, renewed = built.generate(prompt, 20, temperature=0.0), Speculation._guess, []
+
+    def guess(self: Speculation, window: _Window, guesses: list[int]) -> None:
+        if window.final > 1:
+            renewed.append(guesses[0] != window.tokens[1])
+        else:
+            there = window.tokens[1:]
+            guesses = [*there, *((token + 1) % V for token in guesses[len(there) :])]
+        right(self, window, guesses)
+
+    monkeypatch.setattr(Speculation, "_guess", guess)
+    assert built.generate(prompt, 20, temperature=0.0, guesses=8).equal(usual)
+    assert any(renewed)
+
+
+def test_logits_that_are_not_finite_are_guessed_within_the_vocabulary():
+    logits = torch.full((3, V), torch.nan)
+    for temperature in (0.0, 0.7):
+        sampler = Sampler(Sampling(temperature), 1, [0], V)
+        assert all(0 <= token < V for token in sampler.guesses(logits))
+
+
+def test_a_token_has_its_whole_budget_after_those_before_it():
+    """However long it has been guessed for: a budget that is enough without guesses is enough with them."""
+    built, prompt = doubled("rotary"), text(1, 5)
+    spent = [int(one.solved.evaluations_B) for one in islice(built.stream(prompt, Sampling(0.0)), 1, 20) if one.solved]
+    depth = plain(most=max(spent) + 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built.generate(prompt, 20, temperature=0.0, depth=depth, guesses=8)
 
 
 def test_figures_are_those_of_the_states_that_count():

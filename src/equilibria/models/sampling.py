@@ -6,7 +6,7 @@ its logits and its seed, and on nothing beside it in the batch. Shapes: B rows, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,8 +153,7 @@ class Sampler:
     @staticmethod
     def draw(samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
         """A token of each row, for which there is a sampler; -1 where the row's logits are not finite."""
-        if widest(logits_BV.device) is not torch.float64:
-            logits_BV = logits_BV.cpu()  # where the sums of a draw have all their digits
+        logits_BV = _exact(logits_BV)
         finite = torch.isfinite(logits_BV).all(dim=-1).tolist()
         tokens = [-1] * len(samplers)
         alike: dict[Sampling, list[int]] = {}
@@ -164,7 +163,8 @@ class Sampler:
         for sampling, rows in alike.items():
             chosen_BV = logits_BV if len(rows) == len(samplers) else logits_BV[rows]
             among = [samplers[row] for row in rows]
-            for row, token in zip(rows, _drawn(sampling, among, chosen_BV), strict=True):
+            drawn = _drawn(sampling, among, chosen_BV, lambda among=among: [sampler._uniform() for sampler in among])
+            for row, token in zip(rows, drawn, strict=True):
                 tokens[row] = token
                 samplers[row].token = token
                 if (written_V := samplers[row]._written_V) is not None:
@@ -174,16 +174,15 @@ class Sampler:
     def guesses(self, logits_LV: Tensor) -> list[int]:
         """What its next draws would be, were these their logits: by the random numbers that they will be made with, and
         without penalties of what is guessed."""
-        if self.sampling.greedy and not self.sampling.penalises:
-            return logits_LV.argmax(dim=-1).tolist()
-        if widest(logits_LV.device) is not torch.float64:
-            logits_LV = logits_LV.cpu()
-        shares_LV = _shares(self.sampling, [self] * len(logits_LV), logits_LV)
-        if self.sampling.greedy:
-            return shares_LV.argmax(dim=-1).tolist()
-        while len(self._ahead) < len(logits_LV):
-            self._ahead.append(torch.rand(1, dtype=torch.float64, generator=self._generator))
-        return _inverted(shares_LV, torch.stack(self._ahead[: len(logits_LV)]))
+        length, last = logits_LV.shape[0], logits_LV.shape[1] - 1
+
+        def uniform() -> list[Tensor]:
+            while len(self._ahead) < length:
+                self._ahead.append(torch.rand(1, dtype=torch.float64, generator=self._generator))
+            return self._ahead[:length]
+
+        tokens = _drawn(self.sampling, [self] * length, _exact(logits_LV), uniform)
+        return [min(token, last) for token in tokens]  # beyond the last where logits are not finite
 
     def _uniform(self) -> Tensor:
         """A random number from 0 to below 1; none is taken where nothing is drawn."""
@@ -197,26 +196,25 @@ def _counts(counts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
     return torch.stack(there).to(like.device) if there else None
 
 
-def _drawn(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
+def _exact(logits_BV: Tensor) -> Tensor:
+    """Where the sums of a draw have all their digits."""
+    return logits_BV if widest(logits_BV.device) is torch.float64 else logits_BV.cpu()
+
+
+def _drawn(
+    sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor, uniform: Callable[[], Sequence[Tensor]]
+) -> list[int]:
+    """A token of each row; `uniform` is asked for a random number of each only where it is needed."""
     if sampling.greedy and not sampling.penalises:
         return logits_BV.argmax(dim=-1).tolist()
-    shares_BV = _shares(sampling, samplers, logits_BV)
-    if sampling.greedy:
-        return shares_BV.argmax(dim=-1).tolist()
-    return _inverted(shares_BV, torch.stack([sampler._uniform() for sampler in samplers]))
-
-
-def _shares(sampling: Sampling, samplers: Sequence[Sampler], logits_BV: Tensor) -> Tensor:
     read_BV = _counts([sampler._read_V for sampler in samplers], logits_BV)
     written_BV = _counts([sampler._written_V for sampler in samplers], logits_BV)
-    return sampling.probabilities(logits_BV, read_BV, written_BV)
-
-
-def _inverted(shares_BV: Tensor, uniform_B1: Tensor) -> list[int]:
-    """The tokens where the cumulative distributions pass random numbers."""
+    shares_BV = sampling.probabilities(logits_BV, read_BV, written_BV)
+    if sampling.greedy:
+        return shares_BV.argmax(dim=-1).tolist()
     cumulative_BV = shares_BV.double().cumsum(dim=-1)
     whole_B1 = cumulative_BV[:, -1:].contiguous()
-    uniform_B1 = uniform_B1.to(shares_BV.device)
+    uniform_B1 = torch.stack([*uniform()]).to(logits_BV.device)
     # The first token beyond the number, which no token of probability zero is; rounding must not pass the last one.
     token_B1 = torch.searchsorted(cumulative_BV, uniform_B1 * whole_B1, right=True)
     return torch.minimum(token_B1, torch.searchsorted(cumulative_BV, whole_B1)).squeeze(1).tolist()

@@ -41,6 +41,7 @@ class _Window:
         states_1WD: what is known of their states; of the last ones nothing, where there are fewer.
         evaluations_W: of each state.
         scale_1W, peak_1W: how large each state was at first, and how far it has moved at most; see `Gauge`.
+        waited: evaluations of the first state since all before it count.
         final: how many states count, the first ones.
         hidden_1WD: what the model makes of them.
         residual_1W, converged_1W: by the last evaluation.
@@ -51,6 +52,7 @@ class _Window:
     states_1WD: Tensor
     scale_1W: Tensor
     peak_1W: Tensor
+    waited: int = 0
     final: int = 0
     hidden_1WD: Tensor | None = None
     residual_1W: Tensor | None = None
@@ -65,15 +67,19 @@ class _Window:
     def cut(self, length: int) -> None:
         """Forget the tokens from a place on."""
         del self.tokens[length:], self.evaluations_W[length:]
-        self.states_1WD = self.states_1WD[:, :length]
-        self.scale_1W, self.peak_1W = self.scale_1W[:, :length], self.peak_1W[:, :length]
+        self.final = min(self.final, length)
+        self._each(slice(length))
 
     def shift(self) -> None:
         """Forget the first token, which has been read."""
         del self.tokens[0], self.evaluations_W[0]
         self.final -= 1
+        self._each(slice(1, None))
+
+    def _each(self, places: slice) -> None:
+        """Keep what is known of some places."""
         for name in ("states_1WD", "scale_1W", "peak_1W", "hidden_1WD", "residual_1W", "converged_1W"):
-            setattr(self, name, getattr(self, name)[:, 1:])
+            setattr(self, name, getattr(self, name)[:, places])
 
 
 class Speculation:
@@ -141,14 +147,14 @@ class Speculation:
         assert window.residual_1W is not None
         assert window.converged_1W is not None
         window.evaluations_W = [count + _EVALUATIONS for count in window.evaluations_W]
-        for residual, converged, count in zip(
-            window.residual_1W[0].tolist(), window.converged_1W[0].tolist(), window.evaluations_W, strict=True
-        ):
-            if not residual < torch.inf:
-                return False
-            if not (converged or count > self._solver.max_evaluations):
-                break
-            window.final += 1
+        window.waited += _EVALUATIONS
+        if not all(residual < torch.inf for residual in window.residual_1W[0].tolist()):
+            return False
+        converged = window.converged_1W[0].tolist()
+        if window.waited > self._solver.max_evaluations:
+            converged[0] = True  # or as far from it as its evaluations have brought it
+        window.final = next((place for place, one in enumerate(converged) if not one), len(converged))
+        window.waited = 0 if window.final else window.waited
         # A state that counts is the one that was measured, whose keys and values the cache holds.
         window.states_1WD = torch.cat([iterates[-2][:, : window.final], iterates[-1][:, window.final :]], dim=1)
         window.hidden_1WD = finish(window.states_1WD)

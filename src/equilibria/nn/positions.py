@@ -30,9 +30,8 @@ class Rotation:
             raise ValueError(f"rotary positions need an even head size, found {head_size}")
         real = torch.promote_types(dtype, torch.float32)
         exact = widest(positions.device)
-        speeds = [base ** (-feature / head_size) for feature in range(0, head_size, 2)]
-        angle = positions.unsqueeze(-1) * torch.tensor(speeds, device=positions.device, dtype=exact)
-        angle = angle.remainder(2 * torch.pi).to(real)
+        exponent = torch.arange(0, head_size, 2, device=positions.device, dtype=exact) / head_size
+        angle = (positions.unsqueeze(-1) * base**-exponent).remainder(2 * torch.pi).to(real)
         return cls(_unit(angle))
 
     @classmethod

@@ -14,7 +14,7 @@ from equilibria.solvers.residual import Gauge, Groups, as_residual, norm
 from equilibria.solvers.solution import Iterate, Status
 from equilibria.solvers.state import Packing, State
 
-_FEW = 2**14  # numbers of a state, about as many as a map of one layer takes the time of the bookkeeping for
+_FEW = 2**14  # numbers of a state, below which bookkeeping takes about as long as a map of one layer
 
 
 @dataclass(frozen=True, kw_only=True)
