@@ -39,6 +39,6 @@ def test_a_bound_norm_is_the_module_to_the_last_bit(kind):
 def test_a_module_that_is_more_than_its_class_is_called():
     hooked, replaced, own = nn.LayerNorm(8), nn.LayerNorm(8), nn.BatchNorm1d(8)
     hooked.register_forward_hook(lambda *_: None)
-    replaced.forward = lambda x: x
+    replaced.forward = lambda input: input
     for norm in (hooked, replaced, own):
         assert bound_norm(norm) is norm
