@@ -243,6 +243,13 @@ def test_prompts_of_another_shape_are_said(tokens, padding, message) -> None:
             model()(tokens)
 
 
+@pytest.mark.parametrize("tokens", ["hello", [1, 2, 3], None])
+def test_text_and_lists_are_no_tokens(tokens) -> None:
+    for call in (model().eval(), lambda given: model().eval().generate(given, 2)):
+        with pytest.raises(TypeError, match=r"tokens must be a tensor of ids, .*found (str|list|None)"):
+            call(tokens)
+
+
 def test_a_depth_that_is_none_is_said() -> None:
     with pytest.raises(TypeError, match="depth must be an object such as Equilibrium"):
         model()(torch.ones(1, 2, dtype=torch.long), depth=5)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,8 @@ def test_an_absent_or_foreign_folder_is_an_error(tmp_path: Path) -> None:
         gather(tmp_path / "absent")
     with pytest.raises(UserError, match="is a folder without a run"):
         gather(tmp_path)
+    with pytest.raises(UserError, match=r"demo is a model of the package.*equilibria models demo"):
+        gather(Path("demo"))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def explain(problem: cyclopts.CycloptsError) -> str:
 def _unknown(given: str, names: Sequence[str]) -> str:
     """About an option that a command does not have."""
     arguments, flags = ([name for name in names if name.startswith("-") is flag] for flag in (False, True))
-    if nearest(given, arguments[:1]):
-        return f"{given}: give {arguments[0]} alone, without a flag before it"
+    if place := nearest(given, {*arguments} - {"SETTINGS", "FLAGS"}):
+        return f"{given}: give {place} alone, without a flag before it"
     if given.startswith("--help"):
         return f"{given}: no such option; the nearest is --help"
     if {"SETTINGS", "FLAGS"} & {*arguments[1:]}:

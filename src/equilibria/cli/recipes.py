@@ -26,13 +26,14 @@ def recipes(*, json: bool = False) -> int:
     if json:
         print(json_format.dumps(titles))
         return 0
-    table = Table.grid(padding=(0, 2))
+    console = Console()
     for folder, names in groupby(sorted(titles, key=_place), key=lambda name: _place(name)[0]):
         if folder:
-            table.add_row(Text(f"{folder}/", style="bold"))
+            console.print(Text(f"{folder}/", style="bold"))
+        table = Table.grid(padding=(0, 2))  # as wide as the names of one folder, so that most titles fit beside them
         for name in names:
             table.add_row(Text(("  " if folder else "") + _place(name)[1]), Text(titles[name]))
-    Console().print(table)
+        console.print(table)
     return 0
 
 

@@ -24,6 +24,9 @@ Keys = tuple[str, ...]
 NOTHING = "none"  # how a table says None where that is not the default
 ITSELF = ""  # the key of a section's kind among flags, which may set options of it besides
 
+# What others call what we have.
+_ELSEWHERE = {"epochs": "steps", "num_epochs": "steps", "max_iters": "steps", "max_iter": "max_evaluations"}
+
 
 def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
     """A section as a table with every option, defaults included; a plain value as TOML has it, paths as `path` says."""
@@ -213,8 +216,8 @@ def _of_other_kinds(name: str, family: Family | None) -> str:
 
 def _instead(name: str, cls: Any, keys: Keys) -> str:
     """What may be meant by a key that there is not: one like it here, or below; else all that there are here."""
-    known = list(options(cls))
-    close = _abbreviated(name, known) or nearest(name, known) or _below(name, cls)
+    known, meant = list(options(cls)), _ELSEWHERE.get(name.replace("-", "_"), name)
+    close = _abbreviated(meant, known) or nearest(meant, known) or _below(meant, cls)
     return f"the nearest is {'.'.join((*keys, close))}" if close else f"it takes {', '.join(known) or 'none'}"
 
 

@@ -340,6 +340,12 @@ class TokenModel(nn.Module, ABC):
 
 
 def check_shape(tokens_BL: Tensor) -> None:
-    """Raises ValueError unless there are rows of at least one token, or of the features of one."""
+    """Raises TypeError for anything but a tensor, and ValueError unless there are rows of at least one token, or of the
+    features of one."""
+    if not isinstance(tokens_BL, Tensor):
+        raise TypeError(
+            f"tokens must be a tensor of ids, (batch, length); found {type(tokens_BL).__name__}. For a text, take "
+            f"eq.load_run(PATH), whose tokenizer makes them: torch.tensor([run.tokenizer.encode(text)])"
+        )
     if tokens_BL.dim() != 2 + tokens_BL.is_floating_point() or tokens_BL.shape[1] < 1:
         raise ValueError(f"tokens must be (batch, length >= 1), found shape {tuple(tokens_BL.shape)}")

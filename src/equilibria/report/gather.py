@@ -11,6 +11,7 @@ from equilibria.data import Task
 from equilibria.errors import UserError
 from equilibria.files.formats import read_json
 from equilibria.inference.effort import Effort
+from equilibria.inference.trained import trained_models
 from equilibria.runs.folder import RunFolder, no_run
 from equilibria.runs.metrics import read_metrics
 
@@ -110,6 +111,11 @@ def gather(path: Path) -> RunRecord:
     """Reads a run folder; a UserError where there is none."""
     folder = RunFolder(path)
     if not folder.config.exists() and not folder.metrics.exists():
+        if path.as_posix() in trained_models():
+            raise UserError(
+                f"{path} is a model of the package, without the course of a training that a report shows; "
+                f"`equilibria models {path}` shows its card"
+            )
         raise UserError(no_run(path))
     run = RunRecord(folder)
     run.config = run.attempt(lambda: _text(folder.config, "the recipe cannot be shown"))

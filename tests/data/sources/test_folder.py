@@ -84,6 +84,15 @@ def test_folder_without_a_training_file_says_what_it_found(folder: Path) -> None
         FolderText(folder).splits()
 
 
+def test_a_folder_of_other_files_names_the_source_that_takes_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"found: no file"):
+        FolderText(tmp_path).splits()
+    write(tmp_path / "a.md", "one\n")
+    write(tmp_path / "b.md", "two\n")
+    with pytest.raises(UserError, match=r"found: a\.md and 1 more.*--data\.source files --data\.files .*a\.md …"):
+        FolderText(tmp_path).splits()
+
+
 @given(st.text(), st.floats(0.01, 0.4), st.floats(0, 0.4))
 def test_a_key_belongs_to_one_split_and_stays_when_fractions_grow(key: str, valid: float, test: float) -> None:
     split = assigned(key, valid, test)

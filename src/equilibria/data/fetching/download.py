@@ -253,7 +253,8 @@ class _Transfer:
         except urllib.error.URLError as problem:
             if isinstance(problem.reason, ssl.SSLCertVerificationError):
                 raise UserError(f"{self._url}: its certificate is not valid ({problem.reason})") from problem
-            raise TransientError(f"no connection ({problem.reason})") from problem
+            reason = getattr(problem.reason, "strerror", None) or problem.reason
+            raise TransientError(f"no connection ({reason})") from problem
         except (http.client.HTTPException, OSError) as problem:
             raise TransientError(f"the connection broke ({problem or type(problem).__name__})") from problem
 

@@ -97,6 +97,15 @@ class FolderText(Source):
             if matching:
                 files[split] = matching[0]
             elif split in needed:
-                found = ", ".join(path.name for path in texts) or "no text file of this layout"
-                raise UserError(f"{self.path} has no {split}.txt or {split}.txt.gz (found: {found}); add it")
+                missing = f"{self.path} has no {split}.txt or {split}.txt.gz"
+                if texts:
+                    raise UserError(f"{missing} (found: {', '.join(path.name for path in texts)}); add it")
+                others = sorted(path.name for path in self.path.iterdir() if path.is_file())
+                if not others:
+                    raise UserError(f"{missing} (found: no file); add it")
+                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                raise UserError(
+                    f"{missing} (found: {others[0]}{more}); add it, or take files of any name: "
+                    f"--data.source files --data.files {self.path / others[0]}{' …' if more else ''}"
+                )
         return files
