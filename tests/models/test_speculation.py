@@ -54,6 +54,25 @@ def test_the_text_is_the_one_without_guesses(cell, framed):
             assert found.tolist() == usual.tolist()
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        eq.Anderson(tol=1e-8, max_evaluations=200, scope="prefix", history=1),
+        eq.Anderson(tol=1e-8, max_evaluations=200, scope="token", history=3),
+        eq.Picard(tol=1e-8, max_evaluations=400, scope="token", damping=0.6),
+    ],
+    ids=["secant", "anderson", "damped"],
+)
+def test_the_text_is_the_one_without_guesses_by_other_methods(solver):
+    built, prompt, depth = doubled("rotary", framed=True), text(1, 5), Equilibrium(eval_solver=solver)
+    for temperature in (0.0, 0.9):
+        usual = built.generate(prompt, 20, temperature=temperature, seed=3, depth=depth)
+        assert usual.equal(built.generate(prompt, 20, temperature=temperature, seed=3))
+        for guesses in (1, 6):
+            found = built.generate(prompt, 20, temperature=temperature, seed=3, depth=depth, guesses=guesses)
+            assert found.tolist() == usual.tolist()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 50),
@@ -227,8 +246,9 @@ def test_where_nothing_can_be_guessed_the_error_says_why():
     prompt, built = text(1, 4), model(CELLS["rotary"], plain())
     with pytest.raises(ValueError, match=re.escape("guesses must be at least 0, found -1")):
         built.generate(prompt, 2, guesses=-1)
-    for depth in (UnrolledDepth(3), Equilibrium(eval_solver=eq.Anderson(scope="prefix")), plain(damping=0.5)):
-        with pytest.raises(UserError, match="only at an equilibrium that eval_solver finds by plain iteration"):
+    drafted = plain(draft=eq.Draft())
+    for depth in (UnrolledDepth(3), Equilibrium(eval_solver=eq.Broyden(scope="prefix")), drafted):
+        with pytest.raises(UserError, match="whose eval_solver is Picard or Anderson alone"):
             built.generate(prompt, 2, depth=depth, guesses=3)
     recurrent = SequenceModel(UntiedEmbedding(V, D), [LSTMLayer(D, D)]).eval()
     with pytest.raises(UserError, match="a SequenceModel does not solve, so it guesses no tokens ahead"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 
 import equilibria as eq
-from equilibria.solvers.base import Solver
-from equilibria.solvers.picard import Recorded, iterate_few
+from equilibria.solvers.few import Recorded, solve_few
 
 _AFTER = torch.ones(8, 1).index_fill(0, torch.tensor(0), 0.0)  # the first has none before it
 
@@ -25,6 +25,14 @@ MAPS = {
 }
 
 
+METHODS = (
+    partial(eq.Picard, scope="prefix"),
+    partial(eq.Anderson, history=1, scope="prefix"),
+    partial(eq.Anderson, history=1, scope="token"),
+    partial(eq.Anderson, history=3, scope="prefix"),
+)
+
+
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (4, 1), (1, 6), (3, 6)])
 @pytest.mark.parametrize("name", MAPS)
 def test_the_outcome_is_that_of_the_solve_loop(name, batch, length):
@@ -34,10 +42,10 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch, length):
     def f(z: Tensor) -> Tensor:
         return MAPS[name](z, x, weight)
 
-    for budget, damping, criterion in product((1, 2, 5, 60), (1.0, 0.7), ("relative", "absolute")):
-        solver = eq.Picard(tol=1e-4, max_evaluations=budget, scope="prefix", damping=damping, criterion=criterion)
+    for method, budget, damping, criterion in product(METHODS, (1, 2, 5, 40), (1.0, 0.7), ("relative", "absolute")):
+        solver = method(tol=1e-4, max_evaluations=budget, damping=damping, criterion=criterion)
         start = torch.zeros(batch, length, 16)
-        one, two = solver.solve(f, start), Solver._solve(solver, f, start, False, ())
+        one, two = solver.solve(f, start), solver._solve_any(f, start, False, ())
         assert torch.equal(one.value, two.value)
         assert torch.equal(one.residual, two.residual)
         assert torch.equal(one.group_evaluations, two.group_evaluations)
@@ -46,7 +54,7 @@ def test_the_outcome_is_that_of_the_solve_loop(name, batch, length):
 
 
 def test_what_is_not_finite_is_left_to_the_solve_loop():
-    assert iterate_few(eq.Picard(max_evaluations=5), Recorded(lambda z: z / 0.0), torch.ones(1, 1, 2)) is None
+    assert solve_few(eq.Picard(max_evaluations=5), Recorded(lambda z: z / 0.0), torch.ones(1, 1, 2)) is None
 
 
 class TestResult:
@@ -60,7 +68,7 @@ class TestResult:
             return 0.5 * z.bfloat16() + 1
 
         solver = eq.Picard(tol=1e-2, scope="prefix")
-        one, two = solver.solve(f, z0), Solver._solve(solver, f, z0, False, ())
+        one, two = solver.solve(f, z0), solver._solve_any(f, z0, False, ())
         assert one.value.dtype == torch.float32
         assert torch.equal(one.value, two.value)
         assert torch.equal(one.residual, two.residual)
@@ -83,9 +91,10 @@ def test_every_evaluation_is_counted_and_none_is_made_twice(name):
         return MAPS[name](z, x, weight)
 
     for budget in (1, 10, 60):
-        calls = 0
-        iterate = eq.Picard(tol=1e-4, max_evaluations=budget, scope="token").solve(f, torch.zeros(2, 3, 16))
-        assert calls == iterate.evaluations == len(iterate.trace) <= budget + 2
+        for method in METHODS:
+            calls = 0
+            iterate = method(tol=1e-4, max_evaluations=budget).solve(f, torch.zeros(2, 3, 16))
+            assert calls == iterate.evaluations == len(iterate.trace) <= budget + 2
 
 
 def test_the_solution_is_not_the_start_even_where_that_solves():

@@ -48,7 +48,7 @@ class CountScalars(TorchDispatchMode):
 @pytest.mark.parametrize("scope", ["sample", "prefix"])
 @pytest.mark.parametrize("check_every", [1, 4, 100])
 def test_synchronises_no_more_often_than_asked(solver, scope, check_every, monkeypatch):
-    monkeypatch.setattr("equilibria.solvers.picard._FEW", 0)  # a shorter loop, for the CPU
+    monkeypatch.setattr("equilibria.solvers.few._FEW", 0)  # a shorter loop, for the CPU
     if isinstance(solver, NewtonKrylov):
         scope = "sample"
     f = causal_attention(gain=1.2)

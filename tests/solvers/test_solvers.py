@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise, product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from equilibria.solvers import GMRES, Anderson, Broyden, Picard, Status
 from equilibria.solvers.state import Packing, leaves
@@ -20,7 +24,15 @@ from problems import (
     without_fixed_point,
 )
 
-METHODS = [Picard, Anderson, Broyden]
+
+@dataclass(frozen=True, kw_only=True)
+class Secant(Anderson):
+    """Anderson with a single difference, whose steps are made otherwise."""
+
+    history: int = 1
+
+
+METHODS = [Picard, Anderson, Secant, Broyden]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -171,6 +183,35 @@ def test_a_token_that_froze_too_early_is_released():
     assert iterate.status is Status.CONVERGED
     torch.testing.assert_close(iterate.value[0, 1], iterate.value[0, 0], rtol=1e-2, atol=0)
     assert float(iterate.value[0, 1]) > 3.0
+
+
+@pytest.mark.parametrize("damping", [1.0, 0.6])
+@pytest.mark.parametrize("history", [1, 2])
+@pytest.mark.parametrize("scope", ["token", "prefix"])
+def test_steps_of_anderson_are_those_of_least_squares(scope, history, damping):
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(*shape, 6, generator=generator, dtype=torch.float64) for shape in ((6,), (2, 4)))
+
+    def f(z: Tensor) -> Tensor:
+        return torch.tanh(0.4 * z @ weight + x + 0.2 * torch.roll(z, 1, 1))
+
+    solver = Anderson(tol=0, max_evaluations=5, scope=scope, history=history, ridge=0.0, damping=damping)
+    iterates = solver.solve(f, torch.zeros_like(x), iterates=range(5)).iterates
+    for k in range(1, 5):
+        points = [iterates[number] for number in range(max(0, k - 1 - history), k)]
+        values = [f(z) for z in points]
+        residuals = [value - z for value, z in zip(values, points, strict=True)]
+        for row, token in product(range(2), range(4)):
+            # A prefix is all tokens up to this one.
+            seen = range(token if scope == "token" else 0, token + 1)
+            change = [(b - a)[row, seen].flatten() for a, b in pairwise(residuals)]
+            gamma = torch.zeros(0, dtype=torch.float64)
+            if change:
+                gamma = torch.linalg.lstsq(torch.stack(change, 1), residuals[-1][row, seen].flatten()[:, None])[0][:, 0]
+            wanted = (points[-1] + damping * residuals[-1])[row, token]
+            for weight_, (a, b), (c, d) in zip(gamma, pairwise(points), pairwise(residuals), strict=True):
+                wanted = wanted - weight_ * ((b - a) + damping * (d - c))[row, token]
+            torch.testing.assert_close(iterates[k][row, token], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_warm_start_needs_fewer_evaluations():

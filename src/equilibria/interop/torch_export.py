@@ -196,8 +196,8 @@ def save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, object])
         if is_out_of_memory(problem):
             raise
         raise UserError(
-            f"this program has no form in ONNX: {cause(problem)}. Steps of Anderson solve linear systems, which ONNX "
-            f"does not; those of Picard do not"
+            f"this program has no form in ONNX: {cause(problem)}. Steps of Anderson with a history above 1 solve "
+            f"linear systems, which ONNX does not; those of Picard do not"
         ) from problem
     finally:
         for logger, level in zip(loggers, levels, strict=True):

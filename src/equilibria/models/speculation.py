@@ -22,14 +22,14 @@ from equilibria.errors import UserError
 from equilibria.models.decoding import CachedContinuation, Continuation, Solved
 from equilibria.models.sampling import Sampler
 from equilibria.ranges import at_least
-from equilibria.solvers import Picard
+from equilibria.solvers import CountedMap, Groups, Point, Solver
 from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.state import Packing
 
 if TYPE_CHECKING:
     from equilibria.models.language_model import LanguageModel
 
-_EVALUATIONS = 4  # of a round: with fewer, guesses are too often wrong; with more, a guess waits for too many
+_EVALUATIONS = 3  # of a round: with fewer, guesses are too often wrong; with more, a guess waits for too many
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Speculation:
 
     Args:
         model: in evaluation mode.
-        depth: an equilibrium by plain iteration, whose groups are tokens or prefixes.
+        depth: an equilibrium by Picard or Anderson, whose groups are tokens or prefixes.
         guesses: tokens of the window beyond the text, at most.
 
     Raises:
@@ -97,7 +97,7 @@ class Speculation:
 
     def __init__(self, model: LanguageModel, depth: Depth, guesses: int) -> None:
         at_least(1, guesses=guesses)
-        self._solver = _plain_iteration(depth)
+        self._solver = _solver_of(depth)
         self._model, self._depth, self._most = model, depth, guesses + 1
         self._cache: Cache | None = None
         self._read = 0
@@ -139,11 +139,18 @@ class Speculation:
         z_1WD = evaluate.start
         if known:
             z_1WD = torch.cat([window.states_1WD, z_1WD[:, known:]], dim=1)
-        iterates = [z_1WD]
-        for _ in range(_EVALUATIONS):
-            iterates.append(evaluate(iterates[-1]))
+        groups, apply = Groups("token"), CountedMap(evaluate, Packing.of(z_1WD, "token"), _EVALUATIONS + 1, 1)
+        arguments, values, memory = [z_1WD], [evaluate(z_1WD)], self._solver.init(z_1WD, groups)
+        while True:
+            difference_1WD = values[-1] - arguments[-1]
+            point = Point(arguments[-1], values[-1], difference_1WD, None, apply)
+            proposal_1WD, memory = self._solver.step(memory, point, groups)
+            if len(values) == _EVALUATIONS:
+                break
+            arguments.append(proposal_1WD)
+            values.append(evaluate(proposal_1WD))
         evaluate.keep()
-        self._weigh(window, known, torch.cat(iterates))
+        self._weigh(window, known, torch.cat(arguments), torch.cat(values))
         assert window.residual_1W is not None
         assert window.converged_1W is not None
         window.evaluations_W = [count + _EVALUATIONS for count in window.evaluations_W]
@@ -156,20 +163,20 @@ class Speculation:
         window.final = next((place for place, one in enumerate(converged) if not one), len(converged))
         window.waited = 0 if window.final else window.waited
         # A state that counts is the one that was measured, whose keys and values the cache holds.
-        window.states_1WD = torch.cat([iterates[-2][:, : window.final], iterates[-1][:, window.final :]], dim=1)
+        window.states_1WD = torch.cat([arguments[-1][:, : window.final], proposal_1WD[:, window.final :]], dim=1)
         window.hidden_1WD = finish(window.states_1WD)
         self._guess(window, sampler.guesses(self._model.embedding.logits(window.hidden_1WD)[0]))
         return True
 
-    def _weigh(self, window: _Window, known: int, iterates_KWD: Tensor) -> None:
-        """Takes in how large the iterates of this round are, and how far they have moved; nothing was known of the
+    def _weigh(self, window: _Window, known: int, arguments_KWD: Tensor, values_KWD: Tensor) -> None:
+        """Takes in how large the values of this round are, and how far from what they are of; nothing was known of the
         window's tokens from the place `known` on."""
-        norms_KW, moved_KW = norm(iterates_KWD), norm(iterates_KWD.diff(dim=0))
-        first_1W = norms_KW[:2, known:].amax(dim=0, keepdim=True)
+        norms_KW, moved_KW = norm(values_KWD), norm(values_KWD - arguments_KWD)
+        first_1W = torch.maximum(norm(arguments_KWD[:1, known:]), norms_KW[:1, known:])
         peak_1W = moved_KW.amax(dim=0, keepdim=True)
         peak_1W[:, :known] = torch.maximum(window.peak_1W, peak_1W[:, :known])
         window.scale_1W, window.peak_1W = torch.cat([window.scale_1W, first_1W], dim=1), peak_1W
-        gauge = Gauge(Packing.of(iterates_KWD[-1:], "token"), self._solver.criterion, self._solver.tol)
+        gauge = Gauge(Packing.of(values_KWD[-1:], "token"), self._solver.criterion, self._solver.tol)
         gauge.scale, gauge.peak = window.scale_1W, window.peak_1W
         size_1W, last_1W = norms_KW[-1:], moved_KW[-1:]
         window.residual_1W = gauge.ratio(size_1W, last_1W)
@@ -186,15 +193,14 @@ class Speculation:
                 return
 
 
-def _plain_iteration(depth: Depth) -> Picard:
+def _solver_of(depth: Depth) -> Solver:
     """The solver of a depth at which tokens can be guessed."""
     solver = depth.eval_solver if isinstance(depth, Equilibrium) and depth.restarts is None else None
-    plain = isinstance(solver, Picard) and solver.damping == 1.0 and solver.scope in ("token", "prefix")
-    if not plain or solver is None or solver.draft is not None or solver.fallback is not None:
+    causal = solver is not None and solver.short and solver.scope in ("token", "prefix")
+    if solver is None or not causal or solver.draft is not None or solver.fallback is not None:
         found = type(depth).__name__ if solver is None else repr(solver)
         raise UserError(
-            f"tokens are guessed ahead only at an equilibrium that eval_solver finds by plain iteration "
-            f'(Picard, scope "prefix" or "token"); found {found}'
+            f"tokens are guessed ahead only at an equilibrium whose eval_solver is Picard or Anderson alone, of scope "
+            f'"prefix" or "token"; found {found}'
         )
-    assert isinstance(solver, Picard)
     return solver

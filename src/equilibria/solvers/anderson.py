@@ -6,8 +6,11 @@ residual and its differences stand side by side in one tensor, so that all inner
 product.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +56,14 @@ class _History:
         return len(self.values)
 
 
+class _Before(NamedTuple):
+    """The last point, where one difference is kept."""
+
+    value: Tensor
+    difference: Tensor
+    finite: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Anderson(Solver):
     """Anderson acceleration with bounded history.
@@ -61,10 +72,13 @@ class Anderson(Solver):
     which keeps a causal map's solution causal at any budget and converges like scope `"sample"`.
 
     Args:
-        history: differences kept, at least 1.
+        history: differences kept, at least 1. With one, the method is the secant method of each group, whose steps are
+            the cheapest; where few directions converge slowly, more are seldom worth their time.
         ridge: regularisation relative to the scale of the Gram matrix.
         damping: the share `β` of the accelerated residual that is taken, `0 < β ≤ 1`.
     """
+
+    short = True
 
     history: int = 3
     ridge: float = 1e-6
@@ -76,10 +90,15 @@ class Anderson(Solver):
         at_least(1, history=self.history)
         at_least(0, ridge=self.ridge)
 
-    def init(self, z: Tensor, groups: Groups) -> _History:
-        return _History(z, min(self.history, self.max_evaluations))
+    def init(self, z: Tensor, groups: Groups) -> _History | None:
+        limit = min(self.history, self.max_evaluations)
+        return None if limit == 1 else _History(z, limit)
 
-    def step(self, memory: _History, point: Point, groups: Groups) -> tuple[Tensor, _History]:
+    def step(
+        self, memory: _History | _Before | None, point: Point, groups: Groups
+    ) -> tuple[Tensor, _History | _Before]:
+        if not isinstance(memory, _History):
+            return self._secant(memory, point, groups), _Before(point.value, point.difference.clone(), point.finite)
         filled = memory.push(point)
         gamma: Sequence[Tensor] = ()
         if filled:
@@ -91,6 +110,22 @@ class Anderson(Solver):
             differences = memory.residuals[..., :filled, :].unbind(-2)
             proposal.sub_(combine(point.difference, gamma, differences), alpha=1.0 - self.damping)
         return proposal, memory
+
+    def _secant(self, before: _Before | None, point: Point, groups: Groups) -> Tensor:
+        """The step with one difference, whose `γ` is a quotient: without matrices, it takes half the time."""
+        if before is None:
+            return torch.lerp(point.z, point.value, self.damping) if self.damping < 1.0 else point.value.clone()
+        change, moved = point.difference - before.difference, point.value - before.value
+        broken = point.broken_pair(before.finite)
+        if broken is not None:
+            change, moved = change.masked_fill(broken, 0.0), moved.masked_fill(broken, 0.0)
+        size, target = groups.dot(change, change), groups.dot(change, point.difference)
+        gamma = (target / size.clamp(min=_TINY[torch.float32])).unsqueeze(-1)
+        less = -1.0 / (1.0 + max(self.ridge, _ROUNDING))
+        proposal = torch.addcmul(point.value, gamma, moved, value=less)
+        if self.damping < 1.0:
+            proposal.sub_(torch.addcmul(point.difference, gamma, change, value=less), alpha=1.0 - self.damping)
+        return proposal
 
 
 def combine(start: Tensor, weights: Sequence[Tensor], differences: Sequence[Tensor]) -> Tensor:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from equilibria.ranges import above, at_least, one_of
+from equilibria.solvers.few import Recorded, are_few, solve_few
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
 from equilibria.solvers.progress import SolveState
@@ -106,7 +107,12 @@ class Solver(AdjointSolver):
             leaves them as they are.
         check_every: evaluations between checks for convergence, each of which makes the host wait for the device.
         trace_groups: whether to return the residual of every group after each evaluation too.
+
+    Attributes:
+        short: whether steps need nothing of a point but its tensors, so that few tokens are solved by a shorter loop.
     """
+
+    short: ClassVar[bool] = False
 
     draft: Draft | None = None
     fallback: Solver | None = None
@@ -175,6 +181,17 @@ class Solver(AdjointSolver):
         return self._solve(f, packing.unpack(start), propose, drafted.left_of(iterates)).after(drafted)
 
     def _solve(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
+        asked = propose or iterates or self.trace_groups or self.check_every > 1 or self.scope in ("sample", "all")
+        if asked or not self.short or not are_few(z0):
+            return self._solve_any(f, z0, propose, iterates)
+        made = Recorded(f)
+        found = solve_few(self, made, z0)
+        if found is not None:
+            return found
+        made.replay()
+        return self._solve_any(made, z0, propose, iterates)
+
+    def _solve_any(self, f: Map, z0: State, propose: bool, iterates: Collection[int]) -> Iterate:
         packing = Packing.of(z0, self.scope)
         apply = CountedMap(f, packing, self.max_evaluations if propose else self.max_evaluations + 1, self.check_every)
         progress = SolveState(self, packing, z0, apply, frozenset(iterates))

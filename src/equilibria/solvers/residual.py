@@ -156,7 +156,7 @@ class Groups:
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """`⟨a, b⟩` per group: `(*groups, features) × (*groups, features) → (*groups,)`."""
         product = torch.linalg.vecdot(a, b)
-        return product.cumsum(dim=1) if self.scope == "prefix" else product
+        return product.cumsum(dim=1) if self.scope == "prefix" and product.shape[1] > 1 else product
 
     def products(self, left: Tensor, right: Tensor) -> Tensor:
         """All inner products per group: `(*groups, m, features) × (*groups, n, features) → (*groups, m, n)`."""
