@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equilibria.gradients.adjoint import evaluate
-from equilibria.ranges import at_least, share
+from equilibria.ranges import share, whole
 from equilibria.solvers import Map, Solution, State
 from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing, as_real
@@ -66,7 +66,7 @@ def jacobian_penalty(f: Map, z: State, probes: int = 1, generator: torch.Generat
         probes: vectors averaged over, at least 1.
         generator: of the probes; PyTorch's default when None.
     """
-    at_least(1, probes=probes)
+    whole(1, probes=probes)
     evaluation, _ = evaluate(f, z)
     total = torch.zeros((), device=evaluation.inputs[0].device)
     with torch.enable_grad():

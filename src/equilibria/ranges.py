@@ -1,8 +1,9 @@
-"""Checks of arguments: one sentence for a number outside its range, or for what is no number. None is always within
-it."""
+"""Checks of arguments: one sentence for a number outside its range, or for what is of another kind. None is a
+number in every range."""
 
 from collections.abc import Iterator, Mapping
 from math import inf, isfinite
+from types import UnionType
 from typing import Any, get_args
 
 MOST_LAYERS = 1000
@@ -19,12 +20,24 @@ def _given(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
         yield name, value
 
 
+def _check_whole(values: Mapping[str, float | None]) -> None:
+    for name, value in _given(values):
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number, found {value}")
+
+
 def at_least(least: float, /, **values: float | None) -> None:
     """Raises ValueError for a value below `least`, or one that is infinite or NaN."""
     for name, value in _given(values):
         if not least <= value < inf:
             finite = "" if isfinite(value) else " and finite"
             raise ValueError(f"{name} must be at least {least}{finite}, found {value}")
+
+
+def whole(least: int, /, **values: int | None) -> None:
+    """Raises TypeError for what is not a whole number, ValueError for one below `least`."""
+    _check_whole(values)
+    at_least(least, **values)
 
 
 def at_most(most: float, /, **values: float | None) -> None:
@@ -35,7 +48,9 @@ def at_most(most: float, /, **values: float | None) -> None:
 
 
 def layers(least: int = 1, **values: int) -> None:
-    """Raises ValueError for a number that is not from `least` to 1000: each layer takes time to build."""
+    """Raises TypeError for what is not a whole number, ValueError for one that is not from `least` to 1000: each
+    layer takes time to build."""
+    _check_whole(values)
     for name, value in _given(values):
         if not least <= value <= MOST_LAYERS:
             raise ValueError(f"{name} must be from {least} to {MOST_LAYERS}, found {value}")
@@ -67,3 +82,17 @@ def one_of(choices: Any, **values: object) -> None:
     for name, value in values.items():
         if value is not None and value not in get_args(choices):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, found {value!r}")
+
+
+def instance(kind: type | UnionType, example: str, /, **values: object) -> None:
+    """Raises TypeError for a value that is not an object of a class; `example` is how one is made."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be an object such as {example}; {found(value)}")
+
+
+def found(value: object) -> str:
+    """What was found in place of an object, for a message."""
+    if isinstance(value, type):
+        return f"found the class {value.__name__}; make one: {value.__name__}()"
+    return f"found {value!r}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 import time
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -79,12 +81,35 @@ class TestInputs:
         with pytest.raises(ValueError, match=r"torch\.int64, which is not a state"):
             eq.DEQ(Cell())(None, torch.ones(2, 3, dtype=torch.int64))
 
+    @pytest.mark.parametrize(
+        ("call", "named"),
+        [
+            (lambda layer, x: layer(x, x, x, x), "Cell: too many positional arguments; a DEQ is called as deq(z0"),
+            (lambda layer, x: layer(x, x, max_iter=3), "Cell: got an unexpected keyword argument 'max_iter'; a DEQ"),
+            (lambda layer, x: nn.Sequential(layer)(x), "Cell: missing a required argument: 'x'; a DEQ is called"),
+        ],
+    )
+    def test_a_cell_that_cannot_be_called_so_says_how_a_layer_is_called(
+        self, call: Callable[[eq.DEQ, Tensor], object], named: str
+    ) -> None:
+        with pytest.raises(TypeError, match=re.escape(named)):
+            call(eq.DEQ(Cell()), torch.ones(2, 3))
+
+    def test_an_error_of_the_cell_stays_its_own(self) -> None:
+        class Broken(nn.Module):
+            def forward(self, z: Tensor, x: Tensor) -> Tensor:
+                raise TypeError("my own")
+
+        with pytest.raises(TypeError, match=r"^my own$"):
+            eq.DEQ(Broken())(None, torch.ones(2, 3))
+
 
 class TestArguments:
     @pytest.mark.parametrize(
         ("option", "value", "message"),
         [
             ("solver", eq.Anderson, r"class Anderson; make one: Anderson\(\)"),
+            ("solver", eq.Implicit(), r"Implicit is a gradient, not a solver; give it by name: gradient=Implicit\("),
             ("solver", "anderson", r"such as Anderson\(tol=1e-4\); found 'anderson'"),
             ("solver", eq.GMRES(), "GMRES solves affine equations"),
             ("solver", eq.GMRES, "GMRES solves affine equations"),

@@ -253,7 +253,7 @@ def test_text_and_lists_are_no_tokens(tokens) -> None:
 def test_a_depth_that_is_none_is_said() -> None:
     with pytest.raises(TypeError, match="depth must be an object such as Equilibrium"):
         model()(torch.ones(1, 2, dtype=torch.long), depth=5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="solver must be an object"):
+    with pytest.raises(TypeError, match="Implicit is a gradient, not a solver"):
         Equilibrium(solver=eq.Implicit())  # pyright: ignore[reportArgumentType]
 
 

@@ -28,7 +28,7 @@ from equilibria.nn.attention import AttentionPattern, KeysValuesRoom, Positions,
 from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Norm, Normalisation, bound_norm, feature_norm, over_root_mean_square
-from equilibria.ranges import above, at_least, layers, probability
+from equilibria.ranges import above, at_least, layers, probability, whole
 
 
 class ContractiveBlock(Block):
@@ -112,7 +112,7 @@ class ContractiveCell(Cell):
     ) -> None:
         super().__init__()
         layers(blocks=blocks)
-        at_least(1, d_model=d_model)
+        whole(1, d_model=d_model)
         above(0, carry=carry)
         at_least(0, token_carry=token_carry)
         probability(carry=carry, dropout=dropout)

@@ -37,7 +37,7 @@ from equilibria.nn.feed_forward import FeedForward
 from equilibria.nn.normalisation import Normalisation, used_weight
 from equilibria.nn.positions import distance_embedding
 from equilibria.nn.relative_attention import RelativeAttention, Surroundings
-from equilibria.ranges import above, at_least, layers, one_of, probability
+from equilibria.ranges import above, layers, one_of, probability, whole
 
 NormPosition = Literal["post", "pre"]
 _READINGS = 15  # as many steps of power iteration as PyTorch takes for a layer's first weight
@@ -105,7 +105,7 @@ class TransformerXLCell(Cell):
     ) -> None:
         super().__init__()
         layers(blocks=blocks)
-        at_least(1, window=window)
+        whole(1, window=window)
         probability(dropout=dropout, attention_dropout=attention_dropout)
         one_of(NormPosition, norm_position=norm_position)
         self.d_model, self.heads = d_model, heads

@@ -25,7 +25,7 @@ from equilibria.cells.cache import CacheView, Entry
 from equilibria.nn.convolution import delayed, last, linear_recurrence, pairs
 from equilibria.nn.dropout import drop_connect, dropout_mask, masked
 from equilibria.nn.normalisation import Normalisation, normalised, used_weight
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import at_least, probability, whole
 
 
 class TrellisCell(Cell):
@@ -65,7 +65,7 @@ class TrellisCell(Cell):
     ) -> None:
         super().__init__()
         self.d_model, self._output_size = d_model, d_model if output_size is None else output_size
-        at_least(1, d_model=d_model, output_size=output_size, dilation=dilation)
+        whole(1, d_model=d_model, output_size=output_size, dilation=dilation)
         at_least(0, hidden=hidden, recurrent_std=recurrent_std)
         probability(dropout=dropout, weight_dropout=weight_dropout)
         self.hidden, self.dilation = hidden, dilation

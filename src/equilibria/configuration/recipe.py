@@ -17,7 +17,7 @@ from equilibria.devices import Device
 from equilibria.errors import Problems
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule, adopted
-from equilibria.ranges import above, at_least, at_most
+from equilibria.ranges import above, at_least, at_most, whole
 
 LONGEST_NAME = 240
 """Bytes of a run's name: file systems take 255, and a file beside it may need an ending."""
@@ -107,7 +107,7 @@ class TrainingRecipe:
         from_0 = {"skipped_steps": self.skipped_steps, "seed": self.seed}
         from_1 = {name: value for name, value in vars(self).items() if type(value) is int and name not in from_0}
         at_least(0, **from_0)
-        at_least(1, **from_1)
+        whole(1, **from_1)
         at_most(2**63 - 1, seed=self.seed)
         at_most(2**31 - 1, batch_size=self.batch_size, accumulation=self.accumulation)
         at_most(2**31 - 1, segment_length=self.segment_length)

@@ -28,7 +28,7 @@ from equilibria.data.tokenizers import (
     word_tokenizer,
 )
 from equilibria.errors import UserError
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 _DEFAULT_BYTE_PAIRS = 8000
 _MOST_TEXT = 256 << 20  # bytes of text that byte pairs are learned from: the distinct words in it are held in memory
@@ -75,7 +75,7 @@ class TokenizerSpec:
                 f"the byte vocabulary has 256 ids, not {self.vocabulary_size}; omit vocabulary_size (as a flag: "
                 f"--unset data.tokenizer.vocabulary_size)"
             )
-        at_least(1, minimum_count=self.minimum_count)
+        whole(1, minimum_count=self.minimum_count)
 
     def identity(self) -> dict[str, object]:
         """What equal ones have in common; of a file the content, not the path. A UserError if it cannot be read."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from equilibria.cells import Cell
 from equilibria.depths.base import Depth, Reached
 from equilibria.depths.exits import Evaluated, Exit, ExitOnResidual
-from equilibria.ranges import at_least, share
+from equilibria.ranges import share, whole
 from equilibria.solvers import Solution, Status
 from equilibria.solvers.residual import relative_residual
 from equilibria.solvers.solution import worst
@@ -74,7 +74,7 @@ class Adaptive(Depth):
     solves = True
 
     def __post_init__(self) -> None:
-        at_least(1, max_evaluations=self.max_evaluations, together=self.together, tile=self.tile)
+        whole(1, max_evaluations=self.max_evaluations, together=self.together, tile=self.tile)
         share(margin=self.margin)
 
     def obstacle(self, cell: Cell) -> str | None:

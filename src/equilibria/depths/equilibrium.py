@@ -18,7 +18,7 @@ from equilibria.deq import fixed_point
 from equilibria.deq.solving import checked_gradient, checked_solver
 from equilibria.gradients import Gradient, Implicit, Phantom, ReuseInverse, Reversible, Unrolled
 from equilibria.penalties import jacobian_penalty, residual_penalty
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 from equilibria.solvers import Broyden, Picard, Solution, Solver
 
 RESIDUAL_PENALTY = 0.1
@@ -75,7 +75,7 @@ class Equilibrium(Depth):
         checked_gradient(self.gradient)
         at_least(0, residual_penalty=self.residual_penalty, penalty_above=self.penalty_above)
         at_least(0, jacobian_penalty=self.jacobian_penalty)
-        at_least(1, states_every=self.states_every, rounds=self.rounds)
+        whole(1, states_every=self.states_every, rounds=self.rounds)
         if self.restarts is not None:
             self.restarts.check(self.eval_solver)
         name = type(self.gradient).__name__

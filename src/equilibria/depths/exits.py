@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 from torch.nn import functional as F
 
-from equilibria.ranges import above, at_least
+from equilibria.ranges import above, whole
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ExitAfter(Exit):
     tol: float = 5e-3
 
     def __post_init__(self) -> None:
-        at_least(1, evaluations=self.evaluations)
+        whole(1, evaluations=self.evaluations)
 
     @property
     def together(self) -> int:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from equilibria.cells import Cell, StackedCell, TransformerXLCell
 from equilibria.cells.transformer_xl import share_position_biases
 from equilibria.depths.base import Depth, Reached
-from equilibria.ranges import at_least, layers
+from equilibria.ranges import layers, whole
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class UnrolledDepth(Depth):
     states_every: int | None = None
 
     def __post_init__(self) -> None:
-        at_least(1, applications=self.applications, states_every=self.states_every)
+        whole(1, applications=self.applications, states_every=self.states_every)
 
     @property
     def cache_parts(self) -> int:

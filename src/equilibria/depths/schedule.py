@@ -8,7 +8,7 @@ import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from equilibria.ranges import at_least, share
+from equilibria.ranges import at_least, share, whole
 
 
 class Limits(ABC):
@@ -52,7 +52,7 @@ class GrowingLimits(Limits):
     last: int
 
     def __post_init__(self) -> None:
-        at_least(1, first=self.first, last=self.last)
+        whole(1, first=self.first, last=self.last)
 
     def at(self, step: int, steps: int, seed: int) -> int:
         return round(self.first + (self.last - self.first) * _progress(step, steps))
@@ -135,7 +135,7 @@ class DepthSchedule:
     def __post_init__(self) -> None:
         at_least(0, warmup_steps=self.warmup_steps)
         share(warmup_share=self.warmup_share)
-        at_least(1, warmup_applications=self.warmup_applications)
+        whole(1, warmup_applications=self.warmup_applications)
         if self.warmup_share is not None and self.warmup_steps:
             raise ValueError("warmup_share has no effect beside warmup_steps; drop one of them")
 

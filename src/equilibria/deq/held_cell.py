@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from threading import Lock, RLock
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -107,6 +108,21 @@ class HeldCell:
                     buffers.put(values)
                 _forget(self._weights.keys() - before.keys())
                 parametrize._cache.update(before)
+
+
+def explain_call(problem: TypeError, cell: nn.Module, *arguments: Any, **keywords: Any) -> None:
+    """Raises a TypeError that says how a DEQ is called, if `problem` is that the cell cannot be called so."""
+    try:
+        taken = signature(cell.forward)
+    except (TypeError, ValueError):  # of a function that was compiled
+        return
+    try:
+        taken.bind(*arguments, **keywords)
+    except TypeError as wrong:
+        raise TypeError(
+            f"{type(cell).__name__}: {wrong}; a DEQ is called as deq(z0, *inputs) and calls cell(z, *inputs): "
+            "z0 is where the solve starts, None for zeros, as in deq(None, x)"
+        ) from problem
 
 
 _locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()

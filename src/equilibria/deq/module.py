@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.deq.failures import OnFailure, warn
-from equilibria.deq.held_cell import HeldCell
-from equilibria.deq.solving import checked_gradient, checked_solver, fixed_point, found
+from equilibria.deq.held_cell import HeldCell, explain_call
+from equilibria.deq.solving import checked_gradient, checked_solver, fixed_point
 from equilibria.deq.surroundings import (
     HandlesBackwardHooks,
     check_checkpoint,
@@ -18,7 +18,7 @@ from equilibria.deq.surroundings import (
     with_backward_hooks,
 )
 from equilibria.gradients import Gradient, Guarded
-from equilibria.ranges import one_of
+from equilibria.ranges import found, one_of
 from equilibria.solvers import Anderson, ConvergenceError, Solution, Solver, State, Status
 
 
@@ -99,6 +99,9 @@ class DEQ(HandlesBackwardHooks):
             except ConvergenceError:
                 self.failures += self.training
                 raise
+            except TypeError as problem:
+                explain_call(problem, self.cell, z0, *inputs, **keywords)
+                raise
         self._updated[modes] = held.updated
         if self.training:
             self.failures += solution.status is not Status.CONVERGED or solution.adjoint.failure is not None
@@ -128,7 +131,8 @@ class DEQ(HandlesBackwardHooks):
             return start(*inputs, **keywords)
         first = next((part for part in (*inputs, *keywords.values()) if isinstance(part, Tensor)), None)
         if first is None:
-            raise ValueError("z0 is None and no input is a tensor; pass z0, or start= to DEQ")
+            given = ", ".join(type(part).__name__ for part in (*inputs, *keywords.values())) or "no input"
+            raise ValueError(f"z0 is None and no input is a tensor; pass z0, or start= to DEQ; found {given}")
         if not first.is_floating_point() and not first.is_complex():
             raise ValueError(
                 f"z0 is None and the first input is {first.dtype}, which is not a state; pass z0, or start= to DEQ"

@@ -15,7 +15,7 @@ from equilibria.deq.held_map import HeldMap
 from equilibria.deq.surroundings import outside_graphs
 from equilibria.gradients import Attached, Gradient, Implicit, Solve, forward_mode
 from equilibria.gradients.base import NoGradient
-from equilibria.ranges import one_of
+from equilibria.ranges import found, one_of
 from equilibria.solvers import GMRES, Anderson, Map, Outcome, Solution, Solver, State, Status, mapped
 from equilibria.solvers.residual import Gauge
 from equilibria.solvers.solution import worst
@@ -62,6 +62,8 @@ def fixed_point(
         ValueError: an option or the shape of a state is impossible; the message names it.
     """
     one_of(OnFailure, on_failure=on_failure)
+    if not callable(f):
+        raise TypeError(f"f must be a function, as in fixed_point(f, z0); found {type(f).__name__}")
     wanted = tuple(iterates)
     if any(number < 0 for number in wanted):
         raise ValueError(f"iterates are numbers of evaluations, at least 0; found {sorted(wanted)}")
@@ -222,6 +224,9 @@ def checked_solver(given: Any, default: Solver | None = None, role: str = "solve
             f"{role}: GMRES solves affine equations, as adjoints are (Implicit(solver=GMRES())); "
             "for a map take Anderson(), Broyden() or NewtonKrylov()"
         )
+    if isinstance(given, Gradient):
+        name = type(given).__name__
+        raise TypeError(f"{role}: {name} is a gradient, not a solver; give it by name: gradient={name}(...)")
     if not isinstance(given, Solver):
         raise TypeError(f"{role} must be an object such as Anderson(tol=1e-4); {found(given)}")
     return given
@@ -234,10 +239,3 @@ def checked_gradient(given: Any, default: Gradient | None = None) -> Gradient:
     if not isinstance(given, Gradient):
         raise TypeError(f"gradient must be an object such as Implicit() or Phantom(steps=5); {found(given)}")
     return given
-
-
-def found(given: Any) -> str:
-    """What was found in place of an object, for a message."""
-    if isinstance(given, type):
-        return f"found the class {given.__name__}; make one: {given.__name__}()"
-    return f"found {given!r}"

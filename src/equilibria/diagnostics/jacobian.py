@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equilibria.devices import widest
 from equilibria.gradients.adjoint import TrackedEvaluation, evaluate
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import Map, Scope, State
 from equilibria.solvers.residual import norm
 from equilibria.solvers.state import Packing, as_real, leaves, rebuild
@@ -60,7 +60,7 @@ def spectral_radii(
 
 
 def _evaluation(f: Map, z: State, iterations: int, tokens: Sequence[int] | None) -> TrackedEvaluation:
-    at_least(1, iterations=iterations)
+    whole(1, iterations=iterations)
     if tokens is not None and not len(tokens):
         raise ValueError("tokens must name at least 1 position, or be None for the whole state; found none")
     return evaluate(f, z)[0]

@@ -18,7 +18,7 @@ from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.implicit import Implicit
 from equilibria.gradients.neumann import Neumann
 from equilibria.gradients.unrolled import Phantom
-from equilibria.ranges import share
+from equilibria.ranges import instance, share
 from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, Picard, Scope, State, Status, mapped
 from equilibria.solvers.mapped import plain
 from equilibria.solvers.state import Packing, leaves
@@ -49,6 +49,10 @@ class Guarded(PullbackGradient):
 
     solver: AdjointSolver = field(default_factory=lambda: GMRES(tol=1e-3, max_evaluations=60))
     otherwise: Neumann = field(default_factory=Neumann)
+
+    def __post_init__(self) -> None:
+        instance(AdjointSolver, "GMRES()", solver=self.solver)
+        instance(Neumann, "Neumann()", otherwise=self.otherwise)
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
         assert solve.iterate is not None
@@ -120,6 +124,8 @@ class Switching(Gradient):
     begins_at: ClassVar = "proposal"
 
     def __post_init__(self) -> None:
+        instance(Implicit, "Implicit()", converged=self.converged)
+        instance(Gradient, "Phantom(steps=5)", otherwise=self.otherwise)
         share(share=self.share)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:

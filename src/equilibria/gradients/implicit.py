@@ -26,6 +26,7 @@ from equilibria.gradients.adjoint import (
     solve_adjoint,
 )
 from equilibria.gradients.base import Attached, Solve
+from equilibria.ranges import instance
 from equilibria.solvers import GMRES, AdjointReport, AdjointSolver, Map, State
 from equilibria.solvers.state import Packing, fitting, leaves_as, rebuild
 
@@ -65,6 +66,10 @@ class Implicit(PullbackGradient):
     solver: AdjointSolver = field(default_factory=lambda: GMRES(tol=1e-5, max_evaluations=200))
     higher_order: bool = False
     memory: AdjointMemory | None = None
+
+    def __post_init__(self) -> None:
+        instance(AdjointSolver, "GMRES()", solver=self.solver)
+        instance(AdjointMemory | None, "AdjointMemory()", memory=self.memory)
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
         return _Adjoint(self, evaluation, solve.report).pull

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from equilibria.gradients.adjoint import Pullback, PullbackGradient, Tensors, TrackedEvaluation
 from equilibria.gradients.base import Solve
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import AdjointReport
 
 
@@ -37,7 +37,7 @@ class Neumann(PullbackGradient):
     terms: int = 5
 
     def __post_init__(self) -> None:
-        at_least(1, terms=self.terms)
+        whole(1, terms=self.terms)
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
         report = solve.report

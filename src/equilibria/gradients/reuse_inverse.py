@@ -7,6 +7,7 @@ import torch
 
 from equilibria.gradients.adjoint import Pullback, PullbackGradient, Tensors, TrackedEvaluation, solve_adjoint
 from equilibria.gradients.base import Solve
+from equilibria.ranges import instance
 from equilibria.solvers import AdjointSolver, Broyden
 from equilibria.solvers.residual import Groups
 from equilibria.solvers.state import Packing, fitting, leaves
@@ -26,6 +27,9 @@ class ReuseInverse(PullbackGradient):
 
     refine: AdjointSolver | None = None
     in_transforms: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        instance(AdjointSolver | None, "GMRES(max_evaluations=5)", refine=self.refine)
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
         """The product with the inverse, refined; raises TypeError where the solver was not Broyden."""

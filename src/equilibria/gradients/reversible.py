@@ -24,7 +24,7 @@ from equilibria.devices import widest
 from equilibria.gradients.adjoint import Tensors
 from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.compensated import Pair, scale_and_add, subtract_and_divide
-from equilibria.ranges import above, at_least, probability
+from equilibria.ranges import above, probability, whole
 from equilibria.solvers import AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.solution import worst
@@ -71,7 +71,7 @@ class Reversible(Gradient):
     in_transforms: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, keep_every=self.keep_every)
+        whole(1, steps=self.steps, keep_every=self.keep_every)
         above(0, damping=self.damping, bound=self.bound)
         probability(damping=self.damping)
 

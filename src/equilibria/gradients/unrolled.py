@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
 from equilibria.gradients.base import Attached, Gradient, Solve
-from equilibria.ranges import at_least, share
+from equilibria.ranges import share, whole
 from equilibria.solvers import Map, State
 from equilibria.solvers.state import leaves, leaves_as, rebuild
 
@@ -31,7 +31,7 @@ class Unrolled(Gradient):
     begins_at: ClassVar = "start"
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps)
+        whole(1, steps=self.steps)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
         return unroll(f, state, self.steps, 1.0, self.checkpoint, solve.wanted)
@@ -57,7 +57,7 @@ class Phantom(Gradient):
 
     def __post_init__(self) -> None:
         share(damping=self.damping)
-        at_least(1, steps=self.steps)
+        whole(1, steps=self.steps)
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
         start = state if solve.proposal is None else solve.proposal

@@ -8,7 +8,7 @@ from typing import Literal
 from equilibria.depths import Adaptive, Depth, Equilibrium, Exit, ExitOnChange, ExitOnResidual, UnrolledDepth
 from equilibria.errors import UserError
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.ranges import above, at_least, one_of
+from equilibria.ranges import above, one_of, whole
 from equilibria.solvers import Solver
 
 Leaving = Literal["converged", "unchanged"]
@@ -43,7 +43,7 @@ class Effort:
     def __post_init__(self) -> None:
         one_of(Leaving, leave=self.leave)
         above(0, tolerance=self.tolerance)
-        at_least(1, max_evaluations=self.max_evaluations, applications=self.applications)
+        whole(1, max_evaluations=self.max_evaluations, applications=self.applications)
         solving = (self.tolerance, self.max_evaluations, self.leave)
         if self.applications is not None and solving != (None, None, None):
             raise UserError(

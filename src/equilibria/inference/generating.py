@@ -12,6 +12,7 @@ from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import FinishReason, Piece, Text, TextRequest, Writer, Written
 from equilibria.models.decoding import warn_of_failures
 from equilibria.models.sampling import Sampling
+from equilibria.ranges import instance
 
 Say = Callable[[str, int | None], None]
 """Receives each piece of a text and its evaluations; None for a prompt, and for explicit depths."""
@@ -69,14 +70,19 @@ def generate(
         progress: of several prompts that are read, and of the tokens that are written then.
 
     Raises:
+        TypeError: an argument is of another kind.
         UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
             effort is limited and the model has no solver, tokens are to be guessed where that cannot be, or the model's
             states or logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     loaded.check_continues()
+    instance(Sampling | None, "Sampling(temperature=0.8)", sampling=sampling)
+    instance(Effort | None, "Effort(tolerance=1e-2)", effort=effort)
     seed = randrange(2**31) if seed is None else seed
     prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, Sequence) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise TypeError(f"prompts must be a text or a list of texts; found {prompts!r:.80}")
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     tokenizer, turns = loaded.tokenizer, _Turns(say)
     depth = depth_at(loaded.model, effort or Effort())

@@ -17,7 +17,7 @@ from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, TokenModel
 from equilibria.models.decoding import Continuation, DrawnTokens
 from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 
 FinishReason = Literal["length", "stop", "end"]
 """Why a text ended: the token limit, a stop string, or the token that ends a passage."""
@@ -53,7 +53,7 @@ class TextRequest:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError("a prompt must have at least 1 token")
-        at_least(1, max_new_tokens=self.max_new_tokens, copies=self.copies)
+        whole(1, max_new_tokens=self.max_new_tokens, copies=self.copies)
         at_least(0, top=self.top)
         check_stops(self.stop)
 

@@ -23,7 +23,7 @@ from equilibria.depths import Depth, Equilibrium, Reached, Restarts, Stack, Unro
 from equilibria.errors import UserError, cause, is_out_of_memory
 from equilibria.files.durable import reported, write_durably
 from equilibria.models import LanguageModel, TokenModel
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import Anderson, Picard, Solver
 from equilibria.solvers.point import CountedMap, Point
 from equilibria.solvers.residual import Groups
@@ -50,7 +50,7 @@ class FixedBudget(Depth):
     evaluations: int
 
     def __post_init__(self) -> None:
-        at_least(1, evaluations=self.evaluations)
+        whole(1, evaluations=self.evaluations)
         if not isinstance(self.solver, Picard | Anderson):
             method = type(self.solver).__name__
             raise ValueError(f"a fixed budget needs the steps of Picard or Anderson, found {method}")
@@ -103,7 +103,7 @@ def fixed_depth(model: TokenModel, evaluations: int | None = None) -> Depth:
         UserError: another kind of model, a solver that cannot have a fixed budget, or evaluations of a `Stack`.
         ValueError: fewer than 1 evaluation.
     """
-    at_least(1, evaluations=evaluations)
+    whole(1, evaluations=evaluations)
     match _exported(model).depth:
         case Equilibrium(restarts=Restarts()):
             raise UserError(

@@ -28,7 +28,7 @@ from equilibria.models.decoding import (
 )
 from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
 from equilibria.nn import TokenEmbedding
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 from equilibria.solvers import Solution
 
 
@@ -273,7 +273,7 @@ class TokenModel(nn.Module, ABC):
         """
         self.check_continues()
         check_shape(tokens_BL)
-        at_least(1, window=window, part_length=part_length)
+        whole(1, window=window, part_length=part_length)
         if self.decodes(depth):
             cut = max(0, tokens_BL.shape[1] - window)
             padding_B = None if padding_B is None else (padding_B - cut).clamp_min(0)

@@ -29,7 +29,7 @@ from equilibria.models.decoding import Guesser, Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.models.speculation import Speculation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import at_least, instance, probability
 from equilibria.solvers import Solution
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
@@ -105,8 +105,7 @@ class LanguageModel(CausalModel):
         return [cell for cell in (self.prelude, self.cell, self.coda) if cell is not None]
 
     def _check_depth(self, depth: Depth) -> None:
-        if not isinstance(depth, Depth):
-            raise TypeError(f"depth must be an object such as Equilibrium(); found {depth!r}")
+        instance(Depth, "Equilibrium()", depth=depth)
         if (obstacle := depth.obstacle(self.cell)) is not None:
             raise ValueError(obstacle)
         if (leak := depth.leak(self.cell)) is not None:

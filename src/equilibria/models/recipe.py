@@ -21,7 +21,7 @@ from equilibria.models.base import TokenModel
 from equilibria.models.language_model import LanguageModel
 from equilibria.models.regularisation import Regularisation
 from equilibria.nn import TiedEmbedding, TokenEmbedding, UntiedEmbedding
-from equilibria.ranges import at_least, layers, probability
+from equilibria.ranges import at_least, layers, probability, whole
 from equilibria.solvers import NewtonKrylov
 
 
@@ -141,7 +141,7 @@ class LanguageModelRecipe(ModelRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(0, auxiliary_weight=self.auxiliary_weight)
-        at_least(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
+        whole(1, chunk_length=self.chunk_length, coda_inner=self.coda_inner)
         layers(0, prelude_layers=self.prelude_layers, coda_layers=self.coda_layers)
         probability(dropout=self.dropout)
         if isinstance(self.depth, nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equilibria.devices import widest
-from equilibria.ranges import above, at_least
+from equilibria.ranges import above, at_least, whole
 
 NOT_FINITE = "the model's state or its logits are not finite; was it trained to its end?"
 
@@ -52,7 +52,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         at_least(0, temperature=self.temperature)
-        at_least(1, top_k=self.top_k)
+        whole(1, top_k=self.top_k)
         above(0, repetition_penalty=self.repetition_penalty)
         for name in ("top_p", "min_p"):
             value = getattr(self, name)

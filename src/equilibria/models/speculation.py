@@ -21,7 +21,7 @@ from equilibria.depths import Depth, Equilibrium
 from equilibria.errors import UserError
 from equilibria.models.decoding import CachedContinuation, Continuation, Solved
 from equilibria.models.sampling import Sampler
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import CountedMap, Groups, Point, Solver
 from equilibria.solvers.residual import Gauge, norm
 from equilibria.solvers.state import Packing
@@ -96,7 +96,7 @@ class Speculation:
     """
 
     def __init__(self, model: LanguageModel, depth: Depth, guesses: int) -> None:
-        at_least(1, guesses=guesses)
+        whole(1, guesses=guesses)
         self._solver = _solver_of(depth)
         self._model, self._depth, self._most = model, depth, guesses + 1
         self._cache: Cache | None = None

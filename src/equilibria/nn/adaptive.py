@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.nn.embedding import IGNORED, TokenEmbedding, chunked_cross_entropy
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 _SHRINKAGE = 4  # published: each cluster has a fourth of the features of the one before
 
@@ -60,7 +60,7 @@ class AdaptiveEmbedding(TokenEmbedding):
         super().__init__()
         d_embed = d_model if d_embed is None else d_embed
         edges = cluster_edges(vocabulary_size, cutoffs)
-        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model, d_embed=d_embed, div_val=div_val)
+        whole(1, vocabulary_size=vocabulary_size, d_model=d_model, d_embed=d_embed, div_val=div_val)
         if d_embed // div_val ** len(cutoffs) < 1:
             raise ValueError(
                 f"d_embed // div_val**{len(cutoffs)}, the features of the last cluster, must be at least 1; "
@@ -198,7 +198,7 @@ class UntiedEmbedding(TokenEmbedding):
     ) -> None:
         super().__init__()
         d_output = d_model if d_output is None else d_output
-        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model, d_output=d_output, d_embed=d_embed)
+        whole(1, vocabulary_size=vocabulary_size, d_model=d_model, d_output=d_output, d_embed=d_embed)
         self.edges = cluster_edges(vocabulary_size, cutoffs)
         if d_output < _SHRINKAGE ** len(cutoffs):
             raise ValueError(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.normalisation import Normalisation, normalised, over_root_mean_square, used_weight
 from equilibria.nn.positions import Rotation, linear_biases
-from equilibria.ranges import above, at_least, one_of
+from equilibria.ranges import above, one_of, whole
 
 TextPositions = Literal["rotary", "linear", "none"]
 Positions = Literal[TextPositions, "grid"]
@@ -182,7 +182,7 @@ class SelfAttention(nn.Module):
         columns: int | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads, columns=columns)
+        whole(1, d_model=d_model, heads=heads, key_value_heads=key_value_heads, columns=columns)
         above(0, query_key_gain=query_key_gain, slope_factor=slope_factor)
         one_of(Positions, positions=positions)
         if slope_factor != 1.0 and positions != "linear":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 IGNORED = -100
 """The target of a position that has none."""
@@ -56,7 +56,7 @@ class TiedEmbedding(nn.Embedding, TokenEmbedding):
     """
 
     def __init__(self, vocabulary_size: int, d_model: int) -> None:
-        at_least(1, vocabulary_size=vocabulary_size, d_model=d_model)
+        whole(1, vocabulary_size=vocabulary_size, d_model=d_model)
         super().__init__(vocabulary_size, d_model)
         self.vocabulary_size, self.d_model = vocabulary_size, d_model
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised, used_weight
-from equilibria.ranges import at_least, one_of
+from equilibria.ranges import one_of, whole
 
 Activation = Literal["relu", "gelu", "relu_squared", "swiglu"]
 
@@ -32,7 +32,7 @@ class FeedForward(nn.Module):
         self, d_model: int, inner: int, activation: Activation = "relu", normalisation: Normalisation = "none"
     ) -> None:
         super().__init__()
-        at_least(1, d_model=d_model, inner=inner)
+        whole(1, d_model=d_model, inner=inner)
         one_of(Activation, activation=activation)
         self.activation: Activation = activation
         expanded = 2 * inner if activation == "swiglu" else inner

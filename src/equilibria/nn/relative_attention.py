@@ -19,7 +19,7 @@ from equilibria.nn.attention import KeysValues, KeysValuesRoom
 from equilibria.nn.dropout import masked
 from equilibria.nn.normalisation import Normalisation, normalised, used_weight
 from equilibria.nn.positions import relative_shift
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RelativeAttention(nn.Module):
         normalisation: Normalisation = "none",
     ) -> None:
         super().__init__()
-        at_least(1, d_model=d_model, heads=heads)
+        whole(1, d_model=d_model, heads=heads)
         if d_model % heads or d_model % 2:
             raise ValueError(f"d_model must be even and a multiple of heads, found {d_model} and {heads} heads")
         self.heads, self.head_size, self.interleaved = heads, d_model // heads, interleaved

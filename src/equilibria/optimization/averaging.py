@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import at_least, probability, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Uniform(Averaging):
 
     def __post_init__(self) -> None:
         at_least(0, start=self.start)
-        at_least(1, patience=self.patience)
+        whole(1, patience=self.patience)
 
     def of(self, model: nn.Module) -> AveragedModel:
         return AveragedModel(model)

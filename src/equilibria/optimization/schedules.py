@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class WarmupStableDecay(_Falling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, decay_steps=self.decay_steps)
+        whole(1, decay_steps=self.decay_steps)
 
     def after_warmup(self, step: int, steps: int) -> float:
         decay_steps = self.decay_steps or max(1, steps // 5)

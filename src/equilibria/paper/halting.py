@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from equilibria.cells import Cell
 from equilibria.depths.base import Depth, Reached
 from equilibria.nn.positions import distance_embedding
-from equilibria.ranges import at_least, share
+from equilibria.ranges import at_least, share, whole
 
 # Published code starts here: a position runs for two steps at first.
 _HALTING_BIAS = 1.0
@@ -57,7 +57,7 @@ class Halting(nn.Module, Depth):
         self, features: int | None = None, max_steps: int = 8, threshold: float = 0.99, ponder_weight: float = 1e-3
     ) -> None:
         super().__init__()
-        at_least(1, max_steps=max_steps)
+        whole(1, max_steps=max_steps)
         share(threshold=threshold)
         at_least(0, ponder_weight=ponder_weight)
         self.max_steps, self.threshold, self.ponder_weight = max_steps, threshold, ponder_weight

@@ -23,7 +23,7 @@ from equilibria.nn import FeedForward, TokenEmbedding, dropout_mask, masked
 from equilibria.nn.feed_forward import BoundFeedForward
 from equilibria.paper.baselines import Baseline
 from equilibria.paper.halting import Halting
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import probability, whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class UniversalBlock(nn.Module):
 
     def __init__(self, d_model: int, heads: int, inner: int, reads_source: bool = False) -> None:
         super().__init__()
-        at_least(1, heads=heads, inner=inner)
+        whole(1, heads=heads, inner=inner)
         if d_model % heads:
             raise ValueError(f"d_model must be a multiple of heads, found {d_model} and {heads} heads")
         self.self_attention = nn.MultiheadAttention(d_model, heads, batch_first=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equilibria.devices import widest
-from equilibria.ranges import at_least, share
+from equilibria.ranges import at_least, share, whole
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
@@ -87,7 +87,7 @@ class Anderson(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         share(damping=self.damping)
-        at_least(1, history=self.history)
+        whole(1, history=self.history)
         at_least(0, ridge=self.ridge)
 
     def init(self, z: Tensor, groups: Groups) -> _History | None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from equilibria.ranges import above, at_least, one_of
+from equilibria.ranges import above, at_least, instance, one_of, whole
 from equilibria.solvers.few import Recorded, are_few, solve_few
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import CountedMap, Map, Point
@@ -48,7 +48,7 @@ class Draft:
         if self.dtype not in (torch.bfloat16, torch.float16):
             raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, found {self.dtype}")
         above(0, tol=self.tol)
-        at_least(1, max_evaluations=self.max_evaluations)
+        whole(1, max_evaluations=self.max_evaluations)
 
     def lowered(self, f: Map) -> Map:
         """`f` under autocast."""
@@ -81,7 +81,7 @@ class AdjointSolver(ABC):
 
     def __post_init__(self) -> None:
         at_least(0, tol=self.tol)
-        at_least(1, max_evaluations=self.max_evaluations)
+        whole(1, max_evaluations=self.max_evaluations)
         one_of(Scope, scope=self.scope)
         one_of(Criterion, criterion=self.criterion)
 
@@ -121,7 +121,9 @@ class Solver(AdjointSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, check_every=self.check_every)
+        whole(1, check_every=self.check_every)
+        instance(Draft | None, "Draft()", draft=self.draft)
+        instance(Solver | None, "NewtonKrylov()", fallback=self.fallback)
         if self.fallback is not None and self.fallback.scope != self.scope:
             raise ValueError(f"a fallback solves the same groups; found scopes {self.scope!r}, {self.fallback.scope!r}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equilibria.devices import widest
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
@@ -151,7 +151,7 @@ class Broyden(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, history=self.history)
+        whole(1, history=self.history)
         at_least(0, halvings=self.halvings)
 
     def init(self, z: Tensor, groups: Groups) -> _Pairs:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equilibria.ranges import at_least, one_of
+from equilibria.ranges import one_of, whole
 from equilibria.solvers.base import Solver
 from equilibria.solvers.krylov import gmres_cycle
 from equilibria.solvers.point import Point
@@ -63,7 +63,7 @@ class NewtonKrylov(Solver):
                 f'NewtonKrylov solves sample by sample: scope must be "sample" or "all", found {self.scope!r}; '
                 "take Broyden or Anderson for a causal solve"
             )
-        at_least(1, inner=self.inner)
+        whole(1, inner=self.inner)
         one_of(Products, products=self.products)
         if self.draft is not None and self.products == "differences":
             raise ValueError('differences of low-precision values are noise: drop draft, or take products="exact"')

@@ -208,7 +208,7 @@ class Solution(Outcome):
     if not TYPE_CHECKING:  # a checker knows what there is
 
         def __getattr__(self, name: str) -> Any:
-            hint = "; it is no tensor: the state is its value" if hasattr(Tensor, name) else ""
+            hint = "; it is not a tensor: the state is in .value" if hasattr(Tensor, name) else ""
             raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}{hint}", name=name, obj=self)
 
     def detached(self) -> Solution:

@@ -141,9 +141,10 @@ class Packing:
                     f"states are floating point or complex; found {leaf.dtype} of shape {tuple(leaf.shape)}"
                 )
             if leaf.dim() < dimensions or leaf.shape[:dimensions] != leading:
+                count = f"{dimensions} leading dimension{'s' if dimensions > 1 else ''}"
                 raise ValueError(
-                    f'scope "{scope}" needs {dimensions} leading dimension(s) shared by every tensor of the state; '
-                    f"found shapes {[tuple(t.shape) for t in tensors]}"
+                    f'scope "{scope}" needs {count} shared by every tensor of the state, found shapes '
+                    f'{[tuple(t.shape) for t in tensors]}; add them, or take scope="all"'
                 )
         return cls(state, dimensions)
 

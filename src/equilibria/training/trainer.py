@@ -22,6 +22,7 @@ from equilibria.errors import UserError
 from equilibria.inference.evaluation import Evaluation, evaluate_model, perplexity
 from equilibria.inference.loading import load_trained, writes_on
 from equilibria.models import LanguageModel, TokenModel
+from equilibria.ranges import instance
 from equilibria.runs.checkpoints import read_checkpoint, save_checkpoint, sound_checkpoint, step_of
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import MetricsWriter, NoMetrics
@@ -402,6 +403,7 @@ def train(
         RunInUse: another process writes the run.
         UserError: the text, the run folder or a checkpoint does not allow it.
     """
+    instance(Recipe | Path | str, 'eq.read_recipe("demo"), or its name', recipe=recipe)
     recipe = checked(recipe) if isinstance(recipe, Recipe) else read_recipe(recipe)
     folder = RunFolder(recipe.run.folder)
     device = training_device(recipe.training.device)

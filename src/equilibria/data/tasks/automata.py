@@ -14,7 +14,7 @@ from equilibria.data.tasks.numbering import digits, distinct
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.data.yardsticks import frequencies
 from equilibria.errors import UserError
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 
 _TRIES = 16  # starts for each sequence
 
@@ -55,7 +55,7 @@ class CellularAutomaton(SequenceTask):
     def __post_init__(self) -> None:
         at_least(3, width=self.width)
         at_least(0, distractors=self.distractors)
-        at_least(1, samples=self.samples, held_out=self.held_out)
+        whole(1, samples=self.samples, held_out=self.held_out)
         at_least(0, seed=self.seed)
         if not 0 <= self.rule <= 255:
             raise ValueError(f"rule must be between 0 and 255, found {self.rule}")

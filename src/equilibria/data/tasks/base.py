@@ -18,7 +18,7 @@ from equilibria.data.batches import NO_TARGET, Batches, Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tokenizers import Tokenizer, id_tokenizer
 from equilibria.errors import UserError
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 
 class EvaluationSet(Protocol):
@@ -197,7 +197,7 @@ class HeldOut:
         self, batch_size: int, segment_length: int | None = None, max_tokens: int | None = None
     ) -> "HeldOutPass":
         """One pass, or its first batches, until `max_tokens` targets have come."""
-        at_least(1, batch_size=batch_size)
+        whole(1, batch_size=batch_size)
         return HeldOutPass(self, batch_size, max_tokens)
 
 
@@ -230,7 +230,7 @@ class SequenceBatches:
     batch_size: int
 
     def __post_init__(self) -> None:
-        at_least(1, batch_size=self.batch_size)
+        whole(1, batch_size=self.batch_size)
 
     def at(self, index: int, rows: Sequence[int] | None = None) -> Segment:
         """As `Batches.at`; raises IndexError for a negative index."""

@@ -11,7 +11,7 @@ from equilibria.data.batches import Segment
 from equilibria.data.sources.base import Split
 from equilibria.data.tasks.lengths import VariableLengthTask
 from equilibria.data.tasks.numbering import digits, distinct, hashed
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 _MOST_SYMBOLS = 1000
 
@@ -40,7 +40,7 @@ class HopInduction(VariableLengthTask):
     length: int = 100  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
-        at_least(1, hops=self.hops)
+        whole(1, hops=self.hops)
         if not 3 <= self.alphabet <= _MOST_SYMBOLS:
             raise ValueError(f"alphabet must be between 3 and {_MOST_SYMBOLS}, found {self.alphabet}")
         super().__post_init__()

@@ -9,7 +9,7 @@ import numpy as np
 from equilibria.data.batches import Segment
 from equilibria.data.tasks.base import SequenceTask
 from equilibria.errors import UserError
-from equilibria.ranges import above, at_least
+from equilibria.ranges import above, at_least, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class VariableLengthTask(SequenceTask):
 
     def __post_init__(self) -> None:
         at_least(self.fewest, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
-        at_least(1, growing=self.growing)
+        whole(1, growing=self.growing)
         at_least(0, seed=self.seed, staying=self.staying)
         above(0, growth_power=self.growth_power)
         if self.shortest is not None and self.shortest > self.length:

@@ -15,7 +15,7 @@ from equilibria.data.sources.base import Split
 from equilibria.data.tasks.base import SequenceTask
 from equilibria.data.tasks.numbering import digits, distinct
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
-from equilibria.ranges import at_least
+from equilibria.ranges import at_least, whole
 
 _BLANK, _MARKER = 0, 9
 _LONGEST = 1000
@@ -89,7 +89,7 @@ class CopyMemory(SymbolTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, blanks=self.blanks)
+        whole(1, blanks=self.blanks)
 
     @property
     def vocabulary_size(self) -> int:

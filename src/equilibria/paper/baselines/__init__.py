@@ -14,7 +14,7 @@ from equilibria.paper.baselines.qrnn import QRNNLayer
 from equilibria.paper.baselines.recurrent import GRULayer, LSTMLayer, VariationalLSTMLayer
 from equilibria.paper.baselines.relational_memory import Gates, RelationalMemoryLayer
 from equilibria.paper.baselines.searched import DARTS_FIRST_ORDER, DARTS_SECOND_ORDER, DARTSLayer, NASLayer, Node
-from equilibria.ranges import at_least, layers, one_of
+from equilibria.ranges import layers, one_of, whole
 
 Search = Literal["first_order", "second_order"]
 
@@ -36,7 +36,7 @@ class Baseline(ModelRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, d_model=self.d_model)
+        whole(1, d_model=self.d_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class StackedBaseline(LayeredBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, hidden=self.hidden)
+        whole(1, hidden=self.hidden)
         layers(layers=self.layers)
 
     @property

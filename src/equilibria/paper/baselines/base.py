@@ -20,7 +20,7 @@ from equilibria.models.causal import CausalModel, Read
 from equilibria.models.decoding import Step
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import probability, whole
 
 State = tuple[Tensor, ...]
 
@@ -35,7 +35,7 @@ class Layer(nn.Module, ABC):
 
     def __init__(self, d_in: int, d_out: int, *state_shapes: tuple[int, int]) -> None:
         super().__init__()
-        at_least(1, d_in=d_in, d_out=d_out)
+        whole(1, d_in=d_in, d_out=d_out)
         self.d_in, self.d_out, self.state_shapes = d_in, d_out, state_shapes
 
     def start(self, x_BLD: Tensor) -> State:

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from equilibria.nn import dropout_mask, masked
 from equilibria.paper.baselines.base import Layer, State
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import probability, whole
 
 
 def causal_convolution(convolution: nn.Conv1d, x_BLD: Tensor, past_BMD: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class TemporalBlock(Layer):
     """
 
     def __init__(self, d_in: int, d_out: int, kernel_size: int, dilation: int, dropout: float = 0.0) -> None:
-        at_least(1, kernel_size=kernel_size, dilation=dilation)
+        whole(1, kernel_size=kernel_size, dilation=dilation)
         probability(dropout=dropout)
         past = (kernel_size - 1) * dilation
         super().__init__(d_in, d_out, (past, d_in), (past, d_out))

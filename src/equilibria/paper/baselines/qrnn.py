@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equilibria.nn.convolution import linear_recurrence
 from equilibria.paper.baselines.base import Layer, State
 from equilibria.paper.baselines.recurrent import with_dropped_weights
-from equilibria.ranges import at_least, probability
+from equilibria.ranges import probability, whole
 
 
 class QRNNLayer(Layer):
@@ -28,7 +28,7 @@ class QRNNLayer(Layer):
     """
 
     def __init__(self, d_in: int, d_out: int, window: int = 1, weight_dropout: float = 0.0) -> None:
-        at_least(1, window=window)
+        whole(1, window=window)
         super().__init__(d_in, d_out, (window - 1, d_in), (1, d_out))
         probability(weight_dropout=weight_dropout)
         self.weight_dropout = weight_dropout

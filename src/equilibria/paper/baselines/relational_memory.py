@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equilibria.paper.baselines.base import Layer, State
-from equilibria.ranges import at_least, one_of
+from equilibria.ranges import one_of, whole
 
 Gates = Literal["unit", "slot"]
 
@@ -46,7 +46,7 @@ class RelationalMemoryLayer(Layer):
         gates: Gates = "unit",
         mlp_layers: int = 2,
     ) -> None:
-        at_least(1, slots=slots, heads=heads, head_size=head_size, mlp_layers=mlp_layers)
+        whole(1, slots=slots, heads=heads, head_size=head_size, mlp_layers=mlp_layers)
         one_of(Gates, gates=gates)
         width = heads * head_size
         gate = width if gates == "unit" else 1
