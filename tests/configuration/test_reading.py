@@ -451,6 +451,12 @@ def test_a_recipe_without_a_name_or_a_file(tmp_path: Path) -> None:
         read_recipe(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["batch_size", "threads", "seed", "skipped_steps"])
+def test_counts_of_a_training_are_whole_numbers(name):
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, found 2.5"):
+        TrainingRecipe(**{name: 2.5})  # pyright: ignore[reportArgumentType]
+
+
 def test_recipes_are_values() -> None:
     run = RunRecipe(name="x")
     assert TrainingRecipe(optimizer=AdamW(beta2=0.9)) == TrainingRecipe(optimizer=AdamW(beta2=0.9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -102,3 +103,28 @@ def test_the_solution_is_not_the_start_even_where_that_solves():
     solution = eq.fixed_point(lambda z: z * 1.0, start, eq.Picard(scope="prefix"))
     assert torch.equal(solution.value, start)
     assert solution.value.untyped_storage().data_ptr() != start.untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubled(eq.Picard):
+    """A method of one's own, whose steps apply the map once more."""
+
+    def step(self, memory, point, groups):
+        return (point.map(point.value) if point.map.reserve(1) else point.value), memory
+
+
+@pytest.mark.parametrize("budget", [2, 3, 20])
+def test_evaluations_of_a_method_of_ones_own_are_counted(budget):
+    calls = 0
+
+    def f(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return 0.5 * z + 1.0
+
+    start, solver = torch.zeros(1, 1, 4), Doubled(tol=1e-3, max_evaluations=budget, scope="token")
+    one = solver.solve(f, start)
+    assert one.evaluations == calls == len(one.trace)
+    two = solver._solve_any(f, start, False, ())
+    assert torch.equal(one.value, two.value)
+    assert (one.evaluations, one.status, one.trace) == (two.evaluations, two.status, two.trace)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.nn.attention import Place
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 
 Entry = tuple[int, ...]
 """Sizes of what is kept of a token: `(features,)`, or with heads before it, `(heads, features)`."""
@@ -66,7 +66,7 @@ class Cache:
     """
 
     def __init__(self, entries: Sequence[Entry], limit: int | None = None) -> None:
-        at_least(0, limit=limit)
+        whole(0, limit=limit)
         self.entries, self.limit = tuple(entries), limit
         self.tokens = 0
         self.warm_start = False

@@ -66,7 +66,8 @@ class TrellisCell(Cell):
         super().__init__()
         self.d_model, self._output_size = d_model, d_model if output_size is None else output_size
         whole(1, d_model=d_model, output_size=output_size, dilation=dilation)
-        at_least(0, hidden=hidden, recurrent_std=recurrent_std)
+        whole(0, hidden=hidden)
+        at_least(0, recurrent_std=recurrent_std)
         probability(dropout=dropout, weight_dropout=weight_dropout)
         self.hidden, self.dilation = hidden, dilation
         self.dropout, self.weight_dropout = dropout, weight_dropout

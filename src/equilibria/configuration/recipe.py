@@ -5,7 +5,7 @@ A key and its flag have the same name: `tol` below `[model.depth.solver]` is `--
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from equilibria.devices import Device
 from equilibria.errors import Problems
 from equilibria.models import LanguageModelRecipe, ModelRecipe
 from equilibria.optimization import AdamW, Averaging, Cosine, Optimizer, Rates, Schedule, adopted
-from equilibria.ranges import above, at_least, at_most, whole
+from equilibria.ranges import above, at_most, whole
 
 LONGEST_NAME = 240
 """Bytes of a run's name: file systems take 255, and a file beside it may need an ending."""
@@ -105,9 +105,9 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         from_0 = {"skipped_steps": self.skipped_steps, "seed": self.seed}
-        from_1 = {name: value for name, value in vars(self).items() if type(value) is int and name not in from_0}
-        at_least(0, **from_0)
-        whole(1, **from_1)
+        counts = {option.name for option in fields(self) if option.type in ("int", "int | None")} - from_0.keys()
+        whole(0, **from_0)
+        whole(1, **{name: getattr(self, name) for name in sorted(counts)})
         at_most(2**63 - 1, seed=self.seed)
         at_most(2**31 - 1, batch_size=self.batch_size, accumulation=self.accumulation)
         at_most(2**31 - 1, segment_length=self.segment_length)

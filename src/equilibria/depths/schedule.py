@@ -133,7 +133,7 @@ class DepthSchedule:
     residual: ResidualPenalty | None = None
 
     def __post_init__(self) -> None:
-        at_least(0, warmup_steps=self.warmup_steps)
+        whole(0, warmup_steps=self.warmup_steps)
         share(warmup_share=self.warmup_share)
         whole(1, warmup_applications=self.warmup_applications)
         if self.warmup_share is not None and self.warmup_steps:

@@ -11,7 +11,7 @@ from equilibria.depths.chunks import SEVERITY
 from equilibria.deq import fixed_point
 from equilibria.gradients import Gradient
 from equilibria.gradients.base import Solve
-from equilibria.ranges import above, at_least, share
+from equilibria.ranges import above, at_least, share, whole
 from equilibria.solvers import Solution, Solver, Status
 
 
@@ -67,7 +67,7 @@ class Restarts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(2, starts=self.starts)
+        whole(2, starts=self.starts)
         above(0, std=self.std)
 
     def check(self, solver: Solver) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import Map, Solver, State
 from equilibria.solvers.residual import NOTHING, norm
 from equilibria.solvers.state import Packing, leaves, rebuild
@@ -37,7 +37,7 @@ def path_independence(
         starts: how many in all, `z0` included, at least 2.
         scale: standard deviation of the normal distribution of the other starts.
     """
-    at_least(2, starts=starts)
+    whole(2, starts=starts)
     generator = torch.Generator().manual_seed(seed)
 
     def random() -> State:

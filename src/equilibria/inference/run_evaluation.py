@@ -25,7 +25,7 @@ from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.evaluation import Evaluation, Spread, check_lengths, evaluate_model
 from equilibria.inference.loading import LoadedRun, load_run, load_task
 from equilibria.models import TokenModel
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 _BLOCK = 1 << 24  # tokens that are counted at once
 
@@ -82,7 +82,7 @@ class Passes:
     def __post_init__(self) -> None:
         whole(1, segment_length=self.segment_length, batch_size=self.batch_size)
         whole(1, chunk_length=self.chunk_length)
-        at_least(0, memory_length=self.memory_length)
+        whole(0, memory_length=self.memory_length)
         if self.segment_length is not None and self.chunk_length is not None:
             raise UserError(
                 f"a segment length of {self.segment_length} beside a chunk length of {self.chunk_length}: chunks are "

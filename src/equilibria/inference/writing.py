@@ -17,7 +17,7 @@ from equilibria.inference.text_stream import TextStream, check_stops
 from equilibria.models import Decoder, TokenModel
 from equilibria.models.decoding import Continuation, DrawnTokens
 from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 FinishReason = Literal["length", "stop", "end"]
 """Why a text ended: the token limit, a stop string, or the token that ends a passage."""
@@ -54,7 +54,7 @@ class TextRequest:
         if not self.prompt:
             raise ValueError("a prompt must have at least 1 token")
         whole(1, max_new_tokens=self.max_new_tokens, copies=self.copies)
-        at_least(0, top=self.top)
+        whole(0, top=self.top)
         check_stops(self.stop)
 
 

@@ -28,7 +28,7 @@ from equilibria.models.decoding import (
 )
 from equilibria.models.sampling import NOT_FINITE, Sampler, Sampling
 from equilibria.nn import TokenEmbedding
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 from equilibria.solvers import Solution
 
 
@@ -180,7 +180,7 @@ class TokenModel(nn.Module, ABC):
             ValueError: there is no token to start from, no window, or a negative number of tokens to add or to guess.
             UserError: tokens are to be guessed at a depth where that cannot be.
         """
-        at_least(0, max_new_tokens=max_new_tokens)
+        whole(0, max_new_tokens=max_new_tokens)
         sampling = sampling or Sampling(temperature, top_k, top_p)
         written, converged = [tokens_BL], []
         with evaluating(self):
@@ -234,7 +234,7 @@ class TokenModel(nn.Module, ABC):
             ValueError: `guesses` is below 0.
             UserError: tokens cannot be guessed at this depth, or by this model at all.
         """
-        at_least(0, guesses=guesses)
+        whole(0, guesses=guesses)
         if guesses:
             raise UserError(
                 f"a {type(self).__name__} does not solve, so it guesses no tokens ahead; leave guesses at 0"

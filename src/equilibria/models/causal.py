@@ -17,7 +17,7 @@ from equilibria.depths import Depth
 from equilibria.models.base import Output, TokenModel, check_shape
 from equilibria.models.regularisation import Regularisation, row_mask
 from equilibria.nn import TokenEmbedding, masked
-from equilibria.ranges import at_least
+from equilibria.ranges import whole
 from equilibria.solvers import Solution
 
 
@@ -56,7 +56,7 @@ class CausalModel(TokenModel):
 
     def __init__(self, embedding: TokenEmbedding, memory_length: int, regularisation: Regularisation | None) -> None:
         super().__init__()
-        at_least(0, memory_length=memory_length)
+        whole(0, memory_length=memory_length)
         self.embedding, self.memory_length = embedding, memory_length
         self.regularisation = regularisation if regularisation is not None else Regularisation()
 
@@ -126,5 +126,5 @@ class CausalModel(TokenModel):
                 raise ValueError(f"{before} has {given} features out and {name} reads {read}; they must agree")
 
     def _length(self, memory_length: int | None) -> int:
-        at_least(0, memory_length=memory_length)
+        whole(0, memory_length=memory_length)
         return self.memory_length if memory_length is None else memory_length

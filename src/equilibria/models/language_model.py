@@ -29,7 +29,7 @@ from equilibria.models.decoding import Guesser, Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.models.speculation import Speculation
 from equilibria.nn import TokenEmbedding, dropout_mask, masked
-from equilibria.ranges import at_least, instance, probability
+from equilibria.ranges import at_least, instance, probability, whole
 from equilibria.solvers import Solution
 
 # Of the tolerance: with it, decoding is within ten tolerances of a full solve that is nine from the exact solution.
@@ -183,7 +183,7 @@ class LanguageModel(CausalModel):
         return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
 
     def guesser(self, guesses: int, depth: Depth | None = None) -> Guesser | None:
-        at_least(0, guesses=guesses)
+        whole(0, guesses=guesses)
         depth = self.depth if depth is None else depth
         return Speculation(self, depth.stricter(_SHARE), guesses) if guesses else None
 

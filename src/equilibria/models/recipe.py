@@ -44,7 +44,7 @@ class ModelRecipe(ABC):
     """Whether the model reads a source and writes a target, instead of reading from segment to segment."""
 
     def __post_init__(self) -> None:
-        at_least(0, memory_length=self.memory_length)
+        whole(0, memory_length=self.memory_length)
 
     @abstractmethod
     def build(self, vocabulary_size: int) -> TokenModel:

@@ -21,7 +21,7 @@ class Schedule(ABC):
     warmup_steps: int = 100
 
     def __post_init__(self) -> None:
-        at_least(0, warmup_steps=self.warmup_steps)
+        whole(0, warmup_steps=self.warmup_steps)
 
     def factor(self, step: int, steps: int) -> float:
         """The fraction of the peak at a step of `steps`, counted from 0."""

@@ -120,11 +120,11 @@ class Anderson(Solver):
         if broken is not None:
             change, moved = change.masked_fill(broken, 0.0), moved.masked_fill(broken, 0.0)
         size, target = groups.dot(change, change), groups.dot(change, point.difference)
-        gamma = (target / size.clamp(min=_TINY[torch.float32])).unsqueeze(-1)
-        less = -1.0 / (1.0 + max(self.ridge, _ROUNDING))
-        proposal = torch.addcmul(point.value, gamma, moved, value=less)
+        gamma = (target / size.clamp(min=torch.finfo(size.dtype).tiny)).unsqueeze(-1)
+        factor = -1.0 / (1.0 + max(self.ridge, _ROUNDING))
+        proposal = torch.addcmul(point.value, gamma, moved, value=factor)
         if self.damping < 1.0:
-            proposal.sub_(torch.addcmul(point.difference, gamma, change, value=less), alpha=1.0 - self.damping)
+            proposal.sub_(torch.addcmul(point.difference, gamma, change, value=factor), alpha=1.0 - self.damping)
         return proposal
 
 

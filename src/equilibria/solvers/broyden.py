@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equilibria.devices import widest
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 from equilibria.solvers.base import Solver
 from equilibria.solvers.point import Point
 from equilibria.solvers.residual import Groups
@@ -152,7 +152,7 @@ class Broyden(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole(1, history=self.history)
-        at_least(0, halvings=self.halvings)
+        whole(0, halvings=self.halvings)
 
     def init(self, z: Tensor, groups: Groups) -> _Pairs:
         useful = max(1, _PAIRS_PER_FEATURE * z.shape[-1])

@@ -56,8 +56,9 @@ def are_few(state: State) -> bool:
 def solve_few(solver: Solver, f: Recorded, z0: Tensor) -> Iterate | None:
     """The solve of tokens `(B, L, features)` with the solve loop's arithmetic and little of its bookkeeping.
 
-    None where a value is not finite, grows alone or needs other units, or a token is worse at the last evaluation than
-    before: that is left to the solve loop, which is given the same map to go on with.
+    None where a value is not finite, grows alone or needs other units, a token is worse at the last evaluation than
+    before, or a step applies the map itself, which is to be counted: that is left to the solve loop, which is given the
+    same map to go on with.
     """
     tol, max_evaluations, groups = as_residual(solver.tol), solver.max_evaluations, Groups(solver.scope)
     packing = Packing.of(z0, "token")
@@ -69,6 +70,7 @@ def solve_few(solver: Solver, f: Recorded, z0: Tensor) -> Iterate | None:
     trace: list[float] = []
     while True:
         value = f(z)
+        apply.charged += 1
         if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
             value = packing.pack(value)
         if not trace:
@@ -91,6 +93,8 @@ def solve_few(solver: Solver, f: Recorded, z0: Tensor) -> Iterate | None:
         if len(trace) == max_evaluations and bool((residual > WORSE * torch.stack(residuals).amin(0)).any()):
             return None
         proposal, memory = solver.step(memory, Point(z, value, difference, None, apply), groups)
+        if apply.calls:
+            return None
         z = proposal if alone else torch.lerp(z, proposal, (residual > tol).to(z.dtype).unsqueeze(-1))
     if bool(gauge.astray(value_norm, difference_norm).any()):
         return None

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equilibria.ranges import at_least, one_of, whole
+from equilibria.ranges import one_of, whole
 from equilibria.solvers.base import AdjointSolver
 from equilibria.solvers.mapped import on_plain_tensors
 from equilibria.solvers.point import Map
@@ -44,7 +44,7 @@ class GMRES(AdjointSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(2, max_evaluations=self.max_evaluations)
+        whole(2, max_evaluations=self.max_evaluations)
         whole(1, restart=self.restart)
         one_of(Literal["sample", "all"], scope=self.scope)
 

@@ -14,7 +14,7 @@ from equilibria.data.tasks.numbering import digits, distinct
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.data.yardsticks import frequencies
 from equilibria.errors import UserError
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 _TRIES = 16  # starts for each sequence
 
@@ -53,10 +53,10 @@ class CellularAutomaton(SequenceTask):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(3, width=self.width)
-        at_least(0, distractors=self.distractors)
+        whole(3, width=self.width)
+        whole(0, distractors=self.distractors)
         whole(1, samples=self.samples, held_out=self.held_out)
-        at_least(0, seed=self.seed)
+        whole(0, seed=self.seed)
         if not 0 <= self.rule <= 255:
             raise ValueError(f"rule must be between 0 and 255, found {self.rule}")
 

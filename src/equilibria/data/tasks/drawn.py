@@ -10,7 +10,7 @@ import torch
 from equilibria.data.batches import Segment
 from equilibria.data.tasks.base import SequenceBatches, SequenceTask
 from equilibria.errors import UserError
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 _SHARE = 8  # one of so many digests is that of a puzzle for validation
 _MOST_DRAWS = 5000
@@ -42,7 +42,7 @@ class DrawnTask(SequenceTask):
 
     def __post_init__(self) -> None:
         whole(1, held_out=self.held_out, samples=self.samples)
-        at_least(0, seed=self.seed)
+        whole(0, seed=self.seed)
         self.check_count()
 
     @property

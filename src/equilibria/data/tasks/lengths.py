@@ -53,7 +53,7 @@ class VariableLengthTask(SequenceTask):
     def __post_init__(self) -> None:
         at_least(self.fewest, length=self.length, shortest=self.shortest, valid_length=self.valid_length)
         whole(1, growing=self.growing)
-        at_least(0, seed=self.seed, staying=self.staying)
+        whole(0, seed=self.seed, staying=self.staying)
         above(0, growth_power=self.growth_power)
         if self.shortest is not None and self.shortest > self.length:
             raise ValueError(f"shortest = {self.shortest}: expected at most length, {self.length}")

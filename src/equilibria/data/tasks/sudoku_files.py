@@ -20,7 +20,7 @@ from equilibria.data.tasks.numbering import random_integers
 from equilibria.data.tasks.sudoku import Board
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
 from equilibria.errors import UserError
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 _BOARD = Board(3, 3)
 _CELLS = _BOARD.size**2
@@ -61,7 +61,7 @@ class SudokuFiles(SequenceTask):
 
     def __post_init__(self) -> None:
         whole(1, puzzles=self.puzzles, held_out=self.held_out)
-        at_least(0, seed=self.seed)
+        whole(0, seed=self.seed)
 
     @property
     def vocabulary_size(self) -> int:

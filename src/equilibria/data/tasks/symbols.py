@@ -15,7 +15,7 @@ from equilibria.data.sources.base import Split
 from equilibria.data.tasks.base import SequenceTask
 from equilibria.data.tasks.numbering import digits, distinct
 from equilibria.data.tokenizers import Tokenizer, digit_tokenizer
-from equilibria.ranges import at_least, whole
+from equilibria.ranges import whole
 
 _BLANK, _MARKER = 0, 9
 _LONGEST = 1000
@@ -41,7 +41,7 @@ class SymbolTask(SequenceTask):
     def __post_init__(self) -> None:
         if not 1 <= self.symbols <= _LONGEST:
             raise ValueError(f"symbols must be between 1 and {_LONGEST}, found {self.symbols}")
-        at_least(0, seed=self.seed)
+        whole(0, seed=self.seed)
         self.check_count()
 
     @property
