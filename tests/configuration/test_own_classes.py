@@ -197,7 +197,7 @@ def test_pytorch_s_options_are_tried(tmp_path: Path) -> None:
         ({"cell": partial(eq.ContractiveCell, injection=False)}, "ContractiveCell: injection is no option of a recipe"),
         ({"cell": eq.ContractiveCell}, r"model\.cell.*expected a section"),
         ({"depth": 5}, r"model\.depth.*expected a section"),
-        ({"memory_length": 2.5}, r"memory_length = 2\.5: expected an integer"),
+        ({"memory_length": True}, r"memory_length = True: expected an integer"),
     ],
 )
 def test_a_recipe_from_python_is_what_its_file_can_hold(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
