@@ -115,7 +115,7 @@ def test_a_gradient_of_ones_own_in_a_recipe(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     depth = getattr(recipe('[model.depth.gradient]\nmethod = "neumann:DampedNeumann"\nterms = 3').model, "depth", None)
     assert isinstance(depth, Equilibrium)
-    assert vars(depth.gradient) == {"terms": 3, "damping": 0.5}
+    assert vars(depth.gradient) == {"terms": 3, "damping": 0.5, "checkpoint": False}
 
 
 @pytest.fixture

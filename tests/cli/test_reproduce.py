@@ -239,11 +239,22 @@ def test_memory_is_measured(checkout: Path, capsys: pytest.CaptureFixture[str]) 
     assert equilibrium["ratio"] == equilibrium["saved_bytes"] / explicit["saved_bytes"]
     assert 0.08 < equilibrium["ratio"] < 0.4  # one application of eight, and what belongs to none
     assert (explicit["name"], equilibrium["published"]["gigabytes"]) == ("explicit", 1.0)
+    assert equilibrium["peak_ratio"] == equilibrium["peak_bytes"] / explicit["peak_bytes"]
+    assert equilibrium["peak_bytes"] > equilibrium["saved_bytes"]
     assert found["setting"]["batch_size"] == 2
     assert reproduced(capsys, "memory", "--scale", "tiny") == found
     assert main(["reproduce", "memory"]) == 0
     assert "0.25" in capsys.readouterr().out
     assert (checkout / "runs/reproduce/memory/tiny-0.md").is_file()
+
+
+def test_fewer_rows_take_less_memory(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two, one = (reproduced(capsys, "memory", *flags) for flags in ((), ("--batch-size", "1")))
+    assert (two["setting"]["batch_size"], one["setting"]["batch_size"]) == (2, 1)
+    for row, other in zip(two["contests"][0], one["contests"][0], strict=True):
+        assert 0.4 * row["saved_bytes"] < other["saved_bytes"] < 0.7 * row["saved_bytes"]
+    names = {path.name for path in (checkout / "runs/reproduce/memory").glob("*.json")}
+    assert names == {"tiny-0.json", "tiny-0-batch-1.json"}
 
 
 def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,6 +286,10 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
             "--rows: the table's file would have too long a name; name fewer rows or none",
         ),
         (["memory", "--train"], "memory is measured, not trained: omit --train"),
+        (
+            ["ptb", "--batch-size", "4"],
+            "ptb is trained by recipes, which say how many rows a batch has: omit --batch-size",
+        ),
     ],
 )
 def test_what_cannot_be(checkout: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,12 @@ def test_measured_tables_are_readable_at_80_columns() -> None:
         return [list(contest.rows) for contest in table.contests]
 
     size, times = Size(10**8, 69_750_000), Quartiles(12.34, 11.11, 13.13)
-    costs = [[MemoryCost(row, size, 24_700_000_000, 0.1234) for row in contest] for contest in rows(published.MEMORY)]
+    costs = [
+        [MemoryCost(row, size, 24_700_000_000, 34_700_000_000, 0.1234, 0.9876) for row in contest]
+        for contest in rows(published.MEMORY)
+    ]
     lines = lines_of(memory_sheet(published.MEMORY, "full", costs))
-    assert sum("24.7GB" in line and "0.12" in line for line in lines) >= 12
+    assert sum("24.7GB   0.12  34.7GB   0.99" in line for line in lines) >= 12
     found = [
         [Runtime(row, size, True, times, times, times, times) for row in contest] for contest in rows(published.RUNTIME)
     ]

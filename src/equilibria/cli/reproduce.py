@@ -11,7 +11,7 @@ from rich.console import Console
 
 from equilibria.cli.output import go_on_unheard
 from equilibria.cli.progress import ConsoleProgress, progress_console
-from equilibria.cli.settings import Natural
+from equilibria.cli.settings import Count, Natural
 from equilibria.configuration import Recipe
 from equilibria.configuration.building import build_model
 from equilibria.errors import UserError, in_a_line
@@ -37,6 +37,7 @@ class Reproduction:
     scale: Scale
     rows: tuple[str, ...]
     seed: int
+    batch_size: int | None
     text: Path | None
     out: Path
     console: Console
@@ -48,7 +49,8 @@ class Reproduction:
     def file(self, table: str) -> Path:
         """The table as JSON; that of chosen rows is named after them, so that it never replaces the whole."""
         folder = table if self.text is None else f"{table}-on-{self.text.resolve().name}"
-        name = ",".join([f"{self.scale}-{self.seed}", *sorted(set(self.rows))])
+        rows = "" if self.batch_size is None else f"-batch-{self.batch_size}"
+        name = ",".join([f"{self.scale}-{self.seed}{rows}", *sorted(set(self.rows))])
         if len(name.encode()) > _LONGEST_NAME:
             raise UserError("--rows: the table's file would have too long a name; name fewer rows or none")
         return self.out / folder / f"{name}.json"
@@ -62,6 +64,7 @@ def reproduce(
     train: bool = False,
     rows: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     seed: Natural = 0,
+    batch_size: Count | None = None,
     data_path: Path | None = None,
     out: Path = Path("runs/reproduce"),
     json: bool = False,
@@ -77,6 +80,8 @@ def reproduce(
         train: train the rows that have not been run, and resume those that were interrupted.
         rows: names of rows; default: all. The file of a table of some rows is named after them.
         seed: of weights and dropout; every seed has its own runs.
+        batch_size: rows of a batch of a measured table; default: that of the scale, in full the paper's 15. Fewer where
+            memory is short; the file of the table is named after them.
         data_path: read the text in this folder, in the layout of WikiText, instead of the recipe's own; its runs and
             tables are in TABLE-on-FOLDER.
         out: folder for runs (TABLE/ROW-SCALE-SEED) and tables.
@@ -84,9 +89,13 @@ def reproduce(
     """
     go_on_unheard()
     scale, console = scale or ("full" if table in TRAINED else "tiny"), progress_console(json)
-    asked = Reproduction(scale=scale, rows=rows, seed=seed, text=data_path, out=out, console=console)
+    asked = Reproduction(
+        scale=scale, rows=rows, seed=seed, batch_size=batch_size, text=data_path, out=out, console=console
+    )
     file, code = asked.file(table), 0
     if table in TRAINED:
+        if batch_size is not None:
+            raise UserError(f"{table} is trained by recipes, which say how many rows a batch has: omit --batch-size")
         found, sheet, code = _trained(TRAINED[table], asked, train)
     else:
         if train:
@@ -154,6 +163,8 @@ def _reached(
 def _measured(table: MeasuredTable, asked: Reproduction) -> tuple[dict[str, object], Sheet]:
     rows = chosen([row for contest in table.contests for row in contest.rows], asked.rows)
     contests = [contest for contest in table.contests if any(row in rows for row in contest.rows)]
+    if asked.batch_size is not None:
+        table = table.with_rows(asked.scale, asked.batch_size)
     scale, seed, setting, say = asked.scale, asked.seed, table.settings[asked.scale], asked.console.out
     entered = [(contest, [asked.recipe(contest.table, row) for row in contest.rows]) for contest in contests]
     if table.name == "memory":

@@ -207,7 +207,8 @@ def _check_transforms(gradient: Gradient) -> None:
         )
     if not gradient.in_transforms:
         name = type(gradient).__name__
-        raise NotImplementedError(f"{name} does not support torch.func transforms; take Implicit()")
+        what = f"{name}(checkpoint=True)" if getattr(gradient, "checkpoint", False) else name
+        raise NotImplementedError(f"{what} does not support torch.func transforms; take Implicit()")
     if isinstance(gradient, Implicit) and gradient.higher_order and mapped.differentiated() is not None:
         raise NotImplementedError(
             "Implicit(higher_order=True) does not support torch.func transforms; take "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
+from equilibria.gradients.recomputed import Recomputed
 from equilibria.solvers import AdjointReport, AdjointSolver, Iterate, Map, State, Status, mapped
 from equilibria.solvers.state import Packing, fitting, leaves, leaves_as, rebuild
 
@@ -61,28 +62,40 @@ class TrackedEvaluation:
         )
 
 
-def evaluate(f: Map, state: State, anchored: bool = True) -> tuple[TrackedEvaluation, tuple[State, State]]:
+def evaluate(
+    f: Map, state: State, anchored: bool = True, checkpoint: bool = False
+) -> tuple[TrackedEvaluation, tuple[State, State]]:
     """Apply `f` at the detached `state` with gradients on: the graph, and `(state, f(state))` in their structure.
-    `anchored` says whether products with the Jacobian are wanted, that is whether the state itself is tracked."""
-    evaluation, tracked = _evaluate(f, state, anchored)
+
+    Args:
+        f, state: the map and where to apply it.
+        anchored: whether products with the Jacobian are wanted, that is whether the state itself is tracked.
+        checkpoint: keep the state alone, and evaluate again when a product is first asked for.
+    """
+    evaluation, tracked = _evaluate(f, state, anchored, checkpoint)
     if not anchored:
         return evaluation, tracked
     nodes, before = heights(evaluation.outputs, evaluation.inputs)
     evaluation.height = nodes + before
     if evaluation.height > LONG and not mapped.active():  # a transform's graph is its own, and short-lived
-        evaluation, tracked = _evaluate(f, state, anchored, nodes + before)
+        evaluation, tracked = _evaluate(f, state, anchored, checkpoint, nodes + before)
         evaluation.height = 2 * nodes + before + 1
     return evaluation, tracked
 
 
-def _evaluate(f: Map, state: State, anchored: bool, history: int = 0) -> tuple[TrackedEvaluation, tuple[State, State]]:
+def _evaluate(
+    f: Map, state: State, anchored: bool, checkpoint: bool, history: int = 0
+) -> tuple[TrackedEvaluation, tuple[State, State]]:
     """The same, at a state that hangs above a history of that many nodes."""
     asking = mapped.asking if mapped.active() else Tensor.requires_grad_
     here = rebuild(state, (asking(leaf.detach()) if anchored else leaf.detach() for leaf in leaves(state)))
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
-    with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
-        value = f(here)
+    if checkpoint:
+        value = Recomputed(f, here, _attainable(tuple(leaves(here)))).value
+    else:
+        with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
+            value = f(here)
     return TrackedEvaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
 
 
@@ -106,14 +119,25 @@ def attach(evaluation: TrackedEvaluation, pullback: Pullback, inner: bool = Fals
     return _Attach.apply(evaluation, pullback, inner, *evaluation.outputs, *evaluation.inputs)
 
 
+@dataclass(frozen=True)
 class PullbackGradient(Gradient):
     """A gradient made of one tracked evaluation and a pullback; the value stays that of the solve.
+
+    Args:
+        checkpoint: keep only the state from the forward to the backward pass, which begins by evaluating again: for one
+            evaluation more the graph is in memory only while it is walked. Whatever the map reads must still be the
+            same then; it is a RuntimeError if the value is another.
 
     Attributes:
         needs_products: whether the pullback multiplies with the transposed Jacobian.
     """
 
+    checkpoint: bool = field(default=False, kw_only=True)
     needs_products: ClassVar[bool] = True
+
+    @property
+    def in_transforms(self) -> bool:
+        return not self.checkpoint
 
     @abstractmethod
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
@@ -121,7 +145,7 @@ class PullbackGradient(Gradient):
         hold no more of the solve than it needs."""
 
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:
-        evaluation, tracked = evaluate(f, state, self.needs_products)
+        evaluation, tracked = evaluate(f, state, self.needs_products, self.checkpoint)
         attached = attach(evaluation, self.pullback(evaluation, solve))
         return Attached(rebuild(state, iter(attached)), tracked)
 

@@ -57,12 +57,15 @@ class Gradient(ABC):
         begins_at: the `"solution"`; the `"proposal"`, which the solver makes after its last evaluation; or the
             `"start"`, for a gradient that iterates by itself: nothing is solved before.
         in_recipes: whether a recipe may name it.
-        in_transforms: whether it works inside transforms of `torch.func`.
     """
 
     in_recipes: ClassVar[bool] = True
     begins_at: ClassVar[Literal["start", "solution", "proposal"]] = "solution"
-    in_transforms: ClassVar[bool] = True
+
+    @property
+    def in_transforms(self) -> bool:
+        """Whether it works inside transforms of `torch.func`."""
+        return True
 
     @abstractmethod
     def attach(self, f: Map, state: State, solve: Solve) -> Attached:

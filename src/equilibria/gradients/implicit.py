@@ -70,6 +70,8 @@ class Implicit(PullbackGradient):
     def __post_init__(self) -> None:
         instance(AdjointSolver, "GMRES()", solver=self.solver)
         instance(AdjointMemory | None, "AdjointMemory()", memory=self.memory)
+        if self.higher_order and self.checkpoint:
+            raise ValueError("second derivatives keep their evaluations: omit higher_order or checkpoint")
 
     def pullback(self, evaluation: TrackedEvaluation, solve: Solve) -> Pullback:
         return _Adjoint(self, evaluation, solve.report).pull

@@ -1,7 +1,6 @@
 """The forward solve's inverse Jacobian, reused in the backward pass (SHINE: Ramzi et al. 2021, arXiv:2106.00553)."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -26,7 +25,10 @@ class ReuseInverse(PullbackGradient):
     """
 
     refine: AdjointSolver | None = None
-    in_transforms: ClassVar[bool] = False
+
+    @property
+    def in_transforms(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         instance(AdjointSolver | None, "GMRES(max_evaluations=5)", refine=self.refine)

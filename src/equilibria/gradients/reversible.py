@@ -11,7 +11,6 @@ here its argument is not stored either, but reconstructed from the evaluation af
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -20,10 +19,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from equilibria.devices import widest
+from equilibria.devices import Autocast, widest
 from equilibria.gradients.adjoint import Tensors
 from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.compensated import Pair, scale_and_add, subtract_and_divide
+from equilibria.gradients.recomputed import Keep
 from equilibria.ranges import above, probability, whole
 from equilibria.solvers import AdjointReport, Map, Solver, State, Status
 from equilibria.solvers.residual import Gauge, norm
@@ -68,7 +68,10 @@ class Reversible(Gradient):
     keep_every: int | None = None
     bound: float = 1e-3
     begins_at: ClassVar = "start"
-    in_transforms: ClassVar[bool] = False
+
+    @property
+    def in_transforms(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         whole(1, steps=self.steps, keep_every=self.keep_every)
@@ -191,11 +194,7 @@ class _Trail:
         self._packing = Packing.of(rebuild(self.start, (high for high, _ in self.carried(self.start))), self.scope)
         # Rounded to the carrier's dtype.
         self._rest = float(torch.tensor(1.0 - self.damping, dtype=self._carrier))
-        self._autocast = {
-            kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            for kind in sorted({"cpu", like.device.type})
-            if torch.amp.is_autocast_available(kind)
-        }
+        self._autocast = Autocast(like)
 
     def carried(self, z: State) -> Pairs:
         """A state as pairs."""
@@ -242,9 +241,7 @@ class _Trail:
     def keep(self, number: int, here: Pairs, before: Pairs) -> None:
         """Keep a pair to go back from, where there is a graph that may need it."""
         if any(high.requires_grad for high, _ in here):
-            token = torch.empty(0, requires_grad=True)
-            with torch.enable_grad():
-                self._kept[number] = _Keep.apply(token, *(part.detach() for pair in (*here, *before) for part in pair))
+            self._kept[number] = Keep.of(*(part for pair in (*here, *before) for part in pair))
 
     @torch.no_grad()
     def back_at(self, number: int, tracked: tuple[bool, ...]) -> State:
@@ -316,12 +313,9 @@ class _Trail:
     def _evaluate_again(self, pairs: Pairs) -> State:
         """`f`, with gradients and autocast as in the forward pass: the same kernels, so the same digits."""
         self.report.evaluations += 1
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            # Nothing is differentiated here, and the hooks of the evaluation being repeated must not see it.
-            stack.enter_context(saved_tensors_hooks(lambda _: None, lambda dropped: dropped))
-            for kind, (enabled, dtype) in self._autocast.items():
-                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled))
+        # Nothing is differentiated here, and the hooks of the evaluation being repeated must not see it.
+        unseen = saved_tensors_hooks(lambda _: None, lambda dropped: dropped)
+        with torch.enable_grad(), unseen, self._autocast.again():
             z = self.state(pairs)
             return detach(self.f(rebuild(z, (leaf.detach().requires_grad_() for leaf in leaves(z)))))
 
@@ -380,16 +374,3 @@ class _Advance(torch.autograd.Function):
         highs = incoming[: len(incoming) // 2]
         kept, taken = ctx.trail.pulled(ctx.number, highs)
         return None, None, *kept, *(None for _ in highs), *taken
-
-
-class _Keep(torch.autograd.Function):
-    """Holds tensors as autograd holds what it saves, so that its hooks see them."""
-
-    @staticmethod
-    def forward(ctx: Any, token: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors)
-        return token.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise AssertionError("nothing is differentiated through what is kept")

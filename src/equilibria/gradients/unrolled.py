@@ -30,6 +30,10 @@ class Unrolled(Gradient):
     checkpoint: bool = False
     begins_at: ClassVar = "start"
 
+    @property
+    def in_transforms(self) -> bool:
+        return not self.checkpoint
+
     def __post_init__(self) -> None:
         whole(1, steps=self.steps)
 
@@ -54,6 +58,10 @@ class Phantom(Gradient):
     damping: float = 1.0
     checkpoint: bool = False
     begins_at: ClassVar = "proposal"
+
+    @property
+    def in_transforms(self) -> bool:
+        return not self.checkpoint
 
     def __post_init__(self) -> None:
         share(damping=self.damping)

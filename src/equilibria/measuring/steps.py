@@ -14,7 +14,7 @@ from equilibria.cells import Cache, Memory
 from equilibria.data.batches import Batches, Segment
 from equilibria.depths import Depth
 from equilibria.inference.evaluation import evaluate_segments
-from equilibria.measuring.memory import saved_bytes
+from equilibria.measuring.memory import peak_bytes, saved_bytes
 from equilibria.models import TokenModel
 from equilibria.training.loop import TrainingLoop
 
@@ -57,6 +57,27 @@ def saved_by_step(model: TokenModel, batches: Batches) -> int:
         return output.hidden, output.penalty
 
     return step_memory(model, [before.inputs], [now.inputs], graph)[0]
+
+
+def peak_of_step(model: TokenModel, batches: Batches) -> int:
+    """Bytes of new tensors at the peak of the second step of a text, gradients among them, without the softmax.
+
+    The solver's history counts, and what a checkpointed step computes again.
+    """
+    before, now = batches.at(0), batches.at(1)
+    model.train()
+    with torch.no_grad():
+        memory = model(before.inputs, memory=None).memory
+
+    def step() -> None:
+        output = model(now.inputs, memory=memory)
+        loss = output.hidden.square().mean()
+        (loss if output.penalty is None else loss + output.penalty).backward()
+
+    try:
+        return peak_bytes(step, now.inputs.device)
+    finally:
+        model.zero_grad()
 
 
 def synchronize(device: torch.device) -> None:

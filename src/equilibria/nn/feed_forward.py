@@ -60,8 +60,13 @@ class BoundFeedForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(…, d_model) → (…, d_model)`."""
-        hidden = _activated(self.activation, F.linear(x, self.expand, self.expand_bias))
-        return F.linear(masked(hidden, self.dropout), self.contract, self.contract_bias)
+        hidden = F.linear(x, self.expand, self.expand_bias)
+        if self.activation == "relu":
+            # A mask has no negative entry, so that it may come first: one hidden layer is saved instead of two.
+            hidden = _activated("relu", masked(hidden, self.dropout))
+        else:
+            hidden = masked(_activated(self.activation, hidden), self.dropout)
+        return F.linear(hidden, self.contract, self.contract_bias)
 
 
 def _activated(activation: Activation, a: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from equilibria.data.batches import ZipfBatches
 from equilibria.inference.loading import load_run
 from equilibria.measuring.size import Size, size_of
 from equilibria.measuring.spread import Quartiles, ratios
-from equilibria.measuring.steps import Contender, alternate, saved_by_step
+from equilibria.measuring.steps import Contender, alternate, peak_of_step, saved_by_step
 from equilibria.models import LanguageModel, TokenModel
 from equilibria.paper.runs import row_status
 from equilibria.paper.tables import Contest, Row, Setting
@@ -24,12 +24,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MemoryCost:
-    """What a training step of a row keeps: bytes for the backward pass, and their ratio to the contest's first row."""
+    """Bytes of a training step of a row, and their ratios to those of the contest's first row.
+
+    Attributes:
+        saved: what it keeps for its backward pass.
+        peak: new tensors at the peak of both passes, gradients among them.
+    """
 
     row: Row
     size: Size
     saved: int
+    peak: int
     ratio: float
+    peak_ratio: float
 
 
 def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say: Say) -> list[MemoryCost]:
@@ -38,8 +45,11 @@ def memory_of(contest: Contest, recipes: Sequence[Recipe], setting: Setting, say
     for row, recipe in zip(contest.rows, recipes, strict=True):
         say(f"memory of {recipe.run.name}")
         model, _ = _model(contest, recipe)
-        saved = saved_by_step(model, _batches(model, setting, recipe.training.seed))
-        costs.append(MemoryCost(row, size_of(model), saved, saved / (costs[0].saved if costs else saved)))
+        batches = _batches(model, setting, recipe.training.seed)
+        saved, peak = saved_by_step(model, batches), peak_of_step(model, batches)
+        first = costs[0] if costs else None
+        ratios_ = (saved / first.saved, peak / first.peak) if first else (1.0, 1.0)
+        costs.append(MemoryCost(row, size_of(model), saved, peak, *ratios_))
     return costs
 
 

@@ -4,7 +4,7 @@ A scale is a list of flags that override the recipe, so what it changes can be r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from equilibria.configuration import Recipe
@@ -109,6 +109,11 @@ class MeasuredTable:
     title: str
     contests: tuple[Contest, ...]
     settings: Mapping[Scale, Setting]
+
+    def with_rows(self, scale: Scale, batch_size: int) -> "MeasuredTable":
+        """The same with batches of so many rows at a scale."""
+        settings = {**self.settings, scale: replace(self.settings[scale], batch_size=batch_size)}
+        return replace(self, settings=settings)
 
 
 def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

@@ -87,7 +87,14 @@ def memory_json(
     """Every row that was measured, contest by contest."""
 
     def measured(cost: MemoryCost) -> dict[str, object]:
-        return {**_published(cost.row), "size": asdict(cost.size), "saved_bytes": cost.saved, "ratio": cost.ratio}
+        return {
+            **_published(cost.row),
+            "size": asdict(cost.size),
+            "saved_bytes": cost.saved,
+            "peak_bytes": cost.peak,
+            "ratio": cost.ratio,
+            "peak_ratio": cost.peak_ratio,
+        }
 
     rows = [list(map(measured, costs)) for costs in contests]
     return {**_heading(table, scale, seed), "setting": asdict(table.settings[scale]), "contests": rows}
@@ -99,18 +106,18 @@ def memory_sheet(table: MeasuredTable, scale: Scale, contests: Sequence[Sequence
         [
             cost.row.model,
             *(count(cost.row.inner), count(cost.size.inner)),
-            *(_bytes(cost.row.gigabytes and cost.row.gigabytes * 1e9), _bytes(cost.saved)),
-            *(form(_share(cost.row, costs[0].row), ".2f"), form(cost.ratio, ".2f")),
+            *(_bytes(cost.row.gigabytes and cost.row.gigabytes * 1e9), form(_share(cost.row, costs[0].row), ".2f")),
+            *(_bytes(cost.saved), form(cost.ratio, ".2f"), _bytes(cost.peak), form(cost.peak_ratio, ".2f")),
         ]
         for costs in contests
         for cost in costs
     ]
-    headers = ["model", "inner", "ours", "memory", "ours", "ratio", "ours"]
+    headers = ["model", "inner", "ours", "memory", "ratio", "saved", "ratio", "peak", "ratio"]
     notes = [
         *_scaled(scale),
         f"{_batches(table.settings[scale])}, after as many; ratios are to the explicit model, the first of each group.",
-        "Ours: bytes saved for the backward pass of a step, without softmax and weights. The paper's figures leave out "
-        "the word embeddings.",
+        "Memory: the paper's, without word embeddings. Saved: what a step of ours keeps for its backward pass, without "
+        "softmax and weights. Peak: all that is new at any time of both passes, gradients among it, without softmax.",
     ]
     return Sheet(table.title, headers, rows, notes)
 

@@ -17,7 +17,7 @@ from equilibria.configuration.building import build_model
 from equilibria.data import byte_tokenizer
 from equilibria.depths import Equilibrium
 from equilibria.errors import UserError
-from equilibria.gradients import Implicit
+from equilibria.gradients import Gradient, Guarded, Implicit, Phantom, Reversible, Unrolled
 from equilibria.interop.hugging_face import EquilibriaConfig, EquilibriaForCausalLM
 from equilibria.interop.hugging_face.exporting import stock_tokenizer
 from equilibria.models import LanguageModel
@@ -319,8 +319,9 @@ def test_what_is_not_understood_is_said() -> None:
         one(tokens + VOCABULARY)
 
 
-def test_steps_are_computed_again_on_request() -> None:
-    one, tokens = model("contractive").train(), text()
+@pytest.mark.parametrize("gradient", [Phantom(), Unrolled(steps=3), Implicit(), Guarded()])
+def test_steps_are_computed_again_on_request(gradient: Gradient) -> None:
+    one, tokens = model("contractive", depth=Equilibrium(gradient=gradient)).train(), text()
     gradients = []
     for on in (False, True):
         if on:
@@ -337,9 +338,9 @@ def test_steps_are_computed_again_on_request() -> None:
     assert "checkpoint=True" not in repr(one.depth)
     with pytest.raises(ValueError, match="every_n_layers 2"):
         one.activation_checkpointing_enable(every_n_layers=2)
-    implicit = model("contractive", depth=Equilibrium(gradient=Implicit()))
-    with pytest.raises(ValueError, match="no steps to recompute"):
-        implicit.activation_checkpointing_enable()
+    reversible = model("contractive", depth=Equilibrium(gradient=Reversible()))
+    with pytest.raises(ValueError, match="recomputes by itself"):
+        reversible.activation_checkpointing_enable()
 
 
 def test_layers_of_the_cache() -> None:

@@ -28,7 +28,7 @@ from equilibria.configuration.building import build_model
 from equilibria.data.batches import NO_TARGET
 from equilibria.depths import Depth, Equilibrium, UnrolledDepth
 from equilibria.deq.failures import warn
-from equilibria.gradients import Phantom, Unrolled
+from equilibria.gradients import Phantom, PullbackGradient, Unrolled
 from equilibria.interop.hugging_face.cache import cache_layers, check_cache, head_sizes, read_on
 from equilibria.interop.hugging_face.padding import Padding, check_positions
 from equilibria.models import LanguageModel, ModelRecipe
@@ -179,7 +179,7 @@ class EquilibriaPreTrainedModel(PreTrainedModel):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Recomputes each differentiated step in the backward pass, as for `gradient_checkpointing`.
+        """Recomputes each differentiated evaluation in the backward pass, as for `gradient_checkpointing`.
 
         Raises:
             ValueError: there are no such steps, or an argument is not supported.
@@ -187,7 +187,7 @@ class EquilibriaPreTrainedModel(PreTrainedModel):
         options = {**(activation_checkpointing_kwargs or {})}
         if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
             raise ValueError(
-                f"this model recomputes every step, by non-reentrant checkpoints of PyTorch; found "
+                f"this model recomputes every differentiated evaluation, and not by reentrant checkpoints; found "
                 f"{activation_checkpointing_kwargs}, every_n_layers {every_n_layers}, offload {offload}"
             )
         self.core.checkpoint(True)
@@ -371,14 +371,14 @@ class EquilibriaModel(EquilibriaPreTrainedModel):
     def checkpoint(self, on: bool) -> None:
         """Turns the recomputing of steps on or off; a ValueError where there are none."""
         match self.model:
-            case LanguageModel(depth=Equilibrium(gradient=Phantom() | Unrolled() as gradient) as depth):
-                self.depth = replace(depth, gradient=replace(gradient, checkpoint=on))
+            case LanguageModel(depth=Equilibrium(gradient=PullbackGradient() | Phantom() | Unrolled() as way) as depth):
+                self.depth = replace(depth, gradient=replace(way, checkpoint=on))
             case LanguageModel(depth=UnrolledDepth() as depth):
                 self.depth = replace(depth, checkpoint=on)
             case _:
                 raise ValueError(
-                    "this model's gradient has no steps to recompute; an implicit one stores a single evaluation at "
-                    "any depth. Turn activation checkpointing off"
+                    "this model's steps are not recomputed: it has none, or a gradient that recomputes by itself; "
+                    "turn activation checkpointing off"
                 )
         self.gradient_checkpointing = on
 
