@@ -119,7 +119,8 @@ def _tracking(
 
 def _wide(group: str, *goals: Goal) -> Study:
     """A word problem of a group of 60 elements, A5 or the cyclic control."""
-    words = {"data.group": group, "data.length": 32, "data.shortest": 2, "data.staying": 4000, "data.growing": 4000}
+    words = {"data.group": group, "data.length": 32, "data.shortest": 2}
+    words |= {"data.staying": 2000, "data.growing": 5500, "data.growth_power": 2.0}
     return _tracking(
         group,
         "a5-transformer",
@@ -129,7 +130,7 @@ def _wide(group: str, *goals: Goal) -> Study:
         lengths=(32, 64, 128, 256),
         layers={"model.cell.d_model": 96, "model.cell.inner": 512},
         recurrent={"model.d_model": 96, "model.hidden": 192},
-        common={**words, "training.steps": 9000, "training.batch_size": 128, "training.segment_length": 32},
+        common={**words, "training.steps": 9500, "training.batch_size": 128, "training.segment_length": 32},
     )
 
 
