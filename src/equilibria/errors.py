@@ -75,9 +75,15 @@ def printable(text: str) -> str:
     )
 
 
+_ELSEWHERE = {"gpu": "cuda", "metal": "mps"}
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of some words, or else the only one that begins so; capitals and kinds of dash do not matter."""
+    """The most similar of some words, or else the only one that begins so; capitals and kinds of dash do not matter.
+    What is called otherwise elsewhere counts as ours."""
     alike, plain = {_plain(other): other for other in known}, _plain(word)
+    if (ours := _ELSEWHERE.get(plain)) in alike:
+        return alike[ours]
     close = difflib.get_close_matches(plain, alike, n=1, cutoff=0.6)
     begun = [other for other in alike if len(plain) >= 3 and other.startswith(plain)]
     return alike.get(next(iter(close or (begun if len(begun) == 1 else ())), ""))

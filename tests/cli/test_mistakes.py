@@ -21,6 +21,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_recipe(recipe, Path("runs/vim/config.toml"))
     Path("runs/vim/checkpoints/step-4").mkdir(parents=True)
     Path("empty.toml").touch()
+    Path("empty").mkdir()
+    Path("book.txt").write_text("A book.\n")
+    Path("list.toml").write_text('[run]\nname = "a"\n[data]\nsource = "files"\nfiles = "book.txt"\n')
     Path("binary.toml").write_bytes(b"\xff\xfe")
     return tmp_path
 
@@ -53,7 +56,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             f"eval {RECIPE}",
             f"{RECIPE} is a file, and no run folder; if it is a recipe, train it first: equilibria train",
         ),
+        ("eval .", "a folder without a run; name one in it, such as"),
+        ("eval empty", "empty is a folder without a run; give one that `equilibria train` made or"),
+        ("export", "RUN is missing: expected a path; it takes RUN OUT --to VALUE, see equilibria export --help"),
+        ("generate demo --device gpu", 'did you mean "cuda"?'),
+        (f"train {RECIPE} -o out", "a key of the recipe is a flag: --run.directory VALUE"),
+        (f"train {RECIPE} --out out", "--out: no such key; the nearest is run.directory"),
+        (f"train {RECIPE} --output-dir out", "--output_dir: no such key; the nearest is run.directory"),
         # recipes
+        ("train book.txt", "book.txt is no recipe, which is a TOML file; to train on a text: equilibria train"),
+        ("train list.toml", 'data.files = "book.txt": expected a list, such as ["book.txt"]'),
+        ("train english-4m/default", "another text is given by --data.source files --data.files TEXT"),
         ("train min", "min does not exist; a recipe is a TOML file such as mine.toml, or one of the package"),
         ("train mime.toml", "a recipe is a TOML file such as mine.toml"),
         ("train empty.toml", "empty.toml: run.name is missing"),
@@ -86,7 +99,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"sweep {RECIPE} --seed 0,", "there is no value before, after or between commas"),
         (f"sweep {RECIPE} --seed 0,0", "a value comes twice"),
         (f"sweep {RECIPE} --seed 0,1 --index 5", "--index 5: the sweep has 2 runs, 0 to 1"),
-        (f"train {RECIPE} --training.device gpu", 'expected one of "auto", "cpu", "cuda", "mps"; did you mean "cpu"?'),
+        (f"train {RECIPE} --training.device gpu", 'expected one of "auto", "cpu", "cuda", "mps"; did you mean "cuda"?'),
         (f"train {RECIPE} --training.precision fp16", 'expected one of "float32", "bfloat16"'),
         (f"train {RECIPE} --model.cell transformer", 'did you mean "transformer_xl"?'),
         (f"train {RECIPE} --model.depth.layers 3", "kind equilibrium has no such key; kind stack has it"),

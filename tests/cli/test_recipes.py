@@ -29,7 +29,12 @@ def test_a_copy_is_the_recipe_and_replaces_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["init", "english-4m/default"]) == 0
-    assert capsys.readouterr().out == "wrote default.toml; train it with: equilibria train default.toml\n"
+    wrote, *about = capsys.readouterr().out.splitlines()
+    assert wrote == "wrote default.toml; train it with: equilibria train default.toml"
+    assert about == [
+        "Its text is to be in data/english-4m: train.txt and valid.txt. Any other text:",
+        "equilibria train default.toml --data.source files --data.files TEXT",
+    ]
     assert Path("default.toml").read_bytes() == shipped_recipe("english-4m/default").file.read_bytes()
     assert main(["init", "ptb/nas", "mine/nas.toml"]) == 0
     assert table_of(read_recipe("mine/nas.toml")) == table_of(read_recipe("ptb/nas"))

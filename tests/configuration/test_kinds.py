@@ -82,7 +82,7 @@ def test_options_are_the_arguments_of_the_constructor() -> None:
 
 def test_what_toml_cannot_say_is_no_option() -> None:
     assert "preconditioner" not in options(NewtonKrylov)
-    assert list(options(Implicit)) == ["solver", "higher_order"]  # its memory changes as a program runs
+    assert list(options(Implicit)) == ["solver", "higher_order", "checkpoint"]  # its memory changes as a program runs
     assert {"inner", "forcing", "products", "draft", "fallback"} <= options(NewtonKrylov).keys()
 
 

@@ -194,10 +194,50 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     for part in (
         "prompt must be a string, a list of",
         "top_p must be from 0 to 1, found 2",
-        "stream_options.include_usage must be true or false, found a string",
+        'stream_options.include_usage must be true or false, found "yes"',
         "'colour' is not a field",
     ):
         assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temprature", 1, "'temprature' is not a field of a completion request; did you mean 'temperature'?"),
+        ("prompt", 5, "a list of token ids, or a list of those, found 5"),
+        ("prompt", {"a": 1}, "or a list of those, found an object"),
+        ("prompt", ["a", 1], 'or a list of those, found "a" and 1 in a list'),
+        ("prompt", [1.5, 2], "or a list of those, found 1.5 and 2 in a list"),
+        ("prompt", [[]], "found an empty list; the start of a passage is the empty string"),
+        ("n", "2" * 50, "n must be an integer, found a string"),
+        ("n", "\ud800", r'n must be an integer, found "\ud800"'),
+    ],
+)
+def test_what_was_found_is_said(field: str, value: object, message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_request({"model": "m", "prompt": "a", field: value}, SERVED)
+    assert message in caught.value.message
+    caught.value.message.encode()
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "bot", "content": ""}], 'one of system, developer, user, assistant, found "bot"'),
+        ([{"role": "user", "contnt": ""}], "'contnt' is not a field of messages; did you mean 'content'?"),
+        ([], "a list of messages, at least one, found none"),
+        ("hello", 'a list of messages, at least one, found "hello"'),
+    ],
+)
+def test_what_was_found_in_messages_is_said(messages: object, message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_request({"model": "m", "messages": messages}, SERVED, ChatFields)
+    assert message in caught.value.message
+
+
+def test_a_key_that_stands_twice_is_named() -> None:
+    with pytest.raises(ApiError, match='the key "n" stands twice in one object'):
+        parse_json(b'{"n": 1, "m": 2, "n": 1}')
 
 
 def test_null_counts_as_absent() -> None:

@@ -1,7 +1,8 @@
 """What is wrong with a command line, in one line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -33,9 +34,10 @@ def explain(problem: cyclopts.CycloptsError) -> str:
             return f"{_unexpected(argument, argument.tokens[0])} {limit}"
         case cyclopts.MissingArgumentError(argument=Argument() as argument):
             lacking = f"{problem.keyword} has no value" if problem.keyword else f"{argument.name} is missing"
-            usage = (
-                "" if problem.keyword else f"; see {' '.join(('equilibria', *(problem.command_chain or ())))} --help"
-            )
+            command = " ".join(("equilibria", *(problem.command_chain or ())))
+            needed = _needed(problem.target)
+            takes = f"it takes {' '.join(needed)}, " if len(needed) > 1 else ""
+            usage = "" if problem.keyword else f"; {takes}see {command} --help"
             return f"{lacking}: expected {_expected(argument, None)}{usage}"
         case cyclopts.UnusedCliTokensError(unused_tokens=[unexpected, *_]):
             prompt = ["a prompt is given with -p, and so on;"] if "generate" in (problem.command_chain or ()) else []
@@ -43,6 +45,15 @@ def explain(problem: cyclopts.CycloptsError) -> str:
             return " ".join((f"{unexpected}: unexpected argument;", *prompt, f"see {command} --help"))
     problem.verbose = False
     return " ".join(str(problem).split())
+
+
+def _needed(command: Callable[..., Any] | None) -> list[str]:
+    """The arguments and flags that a command cannot do without."""
+    every = [] if command is None else signature(command).parameters.values()
+    needed = [one for one in every if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
+    return [
+        f"--{one.name.replace('_', '-')} VALUE" if one.kind is one.KEYWORD_ONLY else one.name.upper() for one in needed
+    ]
 
 
 def _unknown(given: str, names: Sequence[str]) -> str:

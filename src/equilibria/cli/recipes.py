@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equilibria.configuration import Recipe, RunRecipe, read_recipe, shipped_recipe, shipped_recipes
+from equilibria.data.sources.folder import FolderText
 from equilibria.errors import UserError
 from equilibria.files.durable import save_text
 from equilibria.runs.folder import RunFolder
@@ -56,6 +57,10 @@ def init(name: str, file: Path | None = None, /) -> int:
         raise UserError(f"{file} exists already; name another file: equilibria init {name} FILE")
     save_text(file, recipe.file.read_text(encoding="utf-8"))
     print(f"wrote {file}; train it with: equilibria train {file}")
+    data = read_recipe(file).data
+    if isinstance(data, FolderText) and not data.path.is_dir():
+        print(f"Its text is to be in {data.path}: train.txt and valid.txt. Any other text:")
+        print(f"equilibria train {file} --data.source files --data.files TEXT")
     return 0
 
 

@@ -1,5 +1,6 @@
 """`equilibria serve`."""
 
+import errno
 from pathlib import Path
 from typing import Annotated
 
@@ -118,5 +119,8 @@ def serve(
     try:
         cut = listen(model, served, host, port, Gate(allowed_host, api_key))
     except OSError as problem:
-        raise UserError(f"cannot listen at {host} port {port}: {problem.strerror or problem}") from problem
+        reason = problem.strerror or str(problem)
+        mend = {errno.EADDRINUSE: "--port takes another", errno.EACCES: "--port takes one above 1023"}
+        other = mend.get(problem.errno or 0, "--host is an address of this machine")
+        raise UserError(f"cannot listen at {host} port {port}: {reason.split(' (')[0]}; {other}") from problem
     return 130 if cut else 0

@@ -135,7 +135,8 @@ def _as_flag(argument: str) -> str:
     if "" in key.split("."):
         return "see --help"
     if equals or argument.startswith("-") or key.partition(".")[0] in {*SHORT_KEYS, *options(Recipe)}:
-        return f"a key of the recipe is a flag: --{key} VALUE"
+        named = {"o": "run.directory", "n": "training.steps", "d": "training.device"}.get(key, key)
+        return f"a key of the recipe is a flag: --{named} VALUE"
     return "one recipe is given, and flags after it; see --help"
 
 

@@ -42,6 +42,9 @@ def shipped_recipe(name: str) -> ShippedRecipe:
     return recipes[name]
 
 
+_TEXTS = {".txt", ".md", ".gz", ".rst", ".html"}
+
+
 def recipe_file(path: Path | str) -> Path:
     """The file of a recipe: one that exists, or else that of a recipe of the package.
 
@@ -49,6 +52,11 @@ def recipe_file(path: Path | str) -> Path:
         UserError: there is neither.
     """
     file = Path(path)
+    if file.suffix in _TEXTS and file.is_file():
+        raise UserError(
+            f"{path} is no recipe, which is a TOML file; to train on a text: "
+            f"equilibria train english-4m/default --data.source files --data.files {path}"
+        )
     if file.exists() and not file.is_dir():  # a pipe has no size, and may be read
         return file
     recipes = shipped_recipes()

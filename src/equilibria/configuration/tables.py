@@ -25,7 +25,11 @@ NOTHING = "none"  # how a table says None where that is not the default
 ITSELF = ""  # the key of a section's kind among flags, which may set options of it besides
 
 # What others call what we have.
-_ELSEWHERE = {"epochs": "steps", "num_epochs": "steps", "max_iters": "steps", "max_iter": "max_evaluations"}
+_ELSEWHERE = {
+    **dict.fromkeys(("epochs", "num_epochs", "max_iters"), "steps"),
+    "max_iter": "max_evaluations",
+    **dict.fromkeys(("o", "out", "output", "out_dir", "output_dir"), "directory"),
+}
 
 
 def table_of(value: object, path: Callable[[Path], str] = str) -> Any:
@@ -291,7 +295,8 @@ def _sequence(value: Any, annotation: Any) -> tuple[Any, ...]:
         parts = [part for text in value.all for part in (text[1:-1].split(",") if text[:1] == "[" else [text])]
         value = [Written([[part.strip(" \"'")]]) for part in parts if part]
     if not isinstance(value, list | tuple):
-        raise ValueError(f"= {_shown(value)}: expected a list")
+        such = f", such as [{_shown(value)}]" if isinstance(value, str | int | float) else ""
+        raise ValueError(f"= {_shown(value)}: expected a list{such}")
     if get_origin(annotation) is tuple and ... not in members:
         if len(value) != len(members):
             raise ValueError(f"has {len(value)} values: expected {len(members)}")

@@ -21,7 +21,7 @@ from equilibria.measuring.steps import synchronize
 
 Section = dict[str, str]
 
-_PACKAGES = ("tensorboard", "datasets", "transformers", "lm-eval")
+_PACKAGES = ("starlette", "transformers", "lm-eval", "onnxscript", "datasets", "tensorboard")
 _KERNELS = {
     SDPBackend.CUDNN_ATTENTION: "cuDNN",
     SDPBackend.FLASH_ATTENTION: "flash",

@@ -124,6 +124,9 @@ class RunFolder:
         return folder
 
 
+_ANY = "give one that `equilibria train` made or `equilibria models` lists"
+
+
 def no_run(path: Path) -> str:
     """That there is no run folder at a path, and which may be meant: one around it, in it, beside it or in `runs`."""
     around = next((run for run in map(RunFolder.named, path.parents) if run is not None), None)
@@ -135,14 +138,11 @@ def no_run(path: Path) -> str:
         train = f"; if it is a recipe, train it first: equilibria train {path}" if path.suffix == ".toml" else ""
         return f"{path} is a file, and no run folder{train}"
     if path.is_dir():
-        inside = next((place.parent for place in sorted(path.glob("*/config.toml"))), None)
-        return f"{path} is a folder without a run" + (f"; name one in it, such as {inside}" if inside else "")
+        places = (*sorted(path.glob("*/config.toml")), *sorted(path.glob("runs/*/config.toml")))
+        inside = next((place.parent for place in places), None)
+        return f"{path} is a folder without a run; " + (f"name one in it, such as {inside}" if inside else _ANY)
     places = {place for parent in (path.parent, Path("runs")) for place in parent.glob("*/config.toml")}
     runs = {place.parent.name: str(place.parent) for place in sorted(places)}
     close = nearest(path.name, runs)
-    instead = (
-        f"the nearest is {runs[close]}"
-        if close
-        else "give one that `equilibria train` made or `equilibria models` lists"
-    )
+    instead = f"the nearest is {runs[close]}" if close else _ANY
     return f"there is no run folder {path}; {instead}"

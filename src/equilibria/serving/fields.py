@@ -1,5 +1,6 @@
 """The fields of requests, read from JSON by cattrs: what each may be stands beside it."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
+from equilibria.errors import nearest
 from equilibria.serving.errors import ApiError, invalid
 
 MOST_TEXTS = 128
 MOST_MESSAGES = 1024
 ROLES = ("system", "developer", "user", "assistant")
+_SHOWN = 40  # characters of a wrong value that a message repeats
 _KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
 
 
@@ -21,7 +24,9 @@ class _UnsupportedError(ValueError):
 
 
 def _found(value: object) -> str:
-    return f"found {_KINDS.get(type(value), 'null')}"
+    """What was found: the value itself where it is short, else its kind."""
+    shown = "" if isinstance(value, list | dict) else json.dumps(value)  # which escapes what an answer cannot hold
+    return f"found {shown if 0 < len(shown) <= _SHOWN else _KINDS.get(type(value), 'null')}"
 
 
 def _number(kind: type[int | float], least: float, most: float, open_below: bool = False) -> Callable[[Any], float]:
@@ -72,11 +77,14 @@ def _stops(value: Any) -> tuple[str, ...]:
 def _prompts(value: Any) -> list[str | list[int]]:
     """Reads a text, token ids, or a list of either."""
     given = [value] if isinstance(value, str) or _are_ids(value) else value
-    alike = isinstance(given, list) and (all(isinstance(one, str) for one in given) or all(map(_are_ids, given)))
-    if isinstance(given, list) and [] in given:
-        raise ValueError("a list of token ids must not be empty")
-    if not alike or not given:
-        raise ValueError("must be a string, a list of strings, a list of token ids, or a list of those")
+    expected = "must be a string, a list of strings, a list of token ids, or a list of those"
+    if not isinstance(given, list):
+        raise ValueError(f"{expected}, {_found(value)}")
+    if not given or [] in given:
+        raise ValueError(f"{expected}, found an empty list; the start of a passage is the empty string")
+    if not (all(isinstance(one, str) for one in given) or all(map(_are_ids, given))):
+        kind, *others = dict.fromkeys(_found(one) for one in given)
+        raise ValueError(f"{expected}, {kind}{' and ' + others[0].removeprefix('found ') if others else ''} in a list")
     if len(given) > MOST_TEXTS:
         raise ValueError(f"holds at most {MOST_TEXTS} prompts, found {len(given)}")
     return [_text(one) if isinstance(one, str) else one for one in given]
@@ -120,7 +128,7 @@ def _content(value: Any) -> str:
 def _messages(value: Any) -> "tuple[Message, ...]":
     """Reads what has been said, at least one message."""
     if not isinstance(value, list) or not value:
-        raise ValueError("must be a list of messages, at least one")
+        raise ValueError(f"must be a list of messages, at least one, {_found(value) if value != [] else 'found none'}")
     if len(value) > MOST_MESSAGES:
         raise ValueError(f"holds at most {MOST_MESSAGES} messages, found {len(value)}")
     read = _object(Message)
@@ -240,7 +248,9 @@ def _problems(error: BaseException, what: str, name: str = "") -> Iterator[ApiEr
             for extra in sorted(error.extra_fields):
                 shown = extra[:80].encode("utf-8", "replace").decode()  # an answer cannot hold half a surrogate pair
                 of = name or what
-                yield ApiError(400, f"{extra!r:.80} is not a field of {of}", name or shown, "unknown_field")
+                near = nearest(extra, [one.name for one in dataclasses.fields(error.cl)])
+                meant = "" if near is None else f"; did you mean {near!r}?"
+                yield ApiError(400, f"{extra!r:.80} is not a field of {of}{meant}", name or shown, "unknown_field")
         case KeyError():
             yield ApiError(400, f"{name} is missing", name, "missing_field")
         case _UnsupportedError():
@@ -269,7 +279,9 @@ def _no_constant(name: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("duplicate key")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {json.dumps(twice[:_SHOWN])} stands twice in one object")
     return content
 
 

@@ -316,9 +316,10 @@ def _refusal(problem: ApiError) -> Response:
 
 async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
+    allowed = (problem.headers or {}).get("allow", "another method")
     messages = {
         404: f"nothing is at {request.url.path[:200]}; see /v1/completions, /v1/chat/completions and /v1/models",
-        405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}",
+        405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}; take {allowed}",
     }
     error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
     return JSONResponse(error.body, problem.status_code, problem.headers)

@@ -86,7 +86,8 @@ class FolderText(Source):
         if not self.path.is_dir():
             found = "is a file" if self.path.exists() else "does not exist"
             mend = "give a folder with train.txt and valid.txt, such as `equilibria data NAME` makes"
-            raise UserError(f"{self.path} {found}; {mend}")
+            other = "another text is given by --data.source files --data.files TEXT"
+            raise UserError(f"{self.path} {found}; {mend}; {other}")
         texts = [path for path in sorted(self.path.iterdir()) if split_of(path.name)]
         files: dict[Split, Path] = {}
         for split in SPLITS:
