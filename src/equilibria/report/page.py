@@ -114,15 +114,15 @@ def _solve_sections(run: RunRecord, solves: Solves | None) -> Iterator[str]:
         yield _plots(
             "One validation solve",
             [convergence_plot(convergence)],
-            f"{convergence.tokens:,} tokens from the beginning of the validation data, with the solver of "
-            "evaluation but without a draft, a fallback or a stop at its tolerance, the dotted line: in use, a token "
-            "stops there.",
+            f"How {convergence.tokens:,} tokens of the validation data converge. In use a token stops at the solver's "
+            "tolerance, the dotted line; here none stops, and no draft or fallback takes part.",
         )
     if pieces:
         yield (
             "<h2>Evaluations per token</h2>\n"
-            '<p class="quiet">The beginning of the validation text, coloured by the evaluations after which each '
-            "token's state had converged. Point at a token for its figures.</p>\n"
+            '<p class="quiet">The beginning of the validation text: each token in the shade of the evaluations after '
+            "which its state had converged. Tokens that share a character are one piece. Point at a piece for its "
+            "figures.</p>\n"
             f"{legend(pieces)}\n{coloured(pieces)}"
         )
 
