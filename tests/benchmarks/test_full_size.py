@@ -9,7 +9,7 @@ import pytest
 from benchmarks.full_size import mapped_text
 from equilibria.cli.app import main
 from equilibria.configuration import read_recipe
-from equilibria.data.prepared import opened
+from equilibria.data.prepared import EncodedSplit, opened
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def test_a_text_has_as_many_words_as_are_wanted(text: Path, tmp_path: Path, voca
     data = read_recipe("ptb/deq-trellisnet", [f"--data.path={place}"]).data
     task = opened(data)
     assert task.tokenizer.vocabulary_size == vocabulary
-    assert task.split("valid").tokens.max() < vocabulary
+    valid = task.split("valid")
+    assert isinstance(valid, EncodedSplit)
+    assert valid.tokens.max() < vocabulary
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -197,6 +198,10 @@ def test_models_errors_and_the_page(server: Server, client: openai.OpenAI) -> No
     with pytest.raises(openai.BadRequestError, match="temperature must be from 0") as caught:
         client.completions.create(model="shared", prompt="a", temperature=-1)
     assert caught.value.param == "temperature"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server.address}/v1/completions")
+    assert (refused.value.code, refused.value.headers["allow"]) == (405, "POST")
+    assert b"GET is not allowed for /v1/completions; send POST" in refused.value.read()
     with urllib.request.urlopen(f"{server.address}/") as page:
         assert b"page.js" in page.read()
         assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -250,7 +255,9 @@ def test_an_address_that_cannot_be_had_is_named(
 ) -> None:
     port = server.address.rsplit(":", 1)[1]
     assert main(["serve", str(run), "--port", port]) == 2
-    assert f"cannot listen at 127.0.0.1 port {port}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1 port {port}" in told
+    assert "; choose another --port, or 0 for a free one" in told
 
 
 def test_the_benchmark_finds_nothing_wrong(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

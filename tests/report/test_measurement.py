@@ -72,6 +72,17 @@ def test_a_solve_is_followed_at_every_evaluation_to_twice_its_budget(model: Lang
 
 
 @pytest.mark.parametrize("chunk_length", [None, 5])
+def test_what_fills_up_a_row_is_not_counted(model: LanguageModel) -> None:
+    inputs = torch.from_numpy(text(64).astype(np.int64)).view(2, 32)
+    solver = Anderson(tol=1e-2, max_evaluations=9, scope="prefix")
+    counted = torch.ones_like(inputs, dtype=torch.bool)
+    counted[1] = False
+    convergence = follow_solve(model, inputs, solver, counted)
+    assert convergence.tokens == 32
+    assert convergence.mean == pytest.approx(follow_solve(model, inputs[:1], solver).mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk_length", [None, 5])
 @pytest.mark.parametrize("with_coda", [False, True])
 def test_a_solve_per_sequence_is_followed_token_by_token(model: LanguageModel, with_coda: bool) -> None:
     if with_coda:

@@ -119,8 +119,14 @@ def serve(
     try:
         cut = listen(model, served, host, port, Gate(allowed_host, api_key))
     except OSError as problem:
-        reason = problem.strerror or str(problem)
-        mend = {errno.EADDRINUSE: "--port takes another", errno.EACCES: "--port takes one above 1023"}
-        other = mend.get(problem.errno or 0, "--host is an address of this machine")
-        raise UserError(f"cannot listen at {host} port {port}: {reason.split(' (')[0]}; {other}") from problem
+        raise UserError(
+            f"cannot listen at {host} port {port}: {problem.strerror or problem}; {_mend(problem)}"
+        ) from problem
     return 130 if cut else 0
+
+
+def _mend(problem: OSError) -> str:
+    """What to do about an address that cannot be listened at."""
+    if problem.errno in (errno.EADDRINUSE, errno.EACCES):
+        return "choose another --port, or 0 for a free one"
+    return "choose another --host or --port"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equilibria.data import EncodedSplit, EvaluationStream, Task, Tokenizer
+from equilibria.data.batches import NO_TARGET
 from equilibria.data.progress import UNWATCHED, Progress
 from equilibria.depths import Depth, Equilibrium, Reached
 from equilibria.depths.chunks import per_token
@@ -89,7 +90,7 @@ def _measured(model: LanguageModel, loaded: LoadedRun, task: Task) -> Solves:
         return passage, None
     rows = max(1, min(training.batch_size, _CONVERGENCE_TOKENS // training.segment_length))
     segment = next(iter(valid.segments(rows, training.segment_length)))
-    return passage, follow_solve(model, segment.inputs, model.depth.eval_solver)
+    return passage, follow_solve(model, segment.inputs, model.depth.eval_solver, segment.targets != NO_TARGET)
 
 
 def read_passage(
@@ -130,23 +131,27 @@ def read_passage(
     return pieces
 
 
-def follow_solve(model: LanguageModel, inputs_BL: Tensor, solver: Solver) -> Convergence:
+def follow_solve(
+    model: LanguageModel, inputs_BL: Tensor, solver: Solver, counted_BL: Tensor | None = None
+) -> Convergence:
     """The residual of every token at each evaluation, without stopping at the tolerance.
 
     The solver's own method is followed, without a draft or a fallback, for twice its budget but 64 evaluations at most.
-    The model is in evaluation mode.
+    The model is in evaluation mode. Figures are over the tokens in `counted_BL`, all by default: a row that ends before
+    others is filled up with tokens that other rows have too.
     """
+    counted = torch.ones_like(inputs_BL, dtype=torch.bool) if counted_BL is None else counted_BL
     budget = min(2 * solver.max_evaluations, _CONVERGENCE_EVALUATIONS)
     recorder = _Recorder(replace(solver, tol=0.0, max_evaluations=budget, draft=None, fallback=None))
     with torch.no_grad():
         model(inputs_BL, depth=recorder)
-    per_evaluation = [residual.flatten().double().numpy() for residual in _side_by_side(recorder.observed)]
+    per_evaluation = [residual[counted].double().numpy() for residual in _side_by_side(recorder.observed)]
     return Convergence(
         mean=[float(residual.mean()) for residual in per_evaluation],
         p95=[float(np.quantile(residual, 0.95, method="lower")) for residual in per_evaluation],
         worst=[float(residual.max()) for residual in per_evaluation],
         tolerance=solver.tol,
-        tokens=inputs_BL.numel(),
+        tokens=int(counted.sum()),
     )
 
 

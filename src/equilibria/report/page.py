@@ -114,8 +114,9 @@ def _solve_sections(run: RunRecord, solves: Solves | None) -> Iterator[str]:
         yield _plots(
             "One validation solve",
             [convergence_plot(convergence)],
-            f"How {convergence.tokens:,} tokens of the validation data converge. In use a token stops at the solver's "
-            "tolerance, the dotted line; here none stops, and no draft or fallback takes part.",
+            f"How the residual falls, over {convergence.tokens:,} tokens of the validation data. In use, a token stops "
+            "at the tolerance, the dotted line. Here the solver of evaluation goes on beyond it, without a draft or a "
+            "fallback.",
         )
     if pieces:
         yield (

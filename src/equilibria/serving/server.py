@@ -316,13 +316,16 @@ def _refusal(problem: ApiError) -> Response:
 
 async def _http_error(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    allowed = (problem.headers or {}).get("allow", "another method")
+    headers = dict(problem.headers or {})
+    if "Allow" in headers:  # whose order Starlette leaves to chance
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
     messages = {
         404: f"nothing is at {request.url.path[:200]}; see /v1/completions, /v1/chat/completions and /v1/models",
-        405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}; take {allowed}",
+        405: f"{request.method[:20]} is not allowed for {request.url.path[:200]}; "
+        f"send {headers.get('Allow', 'another method').replace(', ', ' or ')}",
     }
     error = ApiError(problem.status_code, messages.get(problem.status_code, problem.detail))
-    return JSONResponse(error.body, problem.status_code, problem.headers)
+    return JSONResponse(error.body, problem.status_code, headers)
 
 
 async def _disconnected(request: Request, problem: Exception) -> Response:
