@@ -264,6 +264,8 @@ def test_runtime_is_measured_in_turn(checkout: Path, capsys: pytest.CaptureFixtu
     assert equilibrium["inference_ratio"]["lower_quartile"] <= equilibrium["inference_ratio"]["median"]
     assert equilibrium["training"]["median"] > 0
     assert not equilibrium["trained"]
+    fewer = reproduced(capsys, "runtime", "--scale", "tiny", "--batch-size", "1")  # whatever the recipe's batches are
+    assert fewer["setting"]["batch_size"] == 1
     reproduced(capsys, "ptb", "--scale", "tiny", "--train", "--rows", "equilibrium")
     explicit, equilibrium = reproduced(capsys, "runtime", "--rows", "equilibrium")["contests"][0]["rows"]
     assert equilibrium["trained"]

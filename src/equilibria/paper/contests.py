@@ -103,7 +103,8 @@ def _model(contest: Contest, recipe: Recipe) -> tuple[TokenModel, bool]:
 
 def _contender(recipe: Recipe, model: TokenModel, setting: Setting) -> Contender:
     """Trains at the model's own depth, not at that of its warm-up; the weights hardly move."""
-    training = replace(recipe.training, accumulation=1, learning_rate=1e-9)
+    rows = {"batch_size": setting.batch_size, "segment_length": setting.segment_length, "accumulation": 1}
+    training = replace(recipe.training, **rows, learning_rate=1e-9)
     batches = _batches(model, setting, training.seed)
     depth = model.depth.steady() if isinstance(model, LanguageModel) else None
     evaluated = [batches.at(index) for index in range(_EVALUATED)]
