@@ -46,7 +46,7 @@ def test_help_is_that_of_the_benchmark_or_without_a_name_our_own(
 
 def test_the_nearest_is_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sped"]) == 2
-    said = "error: there is no benchmark sped; the nearest is speed, and there are bank, convergence, "
+    said = "error: there is no benchmark sped; the nearest is speed, and there are accelerator, bank, "
     assert capsys.readouterr().err.startswith(said)
 
 
