@@ -81,3 +81,18 @@ def test_iterates_come_with_either_gradient():
 def test_an_impossible_share(share: float):
     with pytest.raises(ValueError, match="share must be"):
         eq.Switching(share=share)
+
+
+@pytest.mark.parametrize("budget", [3, 200])
+def test_either_gradient_works_inside_transforms(budget: int):
+    """The phantom gradient's default drops what its graph saves, by hooks that transforms do not take."""
+    weight, inputs = (leaf.detach() for leaf in tanh_problem())
+    solver = eq.Picard(tol=1e-6, max_evaluations=budget)
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        start = torch.zeros_like(inputs)
+        return eq.fixed_point(tanh_map(weight, inputs), start, solver, eq.Switching(), "ignore").value.square().sum()
+
+    tracked = weight.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(tracked), tracked)
+    torch.testing.assert_close(torch.func.grad(loss)(weight), expected)

@@ -133,5 +133,9 @@ class Switching(Gradient):
         done = plain(solve.iterate.converged)
         if done.sum() >= self.share * done.numel():
             return self.converged.attach(f, state, solve)
-        attached = self.otherwise.attach(f, state, solve)
+        # Transforms take no hooks, which drop what a graph saves; their graph is short-lived anyway.
+        otherwise: Gradient = self.otherwise
+        if mapped.active() and isinstance(otherwise, Phantom):
+            otherwise = replace(otherwise, checkpoint=False)
+        attached = otherwise.attach(f, state, solve)
         return replace(attached, tracked=attached.first)
