@@ -158,6 +158,7 @@ def twenty_steps(table: TrainedTable, row: Row, text: Path, out: Path, options: 
     steps = [*logged(run, "train")]
     seconds = [after["seconds"] - before["seconds"] for before, after in pairwise(steps)]
     losses = [line["loss"] for line in steps]
+    evaluations = [line["evaluations"] for line in steps if line.get("evaluations") is not None]
     evaluated = {}
     if getattr(recipe.model, "memory_length", 0):
         for length in MEMORIES:
@@ -169,7 +170,7 @@ def twenty_steps(table: TrainedTable, row: Row, text: Path, out: Path, options: 
         "parameters": planned["parameters"]["total"],
         "losses": [statistics.fmean(losses[:3]), statistics.fmean(losses[-3:])],
         "steps": [line["step"] for line in steps],
-        "evaluations": statistics.fmean([line["evaluations"] for line in steps]) if "evaluations" in steps[0] else None,
+        "evaluations": statistics.fmean(evaluations) if evaluations else None,
         "unconverged": steps[-1].get("unconverged"),
         "seconds": statistics.median(seconds),
         "seconds_planned": planned["step_seconds"],

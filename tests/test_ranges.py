@@ -77,3 +77,10 @@ def test_what_is_of_another_kind_is_named_with_what_is_wanted(build: Callable[[]
 def test_a_solver_says_which_of_its_numbers_is_none(found: object) -> None:
     with pytest.raises(TypeError, match="tol must be a number, found"):
         eq.Anderson(tol=found)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_word_that_is_none_of_those_known_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"scope must be one of 'sample', .* found 'samples'; did you mean 'sample'\?"):
+        LOOSE.Picard(scope="samples")
+    with pytest.raises(ValueError, match=r"found 7$"):
+        LOOSE.Picard(scope=7)

@@ -6,6 +6,8 @@ from math import inf, isfinite
 from types import UnionType
 from typing import Any, get_args
 
+from equilibria.errors import nearest
+
 MOST_LAYERS = 1000
 """Layers of one kind that a model is built of, at most."""
 
@@ -79,9 +81,12 @@ def share(**values: float | None) -> None:
 
 def one_of(choices: Any, **values: object) -> None:
     """Raises ValueError for a value that is none of a `Literal`'s."""
+    known = get_args(choices)
     for name, value in values.items():
-        if value is not None and value not in get_args(choices):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, found {value!r}")
+        if value is not None and value not in known:
+            near = nearest(value, known) if isinstance(value, str) else None
+            hint = "" if near is None else f"; did you mean {near!r}?"
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, found {value!r}{hint}")
 
 
 def instance(kind: type | UnionType, example: str, /, **values: object) -> None:

@@ -12,6 +12,7 @@ from equilibria.configuration import read_recipe
 from equilibria.inference.loading import load_run
 from equilibria.runs.folder import RunFolder
 from equilibria.runs.metrics import read_metrics
+from equilibria.training import trainer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,7 +76,9 @@ def test_a_run_is_not_begun_anew_where_it_is(run: Path, capsys: pytest.CaptureFi
     assert contents(run) == before
 
 
-def test_a_finished_run_keeps_its_recipe(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_keeps_its_recipe(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     before = contents(copy)
     other = ("--training.learning_rate", "1e-2", "--training.precision", "bfloat16")
@@ -83,6 +86,7 @@ def test_a_finished_run_keeps_its_recipe(run: Path, tmp_path: Path, capsys: pyte
     assert "step 12 is the last of this recipe; raise training.steps to continue; " in said
     assert 'training.learning_rate = 0.01 (was 0.003), training.precision = "bfloat16" (was "float32")' in said
     assert (copy / "config.toml").read_bytes() == before["config.toml"]
+    monkeypatch.setattr(trainer, "opened", lambda *_: pytest.fail("the text was read first"))
     said = train(capsys, copy, "--resume", *other, "--training.steps", 8, code=2)
     assert f"the run in {copy} has taken 12 steps, and training.steps = 8" in said
     assert (copy / "config.toml").read_bytes() == before["config.toml"]

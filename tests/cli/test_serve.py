@@ -258,6 +258,9 @@ def test_an_address_that_cannot_be_had_is_named(
     told = capsys.readouterr().err
     assert f"cannot listen at 127.0.0.1 port {port}" in told
     assert "; choose another --port, or 0 for a free one" in told
+    assert main(["serve", str(run), "--host", "192.0.2.1", "--port", "0"]) == 2  # of documentation, so of no machine
+    told = capsys.readouterr().err
+    assert "cannot listen at 192.0.2.1 port 0: Cannot assign requested address; choose another --host or" in told
 
 
 def test_the_benchmark_finds_nothing_wrong(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,9 +119,8 @@ def serve(
     try:
         cut = listen(model, served, host, port, Gate(allowed_host, api_key))
     except OSError as problem:
-        raise UserError(
-            f"cannot listen at {host} port {port}: {problem.strerror or problem}; {_mend(problem)}"
-        ) from problem
+        reason = (problem.strerror or str(problem)).partition(" (while ")[0]  # asyncio and socket repeat the address
+        raise UserError(f"cannot listen at {host} port {port}: {reason}; {_mend(problem)}") from problem
     return 130 if cut else 0
 
 

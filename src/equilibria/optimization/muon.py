@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 # Jordan et al. 2024: an odd polynomial that takes singular values of up to 1, five times over, to about 1.
@@ -65,6 +64,10 @@ class GramMuon(Optimizer):
 
 def _orthogonal(matrix: Tensor) -> Tensor:
     """The orthogonalised matrix; a sharded one is gathered first."""
+    if type(matrix) is Tensor:
+        return orthogonalised(matrix)
+    from torch.distributed.tensor import DTensor, distribute_tensor  # half a second, which every command would take
+
     if not isinstance(matrix, DTensor):
         return orthogonalised(matrix)
     # Every process has computed the same, so nothing is sent.

@@ -14,7 +14,7 @@ from equilibria.files.formats import read_json
 from equilibria.files.manifest import check_manifest, write_manifest
 from equilibria.runs.checkpoints import start_from
 from equilibria.runs.folder import RunFolder
-from equilibria.runs.index import SCALARS_FILE, read_index
+from equilibria.runs.index import SCALARS_FILE, read_index, step_of
 from equilibria.runs.lock import check_unused, keeping, lock_files, writing
 
 _FIXED = {
@@ -153,6 +153,15 @@ def check_data(folder: RunFolder, saved: object, fingerprint: str) -> None:
         )
 
 
+def check_steps(folder: RunFolder, done: int, recipe: Recipe) -> None:
+    """Raises a UserError where a run has taken more steps than a recipe asks for."""
+    if done > recipe.training.steps:
+        raise UserError(
+            f"the run in {folder.path} has taken {done} steps, and training.steps = {recipe.training.steps}; "
+            f"give more, or start a new run"
+        )
+
+
 def check_before_reading(folder: RunFolder, recipe: Recipe) -> None:
     """Checks, before a text is prepared, that a run can be resumed with a recipe; leaves to `sound_checkpoint` what is
     damaged.
@@ -162,9 +171,11 @@ def check_before_reading(folder: RunFolder, recipe: Recipe) -> None:
     """
     check_resumable(folder, recipe)
     try:
-        scalars = read_json(folder.checkpoints / read_index(folder.index_file).last / SCALARS_FILE, dict)
+        last = folder.checkpoints / read_index(folder.index_file).last
+        scalars = read_json(last / SCALARS_FILE, dict)
     except UserError:
         return
+    check_steps(folder, step_of(last) or 0, recipe)
     check_data(folder, scalars.get("corpus"), fingerprint_of(recipe.data))
 
 

@@ -300,12 +300,7 @@ class Trainer:
         path, messages = self._world.broadcast(self._found() if self._world.main else (None, []))
         if path is None:
             return messages
-        done, steps = step_of(path) or 0, self.recipe.training.steps
-        if done > steps:
-            raise UserError(
-                f"the run in {self.folder.path} has taken {done} steps, and training.steps = {steps}; "
-                f"give more, or start a new run"
-            )
+        preparation.check_steps(self.folder, step_of(path) or 0, self.recipe)
         checkpoint = read_checkpoint(path, self.loop.layout, self._world)
         scalars = checkpoint.scalars
         preparation.check_data(self.folder, scalars.get("corpus"), self._fingerprint)
