@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from equilibria.nn import SelfAttention, causal_mask, relative_shift
-from equilibria.nn.attention import KeysValuesRoom, Place
+from equilibria.nn.attention import KeysValuesApart, KeysValuesRoom, Place
 from equilibria.nn.positions import Rotation, distance_embedding, linear_biases
 
 
@@ -175,6 +175,20 @@ def test_tokens_over_a_buffer_are_those_of_the_segment_under_autocast_too(lowere
         found = bound.at(1, tokens_T)(states[1:, tokens_T])
     tolerance = 0.02 if lowered else 1e-5
     torch.testing.assert_close(found[0], whole[1, tokens_T], rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("key_value_heads", [4, 2, 1])
+def test_a_token_apart_sees_what_it_sees_behind_its_past(key_value_heads):
+    torch.manual_seed(0)
+    module = SelfAttention(16, 4, key_value_heads, query_key_norm=True, query_key_gain=2.0).double()
+    x, own = torch.randn(1, 1, 16, dtype=torch.float64), []
+    keys, values = torch.randn(2, 1, key_value_heads, 7, 4, dtype=torch.float64)
+    pattern = module.pattern(x, Place(6))
+    apart = module.bind(pattern, KeysValuesApart(keys[:, :, :6], values[:, :, :6], own))
+    behind = module.bind(pattern, KeysValuesRoom(keys, values, 6))
+    torch.testing.assert_close(apart(x), behind(x))
+    torch.testing.assert_close(own, [keys[:, :, 6:], values[:, :, 6:]])
 
 
 @pytest.mark.parametrize("normed", [False, True])

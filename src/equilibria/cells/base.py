@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.attention import KeysValuesRoom, Place
+from equilibria.nn.attention import Place
 from equilibria.nn.hooks import unhooked
 
 
@@ -112,12 +112,6 @@ def place_of(past: Past) -> Place:
     if isinstance(past, CacheView):
         return past.place
     return Place() if past is None else Place(past.length)
-
-
-def keys_values_rooms(view: CacheView) -> list[KeysValuesRoom]:
-    """A view of keys and values in turn, as pairs."""
-    pairs, past = zip(view.tensors[::2], view.tensors[1::2], strict=True), view.place.past
-    return [KeysValuesRoom(keys, values, past) for keys, values in pairs]
 
 
 SomeCell = TypeVar("SomeCell", bound="Cell")

@@ -8,9 +8,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from equilibria.cells.base import BoundMap, SomeCell, keys_values_rooms
+from equilibria.cells.base import BoundMap, SomeCell
 from equilibria.cells.cache import CacheView
-from equilibria.nn.attention import BoundAttention, KeysValuesRoom
+from equilibria.nn.attention import BoundAttention, KeysValues
 from equilibria.nn.dropout import add_masked
 from equilibria.nn.feed_forward import BoundFeedForward, FeedForward
 from equilibria.nn.normalisation import bound_norm
@@ -66,7 +66,7 @@ class BoundBlock:
         a_BLD = self.attention_norm(add_masked(z_BLD, self.attention(z_BLD), self.attention_dropout))
         return self.feed_forward_norm(add_masked(a_BLD, self.feed_forward(a_BLD), self.feed_forward_dropout))
 
-    def over(self, room: KeysValuesRoom) -> Self:
+    def over(self, room: KeysValues) -> Self:
         """With other keys and values before it."""
         return replace(self, attention=replace(self.attention, past=room))
 
@@ -82,7 +82,7 @@ class BlockMap(BoundMap[SomeCell]):
     blocks: tuple[BoundBlock, ...]
 
     def over(self, view: CacheView) -> Self:
-        rooms = zip(self.blocks, keys_values_rooms(view), strict=True)
+        rooms = zip(self.blocks, view.rooms(), strict=True)
         return replace(self, blocks=tuple(block.over(room) for block, room in rooms))
 
     def blocks_at(self, row: int, tokens_T: Tensor) -> tuple[BoundBlock, ...]:

@@ -11,17 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from equilibria.nn.attention import Place
+from equilibria.nn.attention import KeysValues, KeysValuesApart, KeysValuesRoom, Place
 from equilibria.ranges import whole
 
 Entry = tuple[int, ...]
 """Sizes of what is kept of a token: `(features,)`, or with heads before it, `(heads, features)`."""
 
 _BLOCK = 256
+
+
+class Slots(NamedTuple):
+    """The slots that the next token of a single row sees, one tensor for each entry; its own ones, behind them; and its
+    position."""
+
+    seen: tuple[Tensor, ...]
+    own: tuple[Tensor, ...]
+    position: int
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,32 @@ class CacheView:
         parts = iter(self.tensors)
         return [replace(self, tensors=tuple(islice(parts, size))) for size in sizes]
 
+    def rooms(self) -> list[KeysValues]:
+        """Keys and values in turn, as pairs."""
+        pairs = zip(self.tensors[::2], self.tensors[1::2], strict=True)
+        return [KeysValuesRoom(keys, values, self.place.past) for keys, values in pairs]
+
     def table(self, owner: nn.Module, make: Callable[[int], Tensor]) -> Tensor:
         """An owner's table, which depends only on weights and a number of tokens: made once for all that fit."""
         if id(owner) not in self.tables:
             self.tables[id(owner)] = make(self.capacity)
         return self.tables[id(owner)]
+
+
+@dataclass(frozen=True)
+class TokenView(CacheView):
+    """A cell's part of a cache for a single token, in a step that is compiled: the slots that it sees. Its own keys and
+    values are not written to any.
+
+    Attributes:
+        own: those of the latest evaluation, appended; None where they are not wanted.
+    """
+
+    own: list[Tensor] | None = None
+
+    def rooms(self) -> list[KeysValues]:
+        pairs = zip(self.tensors[::2], self.tensors[1::2], strict=True)
+        return [KeysValuesApart(keys, values, self.own) for keys, values in pairs]
 
 
 class Cache:
@@ -72,6 +103,7 @@ class Cache:
         self.warm_start = False
         self._latest: Tensor | None = None
         self._tensors: tuple[Tensor, ...] = ()
+        self._adopted = False
         self._end = 0
         self._padding_B: Tensor | None = None
         self._longest_padding = 0
@@ -116,7 +148,7 @@ class Cache:
         found = [(*t.shape[1:-2], t.shape[-1]) for t in tensors]
         if found != list(self.entries):
             raise ValueError(f"a cache of this model keeps {list(self.entries)} of a token, found {found}")
-        self._tensors, self.tokens, self._end = tuple(tensors), tokens, tokens
+        self._tensors, self.tokens, self._end, self._adopted = tuple(tensors), tokens, tokens, True
         if padding_B is not None:
             self._set_padding(padding_B)
 
@@ -127,17 +159,25 @@ class Cache:
 
     def room(self, like_BLD: Tensor) -> CacheView:
         """A view for a segment `(B, L, ·)` of this dtype and device; tokens beyond the limit are dropped."""
-        batch, length = like_BLD.shape[:2]
-        if self._tensors and batch != self.batch:
-            raise ValueError(f"the cache has batch size {self.batch}, the tokens have {batch}")
-        past = self.length
-        if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
-            self._make_room(like_BLD, past)
+        length, past = like_BLD.shape[1], self._reserve(like_BLD)
         first, end = self._end - past, self._end + length
         tensors = tuple(t.narrow(-2, first, end - first) for t in self._tensors)
         position = self.tokens - past
         place = Place(past, position, self._present(position, past + length), self._shift_B)
         return CacheView(tensors, place, self._tables, self._tensors[0].shape[-2])
+
+    def slots(self, like_11D: Tensor) -> Slots | None:
+        """Where the next token stands, of this dtype and device, of a row that is alone; None where there are several
+        rows or padding, or the buffers are another's."""
+        padded = self._present(self.tokens - self.length, self.length + 1) is not None
+        if self.batch not in (None, 1) or self.warm_start or padded:
+            return None
+        past, end = self._reserve(like_11D), self._end
+        if self._adopted or self._tensors[0].dtype != like_11D.dtype:
+            return None
+        seen = tuple(tensor.narrow(-2, end - past, past) for tensor in self._tensors)
+        own = tuple(tensor.narrow(-2, end, 1) for tensor in self._tensors)
+        return Slots(seen, own, self.tokens if self._shift_B is None else self.tokens + int(self._shift_B))
 
     def start(self, initial_BLD: Tensor) -> Tensor:
         """Where the solve of the next tokens starts; by default at `initial`."""
@@ -194,14 +234,24 @@ class Cache:
         self._longest_padding = int(padding_B.max()) if len(padding_B) else 0
         self._padding_B = padding_B if self._longest_padding else None
 
+    def _reserve(self, like_BLD: Tensor) -> int:
+        """Has room for a segment; returns how many past tokens it sees."""
+        batch, length = like_BLD.shape[:2]
+        if self._tensors and batch != self.batch:
+            raise ValueError(f"the cache has batch size {self.batch}, the tokens have {batch}")
+        past = self.length
+        if not self._tensors or self._end + length > self._tensors[0].shape[-2]:
+            self._make_room(like_BLD, past)
+        return past
+
     def _make_room(self, like_BLD: Tensor, past: int) -> None:
         """New buffers with room for the segment and a block of tokens more; the visible past moves there."""
         batch, length = like_BLD.shape[:2]
         capacity = past + length + _BLOCK
-        tensors = [like_BLD.new_empty(batch, *entry[:-1], capacity, entry[-1]) for entry in self.entries]
+        tensors = [_buffer(like_BLD.new_empty, batch, capacity, entry) for entry in self.entries]
         for new, old in zip(tensors, self._tensors, strict=False):
             new[..., :past, :] = old[..., self._end - past : self._end, :]
-        self._tensors, self._end = tuple(tensors), past
+        self._tensors, self._end, self._adopted = tuple(tensors), past, False
         self._tables.clear()
 
     def _present(self, position: int, length: int) -> Tensor | None:
@@ -211,11 +261,18 @@ class Cache:
         return positions >= self._padding_B.unsqueeze(1)
 
 
+def _buffer(make: Callable[..., Tensor], batch: int, capacity: int, entry: Entry) -> Tensor:
+    """Room for so many tokens of each row, `(B, …, capacity, features)`, token after token in memory: those of a row
+    that are filled stand side by side, whatever the capacity."""
+    return make(batch, capacity, *entry).movedim(1, -2)
+
+
 def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
     """Buffers `(B, …, length + room, features)` that hold the tokens of the parts up to `length`, and before them
     zeros: what is masked must be finite all the same."""
-    batch, capacity = sum(len(part) for part in parts), length + _BLOCK
-    buffer = parts[0].new_zeros(batch, *parts[0].shape[1:-2], capacity, parts[0].shape[-1])
+    first = parts[0]
+    batch, entry = sum(len(part) for part in parts), (*first.shape[1:-2], first.shape[-1])
+    buffer = _buffer(first.new_zeros, batch, length + _BLOCK, entry)
     row = 0
     for part in parts:
         buffer[row : row + len(part), ..., length - part.shape[-2] : length, :] = part

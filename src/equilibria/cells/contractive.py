@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equilibria.cells.base import Cell, Past, keys_values_rooms, place_of
+from equilibria.cells.base import Cell, Past, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.attention import AttentionPattern, KeysValuesRoom, Positions, SelfAttention
+from equilibria.nn.attention import AttentionPattern, KeysValues, Positions, SelfAttention
 from equilibria.nn.dropout import dropout_mask
 from equilibria.nn.feed_forward import Activation, FeedForward
 from equilibria.nn.normalisation import Norm, Normalisation, bound_norm, feature_norm, over_root_mean_square
@@ -41,9 +41,7 @@ class ContractiveBlock(Block):
         self.feed_forward_norm = feature_norm(norm, d_model)
         self.feed_forward = feed_forward
 
-    def bind(
-        self, pattern: AttentionPattern, past: Tensor | KeysValuesRoom | None, *masks: Tensor | None
-    ) -> BoundBlock:
+    def bind(self, pattern: AttentionPattern, past: Tensor | KeysValues | None, *masks: Tensor | None) -> BoundBlock:
         """The block for one solve; `past` is its states at earlier positions, or the keys and values kept of them."""
         past = self.seen(past) if isinstance(past, Tensor) else past
         return self.around(self.attention.bind(pattern, past), self.feed_forward.bind(), *masks)
@@ -174,10 +172,10 @@ class ContractiveCell(Cell):
         injection_BLD = torch.addcmul(injection_BLD, carry, injection_BLD, value=-1.0)
         return ContractiveMap(self, tuple(blocks), bound_norm(self.norm), carry, injection_BLD)
 
-    def _before(self, past: Past) -> Sequence[Tensor | KeysValuesRoom | None]:
+    def _before(self, past: Past) -> Sequence[Tensor | KeysValues | None]:
         """What each block is given of the past."""
         if isinstance(past, CacheView):
-            return keys_values_rooms(past)
+            return past.rooms()
         return past.states if past is not None and past.length else (None,) * len(self.blocks)
 
 

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from equilibria.cells.base import Cell, Memory, Past, keys_values_rooms, place_of
+from equilibria.cells.base import Cell, Memory, Past, place_of
 from equilibria.cells.block import Block, BlockMap, BoundBlock
 from equilibria.cells.cache import CacheView, Entry
-from equilibria.nn.attention import KeysValuesRoom, Place
+from equilibria.nn.attention import KeysValues, Place
 from equilibria.nn.dropout import dropout_mask, masked
 from equilibria.nn.feed_forward import FeedForward
 from equilibria.nn.normalisation import Normalisation, used_weight
@@ -137,7 +137,7 @@ class TransformerXLCell(Cell):
         place = place_of(past)
         states = past.states if isinstance(past, Memory) and place.past else ()
         around = self._surroundings(inputs_BLD, place, states)
-        rooms = keys_values_rooms(past) if isinstance(past, CacheView) else (None,) * len(self.blocks)
+        rooms = past.rooms() if isinstance(past, CacheView) else (None,) * len(self.blocks)
         tables = self._distance_tables(inputs_BLD, past)
         blocks = (
             self._bound(block, inputs_BLD, around, table, block.seen(states[0]) if states else room)
@@ -179,7 +179,7 @@ class TransformerXLCell(Cell):
         inputs_BLD: Tensor,
         around: Surroundings,
         distances_HRE: Tensor,
-        past: Tensor | KeysValuesRoom | None,
+        past: Tensor | KeysValues | None,
     ) -> BoundBlock:
         features = (self.d_model, block.feed_forward.contract.in_features, self.d_model)
         mixed, inner, fed = (self._mask(inputs_BLD, count) for count in features)

@@ -62,6 +62,9 @@ class Draw:
     guesses: Natural = 0
     """Tokens to guess ahead, at most, of a text that is written alone, and to solve with it: the same text sooner, but
     for what the tolerance leaves open."""
+    compiled: bool = False
+    """Compile a step of one token, for a text that is written alone: the same text sooner, but for rounding. Takes half
+    a minute at first, on a CPU with a C++ compiler."""
 
     @property
     def sampling(self) -> Sampling:
@@ -162,6 +165,7 @@ def write_texts(loaded: LoadedRun, draw: Draw, say: Say, progress: Progress = UN
         stop_at_end=draw.stop_at_end,
         effort=Effort(tolerance=draw.tolerance, max_evaluations=draw.max_evaluations),
         guesses=draw.guesses,
+        compiled=draw.compiled,
         say=say,
         progress=progress,
     )

@@ -7,6 +7,7 @@ from random import randrange
 
 from equilibria.data.progress import UNWATCHED, Progress, counted
 from equilibria.errors import UserError
+from equilibria.inference.compiling import compile_run
 from equilibria.inference.effort import Effort, depth_at
 from equilibria.inference.loading import LoadedRun, load_run
 from equilibria.inference.writing import FinishReason, Piece, Text, TextRequest, Writer, Written
@@ -50,6 +51,7 @@ def generate(
     stop_at_end: bool = False,
     effort: Effort | None = None,
     guesses: int = 0,
+    compiled: bool = False,
     say: Say = lambda text, evaluations: None,
     progress: Progress = UNWATCHED,
 ) -> list[Sample]:
@@ -66,17 +68,20 @@ def generate(
         stop_at_end: whether it ends at the end of a passage, too.
         effort: evaluations per token, where other than the recipe says.
         guesses: tokens that are guessed ahead at most, of a text that is written alone; see `TokenModel.guesser`.
+        compiled: whether a step of one token is compiled, for a text that is written alone; see `compile_run`.
         say: receives one text after another, each after its prompt; the current one as it is written.
         progress: of several prompts that are read, and of the tokens that are written then.
 
     Raises:
         TypeError: an argument is of another kind.
         UserError: the model continues no text, the tokenizer cannot encode a prompt, a number is out of its range, the
-            effort is limited and the model has no solver, tokens are to be guessed where that cannot be, or the model's
-            states or logits are not finite.
+            effort is limited and the model has no solver, tokens are to be guessed or compiled where that cannot be, or
+            the model's states or logits are not finite.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     loaded.check_continues()
+    if compiled and guesses:
+        raise UserError("compiled steps read token after token, and guesses several at once; take one of them")
     instance(Sampling | None, "Sampling(temperature=0.8)", sampling=sampling)
     instance(Effort | None, "Effort(tolerance=1e-2)", effort=effort)
     seed = randrange(2**31) if seed is None else seed
@@ -86,6 +91,8 @@ def generate(
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     tokenizer, turns = loaded.tokenizer, _Turns(say)
     depth = depth_at(loaded.model, effort or Effort())
+    if compiled:
+        compile_run(loaded, progress)
     writer = Writer(loaded.model, tokenizer, loaded.window, depth, guesses)
     starts = [tokenizer.encode(prompt) for prompt in prompts]
     try:

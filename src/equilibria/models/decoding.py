@@ -74,7 +74,7 @@ class Solved:
     @property
     def finite_B(self) -> Tensor:
         """Whether there is a state at all: where the map was never finite, none is known."""
-        return torch.isfinite(self.residual_B)
+        return self.residual_B < torch.inf
 
     def __getitem__(self, rows: Tensor | list[int]) -> Solved:
         return Solved(self.evaluations_B[rows], self.converged_B[rows], self.residual_B[rows])
@@ -293,9 +293,9 @@ class _Group:
         if self.rows != [*range(len(logits_BV))]:
             logits_BV = logits_BV[self.rows]
             solved = None if solved is None else solved[self.rows]
-        if solved is not None:
+        if solved is not None and not (finite_B := solved.finite_B).all():
             # What a solve without a state returns is where it began: its logits would look like any others.
-            logits_BV = torch.where(solved.finite_B.unsqueeze(1), logits_BV, torch.nan)
+            logits_BV = torch.where(finite_B.unsqueeze(1), logits_BV, torch.nan)
         tokens = Sampler.draw(samplers, logits_BV)
         self.samplers = [sampler if token >= 0 else None for sampler, token in zip(samplers, tokens, strict=True)]
         return DrawnTokens(torch.tensor(tokens, device=logits_BV.device), solved, logits_BV, samplers)

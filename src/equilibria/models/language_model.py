@@ -25,6 +25,7 @@ from equilibria.depths import Adaptive, Depth, Equilibrium, Reached
 from equilibria.depths.chunks import joined
 from equilibria.errors import UserError
 from equilibria.models.causal import CausalModel, Read
+from equilibria.models.compiled import CompiledToken
 from equilibria.models.decoding import Guesser, Step
 from equilibria.models.regularisation import Regularisation
 from equilibria.models.speculation import Speculation
@@ -89,6 +90,8 @@ class LanguageModel(CausalModel):
         self.prelude, self.cell, self.coda = prelude, cell, coda
         self.depth: Depth = depth if depth is not None else Equilibrium()
         self.chunk_length, self.dropout, self.auxiliary_weight = chunk_length, dropout, auxiliary_weight
+        self.compiled_token: CompiledToken | None = None
+        self._decoded = (self.depth, self.depth.stricter(_SHARE))  # the latest depth, and what tokens are solved at
         shared_columns(self._cells())
         self._length(None)
         self._check_depth(self.depth)
@@ -137,6 +140,7 @@ class LanguageModel(CausalModel):
             memory = self.new_cache(memory_length, depth=depth)
         if isinstance(memory, Cache):
             self._check_mode()
+            self._check_cache(memory, depth)
             reached = self._into(memory, inputs_BLD, self.chunk_length, depth)
             return Read(reached.state, memory, reached.solution)
         if memory is not None:
@@ -180,7 +184,9 @@ class LanguageModel(CausalModel):
         self._check_decoding(tokens_BL, depth)
         if not isinstance(cache, Cache):
             raise ValueError("this model decodes from the cache that its prefill returned")
-        return self._step(tokens_BL, cache, None, depth.stricter(_SHARE))
+        if depth is not self._decoded[0]:
+            self._decoded = depth, depth.stricter(_SHARE)
+        return self._step(tokens_BL, cache, None, self._decoded[1])
 
     def guesser(self, guesses: int, depth: Depth | None = None) -> Guesser | None:
         whole(0, guesses=guesses)
@@ -229,7 +235,10 @@ class LanguageModel(CausalModel):
 
     def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
         inputs_BLD = self._inputs(self.embedded(tokens_BL))
-        reached = self._into(cache, inputs_BLD, chunk_length, depth)
+        self._check_cache(cache, depth)
+        reached = None if self.compiled_token is None else self.compiled_token.read(inputs_BLD, cache, depth)
+        if reached is None:
+            reached = self._into(cache, inputs_BLD, chunk_length, depth)
         return Step(reached.state, self.embedding, cache, reached.solution)
 
     def new_cache(self, limit: int | None = None, *, depth: Depth | None = None) -> Cache:
@@ -252,8 +261,7 @@ class LanguageModel(CausalModel):
 
     @torch.no_grad()
     def _into(self, cache: Cache, inputs_BLD: Tensor, chunk_length: int | None, depth: Depth) -> Reached:
-        """The next tokens, chunk after chunk; a ValueError for the cache of another model."""
-        self._check_cache(cache, depth)
+        """The next tokens, chunk after chunk."""
         chunks = (inputs_BLD,) if chunk_length is None else inputs_BLD.split(chunk_length, dim=1)
         return joined([self._chunk_into(cache, chunk_BLD, depth) for chunk_BLD in chunks])
 

@@ -154,7 +154,8 @@ class Sampler:
     def draw(samplers: Sequence[Sampler], logits_BV: Tensor) -> list[int]:
         """A token of each row, for which there is a sampler; -1 where the row's logits are not finite."""
         logits_BV = _exact(logits_BV)
-        finite = torch.isfinite(logits_BV).all(dim=-1).tolist()
+        least_B, most_B = torch.aminmax(logits_BV, dim=-1)  # of what is no number, that
+        finite = ((least_B > -torch.inf) & (most_B < torch.inf)).tolist()
         tokens = [-1] * len(samplers)
         alike: dict[Sampling, list[int]] = {}
         for row, sampler in enumerate(samplers):

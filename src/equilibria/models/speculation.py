@@ -97,7 +97,7 @@ class Speculation:
 
     def __init__(self, model: LanguageModel, depth: Depth, guesses: int) -> None:
         whole(1, guesses=guesses)
-        self._solver = _solver_of(depth)
+        self._solver = solver_of_tokens(depth, "tokens are guessed ahead")
         self._model, self._depth, self._most = model, depth, guesses + 1
         self._cache: Cache | None = None
         self._read = 0
@@ -193,14 +193,15 @@ class Speculation:
                 return
 
 
-def _solver_of(depth: Depth) -> Solver:
-    """The solver of a depth at which tokens can be guessed."""
+def solver_of_tokens(depth: Depth, what: str) -> Solver:
+    """The solver of a depth at which each token can be followed alone; a UserError, of what is wanted with it, where
+    there is none."""
     solver = depth.eval_solver if isinstance(depth, Equilibrium) and depth.restarts is None else None
     causal = solver is not None and solver.short and solver.scope in ("token", "prefix")
     if solver is None or not causal or solver.draft is not None or solver.fallback is not None:
         found = type(depth).__name__ if solver is None else repr(solver)
         raise UserError(
-            f"tokens are guessed ahead only at an equilibrium whose eval_solver is Picard or Anderson alone, of scope "
+            f"{what} only at an equilibrium whose eval_solver is Picard or Anderson alone, of scope "
             f'"prefix" or "token"; found {found}'
         )
     return solver

@@ -80,6 +80,33 @@ class KeysValuesSlots(KeysValues):
 
 
 @dataclass(frozen=True)
+class KeysValuesApart(KeysValues):
+    """The past of a single token, `(1, K, M, E)`, all of which it sees. What is its own stays beside it: an evaluation
+    writes nowhere, so that the map can be compiled.
+
+    Attributes:
+        own: the token's keys and values of the latest evaluation, appended; None where they are not wanted.
+    """
+
+    own: list[Tensor] | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What queries, keys and values of the token, `(1, H or K, 1, E)`, make of its past and of itself:
+        `(1, 1, H · E)`.
+
+        Sums where other attention has matrix products: a compiler makes loops of them, which copy nothing.
+        """
+        if self.own is not None:
+            self.own.extend((k, v))
+        q = q.unflatten(1, (-1, q.shape[1] // k.shape[1])).mul(q.shape[-1] ** -0.5)
+        past_KGM, own_KG1 = (self.keys.unsqueeze(2) * q).sum(-1), (k.unsqueeze(2) * q).sum(-1)
+        most_KG1 = torch.maximum(past_KGM.amax(-1, keepdim=True), own_KG1)
+        past_KGM, own_KG1 = (past_KGM - most_KG1).exp(), (own_KG1 - most_KG1).exp()
+        mixed_KGE = (self.values.unsqueeze(2) * past_KGM.unsqueeze(-1)).sum(-2) + v * own_KG1
+        return (mixed_KGE / (past_KGM.sum(-1, keepdim=True) + own_KG1)).flatten(1).unsqueeze(1)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a segment of L tokens stands.
 
@@ -287,9 +314,11 @@ class BoundAttention:
         q_k, v = projected.split_with_sizes((H + K, K), 2)
         q, k = _placed(q_k, self.gain_HE, pattern.rotation).transpose(1, 2).split_with_sizes((H, K), 1)
         v = v.transpose(1, 2)
+        mask = pattern.mask
+        if isinstance(self.past, KeysValuesApart):
+            return F.linear(self.past.attend(q, k, v), self.output)
         if self.past is not None:
             k, v = self.past.before(k, v)
-        mask = pattern.mask
         if mask is not None and mask.dim() == 3:
             mask = mask.unsqueeze(0)  # fused kernels take masks of two or four dimensions; others are a third as fast
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=pattern.causal, enable_gqa=K != H)

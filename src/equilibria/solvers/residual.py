@@ -12,7 +12,7 @@ from equilibria.solvers.state import Packing, Scope
 # Keeps a residual defined, and finite, where the value is zero: far below any norm that is not.
 NOTHING = 1e-30
 # Between these norms squares neither overflow nor underflow float32, down to a millionth of them: no units are needed.
-_COMFORTABLE = 2.0**-20, 2.0**30
+COMFORTABLE = 2.0**-20, 2.0**30
 # Growth alone makes a relative residual small, so the difference itself has to fall to this share too.
 _FELL = 0.1
 # A group is astray when its value is this many times larger than at the start, and no nearer to its iterate than it
@@ -53,7 +53,7 @@ class Gauge:
         peak: the largest norm of `f(z) − z` so far, `(*groups,)`.
     """
 
-    def __init__(self, packing: Packing, criterion: Criterion, tol: float) -> None:
+    def __init__(self, packing: Packing, criterion: Criterion, tol: float | Tensor) -> None:
         self.packing, self.criterion, self.tol = packing, criterion, tol
         self._floor: Tensor | float = NOTHING
         self.scale = self.peak = torch.zeros(())
@@ -62,7 +62,7 @@ class Gauge:
         """Choose the units by the start and its value, `(*groups, features)` in units of one; returns both in them.
         `look` says whether the host may wait for the device, to see whether other units are needed."""
         norms = self._largest_norms(z, f_z)
-        low, high = _COMFORTABLE
+        low, high = COMFORTABLE
         one_leaf = len(self.packing.sizes) == 1
         if not (look and one_leaf and bool(((norms >= low) & (norms <= high)).all())):
             units = self._units(z, f_z, look)
@@ -70,9 +70,13 @@ class Gauge:
                 self.packing = replace(self.packing, units=units)
                 z, f_z = self.packing.scaled(z), self.packing.scaled(f_z)
                 norms = self._largest_norms(z, f_z)
-        self.scale = self.total(norms)
-        self._floor = (torch.finfo(z.dtype).eps * norms).clamp(min=NOTHING)
+        self.set_scale(norms, z.dtype)
         return z, f_z
+
+    def set_scale(self, norms: Tensor, dtype: torch.dtype) -> None:
+        """Take the larger norms of the start and of its value, of each leaf, in the units there are."""
+        self.scale = self.total(norms)
+        self._floor = (torch.finfo(dtype).eps * norms).clamp(min=NOTHING)
 
     def _largest_norms(self, z: Tensor, f_z: Tensor) -> Tensor:
         """Per leaf; 0 where not finite."""
@@ -80,7 +84,7 @@ class Gauge:
 
     def _units(self, z: Tensor, f_z: Tensor, look: bool) -> Tensor | None:
         """Powers of two near the largest elements, `(*groups, leaves)`; None where none are needed."""
-        low, high = _COMFORTABLE
+        low, high = COMFORTABLE
         # Elements, as the squares of a norm may overflow.
         sizes = torch.maximum(*(self._largest_elements(x) for x in (z, f_z)))
         largest = sizes.amax(dim=-1, keepdim=True)
