@@ -1,22 +1,23 @@
-"""Decoding and evaluation beside somebody else's network of as many weights: transformers' eager GPT-2.
+"""Decoding and evaluation beside somebody else's network of as many weights: transformers' GPT-2, eager and compiled.
 
 The model is a run's, or the demo that comes with the package. GPT-2 has its width, vocabulary and heads, and as many
 layers as come nearest to its weights; its own stay as they were drawn, for they do not change its time. Both write
 after the same text, with a cache, and both read the same rows for a loss. The contenders take turns; seconds
-are CPU seconds of the process. Text that is guessed ahead is compared with the text without.
+are CPU seconds of the process. Text that is guessed ahead, and text of compiled steps, is compared with the usual one.
 
     equilibria bench gpt2 [--json] [--run RUN] [--tokens N] [--guesses N …] [--rounds N] [--threads N] [--out FILE]
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -24,10 +25,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-import equilibria as eq
 from benchmarks._harness import options_of, prepare, publish, spread
 from equilibria.diagnostics import spectral_radius
 from equilibria.errors import UserError
+from equilibria.inference.compiling import compile_run
 from equilibria.inference.loading import load_run
 from equilibria.measuring.spread import ratios
 from equilibria.models import LanguageModel
@@ -63,27 +64,39 @@ def seconds(work: Callable[[], object]) -> float:
 @torch.no_grad()
 def measure(options: Namespace, console: Console) -> dict[str, Any]:
     """Seconds of all contenders, and their ratios to GPT-2's."""
-    model = (eq.load("demo") if options.run is None else load_run(options.run).model).eval()
+    loaded = load_run(options.run or "demo")
+    model = loaded.model
     if not isinstance(model, LanguageModel):
         raise UserError(f"{options.run} is a baseline's run, which does not solve; name another with --run")
     other = beside(model)
     rows_BL = sampled(model, LENGTH, ROWS)
     prompt_1L = sampled(model, PROMPT, 1)
 
-    def ours(guesses: int) -> Tensor:
+    compile_run(loaded)
+    compiled_token, model.compiled_token = model.compiled_token, None
+    other_compiled = copy.deepcopy(other)
+    other_compiled.forward = torch.compile(other_compiled.forward, dynamic=False)
+
+    def ours(guesses: int = 0, compiled: bool = False) -> Tensor:
+        model.compiled_token = compiled_token if compiled else None
         temperature = options.temperature
         return model.generate(prompt_1L, options.tokens, temperature, seed=1, window=1024, guesses=guesses)
 
-    def theirs() -> Tensor:
+    def theirs(network: Any, **cache: str) -> Tensor:
         lengths = {"max_new_tokens": options.tokens, "min_new_tokens": options.tokens}
         draw = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.temperature else {}
-        return other.generate(prompt_1L, pad_token_id=0, **lengths, **draw)
+        return network.generate(prompt_1L, pad_token_id=0, **lengths, **draw, **cache)
 
     def loss_of(logits_BLV: Tensor) -> Tensor:
         return F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), rows_BL[:, 1:].flatten())
 
-    writing: dict[str, Callable[[], object]] = {"GPT-2": theirs, "without guesses": lambda: ours(0)}
-    writing |= {f"{count} guesses": lambda count=count: ours(count) for count in options.guesses}
+    writing: dict[str, Callable[[], object]] = {
+        "GPT-2": lambda: theirs(other),
+        "GPT-2, compiled": lambda: theirs(other_compiled, cache_implementation="static"),
+        "ours": ours,
+        "ours, compiled": lambda: ours(compiled=True),
+    }
+    writing |= {f"ours, {count} guesses": lambda count=count: ours(count) for count in options.guesses}
     reading = {"GPT-2": lambda: loss_of(other(rows_BL).logits), "ours": lambda: loss_of(model(rows_BL).logits)}
     tasks = {"writing": (writing, options.tokens), "reading": (reading, rows_BL.numel())}
     found: dict[str, Any] = {}
@@ -96,21 +109,29 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
                     times[name].append(spent)
             console.print(f"{task}: round {number} of {options.rounds}")
         found[task] = {
-            name: {"seconds_per_token": spread(spent), "over_gpt2": asdict(ratios(spent, times["GPT-2"]))}
+            name: {
+                "seconds_per_token": spread(spent),
+                **{
+                    key: asdict(ratios(spent, times[base]))
+                    for key, base in (("over_gpt2", "GPT-2"), ("over_gpt2_compiled", "GPT-2, compiled"))
+                    if base in times
+                },
+            }
             for name, spent in times.items()
         }
     drawn = islice(model.stream(prompt_1L, Sampling(options.temperature), 1, window=1024), options.tokens)
     spent = [float(one.solved.evaluations_B) for one in drawn if one.solved is not None]
-    found["writing"]["without guesses"]["evaluations"] = spread(spent)
+    found["writing"]["ours"]["evaluations"] = spread(spent)
     f, solution = model.solve(rows_BL)
     found["reading"]["ours"] |= {
         "evaluations": spread(solution.group_evaluations.flatten().tolist()) | {"most": solution.evaluations},
         "spectral_radius": spectral_radius(f, solution.value, tokens=[LENGTH // 2, LENGTH - 1]),
     }
-    usual = ours(0)
-    for count in options.guesses:
-        same = int((ours(count) == usual)[0, PROMPT:].sum())
-        found["writing"][f"{count} guesses"]["tokens_as_without"] = same
+    usual = ours()
+    for name in writing:
+        if name.startswith("ours, "):
+            same = int((cast(Tensor, writing[name]()) == usual)[0, PROMPT:].sum())
+            found["writing"][name]["tokens_as_without"] = same
     weights = [sum(parameter.numel() for parameter in one.parameters()) for one in (model, other)]
     layers = other.config.n_layer
     return {"weights": weights, "layers_of_gpt2": layers, "tokens": options.tokens, "figures": found}
@@ -119,11 +140,13 @@ def measure(options: Namespace, console: Console) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     """The table a person reads."""
     ours, theirs = result["weights"]
-    table = Table("", "ms per token", "beside GPT-2", title=f"{ours:,} weights, GPT-2 {theirs:,}")
+    table = Table("", "ms per token", "GPT-2", "compiled", title=f"{ours:,} weights, GPT-2 {theirs:,}")
     for task, rows in result["figures"].items():
         for name, figures in rows.items():
-            time_, ratio = figures["seconds_per_token"], figures["over_gpt2"]
-            table.add_row(f"{task}, {name}", f"{1e3 * time_['median']:.3f}", f"{ratio['median']:.2f}")
+            time_ = figures["seconds_per_token"]
+            over = [figures.get(key) for key in ("over_gpt2", "over_gpt2_compiled")]
+            shown = ("–" if ratio is None else f"{ratio['median']:.2f}" for ratio in over)
+            table.add_row(f"{task}, {name}", f"{1e3 * time_['median']:.3f}", *shown)
     console.print(table)
 
 

@@ -1,8 +1,8 @@
-"""The step of a text that is written alone, compiled: one token, from its embedding to its final state.
+"""The step of a text that is written alone, compiled: one token, from its features to its logits.
 
-Where matrices are small, decoding waits for Python and for calls of small operations. Here prelude, solve and coda of
-one token are exported as one graph, loop of the solve included, and compiled ahead of time to a package that is
-loaded in no time. The package has no weights in it: it reads the model's own, as they are. It says of each token
+Where matrices are small, decoding waits for Python and for calls of small operations. Here prelude, solve, coda and
+softmax of one token are exported as one graph, loop of the solve included, and compiled ahead of time to a package that
+is loaded in no time. The package has no weights in it: it reads the model's own, as they are. It says of each token
 whether it could solve it; where it could not, the usual way does, so that failures are what they always are.
 """
 
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from equilibria.cells import Cache, Cell, ContractiveCell, StackedCell
 from equilibria.cells.cache import TokenView
-from equilibria.depths import Depth, Equilibrium, Reached
+from equilibria.depths import Depth, Equilibrium
 from equilibria.errors import UserError
+from equilibria.models.decoding import Step
 from equilibria.models.speculation import solver_of_tokens
+from equilibria.nn import TiedEmbedding
 from equilibria.nn.attention import Place, SelfAttention
 from equilibria.nn.hooks import unhooked
 from equilibria.solvers import Solution, Solver, Status
@@ -77,8 +79,8 @@ class CompiledToken:
         self._depth: Depth | None = None  # the latest that was found to be what was compiled, and its tolerance
         self._tol = torch.empty(())
 
-    def read(self, inputs_11D: Tensor, cache: Cache, depth: Depth) -> Reached | None:
-        """Where the next token arrives, which the cache keeps from then on; None where that takes the usual way:
+    def read(self, inputs_11D: Tensor, cache: Cache, depth: Depth) -> Step | None:
+        """What the next token makes, which the cache keeps from then on; None where that takes the usual way:
         several rows or tokens, another depth, hooks, weights that have moved, or a solve that does not converge."""
         if not cache.tokens:  # a text begins: parts of the model may be others since the last one
             weights = _weights(self._model)
@@ -91,10 +93,10 @@ class CompiledToken:
         assert isinstance(depth, Equilibrium)
         solver = depth.eval_solver
         bounds = torch.tensor([slots.position, solver.max_evaluations])
-        hidden, state, count, trace_M, sound, *own = self._run([inputs_11D, bounds, self._tol, *slots.seen])
+        hidden, state, count, trace_M, sound, *others = self._run([inputs_11D, bounds, self._tol, *slots.seen])
         if not sound:
             return None
-        for slot, new in zip(slots.own, own, strict=True):
+        for slot, new in zip(slots.own, others, strict=False):
             slot.copy_(new)
         cache.advance(state)
         evaluations = int(count)
@@ -109,7 +111,8 @@ class CompiledToken:
             trace=trace_M[:evaluations].tolist(),
             group_evaluations=count.to(torch.int32).view(1, 1),
         )
-        return Reached(hidden, solution)
+        logits_11V = others[-1] if len(others) > len(slots.own) else None
+        return Step(hidden, self._model.embedding, cache, solution, logits_11V)
 
     def __deepcopy__(self, _: object) -> None:
         """Nothing: a copy of the model has weights of its own."""
@@ -176,16 +179,18 @@ def check_compilable(model: LanguageModel) -> None:
 
 
 class _OneToken(nn.Module):
-    """What is exported: prelude, solve and coda, with the past in the slots of a cache."""
+    """What is exported: prelude, solve, coda and softmax, with the past in the slots of a cache."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.prelude, self.cell, self.coda = model.prelude, model.cell, model.coda
+        # Any other softmax, which may be anyone's, is left as it is.
+        self.embedding = model.embedding if type(model.embedding) is TiedEmbedding else None
         self._solver = _solver_of(model.depth)
 
     def forward(self, inputs_11D: Tensor, bounds: Tensor, tol: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """Of embedded inputs, their position and the most evaluations: the final state, how the solve ended, and the
-        token's keys and values, cell after cell."""
+        """Of embedded inputs, their position and the most evaluations: the final state, how the solve ended, the
+        token's keys and values, cell after cell, and the logits, where they are of the embedding's own matrix."""
         position, most = bounds.unbind()
         seen, parts, own = past[0].shape[-2], iter(past), list[Tensor]()
         place = Place(seen, 0, None, (position - seen).unsqueeze(0))
@@ -206,7 +211,8 @@ class _OneToken(nn.Module):
         hidden_11D = self.cell.readout(solved.value)
         if self.coda is not None:
             hidden_11D = once(self.coda, hidden_11D)
-        return (hidden_11D, *solved, *own)
+        logits = () if self.embedding is None else (self.embedding.logits(hidden_11D),)
+        return (hidden_11D, *solved, *own, *logits)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

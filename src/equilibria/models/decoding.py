@@ -98,16 +98,20 @@ class Step:
         embedding: turns them into logits.
         cache: what to go on with.
         solution: the solve and its statistics; None for explicit depths.
+        logits_BLV: those of all tokens, where they have been computed already.
     """
 
     hidden_BLD: Tensor
     embedding: TokenEmbedding
     cache: Cache | Memory
     solution: Solution | None = None
+    logits_BLV: Tensor | None = None
 
     @cached_property
     def logits_BV(self) -> Tensor:
         """Of the token after the last one."""
+        if self.logits_BLV is not None:
+            return self.logits_BLV[:, -1]
         with torch.no_grad():
             return self.embedding.logits(self.hidden_BLD[:, -1])
 

@@ -236,9 +236,9 @@ class LanguageModel(CausalModel):
     def _step(self, tokens_BL: Tensor, cache: Cache, chunk_length: int | None, depth: Depth) -> Step:
         inputs_BLD = self._inputs(self.embedded(tokens_BL))
         self._check_cache(cache, depth)
-        reached = None if self.compiled_token is None else self.compiled_token.read(inputs_BLD, cache, depth)
-        if reached is None:
-            reached = self._into(cache, inputs_BLD, chunk_length, depth)
+        if self.compiled_token is not None and (step := self.compiled_token.read(inputs_BLD, cache, depth)) is not None:
+            return step
+        reached = self._into(cache, inputs_BLD, chunk_length, depth)
         return Step(reached.state, self.embedding, cache, reached.solution)
 
     def new_cache(self, limit: int | None = None, *, depth: Depth | None = None) -> Cache:
