@@ -51,10 +51,11 @@ _LINE = 40
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its exit code, standard output, seconds and largest resident bytes."""
+    """A process that has ended: its exit code, standard output and error, seconds and largest resident bytes."""
 
     code: int
     out: str
+    err: str
     seconds: float
     resident: int
 
@@ -114,8 +115,8 @@ def flags_of(recipe: Recipe, row: Row, text: Path, out: Path, options: Namespace
 def ran(arguments: list[str], stop: Path | None = None) -> Ended:
     """`equilibria` with these arguments; Ctrl-C once the path `stop` exists."""
     start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as printed:
-        child = subprocess.Popen([sys.executable, "-m", "equilibria", *arguments], stdout=printed, stderr=printed)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen([sys.executable, "-m", "equilibria", *arguments], stdout=out, stderr=err)
         while True:
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid:
@@ -125,14 +126,16 @@ def ran(arguments: list[str], stop: Path | None = None) -> Ended:
                 stop = None
             time.sleep(0.05)
         child.returncode = os.waitstatus_to_exitcode(status)
-        printed.seek(0)
-        return Ended(child.returncode, printed.read(), time.perf_counter() - start, usage.ru_maxrss * 1024)
+        out.seek(0)
+        err.seek(0)
+        seconds = time.perf_counter() - start
+        return Ended(child.returncode, out.read(), err.read(), seconds, usage.ru_maxrss * 1024)
 
 
 def of(ended: Ended, what: str, *codes: int) -> dict[str, Any]:
     """The JSON that a command printed last; a UserError where it failed."""
     if ended.code not in codes:
-        raise UserError(f"{what} ended with {ended.code}: {' '.join(ended.out.split())[-400:]}")
+        raise UserError(f"{what} ended with {ended.code}: {' '.join((ended.out + ended.err).split())[-400:]}")
     last = next((line for line in reversed(ended.out.splitlines()) if line.startswith("{")), "{}")
     return json.loads(last)
 

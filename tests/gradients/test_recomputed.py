@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -117,18 +119,42 @@ def test_memory_is_given_back_with_the_graph() -> None:
     assert watch.held <= 2 * gradients
 
 
-def test_changed_weights_are_an_error() -> None:
-    deq, x = layer(eq.Implicit(), True)
+COLLECTED: list[Any] = [eq.Implicit(), eq.Phantom(3), eq.Unrolled(3), eq.Neumann(3), eq.JacobianFree(), eq.Guarded()]
+
+
+@pytest.mark.parametrize("gradient", COLLECTED, ids=lambda way: type(way).__name__)
+def test_a_graph_that_is_never_walked_is_collected(gradient: Given) -> None:
+    deq, x = layer(gradient, True)
+
+    def alive(solves: int) -> int:
+        for _ in range(solves):
+            deq(torch.zeros_like(x), x)
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    before = alive(2)
+    assert alive(10) < before + 10
+
+
+REPEATED: list[Any] = [eq.Implicit(), eq.Phantom(3), eq.Phantom(3, damping=0.5), eq.Unrolled(4), eq.Guarded()]
+
+
+@pytest.mark.parametrize("inputs", [False, True])
+@pytest.mark.parametrize("gradient", REPEATED, ids=repr)
+def test_changed_weights_and_inputs_are_an_error(gradient: Given, inputs: bool) -> None:
+    deq, x = layer(gradient, True)
+    x = x * 1.0
     loss = deq(torch.zeros_like(x), x).value.sum()
     with torch.no_grad():
-        next(deq.parameters()).add_(0.01)
+        (x if inputs else next(deq.parameters())).mul_(1.5)
     with pytest.raises(RuntimeError, match="another value in the backward pass"):
         loss.backward()
 
 
-def test_other_weights_are_an_error() -> None:
+@pytest.mark.parametrize("gradient", REPEATED, ids=repr)
+def test_other_weights_are_an_error(gradient: Given) -> None:
     """After `functional_call` the module has its own weights again."""
-    deq, x = layer(eq.Implicit(), True, norm=False)
+    deq, x = layer(gradient, True, norm=False)
     other = {name: 1.1 * parameter for name, parameter in deq.named_parameters()}
     loss = torch.func.functional_call(deq, other, (torch.zeros_like(x), x)).value.sum()
     with pytest.raises(RuntimeError, match="another value in the backward pass"):

@@ -248,7 +248,7 @@ class Cache:
         """New buffers with room for the segment and a block of tokens more; the visible past moves there."""
         batch, length = like_BLD.shape[:2]
         capacity = past + length + _BLOCK
-        tensors = [_buffer(like_BLD.new_empty, batch, capacity, entry) for entry in self.entries]
+        tensors = [_buffer(like_BLD, batch, capacity, entry) for entry in self.entries]
         for new, old in zip(tensors, self._tensors, strict=False):
             new[..., :past, :] = old[..., self._end - past : self._end, :]
         self._tensors, self._end, self._adopted = tuple(tensors), past, False
@@ -261,10 +261,13 @@ class Cache:
         return positions >= self._padding_B.unsqueeze(1)
 
 
-def _buffer(make: Callable[..., Tensor], batch: int, capacity: int, entry: Entry) -> Tensor:
+def _buffer(like: Tensor, batch: int, capacity: int, entry: Entry) -> Tensor:
     """Room for so many tokens of each row, `(B, …, capacity, features)`, token after token in memory: those of a row
-    that are filled stand side by side, whatever the capacity."""
-    return make(batch, capacity, *entry).movedim(1, -2)
+    that are filled stand side by side, whatever the capacity. No view, which could not be written to in another mode
+    of gradients than it was made in."""
+    shape = (batch, *entry[:-1], capacity, entry[-1])
+    order = torch.empty((batch, capacity, *entry), device="meta").movedim(1, -2)
+    return like.new_empty_strided(shape, order.stride())
 
 
 def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
@@ -272,7 +275,7 @@ def _at_their_ends(parts: Sequence[Tensor], length: int) -> Tensor:
     zeros: what is masked must be finite all the same."""
     first = parts[0]
     batch, entry = sum(len(part) for part in parts), (*first.shape[1:-2], first.shape[-1])
-    buffer = _buffer(first.new_zeros, batch, length + _BLOCK, entry)
+    buffer = _buffer(first, batch, length + _BLOCK, entry).zero_()
     row = 0
     for part in parts:
         buffer[row : row + len(part), ..., length - part.shape[-2] : length, :] = part

@@ -16,12 +16,9 @@ from torch import Tensor
 
 from equilibria.gradients.base import Attached, Gradient, Solve
 from equilibria.gradients.history import LONG, above, asks, behind, heights, kept_as_it_is
-from equilibria.gradients.recomputed import Recomputed
+from equilibria.gradients.recomputed import Recomputed, attainable
 from equilibria.solvers import AdjointReport, AdjointSolver, Iterate, Map, State, Status, mapped
 from equilibria.solvers.state import Packing, fitting, leaves, leaves_as, rebuild
-
-# In a product with a Jacobian.
-_ROUNDINGS = 4.0
 
 Tensors = tuple[Tensor, ...]
 Pullback = Callable[[Tensors], Tensors]
@@ -42,7 +39,7 @@ class TrackedEvaluation:
     attainable: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.attainable = _attainable(self.inputs)
+        self.attainable = attainable(self.inputs)
 
     @property
     def tracked(self) -> bool:
@@ -92,20 +89,11 @@ def _evaluate(
     if history:
         here = rebuild(state, (above(leaf, history) for leaf in leaves(here)))
     if checkpoint:
-        value = Recomputed(f, here, _attainable(tuple(leaves(here)))).value
+        value = Recomputed.value(f, here)
     else:
         with torch.enable_grad(), kept_as_it_is() if anchored else nullcontext():
             value = f(here)
     return TrackedEvaluation(tuple(leaves(here)), tuple(leaves_as(here, value))), (here, value)
-
-
-def _attainable(inputs: Tensors) -> float:
-    """A few roundings of a product, in the coarsest arithmetic involved."""
-    device = inputs[0].device.type
-    dtypes = {leaf.dtype for leaf in inputs}
-    if torch.is_autocast_enabled(device):
-        dtypes.add(torch.get_autocast_dtype(device))
-    return _ROUNDINGS * max(torch.finfo(dtype.to_real()).eps for dtype in dtypes)
 
 
 def attach(evaluation: TrackedEvaluation, pullback: Pullback, inner: bool = False) -> Tensors:

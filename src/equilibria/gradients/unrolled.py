@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
 from equilibria.gradients.base import Attached, Gradient, Solve
+from equilibria.gradients.recomputed import verify
 from equilibria.ranges import share, whole
 from equilibria.solvers import Map, State
 from equilibria.solvers.state import leaves, leaves_as, rebuild
@@ -88,4 +89,6 @@ def unroll(f: Map, z: State, steps: int, damping: float, checkpoint: bool, wante
             if damping < 1.0:
                 parts = (torch.lerp(a, b, damping) for a, b in zip(leaves(z), parts, strict=True))
             z = rebuild(z, parts)
+    if checkpoint and last is not None:
+        verify(f, *last)
     return Attached(z, last, steps, first, iterates=iterates)
