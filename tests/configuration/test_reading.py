@@ -415,6 +415,8 @@ def test_a_key_outside_the_sections(tmp_path: Path, line: str) -> None:
         (["--training.stepz=3"], "--training.stepz: no such key; the nearest is training.steps"),
         (["--training.steps", "a"], '--training.steps = "a": expected an integer'),
         (["--training.steps"], "--training.steps: has no value: expected an integer"),
+        (["--run.name"], "--run.name: has no value: expected text"),
+        (["--run.directory"], "--run.directory: has no value: expected a path"),
         (["--training.steps", "1", "2"], "--training.steps = 1 2: expected one value"),
         (["--training.compile", "yes"], '--training.compile = "yes": expected true or false'),
         (["--model.depth.solver.tol", "nan"], "--model.depth.solver.tol: tol must be at least 0 and finite, found nan"),

@@ -313,13 +313,13 @@ def _single(given: Any, expected: Any) -> Any:
             return choices[value]
         raise ValueError(f"= {_shown(value)}: expected {listed(str(value), [*map(str, get_args(expected))])}")
     words, types, read = _PLAIN[expected]
+    if isinstance(given, Written) and not given[-1] and expected is not bool:
+        raise ValueError(f"has no value: expected {words}")
     try:
         if written or type(value) in types:
             return read(value)
     except (ValueError, KeyError, OverflowError):
         pass
-    if isinstance(given, Written) and not given[-1]:
-        raise ValueError(f"has no value: expected {words}")
     several = written and "," in str(value) and expected in (int, float)
     hint = "; `equilibria sweep` takes several values" if several else ""
     raise ValueError(f"= {_shown(value)}: expected {words}{hint}")
